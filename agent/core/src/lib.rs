@@ -1,0 +1,13 @@
+//! The decisions of whydrop, as pure functions over plain data.
+//!
+//! ```text
+//! Observation + Tick ─▶ correlate ─▶ Drop ─┐
+//!                                          ├─▶ diagnosis ─▶ Diagnosis { cause, remedy }
+//! Objects ─▶ cluster ─▶ Snapshot ─▶ policy ┘
+//! ```
+//!
+//! Nothing here waits, reads a file, a socket or a clock, or fails: what cannot be decided is a
+//! value that says why. Time comes in as data.
+
+pub mod flow;
+pub mod observation;

@@ -1,0 +1,3 @@
+//! whydrop: which policy ate my packet, since when, and what one rule fixes it.
+
+pub mod probe;

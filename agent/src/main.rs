@@ -1,0 +1,3 @@
+//! The `whydrop` binary.
+
+fn main() {}

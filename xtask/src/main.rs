@@ -1,0 +1,3 @@
+//! cargo xtask JOB.
+
+fn main() {}
