@@ -1,1 +1,10 @@
-//! The lab.
+//! The lab: a node and its pods made of network namespaces, and scenarios played in it.
+
+pub mod agent;
+pub mod cluster;
+pub mod expect;
+pub mod lab;
+pub mod marker;
+pub mod play;
+pub mod scenario;
+pub mod story;

@@ -1,0 +1,232 @@
+//! A node and its pods, made of network namespaces and veth pairs.
+//!
+//! ```text
+//!   pod ns            node ns                    outside ns             pod ns of another node
+//!   eth0 ─── veth ─── veth0 … (forwards) eth0 ─── node0 (forwards) ─── veth0 … ─── eth0
+//! ```
+//!
+//! A pod has a /32 (or /128) and a link-local gateway that its veth's host end answers for, as with
+//! Calico. "Outside" is all that lies behind the node's uplink: the gateway, the rest of the world,
+//! the other nodes and their pods. Nothing of it touches the machine's own network.
+
+pub mod client;
+pub mod filter;
+pub mod namespace;
+pub mod packet;
+pub mod server;
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{
+    cluster::{Cluster, Pod},
+    marker,
+    scenario::{ReversePath, Scenario},
+};
+use namespace::{Namespace, sweep};
+
+/// The gateway of every pod, as Calico gives it; nobody holds it, proxy ARP answers.
+const GATEWAY_V4: &str = "169.254.1.1";
+/// The gateway of every pod, held by the host end of each veth.
+const GATEWAY_V6: &str = "fe80::1";
+/// The uplink of the node, named as on most machines.
+const UPLINK: &str = "eth0";
+
+/// Tells the labs of one process apart.
+static RUN: AtomicU32 = AtomicU32::new(0);
+
+/// The namespaces of one scenario, removed when dropped.
+#[derive(Debug)]
+pub struct Lab {
+    /// The node on which the agent runs.
+    pub node: Namespace,
+    outside: Namespace,
+    pods: BTreeMap<String, Namespace>,
+    cluster: Cluster,
+    node_addresses: Vec<IpAddr>,
+    outside_addresses: Vec<IpAddr>,
+}
+
+/// Where traffic starts: a namespace and, where it matters, the address to send from.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'lab> {
+    /// The namespace.
+    pub namespace: &'lab Namespace,
+    /// The address to bind to; `None` leaves it to the kernel.
+    pub source: Option<IpAddr>,
+}
+
+impl Lab {
+    /// Builds what a scenario's manifests describe, and the marker's two pods.
+    pub fn build(scenario: &Scenario, manifests: &Path) -> Result<Self> {
+        ensure!(nix::unistd::geteuid().is_root(), "network namespaces need root");
+        sweep();
+        let mut cluster = Cluster::read(manifests)?;
+        cluster.pods.extend(marker::pods(&scenario.node));
+        let run = RUN.fetch_add(1, Ordering::Relaxed);
+        let node_addresses = cluster.node(&scenario.node)?.addresses.clone();
+        let others = cluster.nodes.iter().filter(|node| node.name != scenario.node);
+        let mut outside_addresses = scenario.outside.clone();
+        outside_addresses.extend(others.flat_map(|node| &node.addresses));
+
+        let mut lab = Self {
+            node: Namespace::create(run, "node")?,
+            outside: Namespace::create(run, "outside")?,
+            pods: BTreeMap::new(),
+            cluster,
+            node_addresses,
+            outside_addresses,
+        };
+        router(&lab.node, scenario.reverse_path)?;
+        router(&lab.outside, ReversePath::Off)?;
+        lab.connect_node(&scenario.node)?;
+        for (index, pod) in lab.cluster.pods.iter().enumerate() {
+            let namespace = Namespace::create(run, &format!("pod{index}"))?;
+            let host = if pod.node == scenario.node { &lab.node } else { &lab.outside };
+            connect_pod(host, &namespace, pod, &format!("veth{index}"))?;
+            lab.pods.insert(pod.key.clone(), namespace);
+        }
+        Ok(lab)
+    }
+
+    /// Finds who is called `who`: `namespace/pod`, `node`, `outside`, or an address outside.
+    pub fn origin(&self, who: &str) -> Result<Origin<'_>> {
+        if let Ok(address) = who.parse() {
+            ensure!(self.outside_addresses.contains(&address), "nobody outside holds {address}");
+            return Ok(Origin { namespace: &self.outside, source: Some(address) });
+        }
+        let namespace = match who {
+            "node" => &self.node,
+            "outside" => &self.outside,
+            pod => self.pods.get(pod).with_context(|| format!("no pod {pod} in the manifests"))?,
+        };
+        Ok(Origin { namespace, source: None })
+    }
+
+    /// Resolves `namespace/pod:port`, `node:port`, `address:port` or `[address]:port`.
+    pub fn target(&self, to: &str) -> Result<SocketAddr> {
+        if let Ok(address) = to.parse() {
+            return Ok(address);
+        }
+        let (who, port) = to.rsplit_once(':').with_context(|| format!("{to} names no port"))?;
+        let port = port.parse().with_context(|| format!("{to}: {port} is no port"))?;
+        Ok(SocketAddr::new(self.address(who)?, port))
+    }
+
+    /// The first address of a pod, or of the node.
+    pub fn address(&self, who: &str) -> Result<IpAddr> {
+        let addresses = match who {
+            "node" => &self.node_addresses,
+            pod => &self.cluster.pod(pod)?.addresses,
+        };
+        addresses.first().copied().with_context(|| format!("{who} holds no address"))
+    }
+
+    /// The uplink of the node: its addresses, the gateway outside, and everything held there.
+    fn connect_node(&self, node_name: &str) -> Result<()> {
+        let (node, outside) = (self.node.name(), self.outside.name());
+        let links =
+            format!("link add {UPLINK} netns {node} type veth peer node0 netns {outside}\n");
+        let (mut inside, mut beyond) = (String::new(), String::new());
+        for &address in &self.node_addresses {
+            let (gateway, prefix) = gateway(address)?;
+            writeln!(inside, "address add {address}/{prefix} dev {UPLINK}{}", nodad(address))?;
+            writeln!(beyond, "address add {gateway}/{prefix} dev node0{}", nodad(gateway))?;
+        }
+        for &address in &self.outside_addresses {
+            writeln!(beyond, "address add {address} dev lo{}", nodad(address))?;
+        }
+        for (text, link) in [(&mut inside, UPLINK), (&mut beyond, "node0")] {
+            writeln!(text, "link set {link} up")?;
+        }
+        for &address in &self.node_addresses {
+            writeln!(inside, "route add default via {}", gateway(address)?.0)?;
+            for pod in self.cluster.pods.iter().filter(|pod| pod.node == node_name) {
+                for back in pod.addresses.iter().filter(|pod| pod.is_ipv4() == address.is_ipv4()) {
+                    writeln!(beyond, "route add {back} via {address}")?;
+                }
+            }
+        }
+        self.node.ip(&links)?;
+        self.node.ip(&inside)?;
+        self.outside.ip(&beyond)
+    }
+}
+
+/// Makes a namespace that forwards, with nothing in the way of packets but what a scenario adds.
+fn router(namespace: &Namespace, reverse_path: ReversePath) -> Result<()> {
+    let reverse_path = match reverse_path {
+        ReversePath::Off => "0",
+        ReversePath::Strict => "1",
+    };
+    quick_addresses(namespace)?;
+    namespace.set(&[
+        ("ipv4/ip_forward", "1"),
+        ("ipv6/conf/all/forwarding", "1"),
+        ("ipv4/conf/all/rp_filter", reverse_path),
+        ("ipv4/conf/default/rp_filter", reverse_path),
+    ])
+}
+
+/// IPv6 addresses that can be used at once, without waiting for duplicates to complain.
+fn quick_addresses(namespace: &Namespace) -> Result<()> {
+    namespace.set(&[("ipv6/conf/all/accept_dad", "0"), ("ipv6/conf/default/accept_dad", "0")])?;
+    namespace.ip("link set lo up\n")
+}
+
+/// A pod's namespace with its veth pair and the routes of both ends.
+fn connect_pod(host: &Namespace, namespace: &Namespace, pod: &Pod, veth: &str) -> Result<()> {
+    quick_addresses(namespace)?;
+    host.ip(&format!(
+        "link add {veth} type veth peer eth0 netns {}\nlink set {veth} up\n",
+        namespace.name()
+    ))?;
+    host.set(&[
+        (&format!("ipv4/conf/{veth}/proxy_arp"), "1"),
+        // The kernel would wait up to 0.8 s before it answers for another.
+        (&format!("ipv4/neigh/{veth}/proxy_delay"), "0"),
+    ])?;
+    let mut outer = format!("address add {GATEWAY_V6}/64 dev {veth} nodad\n");
+    let mut inner = "link set eth0 up\n".to_owned();
+    for &address in &pod.addresses {
+        writeln!(outer, "route add {address} dev {veth}")?;
+        writeln!(inner, "address add {address} dev eth0{}", nodad(address))?;
+        if address.is_ipv4() {
+            writeln!(inner, "route replace {GATEWAY_V4} dev eth0 scope link")?;
+            writeln!(inner, "route replace default via {GATEWAY_V4}")?;
+        } else {
+            writeln!(inner, "route replace default via {GATEWAY_V6} dev eth0")?;
+        }
+    }
+    host.ip(&outer)?;
+    namespace.ip(&inner)
+}
+
+/// The gateway of the network that a node's address is in: the first address of its /24 or /64.
+fn gateway(node: IpAddr) -> Result<(IpAddr, u8)> {
+    let (gateway, prefix) = match node {
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            (IpAddr::from([a, b, c, 1]), 24)
+        }
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            (IpAddr::from([a, b, c, d, 0, 0, 0, 1]), 64)
+        }
+    };
+    if gateway == node {
+        bail!("node address {node} is the one that the lab gives to the gateway");
+    }
+    Ok((gateway, prefix))
+}
+
+fn nodad(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "" } else { " nodad" }
+}

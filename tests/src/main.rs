@@ -1,0 +1,61 @@
+//! Plays a scenario on a terminal: `whydrop-demo [NAME]`, `whydrop-demo --list`.
+
+use std::{fs, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use whydrop_tests::{
+    play::{Watched, play},
+    scenario::{Scenario, scenarios},
+    story::Story,
+};
+
+/// The scenario that tells the main thing.
+const FIRST: &str = "frontend-to-backend";
+
+/// Plays one of the scenarios in tests/scenarios on this machine, in network namespaces.
+#[derive(Parser)]
+struct Arguments {
+    /// Which one.
+    #[arg(default_value = FIRST)]
+    name: String,
+    /// Plays the traffic alone, without whydrop: for writing a scenario.
+    #[arg(long)]
+    traffic_only: bool,
+    /// Names all of them instead.
+    #[arg(long)]
+    list: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut story = Story::on_stdout();
+    let watched = if arguments.traffic_only { Watched::Not } else { Watched::ByAgent };
+    let done =
+        if arguments.list { list(&mut story) } else { tell(&mut story, &arguments.name, watched) };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            story.heading(&format!("\nerror: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn list(story: &mut Story<std::io::Stdout>) -> Result<()> {
+    let mut folders: Vec<_> =
+        fs::read_dir(scenarios())?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    folders.sort();
+    for folder in folders {
+        let scenario = Scenario::read(&folder)?;
+        story.heading(&format!("{:32} {}", scenario.name(), scenario.title));
+    }
+    Ok(())
+}
+
+fn tell(story: &mut Story<std::io::Stdout>, name: &str, watched: Watched) -> Result<()> {
+    let scenario = Scenario::read(&scenarios().join(name))
+        .context("no such scenario; `cargo xtask demo --list` names them all")?;
+    story.heading(&scenario.title);
+    play(&scenario, watched, story)
+}

@@ -1,0 +1,303 @@
+//! Plays a scenario: builds its lab, starts the agent, takes the steps, compares what is reported.
+
+mod traffic;
+
+use std::{fmt::Write as _, fs, net::SocketAddr, process::Command, time::Duration};
+
+use anyhow::{Context, Error, Result, bail, ensure};
+use serde_json::Value;
+use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
+
+use crate::{
+    agent::{Agent, Heard, binary},
+    expect::{self, Pairing},
+    lab::{Lab, filter::Enforcement, namespace::checked, namespace::feed, server::Server},
+    marker,
+    scenario::{Remedy, Scenario, Step, Whydrop},
+};
+
+/// How long a record may take: its drop is reported within 2 s, the rest is for a busy machine.
+const REPORT_WAIT: Duration = Duration::from_secs(15);
+/// How often at most the same flow is told again while it goes on.
+const REPEAT_MIN: Duration = Duration::from_secs(60);
+/// Seconds after which a command that should have ended is killed.
+const COMMAND_SECONDS: &str = "20";
+/// The marker's first destination port; each marker has one of its own.
+const MARKER_PORT: u16 = 40_001;
+
+/// Whoever watches a scenario being played.
+pub trait Audience {
+    /// Words between the steps.
+    fn say(&mut self, words: &str);
+    /// Something is about to be run or sent by `who`.
+    fn command(&mut self, who: &str, command: &str);
+    /// What came of it.
+    fn output(&mut self, text: &str);
+    /// A file that matters, with its text.
+    fn file(&mut self, name: &str, text: &str);
+    /// The agent reported this.
+    fn record(&mut self, record: &Value);
+}
+
+/// Whether an agent runs while a scenario is played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watched {
+    /// Yes, and what it reports is compared.
+    ByAgent,
+    /// No: only the traffic is played, and only what the clients see is compared.
+    Not,
+}
+
+/// Plays a scenario to its end; the error says what differs and what was seen.
+pub fn play(scenario: &Scenario, watched: Watched, audience: &mut dyn Audience) -> Result<()> {
+    let mut stage = Stage::set(scenario, watched)?;
+    match stage.play(audience) {
+        Ok(()) => stage.agent.map_or(Ok(()), Agent::stop),
+        Err(error) => Err(stage.explain(&error)),
+    }
+}
+
+/// Everything that one scenario needs while it is played.
+struct Stage<'s> {
+    scenario: &'s Scenario,
+    /// None where the scenario is not watched.
+    agent: Option<Agent>,
+    _servers: Vec<Server>,
+    enforcement: Enforcement,
+    lab: Lab,
+    /// What the agent watches.
+    manifests: TempDir,
+    /// How many records earlier steps have dealt with.
+    seen: usize,
+    /// What the last `report` step was content with, in the order of its expectations.
+    reported: Vec<Value>,
+    next_marker: u16,
+}
+
+impl<'s> Stage<'s> {
+    fn set(scenario: &'s Scenario, watched: Watched) -> Result<Self> {
+        let manifests = tempfile::tempdir()?;
+        let folder = scenario.folder.join("manifests");
+        for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            let entry = entry?;
+            fs::copy(entry.path(), manifests.path().join(entry.file_name()))?;
+        }
+        let lab = Lab::build(scenario, manifests.path())?;
+        fs::write(manifests.path().join("marker.yaml"), marker::manifest(&scenario.node))?;
+        feed(lab.node.command("nft").args(["-f", "-"]), marker::FILTER)?;
+        let mut enforcement = Enforcement::new(&scenario.folder)?;
+        if let Some(filter) = &scenario.filter {
+            enforcement.switch(&lab, &filter.rules)?;
+        }
+        let servers = scenario.servers.iter().map(|server| Server::start(&lab, server));
+        let servers = servers.collect::<Result<_>>()?;
+        let agent = match watched {
+            Watched::ByAgent => Some(Agent::start(&lab.node, &scenario.node, manifests.path())?),
+            Watched::Not => None,
+        };
+        Ok(Self {
+            scenario,
+            agent,
+            _servers: servers,
+            enforcement,
+            lab,
+            manifests,
+            seen: 0,
+            reported: Vec::new(),
+            next_marker: MARKER_PORT,
+        })
+    }
+
+    fn play(&mut self, audience: &mut dyn Audience) -> Result<()> {
+        if let Some(agent) = &mut self.agent {
+            agent.wait_ready()?;
+        }
+        for (index, step) in self.scenario.steps.iter().enumerate() {
+            self.take(step, audience).with_context(|| format!("step {}", index + 1))?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, step: &Step, audience: &mut dyn Audience) -> Result<()> {
+        match step {
+            Step::Say(words) => audience.say(words.trim()),
+            Step::Apply(file) => {
+                let name = file.file_name().context("a file in later/")?;
+                let text = fs::read_to_string(self.scenario.folder.join("later").join(file))?;
+                audience.file(&file.display().to_string(), &text);
+                self.put(&name.to_string_lossy(), &text)?;
+            }
+            Step::Remove(file) => fs::remove_file(self.manifests.path().join(file))?,
+            Step::Filter(rules) => self.enforcement.switch(&self.lab, rules)?,
+            Step::Remedy(remedy) => self.remedy(remedy, audience)?,
+            Step::Report(expected) => self.report(expected, audience)?,
+            Step::Whydrop(whydrop) => self.whydrop(whydrop, audience)?,
+            Step::Together(steps) => traffic::run(&self.lab, steps, audience)?,
+            traffic => traffic::run(&self.lab, std::slice::from_ref(traffic), audience)?,
+        }
+        Ok(())
+    }
+
+    /// Writes a manifest as `kubectl apply` would bring it: whole at once.
+    fn put(&self, name: &str, text: &str) -> Result<()> {
+        let hidden = self.manifests.path().join(format!(".{name}.part"));
+        fs::write(&hidden, text)?;
+        fs::rename(hidden, self.manifests.path().join(name))?;
+        Ok(())
+    }
+
+    /// Waits for what is expected, then makes sure that nothing else is reported.
+    fn report(&mut self, expected: &[Value], audience: &mut dyn Audience) -> Result<()> {
+        let Some(agent) = &mut self.agent else { return Ok(()) };
+        let seen = self.seen;
+        let complete =
+            |records: &[Heard]| Pairing::of(expected, &told(records, seen)).missing.is_empty();
+        // What is missing is said below, with what there is instead.
+        let _ = agent.wait_for(REPORT_WAIT, complete);
+        settle(agent, &self.lab, &mut self.next_marker)?;
+        let got = told(agent.records(), seen);
+        self.seen = agent.records().len();
+        let pairing = Pairing::of(expected, &got);
+        if !pairing.missing.is_empty() || !pairing.extra.is_empty() {
+            bail!(difference(expected, &got, &pairing));
+        }
+        let mut paired: Vec<_> = pairing.pairs.into_iter().zip(got).collect();
+        paired.sort_by_key(|(want, _)| *want);
+        self.reported = paired.into_iter().map(|(_, record)| record).collect();
+        self.reported.iter().for_each(|record| audience.record(record));
+        Ok(())
+    }
+
+    /// Applies the remedy that was reported last, and has the CNI follow.
+    fn remedy(&mut self, remedy: &Remedy, audience: &mut dyn Audience) -> Result<()> {
+        if self.agent.is_some() {
+            let manifest =
+                |record: &'_ Value| record["remedy"]["manifest"].as_str().map(str::to_owned);
+            let text =
+                self.reported.iter().rev().find_map(manifest).context("no record with a remedy")?;
+            let manifest: Value = serde_saphyr::from_str(&text).context("the remedy's manifest")?;
+            let differences = expect::differences(&remedy.like, &manifest);
+            ensure!(
+                differences.is_empty(),
+                "the remedy is another than the scenario has rules for:\n{}\nit is:\n{text}",
+                differences.join("\n")
+            );
+            audience.file("remedy.yaml", &text);
+            self.put("remedy.yaml", &text)?;
+        }
+        self.enforcement.switch(&self.lab, &remedy.rules)
+    }
+
+    /// Runs another command of whydrop over the same manifests.
+    fn whydrop(&self, whydrop: &Whydrop, audience: &mut dyn Audience) -> Result<()> {
+        if self.agent.is_none() {
+            return Ok(());
+        }
+        let mut command = Command::new("timeout");
+        command.arg(COMMAND_SECONDS).arg(binary()?).args(&whydrop.run);
+        command.arg("-f").arg(self.manifests.path());
+        let output = command.output()?;
+        let (out, err) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        audience.command("", &format!("whydrop {} -f manifests", whydrop.run.join(" ")));
+        audience.output(&out);
+        ensure!(
+            output.status.code() == Some(whydrop.exit),
+            "{} instead of exit code {}:\n{out}{err}",
+            output.status,
+            whydrop.exit
+        );
+        if let Some(expected) = &whydrop.prints {
+            let got: Value = serde_saphyr::from_str(&out).with_context(|| out.to_string())?;
+            let differences = expect::differences(expected, &got);
+            ensure!(differences.is_empty(), "{}\nin:\n{out}", differences.join("\n"));
+        }
+        Ok(())
+    }
+
+    /// All there is to know about a failure.
+    fn explain(&mut self, error: &Error) -> Error {
+        // What is still on its way helps, too; nothing waits for it.
+        let mut text = format!("{error:#}\n\nscenario {}\n", self.scenario.name());
+        if let Some(agent) = &mut self.agent {
+            let _ = agent.wait_for(Duration::ZERO, |_| false);
+            let _ = writeln!(text, "\nrecords:");
+            for Heard { record, .. } in agent.records() {
+                let _ = writeln!(text, "{record}");
+            }
+            let _ = writeln!(text, "\nstderr of the agent:\n{}", agent.stderr());
+        }
+        let _ = writeln!(text, "filters:\n{}", self.enforcement.counters(&self.lab));
+        let links = checked(self.lab.node.command("ip").args(["-s", "-brief", "link"]));
+        let _ = writeln!(text, "links of the node:\n{}", links.unwrap_or_default());
+        Error::msg(text)
+    }
+}
+
+/// Sends two markers, one after the other, and waits for the report of each.
+fn settle(agent: &mut Agent, lab: &Lab, next_marker: &mut u16) -> Result<()> {
+    for _ in 0..2 {
+        let port = *next_marker;
+        *next_marker += 1;
+        let origin = lab.origin(marker::CLIENT)?;
+        let _open = origin.namespace.enter(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.set_nonblocking(true)?;
+            // It is under way, and the kernel goes on with it while the socket is open.
+            let _ = socket.connect(&SocketAddr::from((marker::SERVER_ADDRESS, port)).into());
+            Ok(socket)
+        })?;
+        let marked = |heard: &Heard| {
+            is_marker(&heard.record) && heard.record["flow"]["destination"]["port"] == port
+        };
+        agent
+            .wait_for(REPORT_WAIT, |records| records.iter().any(marked))
+            .context("the marker's own drop was not reported")?;
+    }
+    Ok(())
+}
+
+/// The records from number `seen` on that a scenario has to expect: all but the marker's, the word
+/// that the agent is ready, and what is told again in its time.
+fn told(records: &[Heard], seen: usize) -> Vec<Value> {
+    let counts = |(index, heard): &(usize, &Heard)| {
+        let ready = heard.record["kind"] == "agent" && heard.record["state"] == "ready";
+        !ready && !is_marker(&heard.record) && !is_repeat(heard, &records[..*index])
+    };
+    let new = records.iter().enumerate().skip(seen).filter(counts);
+    new.map(|(_, heard)| heard.record.clone()).collect()
+}
+
+fn is_marker(record: &Value) -> bool {
+    record["flow"]["source"]["namespace"] == marker::NAMESPACE
+}
+
+/// The same flow again, after its time and with more attempts.
+fn is_repeat(heard: &Heard, earlier: &[Heard]) -> bool {
+    let last = earlier.iter().rev().find(|other| heard.id().is_some() && other.id() == heard.id());
+    last.is_some_and(|last| heard.at >= last.at + REPEAT_MIN && heard.attempts() > last.attempts())
+}
+
+/// Which expectations nothing met, which records nobody expected, and how near they come.
+fn difference(expected: &[Value], got: &[Value], pairing: &Pairing) -> String {
+    let mut text = String::from("what was reported is not what was expected\n");
+    for &index in &pairing.missing {
+        let _ = writeln!(text, "\nmissing: {}", expected[index]);
+        let nearest = pairing
+            .extra
+            .iter()
+            .map(|&extra| (extra, expect::differences(&expected[index], &got[extra])))
+            .min_by_key(|(_, differences)| differences.len());
+        if let Some((extra, differences)) = nearest {
+            let _ = writeln!(text, "  nearest: {}", got[extra]);
+            for difference in differences {
+                let _ = writeln!(text, "    {difference}");
+            }
+        }
+    }
+    for &index in &pairing.extra {
+        let _ = writeln!(text, "\nnot expected: {}", got[index]);
+    }
+    text
+}

@@ -1,0 +1,89 @@
+//! Tells a scenario while it is played: on a terminal, or to a log that a failed test prints.
+
+use std::io::{self, IsTerminal as _, Write};
+
+use serde_json::Value;
+
+use crate::play::Audience;
+
+/// Shows everything as it happens.
+#[derive(Debug)]
+pub struct Story<W> {
+    to: W,
+    colours: bool,
+}
+
+impl Story<io::Stdout> {
+    /// On standard output, in colours where that is a terminal.
+    pub fn on_stdout() -> Self {
+        let to = io::stdout();
+        let colours = to.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Self { to, colours }
+    }
+}
+
+impl<W: Write> Story<W> {
+    /// Into anything that takes text.
+    pub fn plain(to: W) -> Self {
+        Self { to, colours: false }
+    }
+
+    /// Where it went.
+    pub fn into_inner(self) -> W {
+        self.to
+    }
+
+    /// A heading.
+    pub fn heading(&mut self, words: &str) {
+        let words = self.paint("1", words);
+        self.line(&words);
+    }
+
+    fn paint(&self, code: &str, words: &str) -> String {
+        if self.colours { format!("\x1b[{code}m{words}\x1b[0m") } else { words.to_owned() }
+    }
+
+    fn indented(&mut self, text: &str) {
+        for line in text.lines() {
+            self.line(&format!("    {line}"));
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        // Nobody is told where nobody listens.
+        let _ = writeln!(self.to, "{line}").and_then(|()| self.to.flush());
+    }
+}
+
+impl<W: Write> Audience for Story<W> {
+    fn say(&mut self, words: &str) {
+        self.line("");
+        for line in words.lines() {
+            let line = self.paint("1", line);
+            self.line(&line);
+        }
+        self.line("");
+    }
+
+    fn command(&mut self, who: &str, command: &str) {
+        let prompt = if who.is_empty() { "$".to_owned() } else { format!("{who} $") };
+        let (prompt, command) = (self.paint("2", &prompt), self.paint("36", command));
+        self.line(&format!("    {prompt} {command}"));
+    }
+
+    fn output(&mut self, text: &str) {
+        self.indented(text);
+    }
+
+    fn file(&mut self, name: &str, text: &str) {
+        let name = self.paint("2", &format!("# {name}"));
+        self.indented(&name);
+        self.indented(text);
+    }
+
+    fn record(&mut self, record: &Value) {
+        let text = record["cause"]["text"].as_str().unwrap_or_default().to_owned();
+        let line = self.paint("33", &text);
+        self.indented(&line);
+    }
+}
