@@ -1,3 +1,4 @@
 //! whydrop: which policy ate my packet, since when, and what one rule fixes it.
 
+pub mod cluster;
 pub mod probe;

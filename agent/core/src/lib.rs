@@ -9,5 +9,8 @@
 //! Nothing here waits, reads a file, a socket or a clock, or fails: what cannot be decided is a
 //! value that says why. Time comes in as data.
 
+pub mod cluster;
 pub mod flow;
 pub mod observation;
+pub mod policy;
+pub mod problem;

@@ -1,0 +1,260 @@
+//! What the core keeps of Kubernetes objects: only what a decision or a report needs.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+
+use crate::{
+    flow::Protocol,
+    policy::{Policy, PolicyKind, PolicyRef, selector::Labels},
+};
+
+/// An object of a kind that decisions depend on.
+#[derive(Clone, Debug)]
+pub enum Object {
+    /// `v1` Pod.
+    Pod(Pod),
+    /// `v1` Namespace.
+    Namespace(Namespace),
+    /// `v1` Node.
+    Node(Node),
+    /// `v1` Service.
+    Service(Service),
+    /// `discovery.k8s.io/v1` `EndpointSlice`.
+    EndpointSlice(EndpointSlice),
+    /// A policy of any kind.
+    Policy(Policy),
+}
+
+/// The kinds of [`Object`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// `v1` Pod.
+    Pod,
+    /// `v1` Namespace.
+    Namespace,
+    /// `v1` Node.
+    Node,
+    /// `v1` Service.
+    Service,
+    /// `discovery.k8s.io/v1` `EndpointSlice`.
+    EndpointSlice,
+    /// A policy kind.
+    Policy(PolicyKind),
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Pod => "Pod",
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Policy(kind) => kind.name(),
+        })
+    }
+}
+
+/// Names one object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace, for namespaced kinds.
+    pub namespace: Option<Arc<str>>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
+            None => write!(f, "{} {}", self.kind, self.name),
+        }
+    }
+}
+
+impl Object {
+    /// The object's kind and name.
+    pub fn key(&self) -> Key {
+        let (kind, namespace, name) = match self {
+            Self::Pod(o) => (Kind::Pod, Some(&o.namespace), &o.name),
+            Self::Namespace(o) => (Kind::Namespace, None, &o.name),
+            Self::Node(o) => (Kind::Node, None, &o.name),
+            Self::Service(o) => (Kind::Service, Some(&o.namespace), &o.name),
+            Self::EndpointSlice(o) => (Kind::EndpointSlice, Some(&o.namespace), &o.name),
+            Self::Policy(o) => {
+                let PolicyRef { kind, namespace, name } = &o.reference;
+                (Kind::Policy(*kind), namespace.as_ref(), name)
+            }
+        };
+        Key { kind, namespace: namespace.cloned(), name: name.clone() }
+    }
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pod {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+    /// `metadata.uid`.
+    pub uid: Option<Arc<str>>,
+    /// Labels.
+    pub labels: Labels,
+    /// `metadata.creationTimestamp`: it held no address before.
+    pub created: Option<Timestamp>,
+    /// `spec.nodeName`.
+    pub node: Option<Arc<str>>,
+    /// `spec.hostNetwork`: its address is its node's, and no policy selects it.
+    pub host_network: bool,
+    /// `status.podIPs`; empty once it has finished (Succeeded, Failed) or before it has any.
+    pub addresses: Vec<IpAddr>,
+    /// `status.hostIPs`: addresses of its node.
+    pub host_addresses: Vec<IpAddr>,
+    /// Named container ports.
+    pub ports: Vec<ContainerPort>,
+    /// Ports that the kubelet probes over the network.
+    pub probes: Vec<ProbePort>,
+    /// Who made it.
+    pub workload: Option<Workload>,
+}
+
+/// A named container port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerPort {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its number.
+    pub number: u16,
+    /// Its protocol.
+    pub protocol: Protocol,
+}
+
+/// A port that the kubelet connects to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbePort {
+    /// Which probe.
+    pub probe: Probe,
+    /// The port.
+    pub port: u16,
+}
+
+/// The kubelet's probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Probe {
+    /// Restarts the container.
+    Liveness,
+    /// Takes the pod out of its Services.
+    Readiness,
+    /// Holds back the other two.
+    Startup,
+}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Liveness => "liveness",
+            Self::Readiness => "readiness",
+            Self::Startup => "startup",
+        })
+    }
+}
+
+/// What a pod belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Workload {
+    /// `Deployment`, `StatefulSet`, …
+    pub kind: Arc<str>,
+    /// Its name, in the pod's namespace.
+    pub name: Arc<str>,
+}
+
+/// A namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Name.
+    pub name: Arc<str>,
+    /// Labels, with the one that the API server adds.
+    pub labels: Labels,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Name.
+    pub name: Arc<str>,
+    /// Labels.
+    pub labels: Labels,
+    /// `status.addresses` of type `InternalIP` and `ExternalIP`.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`.
+    pub pod_networks: Vec<IpNet>,
+}
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+    /// Cluster addresses, external addresses and those of a load balancer.
+    pub addresses: Vec<IpAddr>,
+    /// Ports.
+    pub ports: Vec<ServicePort>,
+    /// `spec.selector`; empty: its endpoints are somebody else's to name.
+    pub selector: Labels,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Name; empty where there is only one.
+    pub name: Arc<str>,
+    /// Port that clients dial.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port of the backends.
+    pub target: TargetPort,
+}
+
+/// `targetPort` of a Service port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    /// A number.
+    Number(u16),
+    /// The container port of this name.
+    Named(Arc<str>),
+}
+
+/// An `EndpointSlice`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+    /// The Service it belongs to (label `kubernetes.io/service-name`).
+    pub service: Option<Arc<str>>,
+    /// Addresses of endpoints that are ready or may be.
+    pub addresses: Vec<IpAddr>,
+    /// Ports by the Service port's name.
+    pub ports: Vec<SlicePort>,
+}
+
+/// A port of an `EndpointSlice`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// The Service port's name; empty where there is only one.
+    pub name: Arc<str>,
+    /// Port of the backends.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+}

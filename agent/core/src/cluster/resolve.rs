@@ -1,0 +1,204 @@
+//! From addresses to who held them, and from a Service to its backends.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    HeldBy, Holding, Snapshot,
+    object::{Node, Pod, Service, TargetPort},
+};
+use crate::flow::Protocol;
+
+/// How far the clocks of the API server and of this node may be apart, and how late a watch may
+/// tell, before an address is thought to have changed hands.
+const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(5);
+
+/// One end of a flow, resolved once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// Its address.
+    pub address: IpAddr,
+    /// Who holds it.
+    pub holder: Holder,
+}
+
+/// Who holds an address.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Holder {
+    /// A pod with an address of its own.
+    Pod(Arc<Pod>),
+    /// A node, or a pod in its network.
+    Node(Arc<Node>),
+    /// A Service: the packet has not been translated to a backend's address.
+    Service(Arc<Service>),
+    /// Nobody in the cluster: an address outside of it.
+    Outside,
+    /// It cannot be told, and why.
+    Unknown(Arc<str>),
+}
+
+impl fmt::Display for Endpoint {
+    /// `frontend/pod-a`, `node worker-1`, `Service shop/db`, or the address.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.holder {
+            Holder::Pod(pod) => write!(f, "{}/{}", pod.namespace, pod.name),
+            Holder::Node(node) => write!(f, "node {}", node.name),
+            Holder::Service(service) => write!(f, "Service {}/{}", service.namespace, service.name),
+            Holder::Outside | Holder::Unknown(_) => write!(f, "{}", self.address),
+        }
+    }
+}
+
+impl Endpoint {
+    /// The pod, if it is one.
+    pub fn pod(&self) -> Option<&Arc<Pod>> {
+        match &self.holder {
+            Holder::Pod(pod) => Some(pod),
+            _ => None,
+        }
+    }
+}
+
+/// A backend of a Service port.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Snapshot {
+    /// Who holds an address, or held it at that time.
+    pub fn resolve(&self, address: IpAddr, at: Option<Timestamp>) -> Endpoint {
+        // A socket of the IPv6 family may show an IPv4 address mapped (RFC 4291, 2.5.5.2).
+        let address = address.to_canonical();
+        let holdings = self.holdings(address);
+        let mut now: Vec<&Holding> = holdings.iter().filter(|h| h.covers(at)).collect();
+        // A pod's own claim is the strongest; among pods, who came last: the other one's removal
+        // has not been told yet.
+        let weight = |h: &Holding| match h.by {
+            HeldBy::Service(_) => 0,
+            HeldBy::Node(_) => 1,
+            HeldBy::Pod(_) => 2,
+        };
+        now.sort_by_key(|h| (weight(h), h.until.is_none(), h.since, h.until));
+        let holder = match now.as_slice() {
+            [] => self.nobody(address),
+            [.., a, b] if a.rivals(b) => Holder::Unknown(
+                format!("{address} is claimed by {} and by {}", a.by, b.by).into(),
+            ),
+            [.., last] => self.holder(&last.by, address),
+        };
+        Endpoint { address, holder }
+    }
+
+    /// The backends that a Service port stands for, of the family of the address dialled.
+    pub fn backends(
+        &self,
+        service: &Service,
+        port: u16,
+        protocol: Protocol,
+        dialled: IpAddr,
+    ) -> Vec<Backend> {
+        let Some(entry) = service.ports.iter().find(|p| p.port == port && p.protocol == protocol)
+        else {
+            return Vec::new();
+        };
+        let mut backends = Vec::new();
+        for slice in self.slices(service) {
+            let of_port = slice.ports.iter().filter(|p| p.name == entry.name);
+            for slice_port in of_port.filter(|p| p.protocol == protocol) {
+                for address in &slice.addresses {
+                    let endpoint = self.resolve(*address, None);
+                    backends.push(Backend { endpoint, port: slice_port.port });
+                }
+            }
+        }
+        // Manifests often have no slices: the selector says the same.
+        if backends.is_empty() && !service.selector.is_empty() {
+            for pod in self.pods().filter(|pod| pod.namespace == service.namespace) {
+                let selected = service.selector.iter().all(|(k, v)| pod.labels.get(k) == Some(v));
+                let port = match &entry.target {
+                    TargetPort::Number(number) => Some(*number),
+                    TargetPort::Named(name) => {
+                        let mut named = pod.ports.iter().filter(|p| p.protocol == protocol);
+                        named.find(|p| p.name == *name).map(|p| p.number)
+                    }
+                };
+                let Some(port) = port.filter(|_| selected) else { continue };
+                for address in &pod.addresses {
+                    backends.push(Backend { endpoint: self.resolve(*address, None), port });
+                }
+            }
+        }
+        backends.retain(|b| b.endpoint.address.is_ipv4() == dialled.is_ipv4());
+        backends.sort_by_key(|b| (b.endpoint.address, b.port));
+        backends.dedup();
+        backends
+    }
+
+    fn holder(&self, by: &HeldBy, address: IpAddr) -> Holder {
+        match by {
+            HeldBy::Pod(pod) => Holder::Pod(pod.clone()),
+            HeldBy::Service(service) => Holder::Service(service.clone()),
+            HeldBy::Node(name) => Holder::Node(self.node(name).cloned().unwrap_or_else(|| {
+                // A pod names a node of which there is no object here.
+                Arc::new(Node {
+                    name: name.clone(),
+                    labels: crate::policy::selector::Labels::new(),
+                    addresses: vec![address],
+                    pod_networks: Vec::new(),
+                })
+            })),
+        }
+    }
+
+    /// Nobody holds it: outside the cluster, unless it lies in a node's pod network.
+    fn nobody(&self, address: IpAddr) -> Holder {
+        let inside = |network: &&IpNet| network.contains(&address);
+        for node in self.nodes() {
+            if let Some(network) = node.pod_networks.iter().find(inside) {
+                return Holder::Unknown(
+                    format!(
+                        "no pod is known to hold {address}, which is in the pod network {network} \
+                         of node {}",
+                        node.name
+                    )
+                    .into(),
+                );
+            }
+        }
+        Holder::Outside
+    }
+}
+
+impl Holding {
+    fn covers(&self, at: Option<Timestamp>) -> bool {
+        match at {
+            None => self.until.is_none(),
+            Some(at) => {
+                self.since.is_none_or(|since| since <= at + CLOCK_SLACK)
+                    && self.until.is_none_or(|until| at <= until + CLOCK_SLACK)
+            }
+        }
+    }
+
+    /// Two pods that claim one address with nothing to tell who came later.
+    fn rivals(&self, other: &Self) -> bool {
+        let pods = matches!((&self.by, &other.by), (HeldBy::Pod(_), HeldBy::Pod(_)));
+        pods && self.until == other.until && self.since == other.since
+    }
+}
+
+impl fmt::Display for HeldBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(pod) => write!(f, "pod {}/{}", pod.namespace, pod.name),
+            Self::Node(name) => write!(f, "node {name}"),
+            Self::Service(service) => write!(f, "Service {}/{}", service.namespace, service.name),
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Kubernetes API objects to the core's own, defaulted as the API server does it.
+
+use std::{net::IpAddr, str::FromStr, sync::Arc};
+
+use ipnet::IpNet;
+use k8s_openapi::{
+    api::{
+        core::v1 as core,
+        discovery::v1 as discovery,
+    },
+    apimachinery::pkg::{
+        apis::meta::v1::{ObjectMeta, OwnerReference},
+        util::intstr::IntOrString,
+    },
+};
+
+use super::object::{
+    ContainerPort, EndpointSlice, Namespace, Node, Pod, Probe, ProbePort, Service, ServicePort,
+    SlicePort, TargetPort, Workload,
+};
+use crate::{
+    flow::Protocol,
+    policy::{
+        NAMESPACE_NAME_LABEL, labels,
+        network_policy::{port_number, protocol},
+        selector::Labels,
+    },
+    problem::{FieldPath, Problem},
+};
+
+/// The label by which a Deployment tells the pods of its `ReplicaSets` apart.
+const POD_TEMPLATE_HASH: &str = "pod-template-hash";
+
+fn name_of(metadata: &ObjectMeta) -> Result<Arc<str>, Problem> {
+    match metadata.name.as_deref() {
+        Some(name) if !name.is_empty() => Ok(name.into()),
+        _ => Err(FieldPath::root("metadata").field("name").expected("a name", "none")),
+    }
+}
+
+fn namespace_of(metadata: &ObjectMeta) -> Arc<str> {
+    metadata.namespace.as_deref().unwrap_or("default").into()
+}
+
+fn labels_of(metadata: &ObjectMeta) -> Labels {
+    labels(metadata.labels.iter().flatten())
+}
+
+fn address(text: &str, path: &FieldPath) -> Result<IpAddr, Problem> {
+    IpAddr::from_str(text).map_err(|_| path.expected("an IP address", format!("{text:?}")))
+}
+
+/// Translates a pod.
+///
+/// # Errors
+/// The first field that cannot be read.
+pub fn pod(pod: &core::Pod) -> Result<Pod, Problem> {
+    let metadata = &pod.metadata;
+    let spec = pod.spec.as_ref();
+    let status = pod.status.as_ref();
+    let phase = status.and_then(|status| status.phase.as_deref());
+    let finished = matches!(phase, Some("Succeeded" | "Failed"));
+
+    let mut addresses = Vec::new();
+    let mut host_addresses = Vec::new();
+    if let Some(status) = status {
+        let path = FieldPath::root("status");
+        let several = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
+        for text in several.chain(status.pod_ip.as_ref()).filter(|text| !text.is_empty()) {
+            let address = address(text, &path.field("podIPs"))?;
+            // "A pod that has finished holds no address": its status may still show one.
+            if !finished && !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        let several = status.host_ips.iter().flatten().map(|ip| &ip.ip);
+        for text in several.chain(status.host_ip.as_ref()).filter(|text| !text.is_empty()) {
+            let address = address(text, &path.field("hostIPs"))?;
+            if !host_addresses.contains(&address) {
+                host_addresses.push(address);
+            }
+        }
+    }
+
+    let labels = labels_of(metadata);
+    let ports = spec.map(container_ports).transpose()?.unwrap_or_default();
+    let probes = spec.map(|spec| probe_ports(spec, &ports)).unwrap_or_default();
+    Ok(Pod {
+        namespace: namespace_of(metadata),
+        name: name_of(metadata)?,
+        uid: metadata.uid.as_deref().map(Into::into),
+        created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+        node: spec.and_then(|spec| spec.node_name.as_deref()).map(Into::into),
+        host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
+        addresses,
+        host_addresses,
+        ports,
+        probes,
+        workload: workload(metadata.owner_references.as_deref().unwrap_or_default(), &labels),
+        labels,
+    })
+}
+
+fn container_ports(spec: &core::PodSpec) -> Result<Vec<ContainerPort>, Problem> {
+    let path = FieldPath::root("spec").field("containers");
+    let mut ports = Vec::new();
+    for (index, container) in spec.containers.iter().enumerate() {
+        for (port_index, port) in container.ports.iter().flatten().enumerate() {
+            let path = path.index(index).field("ports").index(port_index);
+            let number = port_number(port.container_port, &path.field("containerPort"))?;
+            let protocol = protocol(port.protocol.as_deref(), &path.field("protocol"))?;
+            if let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) {
+                ports.push(ContainerPort { name: name.into(), number, protocol });
+            }
+        }
+    }
+    Ok(ports)
+}
+
+/// The ports that `httpGet`, `tcpSocket` and `grpc` probes connect to.
+fn probe_ports(spec: &core::PodSpec, named: &[ContainerPort]) -> Vec<ProbePort> {
+    let number = |port: &IntOrString| match port {
+        IntOrString::Int(number) => u16::try_from(*number).ok(),
+        IntOrString::String(text) => {
+            named.iter().find(|port| *port.name == **text).map(|port| port.number)
+        }
+    };
+    let mut ports = Vec::new();
+    for container in &spec.containers {
+        for (probe, handler) in [
+            (Probe::Liveness, &container.liveness_probe),
+            (Probe::Readiness, &container.readiness_probe),
+            (Probe::Startup, &container.startup_probe),
+        ] {
+            let Some(handler) = handler else { continue };
+            let http = handler.http_get.as_ref().and_then(|get| number(&get.port));
+            let tcp = handler.tcp_socket.as_ref().and_then(|socket| number(&socket.port));
+            let grpc = handler.grpc.as_ref().and_then(|grpc| u16::try_from(grpc.port).ok());
+            ports.extend(http.or(tcp).or(grpc).map(|port| ProbePort { probe, port }));
+        }
+    }
+    ports
+}
+
+/// The controller; of a `ReplicaSet` that a Deployment made, the Deployment.
+fn workload(owners: &[OwnerReference], labels: &Labels) -> Option<Workload> {
+    let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
+    let hash = labels.get(POD_TEMPLATE_HASH).map(|hash| format!("-{hash}"));
+    // A Deployment names its ReplicaSets after itself and the hash (deployment controller, sync.go).
+    let deployment = hash.as_deref().and_then(|suffix| owner.name.strip_suffix(suffix));
+    Some(match (owner.kind.as_str(), deployment) {
+        ("ReplicaSet", Some(name)) => Workload { kind: "Deployment".into(), name: name.into() },
+        (kind, _) => Workload { kind: kind.into(), name: owner.name.as_str().into() },
+    })
+}
+
+/// Translates a namespace.
+///
+/// # Errors
+/// The first field that cannot be read.
+pub fn namespace(namespace: &core::Namespace) -> Result<Namespace, Problem> {
+    let name = name_of(&namespace.metadata)?;
+    let mut labels = labels_of(&namespace.metadata);
+    // The API server sets it on every namespace, whatever the manifest says.
+    labels.insert(NAMESPACE_NAME_LABEL.into(), name.clone());
+    Ok(Namespace { name, labels })
+}
+
+/// Translates a node.
+///
+/// # Errors
+/// The first field that cannot be read.
+pub fn node(node: &core::Node) -> Result<Node, Problem> {
+    let mut addresses = Vec::new();
+    let path = FieldPath::root("status").field("addresses");
+    let listed = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    for (index, entry) in listed.enumerate() {
+        if matches!(entry.type_.as_str(), "InternalIP" | "ExternalIP") {
+            addresses.push(address(&entry.address, &path.index(index).field("address"))?);
+        }
+    }
+    let mut pod_networks = Vec::new();
+    let path = FieldPath::root("spec").field("podCIDRs");
+    let spec = node.spec.as_ref();
+    let several = spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten());
+    for text in several.chain(spec.and_then(|spec| spec.pod_cidr.as_ref())) {
+        let network = IpNet::from_str(text)
+            .map_err(|_| path.expected("a CIDR such as 10.244.0.0/24", format!("{text:?}")))?;
+        if !pod_networks.contains(&network) {
+            pod_networks.push(network);
+        }
+    }
+    let labels = labels_of(&node.metadata);
+    Ok(Node { name: name_of(&node.metadata)?, labels, addresses, pod_networks })
+}
+
+/// Translates a Service.
+///
+/// # Errors
+/// The first field that cannot be read.
+pub fn service(service: &core::Service) -> Result<Service, Problem> {
+    let spec = service.spec.clone().unwrap_or_default();
+    let path = FieldPath::root("spec");
+    let mut addresses = Vec::new();
+    let cluster = spec.cluster_ips.iter().flatten().chain(spec.cluster_ip.as_ref());
+    let external = spec.external_ips.iter().flatten();
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let balancers = status.iter().flat_map(|balancer| balancer.ingress.iter().flatten());
+    let balancers = balancers.filter_map(|ingress| ingress.ip.as_ref());
+    for text in cluster.chain(external).chain(balancers) {
+        // A headless Service has "None" for an address.
+        if text.is_empty() || text == "None" {
+            continue;
+        }
+        let address = address(text, &path.field("clusterIPs"))?;
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    let mut ports = Vec::new();
+    for (index, entry) in spec.ports.iter().flatten().enumerate() {
+        let path = path.field("ports").index(index);
+        let port = port_number(entry.port, &path.field("port"))?;
+        ports.push(ServicePort {
+            name: entry.name.as_deref().unwrap_or_default().into(),
+            port,
+            protocol: protocol(entry.protocol.as_deref(), &path.field("protocol"))?,
+            // "If this is not specified, the value of the 'port' field is used."
+            target: match &entry.target_port {
+                None | Some(IntOrString::Int(0)) => TargetPort::Number(port),
+                Some(IntOrString::Int(number)) => {
+                    TargetPort::Number(port_number(*number, &path.field("targetPort"))?)
+                }
+                Some(IntOrString::String(name)) => TargetPort::Named(name.as_str().into()),
+            },
+        });
+    }
+    Ok(Service {
+        namespace: namespace_of(&service.metadata),
+        name: name_of(&service.metadata)?,
+        addresses,
+        ports,
+        selector: labels(spec.selector.iter().flatten()),
+    })
+}
+
+/// Translates an `EndpointSlice`.
+///
+/// # Errors
+/// The first field that cannot be read.
+pub fn endpoint_slice(slice: &discovery::EndpointSlice) -> Result<EndpointSlice, Problem> {
+    let metadata = &slice.metadata;
+    let mut addresses = Vec::new();
+    for (index, endpoint) in slice.endpoints.iter().flatten().enumerate() {
+        let path = FieldPath::root("endpoints").index(index).field("addresses");
+        // "A nil value should be interpreted as 'true'."
+        let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
+        if ready == Some(false) || slice.address_type == "FQDN" {
+            continue;
+        }
+        for text in &endpoint.addresses {
+            addresses.push(address(text, &path)?);
+        }
+    }
+    let mut ports = Vec::new();
+    for (index, entry) in slice.ports.iter().flatten().enumerate() {
+        let path = FieldPath::root("ports").index(index);
+        // "If this is not specified, ports are not restricted": nothing to translate to.
+        let Some(number) = entry.port else { continue };
+        ports.push(SlicePort {
+            name: entry.name.as_deref().unwrap_or_default().into(),
+            port: port_number(number, &path.field("port"))?,
+            protocol: match entry.protocol.as_deref() {
+                None => Protocol::Tcp,
+                some => protocol(some, &path.field("protocol"))?,
+            },
+        });
+    }
+    let service = metadata.labels.as_ref().and_then(|l| l.get("kubernetes.io/service-name"));
+    Ok(EndpointSlice {
+        namespace: namespace_of(metadata),
+        name: name_of(metadata)?,
+        service: service.map(|name| name.as_str().into()),
+        addresses,
+        ports,
+    })
+}
