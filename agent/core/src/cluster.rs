@@ -170,6 +170,14 @@ impl Snapshot {
         changed.policies.insert(Arc::new(policy));
         changed
     }
+
+    /// The snapshot with a namespace as given, for asking "what if".
+    #[must_use]
+    pub fn with_namespace(&self, namespace: Namespace) -> Self {
+        let mut changed = self.clone();
+        changed.namespaces.insert_mut(namespace.name.clone(), Arc::new(namespace));
+        changed
+    }
 }
 
 /// The only writer of a [`Snapshot`].

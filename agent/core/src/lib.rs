@@ -10,7 +10,10 @@
 //! value that says why. Time comes in as data.
 
 pub mod cluster;
+pub mod correlate;
+pub mod diagnosis;
 pub mod flow;
 pub mod observation;
 pub mod policy;
 pub mod problem;
+pub mod remedy;

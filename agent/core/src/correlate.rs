@@ -1,0 +1,504 @@
+//! Observations of attempts become Drops: one for each flow that died silently.
+//!
+//! An attempt is pending from its first bad sign until its fate is clear: answered, and it is
+//! forgotten; ended or repeated in vain, and it joins the open [`Drop`] of its flow. A flow is
+//! reported when it opens and again at most once in [`REPORT_INTERVAL`] while it goes on.
+//!
+//! The answer depends on what was observed, not on the order in which it was told.
+
+mod evidence;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    net::IpAddr,
+};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    flow::Flow,
+    observation::{AttemptId, Fact, Observation},
+};
+pub use evidence::{Evidence, KernelDrops, Level};
+
+/// How long after its last sign an attempt may still be answered: longer than the first SYN's
+/// retransmission timeout of 1 s (RFC 6298, 2.1), so that the second SYN has its chance.
+pub const SETTLE: SignedDuration = SignedDuration::from_millis(1500);
+
+/// How long to wait for signs of the same moment that another CPU is still telling, and for the
+/// answer to a retransmission: more than the round trip to the other end of a large cluster.
+pub const GRACE: SignedDuration = SignedDuration::from_millis(250);
+
+/// A flow that goes on dying is told again once in this time.
+pub const REPORT_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
+
+/// A flow without a sign for this long is closed: twice the longest pause between two SYNs of one
+/// connect (64 s with the kernel's `tcp_syn_retries` of 6), and a little.
+pub const IDLE: SignedDuration = SignedDuration::from_secs(150);
+
+/// How many pending attempts are kept (about 400 bytes each): the kernel side tells one attempt
+/// per flow and second, so this is thousands of flows beginning to die within [`SETTLE`].
+pub const PENDING_MAX: usize = 4096;
+
+/// How many flows are kept open (about 500 bytes each).
+pub const OPEN_MAX: usize = 4096;
+
+/// How many flows of one source are told apart. A client has few servers; beyond this it is a
+/// scan or a flood, which is told as one.
+pub const FLOWS_PER_SOURCE_MAX: usize = 64;
+
+/// Names a drop: a hash of what every node that sees the attempt can see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DropId(pub u64);
+
+impl fmt::Display for DropId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl DropId {
+    fn of(attempt: &AttemptId) -> Self {
+        let AttemptId { protocol, source, source_port, sequence } = attempt;
+        Self::hash(&format!("{protocol} {source} {source_port} {sequence}"))
+    }
+
+    /// For attempts of which only the number is known.
+    fn of_flow(flow: &Flow, first: Timestamp) -> Self {
+        Self::hash(&format!("{flow} {}", first.as_second()))
+    }
+
+    fn hash(text: &str) -> Self {
+        let hash = blake3::hash(text.as_bytes());
+        let (first, _) = hash.as_bytes().split_at(8);
+        Self(first.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+    }
+}
+
+/// A flow whose attempts die silently.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drop {
+    /// Its name, which stays while the flow goes on.
+    pub id: DropId,
+    /// The flow where it died: after DNAT, where that is known.
+    pub flow: Flow,
+    /// The destination that the client dialled, where it differs.
+    pub dialled: Option<(IpAddr, u16)>,
+    /// What speaks for it.
+    pub evidence: Evidence,
+}
+
+/// Attempts of one source to more flows than are told apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folded {
+    /// The source.
+    pub source: IpAddr,
+    /// A flow among them.
+    pub example: Flow,
+    /// Attempts that opened another flow.
+    pub attempts: u64,
+    /// Dropped packets.
+    pub packets: u64,
+    /// When the first was seen.
+    pub first: Timestamp,
+    /// When the last was seen.
+    pub last: Timestamp,
+}
+
+/// What correlation comes to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Correlated {
+    /// A flow dies, or goes on dying.
+    Drop(Drop),
+    /// Many flows of one source die.
+    Folded(Folded),
+    /// A flow that had never been answered was.
+    Answered {
+        /// The flow at the pod's veth.
+        flow: Flow,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// Where the packets of kernel drops went: nothing is lost uncounted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Dropped packets observed.
+    pub observed: u64,
+    /// Of attempts that were answered after all.
+    pub recovered: u64,
+    /// Of sources with too many flows to tell apart.
+    pub folded: u64,
+    /// Not kept, for want of room.
+    pub shed: u64,
+}
+
+/// The state between observations and drops. Only [`Self::observe`] and [`Self::tick`] change it.
+#[derive(Debug, Default)]
+pub struct Correlator {
+    pending: HashMap<AttemptId, Pending>,
+    /// The same by when they are judged.
+    due: BTreeSet<(Timestamp, AttemptId)>,
+    /// Flows that die.
+    open: HashMap<Flow, Open>,
+    /// The same by when there is something to do about them.
+    open_due: BTreeSet<(Timestamp, Flow)>,
+    /// From a flow as dialled to the open flow after DNAT.
+    translated: HashMap<Flow, Flow>,
+    /// Counters of flows that are not open (yet).
+    loose: HashMap<Flow, Loose>,
+    /// Flows with an attempt that was answered late, and when: their counters are forgiven.
+    forgiven: HashMap<Flow, Timestamp>,
+    /// Pending attempts and open flows of each source.
+    of_source: HashMap<IpAddr, usize>,
+    folded: HashMap<IpAddr, Folded>,
+    folded_told: Option<Timestamp>,
+    answered: Vec<Correlated>,
+    account: Account,
+}
+
+#[derive(Debug)]
+struct Pending {
+    evidence: Evidence,
+    /// As the pod's veth saw it.
+    dialled: Option<Flow>,
+    /// As the filter saw it.
+    dropped: Option<Flow>,
+    due: Timestamp,
+}
+
+#[derive(Debug)]
+struct Open {
+    drop: Drop,
+    told_at: Option<Timestamp>,
+    news: bool,
+    due: Timestamp,
+}
+
+#[derive(Debug)]
+struct Loose {
+    evidence: Evidence,
+    due: Timestamp,
+}
+
+impl Correlator {
+    /// Takes one observation.
+    pub fn observe(&mut self, observation: &Observation) {
+        if let Fact::KernelDrop { .. } = observation.fact {
+            self.account.observed += observation.packets;
+        }
+        match (&observation.fact, observation.attempt) {
+            (Fact::AnsweredFirst, _) => {
+                let (flow, at) = (observation.flow, observation.at);
+                self.answered.push(Correlated::Answered { flow, at });
+            }
+            (Fact::AnsweredLate, Some(attempt)) => self.answered_late(&attempt, observation),
+            (Fact::AnsweredLate, None) => {}
+            (_, Some(attempt)) => self.sign(attempt, observation),
+            (_, None) => self.counter(observation),
+        }
+    }
+
+    /// Says what has become clear by now.
+    pub fn tick(&mut self, now: Timestamp) -> Vec<Correlated> {
+        let mut told = std::mem::take(&mut self.answered);
+        while let Some((due, attempt)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
+            self.due.remove(&(due, attempt));
+            self.settle(&attempt, now);
+        }
+        let loose: Vec<Flow> =
+            self.loose.iter().filter(|(_, l)| l.due <= now).map(|(flow, _)| *flow).collect();
+        for flow in loose {
+            self.settle_loose(&flow, now);
+        }
+        self.forgiven.retain(|_, at| now.duration_since(*at) <= SETTLE * 2);
+        while let Some((due, flow)) = self.open_due.first().copied().filter(|(due, _)| *due <= now) {
+            self.open_due.remove(&(due, flow));
+            told.extend(self.attend(&flow, now).map(Correlated::Drop));
+        }
+        told.extend(self.tell_folded(now).into_iter().map(Correlated::Folded));
+        told
+    }
+
+    /// When [`Self::tick`] has something to do; `None`: not before the next observation.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        let answered = self.answered.first().map(|_| Timestamp::MIN);
+        let pending = self.due.first().map(|(due, _)| *due);
+        let open = self.open_due.first().map(|(due, _)| *due);
+        let loose = self.loose.values().map(|loose| loose.due).min();
+        let folded = self.folded.values().map(|folded| self.folded_due(folded)).min();
+        [answered, pending, open, loose, folded].into_iter().flatten().min()
+    }
+
+    /// Where dropped packets went so far. What is in none of its parts is in an open drop or is
+    /// still [`Self::undecided`].
+    pub fn account(&self) -> Account {
+        self.account
+    }
+
+    /// Dropped packets whose fate is not clear yet.
+    pub fn undecided(&self) -> u64 {
+        let pending = self.pending.values().map(|pending| pending.evidence.kernel_packets());
+        let loose = self.loose.values().map(|loose| loose.evidence.kernel_packets());
+        pending.chain(loose).sum()
+    }
+
+    /// A sign that an attempt is in trouble.
+    fn sign(&mut self, attempt: AttemptId, observation: &Observation) {
+        let known = self.pending.contains_key(&attempt);
+        if !known && self.is_crowded(observation) {
+            return self.fold(observation);
+        }
+        if !known && self.pending.len() >= PENDING_MAX {
+            return self.shed(observation);
+        }
+        let pending = self.pending.entry(attempt).or_insert_with(|| Pending {
+            evidence: Evidence::default(),
+            dialled: None,
+            dropped: None,
+            due: Timestamp::MAX,
+        });
+        if !known {
+            *self.of_source.entry(attempt.source).or_default() += 1;
+        }
+        if !pending.evidence.add(observation) {
+            // The same once more: it was counted as observed, and is not.
+            if let Fact::KernelDrop { .. } = observation.fact {
+                self.account.observed -= observation.packets;
+            }
+            return;
+        }
+        match observation.fact {
+            Fact::KernelDrop { .. } => {
+                pending.dropped = Some(observation.flow);
+                pending.dialled = pending.dialled.max(observation.flow_dialled());
+            }
+            _ => pending.dialled = Some(observation.flow_dialled().unwrap_or(observation.flow)),
+        }
+        self.due.remove(&(pending.due, attempt));
+        pending.due = pending.evidence.due();
+        self.due.insert((pending.due, attempt));
+    }
+
+    fn answered_late(&mut self, attempt: &AttemptId, observation: &Observation) {
+        let at = observation.at;
+        let Some(pending) = self.pending.remove(attempt) else {
+            // Too late to take back what was told of the flow; it is told that it works again.
+            let flow = self.open_key(&observation.flow);
+            if let Some(open) = flow.and_then(|flow| self.open.get_mut(&flow)) {
+                open.drop.evidence.answered = open.drop.evidence.answered.max(Some(at));
+            }
+            return;
+        };
+        self.due.remove(&(pending.due, *attempt));
+        self.release(attempt.source);
+        self.account.recovered += pending.evidence.kernel_packets();
+        for flow in [pending.dialled, pending.dropped].into_iter().flatten() {
+            self.forgiven.insert(flow, at);
+        }
+    }
+
+    /// Packets that the kernel counted without telling them one by one.
+    fn counter(&mut self, observation: &Observation) {
+        if let Some(key) = self.open_key(&observation.flow) {
+            let mut evidence = Evidence::default();
+            evidence.add(observation);
+            return self.add_to_open(&key, evidence);
+        }
+        if !self.loose.contains_key(&observation.flow) {
+            if self.is_crowded(observation) {
+                return self.fold(observation);
+            }
+            if self.loose.len() >= PENDING_MAX {
+                return self.shed(observation);
+            }
+        }
+        let loose = self.loose.entry(observation.flow).or_insert_with(|| Loose {
+            evidence: Evidence::default(),
+            // Later than the attempt that was told of this flow, which decides.
+            due: observation.at + SETTLE * 2,
+        });
+        loose.evidence.add(observation);
+    }
+
+    /// An attempt that was not answered in time joins its flow's drop.
+    fn settle(&mut self, attempt: &AttemptId, now: Timestamp) {
+        let Some(pending) = self.pending.remove(attempt) else { return };
+        self.release(attempt.source);
+        let Pending { evidence, dialled, dropped, .. } = pending;
+        let evidence = evidence.sealed();
+        if !evidence.is_unanswered() {
+            self.account.recovered += evidence.kernel_packets();
+            return;
+        }
+        let Some(seen) = dropped.or(dialled) else { return };
+        let flow = self.open_key(&seen).unwrap_or(seen);
+        if let Some(dialled) = dialled.filter(|dialled| *dialled != flow) {
+            self.join_translated(&dialled, &flow);
+        }
+        if self.open.contains_key(&flow) {
+            return self.add_to_open(&flow, evidence);
+        }
+        let dialled = dialled.filter(|dialled| *dialled != flow);
+        let dialled = dialled.map(|dialled| (dialled.destination, dialled.port));
+        self.open(Drop { id: DropId::of(attempt), flow, dialled, evidence }, now);
+    }
+
+    /// Counters without a told attempt: of an answered flow, or their event was lost.
+    fn settle_loose(&mut self, flow: &Flow, now: Timestamp) {
+        let Some(loose) = self.loose.remove(flow) else { return };
+        let evidence = loose.evidence;
+        if let Some(key) = self.open_key(flow) {
+            self.add_to_open(&key, evidence);
+        } else if self.forgiven.contains_key(flow) || !evidence.is_unanswered() {
+            self.account.recovered += evidence.kernel_packets();
+        } else {
+            let id = DropId::of_flow(flow, evidence.first());
+            self.open(Drop { id, flow: *flow, dialled: None, evidence }, now);
+        }
+    }
+
+    fn open(&mut self, drop: Drop, now: Timestamp) {
+        if self.open.len() >= OPEN_MAX {
+            self.account.shed += drop.evidence.kernel_packets();
+            return;
+        }
+        let flow = drop.flow;
+        *self.of_source.entry(flow.source).or_default() += 1;
+        if let Some((destination, port)) = drop.dialled {
+            self.translated.insert(Flow { destination, port, ..flow }, flow);
+        }
+        self.open.insert(flow, Open { drop, told_at: None, news: true, due: now });
+        self.open_due.insert((now, flow));
+    }
+
+    /// A flow was open as dialled, and now it is known to which backend it goes: they are one.
+    fn join_translated(&mut self, dialled: &Flow, flow: &Flow) {
+        let Some(mut open) = self.open.remove(dialled) else { return };
+        self.open_due.remove(&(open.due, *dialled));
+        if let Some(other) = self.open.get_mut(flow) {
+            other.drop.evidence.merge(open.drop.evidence);
+            other.news = true;
+            self.release(dialled.source);
+        } else {
+            open.drop.flow = *flow;
+            open.drop.dialled = Some((dialled.destination, dialled.port));
+            self.open_due.insert((open.due, *flow));
+            self.open.insert(*flow, open);
+        }
+        self.translated.insert(*dialled, *flow);
+    }
+
+    fn add_to_open(&mut self, flow: &Flow, evidence: Evidence) {
+        let Some(open) = self.open.get_mut(flow) else { return };
+        open.drop.evidence.merge(evidence);
+        open.news = true;
+        let due = open.told_at.map_or(open.due, |told| told + REPORT_INTERVAL);
+        self.reschedule(flow, due);
+    }
+
+    /// Reports an open flow, or closes it.
+    fn attend(&mut self, flow: &Flow, now: Timestamp) -> Option<Drop> {
+        let open = self.open.get_mut(flow)?;
+        let told = open.news.then(|| open.drop.clone());
+        if open.news {
+            open.news = false;
+            open.told_at = Some(now);
+        } else if now.duration_since(open.drop.evidence.last()) >= IDLE {
+            self.open.remove(flow);
+            self.translated.retain(|_, to| to != flow);
+            self.release(flow.source);
+            return None;
+        }
+        let closes = open.drop.evidence.last() + IDLE;
+        self.reschedule(flow, closes.max(now + GRACE));
+        told
+    }
+
+    fn reschedule(&mut self, flow: &Flow, due: Timestamp) {
+        if let Some(open) = self.open.get_mut(flow) {
+            self.open_due.remove(&(open.due, *flow));
+            open.due = due;
+            self.open_due.insert((due, *flow));
+        }
+    }
+
+    /// The open flow that this one is, as it is or translated.
+    fn open_key(&self, flow: &Flow) -> Option<Flow> {
+        if self.open.contains_key(flow) {
+            return Some(*flow);
+        }
+        self.translated.get(flow).copied().filter(|to| self.open.contains_key(to))
+    }
+
+    fn is_crowded(&self, observation: &Observation) -> bool {
+        let source = observation.flow.source;
+        self.of_source.get(&source).is_some_and(|flows| *flows >= FLOWS_PER_SOURCE_MAX)
+            && self.open_key(&observation.flow).is_none()
+    }
+
+    fn release(&mut self, source: IpAddr) {
+        if let Some(flows) = self.of_source.get_mut(&source) {
+            *flows -= 1;
+            if *flows == 0 {
+                self.of_source.remove(&source);
+            }
+        }
+    }
+
+    fn fold(&mut self, observation: &Observation) {
+        let flow = observation.flow;
+        // What arrived died of something else than a filter: a scan of closed ports is no news.
+        if observation.delivered
+            || (!self.folded.contains_key(&flow.source) && self.folded.len() >= OPEN_MAX)
+        {
+            return self.shed(observation);
+        }
+        let folded = self.folded.entry(flow.source).or_insert_with(|| Folded {
+            source: flow.source,
+            example: flow,
+            attempts: 0,
+            packets: 0,
+            first: observation.first,
+            last: observation.at,
+        });
+        folded.attempts += u64::from(observation.attempt.is_some());
+        folded.first = folded.first.min(observation.first);
+        folded.last = folded.last.max(observation.at);
+        if let Fact::KernelDrop { .. } = observation.fact {
+            folded.packets += observation.packets;
+            self.account.folded += observation.packets;
+        }
+    }
+
+    fn folded_due(&self, folded: &Folded) -> Timestamp {
+        // The first fold is told soon, the others once in an interval, all together.
+        let next = self.folded_told.map(|told| told + REPORT_INTERVAL);
+        next.unwrap_or(Timestamp::MIN).max(folded.first + SETTLE)
+    }
+
+    fn tell_folded(&mut self, now: Timestamp) -> Vec<Folded> {
+        if !self.folded.values().any(|folded| self.folded_due(folded) <= now) {
+            return Vec::new();
+        }
+        self.folded_told = Some(now);
+        let mut folded: Vec<_> = std::mem::take(&mut self.folded).into_values().collect();
+        folded.sort_by_key(|folded| folded.source);
+        folded
+    }
+
+    fn shed(&mut self, observation: &Observation) {
+        if let Fact::KernelDrop { .. } = observation.fact {
+            self.account.shed += observation.packets;
+        }
+    }
+}
+
+impl Observation {
+    /// The flow as the client dialled it, where the kernel side knows it to differ.
+    fn flow_dialled(&self) -> Option<Flow> {
+        self.dialled.map(|(destination, port)| Flow { destination, port, ..self.flow })
+    }
+}
