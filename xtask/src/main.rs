@@ -1,3 +1,47 @@
-//! cargo xtask JOB.
+//! cargo xtask JOB: everything that is done to this repository, on one machine.
 
-fn main() {}
+mod cargo;
+mod demo;
+mod lint;
+mod plan;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about)]
+struct Arguments {
+    #[command(subcommand)]
+    job: Job,
+}
+
+#[derive(Subcommand)]
+enum Job {
+    /// Shows whydrop at work on real packets, after setting up what that needs.
+    Demo(demo::Arguments),
+    /// Sets up and runs every check and every test.
+    Test(test::Arguments),
+    /// Installs what is missing to build, to play scenarios and to test; says what and why.
+    Setup,
+    /// Formatting, lints, and each crate alone.
+    Lint(lint::Arguments),
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().job {
+        Job::Demo(arguments) => demo::run(&arguments),
+        Job::Test(arguments) => test::run(&arguments),
+        Job::Setup => setup::run(),
+        Job::Lint(arguments) => lint::run(&arguments),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            plan::say(&format!("\nerror: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

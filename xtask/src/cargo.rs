@@ -1,0 +1,35 @@
+//! Cargo, called from this repository.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+
+/// The repository.
+pub(crate) fn root() -> PathBuf {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask).to_owned()
+}
+
+/// A call of cargo in the repository.
+pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
+    let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// The call that builds every program. All calls that build name the whole workspace, so that the
+/// features of a shared dependency are the same each time and it is compiled once.
+pub(crate) fn build() -> Command {
+    cargo(["build", "--workspace", "--bins"])
+}
+
+/// A program that [`build`] made: it lies beside this one.
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
+    let this = env::current_exe()?;
+    Ok(this.parent().context("a program in a folder")?.join(name))
+}

@@ -1,0 +1,204 @@
+//! What a machine needs to build whydrop, to play its scenarios and to test it.
+//!
+//! Installed is only what is missing, and each thing is named with what it is for.
+
+use std::{
+    env,
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+};
+
+use anyhow::{Result, bail, ensure};
+
+use crate::{
+    cargo::cargo,
+    plan::{Plan, say},
+};
+
+/// Links eBPF programs; its version goes with the LLVM it is linked to.
+const BPF_LINKER: Tool = Tool {
+    name: "bpf-linker",
+    version: "0.13.0",
+    ask: &["bpf-linker", "--version"],
+    options: &["--no-default-features", "--features", "llvm-22"],
+    environment: &[
+        ("LLVM_PREFIX", "/usr/lib/llvm-22"),
+        ("LLVM_SYS_221_PREFIX", "/usr/lib/llvm-22"),
+    ],
+    purpose: "links the eBPF programs",
+    seconds: 60,
+};
+
+/// Runs tests, each in a process of its own, several at a time and with a bound on each.
+///
+/// Not optimised and without its self-update, it compiles in a third of the time, and runs no
+/// slower than the tests do.
+const NEXTEST: Tool = Tool {
+    name: "cargo-nextest",
+    version: "0.9.151",
+    ask: &["cargo-nextest", "nextest", "--version"],
+    options: &["--debug", "--no-default-features"],
+    environment: &[("CARGO_PROFILE_DEV_DEBUG", "0")],
+    purpose: "runs the tests",
+    seconds: 100,
+};
+
+/// What bpf-linker is compiled against.
+const LLVM: &[&str] =
+    &["g++", "llvm-22-dev", "libpolly-22-dev", "zlib1g-dev", "libzstd-dev", "libxml2-dev"];
+const LLVM_SECONDS: u64 = 60;
+
+/// Programs that scenarios run: the program, its Debian package, and what for.
+const PROGRAMS: &[(&str, &str, &str)] = &[
+    ("ip", "iproute2", "makes the network namespaces and veths of a scenario"),
+    ("nft", "nftables", "stands in for a CNI that uses nftables"),
+    ("iptables-legacy", "iptables", "stands in for a CNI that uses iptables or an NFQUEUE"),
+    ("curl", "curl", "is the client of the demo"),
+    ("setpriv", "util-linux", "starts the agent so that it ends with its test, or without rights"),
+    ("timeout", "coreutils", "bounds what a test runs"),
+];
+const PROGRAMS_SECONDS: u64 = 15;
+
+/// What the set-up is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Building and playing scenarios.
+    Demo,
+    /// The same, and running tests.
+    Test,
+}
+
+/// A program that cargo installs.
+struct Tool {
+    name: &'static str,
+    version: &'static str,
+    /// Prints the version.
+    ask: &'static [&'static str],
+    options: &'static [&'static str],
+    environment: &'static [(&'static str, &'static str)],
+    purpose: &'static str,
+    seconds: u64,
+}
+
+/// `cargo xtask setup`.
+pub(crate) fn run() -> Result<ExitCode> {
+    let mut plan = Plan::default();
+    prepare(&mut plan, Purpose::Test)?;
+    plan.run()?;
+    say("everything is there; nothing else was changed");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Adds to a plan what is missing on this machine.
+pub(crate) fn prepare(plan: &mut Plan, purpose: Purpose) -> Result<()> {
+    require_root()?;
+    let mut packages = Vec::new();
+    for (program, package, what_for) in PROGRAMS {
+        if !found(program) {
+            say(&format!("missing: {program} (Debian package {package}), which {what_for}"));
+            packages.push(*package);
+        }
+    }
+    let mut seconds = if packages.is_empty() { 0 } else { PROGRAMS_SECONDS };
+    let mut tools = vec![&BPF_LINKER];
+    tools.extend((purpose == Purpose::Test).then_some(&NEXTEST));
+    tools.retain(|tool| !tool.present());
+    for tool in &tools {
+        let Tool { name, version, purpose, .. } = tool;
+        say(&format!(
+            "missing: {name} {version} (from crates.io, into cargo's bin), which {purpose}"
+        ));
+    }
+    if tools.iter().any(|tool| tool.name == BPF_LINKER.name) {
+        let missing: Vec<_> = LLVM.iter().filter(|package| !installed(package)).collect();
+        if !missing.is_empty() {
+            seconds += LLVM_SECONDS;
+            say(&format!("missing: {LLVM:?} (Debian packages), which bpf-linker is compiled with"));
+        }
+        packages.extend(missing);
+    }
+    if !packages.is_empty() {
+        install(plan, &packages, seconds)?;
+    }
+    for tool in tools {
+        plan.add(format!("{} {}", tool.name, tool.version), tool.install(), tool.seconds);
+    }
+    Ok(())
+}
+
+/// Network namespaces, eBPF programs and packages all need it.
+fn require_root() -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "this needs root: it makes network namespaces, loads eBPF programs and installs packages.\n\
+         Try: sudo env \"PATH=$PATH\" cargo xtask ..."
+    );
+    Ok(())
+}
+
+/// Adds the installation of Debian packages.
+fn install(plan: &mut Plan, packages: &[&str], seconds: u64) -> Result<()> {
+    if !found("apt-get") {
+        bail!(
+            "this machine has no apt-get; install by other means what these Debian packages hold, \
+             then try again: {}\n\
+             For bpf-linker any LLVM 22 does: compile it with LLVM_SYS_221_PREFIX set to where that \
+             LLVM is, and have it in PATH.",
+            packages.join(" ")
+        );
+    }
+    let mut update = Command::new("apt-get");
+    update.args(["-q", "update"]);
+    plan.add("package lists", update, 10);
+    // In one shell, so that a package that is not to be had is explained before it is tried.
+    let mut apt = Command::new("sh");
+    apt.env("DEBIAN_FRONTEND", "noninteractive");
+    apt.args(["-ec", INSTALL, "install"]).args(packages);
+    plan.add(format!("Debian packages {}", packages.join(" ")), apt, seconds);
+    Ok(())
+}
+
+/// Installs its arguments; names those that apt does not know, and what to do then.
+const INSTALL: &str = r#"
+for package; do
+    if ! apt-cache show "$package" >/dev/null 2>&1; then
+        echo "apt knows no package $package."
+        case $package in *-22-dev)
+            echo "Debian 12 has LLVM 22 in bookworm-security: see that a file in"
+            echo "/etc/apt/sources.list.d names that suite. Elsewhere apt.llvm.org has it, or compile"
+            echo "bpf-linker yourself against any LLVM 22 and have it in PATH." ;;
+        esac
+        exit 1
+    fi
+done
+exec apt-get -q install -y --no-install-recommends "$@"
+"#;
+
+impl Tool {
+    /// Whether the right version is there.
+    fn present(&self) -> bool {
+        let [program, arguments @ ..] = self.ask else { return false };
+        let Ok(output) = Command::new(program).args(arguments).output() else { return false };
+        let words = String::from_utf8_lossy(&output.stdout).into_owned();
+        words.split_whitespace().nth(1) == Some(self.version)
+    }
+
+    fn install(&self) -> Command {
+        let mut command = cargo(["install", self.name, "--locked", "--version", self.version]);
+        command.args(self.options).envs(self.environment.iter().copied());
+        command
+    }
+}
+
+fn installed(package: &str) -> bool {
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat", "${db:Status-Status}", package]).stderr(Stdio::null());
+    query.output().is_ok_and(|output| output.stdout == b"installed")
+}
+
+fn found(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // Not everybody's PATH has the folders of the administrator's programs.
+    let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    folders.into_iter().any(|folder| Path::new(&folder).join(program).is_file())
+}

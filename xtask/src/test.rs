@@ -1,0 +1,41 @@
+//! `cargo xtask test`: every check and every test.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::{
+    cargo::{build, cargo},
+    lint,
+    plan::Plan,
+    setup::{Purpose, prepare},
+};
+
+/// How long the programs and the tests take to build on two cores, after the lints.
+const BUILD_SECONDS: u64 = 120;
+
+/// Most tests wait more than they compute; `.config/nextest.toml` says which do not.
+const TESTS_PER_CORE: usize = 4;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// For `cargo nextest run`: names of tests, or its flags.
+    #[arg(last = true)]
+    nextest: Vec<String>,
+}
+
+/// Sets up, lints, and runs the tests; their runner has the last word.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let mut plan = Plan::default();
+    prepare(&mut plan, Purpose::Test)?;
+    lint::prepare(&mut plan);
+    plan.add("building the programs", build(), BUILD_SECONDS);
+    let tests = cargo(["nextest", "run", "--workspace", "--no-run"]);
+    plan.add("building the tests", tests, BUILD_SECONDS);
+    plan.run()?;
+    let cores = std::thread::available_parallelism()?.get();
+    let mut tests = cargo(["nextest", "run", "--workspace", "--test-threads"]);
+    tests.arg((cores * TESTS_PER_CORE).to_string());
+    let status = tests.args(&arguments.nextest).status()?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
