@@ -1,5 +1,288 @@
 //! The types that the eBPF programs and user space share: fixed layout, sizes asserted, versioned.
+//!
+//! Integers are in the machine's byte order. Addresses are 16 bytes as they are on the wire, IPv4
+//! as IPv4-mapped IPv6 (RFC 4291, 2.5.5.2), held as four words so that neither side copies byte by
+//! byte: see [`address`] and [`octets`].
 #![no_std]
 
-/// Version of everything in this file. User space refuses programs of another version.
+/// Version of everything in this file. User space refuses programs of another version: the map
+/// `ABI` has this many entries, which can be told before any program runs.
 pub const ABI_VERSION: u32 = 1;
+
+/// An IPv6 or IPv4-mapped address, as on the wire.
+pub type Address = [u32; 4];
+
+/// The address with these 16 bytes.
+pub const fn address(octets: [u8; 16]) -> Address {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+    [
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+        u32::from_ne_bytes([i, j, k, l]),
+        u32::from_ne_bytes([m, n, o, p]),
+    ]
+}
+
+/// The 16 bytes of an address.
+pub const fn octets(address: Address) -> [u8; 16] {
+    let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = [
+        address[0].to_ne_bytes(),
+        address[1].to_ne_bytes(),
+        address[2].to_ne_bytes(),
+        address[3].to_ne_bytes(),
+    ];
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+}
+
+/// What stays the same of an attempt's packets, whatever translation does to their destination.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct AttemptKey {
+    /// Who connects.
+    pub source: Address,
+    /// TCP: initial sequence number. SCTP: initiate tag of the INIT. UDP: DNS message id.
+    pub sequence: u32,
+    /// Source port.
+    pub source_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero, since the kernel hashes every byte of a key.
+    pub pad: u8,
+}
+
+/// What is known of an attempt that nobody has answered: the value of the map `ATTEMPTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attempt {
+    /// Destination where a veth saw the attempt first: before DNAT, if it came from a local pod.
+    pub destination: Address,
+    /// Monotonic time of the first packet on a veth.
+    pub first_ns: u64,
+    /// Monotonic time of the latest packet on the same veth and in the same direction.
+    pub last_ns: u64,
+    /// Interface index of the veth by which it entered the node, 0 if it did by none of ours.
+    pub entered: u32,
+    /// Packets seen where it was seen first.
+    pub packets: u32,
+    /// Destination port beside `destination`.
+    pub destination_port: u16,
+    /// Bits of [`flags`].
+    pub flags: u16,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Bits of [`Attempt::flags`], [`Tally::flags`] and [`Event::flags`].
+pub mod flags {
+    /// A pod on this node sent it.
+    pub const FROM_POD: u16 = 1;
+    /// It was handed to a pod on this node.
+    pub const TO_POD: u16 = 2;
+    /// Something was told of it.
+    pub const TOLD: u16 = 4;
+    /// It was rejected, which is told once.
+    pub const REJECTED: u16 = 8;
+    /// `dialled`, `entered` and `first_ns` are known: a veth of ours saw the attempt.
+    pub const KNOWN: u16 = 16;
+}
+
+/// What an observation is about: [`TallyKey::kind`]. The numbers index the map `COUNTERS`.
+pub mod kind {
+    /// The kernel freed the packet as dropped; `reason` is the `enum skb_drop_reason`.
+    pub const KERNEL_DROP: u8 = 0;
+    /// The same packet came again.
+    pub const RETRANSMITTED: u8 = 1;
+    /// A local pod's connect failed; `reason` is the errno.
+    pub const FAILED: u8 = 2;
+    /// TCP RST or SCTP ABORT.
+    pub const REJECTED_RESET: u8 = 3;
+    /// ICMP destination unreachable; `reason` is [`super::icmp_reason`].
+    pub const REJECTED_ICMP: u8 = 4;
+    /// An answer came after something was told of the attempt.
+    pub const ANSWERED_LATE: u8 = 5;
+    /// The first answer for this (source, destination, port) in the table of successes.
+    pub const ANSWERED_FIRST: u8 = 6;
+    /// How many kinds there are.
+    pub const COUNT: u8 = 7;
+}
+
+/// The `reason` of a [`kind::REJECTED_ICMP`].
+pub const fn icmp_reason(v6: bool, kind: u8, code: u8) -> u32 {
+    (v6 as u32) << 16 | (kind as u32) << 8 | code as u32
+}
+
+/// What one counter counts: everything about an observation but the source port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TallyKey {
+    /// Who connects.
+    pub source: Address,
+    /// Who is connected to, where it was observed.
+    pub destination: Address,
+    /// See [`kind`].
+    pub reason: u32,
+    /// The packet's device at a kernel drop, else 0.
+    pub interface: u32,
+    /// Destination port.
+    pub destination_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// One of [`kind`].
+    pub kind: u8,
+}
+
+/// How often a [`TallyKey`] came in one interval after the event that told the first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Packets that no event told.
+    pub count: u64,
+    /// Monotonic time of the latest of them.
+    pub last_ns: u64,
+    /// Where the kernel freed the first: an address in its text.
+    pub location: u64,
+    /// The first's destination where a veth saw it.
+    pub dialled: Address,
+    /// The first's entry veth.
+    pub entered: u32,
+    /// The port beside `dialled`.
+    pub dialled_port: u16,
+    /// The first's bits of [`flags`].
+    pub flags: u16,
+}
+
+/// One observation, told through the ring `EVENTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// What was observed.
+    pub key: TallyKey,
+    /// Of which attempt.
+    pub attempt: AttemptKey,
+    /// Interface index of the veth by which the attempt entered the node, or 0.
+    pub entered: u32,
+    /// Monotonic time.
+    pub at_ns: u64,
+    /// Monotonic time of the attempt's first packet on a veth.
+    pub first_ns: u64,
+    /// Where the kernel freed the packet: an address in its text, named in `LOCATIONS`.
+    pub location: u64,
+    /// Destination where a veth saw the attempt first.
+    pub dialled: Address,
+    /// The port beside `dialled`.
+    pub dialled_port: u16,
+    /// Bits of [`flags`].
+    pub flags: u16,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Whose last answer the map `SUCCESSES` holds, as monotonic time.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SuccessKey {
+    /// Who connects.
+    pub source: Address,
+    /// Who answered.
+    pub destination: Address,
+    /// Destination port.
+    pub port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// Length of a name in `LOCATIONS`: the kernel's `KSYM_NAME_LEN` is longer, its names are not.
+pub const LOCATION_BYTES: usize = 64;
+
+/// What the programs must know of the running kernel and of the agent: the read-only global
+/// `LAYOUT`. Offsets are in bytes. They are constants to the verifier, which checks those that are
+/// read through typed pointers against the kernel's BTF.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// Inode number of the agent's network namespace.
+    pub netns: u32,
+    /// 1 if `kfree_skb` hands over a reason (Linux 5.17).
+    pub has_reason: u32,
+    /// 1 to name the kernel functions that drop.
+    pub name_locations: u32,
+    /// `sk_buff.dev`
+    pub skb_dev: u32,
+    /// `sk_buff.sk`
+    pub skb_sk: u32,
+    /// `sk_buff._skb_refdst`
+    pub skb_dst: u32,
+    /// `sk_buff.len`
+    pub skb_len: u32,
+    /// `sk_buff.data_len`
+    pub skb_data_len: u32,
+    /// `sk_buff.protocol`
+    pub skb_protocol: u32,
+    /// `sk_buff.network_header`
+    pub skb_network_header: u32,
+    /// `sk_buff.head`
+    pub skb_head: u32,
+    /// `sk_buff.data`
+    pub skb_data: u32,
+    /// `net_device.nd_net`
+    pub dev_net: u32,
+    /// `net_device.ifindex`
+    pub dev_ifindex: u32,
+    /// `dst_entry.dev`
+    pub dst_dev: u32,
+    /// `net.ns.inum`
+    pub net_inum: u32,
+    /// `sock.__sk_common.skc_net`
+    pub sock_net: u32,
+    /// `sock.__sk_common.skc_family`
+    pub sock_family: u32,
+    /// `sock.__sk_common.skc_num`
+    pub sock_source_port: u32,
+    /// `sock.__sk_common.skc_dport`
+    pub sock_destination_port: u32,
+    /// `sock.__sk_common.skc_rcv_saddr`
+    pub sock_source: u32,
+    /// `sock.__sk_common.skc_daddr`
+    pub sock_destination: u32,
+    /// `sock.__sk_common.skc_v6_rcv_saddr`
+    pub sock_source_v6: u32,
+    /// `sock.__sk_common.skc_v6_daddr`
+    pub sock_destination_v6: u32,
+    /// `sock.sk_protocol`
+    pub sock_protocol: u32,
+    /// `sock.sk_err`
+    pub sock_err: u32,
+    /// `tcp_sock.snd_una`
+    pub tcp_snd_una: u32,
+}
+
+const _: () = {
+    assert!(size_of::<AttemptKey>() == 24);
+    assert!(size_of::<Attempt>() == 48);
+    assert!(size_of::<TallyKey>() == 44);
+    assert!(size_of::<Tally>() == 48);
+    assert!(size_of::<Event>() == 120);
+    assert!(size_of::<SuccessKey>() == 36);
+    assert!(size_of::<Layout>() == 27 * 4);
+};
+
+#[cfg(feature = "user")]
+#[expect(unsafe_code, reason = "Pod is how aya is told that any bytes are a value")]
+mod user {
+    // SAFETY, for each: `repr(C)`, integers only, padding explicit (the sizes above are the sums).
+    unsafe impl aya::Pod for super::AttemptKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Attempt {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::TallyKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Tally {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Event {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::SuccessKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Layout {}
+}

@@ -1,6 +1,31 @@
-//! The eBPF programs.
+//! The eBPF programs: one file each, over a shared parser and a shared way of telling.
+//!
+//! ```text
+//!  pod ──▶ from_pod ─┐                      ┌─▶ EVENTS (ring)    the first of a key in an interval
+//!  pod ◀── to_pod ───┼─▶ ATTEMPTS ─▶ tell ──┼─▶ TALLY (A or B)   every other one of it
+//!      kfree_skb ────┤   SUCCESSES          └─▶ COUNTERS         all, and what was lost
+//!      sock_state ───┘
+//! ```
+//!
+//! They only look: every packet is passed on untouched to whatever comes next in line.
 #![no_std]
 #![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![expect(unsafe_code, reason = "this is the kernel side of the kernel boundary")]
+
+mod from_pod;
+mod kfree_skb;
+mod maps;
+mod parse;
+mod skb;
+mod sock_state;
+mod tell;
+mod to_pod;
+
+/// Helpers for tracing need a GPL-compatible program.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -1,0 +1,91 @@
+//! What a pod sends, at the ingress of its veth's host side, before any other program sees it.
+
+use aya_ebpf::{bindings::BPF_ANY, macros::classifier, programs::TcContext};
+use whydrop_ebpf::{Attempt, flags, kind};
+
+use crate::{
+    maps::ATTEMPTS,
+    parse::{Packet, Role},
+    skb::{self, PASS},
+    tell::{self, Known, Observation},
+};
+
+#[classifier]
+fn whydrop_from_pod(ctx: TcContext) -> i32 {
+    if let Some(packet) = skb::packet(&ctx) {
+        match packet.role {
+            Role::Request => request(&ctx, &packet),
+            Role::Answer => answer(&packet),
+            Role::Reset => rejected(&packet, kind::REJECTED_RESET, 0),
+            Role::Unreachable(reason) => rejected(&packet, kind::REJECTED_ICMP, reason),
+        }
+    }
+    PASS
+}
+
+/// The pod tries to connect. The same attempt again is the kernel telling that nobody answered.
+#[inline(always)]
+fn request(ctx: &TcContext, packet: &Packet) {
+    let at_ns = tell::now();
+    if let Some(attempt) = tell::attempt(&packet.attempt) {
+        if attempt.flags & flags::FROM_POD == 0 {
+            // A pod that routes passes on what came to it; it is not the one who connects.
+            return;
+        }
+        if attempt.destination == packet.destination
+            && attempt.destination_port == packet.destination_port
+        {
+            attempt.last_ns = at_ns;
+            attempt.packets += 1;
+            attempt.flags |= flags::TOLD;
+            tell::tell(&Observation {
+                key: tell::key(packet, kind::RETRANSMITTED, 0),
+                attempt: packet.attempt,
+                at_ns,
+                location: 0,
+                known: Known::of(attempt),
+            });
+            return;
+        }
+        // A resolver that asks several servers at once uses one port and one id for all of them.
+    }
+    let attempt = Attempt {
+        destination: packet.destination,
+        first_ns: at_ns,
+        last_ns: at_ns,
+        // SAFETY: the context is valid for the program's run.
+        entered: unsafe { skb::ifindex(ctx) },
+        packets: 1,
+        destination_port: packet.destination_port,
+        flags: flags::FROM_POD,
+        pad: 0,
+    };
+    // What fails here loses a time of first sight; the drop itself is seen elsewhere.
+    let _ = ATTEMPTS.insert(&packet.attempt, &attempt, u64::from(BPF_ANY));
+}
+
+/// The pod answers. That settles an attempt from elsewhere; a local client's is settled where the
+/// answer reaches it, for the answer may still be lost on the way.
+#[inline(always)]
+fn answer(packet: &Packet) {
+    let Some(attempt) = tell::attempt(&packet.attempt) else { return };
+    let known = Known::of(attempt);
+    if known.flags & flags::FROM_POD == 0 {
+        tell::succeeded(&packet.attempt, packet.destination, packet.destination_port, known);
+        let _ = ATTEMPTS.remove(&packet.attempt);
+    } else if known.dialled != packet.destination || known.dialled_port != packet.destination_port {
+        // The client dialled a Service; only here is it seen which pod answers.
+        let known = Known { flags: known.flags & !flags::TOLD, ..known };
+        tell::succeeded(&packet.attempt, packet.destination, packet.destination_port, known);
+    }
+}
+
+/// The pod itself refuses a client that is not local. A local one's refusal is told at its veth.
+#[inline(always)]
+fn rejected(packet: &Packet, kind: u8, reason: u32) {
+    if let Some(attempt) = tell::attempt(&packet.attempt)
+        && attempt.flags & (flags::FROM_POD | flags::REJECTED) == 0
+    {
+        tell::rejected(packet, attempt, kind, reason);
+    }
+}

@@ -1,0 +1,174 @@
+//! Packets that this kernel frees as dropped, wherever on the node.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    helpers::generated::bpf_probe_read_kernel, macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use whydrop_ebpf::{TallyKey, flags, kind};
+
+use crate::{
+    maps::layout,
+    parse::{self, Bytes, IPV4, IPV6, Packet},
+    tell::{self, Known, Observation},
+};
+
+/// Arguments of the tracepoint: `skb`, `location`, and since Linux 5.17 `reason`.
+const SKB: usize = 0;
+const LOCATION: usize = 1;
+const REASON: usize = 2;
+/// `SKB_DROP_REASON_NOT_SPECIFIED` of the kernels that do not say; user space names it.
+const NO_REASON: u32 = 0;
+
+#[btf_tracepoint]
+fn whydrop_kfree_skb(ctx: BtfTracePointContext) -> i32 {
+    let _ = dropped(&ctx);
+    0
+}
+
+#[inline(always)]
+fn dropped(ctx: &BtfTracePointContext) -> Option<()> {
+    let skb: *const u8 = ctx.arg(SKB);
+    // SAFETY, for this and the others on typed pointers: the verifier knows the type and checks the
+    // offset, and a load that faults reads zero.
+    let ethertype = u16::from_be(unsafe { field::<u16>(skb, layout!(skb_protocol)) });
+    if ethertype != IPV4 && ethertype != IPV6 {
+        return None;
+    }
+    let packet = parse::request(&Headers::of(skb)?, 0, ethertype)?;
+    let (netns, interface) = place(skb);
+    let ours = netns == layout!(netns);
+    let known = match tell::attempt(&packet.attempt) {
+        // Namespaces of other nodes may be on the same machine, and pods may filter for
+        // themselves. What was handed to a local pod and died there is ours to tell all the same.
+        Some(attempt) if ours || attempt.flags & flags::TO_POD != 0 => {
+            attempt.flags |= flags::TOLD;
+            Known::of(attempt)
+        }
+        None if ours => Known::NOTHING,
+        _ => return None,
+    };
+    tell_drop(ctx, &packet, known, interface);
+    Some(())
+}
+
+#[inline(always)]
+fn tell_drop(ctx: &BtfTracePointContext, packet: &Packet, known: Known, interface: u32) {
+    // A constant to the verifier, which drops the branch that reads an argument not there.
+    let reason = if layout!(has_reason) != 0 { ctx.arg::<u32>(REASON) } else { NO_REASON };
+    let key = TallyKey { interface, ..tell::key(packet, kind::KERNEL_DROP, reason) };
+    tell::tell(&Observation {
+        key,
+        attempt: packet.attempt,
+        at_ns: tell::now(),
+        location: ctx.arg(LOCATION),
+        known,
+    });
+}
+
+/// The network namespace (its inode number, 0 for unknown) and the device of the packet.
+#[inline(always)]
+fn place(skb: *const u8) -> (u32, u32) {
+    // SAFETY: as in `dropped`.
+    unsafe {
+        let dev = field::<*const u8>(skb, layout!(skb_dev));
+        if !dev.is_null() {
+            let net = field::<*const u8>(dev, layout!(dev_net));
+            let interface = field::<u32>(dev, layout!(dev_ifindex));
+            let netns = if net.is_null() { 0 } else { field(net, layout!(net_inum)) };
+            return (netns, interface);
+        }
+        // On its way out, before a device was chosen: as on the OUTPUT hook of a host process.
+        let sk = field::<*const u8>(skb, layout!(skb_sk));
+        if !sk.is_null() {
+            let net = field::<*const u8>(sk, layout!(sock_net));
+            return (if net.is_null() { 0 } else { field(net, layout!(net_inum)) }, 0);
+        }
+        (netns_of_route(field(skb, layout!(skb_dst))).unwrap_or(0), 0)
+    }
+}
+
+/// The namespace of the device that a packet without device or socket is routed to.
+#[inline(always)]
+fn netns_of_route(skb_dst: u64) -> Option<u32> {
+    /// `SKB_DST_NOREF` in the lowest bit (include/linux/skbuff.h).
+    const NO_REFERENCE: u64 = 1;
+    let dst = skb_dst & !NO_REFERENCE;
+    if dst == 0 {
+        return None;
+    }
+    let dev: u64 = probe(dst + u64::from(layout!(dst_dev)))?;
+    let net: u64 = probe(dev + u64::from(layout!(dev_net)))?;
+    probe(net + u64::from(layout!(net_inum)))
+}
+
+/// A packet from its network header on.
+struct Headers {
+    base: u64,
+    /// Where the part in one piece ends, from `base`; headers beyond it are not looked for.
+    linear: u32,
+    end: u32,
+}
+
+impl Headers {
+    #[inline(always)]
+    fn of(skb: *const u8) -> Option<Self> {
+        // SAFETY: as in `dropped`.
+        let (head, data, network, len, paged) = unsafe {
+            (
+                field::<u64>(skb, layout!(skb_head)),
+                field::<u64>(skb, layout!(skb_data)),
+                field::<u16>(skb, layout!(skb_network_header)),
+                field::<u32>(skb, layout!(skb_len)),
+                field::<u32>(skb, layout!(skb_data_len)),
+            )
+        };
+        let base = head + u64::from(network);
+        // `data` is at whichever header the packet had got to.
+        let end = (data + u64::from(len)).checked_sub(base)?;
+        let linear = end.checked_sub(u64::from(paged))?;
+        // A packet has at most 64 KiB of headers; what claims more has no network header set.
+        (linear <= 0xffff).then_some(Self { base, linear: linear as u32, end: end as u32 })
+    }
+}
+
+impl Bytes for Headers {
+    #[inline(always)]
+    fn read<T: Copy>(&self, offset: u32) -> Option<T> {
+        if offset + size_of::<T>() as u32 > self.linear {
+            return None;
+        }
+        probe(self.base + u64::from(offset))
+    }
+
+    #[inline(always)]
+    fn end(&self) -> u32 {
+        self.end
+    }
+}
+
+/// A value in kernel memory.
+#[inline(always)]
+pub(crate) fn probe<T: Copy>(address: u64) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper reads any address, and fails where there is nothing; if it does not fail,
+    // then it has filled `value`. Every `T` read is made of integers.
+    unsafe {
+        (bpf_probe_read_kernel(
+            value.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+            core::ptr::with_exposed_provenance(address as usize),
+        ) == 0)
+            .then(|| value.assume_init())
+    }
+}
+
+/// A member of a structure behind a pointer whose type the verifier knows.
+///
+/// SAFETY: `pointer` must be such a pointer, not null; the verifier refuses the program otherwise.
+#[inline(always)]
+unsafe fn field<T: Copy>(pointer: *const u8, offset: u32) -> T {
+    // SAFETY: the caller's promise. Volatile, to keep the load as it is written here.
+    unsafe { pointer.add(offset as usize).cast::<T>().read_volatile() }
+}

@@ -1,0 +1,93 @@
+//! How the connects of local pods end, told by their sockets: also where answers reach a pod by a
+//! way around its veth.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use whydrop_ebpf::{Address, AttemptKey, TallyKey, flags, kind};
+
+use crate::{
+    kfree_skb::probe,
+    maps::{ATTEMPTS, layout},
+    parse::{IPV4_MAPPED, TCP},
+    tell::{self, Known, Observation},
+};
+
+/// include/net/tcp_states.h
+const ESTABLISHED: u32 = 1;
+const SYN_SENT: u32 = 2;
+const CLOSE: u32 = 7;
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const ETIMEDOUT: u32 = 110;
+
+#[btf_tracepoint]
+fn whydrop_sock_state(ctx: BtfTracePointContext) -> i32 {
+    let (old, new): (u32, u32) = (ctx.arg(1), ctx.arg(2));
+    if old == SYN_SENT && (new == ESTABLISHED || new == CLOSE) {
+        let _ = ended(ctx.arg(0), new == ESTABLISHED);
+    }
+    0
+}
+
+#[inline(always)]
+fn ended(sk: u64, established: bool) -> Option<()> {
+    if probe::<u16>(sk + u64::from(layout!(sock_protocol)))? != u16::from(TCP) {
+        return None;
+    }
+    let (source, destination) = addresses(sk)?;
+    let unacknowledged: u32 = probe(sk + u64::from(layout!(tcp_snd_una)))?;
+    let key = AttemptKey {
+        source,
+        // The SYN takes one number, which the SYN-ACK has acknowledged by now, or nothing has.
+        sequence: if established { unacknowledged.wrapping_sub(1) } else { unacknowledged },
+        source_port: probe(sk + u64::from(layout!(sock_source_port)))?,
+        protocol: TCP,
+        pad: 0,
+    };
+    // Only attempts seen on a veth of ours: so only those of local pods, in whatever namespace.
+    let attempt = tell::attempt(&key)?;
+    let known = Known::of(attempt);
+    let destination_port = u16::from_be(probe(sk + u64::from(layout!(sock_destination_port)))?);
+    if established {
+        tell::succeeded(&key, destination, destination_port, known);
+    } else {
+        let errno = probe::<u32>(sk + u64::from(layout!(sock_err)))?;
+        let news = errno == ETIMEDOUT || known.flags & flags::TOLD != 0;
+        if news && known.flags & flags::REJECTED == 0 {
+            tell::tell(&Observation {
+                key: TallyKey {
+                    source,
+                    destination,
+                    reason: errno,
+                    interface: 0,
+                    destination_port,
+                    protocol: TCP,
+                    kind: kind::FAILED,
+                },
+                attempt: key,
+                at_ns: tell::now(),
+                location: 0,
+                known,
+            });
+        }
+    }
+    let _ = ATTEMPTS.remove(&key);
+    Some(())
+}
+
+/// The socket's own and the peer's address.
+#[inline(always)]
+fn addresses(sk: u64) -> Option<(Address, Address)> {
+    match probe::<u16>(sk + u64::from(layout!(sock_family)))? {
+        AF_INET => Some((
+            [0, 0, IPV4_MAPPED, probe(sk + u64::from(layout!(sock_source)))?],
+            [0, 0, IPV4_MAPPED, probe(sk + u64::from(layout!(sock_destination)))?],
+        )),
+        // IPv4 through an IPv6 socket is IPv4-mapped here as well.
+        AF_INET6 => Some((
+            probe(sk + u64::from(layout!(sock_source_v6)))?,
+            probe(sk + u64::from(layout!(sock_destination_v6)))?,
+        )),
+        _ => None,
+    }
+}

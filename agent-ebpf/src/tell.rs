@@ -1,0 +1,300 @@
+//! Telling user space: the first of a key in an interval by an event, the rest by counting.
+//!
+//! Every observation ends in exactly one of three places, which is what makes
+//! `told + counted + lost = observed` hold: an event submitted to the ring, a count in the interval's
+//! tally, or the counter of the lost.
+
+use aya_ebpf::{
+    bindings::{BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::generated::{bpf_ktime_get_ns, bpf_snprintf},
+};
+use whydrop_ebpf::{
+    Address, Attempt, AttemptKey, Event, LOCATION_BYTES, SuccessKey, Tally, TallyKey, flags, kind,
+};
+
+use crate::{
+    maps::{
+        ATTEMPTS, COUNTERS, Counts, EVENTS, LOCATIONS, RING_BYTES, SUCCESSES, TALLY, WAITING,
+        layout,
+    },
+    parse::Packet,
+};
+
+/// The reader is woken each time another eighth of the ring has filled while it paused.
+const WAKE_EVERY: u64 = RING_BYTES as u64 / 8;
+const EVENT_IN_RING: u64 = size_of::<Event>() as u64 + 8;
+
+/// An observation about to be told.
+pub(crate) struct Observation {
+    pub(crate) key: TallyKey,
+    pub(crate) attempt: AttemptKey,
+    pub(crate) at_ns: u64,
+    pub(crate) location: u64,
+    /// What a veth of ours knows of the attempt.
+    pub(crate) known: Known,
+}
+
+/// What an event takes over from the attempt's entry.
+#[derive(Clone, Copy)]
+pub(crate) struct Known {
+    pub(crate) first_ns: u64,
+    pub(crate) dialled: Address,
+    pub(crate) dialled_port: u16,
+    pub(crate) entered: u32,
+    pub(crate) flags: u16,
+}
+
+impl Known {
+    /// Nothing: no veth of ours has seen the attempt.
+    pub(crate) const NOTHING: Self =
+        Self { first_ns: 0, dialled: [0; 4], dialled_port: 0, entered: 0, flags: 0 };
+
+    #[inline(always)]
+    pub(crate) fn of(attempt: &Attempt) -> Self {
+        Self {
+            first_ns: attempt.first_ns,
+            dialled: attempt.destination,
+            dialled_port: attempt.destination_port,
+            entered: attempt.entered,
+            flags: attempt.flags | flags::KNOWN,
+        }
+    }
+}
+
+/// The entry of an attempt, if a veth has seen it.
+///
+/// The entry may be given away to another attempt while a program holds it, since the map evicts
+/// the eldest; that mixes up two attempts' times, never memory.
+#[inline(always)]
+pub(crate) fn attempt(key: &AttemptKey) -> Option<&'static mut Attempt> {
+    // SAFETY: the verifier sees to it that the pointer is of a live entry of this type. Other CPUs
+    // may write it at the same time; what can come of that is told above.
+    ATTEMPTS.get_ptr_mut(key).map(|attempt| unsafe { &mut *attempt })
+}
+
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: takes nothing, cannot fail.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// The key of an observation about a packet on a veth.
+#[inline(always)]
+pub(crate) fn key(packet: &Packet, kind: u8, reason: u32) -> TallyKey {
+    TallyKey {
+        source: packet.attempt.source,
+        destination: packet.destination,
+        reason,
+        interface: 0,
+        destination_port: packet.destination_port,
+        protocol: packet.attempt.protocol,
+        kind,
+    }
+}
+
+/// Tells or counts one observation.
+#[inline(always)]
+pub(crate) fn tell(observation: &Observation) {
+    let Observation { key, at_ns, location, .. } = observation;
+    count(u32::from(key.kind));
+    if TALLY.get(0).is_some_and(|counts| add(counts, key, *at_ns)) {
+        return;
+    }
+    // The first of its key in this interval, as far as this CPU can see. The event comes before the
+    // entry: if there is no room for it, the entry starts with this one counted.
+    let told = submit(observation);
+    if !begin(observation, told) {
+        count(u32::from(kind::COUNT + key.kind));
+    }
+    if *location != 0 {
+        name(*location);
+    }
+}
+
+/// Begins to count a key; false if the observation was neither told nor could be counted.
+///
+/// Not inlined, as others here: frames of calls that follow each other share their room on the
+/// stack, of which there are 512 bytes.
+#[inline(never)]
+fn begin(observation: &Observation, told: bool) -> bool {
+    let Observation { key, attempt: _, at_ns, location, known } = observation;
+    let tally = Tally {
+        count: u64::from(!told),
+        last_ns: *at_ns,
+        location: *location,
+        dialled: known.dialled,
+        entered: known.entered,
+        dialled_port: known.dialled_port,
+        flags: known.flags,
+    };
+    let Some(counts) = TALLY.get(0) else { return told };
+    counts.insert(key, &tally, u64::from(BPF_NOEXIST)).is_ok()
+        || told
+        // Another CPU was faster, or the map is full.
+        || add(counts, key, *at_ns)
+}
+
+/// Tells one observation that is never counted with others.
+#[inline(always)]
+pub(crate) fn tell_once(observation: &Observation) {
+    count(u32::from(observation.key.kind));
+    tell_or_lose(observation);
+}
+
+#[inline(always)]
+fn tell_or_lose(observation: &Observation) {
+    if !submit(observation) {
+        count(u32::from(kind::COUNT + observation.key.kind));
+    }
+}
+
+/// Adds one to the key's count; false if the interval has not seen the key yet.
+#[inline(always)]
+fn add(counts: &Counts, key: &TallyKey, at_ns: u64) -> bool {
+    let Some(tally) = counts.get_ptr_mut(key) else { return false };
+    // SAFETY: a live entry, whose count all CPUs only add to, atomically. The time is the latest of
+    // several that differ by next to nothing, so the last writer may win.
+    unsafe {
+        increment(&raw mut (*tally).count);
+        (*tally).last_ns = at_ns;
+    }
+    true
+}
+
+#[inline(always)]
+fn count(index: u32) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: this CPU's own, and atomic since an interrupt's program may come in between.
+        unsafe { increment(counter) }
+    }
+}
+
+/// Adds one, atomically. The BPF target of the compiler has no such method on atomics.
+///
+/// SAFETY: `counter` must be valid for reads and writes.
+#[inline(always)]
+unsafe fn increment(counter: *mut u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1_u64);
+    }
+}
+
+/// Puts an event into the ring; false if there is no room.
+#[inline(never)]
+fn submit(observation: &Observation) -> bool {
+    let Observation { key, attempt, at_ns, location, known } = observation;
+    let Some(mut entry) = EVENTS.reserve::<Event>(0) else { return false };
+    entry.write(Event {
+        key: *key,
+        attempt: *attempt,
+        entered: known.entered,
+        at_ns: *at_ns,
+        first_ns: known.first_ns,
+        location: *location,
+        dialled: known.dialled,
+        dialled_port: known.dialled_port,
+        flags: known.flags,
+        pad: 0,
+    });
+    // A wake-up costs twenty times what an event does. The reader says when it waits for one;
+    // otherwise it looks by itself, and is woken only as the ring fills.
+    let waits = WAITING.get(0).is_some_and(|waiting| {
+        // SAFETY: valid for reads; volatile, as user space writes it.
+        unsafe { core::ptr::from_ref(waiting).read_volatile() != 0 }
+    });
+    let wake = waits || {
+        let filled = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
+        filled / WAKE_EVERY != filled.saturating_sub(EVENT_IN_RING) / WAKE_EVERY
+    };
+    entry.submit(u64::from(if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
+    true
+}
+
+/// Sees to it that user space can name the kernel function that holds this address. The addresses
+/// in `/proc/kallsyms` need a capability of their own; the kernel's own formatting does not.
+#[inline(never)]
+fn name(location: u64) {
+    /// In read-only memory, as the helper demands.
+    static FORMAT: [u8; 4] = *b"%ps\0";
+
+    if layout!(name_locations) == 0 || LOCATIONS.get_ptr(&location).is_some() {
+        return;
+    }
+    let mut text = [0_u8; LOCATION_BYTES];
+    // SAFETY: buffer and data are of the lengths given, the format ends in zero.
+    let written = unsafe {
+        bpf_snprintf(
+            text.as_mut_ptr().cast(),
+            LOCATION_BYTES as u32,
+            FORMAT.as_ptr().cast(),
+            core::ptr::from_ref(&location).cast_mut().cast(),
+            size_of::<u64>() as u32,
+        )
+    };
+    if written > 0 {
+        // A full map leaves the function unnamed.
+        let _ = LOCATIONS.insert(&location, &text, 0);
+    }
+}
+
+/// Somebody said no to the attempt, which is told once.
+#[inline(always)]
+pub(crate) fn rejected(packet: &Packet, attempt: &mut Attempt, kind: u8, reason: u32) {
+    // The entry stays: a REJECT rule frees the SYN only after it has sent its refusal.
+    attempt.flags |= flags::REJECTED | flags::TOLD;
+    tell(&Observation {
+        key: key(packet, kind, reason),
+        attempt: packet.attempt,
+        at_ns: now(),
+        location: 0,
+        known: Known::of(attempt),
+    });
+}
+
+/// The attempt was answered, at `destination` as the packet has it: remembers when, and tells what
+/// is news about it. The caller forgets the attempt.
+#[inline(always)]
+pub(crate) fn succeeded(
+    key: &AttemptKey,
+    destination: Address,
+    destination_port: u16,
+    known: Known,
+) {
+    let at_ns = now();
+    let success = SuccessKey {
+        source: key.source,
+        destination,
+        port: destination_port,
+        protocol: key.protocol,
+        pad: 0,
+    };
+    let first = match SUCCESSES.get_ptr_mut(&success) {
+        // SAFETY: a live entry; a time lost to another CPU's is as good as that one.
+        Some(last) => unsafe {
+            *last = at_ns;
+            false
+        },
+        None => SUCCESSES.insert(&success, &at_ns, u64::from(BPF_NOEXIST)).is_ok(),
+    };
+    let late = known.flags & flags::TOLD != 0;
+    if !first && !late {
+        return;
+    }
+    // One event says both: that it came late is what somebody waits to hear.
+    tell_once(&Observation {
+        key: TallyKey {
+            source: key.source,
+            destination,
+            reason: 0,
+            interface: 0,
+            destination_port,
+            protocol: key.protocol,
+            kind: if late { kind::ANSWERED_LATE } else { kind::ANSWERED_FIRST },
+        },
+        attempt: *key,
+        at_ns,
+        location: 0,
+        known,
+    });
+}

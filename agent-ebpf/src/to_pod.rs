@@ -1,0 +1,82 @@
+//! What reaches a pod, at the egress of its veth's host side, after every other program let it by.
+
+use aya_ebpf::{bindings::BPF_ANY, macros::classifier, programs::TcContext};
+use whydrop_ebpf::{Attempt, flags, kind};
+
+use crate::{
+    maps::ATTEMPTS,
+    parse::{Packet, Role},
+    skb::{self, PASS},
+    tell::{self, Known, Observation},
+};
+
+#[classifier]
+fn whydrop_to_pod(ctx: TcContext) -> i32 {
+    if let Some(packet) = skb::packet(&ctx) {
+        match packet.role {
+            Role::Request => request(&packet),
+            Role::Answer => answer(&packet),
+            Role::Reset => rejected(&packet, kind::REJECTED_RESET, 0),
+            Role::Unreachable(reason) => rejected(&packet, kind::REJECTED_ICMP, reason),
+        }
+    }
+    PASS
+}
+
+/// The attempt is handed to the pod it is meant for.
+#[inline(always)]
+fn request(packet: &Packet) {
+    let Some(attempt) = tell::attempt(&packet.attempt) else {
+        let at_ns = tell::now();
+        let attempt = Attempt {
+            destination: packet.destination,
+            first_ns: at_ns,
+            last_ns: at_ns,
+            entered: 0,
+            packets: 1,
+            destination_port: packet.destination_port,
+            flags: flags::TO_POD,
+            pad: 0,
+        };
+        let _ = ATTEMPTS.insert(&packet.attempt, &attempt, u64::from(BPF_ANY));
+        return;
+    };
+    if attempt.flags & flags::FROM_POD != 0 {
+        attempt.flags |= flags::TO_POD;
+        return;
+    }
+    // From elsewhere, and the pod has had it before: no answer of its got through.
+    let at_ns = tell::now();
+    attempt.last_ns = at_ns;
+    attempt.packets += 1;
+    attempt.flags |= flags::TOLD;
+    tell::tell(&Observation {
+        key: tell::key(packet, kind::RETRANSMITTED, 0),
+        attempt: packet.attempt,
+        at_ns,
+        location: 0,
+        known: Known::of(attempt),
+    });
+}
+
+/// The pod's attempt was answered.
+#[inline(always)]
+fn answer(packet: &Packet) {
+    if let Some(attempt) = tell::attempt(&packet.attempt)
+        && attempt.flags & flags::FROM_POD != 0
+    {
+        let known = Known::of(attempt);
+        tell::succeeded(&packet.attempt, packet.destination, packet.destination_port, known);
+        let _ = ATTEMPTS.remove(&packet.attempt);
+    }
+}
+
+/// The pod's attempt was refused.
+#[inline(always)]
+fn rejected(packet: &Packet, kind: u8, reason: u32) {
+    if let Some(attempt) = tell::attempt(&packet.attempt)
+        && attempt.flags & (flags::FROM_POD | flags::REJECTED) == flags::FROM_POD
+    {
+        tell::rejected(packet, attempt, kind, reason);
+    }
+}

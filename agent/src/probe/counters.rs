@@ -1,0 +1,137 @@
+//! How much was observed, told and lost, and what the programs cost.
+
+use std::{fs, os::fd::AsRawFd as _};
+
+use aya::{
+    maps::{MapData, PerCpuArray},
+    programs::ProgramFd,
+};
+use whydrop_ebpf::kind;
+
+use super::error::Error;
+
+/// The kinds of observations, in the programs' order.
+pub const KINDS: [&str; kind::COUNT as usize] = [
+    "kernel-drop",
+    "retransmitted",
+    "failed",
+    "rejected-reset",
+    "rejected-icmp",
+    "answered-late",
+    "answered-first",
+];
+
+/// Packets by kind, in the order of [`KINDS`].
+pub type ByKind = [u64; kind::COUNT as usize];
+
+/// Totals since the programs were loaded. For every kind, once all that was counted is drained:
+/// `observed == told + lost`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// What the programs observed.
+    pub observed: ByKind,
+    /// What was read from the ring and from the counts.
+    pub told: ByKind,
+    /// What found no room in the ring nor in the counts.
+    pub lost: ByKind,
+    /// Runs that the kernel skipped since the same program was running on that CPU already: an
+    /// upper bound of what was not observed, for most runs observe nothing.
+    pub skipped: u64,
+    /// What each program cost.
+    pub programs: Vec<Cost>,
+}
+
+/// What a program cost since it was loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// The program's name.
+    pub program: &'static str,
+    /// How often it ran, counted only while `kernel.bpf_stats_enabled` is set.
+    pub runs: u64,
+    /// How long it ran in all, counted likewise.
+    pub nanoseconds: u64,
+    /// How often the kernel skipped it.
+    pub skipped: u64,
+}
+
+/// Reads [`Totals`].
+pub(crate) struct Counters {
+    map: PerCpuArray<MapData, u64>,
+    programs: Vec<(&'static str, ProgramFd)>,
+}
+
+impl Counters {
+    pub(crate) fn new(
+        map: PerCpuArray<MapData, u64>,
+        programs: Vec<(&'static str, ProgramFd)>,
+    ) -> Self {
+        Self { map, programs }
+    }
+
+    /// What the kernel side counted: observed and lost.
+    pub(crate) fn packets(&self) -> Result<(ByKind, ByKind), Error> {
+        let mut all = [ByKind::default(); 2];
+        for (part, counts) in (0_u32..).zip(&mut all) {
+            for (kind, count) in (0_u32..).zip(counts) {
+                let index = part * u32::from(kind::COUNT) + kind;
+                let values = self
+                    .map
+                    .get(&index, 0)
+                    .map_err(|error| Error::kernel("reading the programs' counters", error))?;
+                *count = values.iter().sum();
+            }
+        }
+        let [observed, lost] = all;
+        Ok((observed, lost))
+    }
+
+    /// All totals. `told` is what [`super::Observations`] has handed out.
+    pub(crate) fn totals(&self, told: ByKind) -> Result<Totals, Error> {
+        let (observed, lost) = self.packets()?;
+        let programs: Vec<_> = self
+            .programs
+            .iter()
+            .map(|(program, fd)| {
+                let path = format!(
+                    "/proc/thread-self/fdinfo/{}",
+                    std::os::fd::AsFd::as_fd(fd).as_raw_fd()
+                );
+                // Costs are worth no failure: a kernel that does not tell them costs nothing.
+                cost(program, &fs::read_to_string(path).unwrap_or_default())
+            })
+            .collect();
+        let skipped = programs.iter().map(|cost| cost.skipped).sum();
+        Ok(Totals { observed, told, lost, skipped, programs })
+    }
+}
+
+/// Reads what `/proc/PID/fdinfo` says of a program.
+fn cost(program: &'static str, text: &str) -> Cost {
+    let value = |name: &str| {
+        text.lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(key, _)| *key == name)
+            .and_then(|(_, value)| value.trim().parse().ok())
+            .unwrap_or(0)
+    };
+    Cost {
+        program,
+        runs: value("run_cnt"),
+        nanoseconds: value("run_time_ns"),
+        skipped: value("recursion_misses"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_are_read_from_what_the_kernel_writes() {
+        let text =
+            "pos:\t0\nprog_type:\t26\nrun_time_ns:\t1234\nrun_cnt:\t56\nrecursion_misses:\t7\n";
+        let expected = Cost { program: "p", runs: 56, nanoseconds: 1234, skipped: 7 };
+        assert_eq!(cost("p", text), expected);
+        assert_eq!(cost("p", ""), Cost { program: "p", ..Cost::default() });
+    }
+}

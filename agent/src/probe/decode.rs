@@ -1,0 +1,303 @@
+//! From the programs' bytes to [`Observation`]s. Total: any bytes are an observation or none.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
+
+use whydrop_core::{
+    flow::{Flow, Protocol},
+    observation::{AttemptId, DropReason, Fact, Observation, Rejection},
+};
+use whydrop_ebpf::{Address, AttemptKey, Event, Tally, TallyKey, address, flags, kind, octets};
+
+use super::clock::Clock;
+
+/// What a decoder needs to put names to numbers.
+pub(crate) trait Names {
+    /// The kernel function that holds this address.
+    fn location(&mut self, address: u64) -> Option<Arc<str>>;
+}
+
+/// Decodes with a kernel's names.
+pub(crate) struct Decoder<N> {
+    pub(crate) clock: Clock,
+    reasons: HashMap<u32, Arc<str>>,
+    names: N,
+}
+
+impl<N: Names> Decoder<N> {
+    pub(crate) fn new(clock: Clock, reasons: HashMap<u32, Arc<str>>, names: N) -> Self {
+        Self { clock, reasons, names }
+    }
+
+    /// The observation that an event tells.
+    pub(crate) fn event(&mut self, event: &Event) -> Option<Observation> {
+        let at = self.clock.wall(event.at_ns);
+        let known = Known::of(event.flags, event.dialled, event.dialled_port, event.entered);
+        Some(Observation {
+            at,
+            first: if known.is_known { self.clock.wall(event.first_ns) } else { at },
+            attempt: Some(attempt(&event.attempt)?),
+            packets: 1,
+            flow: flow(&event.key)?,
+            dialled: known.dialled(&event.key),
+            entered: known.entered,
+            delivered: known.delivered,
+            fact: self.fact(&event.key, event.location)?,
+        })
+    }
+
+    /// The observation that a count stands for; none if it counted nothing.
+    pub(crate) fn tally(&mut self, key: &TallyKey, tally: &Tally) -> Option<Observation> {
+        let at = self.clock.wall(tally.last_ns);
+        let known = Known::of(tally.flags, tally.dialled, tally.dialled_port, tally.entered);
+        (tally.count > 0).then_some(())?;
+        Some(Observation {
+            at,
+            first: at,
+            attempt: None,
+            packets: tally.count,
+            flow: flow(key)?,
+            dialled: known.dialled(key),
+            entered: known.entered,
+            delivered: known.delivered,
+            fact: self.fact(key, tally.location)?,
+        })
+    }
+
+    fn fact(&mut self, key: &TallyKey, location: u64) -> Option<Fact> {
+        Some(match key.kind {
+            kind::KERNEL_DROP => Fact::KernelDrop {
+                reason: self.reason(key.reason),
+                location: self.names.location(location),
+                interface: key.interface,
+            },
+            kind::RETRANSMITTED => Fact::Retransmitted,
+            kind::FAILED => Fact::Failed { errno: key.reason.cast_signed() },
+            kind::REJECTED_RESET => Fact::Rejected(Rejection::Reset),
+            kind::REJECTED_ICMP => {
+                let [code, kind, v6, _] = key.reason.to_le_bytes();
+                Fact::Rejected(Rejection::Icmp { v6: v6 != 0, kind, code })
+            }
+            kind::ANSWERED_LATE => Fact::AnsweredLate,
+            kind::ANSWERED_FIRST => Fact::AnsweredFirst,
+            _ => return None,
+        })
+    }
+
+    fn reason(&mut self, number: u32) -> DropReason {
+        // Names are the kernel's; a number that has none is its own name.
+        let name = match self.reasons.get(&number) {
+            Some(name) => Arc::clone(name),
+            None => Arc::from(number.to_string()),
+        };
+        DropReason { number, name }
+    }
+}
+
+/// What a veth of ours knew of the attempt.
+struct Known {
+    is_known: bool,
+    dialled: (IpAddr, u16),
+    entered: Option<u32>,
+    delivered: bool,
+}
+
+impl Known {
+    fn of(bits: u16, dialled: Address, dialled_port: u16, entered: u32) -> Self {
+        let is_known = bits & flags::KNOWN != 0;
+        Self {
+            is_known,
+            dialled: (ip(dialled), dialled_port),
+            entered: (is_known && entered != 0).then_some(entered),
+            delivered: is_known && bits & flags::TO_POD != 0,
+        }
+    }
+
+    /// The destination dialled, where it differs from the one observed.
+    fn dialled(&self, key: &TallyKey) -> Option<(IpAddr, u16)> {
+        let observed = (ip(key.destination), key.destination_port);
+        (self.is_known && self.dialled != observed).then_some(self.dialled)
+    }
+}
+
+fn flow(key: &TallyKey) -> Option<Flow> {
+    Some(Flow {
+        source: ip(key.source),
+        destination: ip(key.destination),
+        port: key.destination_port,
+        protocol: Protocol::from_number(key.protocol)?,
+    })
+}
+
+fn attempt(key: &AttemptKey) -> Option<AttemptId> {
+    Some(AttemptId {
+        protocol: Protocol::from_number(key.protocol)?,
+        source: ip(key.source),
+        source_port: key.source_port,
+        sequence: key.sequence,
+    })
+}
+
+/// The programs' form of an address.
+pub(crate) fn from_ip(ip: IpAddr) -> Address {
+    address(match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    })
+}
+
+/// The address in its own family.
+pub(crate) fn ip(address: Address) -> IpAddr {
+    Ipv6Addr::from(octets(address)).to_canonical()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    struct NoNames;
+
+    impl Names for NoNames {
+        fn location(&mut self, address: u64) -> Option<Arc<str>> {
+            (address == 7).then(|| Arc::from("nf_hook_slow"))
+        }
+    }
+
+    fn decoder() -> Decoder<NoNames> {
+        let clock = Clock::new("2026-01-02T03:04:05Z".parse().unwrap(), 1_000_000_000);
+        Decoder::new(clock, HashMap::from([(12, Arc::from("NETFILTER_DROP"))]), NoNames)
+    }
+
+    fn from_ip_text(text: &str) -> Address {
+        from_ip(text.parse().unwrap())
+    }
+
+    fn drop_event() -> Event {
+        Event {
+            key: TallyKey {
+                source: from_ip_text("10.1.0.10"),
+                destination: from_ip_text("10.1.0.20"),
+                reason: 12,
+                interface: 5,
+                destination_port: 8080,
+                protocol: 6,
+                kind: kind::KERNEL_DROP,
+            },
+            attempt: AttemptKey {
+                source: from_ip_text("10.1.0.10"),
+                sequence: 99,
+                source_port: 40_000,
+                protocol: 6,
+                pad: 0,
+            },
+            entered: 4,
+            at_ns: 3_000_000_000,
+            first_ns: 2_000_000_000,
+            location: 7,
+            dialled: from_ip_text("10.96.0.7"),
+            dialled_port: 80,
+            flags: flags::FROM_POD | flags::KNOWN,
+            pad: 0,
+        }
+    }
+
+    #[test]
+    fn a_drop_after_translation_has_both_destinations() {
+        let found = decoder().event(&drop_event()).unwrap();
+        assert_eq!(found.at, "2026-01-02T03:04:07Z".parse().unwrap());
+        assert_eq!(found.first, "2026-01-02T03:04:06Z".parse().unwrap());
+        assert_eq!(found.flow.to_string(), "10.1.0.10 -> 10.1.0.20:8080/TCP");
+        assert_eq!(found.dialled, Some(("10.96.0.7".parse().unwrap(), 80)));
+        assert_eq!((found.entered, found.delivered), (Some(4), false));
+        let Fact::KernelDrop { reason, location, interface } = found.fact else {
+            panic!("{:?}", found.fact)
+        };
+        assert_eq!(
+            (&*reason.name, location.as_deref(), interface),
+            ("NETFILTER_DROP", Some("nf_hook_slow"), 5)
+        );
+    }
+
+    #[test]
+    fn what_no_veth_saw_has_no_first_sight() {
+        let event = Event { flags: 0, ..drop_event() };
+        let found = decoder().event(&event).unwrap();
+        assert_eq!(found.first, found.at);
+        assert_eq!((found.dialled, found.entered, found.delivered), (None, None, false));
+    }
+
+    #[test]
+    fn a_reason_without_a_name_is_its_number() {
+        let mut event = drop_event();
+        event.key.reason = 0x0002_0003;
+        let Fact::KernelDrop { reason, .. } = decoder().event(&event).unwrap().fact else {
+            panic!("not a drop")
+        };
+        assert_eq!(&*reason.name, "131075");
+    }
+
+    #[test]
+    fn icmp_is_told_apart() {
+        let mut event = drop_event();
+        event.key.kind = kind::REJECTED_ICMP;
+        event.key.reason = whydrop_ebpf::icmp_reason(true, 1, 4);
+        assert_eq!(
+            decoder().event(&event).unwrap().fact,
+            Fact::Rejected(Rejection::Icmp { v6: true, kind: 1, code: 4 })
+        );
+    }
+
+    #[test]
+    fn a_count_of_nothing_is_no_observation() {
+        let tally = Tally { count: 0, ..Tally::default() };
+        assert_eq!(decoder().tally(&drop_event().key, &tally), None);
+        let tally = Tally { count: 3, last_ns: 5_000_000_000, ..tally };
+        let found = decoder().tally(&drop_event().key, &tally).unwrap();
+        assert_eq!((found.packets, found.attempt), (3, None));
+    }
+
+    proptest! {
+        #[test]
+        fn any_event_decodes_or_does_not(
+            words in prop::array::uniform30(any::<u32>()),
+        ) {
+            let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x, y, z, ..]
+                = words;
+            let [lo, hi] = [a ^ z, b ^ y];
+            let event = Event {
+                key: TallyKey {
+                    source: [a, b, c, d],
+                    destination: [e, f, g, h],
+                    reason: i,
+                    interface: j,
+                    destination_port: lo as u16,
+                    protocol: hi as u8,
+                    kind: (hi >> 8) as u8,
+                },
+                attempt: AttemptKey {
+                    source: [k, l, m, n],
+                    sequence: o,
+                    source_port: p as u16,
+                    protocol: q as u8,
+                    pad: 0,
+                },
+                entered: r,
+                at_ns: u64::from(s) << 32 | u64::from(t),
+                first_ns: u64::from(u) << 32 | u64::from(v),
+                location: u64::from(w),
+                dialled: [w, x, y, z],
+                dialled_port: x as u16,
+                flags: y as u16,
+                pad: 0,
+            };
+            let _ = decoder().event(&event);
+            let tally = Tally { count: u64::from(a), last_ns: event.at_ns, ..Tally::default() };
+            let _ = decoder().tally(&event.key, &tally);
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Reading what the programs tell: events from the ring, counts from the tally.
+
+use std::{collections::HashMap, io, os::fd::AsFd as _, sync::Arc, time::Duration};
+
+use aya::maps::{Array, HashMap as KernelHashMap, MapData, RingBuf};
+use aya_log::EbpfLogger;
+use tokio::{
+    io::unix::AsyncFd,
+    time::{Instant, timeout_at},
+};
+use whydrop_core::observation::Observation;
+use whydrop_ebpf::{Event, LOCATION_BYTES, Tally, TallyKey};
+
+use super::{
+    clock::Clock,
+    counters::{ByKind, Counters, Totals},
+    decode::{Decoder, Names},
+    error::Error,
+    log::ToTracing,
+    sys::{self, Entries},
+};
+
+/// How long the reader lets events gather before it looks again. It bounds how late an event is
+/// told while more come in; the first one after a quiet time is told at once.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How long the reader trusts the programs to wake it: see [`Observations::next`].
+const BACKSTOP: Duration = Duration::from_secs(1);
+
+/// Events handed out at once: what the ring holds when it is full.
+const BATCH_MAX: usize = 8192;
+
+/// Everything that the programs observe, as [`Observation`]s.
+pub struct Observations {
+    ring: AsyncFd<RingBuf<MapData>>,
+    /// Tells the programs that the reader waits to be woken.
+    waiting: Array<MapData, u32>,
+    is_waiting: bool,
+    /// When to look at the ring next, while the reader does not wait to be woken.
+    look_at: Instant,
+    tally: Switch,
+    counters: Counters,
+    told: ByKind,
+    /// What the counters said at the last turn.
+    turned_at: ByKind,
+    /// Events that were none, which only a fault of ours can bring about.
+    malformed: u64,
+    decoder: Decoder<Locations>,
+    log: Option<EbpfLogger<ToTracing>>,
+}
+
+/// The two maps that count in turn, and the slot that says which one does.
+struct Switch {
+    slot: Arc<MapData>,
+    maps: [Arc<MapData>; 2],
+    active: usize,
+}
+
+/// What [`Observations`] is made of, taken out of the loaded object.
+pub(crate) struct Maps {
+    pub(crate) ring: RingBuf<MapData>,
+    pub(crate) waiting: Array<MapData, u32>,
+    pub(crate) slot: MapData,
+    pub(crate) tallies: [MapData; 2],
+    pub(crate) locations: KernelHashMap<MapData, u64, [u8; LOCATION_BYTES]>,
+}
+
+impl Observations {
+    pub(crate) fn new(
+        maps: Maps,
+        counters: Counters,
+        reasons: HashMap<u32, Arc<str>>,
+        log: Option<EbpfLogger<ToTracing>>,
+    ) -> Result<Self, Error> {
+        let Maps { ring, waiting, slot, tallies, locations } = maps;
+        let tally = Switch { slot: Arc::new(slot), maps: tallies.map(Arc::new), active: 0 };
+        tally.exchange(0)?;
+        let names = Locations { map: locations, known: HashMap::new() };
+        Ok(Self {
+            ring: sys::watch_ring(ring).map_err(Error::io("waiting for the ring"))?,
+            waiting,
+            is_waiting: false,
+            look_at: Instant::now(),
+            tally,
+            counters,
+            told: ByKind::default(),
+            turned_at: ByKind::default(),
+            malformed: 0,
+            decoder: Decoder::new(Clock::read()?, reasons, names),
+            log,
+        })
+    }
+
+    /// The next observations, at least one. Losing the future loses none of them.
+    ///
+    /// While events come in, the reader looks at the ring every [`PAUSE`], and nobody wakes it
+    /// but a program that sees the ring fill. When a pause has brought nothing, the reader sets
+    /// `WAITING`, looks once more, and only then waits to be woken.
+    ///
+    /// No event waits long for that, whatever the order: a program reads `WAITING` before it
+    /// submits its event. If it reads that the reader waits, it wakes it. If not, then it read
+    /// before the reader had set it, and submits within the microsecond: before the reader's last
+    /// look, which finds the event, unless the program was interrupted just in between. Such an
+    /// event is found at the next one's wake-up, or after [`BACKSTOP`] at the latest.
+    pub async fn next(&mut self) -> Result<Vec<Observation>, Error> {
+        loop {
+            let until = if self.is_waiting { Instant::now() + BACKSTOP } else { self.look_at };
+            if let Ok(ready) = timeout_at(until, self.ring.readable()).await {
+                ready.map_err(Error::io("waiting for the ring"))?.clear_ready();
+            }
+            let mut batch = self.drain();
+            if batch.is_empty() && !self.is_waiting {
+                self.set_waiting(true)?;
+                batch = self.drain();
+            }
+            if !batch.is_empty() {
+                if self.is_waiting {
+                    self.set_waiting(false)?;
+                }
+                self.look_at = Instant::now() + PAUSE;
+                return Ok(batch);
+            }
+        }
+    }
+
+    /// Ends an interval of counting, and returns what was counted in it. To be called every second
+    /// or so: the first observation of a key in an interval is told at once, all others now.
+    ///
+    /// Nothing waits and nothing is asked of the kernel where nothing was observed.
+    pub async fn turn(&mut self) -> Result<Vec<Observation>, Error> {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+        self.decoder.clock = Clock::read()?;
+        let (observed, _) = self.counters.packets()?;
+        if observed == self.turned_at {
+            return Ok(Vec::new());
+        }
+        self.turned_at = observed;
+
+        let counted = self.tally.active;
+        let next = 1 - counted;
+        let switch = self.tally.handle(next);
+        self.tally.active = next;
+        // The kernel waits for programs that still count, some milliseconds in which the ring is to
+        // be read: so on a thread of the runtime's for such calls. It is no task.
+        tokio::task::spawn_blocking(move || switch.exchange(next)).await.map_err(|error| {
+            Error::Io { doing: "exchanging the counts", source: io::Error::other(error) }
+        })??;
+
+        let mut batch = Vec::new();
+        let (decoder, told) = (&mut self.decoder, &mut self.told);
+        sys::entries(
+            self.tally.maps[counted].fd().as_fd(),
+            Entries::Go,
+            |key: &TallyKey, tally: &Tally| {
+                if let Some(observation) = decoder.tally(key, tally) {
+                    told[usize::from(key.kind)] += observation.packets;
+                    batch.push(observation);
+                }
+            },
+        )
+        .map_err(Error::io("reading the counts"))?;
+        Ok(batch)
+    }
+
+    /// What was observed, told and lost so far.
+    pub fn totals(&self) -> Result<Totals, Error> {
+        self.counters.totals(self.told)
+    }
+
+    /// Events that could not be read; none, unless programs and agent do not fit.
+    pub fn malformed(&self) -> u64 {
+        self.malformed
+    }
+
+    fn drain(&mut self) -> Vec<Observation> {
+        let mut batch = Vec::new();
+        let ring = self.ring.get_mut();
+        while batch.len() < BATCH_MAX
+            && let Some(bytes) = ring.next()
+        {
+            let told = sys::read::<Event>(&bytes)
+                .and_then(|event| Some((event.key.kind, self.decoder.event(&event)?)));
+            match told {
+                Some((kind, observation)) => {
+                    self.told[usize::from(kind)] += 1;
+                    batch.push(observation);
+                }
+                None => self.malformed += 1,
+            }
+        }
+        batch
+    }
+
+    fn set_waiting(&mut self, waiting: bool) -> Result<(), Error> {
+        self.waiting
+            .set(0, &u32::from(waiting), 0)
+            .map_err(|error| Error::kernel("telling the programs that the reader waits", error))?;
+        self.is_waiting = waiting;
+        Ok(())
+    }
+}
+
+impl Switch {
+    /// What it takes to exchange, for another thread.
+    fn handle(&self, active: usize) -> Self {
+        let Self { slot, maps: [a, b], .. } = self;
+        Self { slot: Arc::clone(slot), maps: [Arc::clone(a), Arc::clone(b)], active }
+    }
+
+    fn exchange(&self, active: usize) -> Result<(), Error> {
+        sys::exchange(self.slot.fd().as_fd(), self.maps[active].fd().as_fd())
+            .map_err(Error::io("exchanging the counts"))
+    }
+}
+
+/// The kernel functions that programs have named.
+struct Locations {
+    map: KernelHashMap<MapData, u64, [u8; LOCATION_BYTES]>,
+    /// Bounded as the map is: only what it holds is remembered.
+    known: HashMap<u64, Arc<str>>,
+}
+
+impl Names for Locations {
+    fn location(&mut self, address: u64) -> Option<Arc<str>> {
+        if address == 0 {
+            return None;
+        }
+        if let Some(name) = self.known.get(&address) {
+            return Some(Arc::clone(name));
+        }
+        let text = self.map.get(&address, 0).ok()?;
+        let name: Arc<str> = Arc::from(symbol(&text)?);
+        self.known.insert(address, Arc::clone(&name));
+        Some(name)
+    }
+}
+
+/// The function's name in what the kernel printed: without its module, or the suffix of a part that
+/// the compiler split off.
+fn symbol(text: &[u8]) -> Option<&str> {
+    let end = text.iter().position(|byte| *byte == 0)?;
+    let text = std::str::from_utf8(&text[..end]).ok()?;
+    let name = text.split([' ', '+', '.']).next()?;
+    // Without symbols the kernel prints the address.
+    (!name.is_empty() && !name.starts_with("0x")).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn symbols_lose_what_the_compiler_and_modules_add() {
+        let read = |text: &str| {
+            let mut bytes = [0; LOCATION_BYTES];
+            bytes[..text.len()].copy_from_slice(text.as_bytes());
+            symbol(&bytes).map(str::to_owned)
+        };
+        assert_eq!(read("nf_hook_slow").as_deref(), Some("nf_hook_slow"));
+        assert_eq!(read("nft_do_chain [nf_tables]").as_deref(), Some("nft_do_chain"));
+        assert_eq!(
+            read("__netif_receive_skb_core.constprop.0").as_deref(),
+            Some("__netif_receive_skb_core")
+        );
+        assert_eq!(read("0xffffffff81000000"), None);
+        assert_eq!(read(""), None);
+    }
+}
