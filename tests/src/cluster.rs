@@ -54,6 +54,18 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Reads one text of manifests.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut cluster = Self::default();
+        cluster.read_text(text)?;
+        Ok(cluster)
+    }
+
+    fn read_text(&mut self, text: &str) -> Result<()> {
+        let documents: Vec<Value> = serde_saphyr::from_multiple(text)?;
+        documents.iter().try_for_each(|object| self.add(object))
+    }
+
     /// The pod called `namespace/name`.
     pub fn pod(&self, key: &str) -> Result<&Pod> {
         self.pods.iter().find(|pod| pod.key == key).with_context(|| format!("no pod {key}"))

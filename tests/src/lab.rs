@@ -48,10 +48,15 @@ pub struct Lab {
     /// The node on which the agent runs.
     pub node: Namespace,
     outside: Namespace,
-    pods: BTreeMap<String, Namespace>,
+    /// By `namespace/name`, with the name of the veth's host end.
+    pods: BTreeMap<String, (Namespace, String)>,
     cluster: Cluster,
+    node_name: String,
     node_addresses: Vec<IpAddr>,
     outside_addresses: Vec<IpAddr>,
+    run: u32,
+    /// How many pods there have been.
+    count: usize,
 }
 
 /// Where traffic starts: a namespace and, where it matters, the address to send from.
@@ -69,7 +74,6 @@ impl Lab {
         ensure!(nix::unistd::geteuid().is_root(), "network namespaces need root");
         sweep();
         let mut cluster = Cluster::read(manifests)?;
-        cluster.pods.extend(marker::pods(&scenario.node));
         let run = RUN.fetch_add(1, Ordering::Relaxed);
         let node_addresses = cluster.node(&scenario.node)?.addresses.clone();
         let others = cluster.nodes.iter().filter(|node| node.name != scenario.node);
@@ -80,20 +84,47 @@ impl Lab {
             node: Namespace::create(run, "node")?,
             outside: Namespace::create(run, "outside")?,
             pods: BTreeMap::new(),
-            cluster,
+            cluster: Cluster::default(),
+            node_name: scenario.node.clone(),
             node_addresses,
             outside_addresses,
+            run,
+            count: 0,
         };
         router(&lab.node, scenario.reverse_path)?;
         router(&lab.outside, ReversePath::Off)?;
-        lab.connect_node(&scenario.node)?;
-        for (index, pod) in lab.cluster.pods.iter().enumerate() {
-            let namespace = Namespace::create(run, &format!("pod{index}"))?;
-            let host = if pod.node == scenario.node { &lab.node } else { &lab.outside };
-            connect_pod(host, &namespace, pod, &format!("veth{index}"))?;
-            lab.pods.insert(pod.key.clone(), namespace);
-        }
+        lab.connect_node()?;
+        cluster.pods.extend(marker::pods(&scenario.node));
+        lab.follow(cluster)?;
         Ok(lab)
+    }
+
+    /// Makes the pods that the manifests have and the lab has not yet.
+    pub fn follow(&mut self, cluster: Cluster) -> Result<()> {
+        for pod in cluster.pods {
+            if self.pods.contains_key(&pod.key) {
+                continue;
+            }
+            let index = self.count;
+            self.count += 1;
+            let namespace = Namespace::create(self.run, &format!("pod{index}"))?;
+            let veth = format!("veth{index}");
+            let local = pod.node == self.node_name;
+            let host = if local { &self.node } else { &self.outside };
+            connect_pod(host, &namespace, &pod, &veth)?;
+            if local {
+                self.route_back(&pod)?;
+            }
+            self.pods.insert(pod.key.clone(), (namespace, veth));
+            self.cluster.pods.push(pod);
+        }
+        Ok(())
+    }
+
+    /// Takes a pod's interface away under whoever is attached to it.
+    pub fn unplug(&self, pod: &str) -> Result<()> {
+        let (_, veth) = self.pods.get(pod).with_context(|| format!("no pod {pod}"))?;
+        self.node.ip(&format!("link delete {veth}\n"))
     }
 
     /// Finds who is called `who`: `namespace/pod`, `node`, `outside`, or an address outside.
@@ -105,7 +136,7 @@ impl Lab {
         let namespace = match who {
             "node" => &self.node,
             "outside" => &self.outside,
-            pod => self.pods.get(pod).with_context(|| format!("no pod {pod} in the manifests"))?,
+            pod => &self.pods.get(pod).with_context(|| format!("no pod {pod} in the manifests"))?.0,
         };
         Ok(Origin { namespace, source: None })
     }
@@ -130,7 +161,7 @@ impl Lab {
     }
 
     /// The uplink of the node: its addresses, the gateway outside, and everything held there.
-    fn connect_node(&self, node_name: &str) -> Result<()> {
+    fn connect_node(&self) -> Result<()> {
         let (node, outside) = (self.node.name(), self.outside.name());
         let links =
             format!("link add {UPLINK} netns {node} type veth peer node0 netns {outside}\n");
@@ -148,15 +179,22 @@ impl Lab {
         }
         for &address in &self.node_addresses {
             writeln!(inside, "route add default via {}", gateway(address)?.0)?;
-            for pod in self.cluster.pods.iter().filter(|pod| pod.node == node_name) {
-                for back in pod.addresses.iter().filter(|pod| pod.is_ipv4() == address.is_ipv4()) {
-                    writeln!(beyond, "route add {back} via {address}")?;
-                }
-            }
         }
         self.node.ip(&links)?;
         self.node.ip(&inside)?;
         self.outside.ip(&beyond)
+    }
+
+    /// The way from outside to a pod of the node.
+    fn route_back(&self, pod: &Pod) -> Result<()> {
+        let mut routes = String::new();
+        for address in &pod.addresses {
+            let mut nodes = self.node_addresses.iter();
+            if let Some(via) = nodes.find(|node| node.is_ipv4() == address.is_ipv4()) {
+                writeln!(routes, "route add {address} via {via}")?;
+            }
+        }
+        self.outside.ip(&routes)
     }
 }
 

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::{
     agent::{Agent, Heard, binary},
+    cluster::Cluster,
     expect::{self, Pairing},
     lab::{Lab, filter::Enforcement, namespace::checked, namespace::feed, server::Server},
     marker,
@@ -126,9 +127,11 @@ impl<'s> Stage<'s> {
                 let name = file.file_name().context("a file in later/")?;
                 let text = fs::read_to_string(self.scenario.folder.join("later").join(file))?;
                 audience.file(&file.display().to_string(), &text);
+                self.lab.follow(Cluster::parse(&text)?)?;
                 self.put(&name.to_string_lossy(), &text)?;
             }
             Step::Remove(file) => fs::remove_file(self.manifests.path().join(file))?,
+            Step::Unplug(pod) => self.lab.unplug(pod)?,
             Step::Filter(rules) => self.enforcement.switch(&self.lab, rules)?,
             Step::Remedy(remedy) => self.remedy(remedy, audience)?,
             Step::Report(expected) => self.report(expected, audience)?,

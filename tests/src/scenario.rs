@@ -136,10 +136,13 @@ pub enum Step {
     Spoof(Spoof),
     /// Steps at the same time.
     Together(Vec<Step>),
-    /// A manifest from `later/` goes into the folder that the agent watches.
+    /// A manifest from `later/` goes into the folder that the agent watches; pods in it that are
+    /// new get their namespace and veth before.
     Apply(PathBuf),
     /// A manifest goes from that folder.
     Remove(PathBuf),
+    /// A pod's veth is deleted while the agent is attached to it.
+    Unplug(String),
     /// Another set of rules, as the CNI would program after a change of policies.
     Filter(Rules),
     /// The remedy that was reported is applied, and the CNI follows.
