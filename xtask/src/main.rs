@@ -26,8 +26,8 @@ enum Job {
     Test(test::Arguments),
     /// Installs what is missing to build, to play scenarios and to test; says what and why.
     Setup,
-    /// Formatting, lints, and each crate alone.
-    Lint(lint::Arguments),
+    /// Formatting, licences, lints, and each crate alone.
+    Lint,
 }
 
 fn main() -> ExitCode {
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Job::Demo(arguments) => demo::run(&arguments),
         Job::Test(arguments) => test::run(&arguments),
         Job::Setup => setup::run(),
-        Job::Lint(arguments) => lint::run(&arguments),
+        Job::Lint => lint::run(),
     };
     match done {
         Ok(code) => code,

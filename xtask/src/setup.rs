@@ -26,7 +26,7 @@ const BPF_LINKER: Tool = Tool {
         ("LLVM_SYS_221_PREFIX", "/usr/lib/llvm-22"),
     ],
     purpose: "links the eBPF programs",
-    seconds: 60,
+    seconds: 80,
 };
 
 /// Runs tests, each in a process of its own, several at a time and with a bound on each.
@@ -41,6 +41,17 @@ const NEXTEST: Tool = Tool {
     environment: &[("CARGO_PROFILE_DEV_DEBUG", "0")],
     purpose: "runs the tests",
     seconds: 100,
+};
+
+/// Checks `deny.toml`. Built as [`NEXTEST`] is, and for the same reason.
+const DENY: Tool = Tool {
+    name: "cargo-deny",
+    version: "0.20.2",
+    ask: &["cargo-deny", "--version"],
+    options: &["--debug", "--no-default-features"],
+    environment: &[("CARGO_PROFILE_DEV_DEBUG", "0")],
+    purpose: "checks the licences and sources of what we build on",
+    seconds: 80,
 };
 
 /// What bpf-linker is compiled against.
@@ -101,7 +112,9 @@ pub(crate) fn prepare(plan: &mut Plan, purpose: Purpose) -> Result<()> {
     }
     let mut seconds = if packages.is_empty() { 0 } else { PROGRAMS_SECONDS };
     let mut tools = vec![&BPF_LINKER];
-    tools.extend((purpose == Purpose::Test).then_some(&NEXTEST));
+    if purpose == Purpose::Test {
+        tools.extend([&NEXTEST, &DENY]);
+    }
     tools.retain(|tool| !tool.present());
     for tool in &tools {
         let Tool { name, version, purpose, .. } = tool;
