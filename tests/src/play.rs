@@ -2,7 +2,13 @@
 
 mod traffic;
 
-use std::{fmt::Write as _, fs, net::SocketAddr, process::Command, time::Duration};
+use std::{
+    fmt::Write as _,
+    fs,
+    net::SocketAddr,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use serde_json::Value;
@@ -24,6 +30,8 @@ const REPORT_WAIT: Duration = Duration::from_secs(15);
 const REPEAT_MIN: Duration = Duration::from_secs(60);
 /// Seconds after which a command that should have ended is killed.
 const COMMAND_SECONDS: &str = "20";
+/// Between two looks at what was said.
+const LOOK: Duration = Duration::from_millis(20);
 /// The marker's first destination port; each marker has one of its own.
 const MARKER_PORT: u16 = 40_001;
 
@@ -127,13 +135,15 @@ impl<'s> Stage<'s> {
                 let name = file.file_name().context("a file in later/")?;
                 let text = fs::read_to_string(self.scenario.folder.join("later").join(file))?;
                 audience.file(&file.display().to_string(), &text);
-                self.lab.follow(Cluster::parse(&text)?)?;
+                // What cannot be read has no pods.
+                self.lab.follow(Cluster::parse(&text).unwrap_or_default())?;
                 self.put(&name.to_string_lossy(), &text)?;
             }
             Step::Remove(file) => fs::remove_file(self.manifests.path().join(file))?,
             Step::Unplug(pod) => self.lab.unplug(pod)?,
             Step::Filter(rules) => self.enforcement.switch(&self.lab, rules)?,
             Step::Remedy(remedy) => self.remedy(remedy, audience)?,
+            Step::Complains(words) => self.complains(words)?,
             Step::Report(expected) => self.report(expected, audience)?,
             Step::Whydrop(whydrop) => self.whydrop(whydrop, audience)?,
             Step::Together(steps) => traffic::run(&self.lab, steps, audience)?,
@@ -190,6 +200,20 @@ impl<'s> Stage<'s> {
             self.put("remedy.yaml", &text)?;
         }
         self.enforcement.switch(&self.lab, &remedy.rules)
+    }
+
+    /// Waits until the agent has said these words on standard error.
+    fn complains(&self, words: &[String]) -> Result<()> {
+        let Some(agent) = &self.agent else { return Ok(()) };
+        let deadline = Instant::now() + REPORT_WAIT;
+        loop {
+            let said = agent.stderr();
+            let Some(missing) = words.iter().find(|word| !said.contains(*word)) else {
+                return Ok(());
+            };
+            ensure!(Instant::now() < deadline, "the agent did not say {missing:?}");
+            std::thread::park_timeout(LOOK);
+        }
     }
 
     /// Runs another command of whydrop over the same manifests.

@@ -147,6 +147,8 @@ pub enum Step {
     Filter(Rules),
     /// The remedy that was reported is applied, and the CNI follows.
     Remedy(Remedy),
+    /// The agent says these words on standard error, sooner or later.
+    Complains(Vec<String>),
     /// Exactly these records, in any order, since the last such step. Each needs only have the
     /// fields that are given here.
     Report(Vec<Value>),

@@ -26,8 +26,8 @@ pub(crate) fn run() -> Result<ExitCode> {
 /// Adds the checks to a plan.
 pub(crate) fn prepare(plan: &mut Plan) {
     plan.add("formatting", cargo(["fmt", "--all", "--check"]), 2);
-    // Not its advisories: they are fetched, and change without us.
-    let deny = cargo(["deny", "--offline", "check", "bans", "licenses", "sources"]);
+    // Not the advisories: they are fetched, and change without us.
+    let deny = cargo(["deny", "check", "bans", "licenses", "sources"]);
     plan.add("licences, duplicates, sources", deny, 2);
     let lints = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
     plan.add("lints", cargo(lints), 60);
