@@ -1,4 +1,6 @@
 //! whydrop: which policy ate my packet, since when, and what one rule fixes it.
 
 pub mod cluster;
+pub mod command;
 pub mod probe;
+pub mod report;

@@ -1,3 +1,10 @@
-//! The `whydrop` binary.
+//! The `whydrop` binary: parse, run, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use whydrop::command::{Cli, run};
+
+fn main() -> ExitCode {
+    run(Cli::parse())
+}

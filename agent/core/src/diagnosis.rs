@@ -269,6 +269,25 @@ impl Diagnosis {
         !reset || filtered || self.cause.class.is_denial() || self.cause.class == Class::NotEnforced
     }
 
+    /// The same question of a packet that carries a Service's address to the policies, as nobody
+    /// translated it: judged as it stands.
+    #[must_use]
+    pub fn untranslated(self, snapshot: &Snapshot, flow: &Flow) -> Self {
+        if self.service.is_none() {
+            return self;
+        }
+        let question = Question {
+            destination: snapshot.resolve(flow.destination, None),
+            port: flow.port,
+            ..self.question
+        };
+        let verdict = evaluate(snapshot, &question);
+        let case = Case { flow: *flow, dialled: None, at: None, fate: Fate::Asked };
+        let inquiry = Inquiry { snapshot, case: &case, question: &question, verdict: &verdict };
+        let cause = inquiry.cause();
+        Self { question, service: None, verdict, cause }
+    }
+
     /// The policies responsible for a denial: of an implicit one, all that isolate the pod.
     pub fn responsible(&self) -> Vec<Arc<Policy>> {
         let Some(direction) = self.cause.direction else { return Vec::new() };

@@ -232,7 +232,11 @@ fn yaml_documents(text: &str) -> Vec<(usize, &str)> {
     documents
 }
 
-fn yaml(document: &str, start_line: usize) -> Result<Value, String> {
+/// Reads one YAML (or JSON) document; line numbers in errors count from `start_line`.
+///
+/// # Errors
+/// Where it is not YAML, and in which line and column.
+pub fn yaml(document: &str, start_line: usize) -> Result<Value, String> {
     let options = serde_saphyr::options! { with_snippet: false };
     serde_saphyr::from_str_with_options(document, options).map_err(|error| {
         let message = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);

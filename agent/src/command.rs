@@ -1,0 +1,94 @@
+//! The commands, one file each, and what they share.
+//!
+//! Exit codes: 0 done, 1 the answer is no (denied, differs), 2 wrong use or bad input.
+
+mod check;
+mod ends;
+mod explain;
+mod fix;
+mod source;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::report::Record;
+
+/// Names the Kubernetes `NetworkPolicy` that dropped a connection, why, and the rule that fixes it.
+#[derive(Debug, Parser)]
+#[command(name = "whydrop", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Why would a flow pass, or not: the policies' verdict, rule by rule.
+    Explain(explain::Args),
+    /// Many flows with expected verdicts; exit 1 where one differs.
+    Check(check::Args),
+    /// The smallest rule that lets a denied flow pass, as YAML for `kubectl apply -f -`.
+    Fix(fix::Args),
+    /// The JSON Schema of the records.
+    Schema,
+}
+
+/// How a command answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// What a command came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done, or yes.
+    Done,
+    /// The answer is no.
+    No,
+}
+
+/// Runs a command and says how it went, on standard error where it went wrong.
+pub fn run(cli: Cli) -> ExitCode {
+    let outcome = match cli.command {
+        Command::Explain(args) => explain::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Fix(args) => fix::run(&args),
+        Command::Schema => schema(),
+    };
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::No) => ExitCode::from(1),
+        // `whydrop … | head` is no failure.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "whydrop: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
+    kind == Some(io::ErrorKind::BrokenPipe)
+}
+
+fn schema() -> anyhow::Result<Outcome> {
+    let schema = schemars::schema_for!(Record);
+    print(&(serde_json::to_string_pretty(&schema)? + "\n"))
+}
+
+/// Prints to standard output, where a write can fail.
+fn print(text: &str) -> anyhow::Result<Outcome> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("standard output")?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,162 @@
+//! `whydrop check`: policy unit tests. Many flows with the verdicts that are expected of them.
+
+use std::{fmt::Write as _, fs, io, path::PathBuf, str::FromStr as _};
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::Args as ClapArgs;
+use serde::{Deserialize, Serialize};
+use whydrop_core::diagnosis::Diagnosis;
+
+use super::{
+    Outcome, Output,
+    ends::{End, Port, effective, judge},
+    print,
+    source::ClusterArgs,
+};
+use crate::{
+    cluster::manifests,
+    report::{self, cause_of, text::escape, verdict_of},
+};
+
+/// Flags of `check`.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// The flows, YAML or JSON: a list of {from, to, port, protocol, expect: allow|deny}
+    #[arg(long, value_name = "FILE")]
+    flows: PathBuf,
+    /// Output format
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+/// A flow with its expected verdict, as written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Expectation {
+    from: String,
+    to: String,
+    port: u16,
+    #[serde(default = "tcp")]
+    protocol: String,
+    expect: Expect,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Expect {
+    Allow,
+    Deny,
+}
+
+impl Expect {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+fn tcp() -> String {
+    "TCP".to_owned()
+}
+
+/// One line of JSON output.
+#[derive(Debug, Serialize)]
+struct Checked<'a> {
+    from: &'a str,
+    to: &'a str,
+    port: u16,
+    protocol: &'a str,
+    expect: Expect,
+    effective: &'a str,
+    verdict: report::Verdict,
+    cause: report::Cause,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let snapshot = args.cluster.snapshot()?;
+    let expectations = read(&args.flows)?;
+    let mut judged: Vec<(&Expectation, Diagnosis)> = Vec::new();
+    for (index, expectation) in expectations.iter().enumerate() {
+        let place = || format!("{}, flow {}", args.flows.display(), index + 1);
+        let (from, to, port) = expectation.parse().with_context(place)?;
+        judged.push((expectation, judge(&snapshot, &from, &to, port).with_context(place)?));
+    }
+    let mut text = String::new();
+    let mut differing = 0;
+    for (expectation, diagnosis) in &judged {
+        let effective = effective(diagnosis);
+        let differs = effective != expectation.expect.name();
+        differing += usize::from(differs);
+        let line = match args.output {
+            Output::Json => json(expectation, effective, diagnosis)?,
+            Output::Text => {
+                let Expectation { from, to, port, protocol, .. } = expectation;
+                let cause = &diagnosis.cause.text;
+                let mark = if differs { "DIFFERS" } else { "ok     " };
+                let expected = match differs {
+                    true => format!(", expected {}", expectation.expect.name()),
+                    false => String::new(),
+                };
+                let flow = format!("{from} -> {to}:{port}/{protocol}");
+                escape(&format!("{mark} {flow}  {effective}{expected}: {cause}")).into_owned()
+            }
+        };
+        writeln!(text, "{line}").context("writing to memory")?;
+    }
+    if args.output == Output::Text {
+        let count = judged.len();
+        writeln!(text, "{count} flows, {differing} differ").context("writing to memory")?;
+    }
+    print(&text)?;
+    Ok(if differing == 0 { Outcome::Done } else { Outcome::No })
+}
+
+fn json(
+    expectation: &Expectation,
+    effective: &str,
+    diagnosis: &Diagnosis,
+) -> anyhow::Result<String> {
+    let Expectation { from, to, port, protocol, expect } = expectation;
+    Ok(serde_json::to_string(&Checked {
+        from,
+        to,
+        port: *port,
+        protocol,
+        expect: *expect,
+        effective,
+        verdict: verdict_of(&diagnosis.verdict),
+        cause: cause_of(&diagnosis.cause),
+    })?)
+}
+
+impl Expectation {
+    fn parse(&self) -> anyhow::Result<(End, End, Port)> {
+        let end = |field: &str, text: &str| {
+            End::from_str(text).map_err(|expected| anyhow!("{field}: {expected}"))
+        };
+        if self.port == 0 {
+            bail!("port: expected 1 to 65535, found 0");
+        }
+        let protocol = self.protocol.parse().map_err(|expected| anyhow!("protocol: {expected}"))?;
+        let port = Port { number: self.port, protocol };
+        Ok((end("from", &self.from)?, end("to", &self.to)?, port))
+    }
+}
+
+fn read(path: &PathBuf) -> anyhow::Result<Vec<Expectation>> {
+    let name = path.display();
+    let text = match path.as_os_str() == "-" {
+        true => io::read_to_string(io::stdin()),
+        false => fs::read_to_string(path),
+    };
+    let text = text.with_context(|| name.to_string())?;
+    let value = manifests::yaml(&text, 1).map_err(|error| anyhow!("{name}: {error}"))?;
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let field = error.path().to_string();
+        anyhow!("{name}: {field}: {}", error.inner())
+    })
+}

@@ -1,0 +1,207 @@
+//! The ends of a flow as people name them.
+
+use std::{fmt, net::IpAddr, str::FromStr};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use whydrop_core::{
+    cluster::{Snapshot, object::Service},
+    diagnosis::{Case, Diagnosis, Fate, diagnose},
+    flow::{Flow, Protocol},
+    policy::evaluate::Decision,
+};
+
+/// One end: `NAMESPACE/POD`, `NAMESPACE/svc/NAME`, `node/NAME` or an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// A pod.
+    Pod(String, String),
+    /// A Service.
+    Service(String, String),
+    /// A node.
+    Node(String),
+    /// An address, as a packet carries it.
+    Address(IpAddr),
+}
+
+impl FromStr for End {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let own = |text: &&str| (*text).to_owned();
+        match parts.as_slice() {
+            [..] if parts.iter().any(|part| part.is_empty()) => {}
+            ["node", name] => return Ok(Self::Node(own(name))),
+            [namespace, name] => return Ok(Self::Pod(own(namespace), own(name))),
+            [namespace, "svc", name] => return Ok(Self::Service(own(namespace), own(name))),
+            [address] => {
+                if let Ok(address) = address.parse() {
+                    return Ok(Self::Address(address));
+                }
+            }
+            _ => {}
+        }
+        Err(format!(
+            "expected NAMESPACE/POD, NAMESPACE/svc/NAME, node/NAME or an address, found {text:?}"
+        ))
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(namespace, name) => write!(f, "{namespace}/{name}"),
+            Self::Service(namespace, name) => write!(f, "{namespace}/svc/{name}"),
+            Self::Node(name) => write!(f, "node/{name}"),
+            Self::Address(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+/// A port with its protocol: `8080/TCP`, or `8080` for TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Port {
+    /// Number.
+    pub number: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+}
+
+impl FromStr for Port {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, protocol) = text.split_once('/').unwrap_or((text, "TCP"));
+        match number.parse() {
+            Ok(number) if number > 0 => {
+                Ok(Self { number, protocol: protocol.to_uppercase().parse()? })
+            }
+            _ => Err(format!("expected a port from 1 to 65535, found {number:?}")),
+        }
+    }
+}
+
+/// A flow to ask about.
+#[derive(Debug, Args)]
+pub(super) struct FlowArgs {
+    /// Who connects: NAMESPACE/POD, NAMESPACE/svc/NAME, node/NAME or an address
+    #[arg(long, value_name = "END")]
+    pub from: End,
+    /// Who is connected to
+    #[arg(long, value_name = "END")]
+    pub to: End,
+    /// Destination port, such as 8080/TCP or 53/UDP
+    #[arg(long, value_name = "PORT[/PROTOCOL]")]
+    pub port: Port,
+}
+
+impl FlowArgs {
+    /// Judges the flow.
+    ///
+    /// # Errors
+    /// An end that the cluster does not have, or two that have no address family in common.
+    pub(super) fn diagnose(&self, snapshot: &Snapshot) -> anyhow::Result<Diagnosis> {
+        judge(snapshot, &self.from, &self.to, self.port)
+    }
+}
+
+/// Judges a flow between two ends.
+///
+/// # Errors
+/// An end that the cluster does not have, or two that have no address family in common.
+pub(super) fn judge(snapshot: &Snapshot, from: &End, to: &End, port: Port) -> anyhow::Result<Diagnosis> {
+    if let End::Service(..) = from {
+        bail!("from {from}: a Service does not connect; name a pod behind it");
+    }
+    let sources = from.addresses(snapshot).with_context(|| format!("from {from}"))?;
+    let (destinations, number) = match headless(snapshot, to)? {
+        Some(service) => backends(snapshot, service, port)?,
+        None => (to.addresses(snapshot).with_context(|| format!("to {to}"))?, port.number),
+    };
+    let mut pairs = sources.iter().flat_map(|s| destinations.iter().map(move |d| (*s, *d)));
+    let Some((source, destination)) = pairs.find(|(s, d)| s.is_ipv4() == d.is_ipv4()) else {
+        bail!("{from} and {to} have no address family in common");
+    };
+    let flow = Flow { source, destination, port: number, protocol: port.protocol };
+    let mut diagnosis =
+        diagnose(snapshot, &Case { flow, dialled: None, at: None, fate: Fate::Asked });
+    if let End::Address(_) = to {
+        // Asked about an address: judged as a packet with that address, not as the Service's.
+        diagnosis = diagnosis.untranslated(snapshot, &flow);
+    }
+    Ok(diagnosis)
+}
+
+fn service<'a>(snapshot: &'a Snapshot, namespace: &str, name: &str) -> anyhow::Result<&'a Service> {
+    match snapshot.service(namespace, name) {
+        Some(service) => Ok(service),
+        None => bail!("no Service {namespace}/{name} among the objects"),
+    }
+}
+
+/// The Service, if the end is one without an address of its own.
+fn headless<'a>(snapshot: &'a Snapshot, end: &End) -> anyhow::Result<Option<&'a Service>> {
+    let End::Service(namespace, name) = end else { return Ok(None) };
+    let service = service(snapshot, namespace, name)?;
+    Ok(service.addresses.is_empty().then_some(service))
+}
+
+fn backends(
+    snapshot: &Snapshot,
+    service: &Service,
+    port: Port,
+) -> anyhow::Result<(Vec<IpAddr>, u16)> {
+    let families: [IpAddr; 2] = [[0, 0, 0, 0].into(), [0; 16].into()];
+    let backends = families
+        .into_iter()
+        .flat_map(|family| snapshot.backends(service, port.number, port.protocol, family));
+    let backends: Vec<_> = backends.collect();
+    let Some(first) = backends.first() else {
+        bail!(
+            "Service {}/{} has no backend for port {}/{}",
+            service.namespace,
+            service.name,
+            port.number,
+            port.protocol
+        );
+    };
+    Ok((backends.iter().map(|backend| backend.endpoint.address).collect(), first.port))
+}
+
+impl End {
+    fn addresses(&self, snapshot: &Snapshot) -> anyhow::Result<Vec<IpAddr>> {
+        let (what, addresses) = match self {
+            Self::Address(address) => return Ok(vec![*address]),
+            Self::Pod(namespace, name) => {
+                let Some(pod) = snapshot.pod(namespace, name) else {
+                    bail!("no pod {namespace}/{name} among the objects");
+                };
+                ("pod", pod.addresses.clone())
+            }
+            Self::Service(namespace, name) => {
+                ("Service", service(snapshot, namespace, name)?.addresses.clone())
+            }
+            Self::Node(name) => {
+                let Some(node) = snapshot.node(name) else {
+                    bail!("no node {name} among the objects");
+                };
+                ("node", node.addresses.clone())
+            }
+        };
+        if addresses.is_empty() {
+            bail!("the {what} has no address (not started, or finished)");
+        }
+        Ok(addresses)
+    }
+}
+
+/// Whether a flow gets through, in the words of `check`: what the specification exempts passes.
+pub(super) fn effective(diagnosis: &Diagnosis) -> &'static str {
+    match diagnosis.verdict.decision() {
+        _ if diagnosis.verdict.exempt.is_some() => "allow",
+        Decision::Denied => "deny",
+        Decision::Unknown => "unknown",
+        Decision::Allowed | Decision::NotIsolated => "allow",
+    }
+}

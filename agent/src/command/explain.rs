@@ -1,0 +1,36 @@
+//! `whydrop explain`: the policies' verdict of one flow, rule by rule.
+
+use clap::Args as ClapArgs;
+use whydrop_core::remedy::remedy;
+
+use super::{
+    Outcome, Output,
+    ends::{FlowArgs, effective},
+    print,
+    source::ClusterArgs,
+};
+use crate::report::explanation::{Explanation, text};
+
+/// Flags of `explain`.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(flatten)]
+    flow: FlowArgs,
+    /// Output format
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let snapshot = args.cluster.snapshot()?;
+    let diagnosis = args.flow.diagnose(&snapshot)?;
+    let remedy = remedy(&snapshot, &diagnosis);
+    let explanation = Explanation::new(&diagnosis, effective(&diagnosis), remedy.as_ref());
+    match args.output {
+        Output::Text => print(&text(&explanation))?,
+        Output::Json => print(&(serde_json::to_string(&explanation)? + "\n"))?,
+    };
+    Ok(if explanation.effective == "allow" { Outcome::Done } else { Outcome::No })
+}

@@ -1,0 +1,282 @@
+//! From the core's values to records.
+
+use jiff::Timestamp;
+use whydrop_core::{
+    cluster::{
+        Snapshot,
+        resolve::{Endpoint, Holder},
+    },
+    correlate::{self, Drop, Level},
+    diagnosis::{self, Diagnosis, Dialled},
+    flow,
+    observation::Rejection,
+    policy::{self, Policy, evaluate},
+    remedy,
+};
+
+use super::{
+    AgentKind, AgentRecord, AgentState, Cause, Changed, Decision, Direction, DirectionVerdict,
+    DropKind, DropRecord, End, Evidence, EvidenceLevel, Exemption, Flow, Layer, NearestMiss,
+    PolicyRef, Record, Remedy, RuleRef, Schema, Service, Situation, Verdict, Workload, yaml,
+};
+
+/// Writes the records of one agent.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    /// Its node.
+    pub node: String,
+}
+
+impl Reporter {
+    /// A drop, judged.
+    pub fn drop(
+        &self,
+        now: Timestamp,
+        snapshot: &Snapshot,
+        drop: &Drop,
+        diagnosis: &Diagnosis,
+        remedy: Option<&remedy::Remedy>,
+        last_success: Option<Timestamp>,
+    ) -> Record {
+        // A delivery that policies deny is no drop, whatever became of it in the pod.
+        let kind = match diagnosis.cause.class {
+            diagnosis::Class::NotEnforced => DropKind::Finding,
+            _ => DropKind::Drop,
+        };
+        let evidence = evidence(snapshot, &drop.evidence, last_success);
+        self.record(now, kind, drop.id.to_string(), diagnosis, evidence, remedy)
+    }
+
+    /// A flow that was answered although policies deny it.
+    pub fn finding(&self, now: Timestamp, at: Timestamp, diagnosis: &Diagnosis) -> Record {
+        let evidence = Evidence {
+            level: EvidenceLevel::Answered,
+            reason: None,
+            location: None,
+            interface: None,
+            attempts: 1,
+            first: time(at),
+            last: time(at),
+            last_success: Some(time(at)),
+            rejection: None,
+        };
+        let id = format!("{:016x}", diagnosis.incident());
+        self.record(now, DropKind::Finding, id, diagnosis, evidence, None)
+    }
+
+    /// The agent's own state.
+    pub fn agent(&self, now: Timestamp, state: AgentState) -> Record {
+        Record::Agent(Box::new(AgentRecord {
+            schema: Schema::V1,
+            kind: AgentKind::Agent,
+            time: time(now),
+            node: self.node.clone(),
+            state,
+        }))
+    }
+
+    /// Many flows of one source.
+    pub fn folded(
+        &self,
+        now: Timestamp,
+        snapshot: &Snapshot,
+        folded: &correlate::Folded,
+    ) -> Record {
+        let source = end(&snapshot.resolve(folded.source, Some(folded.last)));
+        self.agent(
+            now,
+            AgentState::Folded {
+                source,
+                attempts: folded.attempts,
+                packets: folded.packets,
+                example: folded.example.to_string(),
+            },
+        )
+    }
+
+    fn record(
+        &self,
+        now: Timestamp,
+        kind: DropKind,
+        id: String,
+        diagnosis: &Diagnosis,
+        evidence: Evidence,
+        remedy: Option<&remedy::Remedy>,
+    ) -> Record {
+        Record::Drop(Box::new(DropRecord {
+            schema: Schema::V1,
+            kind,
+            time: time(now),
+            id,
+            node: self.node.clone(),
+            flow: flow_of(diagnosis),
+            evidence,
+            verdict: verdict_of(&diagnosis.verdict),
+            cause: cause_of(&diagnosis.cause),
+            remedy: remedy.map(remedy_of),
+            incident: format!("{:016x}", diagnosis.incident()),
+        }))
+    }
+}
+
+/// RFC 3339 in UTC, with microseconds.
+fn time(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}
+
+/// The flow of a diagnosis.
+pub fn flow_of(diagnosis: &Diagnosis) -> Flow {
+    let question = &diagnosis.question;
+    let mut destination = end(&question.destination);
+    destination.port = Some(question.port);
+    destination.service = diagnosis.service.as_ref().map(|dialled| {
+        let Dialled { service, address, port } = dialled;
+        Service {
+            namespace: service.namespace.to_string(),
+            name: service.name.to_string(),
+            ip: address.to_string(),
+            port: *port,
+        }
+    });
+    Flow { protocol: question.protocol.to_string(), source: end(&question.source), destination }
+}
+
+fn end(endpoint: &Endpoint) -> End {
+    let mut end = End { ip: endpoint.address.to_string(), ..End::default() };
+    match &endpoint.holder {
+        Holder::Pod(pod) => {
+            end.namespace = Some(pod.namespace.to_string());
+            end.pod = Some(pod.name.to_string());
+            end.workload = pod.workload.as_ref().map(|workload| Workload {
+                kind: workload.kind.to_string(),
+                name: workload.name.to_string(),
+            });
+        }
+        Holder::Node(node) => end.node = Some(node.name.to_string()),
+        Holder::Service(_) | Holder::Outside | Holder::Unknown(_) => {}
+    }
+    end
+}
+
+fn evidence(
+    snapshot: &Snapshot,
+    evidence: &correlate::Evidence,
+    last_success: Option<Timestamp>,
+) -> Evidence {
+    let drops = evidence.kernel_drop();
+    let interface = drops.and_then(|drops| snapshot.interface(drops.interface));
+    Evidence {
+        level: match evidence.level() {
+            Level::KernelDrop => EvidenceLevel::KernelDrop,
+            Level::Unanswered => EvidenceLevel::Unanswered,
+            Level::Rejected => EvidenceLevel::Rejected,
+        },
+        reason: drops.map(|drops| drops.reason.name.to_string()),
+        location: drops.and_then(|drops| drops.location.as_deref()).map(str::to_owned),
+        interface: interface.map(|interface| interface.name.to_string()),
+        attempts: evidence.packets(),
+        first: time(evidence.first()),
+        last: time(evidence.last()),
+        last_success: last_success.max(evidence.answered).map(time),
+        rejection: evidence.rejected.map(|rejection| match rejection {
+            Rejection::Reset => "reset".to_owned(),
+            Rejection::Icmp { v6: false, kind, code } => format!("icmp {kind}/{code}"),
+            Rejection::Icmp { v6: true, kind, code } => format!("icmpv6 {kind}/{code}"),
+        }),
+    }
+}
+
+/// A verdict.
+pub fn verdict_of(verdict: &evaluate::Verdict) -> Verdict {
+    Verdict {
+        revision: verdict.revision,
+        exempt: verdict.exempt.map(|exempt| match exempt {
+            evaluate::Exemption::SamePod => Exemption::SamePod,
+            evaluate::Exemption::LocalNode => Exemption::LocalNode,
+        }),
+        egress: direction_verdict(&verdict.egress),
+        ingress: direction_verdict(&verdict.ingress),
+    }
+}
+
+fn direction_verdict(verdict: &evaluate::DirectionVerdict) -> DirectionVerdict {
+    DirectionVerdict {
+        decision: match verdict.decision {
+            evaluate::Decision::NotIsolated => Decision::NotIsolated,
+            evaluate::Decision::Allowed => Decision::Allowed,
+            evaluate::Decision::Denied => Decision::Denied,
+            evaluate::Decision::Unknown => Decision::Unknown,
+        },
+        layer: verdict.layer.map(|layer| match layer {
+            policy::Layer::Admin => Layer::Admin,
+            policy::Layer::NetworkPolicy => Layer::NetworkPolicy,
+            policy::Layer::Baseline => Layer::Baseline,
+        }),
+        isolating: verdict.isolating.iter().map(|policy| policy_ref(&policy.reference)).collect(),
+        allowed_by: verdict.allowed_by.iter().map(rule_ref).collect(),
+        denied_by: verdict.denied_by.as_ref().map(rule_ref),
+    }
+}
+
+pub(super) fn policy_ref(reference: &policy::PolicyRef) -> PolicyRef {
+    PolicyRef {
+        kind: reference.kind.to_string(),
+        namespace: reference.namespace.as_deref().map(str::to_owned),
+        name: reference.name.to_string(),
+        uid: None,
+    }
+}
+
+fn policy_in_full(policy: &Policy) -> PolicyRef {
+    let uid = policy.uid.as_deref().map(str::to_owned);
+    PolicyRef { uid, ..policy_ref(&policy.reference) }
+}
+
+fn rule_ref(rule: &policy::RuleRef) -> RuleRef {
+    RuleRef { policy: policy_ref(&rule.policy), rule: rule.rule }
+}
+
+/// A situation.
+pub fn situation_of(situation: diagnosis::Situation) -> Situation {
+    match situation {
+        diagnosis::Situation::Dns => Situation::Dns,
+        diagnosis::Situation::Probe(_) => Situation::Probe,
+    }
+}
+
+/// A cause.
+pub fn cause_of(cause: &diagnosis::Cause) -> Cause {
+    Cause {
+        class: cause.class.name().to_owned(),
+        direction: cause.direction.map(|direction| match direction {
+            flow::Direction::Egress => Direction::Egress,
+            flow::Direction::Ingress => Direction::Ingress,
+        }),
+        situation: cause.situation.map(situation_of),
+        policy: cause.policy.as_deref().map(policy_in_full),
+        nearest_miss: cause.nearest_miss.as_ref().map(|miss| NearestMiss {
+            policy: policy_ref(&miss.rule.policy),
+            rule: miss.rule.rule,
+            wanted: miss.wanted.clone(),
+            found: miss.found.clone(),
+        }),
+        changed: cause.changed.as_ref().map(|changed| Changed {
+            object: policy_ref(&changed.policy.reference),
+            change: "created".to_owned(),
+            at: time(changed.at),
+        }),
+        confidence: cause.confidence,
+        reasons: cause.reasons.clone(),
+        text: cause.text.clone(),
+    }
+}
+
+/// A remedy.
+pub fn remedy_of(remedy: &remedy::Remedy) -> Remedy {
+    Remedy {
+        summary: remedy.summary.clone(),
+        manifest: yaml::documents(&remedy.policies),
+        verified: remedy.verified,
+        newly_allowed: remedy.newly_allowed,
+    }
+}

@@ -1,0 +1,253 @@
+//! The answer of `whydrop explain`: a verdict with the walk through policies and rules behind it.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use whydrop_core::{
+    diagnosis::Diagnosis,
+    policy::{
+        evaluate::{DirectionVerdict, PolicyTrace, RuleTrace},
+        matching::{Outcome, PeerMiss, PortMiss},
+    },
+    remedy,
+};
+
+use super::{
+    Cause, Decision, Flow, PolicyRef, Remedy, Verdict, cause_of, convert::policy_ref, flow_of,
+    remedy_of, text::escape, verdict_of,
+};
+
+/// A flow explained.
+#[derive(Debug, Serialize)]
+pub struct Explanation {
+    /// The flow, with both ends mapped.
+    pub flow: Flow,
+    /// Whether it gets through: `allow`, `deny` or `unknown`. What the specification exempts does.
+    pub effective: &'static str,
+    /// What the policies say.
+    pub verdict: Verdict,
+    /// Why.
+    pub cause: Cause,
+    /// What would let it pass.
+    pub remedy: Option<Remedy>,
+    /// The walk, direction by direction.
+    pub trace: Trace,
+}
+
+/// The policies that govern each end, with all their rules.
+#[derive(Debug, Serialize)]
+pub struct Trace {
+    /// Of the source.
+    pub egress: Vec<PolicySteps>,
+    /// Of the destination.
+    pub ingress: Vec<PolicySteps>,
+}
+
+/// How one policy's rules took the flow.
+#[derive(Debug, Serialize)]
+pub struct PolicySteps {
+    /// The policy.
+    pub policy: PolicyRef,
+    /// Its rules.
+    pub rules: Vec<RuleStep>,
+}
+
+/// How one rule took the flow.
+#[derive(Debug, Serialize)]
+pub struct RuleStep {
+    /// 0-based index.
+    pub rule: usize,
+    /// `Allow`, `Deny` or `Pass`.
+    pub action: String,
+    /// Whether `from`/`to` matches.
+    pub peer: Half,
+    /// Whether `ports` matches.
+    pub port: Half,
+}
+
+/// One half of a rule.
+#[derive(Debug, Serialize)]
+#[serde(tag = "matches", rename_all = "lowercase")]
+pub enum Half {
+    /// It matches.
+    Yes,
+    /// It does not.
+    No {
+        /// What it wants.
+        wanted: String,
+        /// What there is.
+        found: String,
+    },
+    /// It cannot be told.
+    Unknown {
+        /// Why.
+        why: String,
+    },
+}
+
+impl Explanation {
+    /// Explains a judged flow.
+    pub fn new(
+        diagnosis: &Diagnosis,
+        effective: &'static str,
+        remedy: Option<&remedy::Remedy>,
+    ) -> Self {
+        Self {
+            flow: flow_of(diagnosis),
+            effective,
+            verdict: verdict_of(&diagnosis.verdict),
+            cause: cause_of(&diagnosis.cause),
+            remedy: remedy.map(remedy_of),
+            trace: Trace {
+                egress: steps(&diagnosis.verdict.egress),
+                ingress: steps(&diagnosis.verdict.ingress),
+            },
+        }
+    }
+}
+
+fn steps(verdict: &DirectionVerdict) -> Vec<PolicySteps> {
+    let of_policy = |trace: &PolicyTrace| PolicySteps {
+        policy: policy_ref(&trace.policy.reference),
+        rules: trace.rules.iter().map(step).collect(),
+    };
+    verdict.trace.iter().map(of_policy).collect()
+}
+
+fn step(rule: &RuleTrace) -> RuleStep {
+    RuleStep {
+        rule: rule.rule,
+        action: rule.action.to_string(),
+        peer: half(&rule.peer, peer_miss),
+        port: half(&rule.port, port_miss),
+    }
+}
+
+fn half<Miss>(outcome: &Outcome<Miss>, told: impl Fn(&Miss) -> (String, String)) -> Half {
+    match outcome {
+        Outcome::Match => Half::Yes,
+        Outcome::Unknown(why) => Half::Unknown { why: why.to_string() },
+        Outcome::Miss(miss) => {
+            let (wanted, found) = told(miss);
+            Half::No { wanted, found }
+        }
+    }
+}
+
+fn peer_miss(miss: &PeerMiss) -> (String, String) {
+    match miss {
+        PeerMiss::Labels { namespace, pod } => {
+            let misses = || [namespace, pod].into_iter().flatten();
+            let wanted: Vec<_> = misses().map(|miss| miss.wanted.as_str()).collect();
+            let found: Vec<_> = misses().map(|miss| miss.found.as_str()).collect();
+            (wanted.join(" and "), found.join("; "))
+        }
+        PeerMiss::NotAPod { wanted, found } | PeerMiss::NotThatNode { wanted, found } => {
+            (wanted.clone(), found.clone())
+        }
+        PeerMiss::OutsideBlock { network, address } => {
+            (format!("an address in {network}"), address.to_string())
+        }
+        PeerMiss::Excepted { network, except, address } => {
+            (format!("an address in {network} except {except}"), address.to_string())
+        }
+    }
+}
+
+fn port_miss(miss: &PortMiss) -> (String, String) {
+    match miss {
+        PortMiss::Port { wanted, found } | PortMiss::Protocol { wanted, found } => {
+            (wanted.clone(), found.clone())
+        }
+        PortMiss::Unresolved { name, found } => (format!("port named {name}"), found.clone()),
+    }
+}
+
+/// The explanation for a person.
+pub fn text(explanation: &Explanation) -> String {
+    let Explanation { flow, effective, verdict, cause, remedy, trace } = explanation;
+    let (source, destination) = (super::text::end(&flow.source), &flow.destination);
+    let mut lines = vec![format!(
+        "{source} -> {}/{}: {}",
+        super::text::destination_text(destination),
+        flow.protocol,
+        match *effective {
+            "allow" => "passes",
+            "deny" => "denied",
+            _ => "cannot tell",
+        }
+    )];
+    if let Some(service) = &destination.service {
+        let (namespace, name) = (&service.namespace, &service.name);
+        lines.push(format!("through Service {namespace}/{name}, {}:{}", service.ip, service.port));
+    }
+    if let Some(exempt) = verdict.exempt {
+        let what = match exempt {
+            super::Exemption::SamePod => "a pod reaches itself",
+            super::Exemption::LocalNode => "a node and its own pods reach each other",
+        };
+        lines.push(format!("exempt by the specification, whatever the policies say: {what}"));
+    }
+    lines.push(String::new());
+    walk(&mut lines, "egress", &source, &verdict.egress, &trace.egress);
+    let destination = super::text::end(destination);
+    walk(&mut lines, "ingress", &destination, &verdict.ingress, &trace.ingress);
+    if cause.class != "none" {
+        lines.push(String::new());
+        lines.push(format!("cause: {}", cause.class));
+        lines.push(format!("  {}", cause.text));
+    }
+    let mut text = lines.iter().fold(String::new(), |mut text, line| {
+        let _ = writeln!(text, "{}", escape(line));
+        text
+    });
+    if let Some(remedy) = remedy {
+        let _ = writeln!(text, "\nremedy: {}", escape(&remedy.summary));
+        let newly = remedy.newly_allowed;
+        let _ = writeln!(text, "  verified; newly allows {newly} other pairs of ends\n");
+        text += &remedy.manifest;
+    }
+    text
+}
+
+fn walk(
+    lines: &mut Vec<String>,
+    direction: &str,
+    end: &str,
+    verdict: &super::DirectionVerdict,
+    steps: &[PolicySteps],
+) {
+    let decision = match verdict.decision {
+        Decision::NotIsolated => "no policy governs it",
+        Decision::Allowed => "allowed",
+        Decision::Denied => "denied",
+        Decision::Unknown => "cannot tell",
+    };
+    lines.push(format!("{direction} of {end}: {decision}"));
+    for PolicySteps { policy, rules } in steps {
+        let namespace = policy.namespace.as_deref().map(|ns| format!("{ns}/")).unwrap_or_default();
+        let none = if rules.is_empty() { ": no rules, admits nothing" } else { "" };
+        lines.push(format!("  {} {namespace}{}{none}", policy.kind, policy.name));
+        for rule in rules {
+            lines.push(format!("    rule {} ({}): {}", rule.rule, rule.action, took(rule)));
+        }
+    }
+}
+
+fn took(rule: &RuleStep) -> String {
+    match (&rule.peer, &rule.port) {
+        (Half::Yes, Half::Yes) => "matches".to_owned(),
+        (Half::No { wanted, found }, Half::Yes) => {
+            format!("no: peer wants {wanted}; found {found}")
+        }
+        (Half::Yes, Half::No { wanted, found }) => format!("no: wants {wanted}; found {found}"),
+        (Half::No { wanted, found }, Half::No { wanted: port, .. }) => {
+            format!("no: wants {port}, and peer wants {wanted}; found {found}")
+        }
+        (Half::No { wanted, found }, Half::Unknown { .. })
+        | (Half::Unknown { .. }, Half::No { wanted, found }) => {
+            format!("no: wants {wanted}; found {found}")
+        }
+        (Half::Unknown { why }, _) | (_, Half::Unknown { why }) => format!("cannot tell: {why}"),
+    }
+}

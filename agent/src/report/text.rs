@@ -1,0 +1,185 @@
+//! A record as one line for `kubectl logs`: what a tired person needs first, first.
+//!
+//! `TIME VERB SOURCE -> DESTINATION:PORT/PROTOCOL  CAUSE; EVIDENCE[; CHANGE][; fix: COMMAND]  [incident ID]`
+
+use std::{borrow::Cow, fmt::Write as _};
+
+use super::{
+    AgentRecord, AgentState, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel, Record,
+};
+
+/// How many characters of an id are shown: enough to tell a cluster's drops of a day apart.
+const ID_SHOWN: usize = 8;
+
+/// Writes a record as one line, without the newline.
+pub fn line(record: &Record) -> String {
+    let line = match record {
+        Record::Drop(drop) => drop_line(drop),
+        Record::Agent(agent) => agent_line(agent),
+    };
+    escape(&line).into_owned()
+}
+
+/// Control characters, and those that turn the reading direction or break lines, as `\u{..}`:
+/// names and labels come from users.
+pub fn escape(text: &str) -> Cow<'_, str> {
+    let harmful = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if harmful(c) {
+            let _ = write!(escaped, "\\u{{{:x}}}", u32::from(c));
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+fn drop_line(record: &DropRecord) -> String {
+    let verb = match (record.kind, record.evidence.level) {
+        (DropKind::Finding, _) => "FINDING",
+        (DropKind::Drop, EvidenceLevel::Rejected) => "REJECT",
+        (DropKind::Drop, _) => "DROP",
+    };
+    let source = end(&record.flow.source);
+    let destination = &record.flow.destination;
+    let mut line = format!(
+        "{} {verb} {source} -> {}/{}",
+        seconds(&record.time),
+        destination_text(destination),
+        record.flow.protocol
+    );
+    if let Some(service) = &destination.service {
+        let _ = write!(line, " (Service {}/{}:{})", service.namespace, service.name, service.port);
+    }
+    let _ = write!(line, "  {}; {}", record.cause.text, evidence_text(&record.evidence));
+    if let Some(changed) = &record.cause.changed {
+        let _ = write!(line, "; {}", changed_text(changed, record));
+    }
+    if record.remedy.is_some() {
+        let _ = write!(line, "; fix: {}", fix_command(record));
+    }
+    let incident: String = record.incident.chars().take(ID_SHOWN).collect();
+    let _ = write!(line, "  [incident {incident}]");
+    line
+}
+
+/// The end's name, or its address where it has none.
+pub(super) fn end(end: &End) -> String {
+    match (&end.namespace, &end.pod, &end.node) {
+        (Some(namespace), Some(pod), _) => format!("{namespace}/{pod}"),
+        (_, _, Some(node)) => format!("node/{node}"),
+        _ => end.ip.clone(),
+    }
+}
+
+pub(super) fn destination_text(destination: &End) -> String {
+    let name = end(destination);
+    let port = destination.port.unwrap_or_default();
+    if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") }
+}
+
+fn evidence_text(evidence: &Evidence) -> String {
+    let Evidence { attempts, first, last, .. } = evidence;
+    let seconds = span_secs(first, last);
+    let packets = if *attempts == 1 { "1 attempt".to_owned() } else { format!("{attempts} attempts") };
+    let mut text = match seconds {
+        0 => packets,
+        seconds => format!("{packets} in {seconds}s"),
+    };
+    match (evidence.level, &evidence.reason) {
+        (EvidenceLevel::Unanswered, _) => text += ", no answer",
+        (EvidenceLevel::Answered, _) => text = "it was answered".to_owned(),
+        (_, Some(reason)) => {
+            let _ = write!(text, ", {reason}");
+        }
+        (_, None) => {}
+    }
+    if let Some(rejection) = &evidence.rejection {
+        let _ = write!(text, ", {rejection}");
+    }
+    if let (Some(success), true) = (&evidence.last_success, evidence.level != EvidenceLevel::Answered)
+    {
+        let _ = write!(text, "; worked until {}", clock(success));
+    }
+    text
+}
+
+fn changed_text(changed: &Changed, record: &DropRecord) -> String {
+    let of_cause = record.cause.policy.as_ref().is_some_and(|p| p.name == changed.object.name);
+    let object = if of_cause { "policy" } else { &changed.object.name };
+    let same_day = changed.at.get(..10) == record.time.get(..10);
+    let at = if same_day { clock(&changed.at) } else { seconds(&changed.at) };
+    format!("{object} {} {at}", changed.change)
+}
+
+fn fix_command(record: &DropRecord) -> String {
+    let destination = &record.flow.destination;
+    let to = match &destination.service {
+        Some(service) => format!("{}/svc/{}", service.namespace, service.name),
+        None => end(destination),
+    };
+    let port = match &destination.service {
+        Some(service) => service.port,
+        None => destination.port.unwrap_or_default(),
+    };
+    let (from, protocol) = (end(&record.flow.source), &record.flow.protocol);
+    format!("whydrop fix --from {from} --to {to} --port {port}/{protocol}")
+}
+
+fn agent_line(record: &AgentRecord) -> String {
+    let head = format!("{} AGENT node/{}", seconds(&record.time), record.node);
+    match &record.state {
+        AgentState::Ready { version, kernel, interfaces, objects, cannot } => {
+            let objects: Vec<_> =
+                objects.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+            let mut line = format!(
+                "{head} ready: whydrop {version} on Linux {kernel}, attached to {} veths; knows {}",
+                interfaces.len(),
+                if objects.is_empty() { "no objects".to_owned() } else { objects.join(", ") }
+            );
+            for what in cannot {
+                let _ = write!(line, "; cannot {what}");
+            }
+            line
+        }
+        AgentState::Degraded { what, since } => format!("{head} degraded since {since}: {what}"),
+        AgentState::Lost { counts } => {
+            let counts: Vec<_> =
+                counts.iter().map(|(what, count)| format!("{count} {what}")).collect();
+            format!("{head} lost: {}", counts.join(", "))
+        }
+        AgentState::Folded { source, attempts, packets, example } => format!(
+            "{head} folded: {} has {attempts} more attempts to many destinations or ports, \
+             {packets} packets dropped, such as {example}",
+            end(source)
+        ),
+        AgentState::Stopping { why } => format!("{head} stopping: {why}"),
+    }
+}
+
+/// `2026-01-02T03:04:05Z` of a time with a fraction.
+fn seconds(time: &str) -> String {
+    match time.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => time.to_owned(),
+    }
+}
+
+/// `03:04:05`.
+fn clock(time: &str) -> String {
+    time.get(11..19).unwrap_or(time).to_owned()
+}
+
+fn span_secs(first: &str, last: &str) -> i64 {
+    match (first.parse::<jiff::Timestamp>(), last.parse::<jiff::Timestamp>()) {
+        (Ok(first), Ok(last)) => last.duration_since(first).as_secs(),
+        _ => 0,
+    }
+}
