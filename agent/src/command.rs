@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 the answer is no (denied, differs), 2 wrong use or bad input.
 
+mod agent;
 mod check;
 mod ends;
 mod explain;
@@ -9,14 +10,15 @@ mod fix;
 mod source;
 
 use std::{
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     process::ExitCode,
 };
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
 
-use crate::report::Record;
+use crate::{report::Record, sink::log::Format};
 
 /// Names the Kubernetes `NetworkPolicy` that dropped a connection, why, and the rule that fixes it.
 #[derive(Debug, Parser)]
@@ -28,6 +30,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Watch this node's pods for connections that die silently, and say why.
+    Agent(agent::Args),
     /// Why would a flow pass, or not: the policies' verdict, rule by rule.
     Explain(explain::Args),
     /// Many flows with expected verdicts; exit 1 where one differs.
@@ -58,7 +62,9 @@ pub enum Outcome {
 
 /// Runs a command and says how it went, on standard error where it went wrong.
 pub fn run(cli: Cli) -> ExitCode {
+    start_messages(&cli.command);
     let outcome = match cli.command {
+        Command::Agent(args) => agent::run(args),
         Command::Explain(args) => explain::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Fix(args) => fix::run(&args),
@@ -70,10 +76,30 @@ pub fn run(cli: Cli) -> ExitCode {
         // `whydrop … | head` is no failure.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "whydrop: {error:#}");
+            complain(&format!("{error:#}"));
             ExitCode::from(2)
         }
     }
+}
+
+/// Messages go to standard error, so that records and messages never mix.
+fn start_messages(command: &Command) {
+    let (default, json) = match command {
+        Command::Agent(args) => ("info", args.log_format == Format::Json),
+        _ => ("warn", false),
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let messages = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    if json {
+        messages.json().init();
+    } else {
+        messages.with_ansi(io::stderr().is_terminal()).init();
+    }
+}
+
+/// A line on standard error, for the person who gave the command.
+fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "whydrop: {line}");
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -1,6 +1,8 @@
 //! whydrop: which policy ate my packet, since when, and what one rule fixes it.
 
+pub mod agent;
 pub mod cluster;
 pub mod command;
 pub mod probe;
 pub mod report;
+pub mod sink;

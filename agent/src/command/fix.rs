@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Args as ClapArgs;
 use whydrop_core::{diagnosis::Class, remedy::remedy};
 
-use super::{Outcome, Output, ends::FlowArgs, print, source::ClusterArgs};
+use super::{Outcome, Output, complain, ends::FlowArgs, print, source::ClusterArgs};
 use crate::report::{remedy_of, text::escape};
 
 /// Flags of `fix`.
@@ -31,7 +31,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
             Class::ExplicitDeny => format!("{}: that is for the policy's owner", cause.text),
             _ => format!("no additive rule can be proved to fix it: {}", cause.text),
         };
-        tracing::error!("{}", escape(&why));
+        complain(&escape(&why));
         return Ok(Outcome::No);
     };
     let remedy = remedy_of(&remedy);

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use aya::programs::tc::TcError;
+use aya::programs::{ProgramError, tc::TcError};
 use nix::libc;
 
 /// Why the probe cannot start or go on.
@@ -121,4 +121,16 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         next = error.source();
     }
     text
+}
+
+/// As [`chain`]; of the verifier's thousands of lines, the one that says what it objects to.
+pub(crate) fn refusal(error: &ProgramError) -> String {
+    let ProgramError::LoadError { io_error, verifier_log } = error else { return chain(error) };
+    let log = verifier_log.to_string();
+    let objection =
+        log.lines().rev().find(|line| !line.trim().is_empty() && !line.starts_with("processed "));
+    match objection {
+        Some(objection) => format!("the verifier refuses it: {objection} ({io_error})"),
+        None => format!("the kernel refuses it: {io_error}"),
+    }
 }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use aya::{
-    Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
+    Btf, Ebpf, EbpfLoader, Endianness,
     maps::{Array, HashMap as KernelHashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{BtfTracePoint, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
@@ -13,7 +13,7 @@ use whydrop_ebpf::{ABI_VERSION, Attempt, AttemptKey, LOCATION_BYTES, SuccessKey}
 use super::{
     Attach, Config, FROM_POD, KFREE_SKB, Part, Probe, SOCK_STATE, State, TO_POD,
     counters::Counters,
-    error::{Error, chain},
+    error::{Error, chain, refusal},
     interfaces::Interfaces,
     kernel::{self, Kernel},
     log::ToTracing,
@@ -56,7 +56,7 @@ impl Programs {
                 let unnamed =
                     load_tracepoint(&mut ebpf, KFREE_SKB, kernel::KFREE_SKB, &tracepoints);
                 if unnamed.is_ok() {
-                    let why = State::Unavailable(chain(&error));
+                    let why = State::Unavailable(refusal(&error));
                     parts.push(Part { name: "drop locations", state: why });
                 }
                 unnamed
@@ -184,7 +184,6 @@ pub enum Hook {
 fn object(layout: &whydrop_ebpf::Layout) -> Result<Ebpf, Error> {
     let ebpf = EbpfLoader::new()
         .override_global("LAYOUT", layout, true)
-        .verifier_log_level(VerifierLogLevel::VERBOSE)
         .load(OBJECT)
         .map_err(|error| Error::kernel(LOADING, error))?;
     let abi = ebpf.map("ABI").ok_or_else(|| missing("ABI"))?;
@@ -220,7 +219,7 @@ fn attach_tracepoint(ebpf: &mut Ebpf, program: &str) -> Result<(), ProgramError>
 fn part(name: &'static str, result: Result<(), ProgramError>) -> Part {
     let state = match result {
         Ok(()) => State::Active,
-        Err(error) => State::Failed(chain(&error)),
+        Err(error) => State::Failed(refusal(&error)),
     };
     Part { name, state }
 }

@@ -25,6 +25,16 @@ impl Topology {
         self.links.get(&index).map(|link| link.name.as_str())
     }
 
+    /// All interfaces, by index, with their names.
+    pub fn links(&self) -> impl Iterator<Item = (u32, &str)> {
+        self.links.iter().map(|(index, link)| (*index, link.name.as_str()))
+    }
+
+    /// The addresses of the host's own interfaces.
+    pub fn local(&self) -> impl Iterator<Item = IpAddr> {
+        self.local.keys().copied()
+    }
+
     /// Whether one of the host's interfaces has this address.
     pub fn is_local(&self, address: IpAddr) -> bool {
         self.local.contains_key(&address)

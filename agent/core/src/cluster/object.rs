@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// An object of a kind that decisions depend on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Object {
     /// `v1` Pod.
     Pod(Pod),

@@ -1,0 +1,64 @@
+//! `whydrop agent`: the `DaemonSet`'s process.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args as ClapArgs;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Outcome;
+use crate::{
+    agent::{self, Options},
+    probe::Attach,
+    sink::log::Format,
+};
+
+/// Flags of `agent`.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// A folder of manifests that describes the cluster; it is followed as it changes
+    #[arg(long, value_name = "DIR")]
+    manifests: PathBuf,
+    /// The node it runs on [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node_name: Option<String>,
+    /// The form of records on standard output, and of messages on standard error
+    #[arg(long, value_enum, default_value = "text")]
+    pub(super) log_format: Format,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
+    let node = match args.node_name {
+        Some(name) => name,
+        None => host_name().context("the host's name cannot be read; give --node-name")?,
+    };
+    let options = Options {
+        manifests: args.manifests,
+        node,
+        format: args.log_format,
+        attach: Attach::Auto,
+    };
+    // One thread: the agent is one task, and resident memory counts.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = stop_signal()?;
+        agent::run(options, shutdown).await
+    })?;
+    Ok(Outcome::Done)
+}
+
+fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}
+
+fn host_name() -> anyhow::Result<String> {
+    let name = nix::sys::utsname::uname()?.nodename().to_owned();
+    name.into_string().map_err(|_| anyhow::anyhow!("it is not UTF-8"))
+}

@@ -1,0 +1,3 @@
+//! Where records go. Each sink owns its queue, its retry and its bound.
+
+pub mod log;

@@ -1,0 +1,83 @@
+//! Records as lines on standard output: what `kubectl logs` shows.
+
+use std::{
+    io::{self, Write as _},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+};
+
+use clap::ValueEnum;
+
+use crate::report::{Record, text};
+
+/// How many records wait for a slow reader (about 3 kB each): some seconds of a bad moment.
+const QUEUE_MAX: usize = 1024;
+
+/// The form of the lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// One line of text a person can read.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The queue to the thread that writes.
+pub struct Log {
+    queue: SyncSender<Record>,
+    writer: thread::JoinHandle<()>,
+    shed: Arc<AtomicU64>,
+}
+
+impl Log {
+    /// Starts the thread that writes; it ends with the queue.
+    pub fn start(format: Format) -> Self {
+        let (queue, records) = sync_channel(QUEUE_MAX);
+        let shed = Arc::new(AtomicU64::new(0));
+        let counter = shed.clone();
+        let writer = thread::spawn(move || write(format, &records, &counter));
+        Self { queue, writer, shed }
+    }
+
+    /// Queues a record; where there is no room, it is counted as shed.
+    pub fn write(&self, record: Record) {
+        if self.queue.try_send(record).is_err() {
+            self.shed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Records that found no room, or that could not be written.
+    pub fn shed(&self) -> u64 {
+        self.shed.load(Ordering::Relaxed)
+    }
+
+    /// Waits until everything queued is written.
+    pub async fn finish(self) {
+        let Self { queue, writer, .. } = self;
+        drop(queue);
+        // A thread of the runtime's for calls that block, so that the wait blocks no other.
+        let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+    }
+}
+
+fn write(format: Format, records: &Receiver<Record>, shed: &AtomicU64) {
+    let mut out = io::stdout().lock();
+    while let Ok(record) = records.recv() {
+        let line = match format {
+            Format::Text => Ok(text::line(&record)),
+            Format::Json => serde_json::to_string(&record),
+        };
+        let written = line.map_err(io::Error::from).and_then(|mut line| {
+            line.push('\n');
+            out.write_all(line.as_bytes())?;
+            out.flush()
+        });
+        if written.is_err() {
+            shed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
