@@ -10,15 +10,19 @@ use crate::{
     tell::{self, Known, Observation},
 };
 
+/// Linux sends a SYN seven times (`tcp_syn_retries`), resolvers a query fewer. What comes more often
+/// is no attempt to connect but a flood of one packet; if it dies here, its drops are counted.
+const RETRANSMISSIONS_TOLD: u32 = 8;
+
 #[classifier]
 fn whydrop_from_pod(ctx: TcContext) -> i32 {
-    if let Some(packet) = skb::packet(&ctx) {
-        match packet.role {
-            Role::Request => request(&ctx, &packet),
-            Role::Answer => answer(&packet),
-            Role::Reset => rejected(&packet, kind::REJECTED_RESET, 0),
-            Role::Unreachable(reason) => rejected(&packet, kind::REJECTED_ICMP, reason),
-        }
+    let packet = skb::packet(&ctx);
+    match packet.role {
+        Role::Request => request(&ctx, &packet),
+        Role::Answer => answer(&packet),
+        Role::Reset => rejected(&packet, kind::REJECTED_RESET, 0),
+        Role::Unreachable(reason) => rejected(&packet, kind::REJECTED_ICMP, reason),
+        Role::None => {}
     }
     PASS
 }
@@ -26,7 +30,6 @@ fn whydrop_from_pod(ctx: TcContext) -> i32 {
 /// The pod tries to connect. The same attempt again is the kernel telling that nobody answered.
 #[inline(always)]
 fn request(ctx: &TcContext, packet: &Packet) {
-    let at_ns = tell::now();
     if let Some(attempt) = tell::attempt(&packet.attempt) {
         if attempt.flags & flags::FROM_POD == 0 {
             // A pod that routes passes on what came to it; it is not the one who connects.
@@ -35,13 +38,14 @@ fn request(ctx: &TcContext, packet: &Packet) {
         if attempt.destination == packet.destination
             && attempt.destination_port == packet.destination_port
         {
-            attempt.last_ns = at_ns;
             attempt.packets += 1;
+            if attempt.packets > RETRANSMISSIONS_TOLD {
+                return;
+            }
             attempt.flags |= flags::TOLD;
             tell::tell(&Observation {
                 key: tell::key(packet, kind::RETRANSMITTED, 0),
                 attempt: packet.attempt,
-                at_ns,
                 location: 0,
                 known: Known::of(attempt),
             });
@@ -51,8 +55,7 @@ fn request(ctx: &TcContext, packet: &Packet) {
     }
     let attempt = Attempt {
         destination: packet.destination,
-        first_ns: at_ns,
-        last_ns: at_ns,
+        first_ns: tell::tick(),
         // SAFETY: the context is valid for the program's run.
         entered: unsafe { skb::ifindex(ctx) },
         packets: 1,
@@ -71,12 +74,24 @@ fn answer(packet: &Packet) {
     let Some(attempt) = tell::attempt(&packet.attempt) else { return };
     let known = Known::of(attempt);
     if known.flags & flags::FROM_POD == 0 {
-        tell::succeeded(&packet.attempt, packet.destination, packet.destination_port, known);
+        tell::succeeded(
+            &packet.attempt,
+            packet.destination,
+            packet.destination_port,
+            known,
+            tell::tick(),
+        );
         let _ = ATTEMPTS.remove(&packet.attempt);
     } else if known.dialled != packet.destination || known.dialled_port != packet.destination_port {
         // The client dialled a Service; only here is it seen which pod answers.
         let known = Known { flags: known.flags & !flags::TOLD, ..known };
-        tell::succeeded(&packet.attempt, packet.destination, packet.destination_port, known);
+        tell::succeeded(
+            &packet.attempt,
+            packet.destination,
+            packet.destination_port,
+            known,
+            tell::tick(),
+        );
     }
 }
 

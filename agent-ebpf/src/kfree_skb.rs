@@ -39,6 +39,8 @@ fn dropped(ctx: &BtfTracePointContext) -> Option<()> {
     let packet = parse::request(&Headers::of(skb)?, 0, ethertype)?;
     let (netns, interface) = place(skb);
     let ours = netns == layout!(netns);
+    // Elsewhere the number means another interface.
+    let interface = if ours { interface } else { 0 };
     let known = match tell::attempt(&packet.attempt) {
         // Namespaces of other nodes may be on the same machine, and pods may filter for
         // themselves. What was handed to a local pod and died there is ours to tell all the same.
@@ -58,13 +60,7 @@ fn tell_drop(ctx: &BtfTracePointContext, packet: &Packet, known: Known, interfac
     // A constant to the verifier, which drops the branch that reads an argument not there.
     let reason = if layout!(has_reason) != 0 { ctx.arg::<u32>(REASON) } else { NO_REASON };
     let key = TallyKey { interface, ..tell::key(packet, kind::KERNEL_DROP, reason) };
-    tell::tell(&Observation {
-        key,
-        attempt: packet.attempt,
-        at_ns: tell::now(),
-        location: ctx.arg(LOCATION),
-        known,
-    });
+    tell::tell(&Observation { key, attempt: packet.attempt, location: ctx.arg(LOCATION), known });
 }
 
 /// The network namespace (its inode number, 0 for unknown) and the device of the packet.
@@ -168,7 +164,7 @@ pub(crate) fn probe<T: Copy>(address: u64) -> Option<T> {
 ///
 /// SAFETY: `pointer` must be such a pointer, not null; the verifier refuses the program otherwise.
 #[inline(always)]
-unsafe fn field<T: Copy>(pointer: *const u8, offset: u32) -> T {
+pub(crate) unsafe fn field<T: Copy>(pointer: *const u8, offset: u32) -> T {
     // SAFETY: the caller's promise. Volatile, to keep the load as it is written here.
     unsafe { pointer.add(offset as usize).cast::<T>().read_volatile() }
 }

@@ -58,8 +58,6 @@ pub struct Attempt {
     pub destination: Address,
     /// Monotonic time of the first packet on a veth.
     pub first_ns: u64,
-    /// Monotonic time of the latest packet on the same veth and in the same direction.
-    pub last_ns: u64,
     /// Interface index of the veth by which it entered the node, 0 if it did by none of ours.
     pub entered: u32,
     /// Packets seen where it was seen first.
@@ -137,7 +135,7 @@ pub struct TallyKey {
 pub struct Tally {
     /// Packets that no event told.
     pub count: u64,
-    /// Monotonic time of the latest of them.
+    /// Monotonic time of one of the latest of them.
     pub last_ns: u64,
     /// Where the kernel freed the first: an address in its text.
     pub location: u64,
@@ -260,7 +258,7 @@ pub struct Layout {
 
 const _: () = {
     assert!(size_of::<AttemptKey>() == 24);
-    assert!(size_of::<Attempt>() == 48);
+    assert!(size_of::<Attempt>() == 40);
     assert!(size_of::<TallyKey>() == 44);
     assert!(size_of::<Tally>() == 48);
     assert!(size_of::<Event>() == 120);

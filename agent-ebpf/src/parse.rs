@@ -4,7 +4,8 @@ use whydrop_ebpf::{Address, AttemptKey, icmp_reason};
 
 /// Where packet bytes come from: a socket buffer at tc, or kernel memory at a tracepoint.
 pub(crate) trait Bytes {
-    /// The value at this offset; `None` if the packet has not that many bytes.
+    /// The value at this offset, which is even; `None` if the packet has not that many bytes.
+    /// Headers are aligned to two bytes, for so they are in a frame.
     fn read<T: Copy>(&self, offset: u32) -> Option<T>;
 
     /// The offset at which the packet ends.
@@ -22,6 +23,8 @@ pub(crate) enum Role {
     Reset,
     /// ICMP destination unreachable, with its [`icmp_reason`].
     Unreachable(u32),
+    /// Nothing.
+    None,
 }
 
 /// A packet about an attempt, told from the client's side whichever way the packet goes.
@@ -30,6 +33,19 @@ pub(crate) struct Packet {
     pub(crate) attempt: AttemptKey,
     pub(crate) destination: Address,
     pub(crate) destination_port: u16,
+}
+
+impl Packet {
+    /// A packet that means nothing.
+    ///
+    /// Used in place of `Option::None` where ways of parsing meet: there the compiler would leave
+    /// the fields of a missing packet undefined, and the verifier lets nothing undefined be copied.
+    pub(crate) const NOTHING: Self = Self {
+        role: Role::None,
+        attempt: AttemptKey { source: [0; 4], sequence: 0, source_port: 0, protocol: 0, pad: 0 },
+        destination: [0; 4],
+        destination_port: 0,
+    };
 }
 
 pub(crate) const ETHERNET_BYTES: u32 = 14;
@@ -91,7 +107,7 @@ const IPV6_OFFSET_MASK: u16 = 0xfff8;
 /// The third word of an IPv4-mapped address.
 pub(crate) const IPV4_MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
-#[repr(C)]
+#[repr(C, packed(2))]
 #[derive(Clone, Copy)]
 struct Ipv4 {
     version_length: u8,
@@ -106,7 +122,7 @@ struct Ipv4 {
     destination: u32,
 }
 
-#[repr(C)]
+#[repr(C, packed(2))]
 #[derive(Clone, Copy)]
 struct Ipv6 {
     version: u8,
@@ -118,7 +134,7 @@ struct Ipv6 {
     destination: Address,
 }
 
-#[repr(C)]
+#[repr(C, packed(2))]
 #[derive(Clone, Copy)]
 struct Tcp {
     source: [u8; 2],
@@ -134,7 +150,7 @@ struct Tcp {
 }
 
 /// UDP and the first words of a DNS message (RFC 1035, 4.1.1).
-#[repr(C)]
+#[repr(C, packed(2))]
 #[derive(Clone, Copy)]
 struct Dns {
     source: [u8; 2],
@@ -150,7 +166,7 @@ const UDP_BYTES: u16 = 8;
 const DNS_RESPONSE: u8 = 0x80;
 
 /// SCTP's common header and the first words of a chunk (RFC 9260, 3).
-#[repr(C)]
+#[repr(C, packed(2))]
 #[derive(Clone, Copy)]
 struct Sctp {
     source: [u8; 2],
@@ -169,7 +185,7 @@ const SCTP_COMMON_BYTES: u32 = 12;
 const INIT_BYTES: u16 = 20;
 const CHUNK_BYTES: u16 = 4;
 
-#[repr(C)]
+#[repr(C, packed(2))]
 #[derive(Clone, Copy)]
 struct Icmp {
     kind: u8,
@@ -181,7 +197,7 @@ const ICMP_BYTES: u32 = 8;
 
 /// The ports and what follows them, of a packet quoted in an ICMP error: RFC 792 promises eight
 /// bytes, which hold a TCP sequence number.
-#[repr(C)]
+#[repr(C, packed(2))]
 #[derive(Clone, Copy)]
 struct Quoted {
     source: [u8; 2],
@@ -289,6 +305,13 @@ pub(crate) fn packet<B: Bytes>(bytes: &B, offset: u32, ethertype: u16) -> Option
         ICMPV6 if ethertype == IPV6 => icmp(bytes, &headers, IPV6),
         _ => None,
     }
+}
+
+/// As [`packet`], for one that is known to be TCP.
+#[inline(always)]
+pub(crate) fn segment<B: Bytes>(bytes: &B, offset: u32, ethertype: u16) -> Option<Packet> {
+    let headers = headers(bytes, offset, ethertype, true)?;
+    if headers.protocol == TCP { tcp(bytes, &headers) } else { None }
 }
 
 /// As [`packet`], for a place where errors and answers are of no interest.

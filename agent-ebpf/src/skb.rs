@@ -14,31 +14,48 @@ use crate::parse::{
 /// `TC_ACT_UNSPEC`, after the last of which the packet passes.
 pub(crate) const PASS: i32 = -1;
 
-/// What the packet means for an attempt; `None` for nearly all packets.
+/// What the packet means for an attempt: nothing, for nearly all packets.
 #[inline(always)]
-pub(crate) fn packet(ctx: &TcContext) -> Option<Packet> {
-    if is_dull(ctx) {
-        return None;
+pub(crate) fn packet(ctx: &TcContext) -> Packet {
+    match look(ctx) {
+        Look::Dull => Packet::NOTHING,
+        Look::Segment(ethertype) => {
+            let linear = Linear { data: ctx.data(), data_end: ctx.data_end(), len: ctx.len() };
+            parse::segment(&linear, ETHERNET_BYTES, ethertype).unwrap_or(Packet::NOTHING)
+        }
+        Look::Unclear => {
+            let skb = Skb { skb: aya_ebpf::EbpfContext::as_ptr(ctx).cast() };
+            parse::network(&skb)
+                .and_then(|(offset, ethertype)| parse::packet(&skb, offset, ethertype))
+                .unwrap_or(Packet::NOTHING)
+        }
     }
-    let skb = Skb { skb: aya_ebpf::EbpfContext::as_ptr(ctx).cast() };
-    let (offset, ethertype) = parse::network(&skb)?;
-    parse::packet(&skb, offset, ethertype)
 }
 
-/// Whether the packet surely means nothing, by direct looks at its linear part. This is what every
-/// packet of every pod pays, so it makes no calls. What it cannot see, it leaves to the parser.
+/// What a first look says.
+enum Look {
+    /// The packet surely means nothing.
+    Dull,
+    /// A TCP segment that may, with headers in one piece, under this ethertype.
+    Segment(u16),
+    /// For the parser to say, which looks anywhere.
+    Unclear,
+}
+
+/// Looks at the packet's linear part. This is what every packet of every pod pays, so it makes no
+/// calls.
 #[inline(always)]
-fn is_dull(ctx: &TcContext) -> bool {
+fn look(ctx: &TcContext) -> Look {
     const V4_TRANSPORT: usize = ETHERNET_BYTES as usize + 20;
     const V6_TRANSPORT: usize = ETHERNET_BYTES as usize + 40;
     /// To the TCP flags, which lie farthest.
-    const LOOK: usize = 14;
+    const FAR: usize = 14;
     /// Version 4 and a header without options.
     const PLAIN_V4: u8 = 0x45;
 
     let (data, end) = (ctx.data(), ctx.data_end());
-    if data + V4_TRANSPORT + LOOK > end {
-        return false;
+    if data + V4_TRANSPORT + FAR > end {
+        return Look::Unclear;
     }
     // SAFETY: in bounds, as just tested.
     let ethertype = u16::from_be(unsafe { at::<u16>(data, ETHERTYPE_OFFSET as usize) });
@@ -46,38 +63,46 @@ fn is_dull(ctx: &TcContext) -> bool {
         // SAFETY: as above.
         let (length, protocol) = unsafe { (at::<u8>(data, 14), at::<u8>(data, 23)) };
         if length != PLAIN_V4 {
-            return false;
+            return Look::Unclear;
         }
-        // SAFETY: the transport header's first `LOOK` bytes are in bounds, as tested above.
-        unsafe { is_dull_transport::<V4_TRANSPORT>(data, protocol, ICMP, ICMP_UNREACHABLE) }
+        // SAFETY: the transport header's first `FAR` bytes are in bounds, as tested above.
+        unsafe { look_at::<V4_TRANSPORT>(data, IPV4, protocol, ICMP, ICMP_UNREACHABLE) }
     } else if ethertype == IPV6 {
-        if data + V6_TRANSPORT + LOOK > end {
-            return false;
+        if data + V6_TRANSPORT + FAR > end {
+            return Look::Unclear;
         }
         // SAFETY: in bounds, as tested above.
         let next = unsafe { at::<u8>(data, 20) };
         if parse::is_extension(next) {
-            return false;
+            return Look::Unclear;
         }
         // SAFETY: as above.
-        unsafe { is_dull_transport::<V6_TRANSPORT>(data, next, ICMPV6, ICMPV6_UNREACHABLE) }
+        unsafe { look_at::<V6_TRANSPORT>(data, IPV6, next, ICMPV6, ICMPV6_UNREACHABLE) }
+    } else if ethertype == VLAN || ethertype == PROVIDER_VLAN {
+        Look::Unclear
     } else {
-        ethertype != VLAN && ethertype != PROVIDER_VLAN
+        Look::Dull
     }
 }
 
+/// Looks at the transport header.
+///
 /// SAFETY: 14 bytes from `data + AT` must be within the packet.
 #[inline(always)]
-unsafe fn is_dull_transport<const AT: usize>(
+unsafe fn look_at<const AT: usize>(
     data: usize,
+    ethertype: u16,
     protocol: u8,
     icmp: u8,
     unreachable: u8,
-) -> bool {
+) -> Look {
     // SAFETY: the caller's promise, for each.
-    unsafe {
+    let is_dull = unsafe {
         if protocol == TCP {
-            at::<u8>(data, AT + 13) & (SYN | RST) == 0
+            if at::<u8>(data, AT + 13) & (SYN | RST) != 0 {
+                return Look::Segment(ethertype);
+            }
+            true
         } else if protocol == UDP {
             at::<u16>(data, AT) != DNS_PORT.to_be() && at::<u16>(data, AT + 2) != DNS_PORT.to_be()
         } else if protocol == SCTP {
@@ -86,14 +111,15 @@ unsafe fn is_dull_transport<const AT: usize>(
         } else {
             protocol != icmp || at::<u8>(data, AT) != unreachable
         }
-    }
+    };
+    if is_dull { Look::Dull } else { Look::Unclear }
 }
 
 /// SAFETY: `data + offset` must be within the packet's linear part.
 #[inline(always)]
 unsafe fn at<T: Copy>(data: usize, offset: usize) -> T {
-    // SAFETY: the caller's promise; headers are at even offsets of a frame that the kernel aligns
-    // to at least 2, and nothing wider than 2 bytes is read.
+    // SAFETY: the caller's promise; the kernel aligns frames to two bytes at least, headers are at
+    // even offsets, and no type read here is aligned to more.
     unsafe { core::ptr::with_exposed_provenance::<T>(data + offset).read() }
 }
 
@@ -104,6 +130,31 @@ unsafe fn at<T: Copy>(data: usize, offset: usize) -> T {
 pub(crate) unsafe fn ifindex(ctx: &TcContext) -> u32 {
     // SAFETY: the caller's promise.
     unsafe { (*aya_ebpf::EbpfContext::as_ptr(ctx).cast::<__sk_buff>()).ifindex }
+}
+
+/// The linear part of a packet, read without calls.
+struct Linear {
+    data: usize,
+    data_end: usize,
+    len: u32,
+}
+
+impl Bytes for Linear {
+    #[inline(always)]
+    fn read<T: Copy>(&self, offset: u32) -> Option<T> {
+        const { assert!(align_of::<T>() <= 2) };
+        let offset = offset as usize;
+        if self.data + offset + size_of::<T>() > self.data_end {
+            return None;
+        }
+        // SAFETY: in bounds, as just tested. Every `T` of the parser is made of integers.
+        Some(unsafe { at(self.data, offset) })
+    }
+
+    #[inline(always)]
+    fn end(&self) -> u32 {
+        self.len
+    }
 }
 
 /// The whole packet, linear or not.

@@ -5,7 +5,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use whydrop_ebpf::{Address, AttemptKey, TallyKey, flags, kind};
 
 use crate::{
-    kfree_skb::probe,
+    kfree_skb::{field, probe},
     maps::{ATTEMPTS, layout},
     parse::{IPV4_MAPPED, TCP},
     tell::{self, Known, Observation},
@@ -30,28 +30,33 @@ fn whydrop_sock_state(ctx: BtfTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn ended(sk: u64, established: bool) -> Option<()> {
-    if probe::<u16>(sk + u64::from(layout!(sock_protocol)))? != u16::from(TCP) {
+fn ended(sk: *const u8, established: bool) -> Option<()> {
+    // SAFETY, for all members read here: the tracepoint's first argument is a socket, not null.
+    if unsafe { field::<u16>(sk, layout!(sock_protocol)) } != u16::from(TCP) {
         return None;
     }
     let (source, destination) = addresses(sk)?;
-    let unacknowledged: u32 = probe(sk + u64::from(layout!(tcp_snd_una)))?;
+    // Beyond what the verifier knows of a socket.
+    let unacknowledged: u32 = probe(sk.addr() as u64 + u64::from(layout!(tcp_snd_una)))?;
     let key = AttemptKey {
         source,
         // The SYN takes one number, which the SYN-ACK has acknowledged by now, or nothing has.
         sequence: if established { unacknowledged.wrapping_sub(1) } else { unacknowledged },
-        source_port: probe(sk + u64::from(layout!(sock_source_port)))?,
+        // SAFETY: as above.
+        source_port: unsafe { field(sk, layout!(sock_source_port)) },
         protocol: TCP,
         pad: 0,
     };
     // Only attempts seen on a veth of ours: so only those of local pods, in whatever namespace.
     let attempt = tell::attempt(&key)?;
     let known = Known::of(attempt);
-    let destination_port = u16::from_be(probe(sk + u64::from(layout!(sock_destination_port)))?);
+    // SAFETY: as above.
+    let destination_port = u16::from_be(unsafe { field(sk, layout!(sock_destination_port)) });
     if established {
-        tell::succeeded(&key, destination, destination_port, known);
+        tell::succeeded(&key, destination, destination_port, known, tell::now());
     } else {
-        let errno = probe::<u32>(sk + u64::from(layout!(sock_err)))?;
+        // SAFETY: as above.
+        let errno = unsafe { field::<u32>(sk, layout!(sock_err)) };
         let news = errno == ETIMEDOUT || known.flags & flags::TOLD != 0;
         if news && known.flags & flags::REJECTED == 0 {
             tell::tell(&Observation {
@@ -65,7 +70,6 @@ fn ended(sk: u64, established: bool) -> Option<()> {
                     kind: kind::FAILED,
                 },
                 attempt: key,
-                at_ns: tell::now(),
                 location: 0,
                 known,
             });
@@ -77,17 +81,24 @@ fn ended(sk: u64, established: bool) -> Option<()> {
 
 /// The socket's own and the peer's address.
 #[inline(always)]
-fn addresses(sk: u64) -> Option<(Address, Address)> {
-    match probe::<u16>(sk + u64::from(layout!(sock_family)))? {
-        AF_INET => Some((
-            [0, 0, IPV4_MAPPED, probe(sk + u64::from(layout!(sock_source)))?],
-            [0, 0, IPV4_MAPPED, probe(sk + u64::from(layout!(sock_destination)))?],
-        )),
+fn addresses(sk: *const u8) -> Option<(Address, Address)> {
+    // SAFETY: as in `ended`.
+    match unsafe { field::<u16>(sk, layout!(sock_family)) } {
+        // SAFETY: as in `ended`.
+        AF_INET => Some(unsafe {
+            (
+                [0, 0, IPV4_MAPPED, field(sk, layout!(sock_source))],
+                [0, 0, IPV4_MAPPED, field(sk, layout!(sock_destination))],
+            )
+        }),
         // IPv4 through an IPv6 socket is IPv4-mapped here as well.
-        AF_INET6 => Some((
-            probe(sk + u64::from(layout!(sock_source_v6)))?,
-            probe(sk + u64::from(layout!(sock_destination_v6)))?,
-        )),
+        AF_INET6 => {
+            let sk = sk.addr() as u64;
+            Some((
+                probe(sk + u64::from(layout!(sock_source_v6)))?,
+                probe(sk + u64::from(layout!(sock_destination_v6)))?,
+            ))
+        }
         _ => None,
     }
 }

@@ -6,7 +6,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::generated::{bpf_ktime_get_ns, bpf_snprintf},
+    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_snprintf},
 };
 use whydrop_ebpf::{
     Address, Attempt, AttemptKey, Event, LOCATION_BYTES, SuccessKey, Tally, TallyKey, flags, kind,
@@ -24,11 +24,14 @@ use crate::{
 const WAKE_EVERY: u64 = RING_BYTES as u64 / 8;
 const EVENT_IN_RING: u64 = size_of::<Event>() as u64 + 8;
 
+/// The clock is read for the first few counts of an interval, and then for one of so many: at the
+/// rates where it matters what the clock costs, one packet is as late as the next.
+const CLOCKED: u64 = 32;
+
 /// An observation about to be told.
 pub(crate) struct Observation {
     pub(crate) key: TallyKey,
     pub(crate) attempt: AttemptKey,
-    pub(crate) at_ns: u64,
     pub(crate) location: u64,
     /// What a veth of ours knows of the attempt.
     pub(crate) known: Known,
@@ -72,10 +75,19 @@ pub(crate) fn attempt(key: &AttemptKey) -> Option<&'static mut Attempt> {
     ATTEMPTS.get_ptr_mut(key).map(|attempt| unsafe { &mut *attempt })
 }
 
+/// The time.
 #[inline(always)]
 pub(crate) fn now() -> u64 {
     // SAFETY: takes nothing, cannot fail.
     unsafe { bpf_ktime_get_ns() }
+}
+
+/// The time at the last tick, some milliseconds ago at most: for a tenth of the price, and for
+/// programs at tc only.
+#[inline(always)]
+pub(crate) fn tick() -> u64 {
+    // SAFETY: as above.
+    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 /// The key of an observation about a packet on a veth.
@@ -95,9 +107,9 @@ pub(crate) fn key(packet: &Packet, kind: u8, reason: u32) -> TallyKey {
 /// Tells or counts one observation.
 #[inline(always)]
 pub(crate) fn tell(observation: &Observation) {
-    let Observation { key, at_ns, location, .. } = observation;
+    let Observation { key, location, .. } = observation;
     count(u32::from(key.kind));
-    if TALLY.get(0).is_some_and(|counts| add(counts, key, *at_ns)) {
+    if TALLY.get(0).is_some_and(|counts| add(counts, key)) {
         return;
     }
     // The first of its key in this interval, as far as this CPU can see. The event comes before the
@@ -117,10 +129,10 @@ pub(crate) fn tell(observation: &Observation) {
 /// stack, of which there are 512 bytes.
 #[inline(never)]
 fn begin(observation: &Observation, told: bool) -> bool {
-    let Observation { key, attempt: _, at_ns, location, known } = observation;
+    let Observation { key, attempt: _, location, known } = observation;
     let tally = Tally {
         count: u64::from(!told),
-        last_ns: *at_ns,
+        last_ns: now(),
         location: *location,
         dialled: known.dialled,
         entered: known.entered,
@@ -131,7 +143,7 @@ fn begin(observation: &Observation, told: bool) -> bool {
     counts.insert(key, &tally, u64::from(BPF_NOEXIST)).is_ok()
         || told
         // Another CPU was faster, or the map is full.
-        || add(counts, key, *at_ns)
+        || add(counts, key)
 }
 
 /// Tells one observation that is never counted with others.
@@ -150,13 +162,16 @@ fn tell_or_lose(observation: &Observation) {
 
 /// Adds one to the key's count; false if the interval has not seen the key yet.
 #[inline(always)]
-fn add(counts: &Counts, key: &TallyKey, at_ns: u64) -> bool {
+fn add(counts: &Counts, key: &TallyKey) -> bool {
     let Some(tally) = counts.get_ptr_mut(key) else { return false };
-    // SAFETY: a live entry, whose count all CPUs only add to, atomically. The time is the latest of
-    // several that differ by next to nothing, so the last writer may win.
+    // SAFETY: a live entry, whose count all CPUs only add to, atomically. The time is of several
+    // that differ by next to nothing, so the last writer may win.
     unsafe {
         increment(&raw mut (*tally).count);
-        (*tally).last_ns = at_ns;
+        let count = (*tally).count;
+        if count < CLOCKED || count % CLOCKED == 0 {
+            (*tally).last_ns = now();
+        }
     }
     true
 }
@@ -183,13 +198,13 @@ unsafe fn increment(counter: *mut u64) {
 /// Puts an event into the ring; false if there is no room.
 #[inline(never)]
 fn submit(observation: &Observation) -> bool {
-    let Observation { key, attempt, at_ns, location, known } = observation;
+    let Observation { key, attempt, location, known } = observation;
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else { return false };
     entry.write(Event {
         key: *key,
         attempt: *attempt,
         entered: known.entered,
-        at_ns: *at_ns,
+        at_ns: now(),
         first_ns: known.first_ns,
         location: *location,
         dialled: known.dialled,
@@ -246,7 +261,6 @@ pub(crate) fn rejected(packet: &Packet, attempt: &mut Attempt, kind: u8, reason:
     tell(&Observation {
         key: key(packet, kind, reason),
         attempt: packet.attempt,
-        at_ns: now(),
         location: 0,
         known: Known::of(attempt),
     });
@@ -260,8 +274,8 @@ pub(crate) fn succeeded(
     destination: Address,
     destination_port: u16,
     known: Known,
+    at_ns: u64,
 ) {
-    let at_ns = now();
     let success = SuccessKey {
         source: key.source,
         destination,
@@ -293,7 +307,6 @@ pub(crate) fn succeeded(
             kind: if late { kind::ANSWERED_LATE } else { kind::ANSWERED_FIRST },
         },
         attempt: *key,
-        at_ns,
         location: 0,
         known,
     });

@@ -12,13 +12,13 @@ use crate::{
 
 #[classifier]
 fn whydrop_to_pod(ctx: TcContext) -> i32 {
-    if let Some(packet) = skb::packet(&ctx) {
-        match packet.role {
-            Role::Request => request(&packet),
-            Role::Answer => answer(&packet),
-            Role::Reset => rejected(&packet, kind::REJECTED_RESET, 0),
-            Role::Unreachable(reason) => rejected(&packet, kind::REJECTED_ICMP, reason),
-        }
+    let packet = skb::packet(&ctx);
+    match packet.role {
+        Role::Request => request(&packet),
+        Role::Answer => answer(&packet),
+        Role::Reset => rejected(&packet, kind::REJECTED_RESET, 0),
+        Role::Unreachable(reason) => rejected(&packet, kind::REJECTED_ICMP, reason),
+        Role::None => {}
     }
     PASS
 }
@@ -27,11 +27,9 @@ fn whydrop_to_pod(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn request(packet: &Packet) {
     let Some(attempt) = tell::attempt(&packet.attempt) else {
-        let at_ns = tell::now();
         let attempt = Attempt {
             destination: packet.destination,
-            first_ns: at_ns,
-            last_ns: at_ns,
+            first_ns: tell::tick(),
             entered: 0,
             packets: 1,
             destination_port: packet.destination_port,
@@ -46,14 +44,11 @@ fn request(packet: &Packet) {
         return;
     }
     // From elsewhere, and the pod has had it before: no answer of its got through.
-    let at_ns = tell::now();
-    attempt.last_ns = at_ns;
     attempt.packets += 1;
     attempt.flags |= flags::TOLD;
     tell::tell(&Observation {
         key: tell::key(packet, kind::RETRANSMITTED, 0),
         attempt: packet.attempt,
-        at_ns,
         location: 0,
         known: Known::of(attempt),
     });
@@ -66,7 +61,13 @@ fn answer(packet: &Packet) {
         && attempt.flags & flags::FROM_POD != 0
     {
         let known = Known::of(attempt);
-        tell::succeeded(&packet.attempt, packet.destination, packet.destination_port, known);
+        tell::succeeded(
+            &packet.attempt,
+            packet.destination,
+            packet.destination_port,
+            known,
+            tell::tick(),
+        );
         let _ = ATTEMPTS.remove(&packet.attempt);
     }
 }
