@@ -14,6 +14,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
+use whydrop::report::Record;
 
 use crate::lab::namespace::Namespace;
 
@@ -108,8 +109,10 @@ impl Agent {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
                 Ok(line) => {
-                    let record = serde_json::from_str(&line)
-                        .with_context(|| format!("not a record: {line}"))?;
+                    // Strictly: a field that the schema does not know is a fault.
+                    let _: Record = serde_json::from_str(&line)
+                        .with_context(|| format!("not a record of the schema: {line}"))?;
+                    let record = serde_json::from_str(&line)?;
                     self.records.push(Heard { at: Instant::now(), record });
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => bail!("nothing for {patience:?}"),

@@ -180,6 +180,10 @@ impl Lab {
         for &address in &self.node_addresses {
             writeln!(inside, "route add default via {}", gateway(address)?.0)?;
         }
+        if !self.node_addresses.iter().any(IpAddr::is_ipv4) {
+            // Proxy ARP answers only for what there is a route to.
+            writeln!(inside, "route add default dev {UPLINK}")?;
+        }
         self.node.ip(&links)?;
         self.node.ip(&inside)?;
         self.outside.ip(&beyond)

@@ -249,8 +249,8 @@ impl<'s> Stage<'s> {
         let mut text = format!("{error:#}\n\nscenario {}\n", self.scenario.name());
         if let Some(agent) = &mut self.agent {
             let _ = agent.wait_for(Duration::ZERO, |_| false);
-            let _ = writeln!(text, "\nrecords:");
-            for Heard { record, .. } in agent.records() {
+            let _ = writeln!(text, "\nrecords, but for the marker's:");
+            for Heard { record, .. } in agent.records().iter().filter(|h| !is_marker(&h.record)) {
                 let _ = writeln!(text, "{record}");
             }
             let _ = writeln!(text, "\nstderr of the agent:\n{}", agent.stderr());

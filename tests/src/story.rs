@@ -2,7 +2,9 @@
 
 use std::io::{self, IsTerminal as _, Write};
 
+use serde::Deserialize as _;
 use serde_json::Value;
+use whydrop::report::{Record, text};
 
 use crate::play::Audience;
 
@@ -82,8 +84,9 @@ impl<W: Write> Audience for Story<W> {
     }
 
     fn record(&mut self, record: &Value) {
-        let text = record["cause"]["text"].as_str().unwrap_or_default().to_owned();
-        let line = self.paint("33", &text);
+        // As the agent's own text format has it; `play` has read it strictly before.
+        let line = Record::deserialize(record).map(|record| text::line(&record));
+        let line = self.paint("33", &line.unwrap_or_else(|_| record.to_string()));
         self.indented(&line);
     }
 }

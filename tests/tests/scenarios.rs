@@ -18,6 +18,12 @@ fn scenario(file: &Path) -> datatest_stable::Result<()> {
     let mut story = Story::plain(Vec::new());
     play(&scenario, Watched::ByAgent, &mut story).map_err(|error| {
         let told = String::from_utf8_lossy(&story.into_inner()).into_owned();
-        format!("{error}\nwhat happened:\n{told}").into()
+        tell(&format!("{error}\nwhat happened:\n{told}"));
+        "the scenario went otherwise; see above".into()
     })
+}
+
+#[expect(clippy::print_stderr, reason = "the harness prints an error on one line, escaped")]
+fn tell(text: &str) {
+    eprintln!("{text}");
 }
