@@ -14,6 +14,7 @@
 
 mod losses;
 mod recheck;
+mod waiting;
 
 use std::{collections::BTreeMap, future::Future, net::IpAddr, path::PathBuf, sync::Arc};
 
@@ -21,12 +22,11 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use whydrop_core::{
-    cluster::{Cluster, Interface, object::Kind, resolve::Holder},
+    cluster::{Cluster, Interface, Snapshot, object::Kind, resolve::Holder},
     correlate::{Correlated, Correlator, Drop},
-    diagnosis::{Case, Class, Diagnosis, Fate, diagnose},
+    diagnosis::{Case, Class, Diagnosis, Fate, Judgement, diagnose},
     flow::Flow,
     policy::PolicyKind,
-    remedy::remedy,
 };
 
 use crate::{
@@ -37,6 +37,7 @@ use crate::{
 };
 use losses::Losses;
 use recheck::Recheck;
+use waiting::{Waiting, WaitingRoom};
 
 /// How often the kernel's counters are drained, and so how late a count may be.
 const TURN_INTERVAL: Duration = Duration::from_secs(1);
@@ -63,6 +64,7 @@ struct Agent {
     cluster: Cluster,
     correlator: Correlator,
     recheck: Recheck,
+    waiting: WaitingRoom,
     losses: Losses,
     log: Log,
     probe: Probe,
@@ -85,6 +87,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = &'static str>)
         cluster,
         correlator: Correlator::default(),
         recheck: Recheck::default(),
+        waiting: WaitingRoom::default(),
         losses: Losses::default(),
         log: Log::start(options.format),
         probe,
@@ -133,7 +136,9 @@ impl Agent {
     /// When there is something to judge without anything coming in.
     fn due(&self) -> Instant {
         let now = Timestamp::now();
-        let due = [self.correlator.deadline(), self.recheck.deadline()].into_iter().flatten().min();
+        let due =
+            [self.correlator.deadline(), self.recheck.deadline(), self.waiting.deadline()];
+        let due = due.into_iter().flatten().min();
         let wait = due.map(|due| Duration::try_from(due.duration_since(now)).unwrap_or_default());
         // Turns come around anyway.
         Instant::now() + wait.unwrap_or(TURN_INTERVAL).min(TURN_INTERVAL)
@@ -150,7 +155,7 @@ impl Agent {
     fn judge(&mut self, now: Timestamp) {
         for correlated in self.correlator.tick(now) {
             match correlated {
-                Correlated::Drop(drop) => self.judge_drop(&drop, now),
+                Correlated::Drop(drop) => self.judge_drop(drop, now),
                 Correlated::Answered { flow, at } => self.judge_answer(flow, at, now),
                 Correlated::Folded(folded) => {
                     let snapshot = self.cluster.snapshot();
@@ -168,37 +173,69 @@ impl Agent {
                 Err(error) => self.degraded(&error),
             }
         }
+        while let Some(waited) = self.waiting.leave(now) {
+            self.judge_again(waited, now);
+        }
     }
 
-    fn judge_drop(&mut self, drop: &Drop, now: Timestamp) {
-        let snapshot = self.cluster.snapshot();
-        let evidence = &drop.evidence;
-        let case = Case {
-            flow: drop.flow,
-            dialled: drop.dialled,
-            at: Some(evidence.last()),
-            fate: Fate::Died(evidence),
-        };
-        let diagnosis = diagnose(&snapshot, &case);
-        if !concerns_pods(&diagnosis, drop) {
-            return self.losses.of_no_pod(evidence.packets());
+    /// Tells a drop; one that policies do not explain waits, for they may be on their way.
+    fn judge_drop(&mut self, drop: Drop, now: Timestamp) {
+        let diagnosis = diagnose(&self.cluster.snapshot(), &case_of(&drop));
+        if !concerns_pods(&diagnosis, &drop) {
+            return self.losses.of_no_pod(drop.evidence.packets());
         }
-        if !diagnosis.is_reportable(evidence) {
+        if matches!(diagnosis.cause.class, Class::OutOfSync | Class::NotPolicy | Class::CannotTell) {
+            if let Some(unwaited) = self.waiting.enter(now, Waiting::Drop(drop)) {
+                self.judge_again(unwaited, now);
+            }
+        } else {
+            self.tell_drop(&drop, diagnosis, now);
+        }
+    }
+
+    /// A flow was answered: if policies deny it, then the CNI does not enforce them, unless they
+    /// are about to say otherwise.
+    fn judge_answer(&mut self, flow: Flow, at: Timestamp, now: Timestamp) {
+        let then = self.cluster.snapshot();
+        if self.is_not_enforced(&then, flow, at).is_some() {
+            let waiting = Waiting::Answer { flow, at, then: Box::new(then) };
+            if let Some(unwaited) = self.waiting.enter(now, waiting) {
+                self.judge_again(unwaited, now);
+            }
+        }
+    }
+
+    fn judge_again(&mut self, waited: Waiting, now: Timestamp) {
+        let snapshot = self.cluster.snapshot();
+        match waited {
+            Waiting::Drop(drop) => {
+                let diagnosis = diagnose(&snapshot, &case_of(&drop));
+                self.tell_drop(&drop, diagnosis, now);
+            }
+            Waiting::Answer { flow, at, then } => {
+                let still = self.is_not_enforced(&snapshot, flow, at);
+                let both = still.filter(|_| self.is_not_enforced(&then, flow, at).is_some());
+                if let Some(diagnosis) = both.filter(|_| self.recheck.is_news(flow, now)) {
+                    self.log.write(self.reporter.finding(now, at, diagnosis));
+                }
+            }
+        }
+    }
+
+    fn is_not_enforced(&self, snapshot: &Snapshot, flow: Flow, at: Timestamp) -> Option<Diagnosis> {
+        let case = Case { flow, dialled: None, at: Some(at), fate: Fate::Answered };
+        let diagnosis = diagnose(snapshot, &case);
+        (diagnosis.cause.class == Class::NotEnforced).then_some(diagnosis)
+    }
+
+    fn tell_drop(&mut self, drop: &Drop, diagnosis: Diagnosis, now: Timestamp) {
+        if !diagnosis.is_reportable(&drop.evidence) {
             return;
         }
-        let remedy = remedy(&snapshot, &diagnosis);
-        let last = self.last_success(drop);
-        let record = self.reporter.drop(now, &snapshot, drop, &diagnosis, remedy.as_ref(), last);
-        self.log.write(record);
-    }
-
-    fn judge_answer(&mut self, flow: Flow, at: Timestamp, now: Timestamp) {
         let snapshot = self.cluster.snapshot();
-        let case = Case { flow, dialled: None, at: Some(at), fate: Fate::Answered };
-        let diagnosis = diagnose(&snapshot, &case);
-        if diagnosis.cause.class == Class::NotEnforced && self.recheck.is_news(flow, now) {
-            self.log.write(self.reporter.finding(now, at, &diagnosis));
-        }
+        let judgement = Judgement::of(&snapshot, self.cluster.history(), diagnosis);
+        let last = self.last_success(drop);
+        self.log.write(self.reporter.drop(now, &snapshot, drop, &judgement, last));
     }
 
     /// When the flow, as dialled or as translated, last got an answer.
@@ -322,6 +359,15 @@ impl Agent {
         self.tell_losses();
         self.tell(AgentState::Stopping { why });
         self.log.finish().await;
+    }
+}
+
+fn case_of(drop: &Drop) -> Case<'_> {
+    Case {
+        flow: drop.flow,
+        dialled: drop.dialled,
+        at: Some(drop.evidence.last()),
+        fate: Fate::Died(&drop.evidence),
     }
 }
 

@@ -12,7 +12,7 @@ pub mod yaml;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use convert::{Reporter, flow_of, situation_of, cause_of, remedy_of, verdict_of};
+pub use convert::{Reporter, cause_of, flow_of, remedy_of, verdict_of};
 
 /// The version of the records.
 pub const SCHEMA: &str = "whydrop/v1";
@@ -209,7 +209,7 @@ pub struct DirectionVerdict {
     /// Which layer decided.
     pub layer: Option<Layer>,
     /// Every `NetworkPolicy` that selects the pod in this direction, the one that leads first.
-    pub isolating: Vec<PolicyRef>,
+    pub isolating: Vec<ObjectRef>,
     /// Every rule that admits the flow.
     pub allowed_by: Vec<RuleRef>,
     /// The rule of an explicit deny.
@@ -242,10 +242,10 @@ pub enum Layer {
     Baseline,
 }
 
-/// Names a policy.
+/// Names an object: a policy, or what changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct PolicyRef {
+pub struct ObjectRef {
     /// Kind.
     pub kind: String,
     /// Namespace, of namespaced kinds.
@@ -263,7 +263,7 @@ pub struct PolicyRef {
 #[serde(deny_unknown_fields)]
 pub struct RuleRef {
     /// The policy.
-    pub policy: PolicyRef,
+    pub policy: ObjectRef,
     /// 0-based index in the policy as written.
     pub rule: usize,
 }
@@ -279,7 +279,7 @@ pub struct Cause {
     /// A situation that needs another fix: `dns` or `probe`.
     pub situation: Option<Situation>,
     /// The policy to look at first; the others behind an implicit deny are in `isolating`.
-    pub policy: Option<PolicyRef>,
+    pub policy: Option<ObjectRef>,
     /// The rule that would almost admit the flow.
     pub nearest_miss: Option<NearestMiss>,
     /// What changed, and when.
@@ -317,7 +317,7 @@ pub enum Situation {
 #[serde(deny_unknown_fields)]
 pub struct NearestMiss {
     /// The rule's policy.
-    pub policy: PolicyRef,
+    pub policy: ObjectRef,
     /// 0-based index of the rule.
     pub rule: usize,
     /// What the rule wants.
@@ -331,8 +331,8 @@ pub struct NearestMiss {
 #[serde(deny_unknown_fields)]
 pub struct Changed {
     /// The object.
-    pub object: PolicyRef,
-    /// What happened to it: `created`.
+    pub object: ObjectRef,
+    /// What happened to it: `created`, `edited`, `relabelled` or `deleted`.
     pub change: String,
     /// When.
     pub at: String,
@@ -354,7 +354,6 @@ pub struct Remedy {
 
 /// The agent tells of itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct AgentRecord {
     /// `whydrop/v1`.
     pub schema: Schema,

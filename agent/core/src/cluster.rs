@@ -1,5 +1,6 @@
 //! What is known of the cluster: one writer, immutable snapshots.
 
+pub mod history;
 pub mod object;
 pub mod resolve;
 pub mod translate;
@@ -14,6 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use rpds::HashTrieMapSync;
 
 use crate::policy::{Policy, PolicyRef, index::PolicyIndex};
+use history::{Change, ChangeKind, History};
 use object::{EndpointSlice, Key, Kind, Namespace, Node, Object, Pod, Service};
 
 /// How long an address stays resolvable to a pod that has gone: a drop is judged some seconds
@@ -184,18 +186,24 @@ impl Snapshot {
 #[derive(Debug, Default)]
 pub struct Cluster {
     snapshot: Snapshot,
+    history: History,
 }
 
 impl Cluster {
     /// A cluster of which these kinds have not been listed yet.
     pub fn unsynced(kinds: impl IntoIterator<Item = Kind>) -> Self {
         let unsynced = kinds.into_iter().collect();
-        Self { snapshot: Snapshot { unsynced, ..Snapshot::default() } }
+        Self { snapshot: Snapshot { unsynced, ..Snapshot::default() }, history: History::default() }
     }
 
     /// The cluster as it is now.
     pub fn snapshot(&self) -> Snapshot {
         self.snapshot.clone()
+    }
+
+    /// What changed lately.
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// A kind has been listed once.
@@ -216,6 +224,10 @@ impl Cluster {
     /// Takes an object as it is now. `at`: when it came to be so; `None` at the first listing,
     /// which says nothing of when.
     pub fn apply(&mut self, object: Object, at: Option<Timestamp>) {
+        if let (Some(at), Some(kind)) = (at, self.change_kind(&object)) {
+            let change = Change { object: object.key(), kind, at };
+            self.history.push(change, self.snapshot.clone());
+        }
         let snapshot = &mut self.snapshot;
         snapshot.revision += 1;
         match object {
@@ -275,8 +287,36 @@ impl Cluster {
         }
     }
 
+    /// How an object differs from what is known of it, where that can change a verdict.
+    fn change_kind(&self, object: &Object) -> Option<ChangeKind> {
+        let snapshot = &self.snapshot;
+        match object {
+            Object::Policy(policy) => match snapshot.policies.get(&policy.reference) {
+                None => Some(ChangeKind::Created),
+                Some(before) => {
+                    let now = (&policy.subject, &policy.ingress, &policy.egress, policy.priority);
+                    let then = (&before.subject, &before.ingress, &before.egress, before.priority);
+                    (now != then).then_some(ChangeKind::Edited)
+                }
+            },
+            Object::Namespace(namespace) => {
+                let before = snapshot.namespace(&namespace.name)?;
+                (before.labels != namespace.labels).then_some(ChangeKind::Relabelled)
+            }
+            Object::Pod(pod) => {
+                let before = snapshot.pod(&pod.namespace, &pod.name)?;
+                (before.labels != pod.labels).then_some(ChangeKind::Relabelled)
+            }
+            Object::Node(_) | Object::Service(_) | Object::EndpointSlice(_) => None,
+        }
+    }
+
     /// An object is gone.
     pub fn delete(&mut self, key: &Key, at: Timestamp) {
+        if matches!(key.kind, Kind::Policy(_)) {
+            let change = Change { object: key.clone(), kind: ChangeKind::Deleted, at };
+            self.history.push(change, self.snapshot.clone());
+        }
         let snapshot = &mut self.snapshot;
         snapshot.revision += 1;
         let name = || (key.namespace.clone().unwrap_or_default(), key.name.clone());

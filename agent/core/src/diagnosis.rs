@@ -1,5 +1,6 @@
 //! From a drop and a snapshot to the cause, in the order in which a playbook checks.
 
+mod attribution;
 pub mod reason;
 mod words;
 
@@ -10,6 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     cluster::{
         Snapshot,
+        history::{Change, History},
         object::{Probe, Service},
         resolve::{Backend, Endpoint, Holder},
     },
@@ -21,7 +23,9 @@ use crate::{
         evaluate::{Decision, Question, Verdict, evaluate},
         nearest::{Lack, NearestMiss, nearest_miss},
     },
+    remedy::{Remedy, remedy},
 };
+pub use attribution::attribute;
 use reason::Died;
 
 /// What killed a flow, or would.
@@ -96,15 +100,6 @@ pub enum Situation {
     Probe(Probe),
 }
 
-/// The latest change of an object that can explain the verdict.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Changed {
-    /// The object.
-    pub policy: Arc<Policy>,
-    /// When it was created.
-    pub at: Timestamp,
-}
-
 /// Why.
 #[derive(Clone, Debug)]
 pub struct Cause {
@@ -118,8 +113,6 @@ pub struct Cause {
     pub policy: Option<Arc<Policy>>,
     /// The rule that would almost admit the flow.
     pub nearest_miss: Option<NearestMiss>,
-    /// What changed.
-    pub changed: Option<Changed>,
     /// How sure the class is, from 0 to 1.
     pub confidence: f64,
     /// What the confidence rests on.
@@ -338,6 +331,31 @@ fn responsible(verdict: &Verdict, direction: Direction) -> Vec<Arc<Policy>> {
     }
 }
 
+/// A flow judged, with what can be done about it and since which change it is so.
+#[derive(Clone, Debug)]
+pub struct Judgement {
+    /// Why it died, or would.
+    pub diagnosis: Diagnosis,
+    /// The latest change that made it so.
+    pub changed: Option<Change>,
+    /// The rule that lets it pass.
+    pub remedy: Option<Remedy>,
+}
+
+/// Judges a flow, and finds the change and the remedy.
+pub fn judge(snapshot: &Snapshot, history: &History, case: &Case<'_>) -> Judgement {
+    Judgement::of(snapshot, history, diagnose(snapshot, case))
+}
+
+impl Judgement {
+    /// Finds the change and the remedy for a diagnosis.
+    pub fn of(snapshot: &Snapshot, history: &History, diagnosis: Diagnosis) -> Self {
+        let changed = attribute(history, snapshot, &diagnosis);
+        let remedy = remedy(snapshot, &diagnosis);
+        Self { diagnosis, changed, remedy }
+    }
+}
+
 /// Everything that a cause is drawn from.
 struct Inquiry<'a> {
     snapshot: &'a Snapshot,
@@ -355,7 +373,6 @@ impl Inquiry<'_> {
             situation: self.situation(),
             policy: None,
             nearest_miss: None,
-            changed: None,
             confidence: 0.0,
             reasons: Vec::new(),
             text: String::new(),
@@ -368,11 +385,6 @@ impl Inquiry<'_> {
             if class.is_denial() {
                 cause.nearest_miss = self.nearest_miss(direction);
             }
-            let dated = cause.policy.clone().and_then(|policy| {
-                let at = policy.created?;
-                Some(Changed { policy, at })
-            });
-            cause.changed = dated;
         }
         (cause.confidence, cause.reasons) = self.confidence(class);
         cause.text = words::sentence(self, &cause);

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use notify::{RecursiveMode, Watcher as _};
 use tokio::{
     sync::mpsc,
-    time::{Duration, sleep},
+    time::{Duration, timeout},
 };
 use whydrop_core::cluster::{
     Cluster,
@@ -29,6 +29,9 @@ pub struct Folder {
     /// Objects as they were applied.
     applied: BTreeMap<Key, Object>,
     changes: mpsc::Receiver<notify::Result<()>>,
+    /// A change was told, and the folder has not been read since.
+    is_stale: bool,
+    passed_over: BTreeMap<String, usize>,
     _watcher: notify::RecommendedWatcher,
 }
 
@@ -60,6 +63,8 @@ impl Folder {
             files: BTreeMap::new(),
             applied: BTreeMap::new(),
             changes,
+            is_stale: false,
+            passed_over: BTreeMap::new(),
             _watcher: watcher,
         };
         let problems = folder.read(cluster, None);
@@ -75,26 +80,33 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Waits until the folder has changed and is quiet again.
+    /// Waits until the folder has changed and is quiet again. Losing the future loses no change.
     ///
     /// # Errors
     /// Where it cannot be followed any more.
     pub async fn changed(&mut self) -> anyhow::Result<()> {
-        match self.changes.recv().await {
-            Some(change) => change.with_context(|| self.path.display().to_string())?,
-            None => std::future::pending().await,
+        if !self.is_stale {
+            self.next_change().await?;
+            self.is_stale = true;
         }
-        loop {
-            sleep(QUIET).await;
-            if self.changes.try_recv().is_err() {
-                return Ok(());
-            }
+        while let Ok(another) = timeout(QUIET, self.next_change()).await {
+            another?;
+        }
+        Ok(())
+    }
+
+    async fn next_change(&mut self) -> anyhow::Result<()> {
+        match self.changes.recv().await {
+            Some(change) => change.with_context(|| self.path.display().to_string()),
+            // Not while the watcher lives, which this owns.
+            None => std::future::pending().await,
         }
     }
 
     /// Reads the folder again and tells what is wrong with it. A file with a mistake keeps what it
     /// last held without one.
     pub fn reload(&mut self, cluster: &mut Cluster, now: Timestamp) -> Vec<String> {
+        self.is_stale = false;
         self.read(cluster, Some(now))
     }
 
@@ -121,16 +133,26 @@ impl Folder {
     /// Brings the cluster to what the files hold now.
     fn apply(&mut self, cluster: &mut Cluster, at: Option<Timestamp>) {
         let mut unread: BTreeMap<String, usize> = BTreeMap::new();
+        let mut passed_over: BTreeMap<String, usize> = BTreeMap::new();
         let mut held: BTreeMap<Key, Object> = BTreeMap::new();
         for (path, manifests) in &self.files {
             for (kind, count) in &manifests.unread {
                 *unread.entry(kind.clone()).or_default() += count;
+            }
+            for (kind, count) in &manifests.passed_over {
+                *passed_over.entry(kind.clone()).or_default() += count;
             }
             for object in &manifests.objects {
                 if held.insert(object.key(), object.clone()).is_some() {
                     warn_twice(path, &object.key());
                 }
             }
+        }
+        if passed_over != self.passed_over {
+            for (kind, count) in &passed_over {
+                tracing::info!(count, "objects of kind {kind} take no part and are passed over");
+            }
+            self.passed_over = passed_over;
         }
         cluster.set_unread(unread);
         let gone = self.applied.keys().filter(|key| !held.contains_key(*key));

@@ -129,7 +129,7 @@ fn json(
         expect: *expect,
         effective,
         verdict: verdict_of(&diagnosis.verdict),
-        cause: cause_of(&diagnosis.cause),
+        cause: cause_of(&diagnosis.cause, None),
     })?)
 }
 

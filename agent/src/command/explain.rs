@@ -1,7 +1,7 @@
 //! `whydrop explain`: the policies' verdict of one flow, rule by rule.
 
 use clap::Args as ClapArgs;
-use whydrop_core::remedy::remedy;
+use whydrop_core::{cluster::history::History, diagnosis::Judgement};
 
 use super::{
     Outcome, Output,
@@ -26,8 +26,9 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let snapshot = args.cluster.snapshot()?;
     let diagnosis = args.flow.diagnose(&snapshot)?;
-    let remedy = remedy(&snapshot, &diagnosis);
-    let explanation = Explanation::new(&diagnosis, effective(&diagnosis), remedy.as_ref());
+    let effective = effective(&diagnosis);
+    let judgement = Judgement::of(&snapshot, &History::default(), diagnosis);
+    let explanation = Explanation::new(&judgement, effective);
     match args.output {
         Output::Text => print(&text(&explanation))?,
         Output::Json => print(&(serde_json::to_string(&explanation)? + "\n"))?,

@@ -4,10 +4,11 @@ use jiff::Timestamp;
 use whydrop_core::{
     cluster::{
         Snapshot,
+        history::Change,
         resolve::{Endpoint, Holder},
     },
     correlate::{self, Drop, Level},
-    diagnosis::{self, Diagnosis, Dialled},
+    diagnosis::{self, Class, Diagnosis, Dialled, Judgement},
     flow,
     observation::Rejection,
     policy::{self, Policy, evaluate},
@@ -17,7 +18,7 @@ use whydrop_core::{
 use super::{
     AgentKind, AgentRecord, AgentState, Cause, Changed, Decision, Direction, DirectionVerdict,
     DropKind, DropRecord, End, Evidence, EvidenceLevel, Exemption, Flow, Layer, NearestMiss,
-    PolicyRef, Record, Remedy, RuleRef, Schema, Service, Situation, Verdict, Workload, yaml,
+    ObjectRef, Record, Remedy, RuleRef, Schema, Service, Situation, Verdict, Workload, yaml,
 };
 
 /// Writes the records of one agent.
@@ -34,21 +35,20 @@ impl Reporter {
         now: Timestamp,
         snapshot: &Snapshot,
         drop: &Drop,
-        diagnosis: &Diagnosis,
-        remedy: Option<&remedy::Remedy>,
+        judgement: &Judgement,
         last_success: Option<Timestamp>,
     ) -> Record {
         // A delivery that policies deny is no drop, whatever became of it in the pod.
-        let kind = match diagnosis.cause.class {
-            diagnosis::Class::NotEnforced => DropKind::Finding,
+        let kind = match judgement.diagnosis.cause.class {
+            Class::NotEnforced => DropKind::Finding,
             _ => DropKind::Drop,
         };
         let evidence = evidence(snapshot, &drop.evidence, last_success);
-        self.record(now, kind, drop.id.to_string(), diagnosis, evidence, remedy)
+        self.record(now, kind, drop.id.to_string(), judgement, evidence)
     }
 
     /// A flow that was answered although policies deny it.
-    pub fn finding(&self, now: Timestamp, at: Timestamp, diagnosis: &Diagnosis) -> Record {
+    pub fn finding(&self, now: Timestamp, at: Timestamp, diagnosis: Diagnosis) -> Record {
         let evidence = Evidence {
             level: EvidenceLevel::Answered,
             reason: None,
@@ -61,7 +61,8 @@ impl Reporter {
             rejection: None,
         };
         let id = format!("{:016x}", diagnosis.incident());
-        self.record(now, DropKind::Finding, id, diagnosis, evidence, None)
+        let judgement = Judgement { diagnosis, changed: None, remedy: None };
+        self.record(now, DropKind::Finding, id, &judgement, evidence)
     }
 
     /// The agent's own state.
@@ -99,10 +100,10 @@ impl Reporter {
         now: Timestamp,
         kind: DropKind,
         id: String,
-        diagnosis: &Diagnosis,
+        judgement: &Judgement,
         evidence: Evidence,
-        remedy: Option<&remedy::Remedy>,
     ) -> Record {
+        let Judgement { diagnosis, changed, remedy } = judgement;
         Record::Drop(Box::new(DropRecord {
             schema: Schema::V1,
             kind,
@@ -112,8 +113,8 @@ impl Reporter {
             flow: flow_of(diagnosis),
             evidence,
             verdict: verdict_of(&diagnosis.verdict),
-            cause: cause_of(&diagnosis.cause),
-            remedy: remedy.map(remedy_of),
+            cause: cause_of(&diagnosis.cause, changed.as_ref()),
+            remedy: remedy.as_ref().map(remedy_of),
             incident: format!("{:016x}", diagnosis.incident()),
         }))
     }
@@ -218,8 +219,8 @@ fn direction_verdict(verdict: &evaluate::DirectionVerdict) -> DirectionVerdict {
     }
 }
 
-pub(super) fn policy_ref(reference: &policy::PolicyRef) -> PolicyRef {
-    PolicyRef {
+pub(super) fn policy_ref(reference: &policy::PolicyRef) -> ObjectRef {
+    ObjectRef {
         kind: reference.kind.to_string(),
         namespace: reference.namespace.as_deref().map(str::to_owned),
         name: reference.name.to_string(),
@@ -227,32 +228,27 @@ pub(super) fn policy_ref(reference: &policy::PolicyRef) -> PolicyRef {
     }
 }
 
-fn policy_in_full(policy: &Policy) -> PolicyRef {
+fn policy_in_full(policy: &Policy) -> ObjectRef {
     let uid = policy.uid.as_deref().map(str::to_owned);
-    PolicyRef { uid, ..policy_ref(&policy.reference) }
+    ObjectRef { uid, ..policy_ref(&policy.reference) }
 }
 
 fn rule_ref(rule: &policy::RuleRef) -> RuleRef {
     RuleRef { policy: policy_ref(&rule.policy), rule: rule.rule }
 }
 
-/// A situation.
-pub fn situation_of(situation: diagnosis::Situation) -> Situation {
-    match situation {
-        diagnosis::Situation::Dns => Situation::Dns,
-        diagnosis::Situation::Probe(_) => Situation::Probe,
-    }
-}
-
-/// A cause.
-pub fn cause_of(cause: &diagnosis::Cause) -> Cause {
+/// A cause, and the change that made it so.
+pub fn cause_of(cause: &diagnosis::Cause, changed: Option<&Change>) -> Cause {
     Cause {
         class: cause.class.name().to_owned(),
         direction: cause.direction.map(|direction| match direction {
             flow::Direction::Egress => Direction::Egress,
             flow::Direction::Ingress => Direction::Ingress,
         }),
-        situation: cause.situation.map(situation_of),
+        situation: cause.situation.map(|situation| match situation {
+            diagnosis::Situation::Dns => Situation::Dns,
+            diagnosis::Situation::Probe(_) => Situation::Probe,
+        }),
         policy: cause.policy.as_deref().map(policy_in_full),
         nearest_miss: cause.nearest_miss.as_ref().map(|miss| NearestMiss {
             policy: policy_ref(&miss.rule.policy),
@@ -260,10 +256,15 @@ pub fn cause_of(cause: &diagnosis::Cause) -> Cause {
             wanted: miss.wanted.clone(),
             found: miss.found.clone(),
         }),
-        changed: cause.changed.as_ref().map(|changed| Changed {
-            object: policy_ref(&changed.policy.reference),
-            change: "created".to_owned(),
-            at: time(changed.at),
+        changed: changed.map(|change| Changed {
+            object: ObjectRef {
+                kind: change.object.kind.to_string(),
+                namespace: change.object.namespace.as_deref().map(str::to_owned),
+                name: change.object.name.to_string(),
+                uid: None,
+            },
+            change: change.kind.name().to_owned(),
+            at: time(change.at),
         }),
         confidence: cause.confidence,
         reasons: cause.reasons.clone(),

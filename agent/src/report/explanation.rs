@@ -4,16 +4,15 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 use whydrop_core::{
-    diagnosis::Diagnosis,
+    diagnosis::Judgement,
     policy::{
         evaluate::{DirectionVerdict, PolicyTrace, RuleTrace},
         matching::{Outcome, PeerMiss, PortMiss},
     },
-    remedy,
 };
 
 use super::{
-    Cause, Decision, Flow, PolicyRef, Remedy, Verdict, cause_of, convert::policy_ref, flow_of,
+    Cause, Decision, Flow, ObjectRef, Remedy, Verdict, cause_of, convert::policy_ref, flow_of,
     remedy_of, text::escape, verdict_of,
 };
 
@@ -47,7 +46,7 @@ pub struct Trace {
 #[derive(Debug, Serialize)]
 pub struct PolicySteps {
     /// The policy.
-    pub policy: PolicyRef,
+    pub policy: ObjectRef,
     /// Its rules.
     pub rules: Vec<RuleStep>,
 }
@@ -87,17 +86,14 @@ pub enum Half {
 
 impl Explanation {
     /// Explains a judged flow.
-    pub fn new(
-        diagnosis: &Diagnosis,
-        effective: &'static str,
-        remedy: Option<&remedy::Remedy>,
-    ) -> Self {
+    pub fn new(judgement: &Judgement, effective: &'static str) -> Self {
+        let Judgement { diagnosis, changed, remedy } = judgement;
         Self {
             flow: flow_of(diagnosis),
             effective,
             verdict: verdict_of(&diagnosis.verdict),
-            cause: cause_of(&diagnosis.cause),
-            remedy: remedy.map(remedy_of),
+            cause: cause_of(&diagnosis.cause, changed.as_ref()),
+            remedy: remedy.as_ref().map(remedy_of),
             trace: Trace {
                 egress: steps(&diagnosis.verdict.egress),
                 ingress: steps(&diagnosis.verdict.ingress),

@@ -5,7 +5,8 @@
 use std::{borrow::Cow, fmt::Write as _};
 
 use super::{
-    AgentRecord, AgentState, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel, Record,
+    AgentRecord, AgentState, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel, ObjectRef,
+    Record,
 };
 
 /// How many characters of an id are shown: enough to tell a cluster's drops of a day apart.
@@ -112,8 +113,17 @@ fn evidence_text(evidence: &Evidence) -> String {
 }
 
 fn changed_text(changed: &Changed, record: &DropRecord) -> String {
-    let of_cause = record.cause.policy.as_ref().is_some_and(|p| p.name == changed.object.name);
-    let object = if of_cause { "policy" } else { &changed.object.name };
+    let ObjectRef { kind, namespace, name, .. } = &changed.object;
+    let is_cause = record
+        .cause
+        .policy
+        .as_ref()
+        .is_some_and(|policy| (&policy.kind, &policy.namespace, &policy.name) == (kind, namespace, name));
+    let object = match namespace {
+        _ if is_cause => "policy".to_owned(),
+        Some(namespace) => format!("{kind} {namespace}/{name}"),
+        None => format!("{kind} {name}"),
+    };
     let same_day = changed.at.get(..10) == record.time.get(..10);
     let at = if same_day { clock(&changed.at) } else { seconds(&changed.at) };
     format!("{object} {} {at}", changed.change)

@@ -1,4 +1,7 @@
 //! Of the rules that do not admit a denied flow: which comes nearest, and what it lacks.
+//!
+//! Near is a rule of which one half, peers or ports, matches: the half matches of the conformance
+//! cases. Where there is none, the denial is a plain default deny.
 
 use std::cmp::Reverse;
 
@@ -20,7 +23,7 @@ pub struct HalfMatch {
     pub port: bool,
 }
 
-/// The one thing that a rule lacks for admitting the flow.
+/// What the nearest rule lacks for admitting the flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NearestMiss {
     /// Which rule.
@@ -70,16 +73,17 @@ pub fn half_matches(verdict: &DirectionVerdict) -> Vec<HalfMatch> {
     halves
 }
 
-/// The rule that lacks one thing only; of several, the one that says most about this flow.
+/// The rule of which one half matches and the other lacks least; of several, the one that says most
+/// about this flow. `None`: no rule comes near.
 pub fn nearest_miss(verdict: &DirectionVerdict, direction: Direction) -> Option<NearestMiss> {
     let additive = verdict.trace.iter().filter(|t| t.policy.layer == Layer::NetworkPolicy);
     let mut best: Option<(_, NearestMiss)> = None;
     for trace in additive {
         for rule in &trace.rules {
-            let Some((miss, unmet)) = one_lack(trace, rule) else { continue };
+            let Some(Lacking { lacks, unmet, miss }) = lacking(trace, rule) else { continue };
             // A half that matches because it asks for nothing says nothing about this flow.
             let explicit = says_something(&trace.policy, rule, direction);
-            let rank = (explicit, closeness(miss.lack), Reverse(unmet));
+            let rank = (Reverse(lacks), explicit, closeness(miss.lack), Reverse(unmet));
             // Not greater-or-equal: among equals the policy that leads comes first.
             if best.as_ref().is_none_or(|(best_rank, _)| rank > *best_rank) {
                 best = Some((rank, miss));
@@ -108,38 +112,55 @@ fn closeness(lack: Lack) -> u8 {
     }
 }
 
-/// The rule's lack, where it is a single one, and how many labels it is about.
-fn one_lack(trace: &PolicyTrace, rule: &RuleTrace) -> Option<(NearestMiss, usize)> {
-    let (lack, wanted, found, unmet) = match (&rule.peer, &rule.port) {
+/// What a half-matching rule lacks.
+struct Lacking {
+    /// How many things: a selector that could match counts one, an end that no label could make
+    /// match counts two.
+    lacks: usize,
+    /// How many labels they are about.
+    unmet: usize,
+    miss: NearestMiss,
+}
+
+fn lacking(trace: &PolicyTrace, rule: &RuleTrace) -> Option<Lacking> {
+    let told = |lacks, unmet, lack, wanted: String, found: String| {
+        let miss = NearestMiss { rule: trace.rule_ref(rule), lack, wanted, found };
+        Some(Lacking { lacks, unmet, miss })
+    };
+    match (&rule.peer, &rule.port) {
         (Outcome::Match, Outcome::Miss(miss)) => match miss {
-            PortMiss::Port { wanted, found } => (Lack::Port, wanted.clone(), found.clone(), 1),
+            PortMiss::Port { wanted, found } => {
+                told(1, 1, Lack::Port, wanted.clone(), found.clone())
+            }
             PortMiss::Protocol { wanted, found } => {
-                (Lack::Protocol, wanted.clone(), found.clone(), 1)
+                told(1, 1, Lack::Protocol, wanted.clone(), found.clone())
             }
             PortMiss::Unresolved { name, found } => {
-                (Lack::NamedPort, format!("port named {name}"), found.clone(), 1)
+                told(1, 1, Lack::NamedPort, format!("port named {name}"), found.clone())
             }
         },
         (Outcome::Miss(miss), Outcome::Match) => match miss {
-            PeerMiss::Labels { namespace: Some(miss), pod: None } => {
-                (Lack::NamespaceLabels, miss.wanted.clone(), miss.found.clone(), miss.unmet)
+            PeerMiss::Labels { namespace, pod } => {
+                let misses = || [namespace, pod].into_iter().flatten();
+                let join = |texts: Vec<&str>, with| texts.join(with);
+                let wanted = join(misses().map(|miss| miss.wanted.as_str()).collect(), " and ");
+                let found = join(misses().map(|miss| miss.found.as_str()).collect(), "; ");
+                let unmet = misses().map(|miss| miss.unmet).sum();
+                let lack = if namespace.is_some() { Lack::NamespaceLabels } else { Lack::PodLabels };
+                told(misses().count(), unmet, lack, wanted, found)
             }
-            PeerMiss::Labels { namespace: None, pod: Some(miss) } => {
-                (Lack::PodLabels, miss.wanted.clone(), miss.found.clone(), miss.unmet)
+            PeerMiss::NotAPod { wanted, found } | PeerMiss::NotThatNode { wanted, found } => {
+                told(2, usize::MAX, Lack::PodLabels, wanted.clone(), found.clone())
             }
             PeerMiss::OutsideBlock { network, address } => {
-                (Lack::Block, format!("an address in {network}"), address.to_string(), 1)
+                let wanted = format!("an address in {network}");
+                told(1, 1, Lack::Block, wanted, address.to_string())
             }
             PeerMiss::Excepted { network, except, address } => {
                 let wanted = format!("an address in {network} except {except}");
-                (Lack::Except, wanted, format!("{address}, which is in {except}"), 1)
-            }
-            // Two lacks, or an end that no label could make match.
-            PeerMiss::Labels { .. } | PeerMiss::NotAPod { .. } | PeerMiss::NotThatNode { .. } => {
-                return None;
+                told(1, 1, Lack::Except, wanted, format!("{address}, which is in {except}"))
             }
         },
-        _ => return None,
-    };
-    Some((NearestMiss { rule: trace.rule_ref(rule), lack, wanted, found }, unmet))
+        _ => None,
+    }
 }
