@@ -1,0 +1,356 @@
+//! From observations to drops, in virtual time: scripted attempts, and any order, repetition and
+//! loss of what is told about them.
+
+use std::{net::IpAddr, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
+use whydrop_core::{
+    correlate::{
+        Correlated, Correlator, Drop, FLOWS_PER_SOURCE_MAX, IDLE, Level, REPORT_INTERVAL,
+    },
+    flow::{Flow, Protocol},
+    observation::{AttemptId, DropReason, Fact, Observation, Rejection},
+};
+
+const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 1, 0, 10));
+const SERVER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 1, 0, 20));
+const SERVICE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 7));
+
+/// Milliseconds after the script's start.
+fn at(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(1_767_323_045_000 + ms).expect("a time")
+}
+
+fn attempt(source_port: u16) -> AttemptId {
+    let sequence = u32::from(source_port) * 7919;
+    AttemptId { protocol: Protocol::Tcp, source: CLIENT, source_port, sequence }
+}
+
+fn flow() -> Flow {
+    Flow { source: CLIENT, destination: SERVER, port: 8080, protocol: Protocol::Tcp }
+}
+
+fn seen(source_port: u16, ms: i64, fact: Fact) -> Observation {
+    Observation {
+        at: at(ms),
+        first: at(0),
+        attempt: Some(attempt(source_port)),
+        packets: 1,
+        flow: flow(),
+        dialled: None,
+        entered: Some(7),
+        delivered: false,
+        fact,
+    }
+}
+
+fn netfilter() -> Fact {
+    Fact::KernelDrop {
+        reason: DropReason { number: 12, name: Arc::from("NETFILTER_DROP") },
+        location: Some(Arc::from("nft_do_chain")),
+        interface: 7,
+    }
+}
+
+fn counted(ms: i64, packets: u64, fact: Fact) -> Observation {
+    Observation { attempt: None, packets, ..seen(0, ms, fact) }
+}
+
+/// The observation as a veth saw it that the Service's address was dialled at.
+fn dialled(mut observation: Observation) -> Observation {
+    match observation.fact {
+        Fact::KernelDrop { .. } => observation.dialled = Some((SERVICE, 80)),
+        _ => observation.flow = Flow { destination: SERVICE, port: 80, ..observation.flow },
+    }
+    observation
+}
+
+/// Plays observations at their times with a tick at every deadline, up to `until`.
+fn play(observations: &[Observation], until: i64) -> (Correlator, Vec<(Timestamp, Correlated)>) {
+    let mut correlator = Correlator::default();
+    let mut told = Vec::new();
+    let tick_until = |correlator: &mut Correlator, told: &mut Vec<_>, end: Timestamp| {
+        while let Some(due) = correlator.deadline().filter(|due| *due <= end) {
+            let now = due.max(at(0));
+            told.extend(correlator.tick(now).into_iter().map(|c| (now, c)));
+        }
+    };
+    for observation in observations {
+        tick_until(&mut correlator, &mut told, observation.at);
+        correlator.observe(observation);
+    }
+    tick_until(&mut correlator, &mut told, at(until));
+    (correlator, told)
+}
+
+fn drops(told: &[(Timestamp, Correlated)]) -> Vec<(i64, &Drop)> {
+    let ms = |time: &Timestamp| time.duration_since(at(0)).as_millis() as i64;
+    told.iter()
+        .filter_map(|(time, correlated)| match correlated {
+            Correlated::Drop(drop) => Some((ms(time), drop)),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn the_second_syn_that_dies_is_told_at_once() {
+    let script = [
+        seen(40000, 0, netfilter()),
+        seen(40000, 1000, Fact::Retransmitted),
+        seen(40000, 1000, netfilter()),
+    ];
+    let (_, told) = play(&script, 5_000);
+    let drops = drops(&told);
+    assert_eq!(drops.len(), 1);
+    let (ms, drop) = drops[0];
+    assert_eq!(ms, 1250);
+    assert_eq!(drop.evidence.level(), Level::KernelDrop);
+    assert_eq!(drop.evidence.packets(), 2);
+    assert_eq!(drop.flow, flow());
+}
+
+#[test]
+fn an_attempt_that_is_answered_is_none() {
+    let script = [
+        seen(40000, 0, netfilter()),
+        seen(40000, 1000, Fact::Retransmitted),
+        seen(40000, 1003, Fact::AnsweredLate),
+    ];
+    let (correlator, told) = play(&script, 200_000);
+    assert_eq!(drops(&told), []);
+    assert_eq!(correlator.account().recovered, 1);
+}
+
+#[test]
+fn counters_of_an_answered_flow_are_forgiven() {
+    let overflow = || Fact::KernelDrop {
+        reason: DropReason { number: 99, name: Arc::from("TCP_LISTEN_OVERFLOW") },
+        location: None,
+        interface: 7,
+    };
+    let script = [
+        seen(40000, 0, overflow()),
+        seen(40000, 1001, Fact::AnsweredLate),
+        counted(1500, 5, overflow()),
+    ];
+    let (correlator, told) = play(&script, 200_000);
+    assert_eq!(drops(&told), []);
+    assert_eq!(correlator.account().recovered, 6);
+}
+
+#[test]
+fn a_connect_that_the_application_gave_up_at_once_is_none() {
+    let (_, told) = play(&[seen(40000, 250, Fact::Failed { errno: 0 })], 200_000);
+    assert_eq!(drops(&told), []);
+}
+
+#[test]
+fn a_retransmission_in_vain_is_unanswered() {
+    let script = [
+        seen(40000, 1000, Fact::Retransmitted),
+        seen(40000, 3000, Fact::Failed { errno: 0 }),
+    ];
+    let (_, told) = play(&script, 10_000);
+    let drops = drops(&told);
+    assert_eq!(drops[0].1.evidence.level(), Level::Unanswered);
+    assert_eq!(drops[0].1.evidence.packets(), 2);
+}
+
+#[test]
+fn a_reject_rule_is_a_rejection() {
+    let icmp = Rejection::Icmp { v6: false, kind: 3, code: 13 };
+    let script = [
+        seen(40000, 0, Fact::Rejected(icmp)),
+        seen(40000, 0, netfilter()),
+        seen(40000, 1, Fact::Failed { errno: 113 }),
+    ];
+    let (_, told) = play(&script, 5_000);
+    let drops = drops(&told);
+    assert_eq!(drops.len(), 1);
+    assert_eq!(drops[0].1.evidence.level(), Level::Rejected);
+    assert_eq!(drops[0].0, 251);
+}
+
+#[test]
+fn a_service_address_and_its_translation_are_one() {
+    let script = [
+        dialled(seen(40000, 0, netfilter())),
+        dialled(seen(40000, 1000, Fact::Retransmitted)),
+        dialled(seen(40000, 1000, netfilter())),
+        dialled(counted(1500, 3, Fact::Retransmitted)),
+    ];
+    let (_, told) = play(&script, 200_000);
+    let drops = drops(&told);
+    let ids: std::collections::BTreeSet<_> = drops.iter().map(|(_, drop)| drop.id).collect();
+    assert_eq!(ids.len(), 1, "{drops:#?}");
+    assert_eq!(drops[0].1.flow, flow());
+    assert_eq!(drops[0].1.dialled, Some((SERVICE, 80)));
+}
+
+#[test]
+fn a_flow_first_known_by_its_service_address_keeps_its_name_when_it_is_translated() {
+    let script = [
+        dialled(seen(40000, 1000, Fact::Retransmitted)),
+        dialled(seen(40001, 5000, netfilter())),
+        dialled(seen(40001, 6000, netfilter())),
+    ];
+    let (_, told) = play(&script, 120_000);
+    let drops = drops(&told);
+    let (first, last) = (drops[0].1, drops[drops.len() - 1].1);
+    assert_eq!(first.flow.destination, SERVICE);
+    assert_eq!(last.flow, flow());
+    assert_eq!(first.id, last.id);
+}
+
+#[test]
+fn a_flow_that_goes_on_dying_is_told_once_in_an_interval_by_one_name() {
+    let script: Vec<_> = (0..100_u16)
+        .flat_map(|n| {
+            let ms = i64::from(n) * 1_300;
+            [seen(40_000 + n, ms, netfilter()), seen(40_000 + n, ms + 1_000, netfilter())]
+        })
+        .collect();
+    let mut script = script;
+    script.sort_by_key(|observation| observation.at);
+    let (_, told) = play(&script, 400_000);
+    let drops = drops(&told);
+    assert!(drops.windows(2).all(|pair| pair[1].0 - pair[0].0 >= REPORT_INTERVAL.as_millis() as i64));
+    assert!(drops.windows(2).all(|pair| pair[0].1.id == pair[1].1.id));
+    assert_eq!(drops.last().expect("a drop").1.evidence.packets(), 200);
+    assert!((3..=4).contains(&drops.len()), "{}", drops.len());
+}
+
+#[test]
+fn a_flow_that_has_been_quiet_is_another_drop_when_it_dies_again() {
+    let later = IDLE.as_millis() as i64 + 10_000;
+    let script = [
+        seen(40000, 0, netfilter()),
+        seen(40000, 1000, netfilter()),
+        seen(40001, later, netfilter()),
+        seen(40001, later + 1000, netfilter()),
+    ];
+    let (_, told) = play(&script, later + 5_000);
+    let drops = drops(&told);
+    assert_eq!(drops.len(), 2);
+    assert_ne!(drops[0].1.id, drops[1].1.id);
+    assert_eq!(drops[1].1.evidence.packets(), 2);
+}
+
+#[test]
+fn a_scan_is_folded_and_counted() {
+    let scan: Vec<_> = (1..=1000_u16)
+        .map(|port| {
+            let mut observation = seen(port, 0, netfilter());
+            observation.flow.port = port;
+            observation
+        })
+        .collect();
+    let (correlator, told) = play(&scan, 10_000);
+    assert_eq!(drops(&told).len(), FLOWS_PER_SOURCE_MAX);
+    let folded: u64 = told
+        .iter()
+        .filter_map(|(_, correlated)| match correlated {
+            Correlated::Folded(folded) => Some(folded.packets),
+            _ => None,
+        })
+        .sum();
+    assert_eq!(folded, 1000 - FLOWS_PER_SOURCE_MAX as u64);
+    assert_eq!(correlator.account().folded, folded);
+}
+
+#[test]
+fn counters_whose_event_was_lost_are_told_as_well() {
+    let (_, told) = play(&[counted(1000, 9, netfilter())], 10_000);
+    let drops = drops(&told);
+    assert_eq!(drops.len(), 1);
+    assert_eq!(drops[0].1.evidence.packets(), 9);
+}
+
+/// Anything that can be seen of a few attempts of a few flows, within the time that one of them
+/// stays pending.
+fn observation() -> impl Strategy<Value = Observation> {
+    let fact = prop_oneof![
+        4 => Just(netfilter()),
+        3 => Just(Fact::Retransmitted),
+        1 => Just(Fact::Failed { errno: 110 }),
+        1 => Just(Fact::Failed { errno: 0 }),
+        1 => Just(Fact::Rejected(Rejection::Reset)),
+        1 => Just(Fact::Rejected(Rejection::Icmp { v6: false, kind: 3, code: 13 })),
+        1 => Just(Fact::AnsweredLate),
+    ];
+    (0..6_u16, 0..1000_i64, fact).prop_map(|(attempt, ms, fact)| {
+        let mut observation = seen(40_000 + attempt, ms, fact);
+        // One attempt has one destination.
+        observation.flow.port = 8080 + attempt % 3;
+        observation
+    })
+}
+
+/// What is told in the end, without regard to order.
+fn outcome(observations: &[Observation]) -> (Vec<Drop>, whydrop_core::correlate::Account) {
+    let mut correlator = Correlator::default();
+    observations.iter().for_each(|observation| correlator.observe(observation));
+    let told = correlator.tick(at(0) + SignedDuration::from_secs(30));
+    let mut drops: Vec<_> = told
+        .into_iter()
+        .filter_map(|correlated| match correlated {
+            Correlated::Drop(drop) => Some(drop),
+            _ => None,
+        })
+        .collect();
+    drops.sort_by_key(|drop| (drop.flow, drop.id));
+    (drops, correlator.account())
+}
+
+/// An answer ends an attempt, so what is told of it after the answer is told of another.
+fn unanswered(observations: Vec<Observation>) -> Vec<Observation> {
+    observations.into_iter().filter(|o| o.fact != Fact::AnsweredLate).collect()
+}
+
+proptest! {
+    #[test]
+    fn order_leaves_no_trace(
+        (told, shuffled) in proptest::collection::vec(observation(), 1..40)
+            .prop_map(unanswered)
+            .prop_flat_map(|told| (Just(told.clone()), Just(told).prop_shuffle()))
+    ) {
+        prop_assert_eq!(outcome(&told), outcome(&shuffled));
+    }
+
+    #[test]
+    fn what_is_told_twice_counts_once(
+        told in proptest::collection::vec(observation(), 1..40).prop_map(unanswered)
+    ) {
+        // As many signs as are remembered of one attempt.
+        let told: Vec<_> = told.into_iter().take(16).collect();
+        let twice: Vec<_> = told.iter().chain(&told).cloned().collect();
+        prop_assert_eq!(outcome(&told), outcome(&twice));
+    }
+
+    #[test]
+    fn every_dropped_packet_is_somewhere(
+        told in proptest::collection::vec(observation(), 1..60)
+    ) {
+        let (drops, account) = outcome(&told);
+        let in_drops: u64 = drops.iter().map(|drop| drop.evidence.kernel_packets()).sum();
+        let accounted = in_drops + account.recovered + account.folded + account.shed;
+        prop_assert_eq!(account.observed, accounted);
+    }
+
+    #[test]
+    fn what_is_lost_is_never_made_up_for(
+        told in proptest::collection::vec(observation(), 1..40).prop_map(unanswered),
+        lost in proptest::collection::vec(any::<bool>(), 40),
+    ) {
+        let kept: Vec<_> =
+            told.iter().zip(&lost).filter(|(_, lost)| !**lost).map(|(o, _)| o.clone()).collect();
+        let all = outcome(&told).0;
+        for drop in outcome(&kept).0 {
+            let whole = all.iter().find(|other| other.flow == drop.flow);
+            let packets = whole.map(|whole| whole.evidence.kernel_packets());
+            prop_assert!(packets >= Some(drop.evidence.kernel_packets()));
+        }
+    }
+}
