@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod expect;
 pub mod lab;
 pub mod marker;
+pub mod netns;
 pub mod play;
 pub mod scenario;
 pub mod story;

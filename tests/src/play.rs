@@ -3,6 +3,7 @@
 mod traffic;
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     fs,
     net::SocketAddr,
@@ -309,6 +310,7 @@ fn is_repeat(heard: &Heard, earlier: &[Heard]) -> bool {
 /// Which expectations nothing met, which records nobody expected, and how near they come.
 fn difference(expected: &[Value], got: &[Value], pairing: &Pairing) -> String {
     let mut text = String::from("what was reported is not what was expected\n");
+    let mut shown = BTreeSet::new();
     for &index in &pairing.missing {
         let _ = writeln!(text, "\nmissing: {}", expected[index]);
         let nearest = pairing
@@ -317,13 +319,14 @@ fn difference(expected: &[Value], got: &[Value], pairing: &Pairing) -> String {
             .map(|&extra| (extra, expect::differences(&expected[index], &got[extra])))
             .min_by_key(|(_, differences)| differences.len());
         if let Some((extra, differences)) = nearest {
+            shown.insert(extra);
             let _ = writeln!(text, "  nearest: {}", got[extra]);
             for difference in differences {
                 let _ = writeln!(text, "    {difference}");
             }
         }
     }
-    for &index in &pairing.extra {
+    for &index in pairing.extra.iter().filter(|index| !shown.contains(index)) {
         let _ = writeln!(text, "\nnot expected: {}", got[index]);
     }
     text
