@@ -36,6 +36,10 @@ fn dropped(ctx: &BtfTracePointContext) -> Option<()> {
     if ethertype != IPV4 && ethertype != IPV6 {
         return None;
     }
+    if layout!(netns) == 0 {
+        aya_log_ebpf::error!((), "user space has not said which network namespace is ours");
+        return None;
+    }
     let packet = parse::request(&Headers::of(skb)?, 0, ethertype)?;
     let (netns, interface) = place(skb);
     let ours = netns == layout!(netns);

@@ -236,7 +236,7 @@ pub struct Layout {
     pub sock_net: u32,
     /// `sock.__sk_common.skc_family`
     pub sock_family: u32,
-    /// `sock.__sk_common.skc_num`
+    /// `inet_sock.inet_sport`
     pub sock_source_port: u32,
     /// `sock.__sk_common.skc_dport`
     pub sock_destination_port: u32,

@@ -116,10 +116,11 @@ static TALLY_B: Counts = Counts::new();
 pub(crate) static TALLY: ArrayOfMaps<Counts, 1> = ArrayOfMaps::new();
 
 /// Index by [`kind`]: all observations of the kind. Plus [`kind::COUNT`]: those neither told nor
-/// counted, for the ring and the map were both full.
+/// counted, for the ring and the counts were both full. The last: keys that found no room among the
+/// counts.
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> =
-    PerCpuArray::with_max_entries(2 * kind::COUNT as u32, 0);
+    PerCpuArray::with_max_entries(2 * kind::COUNT as u32 + 1, 0);
 
 /// The names of the kernel functions that have dropped something.
 #[map]

@@ -36,14 +36,15 @@ fn ended(sk: *const u8, established: bool) -> Option<()> {
         return None;
     }
     let (source, destination) = addresses(sk)?;
-    // Beyond what the verifier knows of a socket.
+    // Both beyond what the verifier knows of a socket. The port is not `skc_num`, which the kernel
+    // gives back before it tells of a socket's end.
     let unacknowledged: u32 = probe(sk.addr() as u64 + u64::from(layout!(tcp_snd_una)))?;
+    let port: u16 = probe(sk.addr() as u64 + u64::from(layout!(sock_source_port)))?;
     let key = AttemptKey {
         source,
         // The SYN takes one number, which the SYN-ACK has acknowledged by now, or nothing has.
         sequence: if established { unacknowledged.wrapping_sub(1) } else { unacknowledged },
-        // SAFETY: as above.
-        source_port: unsafe { field(sk, layout!(sock_source_port)) },
+        source_port: u16::from_be(port),
         protocol: TCP,
         pad: 0,
     };

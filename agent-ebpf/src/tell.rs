@@ -28,6 +28,10 @@ const EVENT_IN_RING: u64 = size_of::<Event>() as u64 + 8;
 /// rates where it matters what the clock costs, one packet is as late as the next.
 const CLOCKED: u64 = 32;
 
+/// Errors of maps: the key is there already (`EEXIST`), and there is no such map (`ENODEV`).
+const EXISTS: i32 = -17;
+const NOWHERE: i32 = -19;
+
 /// An observation about to be told.
 pub(crate) struct Observation {
     pub(crate) key: TallyKey,
@@ -115,20 +119,27 @@ pub(crate) fn tell(observation: &Observation) {
     // The first of its key in this interval, as far as this CPU can see. The event comes before the
     // entry: if there is no room for it, the entry starts with this one counted.
     let told = submit(observation);
-    if !begin(observation, told) {
-        count(u32::from(kind::COUNT + key.kind));
+    let errno = begin(observation, told);
+    if errno != 0 {
+        if !told {
+            count(u32::from(kind::COUNT + key.kind));
+        }
+        if count(2 * u32::from(kind::COUNT)) == 1 {
+            full(errno);
+        }
     }
     if *location != 0 {
         name(*location);
     }
 }
 
-/// Begins to count a key; false if the observation was neither told nor could be counted.
+/// Begins to count a key, with the observation as the first if it was not told. Returns an error
+/// if there is no room for another key.
 ///
 /// Not inlined, as others here: frames of calls that follow each other share their room on the
 /// stack, of which there are 512 bytes.
 #[inline(never)]
-fn begin(observation: &Observation, told: bool) -> bool {
+fn begin(observation: &Observation, told: bool) -> i32 {
     let Observation { key, attempt: _, location, known } = observation;
     let tally = Tally {
         count: u64::from(!told),
@@ -139,11 +150,20 @@ fn begin(observation: &Observation, told: bool) -> bool {
         dialled_port: known.dialled_port,
         flags: known.flags,
     };
-    let Some(counts) = TALLY.get(0) else { return told };
-    counts.insert(key, &tally, u64::from(BPF_NOEXIST)).is_ok()
-        || told
-        // Another CPU was faster, or the map is full.
-        || add(counts, key)
+    let Some(counts) = TALLY.get(0) else { return NOWHERE };
+    match counts.insert(key, &tally, u64::from(BPF_NOEXIST)) {
+        Ok(()) => 0,
+        // Another CPU was faster.
+        Err(EXISTS) if told || add(counts, key) => 0,
+        Err(errno) => errno,
+    }
+}
+
+/// Says, once for each CPU, that counts have no room for another key.
+#[inline(never)]
+#[cold]
+fn full(errno: i32) {
+    aya_log_ebpf::warn!((), "counts are full ({}): each further packet is an event", errno);
 }
 
 /// Tells one observation that is never counted with others.
@@ -176,11 +196,15 @@ fn add(counts: &Counts, key: &TallyKey) -> bool {
     true
 }
 
+/// Adds one to a counter, and returns what it says now.
 #[inline(always)]
-fn count(index: u32) {
-    if let Some(counter) = COUNTERS.get_ptr_mut(index) {
-        // SAFETY: this CPU's own, and atomic since an interrupt's program may come in between.
-        unsafe { increment(counter) }
+fn count(index: u32) -> u64 {
+    let Some(counter) = COUNTERS.get_ptr_mut(index) else { return 0 };
+    // SAFETY: this CPU's own, and added to atomically since an interrupt's program may come in
+    // between.
+    unsafe {
+        increment(counter);
+        *counter
     }
 }
 

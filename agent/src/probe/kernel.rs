@@ -68,7 +68,7 @@ impl Kernel {
             net_inum: btf.offset("net", "ns.inum")?,
             sock_net: sock("__sk_common.skc_net.net")?,
             sock_family: sock("__sk_common.skc_family")?,
-            sock_source_port: sock("__sk_common.skc_num")?,
+            sock_source_port: btf.offset("inet_sock", "inet_sport")?,
             sock_destination_port: sock("__sk_common.skc_dport")?,
             sock_source: sock("__sk_common.skc_rcv_saddr")?,
             sock_destination: sock("__sk_common.skc_daddr")?,
