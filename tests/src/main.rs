@@ -56,6 +56,6 @@ fn list(story: &mut Story<std::io::Stdout>) -> Result<()> {
 fn tell(story: &mut Story<std::io::Stdout>, name: &str, watched: Watched) -> Result<()> {
     let scenario = Scenario::read(&scenarios().join(name))
         .context("no such scenario; `cargo xtask demo --list` names them all")?;
-    story.heading(&scenario.title);
+    story.introduce(&scenario);
     play(&scenario, watched, story)
 }

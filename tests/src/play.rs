@@ -12,9 +12,11 @@ use std::{
 };
 
 use anyhow::{Context, Error, Result, bail, ensure};
+use serde::Deserialize as _;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
+use whydrop::report::{Record, text};
 
 use crate::{
     agent::{Agent, Heard, binary},
@@ -31,6 +33,8 @@ const REPORT_WAIT: Duration = Duration::from_secs(15);
 const REPEAT_MIN: Duration = Duration::from_secs(60);
 /// Seconds after which a command that should have ended is killed.
 const COMMAND_SECONDS: &str = "20";
+/// Where a person puts what `whydrop fix` prints; the lab reads it all the same.
+const FIXED: &str = " | tee remedy.yaml";
 /// Between two looks at what was said.
 const LOOK: Duration = Duration::from_millis(20);
 /// The marker's first destination port; each marker has one of its own.
@@ -183,22 +187,26 @@ impl<'s> Stage<'s> {
         Ok(())
     }
 
-    /// Applies the remedy that was reported last, and has the CNI follow.
+    /// Applies the remedy that was reported last, got as the log line says, and has the CNI follow.
     fn remedy(&mut self, remedy: &Remedy, audience: &mut dyn Audience) -> Result<()> {
         if self.agent.is_some() {
-            let manifest =
-                |record: &'_ Value| record["remedy"]["manifest"].as_str().map(str::to_owned);
-            let text =
-                self.reported.iter().rev().find_map(manifest).context("no record with a remedy")?;
-            let manifest: Value = serde_saphyr::from_str(&text).context("the remedy's manifest")?;
-            let differences = expect::differences(&remedy.like, &manifest);
+            let remedied = |record: &&Value| record["remedy"]["manifest"].is_string();
+            let record =
+                self.reported.iter().rev().find(remedied).context("no record with a remedy")?;
+            let (_, words) = self.run(&fix_hint(record)?, FIXED, audience)?;
+            audience.output(&words);
+            let fixed: Value = serde_saphyr::from_str(&words).context("the remedy's manifest")?;
+            let told = record["remedy"]["manifest"].as_str().unwrap_or_default();
+            let told: Value = serde_saphyr::from_str(told).context("the record's manifest")?;
+            ensure!(fixed == told, "the record has another remedy:\n{told}\nthan:\n{fixed}");
+            let differences = expect::differences(&remedy.like, &fixed);
             ensure!(
                 differences.is_empty(),
-                "the remedy is another than the scenario has rules for:\n{}\nit is:\n{text}",
+                "the remedy is another than the scenario has rules for:\n{}\nit is:\n{words}",
                 differences.join("\n")
             );
-            audience.file("remedy.yaml", &text);
-            self.put("remedy.yaml", &text)?;
+            audience.command("", "cp remedy.yaml manifests/");
+            self.put("remedy.yaml", &words)?;
         }
         self.enforcement.switch(&self.lab, &remedy.rules)
     }
@@ -217,31 +225,41 @@ impl<'s> Stage<'s> {
         }
     }
 
-    /// Runs another command of whydrop over the same manifests.
+    /// Runs another command of whydrop over the same manifests, and compares what it prints.
     fn whydrop(&self, whydrop: &Whydrop, audience: &mut dyn Audience) -> Result<()> {
         if self.agent.is_none() {
             return Ok(());
         }
-        let mut command = Command::new("timeout");
-        command.arg(COMMAND_SECONDS).arg(binary()?).args(&whydrop.run);
-        command.arg("-f").arg(self.manifests.path());
-        let output = command.output()?;
-        let (out, err) =
-            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        audience.command("", &format!("whydrop {} -f manifests", whydrop.run.join(" ")));
-        audience.output(&out);
-        ensure!(
-            output.status.code() == Some(whydrop.exit),
-            "{} instead of exit code {}:\n{out}{err}",
-            output.status,
-            whydrop.exit
-        );
+        let (code, out) = self.run(&whydrop.run, "", audience)?;
+        if whydrop.prints.is_none() {
+            audience.output(&out);
+        }
+        ensure!(code == whydrop.exit, "exit code {code} instead of {}:\n{out}", whydrop.exit);
         if let Some(expected) = &whydrop.prints {
-            let got: Value = serde_saphyr::from_str(&out).with_context(|| out.to_string())?;
+            let got: Value = serde_saphyr::from_str(&out).with_context(|| out.clone())?;
             let differences = expect::differences(expected, &got);
             ensure!(differences.is_empty(), "{}\nin:\n{out}", differences.join("\n"));
         }
         Ok(())
+    }
+
+    /// Runs whydrop with these words and the manifests; returns its exit code and what it printed.
+    fn run(
+        &self,
+        words: &[String],
+        into: &str,
+        audience: &mut dyn Audience,
+    ) -> Result<(i32, String)> {
+        let typed = format!("whydrop {} -f manifests{into}", words.join(" "));
+        audience.command("", &typed);
+        let mut command = Command::new("timeout");
+        command.arg(COMMAND_SECONDS).arg(binary()?).args(words).arg("-f");
+        let output = command.arg(self.manifests.path()).output()?;
+        let (out, err) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let code = output.status.code().with_context(|| format!("{typed}: {}", output.status))?;
+        ensure!(code < 2, "{typed}: exit code {code}\n{err}");
+        Ok((code, out.into_owned()))
     }
 
     /// All there is to know about a failure.
@@ -284,6 +302,15 @@ fn settle(agent: &mut Agent, lab: &Lab, next_marker: &mut u16) -> Result<()> {
             .context("the marker's own drop was not reported")?;
     }
     Ok(())
+}
+
+/// The command that the log line of a record tells a person to run, without the program's name.
+fn fix_hint(record: &Value) -> Result<Vec<String>> {
+    let line = text::line(&Record::deserialize(record)?);
+    let (_, hint) =
+        line.split_once("fix: whydrop ").with_context(|| format!("no fix in {line}"))?;
+    let (hint, _) = hint.split_once("  [").unwrap_or((hint, ""));
+    Ok(hint.split_whitespace().map(str::to_owned).collect())
 }
 
 /// The records from number `seen` on that a scenario has to expect: all but the marker's, the word

@@ -6,7 +6,10 @@ use serde::Deserialize as _;
 use serde_json::Value;
 use whydrop::report::{Record, text};
 
-use crate::play::Audience;
+use crate::{play::Audience, scenario::Scenario};
+
+/// What fits a terminal with the indentation.
+const WIDTH_MAX: usize = 96;
 
 /// Shows everything as it happens.
 #[derive(Debug)]
@@ -35,6 +38,19 @@ impl<W: Write> Story<W> {
         self.to
     }
 
+    /// What is about to be played.
+    pub fn introduce(&mut self, scenario: &Scenario) {
+        self.heading(&scenario.title);
+        self.line("");
+        wrapped(scenario.shows.trim()).iter().for_each(|line| self.line(line));
+        if let Some(filter) = &scenario.filter {
+            let stands_for = format!("The filter here stands for {}.", filter.stands_for.trim());
+            wrapped(&stands_for).iter().for_each(|line| self.line(line));
+        }
+        let node = &scenario.node;
+        self.line(&format!("Node {node} and its pods are network namespaces of this machine."));
+    }
+
     /// A heading.
     pub fn heading(&mut self, words: &str) {
         let words = self.paint("1", words);
@@ -55,6 +71,21 @@ impl<W: Write> Story<W> {
         // Nobody is told where nobody listens.
         let _ = writeln!(self.to, "{line}").and_then(|()| self.to.flush());
     }
+}
+
+/// A text in lines of at most [`WIDTH_MAX`], broken between words.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.len() + 1 + word.len() <= WIDTH_MAX => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 impl<W: Write> Audience for Story<W> {
@@ -86,7 +117,9 @@ impl<W: Write> Audience for Story<W> {
     fn record(&mut self, record: &Value) {
         // As the agent's own text format has it; `play` has read it strictly before.
         let line = Record::deserialize(record).map(|record| text::line(&record));
-        let line = self.paint("33", &line.unwrap_or_else(|_| record.to_string()));
-        self.indented(&line);
+        for line in wrapped(&line.unwrap_or_else(|_| record.to_string())) {
+            let line = self.paint("33", &line);
+            self.indented(&line);
+        }
     }
 }

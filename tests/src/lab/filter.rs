@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -57,9 +57,11 @@ impl Enforcement {
             Rules::Nfqueue { steer, verdicts } => {
                 let rules: Vec<Rule> = serde_saphyr::from_str(&self.read(verdicts)?)
                     .with_context(|| verdicts.display().to_string())?;
-                // The old one first: only one can hold the queue.
-                self.queue = None;
-                self.queue = Some(UserSpaceFilter::start(&lab.node, rules)?);
+                match &self.queue {
+                    // One queue for good: the kernel is slow to let go of one that is closed.
+                    Some(queue) => queue.switch(rules),
+                    None => self.queue = Some(UserSpaceFilter::start(&lab.node, rules)?),
+                }
                 self.iptables(&lab.node, steer)
             }
         }
@@ -113,6 +115,7 @@ impl Enforcement {
 /// A thread that gives verdicts on queued packets, until dropped.
 #[derive(Debug)]
 struct UserSpaceFilter {
+    rules: Arc<Mutex<Vec<Rule>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -125,13 +128,16 @@ impl UserSpaceFilter {
             queue.set_nonblocking(true);
             Ok(queue)
         })?;
+        let rules = Arc::new(Mutex::new(rules));
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let (in_force, stopped) = (Arc::clone(&rules), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 match queue.recv() {
                     Ok(mut message) => {
+                        let rules = in_force.lock().unwrap_or_else(PoisonError::into_inner);
                         let accept = accepts(&rules, message.get_payload());
+                        drop(rules);
                         message.set_verdict(if accept { Verdict::Accept } else { Verdict::Drop });
                         // A packet whose namespace is going away takes no verdict.
                         let _ = queue.verdict(message);
@@ -143,7 +149,11 @@ impl UserSpaceFilter {
                 }
             }
         });
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { rules, stop, thread: Some(thread) })
+    }
+
+    fn switch(&self, rules: Vec<Rule>) {
+        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules;
     }
 }
 
