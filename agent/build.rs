@@ -13,7 +13,6 @@ const TOOLCHAIN: &str = "1.98.0";
 /// Allows `-Z build-std` on a stable compiler: the BPF target has no prebuilt `core`.
 const BOOTSTRAP: &str = "RUSTC_BOOTSTRAP";
 
-#[expect(clippy::print_stdout, reason = "a build script talks to cargo so")]
 fn main() -> aya_build::Result<()> {
     if env::var_os(BOOTSTRAP).is_none() {
         // Only the build of the programs may see the variable, and it is inherited: so the script

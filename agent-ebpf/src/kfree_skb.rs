@@ -30,7 +30,7 @@ fn whydrop_kfree_skb(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn dropped(ctx: &BtfTracePointContext) -> Option<()> {
     let skb: *const u8 = ctx.arg(SKB);
-    // SAFETY, for this and the others on typed pointers: the verifier knows the type and checks the
+    // SAFETY: as with all typed pointers here, the verifier knows the type and checks the
     // offset, and a load that faults reads zero.
     let ethertype = u16::from_be(unsafe { field::<u16>(skb, layout!(skb_protocol)) });
     if ethertype != IPV4 && ethertype != IPV6 {

@@ -14,24 +14,24 @@ pub type Address = [u32; 4];
 
 /// The address with these 16 bytes.
 pub const fn address(octets: [u8; 16]) -> Address {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
+    let (words, _) = octets.as_chunks::<4>();
     [
-        u32::from_ne_bytes([a, b, c, d]),
-        u32::from_ne_bytes([e, f, g, h]),
-        u32::from_ne_bytes([i, j, k, l]),
-        u32::from_ne_bytes([m, n, o, p]),
+        u32::from_ne_bytes(words[0]),
+        u32::from_ne_bytes(words[1]),
+        u32::from_ne_bytes(words[2]),
+        u32::from_ne_bytes(words[3]),
     ]
 }
 
 /// The 16 bytes of an address.
 pub const fn octets(address: Address) -> [u8; 16] {
-    let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = [
-        address[0].to_ne_bytes(),
-        address[1].to_ne_bytes(),
-        address[2].to_ne_bytes(),
-        address[3].to_ne_bytes(),
-    ];
-    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    let mut octets = [0; 16];
+    let mut at = 0;
+    while at < octets.len() {
+        octets[at] = address[at / 4].to_ne_bytes()[at % 4];
+        at += 1;
+    }
+    octets
 }
 
 /// What stays the same of an attempt's packets, whatever translation does to their destination.
@@ -269,7 +269,7 @@ const _: () = {
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "Pod is how aya is told that any bytes are a value")]
 mod user {
-    // SAFETY, for each: `repr(C)`, integers only, padding explicit (the sizes above are the sums).
+    // SAFETY: `repr(C)`, integers only, padding explicit (the sizes above are the sums).
     unsafe impl aya::Pod for super::AttemptKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Attempt {}

@@ -12,6 +12,16 @@
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(unsafe_code, reason = "this is the kernel side of the kernel boundary")]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(
+        clippy::inline_always,
+        clippy::cast_possible_truncation,
+        clippy::needless_pass_by_value,
+        reason = "calls cost stack, of which there is little; sizes and headers are small; aya hands \
+                  contexts over by value"
+    )
+)]
 
 mod from_pod;
 mod kfree_skb;

@@ -11,7 +11,7 @@ use crate::{
     tell::{self, Known, Observation},
 };
 
-/// include/net/tcp_states.h
+/// States of a TCP socket (`include/net/tcp_states.h`).
 const ESTABLISHED: u32 = 1;
 const SYN_SENT: u32 = 2;
 const CLOSE: u32 = 7;
@@ -31,7 +31,7 @@ fn whydrop_sock_state(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn ended(sk: *const u8, established: bool) -> Option<()> {
-    // SAFETY, for all members read here: the tracepoint's first argument is a socket, not null.
+    // SAFETY: as for all members read here, the tracepoint's first argument is a socket, not null.
     if unsafe { field::<u16>(sk, layout!(sock_protocol)) } != u16::from(TCP) {
         return None;
     }

@@ -1,6 +1,8 @@
 //! The programs for veths, fed with packets that no kernel sends: what they remember of an attempt,
 //! and that every packet comes back as it went in. Needs root, and fails without.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::{
@@ -93,7 +95,7 @@ fn ipv4_with(
 ) -> Vec<u8> {
     let header = u8::try_from(20 + options.len()).unwrap();
     let total = u16::from(header) + u16::try_from(payload.len()).unwrap();
-    let mut packet = vec![0x40 | header / 4, 0];
+    let mut packet = vec![0x40 | (header / 4), 0];
     packet.extend(total.to_be_bytes());
     packet.extend([0, 1]);
     packet.extend(fragment.to_be_bytes());

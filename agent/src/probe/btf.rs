@@ -128,7 +128,7 @@ impl<'a> Btf<'a> {
             bits = bits.checked_add(offset).ok_or_else(missing)?;
             at = member;
         }
-        if bits % 8 == 0 { Ok(bits / 8) } else { Err(missing()) }
+        if bits.is_multiple_of(8) { Ok(bits / 8) } else { Err(missing()) }
     }
 
     /// The tracepoint of this name, if programs may be attached to it through its types.
@@ -193,7 +193,7 @@ impl<'a> Btf<'a> {
             match found.kind {
                 kind::STRUCT | kind::UNION => return Some(found),
                 kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
-                    found = self.get(found.target)?
+                    found = self.get(found.target)?;
                 }
                 _ => return None,
             }

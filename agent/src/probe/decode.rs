@@ -38,7 +38,7 @@ impl<N: Names> Decoder<N> {
         let known = Known::of(event.flags, event.dialled, event.dialled_port, event.entered);
         Some(Observation {
             at,
-            first: if known.is_known { self.clock.wall(event.first_ns) } else { at },
+            first: if known.by_veth { self.clock.wall(event.first_ns) } else { at },
             attempt: Some(attempt(&event.attempt)?),
             packets: 1,
             flow: flow(&event.key)?,
@@ -99,7 +99,7 @@ impl<N: Names> Decoder<N> {
 
 /// What a veth of ours knew of the attempt.
 struct Known {
-    is_known: bool,
+    by_veth: bool,
     dialled: (IpAddr, u16),
     entered: Option<u32>,
     delivered: bool,
@@ -107,19 +107,19 @@ struct Known {
 
 impl Known {
     fn of(bits: u16, dialled: Address, dialled_port: u16, entered: u32) -> Self {
-        let is_known = bits & flags::KNOWN != 0;
+        let by_veth = bits & flags::KNOWN != 0;
         Self {
-            is_known,
+            by_veth,
             dialled: (ip(dialled), dialled_port),
-            entered: (is_known && entered != 0).then_some(entered),
-            delivered: is_known && bits & flags::TO_POD != 0,
+            entered: (by_veth && entered != 0).then_some(entered),
+            delivered: by_veth && bits & flags::TO_POD != 0,
         }
     }
 
     /// The destination dialled, where it differs from the one observed.
     fn dialled(&self, key: &TallyKey) -> Option<(IpAddr, u16)> {
         let observed = (ip(key.destination), key.destination_port);
-        (self.is_known && self.dialled != observed).then_some(self.dialled)
+        (self.by_veth && self.dialled != observed).then_some(self.dialled)
     }
 }
 
@@ -158,7 +158,7 @@ pub(crate) fn ip(address: Address) -> IpAddr {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::sys, *};
 
     struct NoNames;
 
@@ -263,41 +263,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_event_decodes_or_does_not(
-            words in prop::array::uniform30(any::<u32>()),
+        fn any_bytes_are_an_event_or_none(
+            bytes in prop::collection::vec(any::<u8>(), 0..=size_of::<Event>()),
+            count: u64,
         ) {
-            let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x, y, z, ..]
-                = words;
-            let [lo, hi] = [a ^ z, b ^ y];
-            let event = Event {
-                key: TallyKey {
-                    source: [a, b, c, d],
-                    destination: [e, f, g, h],
-                    reason: i,
-                    interface: j,
-                    destination_port: lo as u16,
-                    protocol: hi as u8,
-                    kind: (hi >> 8) as u8,
-                },
-                attempt: AttemptKey {
-                    source: [k, l, m, n],
-                    sequence: o,
-                    source_port: p as u16,
-                    protocol: q as u8,
-                    pad: 0,
-                },
-                entered: r,
-                at_ns: u64::from(s) << 32 | u64::from(t),
-                first_ns: u64::from(u) << 32 | u64::from(v),
-                location: u64::from(w),
-                dialled: [w, x, y, z],
-                dialled_port: x as u16,
-                flags: y as u16,
-                pad: 0,
-            };
-            let _ = decoder().event(&event);
-            let tally = Tally { count: u64::from(a), last_ns: event.at_ns, ..Tally::default() };
-            let _ = decoder().tally(&event.key, &tally);
+            if let Some(event) = sys::read::<Event>(&bytes) {
+                let _ = decoder().event(&event);
+                let tally = Tally { count, last_ns: event.at_ns, ..Tally::default() };
+                let _ = decoder().tally(&event.key, &tally);
+            }
         }
     }
 }

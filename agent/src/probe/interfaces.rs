@@ -134,7 +134,9 @@ impl Interfaces {
                                 netlink::Message::Address { .. } | netlink::Message::Route { .. }
                             )
                         });
-                        messages.into_iter().for_each(|message| self.topology.apply(message));
+                        for message in messages {
+                            self.topology.apply(message);
+                        }
                     }
                     Ok(None) => {
                         is_drained = true;

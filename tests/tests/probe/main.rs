@@ -1,5 +1,7 @@
 //! The probe on a node with real pods, real sockets and real filters. Needs root, and fails without.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod watch;
 
 use std::{
