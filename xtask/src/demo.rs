@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// How long the build takes on two cores.
-const BUILD_SECONDS: u64 = 120;
+const BUILD_SECONDS: u64 = 150;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {

@@ -77,8 +77,11 @@ fn run(title: &str, mut command: Command, estimate: Duration, after: Duration) -
 
     let progress = || {
         let elapsed = started.elapsed();
-        let left = estimate.saturating_sub(elapsed) + after;
-        format!("{title}: {}, about {} left in all", seconds(elapsed), seconds(left))
+        let left = match estimate.checked_sub(elapsed) {
+            Some(left) => format!("about {} left in all", seconds(left + after)),
+            None => format!("longer than the usual {}", seconds(estimate)),
+        };
+        format!("{title}: {}, {left}", seconds(elapsed))
     };
     if !terminal {
         say(&format!("{title}, about {}", seconds(estimate)));
