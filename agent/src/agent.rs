@@ -77,7 +77,10 @@ struct Agent {
 /// # Errors
 /// What keeps the agent from starting: manifests that cannot be read, a kernel or privileges that
 /// do not allow the programs.
-pub async fn run(options: Options, shutdown: impl Future<Output = &'static str>) -> anyhow::Result<()> {
+pub async fn run(
+    options: Options,
+    shutdown: impl Future<Output = &'static str>,
+) -> anyhow::Result<()> {
     let mut cluster = Cluster::default();
     let folder = Folder::open(options.manifests, &mut cluster)?;
     let config = Config { attach: options.attach, ..Config::default() };
@@ -136,8 +139,7 @@ impl Agent {
     /// When there is something to judge without anything coming in.
     fn due(&self) -> Instant {
         let now = Timestamp::now();
-        let due =
-            [self.correlator.deadline(), self.recheck.deadline(), self.waiting.deadline()];
+        let due = [self.correlator.deadline(), self.recheck.deadline(), self.waiting.deadline()];
         let due = due.into_iter().flatten().min();
         let wait = due.map(|due| Duration::try_from(due.duration_since(now)).unwrap_or_default());
         // Turns come around anyway.
@@ -184,7 +186,8 @@ impl Agent {
         if !concerns_pods(&diagnosis, &drop) {
             return self.losses.of_no_pod(drop.evidence.packets());
         }
-        if matches!(diagnosis.cause.class, Class::OutOfSync | Class::NotPolicy | Class::CannotTell) {
+        if matches!(diagnosis.cause.class, Class::OutOfSync | Class::NotPolicy | Class::CannotTell)
+        {
             if let Some(unwaited) = self.waiting.enter(now, Waiting::Drop(drop)) {
                 self.judge_again(unwaited, now);
             }
@@ -197,7 +200,7 @@ impl Agent {
     /// are about to say otherwise.
     fn judge_answer(&mut self, flow: Flow, at: Timestamp, now: Timestamp) {
         let then = self.cluster.snapshot();
-        if self.is_not_enforced(&then, flow, at).is_some() {
+        if not_enforced(&then, flow, at).is_some() {
             let waiting = Waiting::Answer { flow, at, then: Box::new(then) };
             if let Some(unwaited) = self.waiting.enter(now, waiting) {
                 self.judge_again(unwaited, now);
@@ -213,19 +216,13 @@ impl Agent {
                 self.tell_drop(&drop, diagnosis, now);
             }
             Waiting::Answer { flow, at, then } => {
-                let still = self.is_not_enforced(&snapshot, flow, at);
-                let both = still.filter(|_| self.is_not_enforced(&then, flow, at).is_some());
+                let still = not_enforced(&snapshot, flow, at);
+                let both = still.filter(|_| not_enforced(&then, flow, at).is_some());
                 if let Some(diagnosis) = both.filter(|_| self.recheck.is_news(flow, now)) {
                     self.log.write(self.reporter.finding(now, at, diagnosis));
                 }
             }
         }
-    }
-
-    fn is_not_enforced(&self, snapshot: &Snapshot, flow: Flow, at: Timestamp) -> Option<Diagnosis> {
-        let case = Case { flow, dialled: None, at: Some(at), fate: Fate::Answered };
-        let diagnosis = diagnose(snapshot, &case);
-        (diagnosis.cause.class == Class::NotEnforced).then_some(diagnosis)
     }
 
     fn tell_drop(&mut self, drop: &Drop, diagnosis: Diagnosis, now: Timestamp) {
@@ -277,7 +274,8 @@ impl Agent {
             let interface = Interface { name: name.into(), addresses };
             self.cluster.set_interface(index, Some(interface));
         }
-        let local: Vec<IpAddr> = topology.local().filter(|address| !address.is_loopback()).collect();
+        let local: Vec<IpAddr> =
+            topology.local().filter(|address| !address.is_loopback()).collect();
         self.cluster.set_local_addresses(&self.node, &local);
     }
 
@@ -306,11 +304,14 @@ impl Agent {
             .iter()
             .filter_map(|part| match &part.state {
                 State::Active => None,
-                State::Unavailable(why) | State::Failed(why) => Some(format!("{}: {why}", part.name)),
+                State::Unavailable(why) | State::Failed(why) => {
+                    Some(format!("{}: {why}", part.name))
+                }
             })
             .collect();
         for (kind, count) in snapshot.unread() {
-            cannot.push(format!("read {count} of kind {kind}: what they may decide cannot be told"));
+            cannot
+                .push(format!("read {count} of kind {kind}: what they may decide cannot be told"));
         }
         if snapshot.node(&self.node).is_none() {
             tracing::warn!(node = &*self.node, "no Node object of this name among the manifests");
@@ -324,7 +325,8 @@ impl Agent {
             cannot,
         };
         self.tell(state);
-        let failed: Vec<_> = self.probe.interfaces.failed().map(|(_, why)| why.to_owned()).collect();
+        let failed: Vec<_> =
+            self.probe.interfaces.failed().map(|(_, why)| why.to_owned()).collect();
         for why in failed {
             self.degraded(&format!("an interface is not watched: {why}"));
         }
@@ -360,6 +362,13 @@ impl Agent {
         self.tell(AgentState::Stopping { why });
         self.log.finish().await;
     }
+}
+
+/// An answered flow's diagnosis, if policies deny it.
+fn not_enforced(snapshot: &Snapshot, flow: Flow, at: Timestamp) -> Option<Diagnosis> {
+    let case = Case { flow, dialled: None, at: Some(at), fate: Fate::Answered };
+    let diagnosis = diagnose(snapshot, &case);
+    (diagnosis.cause.class == Class::NotEnforced).then_some(diagnosis)
 }
 
 fn case_of(drop: &Drop) -> Case<'_> {

@@ -133,8 +133,7 @@ impl Snapshot {
         service: &'a Service,
     ) -> impl Iterator<Item = &'a Arc<EndpointSlice>> {
         self.endpoint_slices.values().filter(move |slice| {
-            slice.namespace == service.namespace
-                && slice.service.as_deref() == Some(&*service.name)
+            slice.namespace == service.namespace && slice.service.as_deref() == Some(&*service.name)
         })
     }
 
@@ -354,11 +353,8 @@ impl Cluster {
                 snapshot.endpoint_slices.remove_mut(&name());
             }
             Kind::Policy(kind) => {
-                let reference = PolicyRef {
-                    kind,
-                    namespace: key.namespace.clone(),
-                    name: key.name.clone(),
-                };
+                let reference =
+                    PolicyRef { kind, namespace: key.namespace.clone(), name: key.name.clone() };
                 snapshot.policies.remove(&reference);
             }
         }

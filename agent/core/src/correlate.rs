@@ -214,7 +214,8 @@ impl Correlator {
             self.settle_loose(&flow, now);
         }
         self.forgiven.retain(|_, at| now.duration_since(*at) <= SETTLE * 2);
-        while let Some((due, flow)) = self.open_due.first().copied().filter(|(due, _)| *due <= now) {
+        while let Some((due, flow)) = self.open_due.first().copied().filter(|(due, _)| *due <= now)
+        {
             self.open_due.remove(&(due, flow));
             told.extend(self.attend(&flow, now).map(Correlated::Drop));
         }

@@ -494,15 +494,19 @@ impl Inquiry<'_> {
             Holder::Service(service) => is_dns_service(&service),
             _ => false,
         };
-        service || self.question.destination.pod().is_some_and(|pod| {
-            &*pod.namespace == DNS_NAMESPACE
-                && (pod.labels.get("k8s-app").is_some_and(|app| &**app == "kube-dns")
-                    || self.snapshot.services().any(|service| {
-                        is_dns_service(service)
-                            && !service.selector.is_empty()
-                            && service.selector.iter().all(|(k, v)| pod.labels.get(k) == Some(v))
-                    }))
-        })
+        service
+            || self.question.destination.pod().is_some_and(|pod| {
+                &*pod.namespace == DNS_NAMESPACE
+                    && (pod.labels.get("k8s-app").is_some_and(|app| &**app == "kube-dns")
+                        || self.snapshot.services().any(|service| {
+                            is_dns_service(service)
+                                && !service.selector.is_empty()
+                                && service
+                                    .selector
+                                    .iter()
+                                    .all(|(k, v)| pod.labels.get(k) == Some(v))
+                        }))
+            })
     }
 
     /// The pod's veth by which a packet entered whose source address is not that pod's.
@@ -526,10 +530,18 @@ impl Inquiry<'_> {
             Fate::Asked => because(1.0, "computed from the objects given"),
             Fate::Answered => because(0.95, "an answer came back"),
             Fate::Died(evidence) => match (evidence.level(), Died::of(evidence)) {
-                (Level::Rejected, Died::Filter) => because(0.97, "a filter of this node rejected it"),
-                (Level::Rejected, _) => because(0.7, "a rejection came back, from whom is not known"),
-                (Level::KernelDrop, Died::Filter) => because(0.97, "a filter of this node dropped it"),
-                (Level::KernelDrop, Died::Other) => because(0.97, "this kernel says why it dropped it"),
+                (Level::Rejected, Died::Filter) => {
+                    because(0.97, "a filter of this node rejected it")
+                }
+                (Level::Rejected, _) => {
+                    because(0.7, "a rejection came back, from whom is not known")
+                }
+                (Level::KernelDrop, Died::Filter) => {
+                    because(0.97, "a filter of this node dropped it")
+                }
+                (Level::KernelDrop, Died::Other) => {
+                    because(0.97, "this kernel says why it dropped it")
+                }
                 (Level::KernelDrop, _) => {
                     because(0.85, "this kernel dropped it without saying why")
                 }

@@ -246,8 +246,6 @@ pub struct RuleRef {
 }
 
 /// Copies labels into the core's form.
-pub fn labels<'a>(
-    labels: impl IntoIterator<Item = (&'a String, &'a String)>,
-) -> Labels {
+pub fn labels<'a>(labels: impl IntoIterator<Item = (&'a String, &'a String)>) -> Labels {
     labels.into_iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect()
 }

@@ -217,14 +217,23 @@ fn free_name(
         None => question.port.to_string(),
     };
     let base = match (direction, diagnosis.cause.situation) {
-        (Direction::Egress, Some(Situation::Dns)) => format!("allow-{}-{what}", short(&question.source)),
-        (_, Some(Situation::Probe(_))) => format!("allow-{what}-of-{}", short(&question.destination)),
-        _ => format!("allow-{}-to-{}-{what}", short(&question.source), short(&question.destination)),
+        (Direction::Egress, Some(Situation::Dns)) => {
+            format!("allow-{}-{what}", short(&question.source))
+        }
+        (_, Some(Situation::Probe(_))) => {
+            format!("allow-{what}-of-{}", short(&question.destination))
+        }
+        _ => {
+            format!("allow-{}-to-{}-{what}", short(&question.source), short(&question.destination))
+        }
     };
-    let fits = |name: &str, room: usize| {
-        let mut name: String = name.chars().take(NAME_MAX - room).collect();
+    // Two policies of one remedy may stand in one namespace.
+    let both = diagnosis.verdict.denied_directions().count() > 1;
+    let ending = if both { format!("-{direction}") } else { String::new() };
+    let name = |ending: &str| {
+        let mut name: String = base.chars().take(NAME_MAX - ending.len()).collect();
         name.truncate(name.trim_end_matches(['-', '.']).len());
-        name
+        name + ending
     };
     let is_free = |name: &str| {
         let reference = PolicyRef {
@@ -234,12 +243,9 @@ fn free_name(
         };
         snapshot.policies().get(&reference).is_none()
     };
-    let first = fits(&base, 0);
-    if is_free(&first) {
-        return first;
-    }
-    let numbered = (2..).map(|number| format!("{}-{number}", fits(&base, 4)));
-    numbered.into_iter().find(|name| is_free(name)).unwrap_or(first)
+    let first = name(&ending);
+    let numbered = (2..).map(|number: u64| name(&format!("{ending}-{number}")));
+    std::iter::once(first.clone()).chain(numbered).find(|name| is_free(name)).unwrap_or(first)
 }
 
 /// A new policy isolates the pods that it selects: none may be among them that was not before.
@@ -312,7 +318,8 @@ fn newly_allowed(
                     port: *port,
                     protocol: *protocol,
                 };
-                let denied = |snapshot| evaluate(snapshot, &question).decision() == Decision::Denied;
+                let denied =
+                    |snapshot| evaluate(snapshot, &question).decision() == Decision::Denied;
                 denied(before) && !denied(after)
             })
     });
@@ -325,11 +332,15 @@ fn summary(snapshot: &Snapshot, diagnosis: &Diagnosis, policies: &[NetworkPolicy
         .iter()
         .map(|policy| {
             let ObjectMeta { namespace, name, .. } = &policy.metadata;
-            format!("{}/{}", namespace.as_deref().unwrap_or_default(), name.as_deref().unwrap_or_default())
+            format!(
+                "{}/{}",
+                namespace.as_deref().unwrap_or_default(),
+                name.as_deref().unwrap_or_default()
+            )
         })
         .collect();
     let names = names.join(" and ");
-    let mut text = match diagnosis.cause.situation {
+    let text = match diagnosis.cause.situation {
         Some(Situation::Dns) => {
             format!("allow {source} to ask the cluster's DNS, UDP and TCP: apply {names}")
         }
@@ -338,12 +349,14 @@ fn summary(snapshot: &Snapshot, diagnosis: &Diagnosis, policies: &[NetworkPolicy
              add the other nodes' addresses if the pod may move, or use an exec probe, which needs \
              no rule"
         ),
-        None => format!("allow {source} to reach {destination} on {port}/{protocol}: apply {names}"),
+        None => {
+            format!("allow {source} to reach {destination} on {port}/{protocol}: apply {names}")
+        }
     };
-    if let Some(command) = label_namespace(snapshot, diagnosis) {
-        text += &format!("; or {command}");
+    match label_namespace(snapshot, diagnosis) {
+        Some(command) => format!("{text}; or {command}"),
+        None => text,
     }
-    text
 }
 
 /// The other choice where a rule selects namespaces by a label that this one lacks: to label it,
@@ -372,7 +385,11 @@ fn label_namespace(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<String>
         let verdict = evaluate(&relabelled, &diagnosis.question);
         if matches!(verdict.decision(), Decision::Allowed | Decision::NotIsolated) {
             let labels: Vec<_> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-            return Some(format!("kubectl label namespace {} {}", namespace.name, labels.join(" ")));
+            return Some(format!(
+                "kubectl label namespace {} {}",
+                namespace.name,
+                labels.join(" ")
+            ));
         }
     }
     None

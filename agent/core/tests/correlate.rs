@@ -6,9 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use whydrop_core::{
-    correlate::{
-        Correlated, Correlator, Drop, FLOWS_PER_SOURCE_MAX, IDLE, Level, REPORT_INTERVAL,
-    },
+    correlate::{Correlated, Correlator, Drop, FLOWS_PER_SOURCE_MAX, IDLE, Level, REPORT_INTERVAL},
     flow::{Flow, Protocol},
     observation::{AttemptId, DropReason, Fact, Observation, Rejection},
 };
@@ -20,6 +18,10 @@ const SERVICE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 7));
 /// Milliseconds after the script's start.
 fn at(ms: i64) -> Timestamp {
     Timestamp::from_millisecond(1_767_323_045_000 + ms).expect("a time")
+}
+
+fn millis(duration: SignedDuration) -> i64 {
+    i64::try_from(duration.as_millis()).expect("a duration of a test")
 }
 
 fn attempt(source_port: u16) -> AttemptId {
@@ -85,7 +87,7 @@ fn play(observations: &[Observation], until: i64) -> (Correlator, Vec<(Timestamp
 }
 
 fn drops(told: &[(Timestamp, Correlated)]) -> Vec<(i64, &Drop)> {
-    let ms = |time: &Timestamp| time.duration_since(at(0)).as_millis() as i64;
+    let ms = |time: &Timestamp| millis(time.duration_since(at(0)));
     told.iter()
         .filter_map(|(time, correlated)| match correlated {
             Correlated::Drop(drop) => Some((ms(time), drop)),
@@ -148,10 +150,8 @@ fn a_connect_that_the_application_gave_up_at_once_is_none() {
 
 #[test]
 fn a_retransmission_in_vain_is_unanswered() {
-    let script = [
-        seen(40000, 1000, Fact::Retransmitted),
-        seen(40000, 3000, Fact::Failed { errno: 0 }),
-    ];
+    let script =
+        [seen(40000, 1000, Fact::Retransmitted), seen(40000, 3000, Fact::Failed { errno: 0 })];
     let (_, told) = play(&script, 10_000);
     let drops = drops(&told);
     assert_eq!(drops[0].1.evidence.level(), Level::Unanswered);
@@ -216,7 +216,7 @@ fn a_flow_that_goes_on_dying_is_told_once_in_an_interval_by_one_name() {
     script.sort_by_key(|observation| observation.at);
     let (_, told) = play(&script, 400_000);
     let drops = drops(&told);
-    assert!(drops.windows(2).all(|pair| pair[1].0 - pair[0].0 >= REPORT_INTERVAL.as_millis() as i64));
+    assert!(drops.windows(2).all(|pair| pair[1].0 - pair[0].0 >= millis(REPORT_INTERVAL)));
     assert!(drops.windows(2).all(|pair| pair[0].1.id == pair[1].1.id));
     assert_eq!(drops.last().expect("a drop").1.evidence.packets(), 200);
     assert!((3..=4).contains(&drops.len()), "{}", drops.len());
@@ -224,7 +224,7 @@ fn a_flow_that_goes_on_dying_is_told_once_in_an_interval_by_one_name() {
 
 #[test]
 fn a_flow_that_has_been_quiet_is_another_drop_when_it_dies_again() {
-    let later = IDLE.as_millis() as i64 + 10_000;
+    let later = millis(IDLE) + 10_000;
     let script = [
         seen(40000, 0, netfilter()),
         seen(40000, 1000, netfilter()),
@@ -291,7 +291,9 @@ fn observation() -> impl Strategy<Value = Observation> {
 /// What is told in the end, without regard to order.
 fn outcome(observations: &[Observation]) -> (Vec<Drop>, whydrop_core::correlate::Account) {
     let mut correlator = Correlator::default();
-    observations.iter().for_each(|observation| correlator.observe(observation));
+    for observation in observations {
+        correlator.observe(observation);
+    }
     let told = correlator.tick(at(0) + SignedDuration::from_secs(30));
     let mut drops: Vec<_> = told
         .into_iter()

@@ -89,20 +89,22 @@ pub fn decode(value: Value) -> Result<Decoded, Problem> {
     let meta = TypeMeta::of(&value)?;
     let object = match (meta.api_version.as_str(), meta.kind.as_str()) {
         ("v1", "Pod") => Object::Pod(translate::pod(&typed::<Pod>(value)?)?),
-        ("v1", "Namespace") => Object::Namespace(translate::namespace(&typed::<Namespace>(value)?)?),
+        ("v1", "Namespace") => {
+            Object::Namespace(translate::namespace(&typed::<Namespace>(value)?)?)
+        }
         ("v1", "Node") => Object::Node(translate::node(&typed::<Node>(value)?)?),
         ("v1", "Service") => Object::Service(translate::service(&typed::<Service>(value)?)?),
         ("discovery.k8s.io/v1", "EndpointSlice") => {
             Object::EndpointSlice(translate::endpoint_slice(&typed::<EndpointSlice>(value)?)?)
         }
         ("networking.k8s.io/v1", "NetworkPolicy") => {
-            Object::Policy(network_policy::lower(&typed_strictly::<NetworkPolicy>(value)?)?)
+            Object::Policy(network_policy::lower(&typed_strictly::<NetworkPolicy>(&value)?)?)
         }
         ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy") => {
-            Object::Policy(admin::lower(&typed_strictly(value)?)?)
+            Object::Policy(admin::lower(&typed_strictly(&value)?)?)
         }
         ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy") => {
-            Object::Policy(admin::lower_baseline(&typed_strictly(value)?)?)
+            Object::Policy(admin::lower_baseline(&typed_strictly(&value)?)?)
         }
         (_, kind) if kind.ends_with("List") && value.get("items").is_some() => {
             return items(value, &meta).map(Decoded::List);
@@ -137,14 +139,15 @@ fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
             Some((found, expected)) => (found, expected),
             None => (message.as_str(), "a field as the API defines it"),
         };
-        let found = found.trim_start_matches("invalid type: ").trim_start_matches("invalid value: ");
+        let found =
+            found.trim_start_matches("invalid type: ").trim_start_matches("invalid value: ");
         Problem { field, expected: expected.to_owned(), found: found.to_owned() }
     })
 }
 
 /// As [`typed`], and a field that the API does not have is an error: a rule that is misspelt away
 /// would turn the verdict around. The API server refuses it as well (strict field validation).
-fn typed_strictly<T: DeserializeOwned + Serialize>(value: Value) -> Result<T, Problem> {
+fn typed_strictly<T: DeserializeOwned + Serialize>(value: &Value) -> Result<T, Problem> {
     let object: T = typed(value.clone())?;
     let known = serde_json::to_value(&object).unwrap_or_default();
     match unknown_field(&value["spec"], &known["spec"], &FieldPath::root("spec")) {
@@ -166,9 +169,9 @@ fn unknown_field(given: &Value, known: &Value, path: &FieldPath) -> Option<Probl
         }),
         (Value::Array(given), Value::Array(known)) => {
             let pairs = given.iter().zip(known).enumerate();
-            pairs.into_iter().find_map(|(i, (given, known))| {
-                unknown_field(given, known, &path.index(i))
-            })
+            pairs
+                .into_iter()
+                .find_map(|(i, (given, known))| unknown_field(given, known, &path.index(i)))
         }
         _ => None,
     }

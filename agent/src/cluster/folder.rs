@@ -46,15 +46,16 @@ impl Folder {
             bail!("{}: expected a folder of manifests", path.display());
         }
         let (sender, changes) = mpsc::channel(1);
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            let told = match event {
-                Ok(event) if event.kind.is_access() => return,
-                Ok(_) => Ok(()),
-                Err(error) => Err(error),
-            };
-            // Full: a change is waiting to be taken, and covers this one.
-            let _ = sender.try_send(told);
-        })?;
+        let mut watcher =
+            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                let told = match event {
+                    Ok(event) if event.kind.is_access() => return,
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(error),
+                };
+                // Full: a change is waiting to be taken, and covers this one.
+                let _ = sender.try_send(told);
+            })?;
         watcher
             .watch(&path, RecursiveMode::NonRecursive)
             .with_context(|| format!("{}: cannot be followed", path.display()))?;

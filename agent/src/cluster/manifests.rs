@@ -243,7 +243,8 @@ pub fn yaml(document: &str, start_line: usize) -> Result<Value, String> {
         match error.location() {
             Some(at) => {
                 let line = start_line + usize::try_from(at.line()).unwrap_or(1).saturating_sub(1);
-                let message = message.split(" at line ").next().unwrap_or(&message).trim().to_owned();
+                let message =
+                    message.split(" at line ").next().unwrap_or(&message).trim().to_owned();
                 format!("line {line}, column {}: not YAML: {message}", at.column())
             }
             None => format!("not YAML: {message}"),

@@ -5,8 +5,8 @@
 use std::{borrow::Cow, fmt::Write as _};
 
 use super::{
-    AgentRecord, AgentState, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel, ObjectRef,
-    Record,
+    AgentRecord, AgentState, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel,
+    ObjectRef, Record,
 };
 
 /// How many characters of an id are shown: enough to tell a cluster's drops of a day apart.
@@ -59,7 +59,8 @@ fn drop_line(record: &DropRecord) -> String {
     if let Some(service) = &destination.service {
         let _ = write!(line, " (Service {}/{}:{})", service.namespace, service.name, service.port);
     }
-    let _ = write!(line, "  {}; {}", record.cause.text, evidence_text(&record.evidence));
+    let evidence = evidence_text(&record.evidence, &record.flow.protocol);
+    let _ = write!(line, "  {}; {evidence}", record.cause.text);
     if let Some(changed) = &record.cause.changed {
         let _ = write!(line, "; {}", changed_text(changed, record));
     }
@@ -86,17 +87,24 @@ pub(super) fn destination_text(destination: &End) -> String {
     if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") }
 }
 
-fn evidence_text(evidence: &Evidence) -> String {
+fn evidence_text(evidence: &Evidence, protocol: &str) -> String {
     let Evidence { attempts, first, last, .. } = evidence;
     let seconds = span_secs(first, last);
-    let packets = if *attempts == 1 { "1 attempt".to_owned() } else { format!("{attempts} attempts") };
+    let packet = match protocol {
+        "TCP" => "SYN",
+        "SCTP" => "INIT",
+        _ => "packet",
+    };
+    let packets = format!("{attempts} {packet}{}", if *attempts == 1 { "" } else { "s" });
+    if evidence.level == EvidenceLevel::Answered {
+        return "it was answered".to_owned();
+    }
     let mut text = match seconds {
         0 => packets,
         seconds => format!("{packets} in {seconds}s"),
     };
     match (evidence.level, &evidence.reason) {
         (EvidenceLevel::Unanswered, _) => text += ", no answer",
-        (EvidenceLevel::Answered, _) => text = "it was answered".to_owned(),
         (_, Some(reason)) => {
             let _ = write!(text, ", {reason}");
         }
@@ -105,8 +113,7 @@ fn evidence_text(evidence: &Evidence) -> String {
     if let Some(rejection) = &evidence.rejection {
         let _ = write!(text, ", {rejection}");
     }
-    if let (Some(success), true) = (&evidence.last_success, evidence.level != EvidenceLevel::Answered)
-    {
+    if let Some(success) = &evidence.last_success {
         let _ = write!(text, "; worked until {}", clock(success));
     }
     text
@@ -114,11 +121,9 @@ fn evidence_text(evidence: &Evidence) -> String {
 
 fn changed_text(changed: &Changed, record: &DropRecord) -> String {
     let ObjectRef { kind, namespace, name, .. } = &changed.object;
-    let is_cause = record
-        .cause
-        .policy
-        .as_ref()
-        .is_some_and(|policy| (&policy.kind, &policy.namespace, &policy.name) == (kind, namespace, name));
+    let is_cause = record.cause.policy.as_ref().is_some_and(|policy| {
+        (&policy.kind, &policy.namespace, &policy.name) == (kind, namespace, name)
+    });
     let object = match namespace {
         _ if is_cause => "policy".to_owned(),
         Some(namespace) => format!("{kind} {namespace}/{name}"),
@@ -155,7 +160,7 @@ fn agent_line(record: &AgentRecord) -> String {
                 if objects.is_empty() { "no objects".to_owned() } else { objects.join(", ") }
             );
             for what in cannot {
-                let _ = write!(line, "; cannot {what}");
+                let _ = write!(line, "; lacks {what}");
             }
             line
         }

@@ -87,9 +87,9 @@ impl Snapshot {
         now.sort_by_key(|h| (weight(h), h.until.is_none(), h.since, h.until));
         let holder = match now.as_slice() {
             [] => self.nobody(address),
-            [.., a, b] if a.rivals(b) => Holder::Unknown(
-                format!("{address} is claimed by {} and by {}", a.by, b.by).into(),
-            ),
+            [.., a, b] if a.rivals(b) => {
+                Holder::Unknown(format!("{address} is claimed by {} and by {}", a.by, b.by).into())
+            }
             [.., last] => self.holder(&last.by, address),
         };
         Endpoint { address, holder }

@@ -4,10 +4,7 @@ use std::{net::IpAddr, str::FromStr, sync::Arc};
 
 use ipnet::IpNet;
 use k8s_openapi::{
-    api::{
-        core::v1 as core,
-        discovery::v1 as discovery,
-    },
+    api::{core::v1 as core, discovery::v1 as discovery},
     apimachinery::pkg::{
         apis::meta::v1::{ObjectMeta, OwnerReference},
         util::intstr::IntOrString,

@@ -14,11 +14,7 @@ use super::Diagnosis;
 /// The latest change across which the flow went from allowed to denied, judged before and after it
 /// by the same evaluator. Without one in the history: the creation of the policy that leads, by its
 /// own timestamp.
-pub fn attribute(
-    history: &History,
-    snapshot: &Snapshot,
-    diagnosis: &Diagnosis,
-) -> Option<Change> {
+pub fn attribute(history: &History, snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<Change> {
     if !diagnosis.cause.class.is_denial() {
         return None;
     }

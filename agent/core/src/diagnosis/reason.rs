@@ -1,9 +1,6 @@
 //! What the kernel's drop reasons mean.
 
-use crate::{
-    correlate::{Evidence, KernelDrops},
-    observation::Rejection,
-};
+use crate::correlate::{Evidence, KernelDrops};
 
 /// Who killed the packets, as far as reason and place tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,12 +23,7 @@ impl Died {
 
     /// Judges all that was seen.
     pub fn of(evidence: &Evidence) -> Self {
-        match (evidence.kernel_drop(), evidence.rejected) {
-            (Some(drops), _) => Self::of_drops(drops),
-            // Destination unreachable, administratively prohibited and its like: somebody's filter.
-            (None, Some(Rejection::Icmp { .. })) => Self::Elsewhere,
-            (None, _) => Self::Elsewhere,
-        }
+        evidence.kernel_drop().map_or(Self::Elsewhere, Self::of_drops)
     }
 
     fn of_drops(drops: &KernelDrops) -> Self {

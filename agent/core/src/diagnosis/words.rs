@@ -22,7 +22,8 @@ pub(super) fn sentence(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
     };
     if cause.class.is_denial() {
         if inquiry.verdict.exempt.is_some() {
-            text += "; the specification exempts this traffic, and this CNI polices it all the same";
+            text +=
+                "; the specification exempts this traffic, and this CNI polices it all the same";
         }
         text += match cause.situation {
             Some(Situation::Dns) => "; without DNS nothing that uses names will work",
@@ -43,17 +44,16 @@ pub(super) fn sentence(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
 
 /// `ingress denied by NetworkPolicy backend/default-deny; nearest: …`.
 fn denial(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
-    let mut parts = Vec::new();
-    for direction in inquiry.verdict.denied_directions() {
-        parts.push(denied_by(inquiry, direction));
-    }
-    let mut text = parts.join(" and ");
+    let denials = inquiry.verdict.denied_directions().map(|d| denied_by(inquiry, d));
+    let mut parts = vec![denials.collect::<Vec<_>>().join(" and ")];
     match (&cause.nearest_miss, cause.class) {
-        (Some(miss), _) => text += &format!("; nearest: {}", nearest(miss)),
-        (None, Class::DefaultDeny) => text += "; no rule comes near to admitting it",
+        (Some(miss), _) => parts.push(format!("nearest: {}", nearest(miss))),
+        (None, Class::DefaultDeny) => {
+            parts.push("no rule comes near to admitting it".to_owned());
+        }
         _ => {}
     }
-    text
+    parts.join("; ")
 }
 
 fn denied_by(inquiry: &Inquiry<'_>, direction: Direction) -> String {

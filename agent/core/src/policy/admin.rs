@@ -176,9 +176,8 @@ fn lower_as(
     };
     let path = FieldPath::root("spec");
     let spec = &policy.spec;
-    let subject = match pod_peer(&spec.subject, &path.field("subject"))? {
-        Some(subject) => subject,
-        None => return Err(path.field("subject").expected("namespaces or pods", "neither")),
+    let Some(subject) = pod_peer(&spec.subject, &path.field("subject"))? else {
+        return Err(path.field("subject").expected("namespaces or pods", "neither"));
     };
     let mut ingress = Vec::new();
     for (index, rule) in spec.ingress.iter().enumerate() {
@@ -269,11 +268,7 @@ fn pod_peer(peer: &PodsOrNamespaces, path: &FieldPath) -> Result<Option<PodPeer>
     }
 }
 
-fn egress_peer(
-    peer: &EgressPeer,
-    path: &FieldPath,
-    peers: &mut Vec<Peer>,
-) -> Result<(), Problem> {
+fn egress_peer(peer: &EgressPeer, path: &FieldPath, peers: &mut Vec<Peer>) -> Result<(), Problem> {
     let EgressPeer { namespaces, pods, nodes, networks, domain_names } = peer;
     let selected = PodsOrNamespaces { namespaces: namespaces.clone(), pods: pods.clone() };
     let before = peers.len();

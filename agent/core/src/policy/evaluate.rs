@@ -162,9 +162,7 @@ pub fn evaluate(snapshot: &Snapshot, question: &Question) -> Verdict {
 }
 
 fn exemption(source: &Endpoint, destination: &Endpoint) -> Option<Exemption> {
-    let runs_on = |pod: &Pod, holder: &Holder| {
-        matches!(holder, Holder::Node(node) if pod.node.as_ref() == Some(&node.name))
-    };
+    let runs_on = |pod: &Pod, holder: &Holder| matches!(holder, Holder::Node(node) if pod.node.as_ref() == Some(&node.name));
     match (&source.holder, &destination.holder) {
         (Holder::Pod(a), Holder::Pod(b)) => {
             let same = (&a.namespace, &a.name) == (&b.namespace, &b.name);
@@ -244,7 +242,9 @@ fn governing(
         // not defined. In the additive layer order decides nothing but who is named first.
         let rank = (policy.layer, policy.priority);
         match policy.layer {
-            Layer::NetworkPolicy => (rank, Reverse(policy.created), rules, policy.reference.clone()),
+            Layer::NetworkPolicy => {
+                (rank, Reverse(policy.created), rules, policy.reference.clone())
+            }
             _ => (rank, Reverse(None), 0, policy.reference.clone()),
         }
     });
@@ -331,8 +331,7 @@ impl DirectionVerdict {
         self.unknown =
             additive.flat_map(|t| &t.rules).filter_map(|rule| rule.matches().err()).collect();
         self.unknown.dedup();
-        self.decision =
-            if self.unknown.is_empty() { Decision::Denied } else { Decision::Unknown };
+        self.decision = if self.unknown.is_empty() { Decision::Denied } else { Decision::Unknown };
     }
 
     fn ordered(&self, layer: Layer) -> Ordered {

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use rpds::{HashTrieMapSync, HashTrieSetSync};
 
-use super::{Namespaces, Policy, PolicyRef, selector::{Labels, Operator, Selector}};
+use super::{
+    Namespaces, Policy, PolicyRef,
+    selector::{Labels, Operator, Selector},
+};
 
 /// A requirement on more values than this is not indexed by each of them.
 const INDEXED_VALUES_MAX: usize = 8;

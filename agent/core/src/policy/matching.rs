@@ -189,7 +189,6 @@ fn pod_peer(wanted: &PodPeer, subject: Subject<'_>) -> Outcome<PeerMiss> {
 }
 
 /// Whether the peer (or a policy's subject) selects a pod: both selectors must.
-#[expect(clippy::type_complexity, reason = "the two halves of a pod peer, each of which may miss")]
 pub fn selects(
     snapshot: &Snapshot,
     wanted: &PodPeer,
@@ -252,11 +251,9 @@ fn ip_block(block: &Block, peer: &Endpoint) -> Outcome<PeerMiss> {
         return Outcome::Miss(PeerMiss::OutsideBlock { network: block.network, address });
     }
     match block.except.iter().find(|except| except.contains(&address)) {
-        Some(except) => Outcome::Miss(PeerMiss::Excepted {
-            network: block.network,
-            except: *except,
-            address,
-        }),
+        Some(except) => {
+            Outcome::Miss(PeerMiss::Excepted { network: block.network, except: *except, address })
+        }
         None => Outcome::Match,
     }
 }

@@ -146,7 +146,8 @@ fn lacking(trace: &PolicyTrace, rule: &RuleTrace) -> Option<Lacking> {
                 let wanted = join(misses().map(|miss| miss.wanted.as_str()).collect(), " and ");
                 let found = join(misses().map(|miss| miss.found.as_str()).collect(), "; ");
                 let unmet = misses().map(|miss| miss.unmet).sum();
-                let lack = if namespace.is_some() { Lack::NamespaceLabels } else { Lack::PodLabels };
+                let lack =
+                    if namespace.is_some() { Lack::NamespaceLabels } else { Lack::PodLabels };
                 told(misses().count(), unmet, lack, wanted, found)
             }
             PeerMiss::NotAPod { wanted, found } | PeerMiss::NotThatNode { wanted, found } => {

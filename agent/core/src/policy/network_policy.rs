@@ -117,11 +117,7 @@ fn peers(
     Ok(Peers::AnyOf(lowered.collect::<Result<_, _>>()?))
 }
 
-fn peer(
-    peer: &NetworkPolicyPeer,
-    namespace: &Arc<str>,
-    path: &FieldPath,
-) -> Result<Peer, Problem> {
+fn peer(peer: &NetworkPolicyPeer, namespace: &Arc<str>, path: &FieldPath) -> Result<Peer, Problem> {
     let pods = peer.pod_selector.as_ref();
     let namespaces = peer.namespace_selector.as_ref();
     if let Some(block) = &peer.ip_block {

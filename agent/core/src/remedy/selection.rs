@@ -72,8 +72,7 @@ pub(super) fn target_selector(
     let mut labels = pod_labels(snapshot, pod);
     let mut expressions = Vec::new();
     for requirement in isolating.requirements() {
-        let pinned = labels.get(&*requirement.key).is_some();
-        if pinned {
+        if labels.contains_key(&*requirement.key) {
             // The pod's own value meets it, as the policy selects the pod.
             continue;
         }
