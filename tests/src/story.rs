@@ -42,10 +42,9 @@ impl<W: Write> Story<W> {
     pub fn introduce(&mut self, scenario: &Scenario) {
         self.heading(&scenario.title);
         self.line("");
-        wrapped(scenario.shows.trim()).iter().for_each(|line| self.line(line));
+        self.paragraph(&scenario.shows);
         if let Some(filter) = &scenario.filter {
-            let stands_for = format!("The filter here stands for {}.", filter.stands_for.trim());
-            wrapped(&stands_for).iter().for_each(|line| self.line(line));
+            self.paragraph(&format!("The filter here stands for {}.", filter.stands_for.trim()));
         }
         let node = &scenario.node;
         self.line(&format!("Node {node} and its pods are network namespaces of this machine."));
@@ -55,6 +54,12 @@ impl<W: Write> Story<W> {
     pub fn heading(&mut self, words: &str) {
         let words = self.paint("1", words);
         self.line(&words);
+    }
+
+    fn paragraph(&mut self, text: &str) {
+        for line in wrapped(text.trim()) {
+            self.line(&line);
+        }
     }
 
     fn paint(&self, code: &str, words: &str) -> String {

@@ -25,7 +25,7 @@ pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
 /// The call that builds every program. All calls that build name the whole workspace, so that the
 /// features of a shared dependency are the same each time and it is compiled once.
 pub(crate) fn build() -> Command {
-    cargo(["build", "--workspace", "--bins"])
+    cargo(["build", "--quiet", "--workspace", "--bins"])
 }
 
 /// A program that [`build`] made: it lies beside this one.

@@ -29,9 +29,9 @@ pub(crate) fn prepare(plan: &mut Plan) {
     // Not the advisories: they are fetched, and change without us.
     let deny = cargo(["deny", "check", "bans", "licenses", "sources"]);
     plan.add("licences, duplicates, sources", deny, 2);
-    let lints = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+    let lints = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"];
     plan.add("lints", cargo(lints), 60);
     for package in PACKAGES {
-        plan.add(format!("{package} alone"), cargo(["check", "--package", package]), 10);
+        plan.add(format!("{package} alone"), cargo(["check", "--quiet", "--package", package]), 10);
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     prepare(&mut plan, Purpose::Test)?;
     lint::prepare(&mut plan);
     plan.add("building the programs", build(), BUILD_SECONDS);
-    let tests = cargo(["nextest", "run", "--workspace", "--no-run"]);
+    let tests = cargo(["nextest", "run", "--cargo-quiet", "--workspace", "--no-run"]);
     plan.add("building the tests", tests, BUILD_SECONDS);
     plan.run()?;
     let cores = std::thread::available_parallelism()?.get();
