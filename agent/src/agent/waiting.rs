@@ -21,11 +21,7 @@ pub(super) enum Waiting {
     /// A drop that policies did not explain when it was seen.
     Drop(Drop),
     /// An answer, and the cluster as it was known when it came.
-    Answer {
-        flow: Flow,
-        at: Timestamp,
-        then: Box<Snapshot>,
-    },
+    Answer { flow: Flow, at: Timestamp, then: Box<Snapshot> },
 }
 
 /// What waits, in the order in which it is due.

@@ -32,12 +32,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         Some(name) => name,
         None => host_name().context("the host's name cannot be read; give --node-name")?,
     };
-    let options = Options {
-        manifests: args.manifests,
-        node,
-        format: args.log_format,
-        attach: Attach::Auto,
-    };
+    let options =
+        Options { manifests: args.manifests, node, format: args.log_format, attach: Attach::Auto };
     // One thread: the agent is one task, and resident memory counts.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

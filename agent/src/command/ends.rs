@@ -110,7 +110,12 @@ impl FlowArgs {
 ///
 /// # Errors
 /// An end that the cluster does not have, or two that have no address family in common.
-pub(super) fn judge(snapshot: &Snapshot, from: &End, to: &End, port: Port) -> anyhow::Result<Diagnosis> {
+pub(super) fn judge(
+    snapshot: &Snapshot,
+    from: &End,
+    to: &End,
+    port: Port,
+) -> anyhow::Result<Diagnosis> {
     if let End::Service(..) = from {
         bail!("from {from}: a Service does not connect; name a pod behind it");
     }
