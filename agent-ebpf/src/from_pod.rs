@@ -1,4 +1,7 @@
 //! What a pod sends, at the ingress of its veth's host side, before any other program sees it.
+//!
+//! What is done about a packet is not inlined: frames of calls share 512 bytes of stack, and a call
+//! costs nothing beside what it does.
 
 use aya_ebpf::{bindings::BPF_ANY, macros::classifier, programs::TcContext};
 use whydrop_ebpf::{Attempt, flags, kind};
@@ -6,17 +9,17 @@ use whydrop_ebpf::{Attempt, flags, kind};
 use crate::{
     maps::ATTEMPTS,
     parse::{Packet, Role},
-    skb::{self, PASS},
+    skb::{self, Look, PASS},
     tell::{self, Known, Observation},
 };
 
-/// Linux sends a SYN seven times (`tcp_syn_retries`), resolvers a query fewer. What comes more often
-/// is no attempt to connect but a flood of one packet; if it dies here, its drops are counted.
-const RETRANSMISSIONS_TOLD: u32 = 8;
-
 #[classifier]
 fn whydrop_from_pod(ctx: TcContext) -> i32 {
-    let packet = skb::packet(&ctx);
+    let look = skb::look(&ctx);
+    if matches!(look, Look::Dull) {
+        return PASS;
+    }
+    let packet = skb::packet(&ctx, &look);
     match packet.role {
         Role::Request => request(&ctx, &packet),
         Role::Answer => answer(&packet),
@@ -28,7 +31,7 @@ fn whydrop_from_pod(ctx: TcContext) -> i32 {
 }
 
 /// The pod tries to connect. The same attempt again is the kernel telling that nobody answered.
-#[inline(always)]
+#[inline(never)]
 fn request(ctx: &TcContext, packet: &Packet) {
     if let Some(attempt) = tell::attempt(&packet.attempt) {
         if attempt.flags & flags::FROM_POD == 0 {
@@ -39,7 +42,7 @@ fn request(ctx: &TcContext, packet: &Packet) {
             && attempt.destination_port == packet.destination_port
         {
             attempt.packets += 1;
-            if attempt.packets > RETRANSMISSIONS_TOLD {
+            if attempt.packets > tell::RETRANSMISSIONS_TOLD {
                 return;
             }
             attempt.flags |= flags::TOLD;
@@ -69,7 +72,7 @@ fn request(ctx: &TcContext, packet: &Packet) {
 
 /// The pod answers. That settles an attempt from elsewhere; a local client's is settled where the
 /// answer reaches it, for the answer may still be lost on the way.
-#[inline(always)]
+#[inline(never)]
 fn answer(packet: &Packet) {
     let Some(attempt) = tell::attempt(&packet.attempt) else { return };
     let known = Known::of(attempt);
@@ -96,7 +99,7 @@ fn answer(packet: &Packet) {
 }
 
 /// The pod itself refuses a client that is not local. A local one's refusal is told at its veth.
-#[inline(always)]
+#[inline(never)]
 fn rejected(packet: &Packet, kind: u8, reason: u32) {
     if let Some(attempt) = tell::attempt(&packet.attempt)
         && attempt.flags & (flags::FROM_POD | flags::REJECTED) == 0

@@ -14,26 +14,45 @@ use crate::parse::{
 /// `TC_ACT_UNSPEC`, after the last of which the packet passes.
 pub(crate) const PASS: i32 = -1;
 
-/// What the packet means for an attempt: nothing, for nearly all packets.
+/// What a packet means for an attempt that is not dull at first sight.
 #[inline(always)]
-pub(crate) fn packet(ctx: &TcContext) -> Packet {
-    match look(ctx) {
-        Look::Dull => Packet::NOTHING,
-        Look::Segment(ethertype) => {
-            let linear = Linear { data: ctx.data(), data_end: ctx.data_end(), len: ctx.len() };
-            parse::segment(&linear, ETHERNET_BYTES, ethertype).unwrap_or(Packet::NOTHING)
-        }
-        Look::Unclear => {
-            let skb = Skb { skb: aya_ebpf::EbpfContext::as_ptr(ctx).cast() };
-            parse::network(&skb)
-                .and_then(|(offset, ethertype)| parse::packet(&skb, offset, ethertype))
-                .unwrap_or(Packet::NOTHING)
-        }
+pub(crate) fn packet(ctx: &TcContext, look: &Look) -> Packet {
+    let mut packet = Packet::NOTHING;
+    let skb = aya_ebpf::EbpfContext::as_ptr(ctx).cast();
+    match *look {
+        Look::Dull => {}
+        Look::Segment(ethertype) => read_segment(skb, ethertype, &mut packet),
+        Look::Unclear => read(skb, &mut packet),
+    }
+    packet
+}
+
+/// Reads a TCP segment in place.
+///
+/// Not inlined, as [`read`]: its frame on the stack is free again for what follows.
+#[inline(never)]
+fn read_segment(skb: *mut __sk_buff, ethertype: u16, packet: &mut Packet) {
+    // SAFETY: the context is valid for the program's run.
+    let (data, data_end, len) = unsafe { ((*skb).data, (*skb).data_end, (*skb).len) };
+    let linear = Linear { data: data as usize, data_end: data_end as usize, len };
+    if let Some(found) = parse::segment(&linear, ETHERNET_BYTES, ethertype) {
+        *packet = found;
+    }
+}
+
+/// Reads the packet wherever it lies.
+#[inline(never)]
+fn read(skb: *mut __sk_buff, packet: &mut Packet) {
+    let skb = Skb { skb };
+    if let Some((offset, ethertype)) = parse::network(&skb)
+        && let Some(found) = parse::packet(&skb, offset, ethertype)
+    {
+        *packet = found;
     }
 }
 
 /// What a first look says.
-enum Look {
+pub(crate) enum Look {
     /// The packet surely means nothing.
     Dull,
     /// A TCP segment that may, with headers in one piece, under this ethertype.
@@ -45,7 +64,7 @@ enum Look {
 /// Looks at the packet's linear part. This is what every packet of every pod pays, so it makes no
 /// calls.
 #[inline(always)]
-fn look(ctx: &TcContext) -> Look {
+pub(crate) fn look(ctx: &TcContext) -> Look {
     const V4_TRANSPORT: usize = ETHERNET_BYTES as usize + 20;
     const V6_TRANSPORT: usize = ETHERNET_BYTES as usize + 40;
     /// To the TCP flags, which lie farthest.

@@ -28,6 +28,10 @@ const EVENT_IN_RING: u64 = size_of::<Event>() as u64 + 8;
 /// rates where it matters what the clock costs, one packet is as late as the next.
 const CLOCKED: u64 = 32;
 
+/// Linux sends a SYN seven times (`tcp_syn_retries`), resolvers a query fewer. What comes more often
+/// is no attempt to connect but a flood of one packet; if it dies here, its drops are counted.
+pub(crate) const RETRANSMISSIONS_TOLD: u32 = 8;
+
 /// Errors of maps: the key is there already (`EEXIST`), and there is no such map (`ENODEV`).
 const EXISTS: i32 = -17;
 const NOWHERE: i32 = -19;
@@ -236,11 +240,17 @@ fn submit(observation: &Observation) -> bool {
         flags: known.flags,
         pad: 0,
     });
-    // A wake-up costs twenty times what an event does. The reader says when it waits for one;
-    // otherwise it looks by itself, and is woken only as the ring fills.
-    let waits = WAITING.get(0).is_some_and(|waiting| {
-        // SAFETY: valid for reads; volatile, as user space writes it.
-        unsafe { core::ptr::from_ref(waiting).read_volatile() != 0 }
+    // A wake-up costs twenty times what an event does. The reader says when it waits for one, and
+    // gets one; otherwise it looks by itself, and is woken only as the ring fills.
+    let waits = WAITING.get_ptr_mut(0).is_some_and(|waiting| {
+        // SAFETY: valid for reads and writes; volatile, as user space and other CPUs write it too.
+        unsafe {
+            let waits = waiting.read_volatile() != 0;
+            if waits {
+                waiting.write_volatile(0);
+            }
+            waits
+        }
     });
     let wake = waits || {
         let filled = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));

@@ -1,4 +1,6 @@
 //! What reaches a pod, at the egress of its veth's host side, after every other program let it by.
+//!
+//! What is done about a packet is not inlined, as in `from_pod`.
 
 use aya_ebpf::{bindings::BPF_ANY, macros::classifier, programs::TcContext};
 use whydrop_ebpf::{Attempt, flags, kind};
@@ -6,13 +8,17 @@ use whydrop_ebpf::{Attempt, flags, kind};
 use crate::{
     maps::ATTEMPTS,
     parse::{Packet, Role},
-    skb::{self, PASS},
+    skb::{self, Look, PASS},
     tell::{self, Known, Observation},
 };
 
 #[classifier]
 fn whydrop_to_pod(ctx: TcContext) -> i32 {
-    let packet = skb::packet(&ctx);
+    let look = skb::look(&ctx);
+    if matches!(look, Look::Dull) {
+        return PASS;
+    }
+    let packet = skb::packet(&ctx, &look);
     match packet.role {
         Role::Request => request(&packet),
         Role::Answer => answer(&packet),
@@ -24,7 +30,7 @@ fn whydrop_to_pod(ctx: TcContext) -> i32 {
 }
 
 /// The attempt is handed to the pod it is meant for.
-#[inline(always)]
+#[inline(never)]
 fn request(packet: &Packet) {
     let Some(attempt) = tell::attempt(&packet.attempt) else {
         let attempt = Attempt {
@@ -45,6 +51,9 @@ fn request(packet: &Packet) {
     }
     // From elsewhere, and the pod has had it before: no answer of its got through.
     attempt.packets += 1;
+    if attempt.packets > tell::RETRANSMISSIONS_TOLD {
+        return;
+    }
     attempt.flags |= flags::TOLD;
     tell::tell(&Observation {
         key: tell::key(packet, kind::RETRANSMITTED, 0),
@@ -55,7 +64,7 @@ fn request(packet: &Packet) {
 }
 
 /// The pod's attempt was answered.
-#[inline(always)]
+#[inline(never)]
 fn answer(packet: &Packet) {
     if let Some(attempt) = tell::attempt(&packet.attempt)
         && attempt.flags & flags::FROM_POD != 0
@@ -73,7 +82,7 @@ fn answer(packet: &Packet) {
 }
 
 /// The pod's attempt was refused.
-#[inline(always)]
+#[inline(never)]
 fn rejected(packet: &Packet, kind: u8, reason: u32) {
     if let Some(attempt) = tell::attempt(&packet.attempt)
         && attempt.flags & (flags::FROM_POD | flags::REJECTED) == flags::FROM_POD

@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use whydrop_core::observation::Observation;
-use whydrop_ebpf::{Event, LOCATION_BYTES, Tally, TallyKey};
+use whydrop_ebpf::{Event, LOCATION_BYTES, Tally, TallyKey, kind};
 
 use super::{
     clock::Clock,
@@ -30,19 +30,23 @@ const BACKSTOP: Duration = Duration::from_secs(1);
 /// Events handed out at once: what the ring holds when it is full.
 const BATCH_MAX: usize = 8192;
 
+/// The first so many kinds are counted; answers are told one by one.
+const COUNTED: usize = kind::ANSWERED_LATE as usize;
+
 /// Everything that the programs observe, as [`Observation`]s.
 pub struct Observations {
     ring: AsyncFd<RingBuf<MapData>>,
     /// Tells the programs that the reader waits to be woken.
     waiting: Array<MapData, u32>,
-    is_waiting: bool,
-    /// When to look at the ring next, while the reader does not wait to be woken.
+    /// When to look at the ring next, woken or not.
     look_at: Instant,
     tally: Switch,
     counters: Counters,
     told: ByKind,
     /// What the counters said at the last turn.
     turned_at: ByKind,
+    /// Nothing was observed between the last two turns, so nothing is left among the counts.
+    is_settled: bool,
     /// Events that were none, which only a fault of ours can bring about.
     malformed: u64,
     decoder: Decoder<Locations>,
@@ -79,12 +83,12 @@ impl Observations {
         Ok(Self {
             ring: sys::watch_ring(ring).map_err(Error::io("waiting for the ring"))?,
             waiting,
-            is_waiting: false,
             look_at: Instant::now(),
             tally,
             counters,
             told: ByKind::default(),
             turned_at: ByKind::default(),
+            is_settled: true,
             malformed: 0,
             decoder: Decoder::new(Clock::read()?, reasons, names),
             log,
@@ -97,27 +101,31 @@ impl Observations {
     /// but a program that sees the ring fill. When a pause has brought nothing, the reader sets
     /// `WAITING`, looks once more, and only then waits to be woken.
     ///
-    /// No event waits long for that, whatever the order: a program reads `WAITING` before it
-    /// submits its event. If it reads that the reader waits, it wakes it. If not, then it read
-    /// before the reader had set it, and submits within the microsecond: before the reader's last
-    /// look, which finds the event, unless the program was interrupted just in between. Such an
-    /// event is found at the next one's wake-up, or after [`BACKSTOP`] at the latest.
+    /// No event waits long for that, whatever the order. A program reads `WAITING` before it submits
+    /// its event. If it reads that the reader waits, it clears that and wakes it. If not, then
+    /// another program has just woken it; or it read before the reader had set it, and submits
+    /// within the microsecond: before the reader's last look, which finds the event, unless the
+    /// program was interrupted just in between. Such an event is found at the next one's wake-up, or
+    /// after [`BACKSTOP`] at the latest.
     pub async fn next(&mut self) -> Result<Vec<Observation>, Error> {
         loop {
-            let until = if self.is_waiting { Instant::now() + BACKSTOP } else { self.look_at };
-            if let Ok(ready) = timeout_at(until, self.ring.readable()).await {
-                ready.map_err(Error::io("waiting for the ring"))?.clear_ready();
-            }
+            let is_woken = match timeout_at(self.look_at, self.ring.readable()).await {
+                Ok(ready) => {
+                    ready.map_err(Error::io("waiting for the ring"))?.clear_ready();
+                    true
+                }
+                Err(_) => false,
+            };
             let mut batch = self.drain();
-            if batch.is_empty() && !self.is_waiting {
-                self.set_waiting(true)?;
+            let is_quiet = batch.is_empty() && !is_woken;
+            if is_quiet {
+                self.waiting.set(0, &1, 0).map_err(|error| {
+                    Error::kernel("telling the programs that the reader waits", error)
+                })?;
                 batch = self.drain();
             }
+            self.look_at = Instant::now() + if is_quiet { BACKSTOP } else { PAUSE };
             if !batch.is_empty() {
-                if self.is_waiting {
-                    self.set_waiting(false)?;
-                }
-                self.look_at = Instant::now() + PAUSE;
                 return Ok(batch);
             }
         }
@@ -133,9 +141,13 @@ impl Observations {
         }
         self.decoder.clock = Clock::read()?;
         let (observed, _) = self.counters.packets()?;
-        if observed == self.turned_at {
+        // A program adds to the totals before it counts. So it may be among the totals read here and
+        // yet count after the exchange: only when a whole interval brought nothing is all drained.
+        let is_quiet = observed[..COUNTED] == self.turned_at[..COUNTED];
+        if is_quiet && self.is_settled {
             return Ok(Vec::new());
         }
+        self.is_settled = is_quiet;
         self.turned_at = observed;
 
         let counted = self.tally.active;
@@ -191,14 +203,6 @@ impl Observations {
             }
         }
         batch
-    }
-
-    fn set_waiting(&mut self, waiting: bool) -> Result<(), Error> {
-        self.waiting
-            .set(0, &u32::from(waiting), 0)
-            .map_err(|error| Error::kernel("telling the programs that the reader waits", error))?;
-        self.is_waiting = waiting;
-        Ok(())
     }
 }
 

@@ -110,7 +110,7 @@ fn a_drop_by_nftables_is_told_where_and_why_it_happened() {
          }",
     )
     .unwrap();
-    let watch = Watch::start(&node, Attach::Tcx);
+    let watch = Watch::start(&node, Attach::Auto);
     assert!(connect(node.pod(0), address(node.pod(1), 8080), IN_VAIN).is_err());
 
     let seen = watch.observed("the drop", drops("NETFILTER_DROP"));
@@ -141,7 +141,7 @@ fn a_drop_by_the_older_iptables_looks_alike_at_another_place() {
     let node = Node::new(2).unwrap();
     let rules = "*filter\n-A FORWARD -p tcp --dport 8080 -j DROP\nCOMMIT\n";
     iptables(node.namespace(), rules).unwrap();
-    let watch = Watch::start(&node, Attach::Tcx);
+    let watch = Watch::start(&node, Attach::Auto);
     assert!(connect(node.pod(0), address(node.pod(1), 8080), IN_VAIN).is_err());
     let seen = watch.observed("the drop", drops("NETFILTER_DROP"));
     assert_eq!(location(&seen), Some("nf_hook_slow"));
@@ -157,7 +157,7 @@ fn a_drop_of_ipv6_is_told_by_its_own_addresses() {
          }",
     )
     .unwrap();
-    let watch = Watch::start(&node, Attach::Tcx);
+    let watch = Watch::start(&node, Attach::Auto);
     let to = SocketAddr::new(node.pod(1).ip6.into(), 8080);
     assert!(connect(node.pod(0), to, IN_VAIN).is_err());
     let seen = watch.observed("the drop", drops("NETFILTER_DROP"));
@@ -177,7 +177,7 @@ fn a_reject_is_told_as_rejection_and_as_drop_of_one_attempt() {
          }",
     )
     .unwrap();
-    let watch = Watch::start(&node, Attach::Tcx);
+    let watch = Watch::start(&node, Attach::Auto);
     for (port, rejection) in
         [(8080, Rejection::Icmp { v6: false, kind: 3, code: 13 }), (8081, Rejection::Reset)]
     {
@@ -195,7 +195,7 @@ fn a_reject_is_told_as_rejection_and_as_drop_of_one_attempt() {
 #[test]
 fn a_closed_port_is_a_reset_after_delivery() {
     let node = Node::new(2).unwrap();
-    let watch = Watch::start(&node, Attach::Tcx);
+    let watch = Watch::start(&node, Attach::Auto);
     assert!(connect(node.pod(0), address(node.pod(1), 81), IN_VAIN).is_err());
     let seen = watch.observed("the reset", |seen| seen.fact == Fact::Rejected(Rejection::Reset));
     assert!(seen.delivered);
@@ -220,7 +220,7 @@ fn a_drop_after_translation_is_joined_with_what_was_dialled() {
         node.pod(1).ip,
     ))
     .unwrap();
-    let watch = Watch::start(&node, Attach::Tcx);
+    let watch = Watch::start(&node, Attach::Auto);
     assert!(connect(node.pod(0), service, IN_VAIN).is_err());
     let seen = watch.observed("the drop", drops("NETFILTER_DROP"));
     assert_eq!((seen.flow.destination, seen.flow.port), (node.pod(1).ip.into(), 8080));
@@ -240,7 +240,7 @@ fn a_verdict_of_a_queue_drops_without_a_reason() {
             Ok(queue)
         })
         .unwrap();
-    let watch = Watch::start(&node, Attach::Tcx);
+    let watch = Watch::start(&node, Attach::Auto);
     std::thread::scope(|scope| {
         scope.spawn(|| connect(node.pod(0), address(node.pod(1), 8080), IN_VAIN));
         let mut message = queue.recv().expect("a packet");
@@ -262,7 +262,7 @@ fn dns_queries_are_attempts_too() {
          }",
     )
     .unwrap();
-    let watch = Watch::start(&node, Attach::Tcx);
+    let watch = Watch::start(&node, Attach::Auto);
     let query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";
     node.pod(0)
         .namespace
@@ -290,7 +290,7 @@ fn sctp_is_watched_without_the_kernel_speaking_it() {
          }",
     )
     .unwrap();
-    let watch = Watch::start(&node, Attach::Tcx);
+    let watch = Watch::start(&node, Attach::Auto);
     node.pod(0)
         .namespace
         .enter(|| {
@@ -308,7 +308,7 @@ fn sctp_is_watched_without_the_kernel_speaking_it() {
 fn a_success_is_told_once_and_remembered() {
     let node = Node::new(2).unwrap();
     let server = Server::start(node.pod(1), node.pod(1).ip);
-    let watch = Watch::start(&node, Attach::Tcx);
+    let watch = Watch::start(&node, Attach::Auto);
     for _ in 0..3 {
         assert_eq!(connect(node.pod(0), server.address, DEADLINE).unwrap(), "hello");
     }
@@ -332,7 +332,7 @@ fn an_answer_after_a_retransmission_is_late() {
          }}"
     ))
     .unwrap();
-    let watch = Watch::start(&node, Attach::Tcx);
+    let watch = Watch::start(&node, Attach::Auto);
     std::thread::scope(|scope| {
         let client = scope.spawn(|| connect(node.pod(0), server.address, DEADLINE));
         let again = watch.observed("a retransmission", |seen| seen.fact == Fact::Retransmitted);
@@ -352,7 +352,7 @@ fn a_connect_that_times_out_has_failed() {
     pod.namespace.set(&[("ipv4/tcp_syn_retries", "1")]).unwrap();
     // Nobody has the address, and nobody says so.
     node.namespace().ip("route add blackhole 10.8.0.0/16\n").unwrap();
-    let watch = Watch::start(&node, Attach::Tcx);
+    let watch = Watch::start(&node, Attach::Auto);
     let error = connect(pod, "10.8.0.1:80".parse().unwrap(), DEADLINE).unwrap_err();
     let failed = watch.observed("the end", |seen| matches!(seen.fact, Fact::Failed { .. }));
     assert_eq!(failed.fact, Fact::Failed { errno: error.raw_os_error().unwrap() });
@@ -372,7 +372,7 @@ fn a_full_accept_queue_shows_as_delivered_and_unanswered() {
         })
         .unwrap();
     let to = listener.local_addr().unwrap();
-    let watch = Watch::start(&node, Attach::Tcx);
+    let watch = Watch::start(&node, Attach::Auto);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -407,7 +407,7 @@ fn drops_inside_a_pod_are_told_if_they_were_handed_to_it() {
     };
     nft(&client.namespace, &rule("output", 8080)).unwrap();
     nft(&server.namespace, &rule("input", 8081)).unwrap();
-    let watch = Watch::start(&node, Attach::Tcx);
+    let watch = Watch::start(&node, Attach::Auto);
     for port in [8080, 8081] {
         assert!(connect(client, address(server, port), Duration::from_millis(100)).is_err());
     }
@@ -428,7 +428,7 @@ fn the_host_s_own_attempts_are_told_as_well() {
          }",
     )
     .unwrap();
-    let watch = Watch::start(&node, Attach::Tcx);
+    let watch = Watch::start(&node, Attach::Auto);
     let to = address(node.pod(0), 8080);
     let refused = node
         .namespace()
@@ -440,7 +440,7 @@ fn the_host_s_own_attempts_are_told_as_well() {
 
 #[test]
 fn veths_are_followed_as_pods_come_and_go() {
-    for attach in [Attach::Tcx, Attach::Clsact] {
+    for attach in [Attach::Auto, Attach::Clsact] {
         let mut node = Node::new(1).unwrap();
         let watch = Watch::start(&node, attach);
         watch.wait("the first pod", |seen| (seen.attached == ["veth0"]).then_some(()));
@@ -484,7 +484,7 @@ fn uplinks_and_pairs_of_the_host_are_left_alone() {
         .unwrap();
     other.ip("link set eth0 up\naddr add 192.168.7.2/24 dev eth0\n").unwrap();
     node.namespace().ip("route add default via 192.168.7.2\n").unwrap();
-    let watch = Watch::start(&node, Attach::Tcx);
+    let watch = Watch::start(&node, Attach::Auto);
     watch.wait("the pod alone", |seen| (seen.attached == ["veth0"]).then_some(()));
     // Without a gateway behind it, it might be a pod's.
     node.namespace().ip("route del default\n").unwrap();
@@ -544,7 +544,7 @@ fn every_dropped_syn_of_a_flood_is_told_or_counted_as_lost() {
     .unwrap();
     let to = node.pod(1).ip;
     let port = |number: u32| u16::try_from(1024 + number % 60_000).unwrap();
-    for attach in [Attach::Tcx, Attach::Clsact] {
+    for attach in [Attach::Auto, Attach::Clsact] {
         let watch = Watch::start(&node, attach);
         let before = node.counted("dropped").unwrap();
         // 64 flows over and over; a source port for each; and a key of its own for each, which are
