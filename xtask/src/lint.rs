@@ -12,7 +12,15 @@ use crate::{
 
 /// Every package by itself: a manifest that leans on features which only another package turns on
 /// builds in the workspace and nowhere else.
-const PACKAGES: &[&str] = &["whydrop-core", "whydrop-ebpf", "whydrop", "whydrop-tests", "xtask"];
+///
+/// With the seconds that each takes after the lints, on two cores.
+const PACKAGES: &[(&str, u64)] = &[
+    ("whydrop-core", 15),
+    ("whydrop-ebpf", 1),
+    ("whydrop", 35),
+    ("whydrop-tests", 5),
+    ("xtask", 1),
+];
 
 /// Sets up and checks.
 pub(crate) fn run() -> Result<ExitCode> {
@@ -30,8 +38,9 @@ pub(crate) fn prepare(plan: &mut Plan) {
     let deny = cargo(["deny", "check", "bans", "licenses", "sources"]);
     plan.add("licences, duplicates, sources", deny, 2);
     let lints = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"];
-    plan.add("lints", cargo(lints), 60);
-    for package in PACKAGES {
-        plan.add(format!("{package} alone"), cargo(["check", "--quiet", "--package", package]), 10);
+    plan.add("lints", cargo(lints), 120);
+    for (package, seconds) in PACKAGES {
+        let check = cargo(["check", "--quiet", "--package", package]);
+        plan.add(format!("{package} alone"), check, *seconds);
     }
 }

@@ -83,8 +83,8 @@ fn run(title: &str, mut command: Command, estimate: Duration, after: Duration) -
         };
         format!("{title}: {}, {left}", seconds(elapsed))
     };
-    if !terminal {
-        say(&format!("{title}, about {}", seconds(estimate)));
+    if !terminal && estimate >= HEARTBEAT {
+        say(&format!("{title}: up to about {} where nothing is built yet", seconds(estimate)));
     }
     let mut output = Vec::new();
     let mut told = Instant::now();

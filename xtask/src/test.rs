@@ -11,8 +11,8 @@ use crate::{
     setup::{Purpose, prepare},
 };
 
-/// How long the programs and the tests take to build on two cores, after the lints.
-const BUILD_SECONDS: u64 = 120;
+/// How long the programs, and then the tests, take to build on two cores after the lints.
+const BUILD_SECONDS: u64 = 90;
 
 /// Most tests wait more than they compute; `.config/nextest.toml` says which do not.
 const TESTS_PER_CORE: usize = 4;
