@@ -94,26 +94,31 @@ pub(crate) static SUCCESSES: LruHashMap<SuccessKey, u64> =
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
-/// Not zero while user space waits for the ring: see `probe/ring.rs` for the agreement.
+/// Not zero while user space waits for the ring: see `probe/observations.rs` for the agreement.
 #[map]
 pub(crate) static WAITING: Array<u32> = Array::with_max_entries(1, 0);
 
-/// A map of what is counted in an interval.
+/// Which of the two tallies counts: 0 for [`TALLY_A`]. A program reads it once.
+#[map]
+pub(crate) static ACTIVE: Array<u32> = Array::with_max_entries(1, 0);
+
+/// What is counted in an interval.
 pub(crate) type Counts = InnerHashMap<TallyKey, Tally, TALLY_MAX>;
 
-/// One of the two maps that user space puts into [`TALLY`] in turn.
+/// One of the two maps that count in turn.
 #[btf_map]
-static TALLY_A: Counts = Counts::new();
+pub(crate) static TALLY_A: Counts = Counts::new();
 
 /// The other one.
 #[btf_map]
-static TALLY_B: Counts = Counts::new();
+pub(crate) static TALLY_B: Counts = Counts::new();
 
-/// The map that counts now. The kernel lets user space exchange it only after every program that
-/// still uses the old one has ended (`maybe_wait_bpf_programs`), so that nothing counts into a map
-/// while it is drained. That is why the switch is a map, not a number.
+/// Never read here. After user space has changed [`ACTIVE`], it puts a map in here: the kernel
+/// returns from that only after every program that runs now has ended (`maybe_wait_bpf_programs`),
+/// and then nothing counts any more in the map that is to be drained. Looking the tally up in here
+/// would be neater, but the kernel inlines look-ups only in maps it knows beforehand.
 #[btf_map]
-pub(crate) static TALLY: ArrayOfMaps<Counts, 1> = ArrayOfMaps::new();
+static BARRIER: ArrayOfMaps<Counts, 1> = ArrayOfMaps::new();
 
 /// Index by [`kind`]: all observations of the kind. Plus [`kind::COUNT`]: those neither told nor
 /// counted, for the ring and the counts were both full. The last: keys that found no room among the

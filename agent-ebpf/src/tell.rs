@@ -14,8 +14,8 @@ use whydrop_ebpf::{
 
 use crate::{
     maps::{
-        ATTEMPTS, COUNTERS, Counts, EVENTS, LOCATIONS, RING_BYTES, SUCCESSES, TALLY, WAITING,
-        layout,
+        ACTIVE, ATTEMPTS, COUNTERS, EVENTS, LOCATIONS, RING_BYTES, SUCCESSES, TALLY_A, TALLY_B,
+        WAITING, layout,
     },
     parse::Packet,
 };
@@ -32,9 +32,8 @@ const CLOCKED: u64 = 32;
 /// is no attempt to connect but a flood of one packet; if it dies here, its drops are counted.
 pub(crate) const RETRANSMISSIONS_TOLD: u32 = 8;
 
-/// Errors of maps: the key is there already (`EEXIST`), and there is no such map (`ENODEV`).
+/// `-EEXIST`, from a map that has the key already.
 const EXISTS: i32 = -17;
-const NOWHERE: i32 = -19;
 
 /// An observation about to be told.
 pub(crate) struct Observation {
@@ -117,13 +116,14 @@ pub(crate) fn key(packet: &Packet, kind: u8, reason: u32) -> TallyKey {
 pub(crate) fn tell(observation: &Observation) {
     let Observation { key, location, .. } = observation;
     count(u32::from(key.kind));
-    if TALLY.get(0).is_some_and(|counts| add(counts, key)) {
+    let counts = active();
+    if add(counts, key) {
         return;
     }
     // The first of its key in this interval, as far as this CPU can see. The event comes before the
     // entry: if there is no room for it, the entry starts with this one counted.
     let told = submit(observation);
-    let errno = begin(observation, told);
+    let errno = begin(counts, observation, told);
     if errno != 0 {
         if !told {
             count(u32::from(kind::COUNT + key.kind));
@@ -143,7 +143,7 @@ pub(crate) fn tell(observation: &Observation) {
 /// Not inlined, as others here: frames of calls that follow each other share their room on the
 /// stack, of which there are 512 bytes.
 #[inline(never)]
-fn begin(observation: &Observation, told: bool) -> i32 {
+fn begin(counts: Active, observation: &Observation, told: bool) -> i32 {
     let Observation { key, attempt: _, location, known } = observation;
     let tally = Tally {
         count: u64::from(!told),
@@ -154,8 +154,11 @@ fn begin(observation: &Observation, told: bool) -> i32 {
         dialled_port: known.dialled_port,
         flags: known.flags,
     };
-    let Some(counts) = TALLY.get(0) else { return NOWHERE };
-    match counts.insert(key, &tally, u64::from(BPF_NOEXIST)) {
+    let inserted = match counts {
+        Active::A => TALLY_A.insert(key, &tally, u64::from(BPF_NOEXIST)),
+        Active::B => TALLY_B.insert(key, &tally, u64::from(BPF_NOEXIST)),
+    };
+    match inserted {
         Ok(()) => 0,
         // Another CPU was faster.
         Err(EXISTS) if told || add(counts, key) => 0,
@@ -184,10 +187,31 @@ fn tell_or_lose(observation: &Observation) {
     }
 }
 
+/// The tally that counts now.
+#[derive(Clone, Copy)]
+enum Active {
+    A,
+    B,
+}
+
+#[inline(always)]
+fn active() -> Active {
+    // SAFETY: valid for reads; volatile, as user space writes it.
+    let is_b = ACTIVE
+        .get(0)
+        .is_some_and(|active| unsafe { core::ptr::from_ref(active).read_volatile() } != 0);
+    if is_b { Active::B } else { Active::A }
+}
+
 /// Adds one to the key's count; false if the interval has not seen the key yet.
 #[inline(always)]
-fn add(counts: &Counts, key: &TallyKey) -> bool {
-    let Some(tally) = counts.get_ptr_mut(key) else { return false };
+fn add(counts: Active, key: &TallyKey) -> bool {
+    // Two look-ups written out, so that the kernel knows the map of each and inlines it.
+    let tally = match counts {
+        Active::A => TALLY_A.get_ptr_mut(key),
+        Active::B => TALLY_B.get_ptr_mut(key),
+    };
+    let Some(tally) = tally else { return false };
     // SAFETY: a live entry, whose count all CPUs only add to, atomically. The time is of several
     // that differ by next to nothing, so the last writer may win.
     unsafe {

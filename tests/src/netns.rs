@@ -2,7 +2,6 @@
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
-    process::Command,
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -121,9 +120,4 @@ pub fn nft(namespace: &Namespace, rules: &str) -> Result<()> {
 /// Loads rules of the older iptables into a namespace.
 pub fn iptables(namespace: &Namespace, rules: &str) -> Result<()> {
     feed(&mut namespace.command("iptables-legacy-restore"), rules)
-}
-
-/// Whether a program is installed.
-pub fn has(program: &str) -> bool {
-    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
 }

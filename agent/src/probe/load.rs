@@ -141,7 +141,8 @@ impl Programs {
         let maps = Maps {
             ring: RingBuf::try_from(take("EVENTS")?).map_err(wrong)?,
             waiting: Array::try_from(take("WAITING")?).map_err(wrong)?,
-            slot: data(take("TALLY")?)?,
+            active: Array::try_from(take("ACTIVE")?).map_err(wrong)?,
+            barrier: data(take("BARRIER")?)?,
             tallies: [data(take("TALLY_A")?)?, data(take("TALLY_B")?)?],
             locations: KernelHashMap::<_, u64, [u8; LOCATION_BYTES]>::try_from(take("LOCATIONS")?)
                 .map_err(wrong)?,

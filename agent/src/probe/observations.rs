@@ -53,18 +53,22 @@ pub struct Observations {
     log: Option<EbpfLogger<ToTracing>>,
 }
 
-/// The two maps that count in turn, and the slot that says which one does.
+/// The two maps that count in turn, and what says which one does.
 struct Switch {
-    slot: Arc<MapData>,
+    /// The number of the map that counts, for the programs to read.
+    active: Array<MapData, u32>,
+    /// The map to wait with until no program goes by the old number.
+    barrier: Arc<MapData>,
     maps: [Arc<MapData>; 2],
-    active: usize,
+    counting: usize,
 }
 
 /// What [`Observations`] is made of, taken out of the loaded object.
 pub(crate) struct Maps {
     pub(crate) ring: RingBuf<MapData>,
     pub(crate) waiting: Array<MapData, u32>,
-    pub(crate) slot: MapData,
+    pub(crate) active: Array<MapData, u32>,
+    pub(crate) barrier: MapData,
     pub(crate) tallies: [MapData; 2],
     pub(crate) locations: KernelHashMap<MapData, u64, [u8; LOCATION_BYTES]>,
 }
@@ -76,9 +80,9 @@ impl Observations {
         reasons: HashMap<u32, Arc<str>>,
         log: Option<EbpfLogger<ToTracing>>,
     ) -> Result<Self, Error> {
-        let Maps { ring, waiting, slot, tallies, locations } = maps;
-        let tally = Switch { slot: Arc::new(slot), maps: tallies.map(Arc::new), active: 0 };
-        tally.exchange(0)?;
+        let Maps { ring, waiting, active, barrier, tallies, locations } = maps;
+        let tally =
+            Switch { active, barrier: Arc::new(barrier), maps: tallies.map(Arc::new), counting: 0 };
         let names = Locations { map: locations, known: HashMap::new() };
         Ok(Self {
             ring: sys::watch_ring(ring).map_err(Error::io("waiting for the ring"))?,
@@ -150,28 +154,15 @@ impl Observations {
         self.is_settled = is_quiet;
         self.turned_at = observed;
 
-        let counted = self.tally.active;
-        let next = 1 - counted;
-        let switch = self.tally.handle(next);
-        self.tally.active = next;
-        // The kernel waits for programs that still count, some milliseconds in which the ring is to
-        // be read: so on a thread of the runtime's for such calls. It is no task.
-        tokio::task::spawn_blocking(move || switch.exchange(next)).await.map_err(|error| {
-            Error::Io { doing: "exchanging the counts", source: io::Error::other(error) }
-        })??;
-
+        let counted = self.tally.exchange().await?;
         let mut batch = Vec::new();
         let (decoder, told) = (&mut self.decoder, &mut self.told);
-        sys::entries(
-            self.tally.maps[counted].fd().as_fd(),
-            Entries::Go,
-            |key: &TallyKey, tally: &Tally| {
-                if let Some(observation) = decoder.tally(key, tally) {
-                    told[usize::from(key.kind)] += observation.packets;
-                    batch.push(observation);
-                }
-            },
-        )
+        sys::entries(counted.fd().as_fd(), Entries::Go, |key: &TallyKey, tally: &Tally| {
+            if let Some(observation) = decoder.tally(key, tally) {
+                told[usize::from(key.kind)] += observation.packets;
+                batch.push(observation);
+            }
+        })
         .map_err(Error::io("reading the counts"))?;
         Ok(batch)
     }
@@ -207,15 +198,24 @@ impl Observations {
 }
 
 impl Switch {
-    /// What it takes to exchange, for another thread.
-    fn handle(&self, active: usize) -> Self {
-        let Self { slot, maps: [a, b], .. } = self;
-        Self { slot: Arc::clone(slot), maps: [Arc::clone(a), Arc::clone(b)], active }
-    }
-
-    fn exchange(&self, active: usize) -> Result<(), Error> {
-        sys::exchange(self.slot.fd().as_fd(), self.maps[active].fd().as_fd())
-            .map_err(Error::io("exchanging the counts"))
+    /// Lets the other map count, and returns the one that did, in which nothing counts any more.
+    async fn exchange(&mut self) -> Result<Arc<MapData>, Error> {
+        const DOING: &str = "exchanging the counts";
+        let (counted, next) = (self.counting, 1 - self.counting);
+        let number = u32::try_from(next).unwrap_or(0);
+        self.active.set(0, &number, 0).map_err(|error| Error::kernel(DOING, error))?;
+        self.counting = next;
+        // The kernel waits for programs that run, some milliseconds in which the ring is to be read:
+        // so on a thread that the runtime has for such calls. It is no task.
+        let (barrier, map) = (Arc::clone(&self.barrier), Arc::clone(&self.maps[next]));
+        tokio::task::spawn_blocking(move || {
+            sys::wait_for_programs(barrier.fd().as_fd(), map.fd().as_fd())
+        })
+        .await
+        .map_err(io::Error::other)
+        .flatten()
+        .map_err(Error::io(DOING))?;
+        Ok(Arc::clone(&self.maps[counted]))
     }
 }
 

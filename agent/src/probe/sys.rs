@@ -52,12 +52,12 @@ pub(crate) enum Entries {
     Go,
 }
 
-/// Puts a map into the first slot of an array of maps.
+/// Waits until every program that runs now has ended, some milliseconds.
 ///
-/// Returns only after every program that might still use the map that was there has ended: the
-/// kernel waits for that (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c). It takes some
-/// milliseconds.
-pub(crate) fn exchange(outer: BorrowedFd<'_>, inner: BorrowedFd<'_>) -> io::Result<()> {
+/// By putting a map into the first slot of an array of maps. The kernel returns from that only after
+/// every program that might still use the map that was there before (`maybe_wait_bpf_programs` in
+/// `kernel/bpf/syscall.c`), and it cannot know which programs do: so it waits for all.
+pub(crate) fn wait_for_programs(outer: BorrowedFd<'_>, inner: BorrowedFd<'_>) -> io::Result<()> {
     let key = 0_u32;
     let value = inner.as_raw_fd();
     let mut attributes = Update {
