@@ -135,7 +135,10 @@ impl Manifests {
     /// Reads the documents of one file.
     pub fn read_text(&mut self, file: &str, text: &str) {
         let text = text.trim_start_matches('\u{feff}');
-        if text.trim_start().starts_with('{') {
+        // A brace may open YAML as well, where keys need no quotes.
+        let is_json =
+            || serde_json::Deserializer::from_str(text).into_iter::<Value>().all(|d| d.is_ok());
+        if file.ends_with(".json") || (text.trim_start().starts_with('{') && is_json()) {
             return self.read_json(file, text);
         }
         for (index, (line, document)) in yaml_documents(text).into_iter().enumerate() {

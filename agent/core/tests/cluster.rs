@@ -1,0 +1,241 @@
+//! Who held an address when, what a namespace that nobody listed says, and how few policies an
+//! explanation looks at.
+
+use std::{net::IpAddr, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+use whydrop_core::{
+    cluster::{
+        Cluster, Snapshot,
+        object::{Key, Kind, Namespace, Object, Pod},
+        resolve::Holder,
+    },
+    flow::Protocol,
+    policy::{
+        Action, Layer, NAMESPACE_NAME_LABEL, Namespaces, Peer, Peers, PodPeer, Policy, PolicyKind,
+        PolicyRef, Rule,
+        evaluate::{Decision, Question, evaluate},
+        selector::{Labels, Requirement, Selector},
+    },
+};
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_767_323_045).expect("a time") + SignedDuration::from_secs(seconds)
+}
+
+fn address(last: u8) -> IpAddr {
+    IpAddr::from([10, 1, 0, last])
+}
+
+fn labels(pairs: &[(&str, &str)]) -> Labels {
+    pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
+}
+
+fn pod(namespace: &str, name: &str, last: u8, pod_labels: &[(&str, &str)]) -> Pod {
+    Pod {
+        namespace: namespace.into(),
+        name: name.into(),
+        uid: None,
+        labels: labels(pod_labels),
+        created: None,
+        node: Some("worker-1".into()),
+        host_network: false,
+        addresses: vec![address(last)],
+        host_addresses: Vec::new(),
+        ports: Vec::new(),
+        probes: Vec::new(),
+        workload: None,
+    }
+}
+
+fn namespace(name: &str, own: &[(&str, &str)]) -> Object {
+    let mut labels = labels(own);
+    labels.insert(NAMESPACE_NAME_LABEL.into(), name.into());
+    Object::Namespace(Namespace { name: name.into(), labels })
+}
+
+fn key(pod: &Pod) -> Key {
+    Key { kind: Kind::Pod, namespace: Some(pod.namespace.clone()), name: pod.name.clone() }
+}
+
+fn holder(snapshot: &Snapshot, last: u8, time: Option<Timestamp>) -> String {
+    snapshot.resolve(address(last), time).to_string()
+}
+
+#[test]
+fn a_pod_that_has_gone_still_holds_what_it_held_then() {
+    let mut cluster = Cluster::default();
+    let gone = pod("shop", "api-1", 20, &[]);
+    cluster.apply(Object::Pod(gone.clone()), None);
+    cluster.delete(&key(&gone), at(100));
+    let snapshot = cluster.snapshot();
+    assert_eq!(holder(&snapshot, 20, Some(at(90))), "shop/api-1");
+    assert_eq!(holder(&snapshot, 20, Some(at(103))), "shop/api-1", "the watch may be late");
+    assert_eq!(snapshot.resolve(address(20), Some(at(200))).holder, Holder::Outside);
+    assert_eq!(snapshot.resolve(address(20), None).holder, Holder::Outside);
+}
+
+#[test]
+fn a_reused_address_is_whose_it_was_then() {
+    let mut cluster = Cluster::default();
+    let first = pod("shop", "api-1", 20, &[]);
+    cluster.apply(Object::Pod(first.clone()), None);
+    cluster.delete(&key(&first), at(100));
+    cluster.apply(Object::Pod(pod("ci", "job-7", 20, &[])), Some(at(160)));
+    let snapshot = cluster.snapshot();
+    assert_eq!(holder(&snapshot, 20, Some(at(50))), "shop/api-1");
+    assert_eq!(holder(&snapshot, 20, Some(at(170))), "ci/job-7");
+    assert_eq!(holder(&snapshot, 20, None), "ci/job-7");
+}
+
+#[test]
+fn the_newer_of_two_pods_that_claim_an_address_holds_it() {
+    let mut cluster = Cluster::default();
+    cluster.apply(Object::Pod(pod("shop", "api-1", 20, &[])), None);
+    cluster.apply(Object::Pod(pod("ci", "job-7", 20, &[])), Some(at(160)));
+    assert_eq!(holder(&cluster.snapshot(), 20, Some(at(170))), "ci/job-7");
+}
+
+#[test]
+fn two_pods_that_claim_an_address_alike_are_told_and_not_guessed() {
+    let mut cluster = Cluster::default();
+    cluster.apply(Object::Pod(pod("shop", "api-1", 20, &[])), None);
+    cluster.apply(Object::Pod(pod("ci", "job-7", 20, &[])), None);
+    let Holder::Unknown(why) = cluster.snapshot().resolve(address(20), None).holder else {
+        panic!("one of them was taken");
+    };
+    assert!(why.contains("shop/api-1") && why.contains("ci/job-7"), "{why}");
+}
+
+#[test]
+fn a_pod_of_the_host_network_is_its_node() {
+    let mut cluster = Cluster::default();
+    let host = Pod { host_network: true, ..pod("kube-system", "proxy", 1, &[]) };
+    cluster.apply(Object::Pod(host), None);
+    let resolved = cluster.snapshot().resolve(address(1), None);
+    assert!(matches!(&resolved.holder, Holder::Node(node) if &*node.name == "worker-1"));
+}
+
+#[test]
+fn former_holders_of_an_address_are_bounded() {
+    let mut cluster = Cluster::default();
+    for n in 0..100 {
+        let each = pod("ci", &format!("job-{n}"), 20, &[]);
+        cluster.apply(Object::Pod(each.clone()), Some(at(n)));
+        cluster.delete(&key(&each), at(n));
+    }
+    assert!(cluster.snapshot().holdings(address(20)).len() <= 4);
+}
+
+fn policy(namespace: &str, name: &str, selects: Selector, peers: Peers) -> Policy {
+    let namespace: Arc<str> = namespace.into();
+    Policy {
+        reference: PolicyRef {
+            kind: PolicyKind::NetworkPolicy,
+            namespace: Some(namespace.clone()),
+            name: name.into(),
+        },
+        uid: None,
+        created: None,
+        layer: Layer::NetworkPolicy,
+        priority: 0,
+        subject: PodPeer { namespaces: Namespaces::Own(namespace), pods: selects },
+        ingress: Some(vec![Rule { action: Action::Allow, peers, ports: Vec::new() }]),
+        egress: None,
+    }
+}
+
+fn ask(snapshot: &Snapshot, from: u8, to: u8) -> Question {
+    Question {
+        source: snapshot.resolve(address(from), None),
+        destination: snapshot.resolve(address(to), None),
+        port: 8080,
+        protocol: Protocol::Tcp,
+    }
+}
+
+/// A backend that admits the namespaces with a label, and a client in a namespace of which there
+/// is no object.
+fn unlisted_namespace(label: &str, value: &str) -> Snapshot {
+    let mut cluster = Cluster::default();
+    cluster.apply(namespace("backend", &[]), None);
+    cluster.apply(Object::Pod(pod("frontend", "pod-a", 10, &[])), None);
+    cluster.apply(Object::Pod(pod("backend", "pod-b", 20, &[])), None);
+    let wanted = Selector::new(vec![Requirement::equals(label, value)]);
+    let namespaces = Namespaces::Selected(wanted);
+    let peers = Peers::AnyOf(vec![Peer::Pods(PodPeer { namespaces, pods: Selector::EVERYTHING })]);
+    let policy = policy("backend", "allow-web", Selector::EVERYTHING, peers);
+    cluster.apply(Object::Policy(policy), None);
+    cluster.snapshot()
+}
+
+#[test]
+fn labels_of_a_namespace_that_is_not_listed_are_not_known() {
+    let snapshot = unlisted_namespace("name", "frontend");
+    let verdict = evaluate(&snapshot, &ask(&snapshot, 10, 20));
+    assert_eq!(verdict.ingress.decision, Decision::Unknown);
+    assert!(verdict.ingress.unknown[0].contains("namespace frontend"), "{verdict:?}");
+}
+
+#[test]
+fn the_name_of_a_namespace_that_is_not_listed_is_known() {
+    let admits = unlisted_namespace(NAMESPACE_NAME_LABEL, "frontend");
+    let verdict = evaluate(&admits, &ask(&admits, 10, 20));
+    assert_eq!(verdict.ingress.decision, Decision::Allowed);
+    let denies = unlisted_namespace(NAMESPACE_NAME_LABEL, "monitoring");
+    let verdict = evaluate(&denies, &ask(&denies, 10, 20));
+    assert_eq!(verdict.ingress.decision, Decision::Denied);
+}
+
+#[test]
+fn nothing_is_judged_before_a_kind_is_synced() {
+    let mut cluster = Cluster::unsynced([Kind::Policy(PolicyKind::NetworkPolicy)]);
+    cluster.apply(Object::Pod(pod("frontend", "pod-a", 10, &[])), None);
+    cluster.apply(Object::Pod(pod("backend", "pod-b", 20, &[])), None);
+    let before = cluster.snapshot();
+    assert_eq!(evaluate(&before, &ask(&before, 10, 20)).decision(), Decision::Unknown);
+    cluster.synced(Kind::Policy(PolicyKind::NetworkPolicy));
+    let after = cluster.snapshot();
+    assert_eq!(evaluate(&after, &ask(&after, 10, 20)).decision(), Decision::NotIsolated);
+}
+
+#[test]
+fn a_policy_of_a_kind_that_cannot_be_read_leaves_the_verdict_open() {
+    let mut cluster = Cluster::default();
+    cluster.apply(Object::Pod(pod("frontend", "pod-a", 10, &[])), None);
+    cluster.apply(Object::Pod(pod("backend", "pod-b", 20, &[])), None);
+    cluster.set_unread([("cilium.io/v2 CiliumNetworkPolicy".to_owned(), 2)].into());
+    let snapshot = cluster.snapshot();
+    let verdict = evaluate(&snapshot, &ask(&snapshot, 10, 20));
+    assert_eq!(verdict.decision(), Decision::Unknown);
+    assert!(verdict.ingress.unknown[0].contains("CiliumNetworkPolicy"), "{verdict:?}");
+}
+
+/// A thousand namespaces of ten policies each, and ten thousand more in the pod's own that select
+/// other pods.
+#[test]
+fn explaining_a_flow_does_not_look_at_all_policies_of_the_cluster() {
+    let mut cluster = Cluster::default();
+    let app = |name: &str| Selector::new(vec![Requirement::equals("app", name)]);
+    for n in 0..1_000 {
+        for m in 0..10 {
+            let elsewhere =
+                policy(&format!("ns-{n}"), &format!("p-{m}"), app("api"), Peers::Everyone);
+            cluster.apply(Object::Policy(elsewhere), None);
+        }
+    }
+    for n in 0..10_000 {
+        let other =
+            policy("backend", &format!("other-{n}"), app(&format!("app-{n}")), Peers::Everyone);
+        cluster.apply(Object::Policy(other), None);
+    }
+    let own = policy("backend", "api", app("api"), Peers::Everyone);
+    cluster.apply(Object::Policy(own), None);
+    let deny = policy("backend", "default-deny", Selector::EVERYTHING, Peers::Everyone);
+    cluster.apply(Object::Policy(deny), None);
+    let snapshot = cluster.snapshot();
+    assert_eq!(snapshot.policies().len(), 20_002);
+    let labels = labels(&[("app", "api"), ("tier", "back")]);
+    let candidates = snapshot.policies().candidates(&"backend".into(), &labels, Some(&labels));
+    assert_eq!(candidates.len(), 2, "{candidates:?}");
+}

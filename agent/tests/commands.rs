@@ -1,0 +1,227 @@
+//! The commands as a user runs them: output, exit codes, and what bad input gets.
+
+use std::{
+    io::Write as _,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+const CLUSTER: &str = "
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Node, metadata: {name: worker-1}, status: {addresses: [{type: InternalIP, address: 192.168.77.2}]}}
+- {apiVersion: v1, kind: Namespace, metadata: {name: frontend}}
+- {apiVersion: v1, kind: Namespace, metadata: {name: backend}}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: pod-a, namespace: frontend, labels: {app: web}}
+  spec: {nodeName: worker-1, containers: []}
+  status: {phase: Running, podIP: 10.1.0.10}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: pod-b, namespace: backend, labels: {app: api}}
+  spec: {nodeName: worker-1, containers: []}
+  status: {phase: Running, podIP: 10.1.0.20}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: pending, namespace: backend}
+  spec: {containers: []}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: pod-b, namespace: backend}
+  spec: {clusterIP: 10.96.0.7, selector: {app: api}, ports: [{port: 80, targetPort: 8080}]}
+- apiVersion: networking.k8s.io/v1
+  kind: NetworkPolicy
+  metadata: {name: default-deny, namespace: backend}
+  spec: {podSelector: {}, policyTypes: [Ingress]}
+- apiVersion: networking.k8s.io/v1
+  kind: NetworkPolicy
+  metadata: {name: allow-web, namespace: backend}
+  spec: {podSelector: {matchLabels: {app: api}}, ingress: [{from: [{namespaceSelector: {matchLabels: {name: frontend}}}]}]}
+";
+
+/// Runs whydrop with the cluster on standard input.
+fn whydrop(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_whydrop"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("whydrop runs");
+    // It may have ended without reading, over a wrong flag.
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    child.wait_with_output().expect("whydrop ends")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("UTF-8")
+}
+
+fn flow<'a>(command: &'a str, from: &'a str, to: &'a str, port: &'a str) -> Vec<&'a str> {
+    vec![command, "-f", "-", "--from", from, "--to", to, "--port", port]
+}
+
+#[test]
+fn explain_tells_policy_nearest_miss_and_remedy() {
+    let mut arguments = flow("explain", "frontend/pod-a", "backend/pod-b", "8080/TCP");
+    let text = whydrop(&arguments, CLUSTER);
+    assert_eq!(text.status.code(), Some(1));
+    insta::assert_snapshot!(stdout(&text));
+
+    arguments.extend(["-o", "json"]);
+    let json: Value = serde_json::from_str(&stdout(&whydrop(&arguments, CLUSTER))).expect("JSON");
+    assert_eq!(json["effective"], "deny");
+    assert_eq!(json["cause"]["policy"]["name"], "default-deny");
+    assert_eq!(json["cause"]["nearest_miss"]["policy"]["name"], "allow-web");
+    assert_eq!(json["remedy"]["verified"], true);
+}
+
+#[test]
+fn explain_goes_through_a_service_to_its_backends() {
+    let arguments = flow("explain", "frontend/pod-a", "backend/svc/pod-b", "80");
+    let output = whydrop(&arguments, CLUSTER);
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text.starts_with("frontend/pod-a -> backend/pod-b:8080/TCP: denied\n"), "{text}");
+    assert!(text.contains("through Service backend/pod-b, 10.96.0.7:80"), "{text}");
+}
+
+#[test]
+fn a_flow_that_passes_exits_with_0() {
+    let arguments = flow("explain", "backend/pod-b", "frontend/pod-a", "80/TCP");
+    assert_eq!(whydrop(&arguments, CLUSTER).status.code(), Some(0));
+    let own_node = flow("explain", "node/worker-1", "backend/pod-b", "8080/TCP");
+    let output = whydrop(&own_node, CLUSTER);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout(&output).contains("exempt by the specification"));
+}
+
+#[test]
+fn a_fix_fixes_it() {
+    let arguments = flow("fix", "frontend/pod-a", "backend/pod-b", "8080/TCP");
+    let fix = whydrop(&arguments, CLUSTER);
+    assert_eq!(fix.status.code(), Some(0));
+    let fixed = format!("{CLUSTER}\n---\n{}", stdout(&fix));
+    let explain = flow("explain", "frontend/pod-a", "backend/pod-b", "8080/TCP");
+    let output = whydrop(&explain, &fixed);
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    // And there is nothing more to fix.
+    let again = whydrop(&arguments, &fixed);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("nothing to fix"), "{}", stderr(&again));
+}
+
+struct Flows(tempfile::NamedTempFile);
+
+impl Flows {
+    fn new(text: &str) -> Self {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        file.write_all(text.as_bytes()).expect("written");
+        Self(file)
+    }
+
+    fn check(&self, output: &str) -> Output {
+        let path: PathBuf = self.0.path().to_owned();
+        let path = path.to_str().expect("UTF-8");
+        whydrop(&["check", "-f", "-", "--flows", path, "-o", output], CLUSTER)
+    }
+}
+
+#[test]
+fn check_compares_in_input_order() {
+    let flows = Flows::new(
+        "- {from: frontend/pod-a, to: backend/pod-b, port: 8080, protocol: TCP, expect: deny}\n\
+         - {from: node/worker-1, to: backend/pod-b, port: 8080, expect: allow}\n\
+         - {from: 203.0.113.7, to: backend/svc/pod-b, port: 80, expect: allow}\n",
+    );
+    let output = flows.check("json");
+    assert_eq!(output.status.code(), Some(1));
+    let lines: Vec<Value> =
+        stdout(&output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| (line["from"].as_str(), line["expect"].as_str(), line["effective"].as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (Some("frontend/pod-a"), Some("deny"), Some("deny")),
+            (Some("node/worker-1"), Some("allow"), Some("allow")),
+            (Some("203.0.113.7"), Some("allow"), Some("deny")),
+        ]
+    );
+    assert_eq!(lines[1]["verdict"]["exempt"], "local-node");
+    assert_eq!(lines[1]["verdict"]["ingress"]["decision"], "denied");
+    let text = stdout(&flows.check("text"));
+    assert!(text.ends_with("3 flows, 1 differ\n"), "{text}");
+    assert!(text.contains("DIFFERS 203.0.113.7 -> backend/svc/pod-b:80/TCP  deny, expected allow"));
+}
+
+#[test]
+fn bad_flows_are_told_by_number_and_field() {
+    for (text, expected) in [
+        ("- {from: a/b, to: c/d, port: 80, expect: maybe}", "[0].expect: unknown variant `maybe`"),
+        ("- {from: a/b, to: c/d, port: 80, expect: deny, also: 1}", "also"),
+        ("- {from: a/b/c/d, to: backend/pod-b, port: 80, expect: deny}", "flow 1: from: expected"),
+        (
+            "- {from: a/b, to: backend/pod-b, port: 80, expect: deny}",
+            "flow 1: from a/b: no pod a/b",
+        ),
+        (
+            "- {from: backend/pending, to: backend/pod-b, port: 80, expect: deny}",
+            "flow 1: from backend/pending: the pod has no address",
+        ),
+        ("- {from: a/b, to: c/d, port: 80, protocol: tcp, expect: deny}", "protocol: expected TCP"),
+        ("- {from: a/b, to: c/d, port: 0, expect: deny}", "port: expected 1 to 65535"),
+        ("{", "not YAML"),
+    ] {
+        let output = Flows::new(text).check("text");
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(stderr(&output).contains(expected), "{text}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn wrong_use_exits_with_2_and_says_what_was_expected() {
+    for (arguments, expected) in [
+        (flow("explain", "pod-a", "backend/pod-b", "80"), "expected NAMESPACE/POD"),
+        (flow("explain", "a/b", "c/d", "80/XYZ"), "expected TCP, UDP or SCTP"),
+        (flow("explain", "a/b", "c/d", "99999"), "expected a port from 1 to 65535"),
+        (flow("explain", "frontend/absent", "backend/pod-b", "80"), "no pod frontend/absent"),
+        (flow("explain", "node/absent", "backend/pod-b", "80"), "no node absent"),
+        (flow("explain", "backend/svc/pod-b", "backend/pod-b", "80"), "a Service does not connect"),
+        (vec!["explain", "--from", "a/b"], "--filename"),
+        (vec!["explode"], "unrecognized subcommand"),
+    ] {
+        let output = whydrop(&arguments, CLUSTER);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains(expected), "{arguments:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn bad_manifests_exit_with_2_all_at_once() {
+    let bad = format!("{CLUSTER}---\nkind: [\n---\napiVersion: v1\nkind: Pod\nmetadata: {{}}\n");
+    let output = whydrop(&flow("explain", "frontend/pod-a", "backend/pod-b", "80"), &bad);
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = stderr(&output);
+    assert_eq!(stderr.lines().count(), 2, "{stderr}");
+    assert!(stderr.contains("standard input, document 2"), "{stderr}");
+    assert!(stderr.contains("metadata.name: expected a name, found none"), "{stderr}");
+}
+
+#[test]
+fn schema_prints_a_schema() {
+    let output = whydrop(&["schema"], "");
+    assert_eq!(output.status.code(), Some(0));
+    let schema: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    assert!(jsonschema::meta::is_valid(&schema));
+}

@@ -1,0 +1,186 @@
+//! Manifests as people write them: what is taken, and what an error says.
+
+use std::fs;
+
+use whydrop::cluster::manifests::Manifests;
+use whydrop_core::{
+    cluster::object::{Key, Object},
+    policy::Policy,
+};
+
+fn read(text: &str) -> Manifests {
+    let mut manifests = Manifests::default();
+    manifests.read_text("policies.yaml", text);
+    manifests
+}
+
+fn error(text: &str) -> String {
+    let manifests = read(text);
+    let errors: Vec<_> = manifests.errors.iter().map(ToString::to_string).collect();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    errors[0].clone()
+}
+
+/// A `NetworkPolicy` with this spec, as flow YAML.
+fn policy(spec: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+         metadata: {{name: p, namespace: shop}}\nspec: {spec}\n"
+    )
+}
+
+fn lowered(spec: &str) -> Policy {
+    let manifests = read(&policy(spec));
+    assert!(manifests.errors.is_empty(), "{:?}", manifests.errors);
+    match manifests.objects.into_iter().next() {
+        Some(Object::Policy(policy)) => policy,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn documents_lists_and_json_are_taken() {
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: NAME}, spec: {containers: []}}";
+    let manifests = read(&format!(
+        "# a comment alone is no document\n---\n{}\n---\n\
+         apiVersion: v1\nkind: List\nitems:\n- {}\n- {}\n---\n\
+         apiVersion: v1\nkind: PodList\nitems:\n- {{metadata: {{name: d}}, spec: {{containers: []}}}}\n",
+        pod.replace("NAME", "a"),
+        pod.replace("NAME", "b"),
+        pod.replace("NAME", "c"),
+    ));
+    assert!(manifests.errors.is_empty(), "{:?}", manifests.errors);
+    let names: Vec<_> = manifests.keys().map(|Key { name, .. }| name.to_string()).collect();
+    assert_eq!(names, ["a", "b", "c", "d"]);
+
+    let json = r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"x"}}
+                  {"apiVersion":"v1","kind":"Namespace","metadata":{"name":"y"}}"#;
+    assert_eq!(read(json).objects.len(), 2);
+}
+
+#[test]
+fn absent_fields_are_defaulted_as_the_api_server_does() {
+    let both = lowered("{podSelector: {}, egress: [{}]}");
+    assert!(both.ingress.is_some() && both.egress.is_some());
+    let ingress = lowered("{podSelector: {}, egress: []}");
+    assert!(ingress.ingress.is_some() && ingress.egress.is_none());
+    let nothing = lowered("{}");
+    assert_eq!(nothing.ingress.as_deref(), Some(&[][..]));
+    let only_egress = lowered("{policyTypes: [Egress], ingress: [{}]}");
+    assert!(only_egress.ingress.is_none() && only_egress.egress.is_some());
+    let absent = lowered("{ingress: [{ports: [{port: 80}]}]}");
+    let explicit = lowered("{ingress: [{ports: [{port: 80, protocol: TCP}], from: []}]}");
+    assert_eq!(absent.ingress, explicit.ingress);
+    let namespaceless = policy("{}").replace(", namespace: shop", "");
+    let keys: Vec<_> = read(&namespaceless).keys().map(|key| key.to_string()).collect();
+    assert_eq!(keys, ["NetworkPolicy default/p"]);
+}
+
+#[test]
+fn an_error_names_file_document_object_field_and_what_was_expected() {
+    let text = format!("{}---\n{}", policy("{}"), policy("{ingress: [{ports: [{port: 99999}]}]}"));
+    assert_eq!(
+        error(&text),
+        "policies.yaml, document 2 (line 5), NetworkPolicy shop/p: \
+         spec.ingress[0].ports[0].port: expected a port from 1 to 65535, found 99999"
+    );
+}
+
+#[test]
+fn what_the_api_server_refuses_is_refused() {
+    for (spec, field, expected) in [
+        ("{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/33}}]}]}", "ipBlock.cidr", "a CIDR"),
+        (
+            "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16]}}]}]}",
+            "ipBlock.except[0]",
+            "a strict part of 10.0.0.0/8",
+        ),
+        (
+            "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}, podSelector: {}}]}]}",
+            "from[0]",
+            "ipBlock alone",
+        ),
+        ("{ingress: [{from: [{}]}]}", "from[0]", "podSelector, namespaceSelector or ipBlock"),
+        ("{ingress: [{ports: [{port: 0}]}]}", "ports[0].port", "1 to 65535"),
+        ("{ingress: [{ports: [{port: HTTP}]}]}", "ports[0].port", "port name"),
+        ("{ingress: [{ports: [{port: 90, endPort: 80}]}]}", "endPort", "90 or more"),
+        ("{ingress: [{ports: [{endPort: 80}]}]}", "endPort", "port to be set"),
+        ("{ingress: [{ports: [{port: web, endPort: 80}]}]}", "endPort", "a numeric port"),
+        ("{ingress: [{ports: [{port: 80, protocol: tcp}]}]}", "protocol", "TCP, UDP or SCTP"),
+        ("{policyTypes: [ingress]}", "policyTypes[0]", "Ingress or Egress"),
+        (
+            "{podSelector: {matchExpressions: [{key: a, operator: Is, values: [b]}]}}",
+            "matchExpressions[0].operator",
+            "In, NotIn, Exists or DoesNotExist",
+        ),
+        (
+            "{podSelector: {matchExpressions: [{key: a, operator: In}]}}",
+            "matchExpressions[0].values",
+            "at least one value",
+        ),
+        (
+            "{podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}",
+            "matchExpressions[0].values",
+            "no values",
+        ),
+        ("{ingres: [{}]}", "spec.ingres", "a field of the API"),
+        ("{ingress: [{form: [{podSelector: {}}]}]}", "spec.ingress[0].form", "a field of the API"),
+        ("{ingress: {}}", "spec.ingress", "found map"),
+    ] {
+        let error = error(&policy(spec));
+        assert!(error.contains(field) && error.contains(expected), "{spec}: {error}");
+    }
+}
+
+#[test]
+fn broken_yaml_is_told_with_its_line_and_leaves_the_other_documents() {
+    let text = format!("{}---\nkind: [\n---\n{}", policy("{}"), policy("{}"));
+    let manifests = read(&text);
+    assert_eq!(manifests.objects.len(), 2);
+    let error = manifests.errors[0].to_string();
+    assert!(error.starts_with("policies.yaml, document 2 (line 5): line "), "{error}");
+}
+
+#[test]
+fn what_is_no_api_object_is_told() {
+    assert!(error("just text\n").contains("expected an API object"));
+    assert!(error("a: 1\n").contains("apiVersion: expected a string such as v1, found none"));
+}
+
+#[test]
+fn kinds_that_take_no_part_are_counted_and_policies_of_others_are_noted() {
+    let manifests = read(
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n---\n\
+         {apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: b}}\n---\n\
+         {apiVersion: projectcalico.org/v3, kind: StagedNetworkPolicy, metadata: {name: c}}\n",
+    );
+    assert!(manifests.errors.is_empty() && manifests.objects.is_empty());
+    assert_eq!(manifests.passed_over.len(), 2);
+    assert_eq!(manifests.unread.get("cilium.io/v2 CiliumNetworkPolicy"), Some(&1));
+}
+
+#[test]
+fn a_finished_pod_holds_no_address() {
+    let pod = |phase: &str| {
+        let manifests = read(&format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: a}}, spec: {{containers: []}}, \
+             status: {{phase: {phase}, podIP: 10.0.0.1}}}}"
+        ));
+        match manifests.objects.into_iter().next() {
+            Some(Object::Pod(pod)) => pod.addresses.len(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!([pod("Running"), pod("Succeeded"), pod("Failed")], [1, 0, 0]);
+}
+
+#[test]
+fn a_folder_without_manifests_and_a_file_that_is_not_there_are_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("notes.txt"), "no manifest").expect("a file");
+    let paths = [folder.path().to_owned(), folder.path().join("absent.yaml")];
+    let manifests = Manifests::read(&paths);
+    let errors: Vec<_> = manifests.errors.iter().map(ToString::to_string).collect();
+    assert!(errors[0].contains("no manifests in this folder"), "{errors:?}");
+    assert!(errors[1].contains("absent.yaml: No such file"), "{errors:?}");
+}
