@@ -1,6 +1,6 @@
-//! Plays a scenario on a terminal: `whydrop-demo [NAME]`, `whydrop-demo --list`.
+//! Plays a scenario on a terminal: `whydrop-demo [NAME]`.
 
-use std::{fs, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -22,35 +22,19 @@ struct Arguments {
     /// Plays the traffic alone, without whydrop: for writing a scenario.
     #[arg(long)]
     traffic_only: bool,
-    /// Names all of them instead.
-    #[arg(long)]
-    list: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut story = Story::on_stdout();
     let watched = if arguments.traffic_only { Watched::Not } else { Watched::ByAgent };
-    let done =
-        if arguments.list { list(&mut story) } else { tell(&mut story, &arguments.name, watched) };
-    match done {
+    match tell(&mut story, &arguments.name, watched) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             story.heading(&format!("\nerror: {error:#}"));
             ExitCode::FAILURE
         }
     }
-}
-
-fn list(story: &mut Story<std::io::Stdout>) -> Result<()> {
-    let mut folders: Vec<_> =
-        fs::read_dir(scenarios())?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-    folders.sort();
-    for folder in folders {
-        let scenario = Scenario::read(&folder)?;
-        story.heading(&format!("{:32} {}", scenario.name(), scenario.title));
-    }
-    Ok(())
 }
 
 fn tell(story: &mut Story<std::io::Stdout>, name: &str, watched: Watched) -> Result<()> {

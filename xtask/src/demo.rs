@@ -1,13 +1,16 @@
 //! `cargo xtask demo`: whydrop at work.
 
-use std::process::{Command, ExitCode};
+use std::{
+    fs,
+    process::{Command, ExitCode},
+};
 
 use anyhow::Result;
 
 use crate::{
-    cargo::{build, program},
+    cargo::{build, path, program, root},
     plan::{Plan, say},
-    setup::{Purpose, prepare},
+    setup::{Purpose, prepare, require_root},
 };
 
 /// How long the build takes on two cores.
@@ -28,14 +31,33 @@ pub(crate) struct Arguments {
 
 /// Sets up, builds and plays.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if arguments.list {
+        return list();
+    }
+    require_root("making network namespaces and loading eBPF programs")?;
     let mut plan = Plan::default();
     prepare(&mut plan, Purpose::Demo)?;
     plan.add("building whydrop", build(), BUILD_SECONDS);
     plan.run()?;
     say("");
     let mut scenario = Command::new(program("whydrop-demo")?);
-    scenario.args(arguments.list.then_some("--list"));
+    scenario.env("PATH", path());
     scenario.args(arguments.traffic_only.then_some("--traffic-only"));
     let status = scenario.arg(&arguments.name).status()?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Every scenario with its title, without building anything.
+fn list() -> Result<ExitCode> {
+    let scenarios = root().join("tests/scenarios");
+    let mut folders: Vec<_> =
+        fs::read_dir(scenarios)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    folders.sort();
+    for folder in folders {
+        let text = fs::read_to_string(folder.join("scenario.yaml"))?;
+        let title = text.lines().find_map(|line| line.strip_prefix("title: ")).unwrap_or_default();
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        say(&format!("{name:32}{title}"));
+    }
+    Ok(ExitCode::SUCCESS)
 }

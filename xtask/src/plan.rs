@@ -112,15 +112,13 @@ fn run(title: &str, mut command: Command, estimate: Duration, after: Duration) -
     Ok(())
 }
 
-/// A line for whoever watches.
-#[expect(clippy::print_stdout, reason = "this is a program for a person at a terminal")]
+/// A line for whoever watches; nobody is told where nobody listens.
 pub(crate) fn say(line: &str) {
-    println!("{line}");
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 fn rewrite(line: &str) {
     let mut stdout = io::stdout();
-    // Nobody is told where nobody listens.
     let _ = write!(stdout, "\r\x1b[2K{line}").and_then(|()| stdout.flush());
 }
 

@@ -4,14 +4,13 @@
 
 use std::{
     env,
-    path::Path,
     process::{Command, ExitCode, Stdio},
 };
 
 use anyhow::{Result, bail, ensure};
 
 use crate::{
-    cargo::cargo,
+    cargo::{cargo, path},
     plan::{Plan, say},
 };
 
@@ -70,6 +69,15 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
 ];
 const PROGRAMS_SECONDS: u64 = 15;
 
+/// Fails where this is not root, which `what` needs.
+pub(crate) fn require_root(what: &str) -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "{what} needs root. Try: sudo -E env \"PATH=$PATH\" cargo xtask ..."
+    );
+    Ok(())
+}
+
 /// What the set-up is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -102,7 +110,6 @@ pub(crate) fn run() -> Result<ExitCode> {
 
 /// Adds to a plan what is missing on this machine.
 pub(crate) fn prepare(plan: &mut Plan, purpose: Purpose) -> Result<()> {
-    require_root()?;
     let mut packages = Vec::new();
     for (program, package, what_for) in PROGRAMS {
         if !found(program) {
@@ -123,10 +130,12 @@ pub(crate) fn prepare(plan: &mut Plan, purpose: Purpose) -> Result<()> {
         ));
     }
     if tools.iter().any(|tool| tool.name == BPF_LINKER.name) {
-        let missing: Vec<_> = LLVM.iter().filter(|package| !installed(package)).collect();
+        let mut missing = LLVM.to_vec();
+        missing.retain(|package| !installed(package));
         if !missing.is_empty() {
             seconds += LLVM_SECONDS;
-            say(&format!("missing: {LLVM:?} (Debian packages), which bpf-linker is compiled with"));
+            let names = missing.join(" ");
+            say(&format!("missing: {names} (Debian packages), which bpf-linker is compiled with"));
         }
         packages.extend(missing);
     }
@@ -136,16 +145,6 @@ pub(crate) fn prepare(plan: &mut Plan, purpose: Purpose) -> Result<()> {
     for tool in tools {
         plan.add(format!("{} {}", tool.name, tool.version), tool.install(), tool.seconds);
     }
-    Ok(())
-}
-
-/// Network namespaces, eBPF programs and packages all need it.
-fn require_root() -> Result<()> {
-    ensure!(
-        nix::unistd::geteuid().is_root(),
-        "this needs root: it makes network namespaces, loads eBPF programs and installs packages.\n\
-         Try: sudo env \"PATH=$PATH\" cargo xtask ..."
-    );
     Ok(())
 }
 
@@ -160,6 +159,7 @@ fn install(plan: &mut Plan, packages: &[&str], seconds: u64) -> Result<()> {
             packages.join(" ")
         );
     }
+    require_root("installing packages")?;
     let mut update = Command::new("apt-get");
     update.args(["-q", "update"]);
     plan.add("package lists", update, 10);
@@ -210,8 +210,5 @@ fn installed(package: &str) -> bool {
 }
 
 fn found(program: &str) -> bool {
-    let path = env::var_os("PATH").unwrap_or_default();
-    // Not everybody's PATH has the folders of the administrator's programs.
-    let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    folders.into_iter().any(|folder| Path::new(&folder).join(program).is_file())
+    env::split_paths(&path()).any(|folder| folder.join(program).is_file())
 }

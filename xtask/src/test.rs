@@ -8,7 +8,7 @@ use crate::{
     cargo::{build, cargo},
     lint,
     plan::Plan,
-    setup::{Purpose, prepare},
+    setup::{Purpose, prepare, require_root},
 };
 
 /// How long the programs, and then the tests, take to build on two cores after the lints.
@@ -26,6 +26,7 @@ pub(crate) struct Arguments {
 
 /// Sets up, lints, and runs the tests; their runner has the last word.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    require_root("making network namespaces and loading eBPF programs")?;
     let mut plan = Plan::default();
     prepare(&mut plan, Purpose::Test)?;
     lint::prepare(&mut plan);
