@@ -10,6 +10,7 @@
 //! Nothing in here spawns a task; whoever owns a [`Probe`] drives its parts.
 
 mod btf;
+mod capabilities;
 mod clock;
 mod counters;
 mod decode;

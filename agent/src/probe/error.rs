@@ -23,10 +23,19 @@ pub enum Error {
     /// The kernel's description is unlike what is known of kernels.
     #[error("cannot use this kernel's type information: {0}")]
     Btf(String),
+    /// The process has not the capabilities that the probe takes.
+    #[error(
+        "watching the kernel takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and this process is \
+         without {}", missing.join(", ")
+    )]
+    Capabilities {
+        /// Those it has not.
+        missing: Vec<&'static str>,
+    },
     /// The kernel refuses for lack of privilege.
     #[error(
-        "{doing} needs more privilege: run as root with the capabilities CAP_BPF, CAP_PERFMON and \
-         CAP_NET_ADMIN (before Linux 5.8, or where the runtime does not know those: CAP_SYS_ADMIN)"
+        "{doing} needs more privilege than this process has: CAP_BPF, CAP_PERFMON and \
+         CAP_NET_ADMIN outside of any user namespace, and no security module against it"
     )]
     Privilege {
         /// What was tried.

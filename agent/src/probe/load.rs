@@ -11,7 +11,7 @@ use aya_log::EbpfLogger;
 use whydrop_ebpf::{ABI_VERSION, Attempt, AttemptKey, LOCATION_BYTES, SuccessKey};
 
 use super::{
-    Attach, Config, FROM_POD, KFREE_SKB, Part, Probe, SOCK_STATE, State, TO_POD,
+    Attach, Config, FROM_POD, KFREE_SKB, Part, Probe, SOCK_STATE, State, TO_POD, capabilities,
     counters::Counters,
     error::{Error, chain, refusal},
     interfaces::Interfaces,
@@ -37,6 +37,7 @@ impl Programs {
     /// Loads all programs and attaches none. Without those on the veths there is no probe; each of
     /// the others may be missing, which its [`Part`] says.
     pub fn load(config: &Config) -> Result<Self, Error> {
+        capabilities::check()?;
         let Kernel { mut layout, reasons, tracepoints } = Kernel::read(&config.btf)?;
         let tracepoints = Btf::parse(&tracepoints, Endianness::default())
             .map_err(|error| Error::Btf(error.to_string()))?;
