@@ -2,9 +2,9 @@
 //!
 //! The format is told in `conformance/README.md`.
 
-use std::{collections::BTreeSet, fmt::Write as _, fs, net::IpAddr, path::Path};
+use std::{collections::BTreeSet, fmt::Write as _, fs, net::IpAddr, path::Path, process::Command};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use whydrop::cluster::manifests::Manifests;
 use whydrop_core::{
     cluster::Snapshot,
@@ -15,6 +15,7 @@ use whydrop_core::{
         nearest::half_matches,
     },
 };
+use whydrop_tests::agent::binary;
 
 /// Reads a case's cluster as a user's manifests would be read.
 fn cluster(case: &Value) -> Snapshot {
@@ -173,4 +174,77 @@ fn well_known_traps() {
 #[test]
 fn admin_policies_of_random_clusters() {
     check("anp.jsonl");
+}
+
+/// What `whydrop check` says of a case's probes, one JSON line each.
+fn check_by_command(case: &Value) -> Vec<Value> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (objects, flows) = (folder.path().join("cluster.json"), folder.path().join("flows.json"));
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": case["objects"]});
+    fs::write(&objects, list.to_string()).expect("written");
+    let probes = case["probes"].as_array().expect("probes");
+    let expectations: Vec<_> = probes
+        .iter()
+        .map(|probe| {
+            json!({
+                "from": probe["src_ip"], "to": probe["dst_ip"], "port": probe["port"],
+                "protocol": probe["protocol"], "expect": probe["expect"]["effective"],
+            })
+        })
+        .collect();
+    fs::write(&flows, Value::from(expectations).to_string()).expect("written");
+    let output = Command::new(binary().expect("whydrop is built"))
+        .arg("check")
+        .arg("-f")
+        .arg(&objects)
+        .arg("--flows")
+        .arg(&flows)
+        .args(["-o", "json"])
+        .output()
+        .expect("whydrop runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{}: {stderr}", case["id"]);
+    let lines = String::from_utf8(output.stdout).expect("UTF-8");
+    lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[test]
+fn the_check_command_says_the_same() {
+    for file in ["np.jsonl", "traps.jsonl", "anp.jsonl"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance").join(file);
+        let text = fs::read_to_string(&path).expect("the cases are part of the project");
+        for line in text.lines() {
+            let case: Value = serde_json::from_str(line).expect("a case");
+            let told = check_by_command(&case);
+            let probes = case["probes"].as_array().expect("probes");
+            assert_eq!(told.len(), probes.len());
+            for (told, probe) in told.iter().zip(probes) {
+                let expect = &probe["expect"];
+                assert_eq!(told["effective"], expect["effective"], "{probe}\n{told}");
+                assert_eq!(told["verdict"]["exempt"], expect["exempt"], "{probe}\n{told}");
+                for direction in ["egress", "ingress"] {
+                    let (verdict, want) = (&told["verdict"][direction], &expect[direction]);
+                    let decision = match name(&want["by"]).as_str() {
+                        "default" | "not-a-pod" => "not-isolated",
+                        _ if want["verdict"] == "deny" => "denied",
+                        _ => "allowed",
+                    };
+                    assert_eq!(verdict["decision"], decision, "{direction} of {probe}\n{told}");
+                    let isolating: BTreeSet<_> = verdict["isolating"]
+                        .as_array()
+                        .expect("a list")
+                        .iter()
+                        .map(|policy| {
+                            format!("{}/{}", name(&policy["namespace"]), name(&policy["name"]))
+                        })
+                        .collect();
+                    assert_eq!(
+                        isolating,
+                        expected(want).isolating,
+                        "{direction} of {probe}\n{told}"
+                    );
+                }
+            }
+        }
+    }
 }

@@ -138,7 +138,9 @@ impl Manifests {
         // A brace may open YAML as well, where keys need no quotes.
         let is_json =
             || serde_json::Deserializer::from_str(text).into_iter::<Value>().all(|d| d.is_ok());
-        if file.ends_with(".json") || (text.trim_start().starts_with('{') && is_json()) {
+        if Path::new(file).extension().is_some_and(|e| e == "json")
+            || (text.trim_start().starts_with('{') && is_json())
+        {
             return self.read_json(file, text);
         }
         for (index, (line, document)) in yaml_documents(text).into_iter().enumerate() {
