@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 use whydrop_core::{diagnosis::Class, remedy::remedy};
 
 use super::{Outcome, Output, complain, ends::FlowArgs, print, source::ClusterArgs};
-use crate::report::{remedy_of, text::escape};
+use crate::report::{explanation::cost, remedy_of, text::escape};
 
 /// Flags of `fix`.
 #[derive(Debug, ClapArgs)]
@@ -40,12 +40,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     }
     let mut text = String::new();
     writeln!(text, "# {}", escape(&remedy.summary)).context("writing to memory")?;
-    writeln!(
-        text,
-        "# Verified: with it the flow passes. It newly allows {} other pairs of ends.",
-        remedy.newly_allowed
-    )
-    .context("writing to memory")?;
+    writeln!(text, "# Verified: with it the flow passes. {}", cost(remedy.newly_allowed))
+        .context("writing to memory")?;
     text += &remedy.manifest;
     print(&text)
 }

@@ -199,11 +199,19 @@ pub fn text(explanation: &Explanation) -> String {
     });
     if let Some(remedy) = remedy {
         let _ = writeln!(text, "\nremedy: {}", escape(&remedy.summary));
-        let newly = remedy.newly_allowed;
-        let _ = writeln!(text, "  verified; newly allows {newly} other pairs of ends\n");
+        let _ = writeln!(text, "  Verified. {}\n", cost(remedy.newly_allowed));
         text += &remedy.manifest;
     }
     text
+}
+
+/// What else a remedy allows, for a person.
+pub fn cost(newly_allowed: usize) -> String {
+    match newly_allowed {
+        0 => "It newly allows nothing else.".to_owned(),
+        1 => "It newly allows one other pair of ends.".to_owned(),
+        more => format!("It newly allows {more} other pairs of ends."),
+    }
 }
 
 fn walk(

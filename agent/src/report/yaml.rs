@@ -1,10 +1,87 @@
 //! Objects as YAML that `kubectl apply -f -` takes.
 
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
 use serde::Serialize;
 
-/// Writes objects as a stream of YAML documents.
-pub fn documents<T: Serialize>(objects: &[T]) -> String {
+/// A `NetworkPolicy` with its fields in the order in which people write them.
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(rename = "apiVersion")]
+    api_version: &'a str,
+    kind: &'a str,
+    metadata: Metadata<'a>,
+    spec: Spec<'a>,
+}
+
+#[derive(Serialize)]
+struct Metadata<'a> {
+    namespace: &'a str,
+    name: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec<'a> {
+    pod_selector: serde_json::Value,
+    policy_types: &'a [String],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ingress: Vec<RuleDocument>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    egress: Vec<RuleDocument>,
+}
+
+#[derive(Serialize)]
+struct RuleDocument {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ports: Option<serde_json::Value>,
+}
+
+/// Writes policies as a stream of YAML documents.
+pub fn documents(policies: &[NetworkPolicy]) -> String {
     // Objects of the API are maps of strings, numbers and lists: nothing that YAML cannot hold.
-    let documents = objects.iter().filter_map(|object| serde_saphyr::to_string(object).ok());
+    let documents = policies.iter().filter_map(|policy| serde_saphyr::to_string(&of(policy)).ok());
     documents.collect::<Vec<_>>().join("---\n")
+}
+
+fn of(policy: &NetworkPolicy) -> Document<'_> {
+    let metadata = Metadata {
+        namespace: policy.metadata.namespace.as_deref().unwrap_or_default(),
+        name: policy.metadata.name.as_deref().unwrap_or_default(),
+    };
+    Document {
+        api_version: "networking.k8s.io/v1",
+        kind: "NetworkPolicy",
+        metadata,
+        spec: policy.spec.as_ref().map_or_else(|| spec(NO_SPEC), spec),
+    }
+}
+
+const NO_SPEC: &NetworkPolicySpec =
+    &NetworkPolicySpec { egress: None, ingress: None, pod_selector: None, policy_types: None };
+
+fn spec(spec: &NetworkPolicySpec) -> Spec<'_> {
+    let ingress = spec.ingress.iter().flatten().map(|rule| RuleDocument {
+        from: rule.from.as_ref().map(value),
+        to: None,
+        ports: rule.ports.as_ref().map(value),
+    });
+    let egress = spec.egress.iter().flatten().map(|rule| RuleDocument {
+        from: None,
+        to: rule.to.as_ref().map(value),
+        ports: rule.ports.as_ref().map(value),
+    });
+    Spec {
+        pod_selector: value(&spec.pod_selector.clone().unwrap_or_default()),
+        policy_types: spec.policy_types.as_deref().unwrap_or_default(),
+        ingress: ingress.collect(),
+        egress: egress.collect(),
+    }
+}
+
+fn value<T: Serialize>(part: &T) -> serde_json::Value {
+    serde_json::to_value(part).unwrap_or_default()
 }
