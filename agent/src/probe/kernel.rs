@@ -78,9 +78,14 @@ impl Kernel {
             sock_err: sock("sk_err")?,
             tcp_snd_una: btf.offset("tcp_sock", "snd_una")?,
         };
+        let mut reasons = reasons(btf);
+        if layout.has_reason == 0 {
+            // What the programs say for want of a reason.
+            reasons.insert(0, Arc::from("NOT_SPECIFIED"));
+        }
         Ok(Self {
             layout,
-            reasons: reasons(btf),
+            reasons,
             tracepoints: btf::only(&[(KFREE_SKB, kfree_skb), (SOCK_STATE, sock_state)], btf.len()),
         })
     }
