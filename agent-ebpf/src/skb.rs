@@ -118,7 +118,10 @@ unsafe fn look_at<const AT: usize>(
     // SAFETY: the caller's promise, for each.
     let is_dull = unsafe {
         if protocol == TCP {
-            if at::<u8>(data, AT + 13) & (SYN | RST) != 0 {
+            let flags = at::<u8>(data, AT + 13);
+            if flags & SYN != 0
+                || (flags & RST != 0 && at::<u16>(data, AT + 4) | at::<u16>(data, AT + 6) == 0)
+            {
                 return Look::Segment(ethertype);
             }
             true

@@ -246,15 +246,19 @@ fn a_local_server_settles_the_attempt_of_a_remote_client() {
 
 #[test]
 fn a_reset_rejects_the_attempt_it_is_about() {
-    let reset = |acknowledged, flags| {
-        ethernet(IPV4, &ipv4(TCP, SERVER, CLIENT, &tcp(FROM_WEB, 0, acknowledged, flags)))
+    let numbered = |sequence, acknowledged, flags| {
+        ethernet(IPV4, &ipv4(TCP, SERVER, CLIENT, &tcp(FROM_WEB, sequence, acknowledged, flags)))
     };
+    let reset = |acknowledged, flags| numbered(0, acknowledged, flags);
     let kernel = Kernel::new();
     kernel.run(Hook::FromPod, &ethernet(IPV4, &syn()));
     for (acknowledged, flags) in [(ISN, RST | ACK), (ISN + 1, RST), (ISN + 2, RST | ACK)] {
         let (_, attempt) = kernel.only(Hook::ToPod, &reset(acknowledged, flags));
         assert_eq!(attempt.flags, flags::FROM_POD, "{acknowledged} {flags}");
     }
+    // One that ends a connection, which happens to have the number.
+    let (_, attempt) = kernel.only(Hook::ToPod, &numbered(7, ISN + 1, RST | ACK));
+    assert_eq!(attempt.flags, flags::FROM_POD);
     let rejected = flags::FROM_POD | flags::REJECTED | flags::TOLD;
     let (_, attempt) = kernel.only(Hook::ToPod, &reset(ISN + 1, RST | ACK));
     assert_eq!(attempt.flags, rejected);
