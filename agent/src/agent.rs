@@ -359,7 +359,11 @@ impl Agent {
         self.turn().await;
         self.judge(Timestamp::now());
         self.tell_losses();
-        self.tell(AgentState::Stopping { why });
+        let counts = match self.probe.observations.totals() {
+            Ok(totals) => self.losses.account(&totals, &self.correlator),
+            Err(_) => BTreeMap::new(),
+        };
+        self.tell(AgentState::Stopping { why, counts });
         self.log.finish().await;
     }
 }

@@ -27,7 +27,7 @@ mod topology;
 
 use std::{fmt, path::PathBuf};
 
-pub use counters::{ByKind, Cost, KINDS, Totals};
+pub use counters::{ByKind, Cost, KERNEL_DROP, KINDS, Totals};
 pub use error::Error;
 pub use interfaces::{Change, Interfaces};
 pub use load::{Hook, Programs};

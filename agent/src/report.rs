@@ -420,5 +420,7 @@ pub enum AgentState {
     Stopping {
         /// Why.
         why: String,
+        /// Where the dropped packets that it saw have gone, and what its programs cost.
+        counts: std::collections::BTreeMap<String, u64>,
     },
 }

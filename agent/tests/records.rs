@@ -175,7 +175,10 @@ fn agent_records() -> Vec<Record> {
         AgentState::Lost {
             counts: [("records for a slow reader of the log".to_owned(), 3)].into(),
         },
-        AgentState::Stopping { why: "SIGTERM".to_owned() },
+        AgentState::Stopping {
+            why: "SIGTERM".to_owned(),
+            counts: [("dropped packets observed".to_owned(), 7)].into(),
+        },
     ];
     states.into_iter().map(|state| reporter().agent(now, state)).collect()
 }
@@ -240,7 +243,7 @@ fn records_are_valid_by_their_own_schema() {
 fn a_line_is_a_line_whatever_names_hold() {
     let record = reporter().agent(
         time("2026-01-02T03:04:05Z"),
-        AgentState::Stopping { why: "a\nb\u{1b}[31mc\u{202e}d".to_owned() },
+        AgentState::Degraded { what: "a\nb\u{1b}[31mc\u{202e}d".to_owned(), since: String::new() },
     );
     let line = text::line(&record);
     assert!(line.ends_with(r"a\u{a}b\u{1b}[31mc\u{202e}d"), "{line}");

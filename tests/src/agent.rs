@@ -135,8 +135,27 @@ impl Agent {
         self.stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Tells the agent to end, and checks that it does so cleanly.
     pub fn stop(mut self) -> Result<()> {
+        self.end()
+    }
+
+    /// The same, and returns every record there was, to the last.
+    pub fn stop_and_read(mut self) -> Result<Vec<Value>> {
+        self.end()?;
+        let mut records: Vec<Value> = self.records.iter().map(|h| h.record.clone()).collect();
+        while let Ok(line) = self.lines.recv_timeout(STOP_WAIT) {
+            records.push(serde_json::from_str(&line)?);
+        }
+        Ok(records)
+    }
+
+    fn end(&mut self) -> Result<()> {
         let process = Pid::from_raw(i32::try_from(self.child.id())?);
         kill(process, Signal::SIGTERM).context("tell the agent to end")?;
         let status = self.wait_end(STOP_WAIT)?;

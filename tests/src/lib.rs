@@ -1,6 +1,7 @@
 //! The lab: a node and its pods made of network namespaces, and scenarios played in it.
 
 pub mod agent;
+pub mod bench;
 pub mod cluster;
 pub mod expect;
 pub mod lab;

@@ -1,10 +1,10 @@
-//! What was not told, counted, and told in numbers.
+//! Where everything that was seen has gone: what was not told is counted, and told in numbers.
 
 use std::collections::BTreeMap;
 
-use whydrop_core::correlate::Account;
+use whydrop_core::correlate::{Account, Correlator};
 
-use crate::probe::Totals;
+use crate::probe::{KERNEL_DROP, Totals};
 
 /// Losses so far, and which of them have been told.
 #[derive(Debug, Default)]
@@ -41,5 +41,32 @@ impl Losses {
             }
         }
         news
+    }
+
+    /// Where dropped packets have gone since the start, and what the programs cost.
+    pub(super) fn account(
+        &self,
+        totals: &Totals,
+        correlator: &Correlator,
+    ) -> BTreeMap<String, u64> {
+        let Account { recovered, folded, shed, .. } = correlator.account();
+        let mut counts: BTreeMap<String, u64> = [
+            ("dropped packets observed", totals.observed[KERNEL_DROP]),
+            ("dropped packets told to the agent", totals.told[KERNEL_DROP]),
+            ("dropped packets lost in the kernel", totals.lost[KERNEL_DROP]),
+            ("dropped packets of attempts that were answered", recovered),
+            ("dropped packets folded", folded),
+            ("dropped packets shed", shed),
+            ("dropped packets of no pod", self.of_no_pod),
+            ("dropped packets undecided", correlator.undecided()),
+        ]
+        .map(|(what, count)| (what.to_owned(), count))
+        .into();
+        // Counted only while kernel.bpf_stats_enabled is set.
+        for cost in totals.programs.iter().filter(|cost| cost.runs > 0) {
+            counts.insert(format!("runs of {}", cost.program), cost.runs);
+            counts.insert(format!("ns in {}", cost.program), cost.nanoseconds);
+        }
+        counts
     }
 }

@@ -21,6 +21,9 @@ pub const KINDS: [&str; kind::COUNT as usize] = [
     "answered-first",
 ];
 
+/// Where [`ByKind`] has the packets that this kernel dropped.
+pub const KERNEL_DROP: usize = kind::KERNEL_DROP as usize;
+
 /// Packets by kind, in the order of [`KINDS`].
 pub type ByKind = [u64; kind::COUNT as usize];
 

@@ -175,7 +175,11 @@ fn agent_line(record: &AgentRecord) -> String {
              {packets} packets dropped, such as {example}",
             end(source)
         ),
-        AgentState::Stopping { why } => format!("{head} stopping: {why}"),
+        AgentState::Stopping { why, counts } => {
+            let counts: Vec<_> =
+                counts.iter().map(|(what, count)| format!("{count} {what}")).collect();
+            format!("{head} stopping: {why}; {}", counts.join(", "))
+        }
     }
 }
 
