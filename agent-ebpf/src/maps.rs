@@ -98,9 +98,11 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 #[map]
 pub(crate) static WAITING: Array<u32> = Array::with_max_entries(1, 0);
 
-/// Which of the two tallies counts: 0 for [`TALLY_A`]. A program reads it once.
+/// Which of the two tallies counts: 0 for [`TALLY_A`], 1 for [`TALLY_B`]. A program reads it once.
+/// Plus [`TALLY_FULL`] once that one has room for no other key.
 #[map]
-pub(crate) static ACTIVE: Array<u32> = Array::with_max_entries(1, 0);
+pub(crate) static ACTIVE: Array<u64> = Array::with_max_entries(1, 0);
+pub(crate) const TALLY_FULL: u64 = 2;
 
 /// What is counted in an interval.
 pub(crate) type Counts = InnerHashMap<TallyKey, Tally, TALLY_MAX>;

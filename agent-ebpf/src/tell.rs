@@ -15,7 +15,7 @@ use whydrop_ebpf::{
 use crate::{
     maps::{
         ACTIVE, ATTEMPTS, COUNTERS, EVENTS, LOCATIONS, RING_BYTES, SUCCESSES, TALLY_A, TALLY_B,
-        WAITING, layout,
+        TALLY_FULL, WAITING, layout,
     },
     parse::Packet,
 };
@@ -116,20 +116,25 @@ pub(crate) fn key(packet: &Packet, kind: u8, reason: u32) -> TallyKey {
 pub(crate) fn tell(observation: &Observation) {
     let Observation { key, location, .. } = observation;
     count(u32::from(key.kind));
-    let counts = active();
+    let active = active();
+    let counts = if active & !TALLY_FULL == 0 { Counts::A } else { Counts::B };
     if add(counts, key) {
         return;
     }
     // The first of its key in this interval, as far as this CPU can see. The event comes before the
     // entry: if there is no room for it, the entry starts with this one counted.
     let told = submit(observation);
-    let errno = begin(counts, observation, told);
-    if errno != 0 {
+    let is_full = active & TALLY_FULL != 0 || {
+        let errno = begin(counts, observation, told);
+        if errno != 0 {
+            full(errno);
+        }
+        errno != 0
+    };
+    if is_full {
+        count(2 * u32::from(kind::COUNT));
         if !told {
             count(u32::from(kind::COUNT + key.kind));
-        }
-        if count(2 * u32::from(kind::COUNT)) == 1 {
-            full(errno);
         }
     }
     if *location != 0 {
@@ -143,7 +148,7 @@ pub(crate) fn tell(observation: &Observation) {
 /// Not inlined, as others here: frames of calls that follow each other share their room on the
 /// stack, of which there are 512 bytes.
 #[inline(never)]
-fn begin(counts: Active, observation: &Observation, told: bool) -> i32 {
+fn begin(counts: Counts, observation: &Observation, told: bool) -> i32 {
     let Observation { key, attempt: _, location, known } = observation;
     let tally = Tally {
         count: u64::from(!told),
@@ -155,8 +160,8 @@ fn begin(counts: Active, observation: &Observation, told: bool) -> i32 {
         flags: known.flags,
     };
     let inserted = match counts {
-        Active::A => TALLY_A.insert(key, &tally, u64::from(BPF_NOEXIST)),
-        Active::B => TALLY_B.insert(key, &tally, u64::from(BPF_NOEXIST)),
+        Counts::A => TALLY_A.insert(key, &tally, u64::from(BPF_NOEXIST)),
+        Counts::B => TALLY_B.insert(key, &tally, u64::from(BPF_NOEXIST)),
     };
     match inserted {
         Ok(()) => 0,
@@ -166,10 +171,16 @@ fn begin(counts: Active, observation: &Observation, told: bool) -> i32 {
     }
 }
 
-/// Says, once for each CPU, that counts have no room for another key.
+/// Notes for the rest of the interval that counts have no room for another key, and says so once.
 #[inline(never)]
 #[cold]
 fn full(errno: i32) {
+    let Some(active) = ACTIVE.get_ptr_mut(0) else { return };
+    // SAFETY: valid for reads and writes, and atomic: what user space writes meanwhile stays. At
+    // worst the next interval begins as full, and counts less.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({active} + 0) |= {full}", active = in(reg) active, full = in(reg) TALLY_FULL);
+    }
     aya_log_ebpf::warn!((), "counts are full ({}): each further packet is an event", errno);
 }
 
@@ -187,29 +198,27 @@ fn tell_or_lose(observation: &Observation) {
     }
 }
 
-/// The tally that counts now.
+/// A tally.
 #[derive(Clone, Copy)]
-enum Active {
+enum Counts {
     A,
     B,
 }
 
+/// What [`ACTIVE`] says.
 #[inline(always)]
-fn active() -> Active {
+fn active() -> u64 {
     // SAFETY: valid for reads; volatile, as user space writes it.
-    let is_b = ACTIVE
-        .get(0)
-        .is_some_and(|active| unsafe { core::ptr::from_ref(active).read_volatile() } != 0);
-    if is_b { Active::B } else { Active::A }
+    ACTIVE.get(0).map_or(0, |active| unsafe { core::ptr::from_ref(active).read_volatile() })
 }
 
 /// Adds one to the key's count; false if the interval has not seen the key yet.
 #[inline(always)]
-fn add(counts: Active, key: &TallyKey) -> bool {
+fn add(counts: Counts, key: &TallyKey) -> bool {
     // Two look-ups written out, so that the kernel knows the map of each and inlines it.
     let tally = match counts {
-        Active::A => TALLY_A.get_ptr_mut(key),
-        Active::B => TALLY_B.get_ptr_mut(key),
+        Counts::A => TALLY_A.get_ptr_mut(key),
+        Counts::B => TALLY_B.get_ptr_mut(key),
     };
     let Some(tally) = tally else { return false };
     // SAFETY: a live entry, whose count all CPUs only add to, atomically. The time is of several

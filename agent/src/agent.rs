@@ -156,14 +156,7 @@ impl Agent {
     /// Judges what has become clear by now, and tells it.
     fn judge(&mut self, now: Timestamp) {
         for correlated in self.correlator.tick(now) {
-            match correlated {
-                Correlated::Drop(drop) => self.judge_drop(drop, now),
-                Correlated::Answered { flow, at } => self.judge_answer(flow, at, now),
-                Correlated::Folded(folded) => {
-                    let snapshot = self.cluster.snapshot();
-                    self.log.write(self.reporter.folded(now, &snapshot, &folded));
-                }
-            }
+            self.take(correlated, now);
         }
         if let Some(since) = self.recheck.due(now) {
             match self.probe.successes.since(since) {
@@ -177,6 +170,17 @@ impl Agent {
         }
         while let Some(waited) = self.waiting.leave(now) {
             self.judge_again(waited, now);
+        }
+    }
+
+    fn take(&mut self, correlated: Correlated, now: Timestamp) {
+        match correlated {
+            Correlated::Drop(drop) => self.judge_drop(drop, now),
+            Correlated::Answered { flow, at } => self.judge_answer(flow, at, now),
+            Correlated::Folded(folded) => {
+                let snapshot = self.cluster.snapshot();
+                self.log.write(self.reporter.folded(now, &snapshot, &folded));
+            }
         }
     }
 
@@ -356,8 +360,17 @@ impl Agent {
 
     /// Tells what is left to tell.
     async fn stop(mut self, why: String) {
+        for seen in self.probe.observations.rest() {
+            self.correlator.observe(&seen);
+        }
         self.turn().await;
-        self.judge(Timestamp::now());
+        let now = Timestamp::now();
+        for correlated in self.correlator.flush(now) {
+            self.take(correlated, now);
+        }
+        while let Some(waited) = self.waiting.leave(Timestamp::MAX) {
+            self.judge_again(waited, now);
+        }
         self.tell_losses();
         let counts = match self.probe.observations.totals() {
             Ok(totals) => self.losses.account(&totals, &self.correlator),

@@ -126,6 +126,24 @@ fn no_btf() {
 }
 
 #[test]
+fn a_kernel_too_old_for_a_tracepoint() {
+    // This kernel's own type information, but for the name of the tracepoint.
+    let (known, unknown) = (b"\0btf_trace_kfree_skb\0", b"\0btf_trace_kfree_old\0");
+    let mut types = fs::read("/sys/kernel/btf/vmlinux").expect("type information");
+    let place = types.windows(known.len()).position(|bytes| bytes == known);
+    let place = place.expect("the tracepoint's name");
+    types[place..place + unknown.len()].copy_from_slice(unknown);
+    let older = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(older.path(), types).expect("write");
+    let replace = "mount --bind \"$0\" /sys/kernel/btf/vmlinux && exec \"$@\"";
+    let path = older.path().to_str().expect("a path");
+    let before = ["unshare", "--mount", "sh", "-c", replace, path];
+    let manifests = scenarios().join("frontend-to-backend/manifests");
+    let output = agent_over(&before, &manifests);
+    assert_refused(&output, &["this kernel has no tracepoint kfree_skb"]);
+}
+
+#[test]
 fn other_commands_refuse_the_same() {
     let folder = folder(&[("node.yaml", NODE), ("broken.yaml", "kind: Pod\nmetadata: {name: [\n")]);
     for command in ["explain", "fix"] {

@@ -36,8 +36,21 @@ pub(crate) fn build() -> Command {
     cargo(["build", "--quiet", "--workspace", "--bins"])
 }
 
+/// The call that builds every program as it is shipped.
+pub(crate) fn build_release() -> Command {
+    let mut command = build();
+    command.arg("--release");
+    command
+}
+
 /// A program that [`build`] made: it lies beside this one.
 pub(crate) fn program(name: &str) -> Result<PathBuf> {
     let this = env::current_exe()?;
     Ok(this.parent().context("a program in a folder")?.join(name))
+}
+
+/// A program that [`build_release`] made.
+pub(crate) fn program_released(name: &str) -> Result<PathBuf> {
+    let profile = program("..")?;
+    Ok(profile.join("release").join(name))
 }

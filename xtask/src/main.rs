@@ -1,5 +1,6 @@
 //! cargo xtask JOB: everything that is done to this repository, on one machine.
 
+mod bench;
 mod cargo;
 mod demo;
 mod lint;
@@ -24,6 +25,8 @@ enum Job {
     Demo(demo::Arguments),
     /// Sets up and runs every check and every test.
     Test(test::Arguments),
+    /// Measures what whydrop costs against nobody and against bpftrace, in turn.
+    Bench(bench::Arguments),
     /// Installs what is missing to build, to play scenarios and to test; says what and why.
     Setup,
     /// Formatting, licences, lints, and each crate alone.
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().job {
         Job::Demo(arguments) => demo::run(&arguments),
         Job::Test(arguments) => test::run(&arguments),
+        Job::Bench(arguments) => bench::run(&arguments),
         Job::Setup => setup::run(),
         Job::Lint => lint::run(),
     };

@@ -67,6 +67,9 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("setpriv", "util-linux", "starts the agent so that it ends with its test, or without rights"),
     ("timeout", "coreutils", "bounds what a test runs"),
 ];
+/// What measuring runs besides.
+const BENCH_PROGRAM: (&str, &str, &str) =
+    ("bpftrace", "bpftrace", "is what whydrop's cost is compared with");
 const PROGRAMS_SECONDS: u64 = 15;
 
 /// Fails where this is not root, which `what` needs.
@@ -85,6 +88,8 @@ pub(crate) enum Purpose {
     Demo,
     /// The same, and running tests.
     Test,
+    /// Building and measuring.
+    Bench,
 }
 
 /// A program that cargo installs.
@@ -111,7 +116,8 @@ pub(crate) fn run() -> Result<ExitCode> {
 /// Adds to a plan what is missing on this machine.
 pub(crate) fn prepare(plan: &mut Plan, purpose: Purpose) -> Result<()> {
     let mut packages = Vec::new();
-    for (program, package, what_for) in PROGRAMS {
+    let bench = (purpose == Purpose::Bench).then_some(&BENCH_PROGRAM);
+    for (program, package, what_for) in PROGRAMS.iter().chain(bench) {
         if !found(program) {
             say(&format!("missing: {program} (Debian package {package}), which {what_for}"));
             packages.push(*package);

@@ -223,6 +223,22 @@ impl Correlator {
         told
     }
 
+    /// Says all there is to say, as the last thing: what is not clear by now will not become so.
+    pub fn flush(&mut self, now: Timestamp) -> Vec<Correlated> {
+        while let Some((_, attempt)) = self.due.pop_first() {
+            self.settle(&attempt, now);
+        }
+        for flow in self.loose.keys().copied().collect::<BTreeSet<_>>() {
+            self.settle_loose(&flow, now);
+        }
+        for flow in self.open.keys().copied().collect::<Vec<_>>() {
+            self.reschedule(&flow, now);
+        }
+        let mut told = self.tick(now);
+        told.extend(self.take_folded(now).into_iter().map(Correlated::Folded));
+        told
+    }
+
     /// When [`Self::tick`] has something to do; `None`: not before the next observation.
     pub fn deadline(&self) -> Option<Timestamp> {
         let answered = self.answered.first().map(|_| Timestamp::MIN);
@@ -484,6 +500,10 @@ impl Correlator {
         if !self.folded.values().any(|folded| self.folded_due(folded) <= now) {
             return Vec::new();
         }
+        self.take_folded(now)
+    }
+
+    fn take_folded(&mut self, now: Timestamp) -> Vec<Folded> {
         self.folded_told = Some(now);
         let mut folded: Vec<_> = std::mem::take(&mut self.folded).into_values().collect();
         folded.sort_by_key(|folded| folded.source);

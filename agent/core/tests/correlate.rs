@@ -270,6 +270,28 @@ fn counters_whose_event_was_lost_are_told_as_well() {
 
 /// Anything that can be seen of a few attempts of a few flows, within the time that one of them
 /// stays pending.
+#[test]
+fn what_is_not_clear_yet_is_told_in_the_end() {
+    let scan = (0..100).map(|flow| Observation {
+        flow: Flow { port: 9000 + flow, ..self::flow() },
+        ..seen(40_000 + flow, 0, netfilter())
+    });
+    let mut correlator = Correlator::default();
+    for observation in scan {
+        correlator.observe(&observation);
+    }
+    assert_eq!(correlator.tick(at(1)), []);
+    let told = correlator.flush(at(1));
+    let packets = told.iter().map(|told| match told {
+        Correlated::Drop(drop) => drop.evidence.kernel_packets(),
+        Correlated::Folded(folded) => folded.packets,
+        Correlated::Answered { .. } => 0,
+    });
+    assert_eq!(packets.sum::<u64>(), 100);
+    assert_eq!(correlator.undecided(), 0);
+    assert_eq!(correlator.flush(at(2)), []);
+}
+
 fn observation() -> impl Strategy<Value = Observation> {
     let fact = prop_oneof![
         4 => Just(netfilter()),
@@ -338,6 +360,30 @@ proptest! {
         let (drops, account) = outcome(&told);
         let in_drops: u64 = drops.iter().map(|drop| drop.evidence.kernel_packets()).sum();
         let accounted = in_drops + account.recovered + account.folded + account.shed;
+        prop_assert_eq!(account.observed, accounted);
+    }
+
+    #[test]
+    fn nothing_is_left_undecided_in_the_end(
+        told in proptest::collection::vec(observation(), 1..60), cut in 0..60_usize
+    ) {
+        let mut correlator = Correlator::default();
+        let mut drops = std::collections::BTreeMap::new();
+        let (early, late) = told.split_at(cut.min(told.len()));
+        early.iter().for_each(|observation| correlator.observe(observation));
+        let mut correlated = correlator.tick(at(1500));
+        late.iter().for_each(|observation| correlator.observe(observation));
+        correlated.extend(correlator.flush(at(1500)));
+        for correlated in correlated {
+            if let Correlated::Drop(drop) = correlated {
+                // The latest telling of a flow has the sum.
+                drops.insert(drop.id, drop.evidence.kernel_packets());
+            }
+        }
+        let account = correlator.account();
+        let accounted =
+            drops.values().sum::<u64>() + account.recovered + account.folded + account.shed;
+        prop_assert_eq!(correlator.undecided(), 0);
         prop_assert_eq!(account.observed, accounted);
     }
 

@@ -56,7 +56,7 @@ pub struct Observations {
 /// The two maps that count in turn, and what says which one does.
 struct Switch {
     /// The number of the map that counts, for the programs to read.
-    active: Array<MapData, u32>,
+    active: Array<MapData, u64>,
     /// The map to wait with until no program goes by the old number.
     barrier: Arc<MapData>,
     maps: [Arc<MapData>; 2],
@@ -67,7 +67,7 @@ struct Switch {
 pub(crate) struct Maps {
     pub(crate) ring: RingBuf<MapData>,
     pub(crate) waiting: Array<MapData, u32>,
-    pub(crate) active: Array<MapData, u32>,
+    pub(crate) active: Array<MapData, u64>,
     pub(crate) barrier: MapData,
     pub(crate) tallies: [MapData; 2],
     pub(crate) locations: KernelHashMap<MapData, u64, [u8; LOCATION_BYTES]>,
@@ -132,6 +132,18 @@ impl Observations {
             if !batch.is_empty() {
                 return Ok(batch);
             }
+        }
+    }
+
+    /// What is in the ring at this moment.
+    pub fn rest(&mut self) -> Vec<Observation> {
+        let mut rest = Vec::new();
+        loop {
+            let batch = self.drain();
+            if batch.is_empty() {
+                return rest;
+            }
+            rest.extend(batch);
         }
     }
 
@@ -202,7 +214,7 @@ impl Switch {
     async fn exchange(&mut self) -> Result<Arc<MapData>, Error> {
         const DOING: &str = "exchanging the counts";
         let (counted, next) = (self.counting, 1 - self.counting);
-        let number = u32::try_from(next).unwrap_or(0);
+        let number = u64::try_from(next).unwrap_or(0);
         self.active.set(0, &number, 0).map_err(|error| Error::kernel(DOING, error))?;
         self.counting = next;
         // The kernel waits for programs that run, some milliseconds in which the ring is to be read:

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use nix::sys::resource::{UsageWho, getrusage};
 
 /// Who works for all: packets that a CPU could not finish where they came from.
 const KERNEL_THREAD: &str = "ksoftirqd/";
@@ -55,7 +56,7 @@ impl Meter {
     /// # Errors
     /// Where the kernel does not tell, or one of the processes is gone.
     pub fn stop(self) -> Result<f64> {
-        Ok((used(&self.pids)? - self.before).as_secs_f64())
+        Ok(used(&self.pids)?.saturating_sub(self.before).as_secs_f64())
     }
 }
 
@@ -67,9 +68,12 @@ pub fn settle(pids: &[u32]) -> Result<()> {
     let deadline = Instant::now() + SETTLE_MAX;
     let mut before = used(pids)?;
     while Instant::now() < deadline {
-        std::thread::park_timeout(QUIET);
+        let quiet = Instant::now() + QUIET;
+        while let Some(left) = quiet.checked_duration_since(Instant::now()) {
+            std::thread::park_timeout(left);
+        }
         let now = used(pids)?;
-        if now - before < IDLE {
+        if now.saturating_sub(before) < IDLE {
             break;
         }
         before = now;
@@ -77,37 +81,29 @@ pub fn settle(pids: &[u32]) -> Result<()> {
     Ok(())
 }
 
-/// CPU time of processes, those of their threads that have ended included.
+/// CPU time of processes.
 fn used(pids: &[u32]) -> Result<Duration> {
-    pids.iter().map(|pid| used_by(*pid)).sum()
+    pids.iter().map(|pid| if *pid == std::process::id() { Ok(own()?) } else { of(*pid) }).sum()
 }
 
-/// Threads that run tell nanoseconds in `schedstat`; what ended ones used is in `stat`, by ticks.
-fn used_by(pid: u32) -> Result<Duration> {
+/// CPU time of this process, with threads that have ended.
+fn own() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let seconds = |time: nix::sys::time::TimeVal| {
+        let micros = time.tv_sec() * 1_000_000 + time.tv_usec();
+        Duration::from_micros(u64::try_from(micros).unwrap_or_default())
+    };
+    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
+}
+
+/// CPU time of the threads that another process has now. The agent's do not end within a run.
+fn of(pid: u32) -> Result<Duration> {
     let path = format!("/proc/{pid}/task");
-    let mut running = Duration::ZERO;
-    let mut running_ticks = 0;
+    let mut used = Duration::ZERO;
     for entry in fs::read_dir(&path).context(path)? {
-        let folder = entry?.path();
-        // A thread may end meanwhile.
-        let Ok(text) = fs::read_to_string(folder.join("schedstat")) else { continue };
+        let text = fs::read_to_string(entry?.path().join("schedstat")).unwrap_or_default();
         let nanoseconds = text.split_whitespace().next().and_then(|n| n.parse().ok());
-        running += Duration::from_nanos(nanoseconds.context("schedstat")?);
-        running_ticks += ticks(&fs::read_to_string(folder.join("stat")).unwrap_or_default());
+        used += Duration::from_nanos(nanoseconds.unwrap_or_default());
     }
-    let all = ticks(&fs::read_to_string(format!("/proc/{pid}/stat"))?);
-    let ended = all.saturating_sub(running_ticks);
-    Ok(running + Duration::from_millis(ended * 1000 / ticks_per_second()))
-}
-
-/// User and system time of `/proc/PID/stat` (fields 14 and 15; proc(5)).
-fn ticks(stat: &str) -> u64 {
-    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let field = |n: usize| after_name.split_whitespace().nth(n).and_then(|f| f.parse().ok());
-    field(11).unwrap_or(0_u64) + field(12).unwrap_or(0_u64)
-}
-
-fn ticks_per_second() -> u64 {
-    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten();
-    ticks.and_then(|ticks| u64::try_from(ticks).ok()).unwrap_or(100)
+    Ok(used)
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsRawFd as _,
 };
@@ -25,6 +26,8 @@ pub const SYNS: u32 = 200_000;
 /// How many connections work in a run. Each leaves a port waiting for a minute; with more of them the
 /// search for a free one would be most of the load.
 pub const CONNECTIONS: u32 = 10_000;
+/// A request, and the response to it.
+const MESSAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: server.shop.svc.cluster.local\r\n\r\n";
 /// How many flows a load of known flows has.
 const FLOWS: u32 = 64;
 /// The port that answers.
@@ -36,7 +39,7 @@ const FIRST_PORT: u16 = 10_000;
 /// A load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
-    /// Connections that are accepted and closed.
+    /// Connections with a request, a response and an end.
     Allowed,
     /// Dying SYNs, each of another flow: another destination or port.
     NewFlows,
@@ -124,16 +127,21 @@ fn connect(node: &Node) -> Result<()> {
     let listener = node.pod(1).namespace.enter(|| Ok(TcpListener::bind(address)?))?;
     std::thread::scope(|scope| {
         let server = scope.spawn(move || -> Result<()> {
+            let mut request = [0; MESSAGE.len()];
             for _ in 0..CONNECTIONS {
-                // Closed by the client first, so that ports of the client's stay free.
                 let (mut stream, _) = listener.accept()?;
-                std::io::copy(&mut stream, &mut std::io::sink())?;
+                stream.read_exact(&mut request)?;
+                stream.write_all(&request)?;
             }
             Ok(())
         });
         node.pod(0).namespace.enter(|| {
+            let mut response = Vec::with_capacity(MESSAGE.len());
             for _ in 0..CONNECTIONS {
-                drop(TcpStream::connect(address).context("a connection that should work")?);
+                let mut stream = TcpStream::connect(address).context("it should work")?;
+                stream.write_all(MESSAGE)?;
+                response.clear();
+                stream.read_to_end(&mut response)?;
             }
             Ok(())
         })?;

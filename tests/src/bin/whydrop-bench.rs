@@ -1,6 +1,6 @@
 //! What whydrop costs, as ratios measured in one run: `whydrop-bench [--rounds N]`.
 
-use std::{collections::BTreeMap, fs, process::ExitCode};
+use std::{collections::BTreeMap, fmt::Write as _, fs, process::ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
@@ -15,6 +15,9 @@ struct Arguments {
     /// How many rounds; each plays every load under every watcher.
     #[arg(long, default_value_t = 7)]
     rounds: usize,
+    /// Leaves bpftrace out, which takes the most time.
+    #[arg(long)]
+    without_bpftrace: bool,
 }
 
 fn main() -> ExitCode {
@@ -38,18 +41,20 @@ fn bench(arguments: &Arguments) -> Result<()> {
     let cores = std::thread::available_parallelism()?;
     say(&format!("Linux {}, {cores} cores", kernel.release().to_string_lossy()));
     for load in Load::ALL {
-        compare(load, arguments.rounds).with_context(|| load.to_string())?;
+        compare(load, arguments).with_context(|| load.to_string())?;
     }
     programs()
 }
 
 /// Plays one load under all watchers, round by round, in an order that turns.
-fn compare(load: Load, rounds: usize) -> Result<()> {
-    let mut kinds = [Kind::Nobody, Kind::Whydrop, Kind::Bpftrace];
+fn compare(load: Load, arguments: &Arguments) -> Result<()> {
+    let rounds = arguments.rounds;
+    let mut kinds = vec![Kind::Nobody, Kind::Whydrop];
+    kinds.extend((!arguments.without_bpftrace).then_some(Kind::Bpftrace));
     let mut runs: Vec<[Option<Run>; 3]> = Vec::new();
     for _ in 0..rounds {
         let mut round = [None, None, None];
-        for kind in kinds {
+        for kind in kinds.iter().copied() {
             round[kind as usize] = Some(run(load, kind)?);
         }
         runs.push(round);
@@ -87,9 +92,10 @@ fn compare(load: Load, rounds: usize) -> Result<()> {
                 lost += run.watched.lost;
                 reported += run.watched.reported;
             }
-            line += &format!(
+            write!(
+                line,
                 "; dropped {dropped}, told {told}, counted as lost {lost}, in the log {reported}"
-            );
+            )?;
         }
         say(&line);
     }
