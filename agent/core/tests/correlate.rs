@@ -370,9 +370,13 @@ proptest! {
         let mut correlator = Correlator::default();
         let mut drops = std::collections::BTreeMap::new();
         let (early, late) = told.split_at(cut.min(told.len()));
-        early.iter().for_each(|observation| correlator.observe(observation));
+        for observation in early {
+            correlator.observe(observation);
+        }
         let mut correlated = correlator.tick(at(1500));
-        late.iter().for_each(|observation| correlator.observe(observation));
+        for observation in late {
+            correlator.observe(observation);
+        }
         correlated.extend(correlator.flush(at(1500)));
         for correlated in correlated {
             if let Correlated::Drop(drop) = correlated {
