@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  probe::Interfaces ──▶ Cluster (interfaces, addresses)
-//!  cluster::Folder ────▶ Cluster ──▶ Snapshot ─────────────┐
+//!  cluster::Source ────▶ Cluster ──▶ Snapshot ─────────────┐
 //!                                                          ▼
 //!  probe::Observations ▶ Correlator ─▶ Drop ─────▶ diagnose, remedy ─▶ Record ─▶ sink::Log
 //!            tick ─────▶      │        Answered ─▶ diagnose ─▶ finding ─┘
@@ -12,32 +12,44 @@
 //! One task drives all of it: each state has one writer by construction. The sink has a thread and
 //! a bounded queue of its own, so that a slow reader of standard output holds up nothing.
 
+mod alone;
+mod judge;
 mod losses;
 mod recheck;
 mod waiting;
 
-use std::{collections::BTreeMap, future::Future, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use anyhow::Context as _;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use whydrop_core::{
-    cluster::{Cluster, Interface, Snapshot, object::Kind, resolve::Holder},
-    correlate::{Correlated, Correlator, Drop},
-    diagnosis::{Case, Class, Diagnosis, Fate, Judgement, diagnose},
-    flow::Flow,
+    cluster::{Cluster, Interface, object::Kind},
+    correlate::Correlator,
     policy::PolicyKind,
 };
 
 use crate::{
-    cluster::folder::Folder,
+    cluster::{
+        connect::{KubeArgs, connect},
+        folder::Folder,
+        live::{Live, Trouble},
+        source::Source,
+    },
+    health::Health,
     probe::{Attach, Change, Config, Probe, State},
     report::{AgentState, Reporter},
     sink::log::{Format, Log},
 };
 use losses::Losses;
 use recheck::Recheck;
-use waiting::{Waiting, WaitingRoom};
+use waiting::{Seekers, Seeking, WaitingRoom};
 
 /// How often the kernel's counters are drained, and so how late a count may be.
 const TURN_INTERVAL: Duration = Duration::from_secs(1);
@@ -45,17 +57,25 @@ const TURN_INTERVAL: Duration = Duration::from_secs(1);
 /// How often losses are looked for and told.
 const LOSSES_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long to wait for the API server before the agent begins to judge without it. A warm one
+/// lists everything within a second.
+const SYNC_PATIENCE: SignedDuration = SignedDuration::from_secs(20);
+
 /// What the agent is told by its command line.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The folder of manifests that describes the cluster.
-    pub manifests: PathBuf,
+    /// The folder of manifests that describes the cluster; `None`: an API server does.
+    pub manifests: Option<PathBuf>,
+    /// How to reach the API server.
+    pub kube: KubeArgs,
     /// The node it runs on.
     pub node: String,
     /// The form of its records.
     pub format: Format,
     /// How to attach to interfaces.
     pub attach: Attach,
+    /// Where to answer whether the agent lives and is ready.
+    pub health: Option<SocketAddr>,
 }
 
 /// Everything that the agent's one task owns.
@@ -65,11 +85,16 @@ struct Agent {
     correlator: Correlator,
     recheck: Recheck,
     waiting: WaitingRoom,
+    seekers: Seekers,
     losses: Losses,
     log: Log,
     probe: Probe,
-    folder: Folder,
+    source: Source,
+    health: Health,
     node: Arc<str>,
+    /// Judges nothing before it is ready, and is from then on.
+    is_ready: bool,
+    started: Timestamp,
 }
 
 /// Runs until `shutdown` resolves.
@@ -81,8 +106,16 @@ pub async fn run(
     options: Options,
     shutdown: impl Future<Output = &'static str>,
 ) -> anyhow::Result<()> {
+    let node: Arc<str> = options.node.as_str().into();
     let mut cluster = Cluster::default();
-    let folder = Folder::open(options.manifests, &mut cluster)?;
+    let source = if let Some(path) = options.manifests {
+        Source::Manifests(Folder::open(path, &mut cluster)?)
+    } else {
+        let client = connect(&options.kube).await.context("cannot reach the cluster")?;
+        Source::Api(Box::new(Live::start(client, node.clone(), &mut cluster)))
+    };
+    let _alone = alone::claim()?;
+    let health = Health::start(options.health).await?;
     let config = Config { attach: options.attach, ..Config::default() };
     let probe = Probe::start(&config).context("cannot watch this node")?;
     let mut agent = Agent {
@@ -91,14 +124,18 @@ pub async fn run(
         correlator: Correlator::default(),
         recheck: Recheck::default(),
         waiting: WaitingRoom::default(),
+        seekers: Seekers::default(),
         losses: Losses::default(),
         log: Log::start(options.format),
         probe,
-        folder,
-        node: options.node.as_str().into(),
+        source,
+        health,
+        node,
+        is_ready: false,
+        started: Timestamp::now(),
     };
     agent.take_topology();
-    agent.tell_ready();
+    agent.get_ready(Timestamp::now());
     let why = agent.follow(shutdown).await;
     agent.stop(why).await;
     Ok(())
@@ -124,20 +161,27 @@ impl Agent {
                     Ok(changes) => self.interfaces_changed(changes),
                     Err(error) => return format!("interfaces cannot be followed: {error}"),
                 },
-                changed = self.folder.changed() => match changed {
-                    Ok(()) => self.manifests_changed(),
+                changed = self.source.changed() => match changed {
+                    Ok(()) => self.cluster_changed(),
                     Err(error) => self.degraded(&error),
                 },
                 _ = turns.tick() => self.turn().await,
                 _ = losses.tick() => self.tell_losses(),
                 () = sleep_until(due) => {}
             }
-            self.judge(Timestamp::now());
+            let now = Timestamp::now();
+            self.get_ready(now);
+            if self.is_ready {
+                self.judge(now);
+            }
         }
     }
 
     /// When there is something to judge without anything coming in.
     fn due(&self) -> Instant {
+        if !self.is_ready {
+            return Instant::now() + TURN_INTERVAL;
+        }
         let now = Timestamp::now();
         let due = [self.correlator.deadline(), self.recheck.deadline(), self.waiting.deadline()];
         let due = due.into_iter().flatten().min();
@@ -147,110 +191,16 @@ impl Agent {
     }
 
     async fn turn(&mut self) {
+        let now = Timestamp::now();
+        self.health.beat(now, self.source.is_synced());
+        let troubles = self.source.turn(&mut self.cluster, now);
+        if self.is_ready {
+            self.tell_troubles(troubles);
+        }
         match self.probe.observations.turn().await {
             Ok(counted) => counted.iter().for_each(|seen| self.correlator.observe(seen)),
             Err(error) => self.degraded(&error),
         }
-    }
-
-    /// Judges what has become clear by now, and tells it.
-    fn judge(&mut self, now: Timestamp) {
-        for correlated in self.correlator.tick(now) {
-            self.take(correlated, now);
-        }
-        if let Some(since) = self.recheck.due(now) {
-            match self.probe.successes.since(since) {
-                Ok(answered) => {
-                    for (flow, at) in answered {
-                        self.judge_answer(flow, at, now);
-                    }
-                }
-                Err(error) => self.degraded(&error),
-            }
-        }
-        while let Some(waited) = self.waiting.leave(now) {
-            self.judge_again(waited, now);
-        }
-    }
-
-    fn take(&mut self, correlated: Correlated, now: Timestamp) {
-        match correlated {
-            Correlated::Drop(drop) => self.judge_drop(drop, now),
-            Correlated::Answered { flow, at } => self.judge_answer(flow, at, now),
-            Correlated::Folded(folded) => {
-                let snapshot = self.cluster.snapshot();
-                self.log.write(self.reporter.folded(now, &snapshot, &folded));
-            }
-        }
-    }
-
-    /// Tells a drop; one that policies do not explain waits, for they may be on their way.
-    fn judge_drop(&mut self, drop: Drop, now: Timestamp) {
-        let diagnosis = diagnose(&self.cluster.snapshot(), &case_of(&drop));
-        if !concerns_pods(&diagnosis, &drop) {
-            return self.losses.of_no_pod(drop.evidence.packets());
-        }
-        if matches!(diagnosis.cause.class, Class::OutOfSync | Class::NotPolicy | Class::CannotTell)
-        {
-            if let Some(unwaited) = self.waiting.enter(now, Waiting::Drop(drop)) {
-                self.judge_again(unwaited, now);
-            }
-        } else {
-            self.tell_drop(&drop, diagnosis, now);
-        }
-    }
-
-    /// A flow was answered: if policies deny it, then the CNI does not enforce them, unless they
-    /// are about to say otherwise.
-    fn judge_answer(&mut self, flow: Flow, at: Timestamp, now: Timestamp) {
-        let then = self.cluster.snapshot();
-        if not_enforced(&then, flow, at).is_some() {
-            let waiting = Waiting::Answer { flow, at, then: Box::new(then) };
-            if let Some(unwaited) = self.waiting.enter(now, waiting) {
-                self.judge_again(unwaited, now);
-            }
-        }
-    }
-
-    fn judge_again(&mut self, waited: Waiting, now: Timestamp) {
-        let snapshot = self.cluster.snapshot();
-        match waited {
-            Waiting::Drop(drop) => {
-                let diagnosis = diagnose(&snapshot, &case_of(&drop));
-                self.tell_drop(&drop, diagnosis, now);
-            }
-            Waiting::Answer { flow, at, then } => {
-                let still = not_enforced(&snapshot, flow, at);
-                let both = still.filter(|_| not_enforced(&then, flow, at).is_some());
-                if let Some(diagnosis) = both.filter(|_| self.recheck.is_news(flow, now)) {
-                    self.log.write(self.reporter.finding(now, at, diagnosis));
-                }
-            }
-        }
-    }
-
-    fn tell_drop(&mut self, drop: &Drop, diagnosis: Diagnosis, now: Timestamp) {
-        if !diagnosis.is_reportable(&drop.evidence) {
-            return;
-        }
-        let snapshot = self.cluster.snapshot();
-        let judgement = Judgement::of(&snapshot, self.cluster.history(), diagnosis);
-        let last = self.last_success(drop);
-        self.log.write(self.reporter.drop(now, &snapshot, drop, &judgement, last));
-    }
-
-    /// When the flow, as dialled or as translated, last got an answer.
-    fn last_success(&mut self, drop: &Drop) -> Option<Timestamp> {
-        let dialled =
-            drop.dialled.map(|(destination, port)| Flow { destination, port, ..drop.flow });
-        let mut last = None;
-        for flow in [Some(drop.flow), dialled].into_iter().flatten() {
-            match self.probe.successes.last(&flow) {
-                Ok(success) => last = last.max(success),
-                Err(error) => self.degraded(&error),
-            }
-        }
-        last
     }
 
     fn interfaces_changed(&mut self, changes: Vec<Change>) {
@@ -283,15 +233,38 @@ impl Agent {
         self.cluster.set_local_addresses(&self.node, &local);
     }
 
-    fn manifests_changed(&mut self) {
+    fn cluster_changed(&mut self) {
         let now = Timestamp::now();
-        let problems = self.folder.reload(&mut self.cluster, now);
-        let revision = self.cluster.snapshot().revision();
-        tracing::info!(revision, "manifests changed");
-        self.recheck.changed(now);
-        for problem in problems {
-            self.degraded(&problem);
+        let taken = self.source.take(&mut self.cluster, now);
+        if taken.policies_changed && self.is_ready {
+            self.recheck.changed(now);
         }
+        self.tell_troubles(taken.troubles);
+    }
+
+    fn tell_troubles(&mut self, troubles: Vec<Trouble>) {
+        for trouble in troubles {
+            match trouble {
+                Trouble::Skipped(what) => self.degraded(&what),
+                Trouble::Failing { kinds, since, why } => {
+                    let what = format!("cannot follow {}: {why}", kinds.join(", "));
+                    self.degraded_since(&what, since);
+                }
+                Trouble::Recovered => self.tell_ready(),
+            }
+        }
+    }
+
+    /// Gets ready once the cluster is known, or has kept silent for too long.
+    fn get_ready(&mut self, now: Timestamp) {
+        let patience = now.duration_since(self.started) < SYNC_PATIENCE;
+        if self.is_ready || (!self.source.is_synced() && patience) {
+            return;
+        }
+        self.is_ready = true;
+        self.tell_ready();
+        let troubles = self.source.turn(&mut self.cluster, now);
+        self.tell_troubles(troubles);
     }
 
     fn tell_ready(&mut self) {
@@ -317,8 +290,15 @@ impl Agent {
             cannot
                 .push(format!("read {count} of kind {kind}: what they may decide cannot be told"));
         }
-        if snapshot.node(&self.node).is_none() {
-            tracing::warn!(node = &*self.node, "no Node object of this name among the manifests");
+        for (kind, why) in snapshot.unsynced() {
+            let why = why.as_deref().unwrap_or("the API server has not listed them yet");
+            cannot.push(format!("tell what depends on {kind} objects: {why}"));
+        }
+        if snapshot.node(&self.node).is_none() && !snapshot.unsynced().contains_key(&Kind::Node) {
+            cannot.push(format!(
+                "find a Node object named {}: see --node-name and NODE_NAME",
+                self.node
+            ));
         }
         let attached = self.probe.interfaces.attached();
         let state = AgentState::Ready {
@@ -349,8 +329,12 @@ impl Agent {
 
     /// Says what does not work, on both streams; the agent goes on.
     fn degraded(&self, what: &dyn std::fmt::Display) {
+        self.degraded_since(what, Timestamp::now());
+    }
+
+    fn degraded_since(&self, what: &dyn std::fmt::Display, since: Timestamp) {
         tracing::warn!("{what}");
-        let since = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let since = since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         self.tell(AgentState::Degraded { what: what.to_string(), since });
     }
 
@@ -368,6 +352,11 @@ impl Agent {
         for correlated in self.correlator.flush(now) {
             self.take(correlated, now);
         }
+        for seeking in self.seekers.leave(Timestamp::MAX, |_| true) {
+            if let Seeking::Drop(drop) = seeking {
+                self.judge_known_drop(drop, now);
+            }
+        }
         while let Some(waited) = self.waiting.leave(Timestamp::MAX) {
             self.judge_again(waited, now);
         }
@@ -379,32 +368,6 @@ impl Agent {
         self.tell(AgentState::Stopping { why, counts });
         self.log.finish().await;
     }
-}
-
-/// An answered flow's diagnosis, if policies deny it.
-fn not_enforced(snapshot: &Snapshot, flow: Flow, at: Timestamp) -> Option<Diagnosis> {
-    let case = Case { flow, dialled: None, at: Some(at), fate: Fate::Answered };
-    let diagnosis = diagnose(snapshot, &case);
-    (diagnosis.cause.class == Class::NotEnforced).then_some(diagnosis)
-}
-
-fn case_of(drop: &Drop) -> Case<'_> {
-    Case {
-        flow: drop.flow,
-        dialled: drop.dialled,
-        at: Some(drop.evidence.last()),
-        fate: Fate::Died(&drop.evidence),
-    }
-}
-
-/// Whether a pod is at either end: the kernel drops much else on a node that is none of ours.
-fn concerns_pods(diagnosis: &Diagnosis, drop: &Drop) -> bool {
-    let question = &diagnosis.question;
-    let may_be_pod = |holder: &Holder| matches!(holder, Holder::Pod(_) | Holder::Unknown(_));
-    drop.evidence.entered.is_some()
-        || drop.evidence.delivered
-        || may_be_pod(&question.source.holder)
-        || may_be_pod(&question.destination.holder)
 }
 
 fn kernel_release() -> String {

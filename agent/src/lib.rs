@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod cluster;
 pub mod command;
+pub mod health;
 pub mod probe;
 pub mod report;
 pub mod sink;

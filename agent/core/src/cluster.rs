@@ -1,21 +1,19 @@
 //! What is known of the cluster: one writer, immutable snapshots.
 
 pub mod history;
+pub mod look_up;
 pub mod object;
 pub mod resolve;
 pub mod translate;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use rpds::HashTrieMapSync;
 
 use crate::policy::{Policy, PolicyRef, index::PolicyIndex};
 use history::{Change, ChangeKind, History};
+use look_up::LookUp;
 use object::{EndpointSlice, Key, Kind, Namespace, Node, Object, Pod, Service};
 
 /// How long an address stays resolvable to a pod that has gone: a drop is judged some seconds
@@ -72,7 +70,9 @@ pub struct Snapshot {
     policies: PolicyIndex,
     holdings: HashTrieMapSync<IpAddr, Vec<Holding>>,
     interfaces: HashTrieMapSync<u32, Arc<Interface>>,
-    unsynced: BTreeSet<Kind>,
+    looked_up: Option<HashTrieMapSync<IpAddr, LookUp>>,
+    unsynced: BTreeMap<Kind, Option<Arc<str>>>,
+    stale: BTreeMap<Kind, Timestamp>,
     unread: Arc<BTreeMap<String, usize>>,
 }
 
@@ -82,9 +82,15 @@ impl Snapshot {
         self.revision
     }
 
-    /// Kinds that have not been listed once: what depends on them cannot be told.
-    pub fn unsynced(&self) -> &BTreeSet<Kind> {
+    /// Kinds that have not been listed once, and why not if that is known: what depends on them
+    /// cannot be told.
+    pub fn unsynced(&self) -> &BTreeMap<Kind, Option<Arc<str>>> {
         &self.unsynced
+    }
+
+    /// Kinds of which nothing has been heard since some time: what is known of them is that old.
+    pub fn stale(&self) -> &BTreeMap<Kind, Timestamp> {
+        &self.stale
     }
 
     /// How many policies there are of kinds that cannot be read: verdicts may depend on them.
@@ -191,7 +197,7 @@ pub struct Cluster {
 impl Cluster {
     /// A cluster of which these kinds have not been listed yet.
     pub fn unsynced(kinds: impl IntoIterator<Item = Kind>) -> Self {
-        let unsynced = kinds.into_iter().collect();
+        let unsynced = kinds.into_iter().map(|kind| (kind, None)).collect();
         Self { snapshot: Snapshot { unsynced, ..Snapshot::default() }, history: History::default() }
     }
 
@@ -207,9 +213,25 @@ impl Cluster {
 
     /// A kind has been listed once.
     pub fn synced(&mut self, kind: Kind) {
-        if self.snapshot.unsynced.remove(&kind) {
+        if self.snapshot.unsynced.remove(&kind).is_some() {
             self.snapshot.revision += 1;
         }
+        self.snapshot.stale.remove(&kind);
+    }
+
+    /// A kind cannot be listed or followed, since then. What is known of it stays in force.
+    pub fn failing(&mut self, kind: Kind, since: Timestamp, why: &str) {
+        match self.snapshot.unsynced.get_mut(&kind) {
+            Some(reason) => *reason = Some(why.into()),
+            None => {
+                self.snapshot.stale.entry(kind).or_insert(since);
+            }
+        }
+    }
+
+    /// A kind is followed again.
+    pub fn recovered(&mut self, kind: Kind) {
+        self.snapshot.stale.remove(&kind);
     }
 
     /// How many policies of which kinds cannot be read.

@@ -516,6 +516,14 @@ impl Inquiry<'_> {
         (known && !interface.addresses.contains(&self.case.flow.source)).then_some(interface)
     }
 
+    /// The kind that nothing had been heard of for longest, and for how many seconds.
+    fn stalest(&self) -> Option<(crate::cluster::object::Kind, i64)> {
+        let at = self.case.at?;
+        let stale = self.snapshot.stale().iter();
+        let ages = stale.map(|(kind, since)| (*kind, at.duration_since(*since).as_secs()));
+        ages.filter(|(_, age)| *age > 0).max_by_key(|(_, age)| *age)
+    }
+
     /// How sure the class is: what was seen, times what speaks against it.
     fn confidence(&self, class: Class) -> (f64, Vec<String>) {
         let mut reasons = Vec::new();
@@ -551,6 +559,10 @@ impl Inquiry<'_> {
                 (Level::Unanswered, _) => because(0.6, "no answer came, and nothing says why"),
             },
         };
+        if let Some((kind, age_secs)) = self.stalest() {
+            let reason = format!("{kind} objects are known as they were {age_secs} s before");
+            confidence *= because(0.8, &reason);
+        }
         if class.is_denial() {
             let direction = self.verdict.denied_directions().next();
             if direction.is_some_and(|d| responsible(self.verdict, d).len() > 1) {

@@ -12,6 +12,10 @@ use whydrop_core::{cluster::Snapshot, correlate::Drop, flow::Flow};
 /// manifests within a fraction of it; twice that.
 const CATCH_UP: SignedDuration = SignedDuration::from_secs(2);
 
+/// How long to wait until who holds an address has been looked up: what one look-up may take, and
+/// another one for a Service's backends.
+const LOOK_UP: SignedDuration = SignedDuration::from_secs(4);
+
 /// How many wait at most (about 1 kB each); beyond it they are judged at once.
 const WAITING_MAX: usize = 1024;
 
@@ -22,6 +26,46 @@ pub(super) enum Waiting {
     Drop(Drop),
     /// An answer, and the cluster as it was known when it came.
     Answer { flow: Flow, at: Timestamp, then: Box<Snapshot> },
+}
+
+/// What waits for an address to be looked up.
+#[derive(Debug)]
+pub(super) enum Seeking {
+    /// A drop.
+    Drop(Drop),
+    /// An answer.
+    Answer { flow: Flow, at: Timestamp },
+}
+
+/// Everything that waits for look-ups.
+#[derive(Debug, Default)]
+pub(super) struct Seekers {
+    seeking: Vec<(Timestamp, Seeking)>,
+}
+
+impl Seekers {
+    /// Lets something wait; given back where there is no room.
+    pub(super) fn enter(&mut self, now: Timestamp, seeking: Seeking) -> Option<Seeking> {
+        if self.seeking.len() >= WAITING_MAX {
+            return Some(seeking);
+        }
+        self.seeking.push((now + LOOK_UP, seeking));
+        None
+    }
+
+    /// Those that have found everything, or have waited long enough.
+    pub(super) fn leave(
+        &mut self,
+        now: Timestamp,
+        mut is_found: impl FnMut(&Seeking) -> bool,
+    ) -> Vec<Seeking> {
+        let done = self.seeking.extract_if(.., |(due, seeking)| *due <= now || is_found(seeking));
+        done.map(|(_, seeking)| seeking).collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.seeking.is_empty()
+    }
 }
 
 /// What waits, in the order in which it is due.

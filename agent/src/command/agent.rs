@@ -1,6 +1,6 @@
 //! `whydrop agent`: the `DaemonSet`'s process.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::Args as ClapArgs;
@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::Outcome;
 use crate::{
     agent::{self, Options},
+    cluster::connect::KubeArgs,
     probe::Attach,
     sink::log::Format,
 };
@@ -16,12 +17,18 @@ use crate::{
 /// Flags of `agent`.
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
-    /// A folder of manifests that describes the cluster; it is followed as it changes
-    #[arg(long, value_name = "DIR")]
-    manifests: PathBuf,
+    /// A folder of manifests that describes the cluster, instead of an API server; it is followed
+    /// as it changes
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "context"])]
+    manifests: Option<PathBuf>,
+    #[command(flatten)]
+    kube: KubeArgs,
     /// The node it runs on [default: the host's name]
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node_name: Option<String>,
+    /// Where to answer /healthz and /readyz
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    health_address: Option<SocketAddr>,
     /// The form of records on standard output, and of messages on standard error
     #[arg(long, value_enum, default_value = "text")]
     pub(super) log_format: Format,
@@ -32,8 +39,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         Some(name) => name,
         None => host_name().context("the host's name cannot be read; give --node-name")?,
     };
-    let options =
-        Options { manifests: args.manifests, node, format: args.log_format, attach: Attach::Auto };
+    let options = Options {
+        manifests: args.manifests,
+        kube: args.kube,
+        node,
+        format: args.log_format,
+        attach: Attach::Auto,
+        health: args.health_address,
+    };
     // One thread: the agent is one task, and resident memory counts.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

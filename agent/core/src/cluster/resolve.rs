@@ -156,8 +156,12 @@ impl Snapshot {
         }
     }
 
-    /// Nobody holds it: outside the cluster, unless it lies in a node's pod network.
+    /// Nobody holds it: outside the cluster, unless it may yet be found, or lies in a node's pod
+    /// network.
     fn nobody(&self, address: IpAddr) -> Holder {
+        if let Some(why) = self.unclear(address) {
+            return Holder::Unknown(why.into());
+        }
         let inside = |network: &&IpNet| network.contains(&address);
         for node in self.nodes() {
             if let Some(network) = node.pod_networks.iter().find(inside) {

@@ -180,8 +180,9 @@ fn judge(snapshot: &Snapshot, question: &Question, direction: Direction) -> Dire
         Direction::Egress => (&question.source, &question.destination),
         Direction::Ingress => (&question.destination, &question.source),
     };
-    if let Some(kind) = snapshot.unsynced().first() {
-        return DirectionVerdict::unknown(format!("{kind} objects are not synced yet").into());
+    if let Some((kind, why)) = snapshot.unsynced().first_key_value() {
+        let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        return DirectionVerdict::unknown(format!("{kind} objects are not synced yet{why}").into());
     }
     let pod = match &target.holder {
         Holder::Pod(pod) => pod,

@@ -1,0 +1,348 @@
+//! The cluster as its API server tells it.
+//!
+//! Followed are the pods of this node, and of the whole cluster what is small: namespaces, nodes and
+//! policies. Who holds any other address is looked up when a drop names it. Objects are stripped to
+//! what decisions depend on as soon as they are read.
+
+mod kinds;
+mod look_up;
+mod owners;
+mod watch;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use kube::Client;
+use tokio::sync::mpsc;
+use whydrop_core::cluster::{
+    Cluster, Snapshot,
+    look_up::LookUp,
+    object::{Key, Kind, Object},
+};
+
+use super::source::Taken;
+use kinds::Followed;
+
+/// How much news waits for the agent's one task, which takes it as it comes: a burst of a rollout.
+const NEWS_MAX: usize = 1024;
+
+/// How many addresses are looked up at a time, so that a scan of the cluster's addresses does not
+/// become a load for the API server.
+const LOOK_UPS_MAX: usize = 16;
+
+/// How many look-ups are begun in a second: a thousandth of what an API server answers, so that a
+/// hundred nodes may have a bad moment together.
+const LOOK_UPS_PER_SECOND: usize = 20;
+
+/// How many looked-up addresses are remembered, and for how long: a burst's last report comes a
+/// minute after its first, and asking again costs little.
+const REMEMBERED_MAX: usize = 4096;
+const REMEMBERED: SignedDuration = SignedDuration::from_mins(10);
+
+/// Something that was heard of the cluster.
+enum News {
+    /// All there is of a kind, and the names of those that cannot be read.
+    Listed(Followed, Vec<Object>, BTreeSet<String>),
+    /// An object as it is now.
+    Applied(Box<Object>),
+    /// An object is gone.
+    Deleted(Key),
+    /// Whether the object of this name is one that cannot be read.
+    Unread(Followed, String, bool),
+    /// An object was passed over, and why.
+    Skipped(String),
+    /// A kind cannot be listed or followed, and why.
+    Failing(Followed, String),
+    /// It can again.
+    Recovered(Followed),
+    /// Who holds an address.
+    LookedUp(IpAddr, Result<Vec<Object>, String>),
+}
+
+impl News {
+    /// Whether policies may have changed, or what they select by.
+    fn is_of_policies(&self) -> bool {
+        let decides = |kind| matches!(kind, Kind::Policy(_) | Kind::Namespace);
+        match self {
+            Self::Listed(followed, ..) => followed.is.is_none_or(decides),
+            Self::Applied(object) => decides(object.key().kind),
+            Self::Deleted(key) => decides(key.kind),
+            _ => false,
+        }
+    }
+}
+
+/// Something to tell of the source itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// An object was passed over, and why.
+    Skipped(String),
+    /// Kinds cannot be followed, since when, and why.
+    Failing {
+        /// Which.
+        kinds: Vec<String>,
+        /// Since when.
+        since: Timestamp,
+        /// Why.
+        why: String,
+    },
+    /// All kinds are followed again.
+    Recovered,
+}
+
+/// A connection to the API server, and what was heard by it.
+pub struct Live {
+    client: Client,
+    node: Arc<str>,
+    sender: mpsc::Sender<News>,
+    news: mpsc::Receiver<News>,
+    waiting: Vec<News>,
+    /// What was listed, by kind.
+    held: HashMap<Kind, BTreeSet<Key>>,
+    /// Kinds that have been listed once.
+    listed: BTreeSet<Followed>,
+    /// Names of objects that cannot be read: nobody can read the kind, or they are malformed.
+    unread: BTreeMap<Followed, BTreeSet<String>>,
+    failing: BTreeMap<Followed, (Timestamp, String)>,
+    /// The failures that have been told.
+    told: BTreeSet<Followed>,
+    looking_up: BTreeSet<IpAddr>,
+    /// How many look-ups were begun in a second, and in which.
+    begun: (i64, usize),
+    looked_up: BTreeMap<IpAddr, (Timestamp, Vec<Key>)>,
+}
+
+impl Live {
+    /// Begins to follow the cluster.
+    pub fn start(client: Client, node: Arc<str>, cluster: &mut Cluster) -> Self {
+        let (sender, news) = mpsc::channel(NEWS_MAX);
+        for followed in kinds::followed() {
+            let fields = (followed == kinds::POD).then(|| format!("spec.nodeName={node}"));
+            tokio::spawn(watch::follow(client.clone(), followed, fields, sender.clone()));
+        }
+        *cluster = Cluster::unsynced(kinds::followed().filter_map(|followed| followed.is));
+        cluster.look_up_on_demand();
+        Self {
+            client,
+            node,
+            sender,
+            news,
+            waiting: Vec::new(),
+            held: HashMap::new(),
+            listed: BTreeSet::new(),
+            unread: BTreeMap::new(),
+            failing: BTreeMap::new(),
+            told: BTreeSet::new(),
+            looking_up: BTreeSet::new(),
+            begun: (0, 0),
+            looked_up: BTreeMap::new(),
+        }
+    }
+
+    /// Waits until there is news. Losing the future loses none.
+    pub async fn changed(&mut self) {
+        if self.waiting.is_empty() {
+            // Never zero: this holds a sender itself.
+            self.news.recv_many(&mut self.waiting, NEWS_MAX).await;
+        }
+    }
+
+    /// Whether every kind has been listed once.
+    pub fn is_synced(&self) -> bool {
+        kinds::followed().all(|followed| self.listed.contains(&followed))
+    }
+
+    /// Takes the news over into the cluster, and returns what is to be told of it.
+    pub fn take(&mut self, cluster: &mut Cluster, now: Timestamp) -> Taken {
+        let mut taken = Taken::default();
+        for news in std::mem::take(&mut self.waiting) {
+            taken.policies_changed |= news.is_of_policies();
+            match news {
+                News::Listed(followed, objects, unread) => {
+                    self.listed(cluster, followed, objects, unread, now);
+                }
+                News::Applied(object) => {
+                    if let Some(held) = self.held.get_mut(&object.key().kind) {
+                        held.insert(object.key());
+                    }
+                    cluster.apply(*object, Some(now));
+                }
+                News::Deleted(key) => {
+                    if let Some(held) = self.held.get_mut(&key.kind) {
+                        held.remove(&key);
+                    }
+                    cluster.delete(&key, now);
+                }
+                News::Unread(followed, name, is_unread) => {
+                    let names = self.unread.entry(followed).or_default();
+                    if is_unread {
+                        names.insert(name)
+                    } else {
+                        names.remove(&name)
+                    };
+                }
+                News::Skipped(what) => taken.troubles.push(Trouble::Skipped(what)),
+                News::Failing(followed, why) => {
+                    if let Some(kind) = followed.is {
+                        cluster.failing(kind, now, &why);
+                    }
+                    let since = self.failing.get(&followed).map_or(now, |(since, _)| *since);
+                    self.failing.insert(followed, (since, why));
+                }
+                News::Recovered(followed) => {
+                    if let Some(kind) = followed.is {
+                        cluster.recovered(kind);
+                    }
+                    self.failing.remove(&followed);
+                }
+                News::LookedUp(address, found) => self.looked_up(cluster, address, found, now),
+            }
+        }
+        let policies = self.unread.iter().filter(|(followed, names)| {
+            matches!(followed.is, None | Some(Kind::Policy(_))) && !names.is_empty()
+        });
+        cluster.set_unread(policies.map(|(kind, names)| (kind.name(), names.len())).collect());
+        taken
+    }
+
+    /// What of the failures has not been told, those of one reason together. To be called some
+    /// moments after they happened, so that an API server that goes away is told as one.
+    pub fn news_of_failures(&mut self) -> Vec<Trouble> {
+        let failing: BTreeSet<_> = self.failing.keys().copied().collect();
+        if failing == self.told {
+            return Vec::new();
+        }
+        let mut by_reason: BTreeMap<String, (Timestamp, Vec<String>)> = BTreeMap::new();
+        for (followed, (since, why)) in &self.failing {
+            if !self.told.contains(followed) {
+                let entry = by_reason.entry(why.clone()).or_insert((*since, Vec::new()));
+                entry.0 = entry.0.min(*since);
+                entry.1.push(followed.name());
+            }
+        }
+        let mut news: Vec<_> = by_reason
+            .into_iter()
+            .map(|(why, (since, kinds))| Trouble::Failing { kinds, since, why })
+            .collect();
+        if failing.is_empty() {
+            news.push(Trouble::Recovered);
+        }
+        self.told = failing;
+        news
+    }
+
+    /// Asks who holds these addresses; what comes of it is news.
+    pub fn look_up(&mut self, snapshot: &Snapshot, addresses: &[IpAddr], now: Timestamp) {
+        for address in addresses {
+            if self.looking_up.contains(address) || !self.may_look_up(now) {
+                continue;
+            }
+            self.looking_up.insert(*address);
+            let node = snapshot
+                .nodes()
+                .find(|node| node.pod_networks.iter().any(|network| network.contains(address)))
+                .map(|node| node.name.clone());
+            let (client, sender, address) = (self.client.clone(), self.sender.clone(), *address);
+            tokio::spawn(async move {
+                let found = look_up::look_up(client, address, node).await;
+                // Nobody listens once the agent stops.
+                let _ = sender.send(News::LookedUp(address, found)).await;
+            });
+        }
+    }
+
+    fn may_look_up(&mut self, now: Timestamp) -> bool {
+        let (second, begun) = &mut self.begun;
+        if *second != now.as_second() {
+            (*second, *begun) = (now.as_second(), 0);
+        }
+        *begun += 1;
+        *begun <= LOOK_UPS_PER_SECOND && self.looking_up.len() < LOOK_UPS_MAX
+    }
+
+    /// Forgets what was looked up long ago.
+    pub fn expire(&mut self, cluster: &mut Cluster, now: Timestamp) {
+        let old: Vec<IpAddr> = self
+            .looked_up
+            .iter()
+            .filter(|(_, (at, _))| now.duration_since(*at) > REMEMBERED)
+            .map(|(address, _)| *address)
+            .collect();
+        for address in old {
+            self.forget(cluster, address, now);
+        }
+    }
+
+    fn listed(
+        &mut self,
+        cluster: &mut Cluster,
+        followed: Followed,
+        objects: Vec<Object>,
+        unread: BTreeSet<String>,
+        now: Timestamp,
+    ) {
+        // The first list says nothing of when things came to be so.
+        let at = (!self.listed.insert(followed)).then_some(now);
+        self.unread.insert(followed, unread);
+        self.failing.remove(&followed);
+        let Some(kind) = followed.is else { return };
+        let held: BTreeSet<Key> = objects.iter().map(Object::key).collect();
+        let before = self.held.insert(kind, held).unwrap_or_default();
+        for key in before.difference(&self.held[&kind]) {
+            cluster.delete(key, now);
+        }
+        for object in objects {
+            cluster.apply(object, at);
+        }
+        cluster.synced(kind);
+    }
+
+    fn looked_up(
+        &mut self,
+        cluster: &mut Cluster,
+        address: IpAddr,
+        found: Result<Vec<Object>, String>,
+        now: Timestamp,
+    ) {
+        self.looking_up.remove(&address);
+        let failed = match found {
+            Ok(objects) => {
+                // Pods of this node are followed; what was asked a moment ago may be older.
+                let is_followed = |object: &Object| matches!(object, Object::Pod(pod) if pod.node.as_ref() == Some(&self.node));
+                let objects: Vec<_> = objects.into_iter().filter(|o| !is_followed(o)).collect();
+                let keys: Vec<Key> = objects.iter().map(Object::key).collect();
+                if let Some((_, before)) = self.looked_up.insert(address, (now, keys.clone())) {
+                    for key in before.iter().filter(|key| !keys.contains(key)) {
+                        cluster.delete(key, now);
+                    }
+                }
+                for object in objects {
+                    cluster.apply(object, None);
+                }
+                None
+            }
+            Err(why) => Some(why.into()),
+        };
+        cluster.looked_up(address, LookUp { at: now, failed });
+        while self.looked_up.len() > REMEMBERED_MAX {
+            let eldest = self.looked_up.iter().min_by_key(|(_, (at, _))| *at);
+            let Some(address) = eldest.map(|(address, _)| *address) else { break };
+            self.forget(cluster, address, now);
+        }
+    }
+
+    fn forget(&mut self, cluster: &mut Cluster, address: IpAddr, now: Timestamp) {
+        cluster.forget_look_up(address);
+        let Some((_, keys)) = self.looked_up.remove(&address) else { return };
+        for key in keys {
+            let others = self.looked_up.values().any(|(_, held)| held.contains(&key));
+            if !others {
+                cluster.delete(&key, now);
+            }
+        }
+    }
+}

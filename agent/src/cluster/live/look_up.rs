@@ -1,0 +1,118 @@
+//! Looking up who holds an address, and saying why something could not be asked.
+
+use std::{error::Error as _, net::IpAddr, sync::Arc};
+
+use kube::{
+    Api, Client,
+    api::{DynamicObject, ListParams},
+    runtime::watcher,
+};
+use tokio::time::{Duration, timeout};
+use whydrop_core::cluster::object::Object;
+
+use super::{
+    kinds::{ENDPOINT_SLICE, Followed, POD, SERVICE},
+    watch::read,
+};
+
+/// How long the API server may take: a drop waits for the answer.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// The label by which an `EndpointSlice` names its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Who holds an address: pods of other nodes, or a Service with its `EndpointSlices`. `node`: whose
+/// pods to go through if nobody holds it as their first address, which is all that can be asked for.
+///
+/// # Errors
+/// Why it could not be asked.
+pub(super) async fn look_up(
+    client: Client,
+    address: IpAddr,
+    node: Option<Arc<str>>,
+) -> Result<Vec<Object>, String> {
+    match timeout(WAIT, holders(&client, address, node)).await {
+        Ok(found) => found.map_err(|error| chain(&error)),
+        Err(_) => Err(format!("the API server did not answer within {} s", WAIT.as_secs())),
+    }
+}
+
+async fn holders(
+    client: &Client,
+    address: IpAddr,
+    node: Option<Arc<str>>,
+) -> kube::Result<Vec<Object>> {
+    let pods = ListParams::default().fields(&format!("status.podIP={address}"));
+    let mut found = list(client, &POD, None, &pods).await?;
+    if found.is_empty() {
+        let services = ListParams::default().fields(&format!("spec.clusterIP={address}"));
+        found = list(client, &SERVICE, None, &services).await?;
+        let mut slices = Vec::new();
+        for object in &found {
+            let Object::Service(service) = object else { continue };
+            let of_service =
+                ListParams::default().labels(&format!("{SERVICE_NAME}={}", service.name));
+            let namespace = Some(&*service.namespace);
+            slices.extend(list(client, &ENDPOINT_SLICE, namespace, &of_service).await?);
+        }
+        found.extend(slices);
+    }
+    if let Some(node) = node.filter(|_| found.is_empty()) {
+        let of_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
+        found = list(client, &POD, None, &of_node).await?;
+    }
+    Ok(found)
+}
+
+/// Lists objects of a kind; what cannot be read is left out, and said on standard error.
+pub(super) async fn list(
+    client: &Client,
+    followed: &Followed,
+    namespace: Option<&str>,
+    parameters: &ListParams,
+) -> kube::Result<Vec<Object>> {
+    let resource = followed.resource();
+    let api: Api<DynamicObject> = match namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
+    let mut objects = Vec::new();
+    for item in api.list(parameters).await? {
+        let name = item.metadata.name.clone().unwrap_or_default();
+        match read(followed, item) {
+            Ok(object) => objects.extend(object),
+            Err(problem) => tracing::warn!("{} {name}: {problem}", followed.kind()),
+        }
+    }
+    Ok(objects)
+}
+
+/// Why a watch fails, in one line.
+pub(super) fn reason(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => chain(error),
+        watcher::Error::WatchError(status) => format!("{} ({})", status.message, status.code),
+        watcher::Error::NoResourceVersion => error.to_string(),
+    }
+}
+
+/// An error of the client's with what is behind it, in one line.
+pub(crate) fn chain(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        let said = if status.message.is_empty() { &status.reason } else { &status.message };
+        return format!("{said} ({})", status.code);
+    }
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}

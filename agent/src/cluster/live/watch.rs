@@ -1,0 +1,186 @@
+//! One kind, followed for as long as the agent runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::StreamExt as _;
+use kube::{
+    Api, Client,
+    api::DynamicObject,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event, watcher},
+    },
+};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use whydrop_core::{
+    cluster::object::{Key, Object},
+    problem::Problem,
+};
+
+use super::{News, kinds::Followed, look_up::reason, owners::Owners};
+use crate::cluster::decode::{Decoded, decode};
+
+/// Follows a kind, and tells what becomes of it, until nobody listens.
+pub(super) async fn follow(
+    client: Client,
+    followed: Followed,
+    fields: Option<String>,
+    news: mpsc::Sender<News>,
+) {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &followed.resource());
+    let config = watcher::Config { field_selector: fields, ..watcher::Config::default() };
+    let mut events = Box::pin(watcher(api, config).default_backoff());
+    let mut held =
+        Held { followed, owners: Owners::new(client), listing: None, bad: BTreeMap::new() };
+    let mut is_failing = false;
+    while let Some(event) = events.next().await {
+        let told = match event {
+            Ok(event) => {
+                if std::mem::take(&mut is_failing)
+                    && news.send(News::Recovered(followed)).await.is_err()
+                {
+                    return;
+                }
+                held.take(event).await
+            }
+            Err(error) if is_not_served(&error) => vec![held.nothing()],
+            Err(error) => {
+                is_failing = true;
+                vec![News::Failing(followed, reason(&error))]
+            }
+        };
+        for each in told {
+            if news.send(each).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Whether the API server does not know the kind, so that there is none of it.
+fn is_not_served(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => status.code == 404,
+        _ => false,
+    }
+}
+
+/// What a watch knows beside what it has told.
+struct Held {
+    followed: Followed,
+    owners: Owners,
+    /// What a list in progress has brought so far.
+    listing: Option<Listing>,
+    /// Objects that cannot be read, by name, with what is wrong with them.
+    bad: BTreeMap<String, String>,
+}
+
+#[derive(Default)]
+struct Listing {
+    objects: Vec<Object>,
+    names: BTreeSet<String>,
+}
+
+impl Held {
+    /// The kind has no objects.
+    fn nothing(&mut self) -> News {
+        self.listing = None;
+        self.bad.clear();
+        News::Listed(self.followed, Vec::new(), BTreeSet::new())
+    }
+
+    async fn take(&mut self, event: Event<DynamicObject>) -> Vec<News> {
+        let mut told = Vec::new();
+        match event {
+            Event::Init => self.listing = Some(Listing::default()),
+            Event::InitApply(object) => {
+                let name = name_of(&object);
+                let read = self.read(object, &mut told).await;
+                if let Some(listing) = &mut self.listing {
+                    listing.objects.extend(read);
+                    listing.names.insert(name);
+                }
+            }
+            Event::InitDone => {
+                let Listing { objects, names } = self.listing.take().unwrap_or_default();
+                self.bad.retain(|name, _| names.contains(name));
+                let bad = self.bad.keys().cloned().collect();
+                let unread = if self.followed.is.is_some() { bad } else { names };
+                told.push(News::Listed(self.followed, objects, unread));
+            }
+            Event::Apply(object) => {
+                let (name, key) = (name_of(&object), self.key(&object));
+                let read = self.read(object, &mut told).await;
+                told.push(News::Unread(self.followed, name, read.is_none()));
+                match read {
+                    Some(object) => told.push(News::Applied(Box::new(object))),
+                    // What it said before is not what it says now.
+                    None => told.extend(key.map(News::Deleted)),
+                }
+            }
+            Event::Delete(object) => {
+                let name = name_of(&object);
+                self.bad.remove(&name);
+                told.extend(self.key(&object).map(News::Deleted));
+                told.push(News::Unread(self.followed, name, false));
+            }
+        }
+        told
+    }
+
+    fn key(&self, object: &DynamicObject) -> Option<Key> {
+        let namespace = object.metadata.namespace.as_deref().map(Into::into);
+        let name = object.metadata.name.as_deref().unwrap_or_default().into();
+        Some(Key { kind: self.followed.is?, namespace, name })
+    }
+
+    /// Reads an object down to what decisions depend on. One that cannot be read is told once.
+    async fn read(&mut self, object: DynamicObject, told: &mut Vec<News>) -> Option<Object> {
+        self.followed.is?;
+        let name = name_of(&object);
+        match read(&self.followed, object) {
+            Ok(Some(mut object)) => {
+                self.bad.remove(&name);
+                self.owners.complete(&mut object).await;
+                Some(object)
+            }
+            Ok(None) => None,
+            Err(problem) => {
+                let what = format!("{} {name}: {problem}", self.followed.kind());
+                if self.bad.get(&name) != Some(&what) {
+                    self.bad.insert(name, what.clone());
+                    told.push(News::Skipped(what));
+                }
+                None
+            }
+        }
+    }
+}
+
+/// From an object as the API server gives it to the core's own.
+///
+/// # Errors
+/// The first field that cannot be read.
+pub(super) fn read(followed: &Followed, object: DynamicObject) -> Result<Option<Object>, Problem> {
+    let mut value = serde_json::to_value(object).unwrap_or_default();
+    // Items of a list do not name their type.
+    if let Value::Object(fields) = &mut value {
+        fields.insert("apiVersion".to_owned(), followed.api_version().into());
+        fields.insert("kind".to_owned(), followed.kind().into());
+    }
+    Ok(match decode(value)? {
+        Decoded::Object(object) => Some(*object),
+        Decoded::List(_) | Decoded::NoPart | Decoded::Unread => None,
+    })
+}
+
+fn name_of(object: &DynamicObject) -> String {
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    match &object.metadata.namespace {
+        Some(namespace) => format!("{namespace}/{name}"),
+        None => name.to_owned(),
+    }
+}

@@ -1,0 +1,88 @@
+//! Where the agent's cluster comes from: a folder of manifests, or an API server.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use whydrop_core::cluster::{Cluster, Snapshot};
+
+use super::{
+    folder::Folder,
+    live::{Live, Trouble},
+};
+
+/// The one writer of a [`Cluster`].
+pub enum Source {
+    /// Manifests, all of which are there from the start.
+    Manifests(Folder),
+    /// An API server.
+    Api(Box<Live>),
+}
+
+/// What came of taking news over.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// What is to be told.
+    pub troubles: Vec<Trouble>,
+    /// Policies changed, or what they select by.
+    pub policies_changed: bool,
+}
+
+impl Source {
+    /// Waits until there is news. Losing the future loses none.
+    ///
+    /// # Errors
+    /// Where a folder cannot be followed any more.
+    pub async fn changed(&mut self) -> anyhow::Result<()> {
+        match self {
+            Self::Manifests(folder) => folder.changed().await,
+            Self::Api(live) => {
+                live.changed().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the news over into the cluster.
+    pub fn take(&mut self, cluster: &mut Cluster, now: Timestamp) -> Taken {
+        match self {
+            Self::Manifests(folder) => {
+                let problems = folder.reload(cluster, now);
+                tracing::info!(revision = cluster.snapshot().revision(), "manifests changed");
+                let troubles = problems.into_iter().map(Trouble::Skipped).collect();
+                Taken { troubles, policies_changed: true }
+            }
+            Self::Api(live) => live.take(cluster, now),
+        }
+    }
+
+    /// Whether everything that is followed has been listed once.
+    pub fn is_synced(&self) -> bool {
+        match self {
+            Self::Manifests(_) => true,
+            Self::Api(live) => live.is_synced(),
+        }
+    }
+
+    /// Whether an address of a pod that is not known may be one all the same, wherever it runs.
+    pub fn is_complete(&self) -> bool {
+        matches!(self, Self::Manifests(_))
+    }
+
+    /// Asks who holds these addresses; what comes of it is news.
+    pub fn look_up(&mut self, snapshot: &Snapshot, addresses: &[IpAddr], now: Timestamp) {
+        if let Self::Api(live) = self {
+            live.look_up(snapshot, addresses, now);
+        }
+    }
+
+    /// To be called every second or so: what is to be told of the connection, and forgotten.
+    pub fn turn(&mut self, cluster: &mut Cluster, now: Timestamp) -> Vec<Trouble> {
+        match self {
+            Self::Manifests(_) => Vec::new(),
+            Self::Api(live) => {
+                live.expire(cluster, now);
+                live.news_of_failures()
+            }
+        }
+    }
+}
