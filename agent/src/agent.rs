@@ -45,7 +45,10 @@ use crate::{
     health::Health,
     probe::{Attach, Change, Config, Probe, State},
     report::{AgentState, Reporter},
-    sink::log::{Format, Log},
+    sink::{
+        events::Events,
+        log::{Format, Log},
+    },
 };
 use losses::Losses;
 use recheck::Recheck;
@@ -76,6 +79,8 @@ pub struct Options {
     pub attach: Attach,
     /// Where to answer whether the agent lives and is ready.
     pub health: Option<SocketAddr>,
+    /// The reason that Kubernetes Events give; `None`: write none.
+    pub event_reason: Option<String>,
 }
 
 /// Everything that the agent's one task owns.
@@ -88,6 +93,8 @@ struct Agent {
     seekers: Seekers,
     losses: Losses,
     log: Log,
+    /// Where there is an API server to write them to.
+    events: Option<Events>,
     probe: Probe,
     source: Source,
     health: Health,
@@ -108,10 +115,13 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let node: Arc<str> = options.node.as_str().into();
     let mut cluster = Cluster::default();
+    let mut events = None;
     let source = if let Some(path) = options.manifests {
         Source::Manifests(Folder::open(path, &mut cluster)?)
     } else {
         let client = connect(&options.kube).await.context("cannot reach the cluster")?;
+        let start = |reason| Events::start(client.clone(), options.node.clone(), reason);
+        events = options.event_reason.map(start);
         Source::Api(Box::new(Live::start(client, node.clone(), &mut cluster)))
     };
     let _alone = alone::claim()?;
@@ -127,6 +137,7 @@ pub async fn run(
         seekers: Seekers::default(),
         losses: Losses::default(),
         log: Log::start(options.format),
+        events,
         probe,
         source,
         health,
@@ -282,7 +293,7 @@ impl Agent {
             .filter_map(|part| match &part.state {
                 State::Active => None,
                 State::Unavailable(why) | State::Failed(why) => {
-                    Some(format!("{}: {why}", part.name))
+                    Some(format!("use {}: {why}", part.name))
                 }
             })
             .collect();
@@ -321,7 +332,12 @@ impl Agent {
             Ok(totals) => totals,
             Err(error) => return self.degraded(&error),
         };
-        let counts = self.losses.news(&totals, self.correlator.account(), self.log.shed());
+        let counts = self.losses.news(
+            &totals,
+            self.correlator.account(),
+            self.log.shed(),
+            self.events.as_ref().map_or(0, Events::shed),
+        );
         if !counts.is_empty() {
             self.tell(AgentState::Lost { counts });
         }

@@ -88,6 +88,8 @@ fn start_messages(command: &Command) {
         Command::Agent(args) => ("info", args.log_format == Format::Json),
         _ => ("warn", false),
     };
+    // The client says itself what its caller says better.
+    let default = format!("{default},kube_client=off,kube_runtime=error");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let messages = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     if json {

@@ -198,10 +198,40 @@ fn wrong_use_exits_with_2_and_says_what_was_expected() {
         (flow("explain", "frontend/absent", "backend/pod-b", "80"), "no pod frontend/absent"),
         (flow("explain", "node/absent", "backend/pod-b", "80"), "no node absent"),
         (flow("explain", "backend/svc/pod-b", "backend/pod-b", "80"), "a Service does not connect"),
-        (vec!["explain", "--from", "a/b"], "--filename"),
+        (vec!["explain", "--from", "a/b"], "--to"),
         (vec!["explode"], "unrecognized subcommand"),
     ] {
         let output = whydrop(&arguments, CLUSTER);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains(expected), "{arguments:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_kubeconfig_that_cannot_be_used_exits_with_2_and_says_why() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("a path").to_owned();
+    let (broken, empty, dead) = (path("broken"), path("empty"), path("dead"));
+    std::fs::write(&broken, "clusters: [").expect("write");
+    std::fs::write(&empty, "apiVersion: v1\nkind: Config\n").expect("write");
+    let server = "clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]\n\
+                  contexts: [{name: c, context: {cluster: c, user: u}}]\n\
+                  users: [{name: u, user: {token: t}}]\ncurrent-context: c\n";
+    std::fs::write(&dead, server).expect("write");
+    for (arguments, expected) in [
+        (vec!["--kubeconfig", "/nonexistent"], "/nonexistent"),
+        (vec!["--kubeconfig", &broken], "unclosed bracket"),
+        (vec!["--kubeconfig", &empty], "failed to determine current context"),
+        (
+            vec!["--kubeconfig", &dead, "--context", "other"],
+            "failed to load current context: other",
+        ),
+        (vec!["--kubeconfig", &dead], "the API server cannot be asked"),
+        (vec!["--kubeconfig", &dead, "-f", "-"], "cannot be used with"),
+    ] {
+        let flow = ["explain", "--from", "a/b", "--to", "c/d", "--port", "80"];
+        let arguments: Vec<&str> = flow.into_iter().chain(arguments).collect();
+        let output = whydrop(&arguments, "");
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(stderr(&output).contains(expected), "{arguments:?}: {}", stderr(&output));
     }

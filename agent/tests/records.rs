@@ -166,7 +166,7 @@ fn agent_records() -> Vec<Record> {
             kernel: "6.18.0".to_owned(),
             interfaces: vec!["veth1".to_owned()],
             objects: [("Pod".to_owned(), 2)].into(),
-            cannot: vec!["drop reasons: this kernel gives none".to_owned()],
+            cannot: vec!["use drop reasons: this kernel gives none".to_owned()],
         },
         AgentState::Degraded {
             what: "policies.yaml: not YAML".to_owned(),

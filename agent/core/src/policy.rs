@@ -48,6 +48,16 @@ impl PolicyKind {
             Self::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
         }
     }
+
+    /// The group and version of the kind.
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::NetworkPolicy => "networking.k8s.io/v1",
+            Self::AdminNetworkPolicy | Self::BaselineAdminNetworkPolicy => {
+                "policy.networking.k8s.io/v1alpha1"
+            }
+        }
+    }
 }
 
 impl fmt::Display for PolicyKind {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
 use whydrop_core::{
     cluster::{
         Snapshot,
@@ -11,6 +12,12 @@ use whydrop_core::{
     correlate::{Correlated, Drop},
     diagnosis::{Case, Class, Diagnosis, Fate, Judgement, diagnose},
     flow::Flow,
+    policy::evaluate::Question,
+};
+
+use crate::{
+    report::{DropRecord, Record, text::fix_command},
+    sink::events::Note,
 };
 
 use super::{
@@ -169,7 +176,13 @@ impl Agent {
         let snapshot = self.cluster.snapshot();
         let judgement = Judgement::of(&snapshot, self.cluster.history(), diagnosis);
         let last = self.last_success(drop);
-        self.log.write(self.reporter.drop(now, &snapshot, drop, &judgement, last));
+        let record = self.reporter.drop(now, &snapshot, drop, &judgement, last);
+        if let (Some(events), Record::Drop(record)) = (&self.events, &record)
+            && let Some(note) = note(&judgement.diagnosis, record, now)
+        {
+            events.write(note);
+        }
+        self.log.write(record);
     }
 
     /// Whether a pod is at either end: the kernel drops much else on a node that is none of ours.
@@ -228,4 +241,37 @@ fn case_of(drop: &Drop) -> Case<'_> {
         at: Some(drop.evidence.last()),
         fate: Fate::Died(&drop.evidence),
     }
+}
+
+/// What an Event says of a denial: on the pod that suffers by it, which is the one that connects,
+/// or the one that the kubelet cannot probe.
+fn note(diagnosis: &Diagnosis, record: &DropRecord, now: Timestamp) -> Option<Note> {
+    if !diagnosis.cause.class.is_denial() {
+        return None;
+    }
+    let question = &diagnosis.question;
+    let pod = question.source.pod().or(question.destination.pod())?;
+    let regarding = ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        namespace: Some(pod.namespace.to_string()),
+        name: Some(pod.name.to_string()),
+        uid: pod.uid.as_deref().map(str::to_owned),
+        ..ObjectReference::default()
+    };
+    let related = diagnosis.cause.policy.as_ref().map(|policy| ObjectReference {
+        api_version: Some(policy.reference.kind.api_version().to_owned()),
+        kind: Some(policy.reference.kind.to_string()),
+        namespace: policy.reference.namespace.as_deref().map(str::to_owned),
+        name: Some(policy.reference.name.to_string()),
+        uid: policy.uid.as_deref().map(str::to_owned),
+        ..ObjectReference::default()
+    });
+    let Question { source, destination, port, protocol } = question;
+    let text = format!(
+        "{source} -> {destination}:{port}/{protocol}: {}. Try: {}",
+        diagnosis.cause.text,
+        fix_command(record)
+    );
+    Some(Note { regarding, related, text, incident: diagnosis.incident(), at: now })
 }

@@ -25,12 +25,14 @@ impl Losses {
         totals: &Totals,
         account: Account,
         records_shed: u64,
+        notes_shed: u64,
     ) -> BTreeMap<String, u64> {
         let now = [
             ("observations for want of room in the kernel", totals.lost.iter().sum()),
             ("program runs skipped by the kernel", totals.skipped),
             ("dropped packets for want of room in the agent", account.shed),
             ("records for a slow reader of the log", records_shed),
+            ("reports that no Kubernetes Event tells of", notes_shed),
         ];
         let mut news = BTreeMap::new();
         for (what, count) in now {

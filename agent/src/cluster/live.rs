@@ -6,6 +6,7 @@
 
 mod kinds;
 mod look_up;
+pub mod once;
 mod owners;
 mod watch;
 
@@ -26,6 +27,7 @@ use whydrop_core::cluster::{
 
 use super::source::Taken;
 use kinds::Followed;
+pub(crate) use look_up::chain;
 
 /// How much news waits for the agent's one task, which takes it as it comes: a burst of a rollout.
 const NEWS_MAX: usize = 1024;

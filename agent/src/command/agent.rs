@@ -29,6 +29,12 @@ pub(super) struct Args {
     /// Where to answer /healthz and /readyz
     #[arg(long, value_name = "ADDRESS:PORT")]
     health_address: Option<SocketAddr>,
+    /// The reason that Kubernetes Events on pods give
+    #[arg(long, value_name = "REASON", default_value = "NetworkPolicyDenied")]
+    event_reason: String,
+    /// Write no Kubernetes Events
+    #[arg(long)]
+    no_events: bool,
     /// The form of records on standard output, and of messages on standard error
     #[arg(long, value_enum, default_value = "text")]
     pub(super) log_format: Format,
@@ -46,6 +52,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         format: args.log_format,
         attach: Attach::Auto,
         health: args.health_address,
+        event_reason: (!args.no_events).then_some(args.event_reason),
     };
     // One thread: the agent is one task, and resident memory counts.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

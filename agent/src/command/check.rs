@@ -1,6 +1,6 @@
 //! `whydrop check`: policy unit tests. Many flows with the verdicts that are expected of them.
 
-use std::{fmt::Write as _, fs, io, path::PathBuf, str::FromStr as _};
+use std::{fmt::Write as _, fs, io, path::PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args as ClapArgs;
@@ -77,13 +77,18 @@ struct Checked<'a> {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let snapshot = args.cluster.snapshot()?;
+    let source = args.cluster.open()?;
     let expectations = read(&args.flows)?;
-    let mut judged: Vec<(&Expectation, Diagnosis)> = Vec::new();
+    let place = |index: usize| format!("{}, flow {}", args.flows.display(), index + 1);
+    let mut flows = Vec::new();
     for (index, expectation) in expectations.iter().enumerate() {
-        let place = || format!("{}, flow {}", args.flows.display(), index + 1);
-        let (from, to, port) = expectation.parse().with_context(place)?;
-        judged.push((expectation, judge(&snapshot, &from, &to, port).with_context(place)?));
+        flows.push(expectation.parse(source.namespace()).with_context(|| place(index))?);
+    }
+    let snapshot = source.snapshot(flows.iter().flat_map(|(from, to, _)| [from, to]))?;
+    let mut judged: Vec<(&Expectation, Diagnosis)> = Vec::new();
+    for (index, (expectation, (from, to, port))) in expectations.iter().zip(&flows).enumerate() {
+        let diagnosis = judge(&snapshot, from, to, *port).with_context(|| place(index))?;
+        judged.push((expectation, diagnosis));
     }
     let mut text = String::new();
     let mut differing = 0;
@@ -134,9 +139,9 @@ fn json(
 }
 
 impl Expectation {
-    fn parse(&self) -> anyhow::Result<(End, End, Port)> {
+    fn parse(&self, namespace: Option<&str>) -> anyhow::Result<(End, End, Port)> {
         let end = |field: &str, text: &str| {
-            End::from_str(text).map_err(|expected| anyhow!("{field}: {expected}"))
+            End::parse(text, namespace).map_err(|expected| anyhow!("{field}: {expected}"))
         };
         if self.port == 0 {
             bail!("port: expected 1 to 65535, found 0");

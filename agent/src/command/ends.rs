@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use whydrop_core::{
     cluster::{Snapshot, object::Service},
@@ -10,6 +10,8 @@ use whydrop_core::{
     flow::{Flow, Protocol},
     policy::evaluate::Decision,
 };
+
+use super::source::ClusterArgs;
 
 /// One end: `NAMESPACE/POD`, `NAMESPACE/svc/NAME`, `node/NAME` or an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,10 +26,12 @@ pub(super) enum End {
     Address(IpAddr),
 }
 
-impl FromStr for End {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
+impl End {
+    /// Reads an end. One that names no namespace is a pod in `namespace`, if there is such.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub(super) fn parse(text: &str, namespace: Option<&str>) -> Result<Self, String> {
         let parts: Vec<&str> = text.split('/').collect();
         let own = |text: &&str| (*text).to_owned();
         match parts.as_slice() {
@@ -35,11 +39,11 @@ impl FromStr for End {
             ["node", name] => return Ok(Self::Node(own(name))),
             [namespace, name] => return Ok(Self::Pod(own(namespace), own(name))),
             [namespace, "svc", name] => return Ok(Self::Service(own(namespace), own(name))),
-            [address] => {
-                if let Ok(address) = address.parse() {
-                    return Ok(Self::Address(address));
-                }
-            }
+            [one] => match (one.parse(), namespace) {
+                (Ok(address), _) => return Ok(Self::Address(address)),
+                (Err(_), Some(namespace)) => return Ok(Self::Pod(namespace.to_owned(), own(one))),
+                (Err(_), None) => {}
+            },
             _ => {}
         }
         Err(format!(
@@ -85,24 +89,32 @@ impl FromStr for Port {
 /// A flow to ask about.
 #[derive(Debug, Args)]
 pub(super) struct FlowArgs {
-    /// Who connects: NAMESPACE/POD, NAMESPACE/svc/NAME, node/NAME or an address
+    /// Who connects: [NAMESPACE/]POD, NAMESPACE/svc/NAME, node/NAME or an address
     #[arg(long, value_name = "END")]
-    pub from: End,
+    from: String,
     /// Who is connected to
     #[arg(long, value_name = "END")]
-    pub to: End,
+    to: String,
     /// Destination port, such as 8080/TCP or 53/UDP
     #[arg(long, value_name = "PORT[/PROTOCOL]")]
-    pub port: Port,
+    port: Port,
 }
 
 impl FlowArgs {
-    /// Judges the flow.
+    /// Judges the flow in the cluster; returns that as well.
     ///
     /// # Errors
-    /// An end that the cluster does not have, or two that have no address family in common.
-    pub(super) fn diagnose(&self, snapshot: &Snapshot) -> anyhow::Result<Diagnosis> {
-        judge(snapshot, &self.from, &self.to, self.port)
+    /// An end that cannot be read or that the cluster does not have, or two that have no address
+    /// family in common; a cluster that cannot be read.
+    pub(super) fn diagnose(&self, cluster: &ClusterArgs) -> anyhow::Result<(Snapshot, Diagnosis)> {
+        let source = cluster.open()?;
+        let end = |flag: &str, text: &str| {
+            End::parse(text, source.namespace()).map_err(|expected| anyhow!("{flag}: {expected}"))
+        };
+        let (from, to) = (end("--from", &self.from)?, end("--to", &self.to)?);
+        let snapshot = source.snapshot([&from, &to])?;
+        let diagnosis = judge(&snapshot, &from, &to, self.port)?;
+        Ok((snapshot, diagnosis))
     }
 }
 

@@ -24,8 +24,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let snapshot = args.cluster.snapshot()?;
-    let diagnosis = args.flow.diagnose(&snapshot)?;
+    let (snapshot, diagnosis) = args.flow.diagnose(&args.cluster)?;
     let effective = effective(&diagnosis);
     let judgement = Judgement::of(&snapshot, &History::default(), diagnosis);
     let explanation = Explanation::new(&judgement, effective);

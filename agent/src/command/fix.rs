@@ -22,8 +22,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let snapshot = args.cluster.snapshot()?;
-    let diagnosis = args.flow.diagnose(&snapshot)?;
+    let (snapshot, diagnosis) = args.flow.diagnose(&args.cluster)?;
     let Some(remedy) = remedy(&snapshot, &diagnosis) else {
         let cause = &diagnosis.cause;
         let why = match cause.class {

@@ -4,24 +4,59 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::Args;
+use kube::Client;
+use tokio::runtime::Runtime;
 use whydrop_core::cluster::Snapshot;
 
-use crate::cluster::manifests::Manifests;
+use super::{complain, ends::End};
+use crate::cluster::{
+    connect::{KubeArgs, connect},
+    live::once::{Wanted, read},
+    manifests::Manifests,
+};
 
-/// The cluster to ask about.
+/// The cluster to ask about: the one that a kubeconfig names, or manifests.
 #[derive(Debug, Args)]
 pub(super) struct ClusterArgs {
-    /// Manifests: files, folders, or `-` for standard input; YAML or JSON
-    #[arg(short = 'f', long = "filename", value_name = "PATH", num_args = 1.., required = true)]
+    /// Manifests instead of a cluster: files, folders, or `-` for standard input; YAML or JSON
+    #[arg(short = 'f', long = "filename", value_name = "PATH", num_args = 1..,
+          conflicts_with_all = ["kubeconfig", "context"])]
     paths: Vec<PathBuf>,
+    /// The namespace of ends that name none [default: the context's]
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+    #[command(flatten)]
+    kube: KubeArgs,
+}
+
+/// A cluster that can be asked.
+pub(super) struct Source {
+    namespace: Option<String>,
+    from: From,
+}
+
+enum From {
+    Manifests(Box<Snapshot>),
+    Api(Client, Runtime),
 }
 
 impl ClusterArgs {
-    /// Reads the cluster.
+    /// Reads the manifests, or connects to the cluster.
     ///
     /// # Errors
-    /// Everything that is wrong with the manifests, a line each.
-    pub(super) fn snapshot(&self) -> anyhow::Result<Snapshot> {
+    /// Everything that is wrong with the manifests, a line each; a cluster that cannot be reached.
+    pub(super) fn open(&self) -> anyhow::Result<Source> {
+        let namespace = self.namespace.clone();
+        if !self.paths.is_empty() {
+            return Ok(Source { namespace, from: From::Manifests(Box::new(self.manifests()?)) });
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let client = runtime.block_on(connect(&self.kube))?;
+        let namespace = namespace.or_else(|| Some(client.default_namespace().to_owned()));
+        Ok(Source { namespace, from: From::Api(client, runtime) })
+    }
+
+    fn manifests(&self) -> anyhow::Result<Snapshot> {
         let manifests = Manifests::read(&self.paths);
         if !manifests.errors.is_empty() {
             let lines: Vec<_> = manifests.errors.iter().map(ToString::to_string).collect();
@@ -31,5 +66,43 @@ impl ClusterArgs {
             tracing::debug!(kind, count, "objects that take no part were passed over");
         }
         Ok(manifests.cluster().snapshot())
+    }
+}
+
+impl Source {
+    /// The namespace of ends that name none, if there is one.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
+    /// As much of the cluster as these ends take. Says what could not be read.
+    ///
+    /// # Errors
+    /// Where the cluster does not answer, or does not accept who asks.
+    pub(super) fn snapshot<'a>(
+        self,
+        ends: impl IntoIterator<Item = &'a End>,
+    ) -> anyhow::Result<Snapshot> {
+        let (client, runtime) = match self.from {
+            From::Manifests(snapshot) => return Ok(*snapshot),
+            From::Api(client, runtime) => (client, runtime),
+        };
+        let mut wanted = Wanted::default();
+        for end in ends {
+            match end {
+                End::Pod(namespace, _) | End::Service(namespace, _) => {
+                    wanted.namespaces.insert(namespace.clone());
+                }
+                End::Node(_) => wanted.nodes = true,
+                End::Address(address) => {
+                    wanted.addresses.insert(*address);
+                }
+            }
+        }
+        let part = runtime.block_on(read(client, wanted))?;
+        for line in &part.unreadable {
+            complain(line);
+        }
+        Ok(part.snapshot)
     }
 }

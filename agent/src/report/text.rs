@@ -134,7 +134,8 @@ fn changed_text(changed: &Changed, record: &DropRecord) -> String {
     format!("{object} {} {at}", changed.change)
 }
 
-fn fix_command(record: &DropRecord) -> String {
+/// The command that prints the remedy.
+pub fn fix_command(record: &DropRecord) -> String {
     let destination = &record.flow.destination;
     let to = match &destination.service {
         Some(service) => format!("{}/svc/{}", service.namespace, service.name),
@@ -160,7 +161,7 @@ fn agent_line(record: &AgentRecord) -> String {
                 if objects.is_empty() { "no objects".to_owned() } else { objects.join(", ") }
             );
             for what in cannot {
-                let _ = write!(line, "; lacks {what}");
+                let _ = write!(line, "; cannot {what}");
             }
             line
         }
@@ -176,9 +177,11 @@ fn agent_line(record: &AgentRecord) -> String {
             end(source)
         ),
         AgentState::Stopping { why, counts } => {
-            let counts: Vec<_> =
-                counts.iter().map(|(what, count)| format!("{count} {what}")).collect();
-            format!("{head} stopping: {why}; {}", counts.join(", "))
+            let mut line = format!("{head} stopping: {why}");
+            for (what, count) in counts.iter().filter(|(_, count)| **count > 0) {
+                let _ = write!(line, "; {count} {what}");
+            }
+            line
         }
     }
 }

@@ -92,6 +92,11 @@ pub(super) fn followed() -> impl Iterator<Item = Followed> {
 }
 
 impl Followed {
+    /// The API group.
+    pub(super) fn group(&self) -> &'static str {
+        self.group
+    }
+
     /// `apiVersion`.
     pub(super) fn api_version(&self) -> String {
         if self.group.is_empty() {

@@ -77,7 +77,13 @@ pub(super) async fn list(
         None => Api::all_with(client.clone(), &resource),
     };
     let mut objects = Vec::new();
-    for item in api.list(parameters).await? {
+    let items = match api.list(parameters).await {
+        Ok(list) => list.items,
+        // A version of a group that the API server does not have.
+        Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    for item in items {
         let name = item.metadata.name.clone().unwrap_or_default();
         match read(followed, item) {
             Ok(object) => objects.extend(object),
@@ -85,6 +91,16 @@ pub(super) async fn list(
         }
     }
     Ok(objects)
+}
+
+/// How many objects of a kind there are; none where the API server does not know the kind.
+pub(super) async fn count(client: &Client, followed: &Followed) -> kube::Result<usize> {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &followed.resource());
+    match api.list_metadata(&ListParams::default()).await {
+        Ok(list) => Ok(list.items.len()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(0),
+        Err(error) => Err(error),
+    }
 }
 
 /// Why a watch fails, in one line.

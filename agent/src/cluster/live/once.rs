@@ -1,0 +1,169 @@
+//! The part of a cluster that a question is about, read once with the rights of who asks.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use anyhow::bail;
+use jiff::Timestamp;
+use kube::{Client, api::ListParams};
+use whydrop_core::cluster::{
+    Cluster, Snapshot,
+    look_up::LookUp,
+    object::{Kind, Object},
+};
+
+use super::{
+    kinds::{
+        CLUSTER_POLICIES, ENDPOINT_SLICE, Followed, NAMESPACE, NETWORK_POLICY, NODE, POD, SERVICE,
+        UNREAD,
+    },
+    look_up::{chain, count, list, look_up},
+};
+
+/// What a question names.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Namespaces of pods and Services.
+    pub namespaces: BTreeSet<String>,
+    /// Addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Whether a node is named.
+    pub nodes: bool,
+}
+
+/// A part of the cluster, and what could not be read of it.
+#[derive(Debug)]
+pub struct Part {
+    /// What is known. What depends on an object that could not be read is unknown in it.
+    pub snapshot: Snapshot,
+    /// What could not be read, and why.
+    pub unreadable: Vec<String>,
+}
+
+/// Reads what a question needs: who holds the addresses, and of all namespaces that take part the
+/// pods, Services and policies.
+///
+/// # Errors
+/// Where the API server does not answer, or does not accept who asks.
+pub async fn read(client: Client, wanted: Wanted) -> anyhow::Result<Part> {
+    let served = match client.list_api_groups().await {
+        Ok(groups) => groups.groups.into_iter().map(|group| group.name).collect(),
+        Err(error) => bail!("the API server cannot be asked: {}", chain(&error)),
+    };
+    let policies = CLUSTER_POLICIES.iter().chain([&NETWORK_POLICY]);
+    let followed = [&POD, &NAMESPACE, &NODE].into_iter().chain(policies);
+    let mut cluster = Cluster::unsynced(followed.filter_map(|followed| followed.is));
+    cluster.look_up_on_demand();
+    let mut reader =
+        Reader { client, served, cluster, now: Timestamp::now(), unreadable: BTreeMap::new() };
+    reader.read(wanted).await;
+    let unreadable = reader.unreadable.into_values().collect();
+    Ok(Part { snapshot: reader.cluster.snapshot(), unreadable })
+}
+
+struct Reader {
+    client: Client,
+    /// API groups that the server knows.
+    served: BTreeSet<String>,
+    cluster: Cluster,
+    now: Timestamp,
+    /// By what could not be read, a line for who asks.
+    unreadable: BTreeMap<(Option<Kind>, String), String>,
+}
+
+impl Reader {
+    async fn read(&mut self, wanted: Wanted) {
+        let Wanted { mut namespaces, addresses, nodes } = wanted;
+        // Without nodes it cannot be told whose an address is; a pod names its own.
+        if nodes || !addresses.is_empty() {
+            self.all(&NODE, None, &ListParams::default()).await;
+        }
+        for address in addresses {
+            namespaces.extend(self.address(address).await);
+        }
+        for namespace in &namespaces {
+            let name = ListParams::default().fields(&format!("metadata.name={namespace}"));
+            self.all(&NAMESPACE, None, &name).await;
+            for followed in [&POD, &SERVICE, &ENDPOINT_SLICE, &NETWORK_POLICY] {
+                self.all(followed, Some(namespace), &ListParams::default()).await;
+            }
+        }
+        for followed in &CLUSTER_POLICIES {
+            if self.served.contains(followed.group()) {
+                self.all(followed, None, &ListParams::default()).await;
+            }
+        }
+        self.count_unread().await;
+        for followed in [POD, NAMESPACE, NODE, NETWORK_POLICY].iter().chain(&CLUSTER_POLICIES) {
+            if let Some(kind) = followed.is
+                && !self.unreadable.keys().any(|(unreadable, _)| *unreadable == Some(kind))
+            {
+                self.cluster.synced(kind);
+            }
+        }
+    }
+
+    /// Reads all objects of a kind; what cannot be read stays unsynced.
+    async fn all(&mut self, followed: &Followed, namespace: Option<&str>, which: &ListParams) {
+        match list(&self.client, followed, namespace, which).await {
+            Ok(objects) => {
+                for object in objects {
+                    self.cluster.apply(object, None);
+                }
+            }
+            Err(error) => {
+                let why = chain(&error);
+                if let Some(kind) = followed.is {
+                    self.cluster.failing(kind, self.now, &why);
+                }
+                let place = namespace.map(|name| format!(" in {name}")).unwrap_or_default();
+                let line = format!("cannot read {} objects{place}: {why}", followed.name());
+                self.unreadable.insert((followed.is, place), line);
+            }
+        }
+    }
+
+    /// Looks up who holds an address; returns the namespaces of those.
+    async fn address(&mut self, address: IpAddr) -> BTreeSet<String> {
+        let snapshot = self.cluster.snapshot();
+        let node = snapshot
+            .nodes()
+            .find(|node| node.pod_networks.iter().any(|network| network.contains(&address)))
+            .map(|node| node.name.clone());
+        let found = look_up(self.client.clone(), address, node).await;
+        let failed = found.as_ref().err().map(|why| why.as_str().into());
+        let mut namespaces = BTreeSet::new();
+        for object in found.unwrap_or_default() {
+            if let Object::Pod(pod) = &object {
+                namespaces.insert(pod.namespace.to_string());
+            } else if let Object::Service(service) = &object {
+                namespaces.insert(service.namespace.to_string());
+            }
+            self.cluster.apply(object, None);
+        }
+        self.cluster.looked_up(address, LookUp { at: self.now, failed });
+        namespaces
+    }
+
+    /// Counts the policies that nobody here can read.
+    async fn count_unread(&mut self) {
+        let mut unread = BTreeMap::new();
+        for followed in UNREAD.iter().filter(|kind| self.served.contains(kind.group())) {
+            match count(&self.client, followed).await {
+                Ok(0) => {}
+                Ok(count) => {
+                    unread.insert(followed.name(), count);
+                }
+                Err(error) => {
+                    let line = format!("cannot count {}: {}", followed.name(), chain(&error));
+                    self.unreadable.insert((None, followed.name()), line);
+                    // There may be some, and they may decide.
+                    unread.insert(followed.name(), 1);
+                }
+            }
+        }
+        self.cluster.set_unread(unread);
+    }
+}
