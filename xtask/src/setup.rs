@@ -53,6 +53,9 @@ const DENY: Tool = Tool {
     seconds: 80,
 };
 
+/// The `go` line of the modules in `tests/kube`.
+const GO: &str = "1.26.0";
+
 /// What bpf-linker is compiled against.
 const LLVM: &[&str] =
     &["g++", "llvm-22-dev", "libpolly-22-dev", "zlib1g-dev", "libzstd-dev", "libxml2-dev"];
@@ -81,6 +84,30 @@ pub(crate) fn require_root(what: &str) -> Result<()> {
     Ok(())
 }
 
+/// Fails where there is no Go that builds the modules in `tests/kube`.
+///
+/// It is not installed from here: no Debian release has one that is new enough, and which Go a
+/// machine has is its owner's choice.
+fn require_go() -> Result<()> {
+    const WHY: &str = "the tests run a real Kubernetes, which is built from pinned Go modules";
+
+    let output = Command::new("go").args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local").output();
+    let Some(output) = output.ok().filter(|output| output.status.success()) else {
+        bail!("missing: go {GO}, for {WHY}. Install it from https://go.dev/dl and have it in PATH");
+    };
+    let words = String::from_utf8_lossy(&output.stdout).into_owned();
+    let numbers = |text: &str| -> Vec<u32> {
+        text.split(['.', ' ']).map_while(|number| number.trim().parse().ok()).collect()
+    };
+    let found = numbers(words.trim_start_matches("go"));
+    ensure!(
+        found >= numbers(GO),
+        "go is {}, older than {GO}: {WHY}. Install a newer one from https://go.dev/dl",
+        words.trim()
+    );
+    Ok(())
+}
+
 /// What the set-up is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -90,6 +117,8 @@ pub(crate) enum Purpose {
     Test,
     /// Building and measuring.
     Bench,
+    /// Building, and running a Kubernetes.
+    Lab,
 }
 
 /// A program that cargo installs.
@@ -115,6 +144,9 @@ pub(crate) fn run() -> Result<ExitCode> {
 
 /// Adds to a plan what is missing on this machine.
 pub(crate) fn prepare(plan: &mut Plan, purpose: Purpose) -> Result<()> {
+    if matches!(purpose, Purpose::Test | Purpose::Lab) {
+        require_go()?;
+    }
     let mut packages = Vec::new();
     let bench = (purpose == Purpose::Bench).then_some(&BENCH_PROGRAM);
     for (program, package, what_for) in PROGRAMS.iter().chain(bench) {

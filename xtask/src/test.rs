@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{
     cargo::{build, cargo},
-    lint,
+    lab, lint,
     plan::Plan,
     setup::{Purpose, prepare, require_root},
 };
@@ -31,6 +31,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     prepare(&mut plan, Purpose::Test)?;
     lint::prepare(&mut plan);
     plan.add("building the programs", build(), BUILD_SECONDS);
+    lab::prepare_parts(&mut plan)?;
     let tests = cargo(["nextest", "run", "--cargo-quiet", "--workspace", "--no-run"]);
     plan.add("building the tests", tests, BUILD_SECONDS);
     plan.run()?;

@@ -1,0 +1,57 @@
+//! `cargo xtask lab`: a real Kubernetes of one's own.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+
+use crate::{
+    cargo::{build, path, program},
+    plan::Plan,
+    setup::{Purpose, prepare, require_root},
+};
+
+/// How long the build of our own programs takes on two cores.
+const BUILD_SECONDS: u64 = 150;
+
+/// What `whydrop-lab build` builds, and how long that takes where nothing of it is cached.
+const SHAPES: &[(&str, &str, u64)] =
+    &[("api", "the Kubernetes API server for the tests (once; most of it is compiling)", 570)];
+
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Arguments {
+    /// up, down, status, kubeconfig, kubectl or build; `--help` tells more.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, default_value = "--help")]
+    arguments: Vec<String>,
+}
+
+/// Sets up, builds our side of it, and hands over.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    require_root("making namespaces, control groups and pods")?;
+    // What asks about a lab, or ends it, prints what it has to say and nothing else.
+    let starts = matches!(arguments.arguments[0].as_str(), "up" | "build");
+    if starts || !program("whydrop-lab")?.is_file() {
+        let mut plan = Plan::default();
+        prepare(&mut plan, Purpose::Lab)?;
+        plan.add("building whydrop", build(), BUILD_SECONDS);
+        plan.run()?;
+    }
+    let status = lab()?.args(&arguments.arguments).status()?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Adds to a plan that everything is built which tests run; the programs are built before.
+pub(crate) fn prepare_parts(plan: &mut Plan) -> Result<()> {
+    for (shape, what, seconds) in SHAPES {
+        let mut command = lab()?;
+        command.args(["build", shape]);
+        plan.add(*what, command, *seconds);
+    }
+    Ok(())
+}
+
+fn lab() -> Result<Command> {
+    let mut command = Command::new(program("whydrop-lab")?);
+    command.env("PATH", path());
+    Ok(command)
+}
