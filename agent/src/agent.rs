@@ -204,10 +204,8 @@ impl Agent {
     async fn turn(&mut self) {
         let now = Timestamp::now();
         self.health.beat(now, self.source.is_synced());
-        let troubles = self.source.turn(&mut self.cluster, now);
-        if self.is_ready {
-            self.tell_troubles(troubles);
-        }
+        let trouble = self.source.turn(&mut self.cluster, now).filter(|_| self.is_ready);
+        self.tell_troubles(trouble);
         match self.probe.observations.turn().await {
             Ok(counted) => counted.iter().for_each(|seen| self.correlator.observe(seen)),
             Err(error) => self.degraded(&error),
@@ -253,14 +251,11 @@ impl Agent {
         self.tell_troubles(taken.troubles);
     }
 
-    fn tell_troubles(&mut self, troubles: Vec<Trouble>) {
+    fn tell_troubles(&mut self, troubles: impl IntoIterator<Item = Trouble>) {
         for trouble in troubles {
             match trouble {
                 Trouble::Skipped(what) => self.degraded(&what),
-                Trouble::Failing { kinds, since, why } => {
-                    let what = format!("cannot follow {}: {why}", kinds.join(", "));
-                    self.degraded_since(&what, since);
-                }
+                Trouble::Failing { what, since } => self.degraded_since(&what, since),
                 Trouble::Recovered => self.tell_ready(),
             }
         }
@@ -273,9 +268,8 @@ impl Agent {
             return;
         }
         self.is_ready = true;
+        self.health.beat(now, self.source.is_synced());
         self.tell_ready();
-        let troubles = self.source.turn(&mut self.cluster, now);
-        self.tell_troubles(troubles);
     }
 
     fn tell_ready(&mut self) {

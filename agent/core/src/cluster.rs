@@ -229,11 +229,6 @@ impl Cluster {
         }
     }
 
-    /// A kind is followed again.
-    pub fn recovered(&mut self, kind: Kind) {
-        self.snapshot.stale.remove(&kind);
-    }
-
     /// How many policies of which kinds cannot be read.
     pub fn set_unread(&mut self, unread: BTreeMap<String, usize>) {
         if *self.snapshot.unread != unread {

@@ -59,8 +59,6 @@ enum News {
     Skipped(String),
     /// A kind cannot be listed or followed, and why.
     Failing(Followed, String),
-    /// It can again.
-    Recovered(Followed),
     /// Who holds an address.
     LookedUp(IpAddr, Result<Vec<Object>, String>),
 }
@@ -83,14 +81,12 @@ impl News {
 pub enum Trouble {
     /// An object was passed over, and why.
     Skipped(String),
-    /// Kinds cannot be followed, since when, and why.
+    /// Kinds cannot be followed.
     Failing {
-        /// Which.
-        kinds: Vec<String>,
+        /// Which, and why.
+        what: String,
         /// Since when.
         since: Timestamp,
-        /// Why.
-        why: String,
     },
     /// All kinds are followed again.
     Recovered,
@@ -110,7 +106,8 @@ pub struct Live {
     /// Names of objects that cannot be read: nobody can read the kind, or they are malformed.
     unread: BTreeMap<Followed, BTreeSet<String>>,
     failing: BTreeMap<Followed, (Timestamp, String)>,
-    /// The failures that have been told.
+    /// What failed a turn ago, and the failures that have been told.
+    failed: BTreeSet<Followed>,
     told: BTreeSet<Followed>,
     looking_up: BTreeSet<IpAddr>,
     /// How many look-ups were begun in a second, and in which.
@@ -138,6 +135,7 @@ impl Live {
             listed: BTreeSet::new(),
             unread: BTreeMap::new(),
             failing: BTreeMap::new(),
+            failed: BTreeSet::new(),
             told: BTreeSet::new(),
             looking_up: BTreeSet::new(),
             begun: (0, 0),
@@ -195,12 +193,6 @@ impl Live {
                     let since = self.failing.get(&followed).map_or(now, |(since, _)| *since);
                     self.failing.insert(followed, (since, why));
                 }
-                News::Recovered(followed) => {
-                    if let Some(kind) = followed.is {
-                        cluster.recovered(kind);
-                    }
-                    self.failing.remove(&followed);
-                }
                 News::LookedUp(address, found) => self.looked_up(cluster, address, found, now),
             }
         }
@@ -211,30 +203,35 @@ impl Live {
         taken
     }
 
-    /// What of the failures has not been told, those of one reason together. To be called some
-    /// moments after they happened, so that an API server that goes away is told as one.
-    pub fn news_of_failures(&mut self) -> Vec<Trouble> {
+    /// What of the failures has not been told, once it has stayed the same from one turn to the
+    /// next, so that an API server that goes away is told as one.
+    pub fn news_of_failures(&mut self) -> Option<Trouble> {
         let failing: BTreeSet<_> = self.failing.keys().copied().collect();
-        if failing == self.told {
-            return Vec::new();
+        let is_settled = std::mem::replace(&mut self.failed, failing.clone()) == failing;
+        if !is_settled || failing == self.told {
+            return None;
         }
-        let mut by_reason: BTreeMap<String, (Timestamp, Vec<String>)> = BTreeMap::new();
-        for (followed, (since, why)) in &self.failing {
-            if !self.told.contains(followed) {
-                let entry = by_reason.entry(why.clone()).or_insert((*since, Vec::new()));
-                entry.0 = entry.0.min(*since);
-                entry.1.push(followed.name());
+        let has_more = failing.difference(&self.told).next().is_some();
+        self.told = failing;
+        if self.told.is_empty() {
+            return Some(Trouble::Recovered);
+        }
+        has_more.then(|| self.failure())
+    }
+
+    /// All that fails, by reason. Kinds that are only counted are named where no other fails.
+    fn failure(&self) -> Trouble {
+        let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let is_read = self.failing.keys().any(|followed| followed.is.is_some());
+        for (followed, (_, why)) in &self.failing {
+            if followed.is.is_some() == is_read {
+                by_reason.entry(why).or_default().push(followed.name());
             }
         }
-        let mut news: Vec<_> = by_reason
-            .into_iter()
-            .map(|(why, (since, kinds))| Trouble::Failing { kinds, since, why })
-            .collect();
-        if failing.is_empty() {
-            news.push(Trouble::Recovered);
-        }
-        self.told = failing;
-        news
+        let parts = by_reason.iter().map(|(why, kinds)| format!("{}: {why}", kinds.join(", ")));
+        let what = format!("cannot follow {}", parts.collect::<Vec<_>>().join("; "));
+        let since = self.failing.values().map(|(since, _)| *since).min();
+        Trouble::Failing { what, since: since.unwrap_or_default() }
     }
 
     /// Asks who holds these addresses; what comes of it is news.

@@ -76,9 +76,9 @@ impl Source {
     }
 
     /// To be called every second or so: what is to be told of the connection, and forgotten.
-    pub fn turn(&mut self, cluster: &mut Cluster, now: Timestamp) -> Vec<Trouble> {
+    pub fn turn(&mut self, cluster: &mut Cluster, now: Timestamp) -> Option<Trouble> {
         match self {
-            Self::Manifests(_) => Vec::new(),
+            Self::Manifests(_) => None,
             Self::Api(live) => {
                 live.expire(cluster, now);
                 live.news_of_failures()

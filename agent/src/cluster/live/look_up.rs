@@ -12,6 +12,7 @@ use whydrop_core::cluster::object::Object;
 
 use super::{
     kinds::{ENDPOINT_SLICE, Followed, POD, SERVICE},
+    owners::Owners,
     watch::read,
 };
 
@@ -60,6 +61,10 @@ async fn holders(
     if let Some(node) = node.filter(|_| found.is_empty()) {
         let of_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
         found = list(client, &POD, None, &of_node).await?;
+    }
+    let mut owners = Owners::new(client.clone());
+    for object in &mut found {
+        owners.complete(object).await;
     }
     Ok(found)
 }

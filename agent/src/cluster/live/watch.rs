@@ -6,13 +6,13 @@ use futures_util::StreamExt as _;
 use kube::{
     Api, Client,
     api::DynamicObject,
-    runtime::{
-        WatchStreamExt as _,
-        watcher::{self, Event, watcher},
-    },
+    runtime::watcher::{self, Event, watcher},
 };
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Duration, sleep},
+};
 use whydrop_core::{
     cluster::object::{Key, Object},
     problem::Problem,
@@ -21,7 +21,17 @@ use whydrop_core::{
 use super::{News, kinds::Followed, look_up::reason, owners::Owners};
 use crate::cluster::decode::{Decoded, decode};
 
+/// The pause after a failure: from the first to the longest, each twice the one before. Short enough
+/// to be back soon after an API server was restarted.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How often it is asked whether a kind is served by now: somebody installs it some day.
+const SERVED_PAUSE: Duration = Duration::from_secs(30);
+
 /// Follows a kind, and tells what becomes of it, until nobody listens.
+///
+/// After a failure everything is listed anew: that, and not a watch that is taken up again and keeps
+/// silent, shows that the API server answers.
 pub(super) async fn follow(
     client: Client,
     followed: Followed,
@@ -30,32 +40,41 @@ pub(super) async fn follow(
 ) {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &followed.resource());
     let config = watcher::Config { field_selector: fields, ..watcher::Config::default() };
-    let mut events = Box::pin(watcher(api, config).default_backoff());
     let mut held =
         Held { followed, owners: Owners::new(client), listing: None, bad: BTreeMap::new() };
-    let mut is_failing = false;
-    while let Some(event) = events.next().await {
-        let told = match event {
-            Ok(event) => {
-                if std::mem::take(&mut is_failing)
-                    && news.send(News::Recovered(followed)).await.is_err()
-                {
+    let mut pause = PAUSE_MIN;
+    while !news.is_closed() {
+        let mut events = Box::pin(watcher(api.clone(), config.clone()));
+        let failure = loop {
+            let told = match events.next().await {
+                Some(Ok(event)) => held.take(event).await,
+                Some(Err(error)) => break Some(error),
+                None => break None,
+            };
+            for each in told {
+                pause = PAUSE_MIN;
+                if news.send(each).await.is_err() {
                     return;
                 }
-                held.take(event).await
-            }
-            Err(error) if is_not_served(&error) => vec![held.nothing()],
-            Err(error) => {
-                is_failing = true;
-                vec![News::Failing(followed, reason(&error))]
             }
         };
-        for each in told {
-            if news.send(each).await.is_err() {
-                return;
-            }
+        let (told, wait) = match failure {
+            Some(error) if is_not_served(&error) => (held.nothing(), SERVED_PAUSE),
+            Some(error) => (News::Failing(followed, reason(&error)), pause),
+            None => continue,
+        };
+        if news.send(told).await.is_err() {
+            return;
         }
+        sleep(wait + jitter()).await;
+        pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// Up to half a second more, so that a thousand agents do not come back in one moment.
+fn jitter() -> Duration {
+    let now = jiff::Timestamp::now().subsec_nanosecond();
+    Duration::from_nanos(u64::from(now.unsigned_abs()) / 2)
 }
 
 /// Whether the API server does not know the kind, so that there is none of it.
