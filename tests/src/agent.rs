@@ -140,6 +140,11 @@ impl Agent {
         self.child.id()
     }
 
+    /// Its resident memory in MiB.
+    pub fn resident_mib(&self) -> Result<f64> {
+        resident_mib(self.pid())
+    }
+
     /// Tells the agent to end, and checks that it does so cleanly.
     pub fn stop(mut self) -> Result<()> {
         self.end()
@@ -182,6 +187,14 @@ impl Drop for Agent {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The resident memory of a process, in MiB.
+pub fn resident_mib(pid: u32) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    Ok(kib.context("VmRSS")? / 1024.0)
 }
 
 /// Where the program under test is: `$WHYDROP`, else beside the program that is running.

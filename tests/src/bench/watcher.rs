@@ -16,7 +16,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::load::PORT;
-use crate::{agent::Agent, netns::Node};
+use crate::{
+    agent::{Agent, resident_mib},
+    netns::Node,
+};
 
 /// How long bpftrace may take to attach.
 const ATTACH_WAIT: Duration = Duration::from_secs(30);
@@ -176,13 +179,6 @@ fn account(records: &[Value]) -> Result<Account> {
     }
     account.reported += attempts.values().sum::<u64>();
     Ok(account)
-}
-
-fn resident_mib(pid: u32) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-    Ok(kib.context("VmRSS")? / 1024.0)
 }
 
 /// The cluster of the lab: the first pod may reach the second one's port, and nothing else.

@@ -104,13 +104,13 @@ impl Stage {
         self.apply(POLICIES);
     }
 
-    /// Drops what goes to a pod's port, as a network plugin would.
+    /// Drops what goes to a pod, as a network plugin would.
     pub(crate) fn enforce(&self, number: usize) {
         let address = self.node.pod(number).ip;
         self.node
             .nft(&format!(
                 "table inet cni {{\n  chain forward {{\n    type filter hook forward priority filter; \
-                 policy accept;\n    ip daddr {address} tcp dport {PORT} counter drop\n  }}\n}}\n"
+                 policy accept;\n    ip daddr {address} counter drop\n  }}\n}}\n"
             ))
             .expect("rules");
     }
