@@ -1,16 +1,17 @@
-//! The agent's process: the only place that spawns tasks, and the one that owns the clock.
+//! The agent's process: the one task that decides, and owns the clock.
 //!
 //! ```text
 //!  probe::Interfaces ──▶ Cluster (interfaces, addresses)
 //!  cluster::Source ────▶ Cluster ──▶ Snapshot ─────────────┐
 //!                                                          ▼
-//!  probe::Observations ▶ Correlator ─▶ Drop ─────▶ diagnose, remedy ─▶ Record ─▶ sink::Log
+//!  probe::Observations ▶ Correlator ─▶ Drop ─────▶ diagnose, remedy ─▶ Record ─▶ sink::{Log, Events}
 //!            tick ─────▶      │        Answered ─▶ diagnose ─▶ finding ─┘
 //!                             └──────▶ Folded ─────────────────────────┘
 //! ```
 //!
-//! One task drives all of it: each state has one writer by construction. The sink has a thread and
-//! a bounded queue of its own, so that a slow reader of standard output holds up nothing.
+//! One task drives all of it: each state has one writer by construction. What has to wait (watches
+//! and look-ups in the source, each sink) does so by itself, behind a bounded queue, so that neither
+//! a slow API server nor a slow reader of standard output holds up anything.
 
 mod alone;
 mod judge;
