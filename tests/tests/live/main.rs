@@ -6,10 +6,14 @@ mod stage;
 
 use std::{net::SocketAddr, time::Duration};
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 use stage::{NODE, PORT, RECORD_WAIT, Stage, drop_to};
 use whydrop_tests::{
-    agent::Agent,
+    agent::{Agent, Heard},
     kube::wait::{Look, until},
 };
 
@@ -171,6 +175,35 @@ fn an_api_server_that_goes_away_is_told_and_does_without() {
     let record = drop_to(&mut agent, "pod-c");
     assert_eq!(record["verdict"]["ingress"]["isolating"].as_array().map(Vec::len), Some(1));
     assert!(!record["cause"]["reasons"].to_string().contains("known as they were"), "{record}");
+}
+
+#[test]
+fn an_api_server_that_does_not_answer_holds_nothing_up() {
+    let stage = Stage::new(2);
+    stage.frontend_to_backend();
+    stage.enforce(1);
+    let _beyond = stage.uplink(&["10.7.9.9/32"]);
+    let mut agent = stage.agent();
+    let signal = |signal| {
+        for pid in stage.api.pids() {
+            let pid = Pid::from_raw(i32::try_from(pid).expect("a process number"));
+            kill(pid, signal).expect("the server's process");
+        }
+    };
+    signal(Signal::SIGSTOP);
+    stage.connect(0, to(&stage, 1)).expect_err("it is dropped");
+    let record = drop_to(&mut agent, "pod-b");
+    assert_eq!(record["cause"]["policy"]["name"], "default-deny", "{record}");
+
+    // Who is elsewhere cannot be looked up, which is said in place of a guess.
+    stage.connect(0, "10.7.9.9:8080".parse().expect("an address")).expect_err("nobody answers");
+    let is_far = |heard: &Heard| heard.record["flow"]["destination"]["ip"] == "10.7.9.9";
+    let told = agent.wait_for(RECORD_WAIT, |heard| heard.iter().any(is_far));
+    told.expect("a record");
+    let record = &agent.records().iter().find(|heard| is_far(heard)).expect("it").record;
+    assert_eq!(record["cause"]["class"], "cannot-tell", "{record}");
+    assert!(record["cause"].to_string().contains("did not answer"), "{record}");
+    signal(Signal::SIGCONT);
 }
 
 #[test]
