@@ -7,10 +7,12 @@ use jiff::{SignedDuration, Timestamp};
 use whydrop_core::{
     cluster::{
         Cluster, Snapshot,
-        object::{Key, Kind, Namespace, Object, Pod},
+        look_up::LookUp,
+        object::{EndpointSlice, Key, Kind, Namespace, Object, Pod, Service},
         resolve::Holder,
     },
-    flow::Protocol,
+    diagnosis::{Case, Fate, diagnose},
+    flow::{Flow, Protocol},
     policy::{
         Action, Layer, NAMESPACE_NAME_LABEL, Namespaces, Peer, Peers, PodPeer, Policy, PolicyKind,
         PolicyRef, Rule,
@@ -197,6 +199,94 @@ fn nothing_is_judged_before_a_kind_is_synced() {
     cluster.synced(Kind::Policy(PolicyKind::NetworkPolicy));
     let after = cluster.snapshot();
     assert_eq!(evaluate(&after, &ask(&after, 10, 20)).decision(), Decision::NotIsolated);
+}
+
+fn case(source: u8, destination: u8) -> Case<'static> {
+    let (source, destination) = (address(source), address(destination));
+    let flow = Flow { source, destination, port: 8080, protocol: Protocol::Tcp };
+    Case { flow, dialled: None, at: Some(at(0)), fate: Fate::Asked }
+}
+
+#[test]
+fn an_address_is_outside_only_once_it_was_looked_up() {
+    let mut cluster = Cluster::default();
+    cluster.look_up_on_demand();
+    cluster.apply(Object::Pod(pod("frontend", "pod-a", 10, &[])), None);
+    let holds = |cluster: &Cluster| cluster.snapshot().resolve(address(20), Some(at(0))).holder;
+    let missing = |cluster: &Cluster, now| cluster.snapshot().to_look_up(&case(10, 20), now);
+
+    assert!(matches!(holds(&cluster), Holder::Unknown(_)), "nobody has looked");
+    assert_eq!(missing(&cluster, at(0)), [address(20)], "who is followed is not looked up");
+    let failed = Some("forbidden".into());
+    cluster.looked_up(address(20), LookUp { at: at(0), failed });
+    assert!(matches!(holds(&cluster), Holder::Unknown(why) if why.contains("forbidden")));
+    assert!(missing(&cluster, at(1)).is_empty(), "it is not asked for again at once");
+    assert_eq!(missing(&cluster, at(6)), [address(20)]);
+    cluster.looked_up(address(20), LookUp { at: at(6), failed: None });
+    assert_eq!(holds(&cluster), Holder::Outside);
+    assert!(missing(&cluster, at(30)).is_empty());
+    assert_eq!(missing(&cluster, at(60)), [address(20)], "what was so need not be so any more");
+}
+
+#[test]
+fn an_address_that_somebody_got_later_was_nobodys_that_is_known() {
+    let mut cluster = Cluster::default();
+    cluster.look_up_on_demand();
+    let created = Some(at(100));
+    let heir = Pod { created, ..pod("backend", "heir", 20, &[]) };
+    cluster.apply(Object::Pod(heir), None);
+    cluster.looked_up(address(20), LookUp { at: at(101), failed: None });
+    let snapshot = cluster.snapshot();
+    assert_eq!(holder(&snapshot, 20, Some(at(110))), "backend/heir");
+    let then = snapshot.resolve(address(20), Some(at(0))).holder;
+    assert!(matches!(then, Holder::Unknown(why) if why.contains("backend/heir")));
+}
+
+#[test]
+fn the_backends_of_a_service_are_looked_up_as_well() {
+    let mut cluster = Cluster::default();
+    cluster.look_up_on_demand();
+    cluster.apply(Object::Pod(pod("frontend", "pod-a", 10, &[])), None);
+    cluster.apply(
+        Object::Service(Service {
+            namespace: "backend".into(),
+            name: "api".into(),
+            addresses: vec![address(96)],
+            ports: Vec::new(),
+            selector: Labels::new(),
+        }),
+        None,
+    );
+    cluster.apply(
+        Object::EndpointSlice(EndpointSlice {
+            namespace: "backend".into(),
+            name: "api-1".into(),
+            service: Some("api".into()),
+            addresses: vec![address(20)],
+            ports: Vec::new(),
+        }),
+        None,
+    );
+    cluster.looked_up(address(96), LookUp { at: at(0), failed: None });
+    assert_eq!(cluster.snapshot().to_look_up(&case(10, 96), at(1)), [address(20)]);
+}
+
+#[test]
+fn what_is_known_of_old_weighs_less_and_says_how_old_it_is() {
+    let mut cluster = Cluster::default();
+    cluster.apply(Object::Pod(pod("frontend", "pod-a", 10, &[])), None);
+    cluster.apply(Object::Pod(pod("backend", "pod-b", 20, &[])), None);
+    let of = |cluster: &Cluster, time| {
+        let case = Case { at: Some(time), ..case(10, 20) };
+        diagnose(&cluster.snapshot(), &case).cause
+    };
+    let fresh = of(&cluster, at(60));
+    cluster.failing(Kind::Policy(PolicyKind::NetworkPolicy), at(0), "connection refused");
+    let stale = of(&cluster, at(60));
+    assert!(stale.confidence < fresh.confidence);
+    assert!(stale.reasons.iter().any(|reason| reason.contains("60 s before")), "{stale:?}");
+    cluster.synced(Kind::Policy(PolicyKind::NetworkPolicy));
+    assert_eq!(of(&cluster, at(60)).reasons, fresh.reasons);
 }
 
 #[test]
