@@ -23,8 +23,7 @@ use tokio::io::unix::AsyncFd;
 use super::{
     Attach, FROM_POD, TO_POD,
     error::{Error, chain, errno},
-    netlink::{self, List},
-    sys,
+    netlink, sys,
     topology::Topology,
 };
 
@@ -292,12 +291,9 @@ fn prepare_clsact(index: u32) -> Result<(), ProgramError> {
 /// Everything there is now.
 fn listed() -> Result<Topology, Error> {
     let mut topology = Topology::default();
-    // Links first: routes are kept or not by the links they lead to.
-    for what in [List::Links, List::Addresses, List::Routes] {
-        netlink::list(what)
-            .map_err(Error::io("listing network interfaces"))?
-            .into_iter()
-            .for_each(|message| topology.apply(message));
+    // Links come first: routes are kept or not by the links they lead to.
+    for message in netlink::list().map_err(Error::io("listing network interfaces"))? {
+        topology.apply(message);
     }
     Ok(topology)
 }

@@ -1,22 +1,34 @@
-//! As much of rtnetlink as it takes to know links, addresses and routes.
+//! What rtnetlink tells of links, addresses and routes, as much of it as the topology asks for.
 //!
-//! Eight attributes are read, and unknown ones skipped, by a walker of our own: a parser for all of
-//! rtnetlink refuses a whole message over one attribute that a newer kernel has changed.
+//! `netlink-packet-route` reads the messages. It gives up on a whole message over one attribute that
+//! it does not expect, so each is read on its own: what fails is told and left out, and the rest of
+//! the listing stands. The sockets are our own: the connection of `rtnetlink` is a task of its own,
+//! with a queue that has no bound, and keeps to itself which messages it could not read.
 //!
 //! <https://docs.kernel.org/userspace-api/netlink/intro.html>
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     os::fd::{AsRawFd as _, OwnedFd},
+    sync::Once,
 };
 
+use netlink_packet_core::{
+    DecodeError, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+};
 use nix::{
     errno::Errno,
     libc,
     sys::socket::{
-        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-        setsockopt, socket, sockopt::RcvBuf,
+        AddressFamily as SocketFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType,
+        bind, recv, send, setsockopt, socket, sockopt::RcvBuf,
     },
 };
 
@@ -33,12 +45,6 @@ const GROUPS: i32 = libc::RTMGRP_LINK
     | libc::RTMGRP_IPV6_IFADDR
     | libc::RTMGRP_IPV4_ROUTE
     | libc::RTMGRP_IPV6_ROUTE;
-
-const HEADER_BYTES: usize = 16;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_LINK_NETNSID: u16 = 37;
-const RTA_VIA: u16 = 18;
-const VETH: &[u8] = b"veth";
 
 /// One change, or one part of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,14 +81,6 @@ pub(crate) struct Route {
     pub(crate) hops: Vec<(u32, bool)>,
 }
 
-/// A list to ask for.
-#[derive(Clone, Copy)]
-pub(crate) enum List {
-    Links,
-    Addresses,
-    Routes,
-}
-
 /// A socket for changes, in the network namespace of the thread that opens it.
 pub(crate) fn subscribe() -> io::Result<OwnedFd> {
     let socket = open(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, GROUPS.cast_unsigned())?;
@@ -110,278 +108,326 @@ pub(crate) fn is_overflow(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOBUFS)
 }
 
-/// Lists everything there is now. Blocks for as long as the kernel takes to write it.
-pub(crate) fn list(what: List) -> io::Result<Vec<Message>> {
+/// Lists everything there is now: links, then addresses, then routes. Blocks for as long as the
+/// kernel takes to write it.
+pub(crate) fn list() -> io::Result<Vec<Message>> {
     let socket = open(SockFlag::SOCK_CLOEXEC, 0)?;
-    let (kind, body) = match what {
-        List::Links => (libc::RTM_GETLINK, size_of::<libc::ifinfomsg>()),
-        List::Addresses => (libc::RTM_GETADDR, 8),
-        List::Routes => (libc::RTM_GETROUTE, 12),
-    };
-    let length = HEADER_BYTES + body;
-    let flags = libc::NLM_F_REQUEST | libc::NLM_F_DUMP;
-    let mut request = Vec::with_capacity(length);
-    request.extend(u32::try_from(length).unwrap_or(0).to_ne_bytes());
-    request.extend(kind.to_ne_bytes());
-    request.extend(u16::try_from(flags).unwrap_or(0).to_ne_bytes());
-    request.resize(length, 0); // sequence, port and an all-zero body: of any family
-    send(socket.as_raw_fd(), &request, MsgFlags::empty())?;
-
     let mut buffer = vec![0; MESSAGE_BYTES];
     let mut messages = Vec::new();
-    loop {
-        let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        if parse(&buffer[..length], &mut messages)? {
-            return Ok(messages);
+    for what in [
+        RouteNetlinkMessage::GetLink(LinkMessage::default()),
+        RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+        RouteNetlinkMessage::GetRoute(RouteMessage::default()),
+    ] {
+        let mut request = NetlinkMessage::from(what);
+        request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        send(socket.as_raw_fd(), &bytes_of(request), MsgFlags::empty())?;
+        let mut is_done = false;
+        while !is_done {
+            let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+            is_done = parse(&buffer[..length], &mut messages)?;
         }
     }
+    Ok(messages)
 }
 
 fn open(flags: SockFlag, groups: u32) -> io::Result<OwnedFd> {
-    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+    let socket = socket(SocketFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
     Ok(socket)
 }
 
+fn bytes_of(mut message: NetlinkMessage<RouteNetlinkMessage>) -> Vec<u8> {
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
 /// Reads the messages of a datagram; true if the last of a listing is among them.
 fn parse(mut bytes: &[u8], into: &mut Vec<Message>) -> io::Result<bool> {
-    while let Some(length) = u32_at(bytes, 0) {
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        let Some(message) = bytes.get(..length).filter(|_| length >= HEADER_BYTES) else { break };
-        let kind = u16_at(message, 4).unwrap_or(0);
-        let body = &message[HEADER_BYTES..];
-        match libc::c_int::from(kind) {
-            libc::NLMSG_DONE => return Ok(true),
-            libc::NLMSG_ERROR => {
-                let errno = u32_at(body, 0).unwrap_or(0).cast_signed();
-                if errno != 0 {
-                    return Err(io::Error::from_raw_os_error(-errno));
-                }
+    while !bytes.is_empty() {
+        let length = match NetlinkBuffer::new_checked(bytes) {
+            Ok(message) => message.length() as usize,
+            Err(error) => {
+                // Where the next one begins cannot be known.
+                tell_unread(&error);
+                break;
             }
-            _ => into.extend(message_of(kind, body)),
+        };
+        match NetlinkMessage::deserialize(&bytes[..length]).map(|message| message.payload) {
+            Ok(NetlinkPayload::InnerMessage(message)) => into.extend(message_of(message)),
+            Ok(NetlinkPayload::Error(answer)) => accepted(answer.raw_code())?,
+            Ok(NetlinkPayload::Done(end)) => return accepted(end.code).map(|()| true),
+            Ok(_) => {}
+            Err(error) => tell_unread(&error),
         }
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(false)
 }
 
-fn message_of(kind: u16, body: &[u8]) -> Option<Message> {
-    match kind {
-        libc::RTM_NEWLINK => {
-            // A bridge also tells of its ports, with the bridge's own kind of attributes.
-            (body.first()? == &0).then_some(())?;
-            let is_up = u32_at(body, 8)? & libc::IFF_UP.cast_unsigned() != 0;
-            Some(Message::Link { index: u32_at(body, 4)?, link: link(is_up, body.get(16..)?) })
+/// The kernel refuses with an errno below zero, at the start of a listing or at its end.
+fn accepted(code: i32) -> io::Result<()> {
+    if code < 0 { Err(io::Error::from_raw_os_error(code.saturating_neg())) } else { Ok(()) }
+}
+
+/// Warns once: what cannot be read in one message is likely to be in many.
+fn tell_unread(error: &DecodeError) {
+    static WARNED: Once = Once::new();
+    WARNED.call_once(|| {
+        tracing::warn!(%error, "a link, an address or a route was left out; debug tells of others");
+    });
+    tracing::debug!(%error, "a message of rtnetlink cannot be read");
+}
+
+fn message_of(message: RouteNetlinkMessage) -> Option<Message> {
+    use RouteNetlinkMessage::{DelAddress, DelLink, DelRoute, NewAddress, NewLink, NewRoute};
+    let added = matches!(message, NewAddress(_) | NewRoute(_));
+    match message {
+        // A bridge tells of its ports in the same way: one that leaves the bridge is not gone.
+        NewLink(it) | DelLink(it) if it.header.interface_family != AddressFamily::Unspec => None,
+        NewLink(link) => Some(Message::Link { index: link.header.index, link: link.into() }),
+        DelLink(link) => Some(Message::LinkGone { index: link.header.index }),
+        NewAddress(address) | DelAddress(address) => {
+            let index = address.header.index;
+            Some(Message::Address { index, address: own_address(&address)?, added })
         }
-        libc::RTM_DELLINK => {
-            (body.first()? == &0).then_some(())?;
-            Some(Message::LinkGone { index: u32_at(body, 4)? })
-        }
-        libc::RTM_NEWADDR | libc::RTM_DELADDR => Some(Message::Address {
-            index: u32_at(body, 4)?,
-            address: own_address(body.get(8..)?)?,
-            added: kind == libc::RTM_NEWADDR,
-        }),
-        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
-            Some(Message::Route { route: route(body)?, added: kind == libc::RTM_NEWROUTE })
-        }
+        NewRoute(route) | DelRoute(route) => Some(Message::Route { route: route.into(), added }),
         _ => None,
     }
 }
 
-fn link(is_up: bool, attributes_of: &[u8]) -> Link {
-    let mut link = Link { name: String::new(), is_veth: false, is_elsewhere: false, is_up };
-    for (kind, value) in attributes(attributes_of) {
-        match kind {
-            libc::IFLA_IFNAME => {
-                let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
-                link.name = String::from_utf8_lossy(name).into_owned();
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Self {
+        let mut link = Self {
+            name: String::new(),
+            is_veth: false,
+            is_elsewhere: false,
+            is_up: message.header.flags.contains(LinkFlags::Up),
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::LinkInfo(info) => {
+                    link.is_veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
+                }
+                LinkAttribute::LinkNetNsId(_) => link.is_elsewhere = true,
+                _ => {}
             }
-            libc::IFLA_LINKINFO => {
-                link.is_veth = attributes(value).any(|(kind, value)| {
-                    kind == IFLA_INFO_KIND && value.strip_suffix(b"\0").unwrap_or(value) == VETH
-                });
-            }
-            IFLA_LINK_NETNSID => link.is_elsewhere = true,
-            _ => {}
         }
+        link
     }
-    link
 }
 
 /// An interface's own address: on a point-to-point link, `IFA_ADDRESS` is the peer's.
-fn own_address(attributes_of: &[u8]) -> Option<IpAddr> {
-    let find = |wanted| {
-        attributes(attributes_of).find(|(kind, _)| *kind == wanted).and_then(|(_, value)| ip(value))
-    };
-    find(libc::IFA_LOCAL).or_else(|| find(libc::IFA_ADDRESS))
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let addresses = message.attributes.iter().filter_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some((false, *address)),
+        AddressAttribute::Local(address) => Some((true, *address)),
+        _ => None,
+    });
+    addresses.max_by_key(|(is_local, _)| *is_local).map(|(_, address)| address)
 }
 
-fn route(body: &[u8]) -> Option<Route> {
-    let [_family, prefix, _source_prefix, tos, table, _protocol, _scope, kind, ..] =
-        *body.first_chunk::<12>()?;
-    let mut route = Route {
-        table: u32::from(table),
-        is_unicast: kind == libc::RTN_UNICAST,
-        destination: None,
-        prefix,
-        tos,
-        priority: 0,
-        hops: Vec::new(),
-    };
-    let (mut interface, mut has_gateway) = (None, false);
-    for (kind, value) in attributes(&body[12..]) {
-        match kind {
-            libc::RTA_DST => route.destination = ip(value),
-            libc::RTA_OIF => interface = u32_at(value, 0),
-            libc::RTA_GATEWAY | RTA_VIA => has_gateway = true,
-            libc::RTA_PRIORITY => route.priority = u32_at(value, 0).unwrap_or(0),
-            libc::RTA_TABLE => route.table = u32_at(value, 0).unwrap_or(0),
-            libc::RTA_MULTIPATH => hops(value, &mut route.hops),
-            _ => {}
+impl From<RouteMessage> for Route {
+    fn from(RouteMessage { header, attributes, .. }: RouteMessage) -> Self {
+        let mut route = Self {
+            table: header.table.into(),
+            is_unicast: header.kind == RouteType::Unicast,
+            destination: None,
+            prefix: header.destination_prefix_length,
+            tos: header.tos,
+            priority: 0,
+            hops: Vec::new(),
+        };
+        let is_indirect = has_gateway(&attributes);
+        for attribute in attributes {
+            match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(address)) => {
+                    route.destination = Some(address.into());
+                }
+                RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
+                    route.destination = Some(address.into());
+                }
+                RouteAttribute::Oif(index) => route.hops.push((index, is_indirect)),
+                RouteAttribute::MultiPath(hops) => {
+                    let hops = hops.iter();
+                    let hops = hops.map(|hop| (hop.interface_index, has_gateway(&hop.attributes)));
+                    route.hops.extend(hops);
+                }
+                RouteAttribute::Priority(priority) => route.priority = priority,
+                RouteAttribute::Table(table) => route.table = table,
+                _ => {}
+            }
         }
-    }
-    route.hops.extend(interface.map(|index| (index, has_gateway)));
-    Some(route)
-}
-
-/// The next hops of a multipath route: `struct rtnexthop`, each with attributes.
-fn hops(mut bytes: &[u8], into: &mut Vec<(u32, bool)>) {
-    while let (Some(length), Some(index)) = (u16_at(bytes, 0), u32_at(bytes, 4)) {
-        let length = usize::from(length);
-        let Some(hop) = bytes.get(8..length) else { break };
-        let has_gateway =
-            attributes(hop).any(|(kind, _)| matches!(kind, libc::RTA_GATEWAY | RTA_VIA));
-        into.push((index, has_gateway));
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        route
     }
 }
 
-/// The attributes in these bytes, up to the first that is cut off.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    /// Flags in the upper bits of the kind.
-    const KIND_MASK: u16 = 0x3fff;
-    std::iter::from_fn(move || {
-        let length = usize::from(u16_at(bytes, 0)?);
-        let kind = u16_at(bytes, 2)? & KIND_MASK;
-        let value = bytes.get(4..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-fn ip(bytes: &[u8]) -> Option<IpAddr> {
-    if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
-        Some(Ipv4Addr::from(octets).into())
-    } else {
-        Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into())
-    }
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+fn has_gateway(attributes: &[RouteAttribute]) -> bool {
+    attributes
+        .iter()
+        .any(|attribute| matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZero;
+
+    use netlink_packet_core::{DefaultNla, DoneMessage, ErrorMessage, NetlinkHeader};
+    use netlink_packet_route::route::{RouteNextHop, RouteVia};
     use proptest::prelude::*;
 
     use super::*;
 
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let length = 4 + value.len();
-        let mut bytes = u16::try_from(length).unwrap().to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(value);
-        bytes.resize(length.next_multiple_of(4), 0);
-        bytes
+    /// A datagram of these messages.
+    fn datagram(messages: impl IntoIterator<Item = RouteNetlinkMessage>) -> Vec<u8> {
+        messages.into_iter().flat_map(|message| bytes_of(message.into())).collect()
     }
 
-    fn message(kind: u16, body: &[&[u8]]) -> Vec<u8> {
-        let body = body.concat();
-        let length = HEADER_BYTES + body.len();
-        let mut bytes = u32::try_from(length).unwrap().to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.resize(HEADER_BYTES, 0);
-        bytes.extend(body);
-        bytes
+    fn parsed(messages: impl IntoIterator<Item = RouteNetlinkMessage>) -> Vec<Message> {
+        let mut parsed = Vec::new();
+        assert!(!parse(&datagram(messages), &mut parsed).unwrap());
+        parsed
     }
 
-    fn parsed(bytes: &[u8]) -> Vec<Message> {
-        let mut messages = Vec::new();
-        parse(bytes, &mut messages).unwrap();
-        messages
+    fn link(family: AddressFamily, attributes: Vec<LinkAttribute>) -> LinkMessage {
+        let mut link = LinkMessage::default();
+        link.header.interface_family = family;
+        link.header.index = 7;
+        link.attributes = attributes;
+        link
     }
 
     #[test]
     fn a_veth_is_told_from_other_links() {
-        let header = [[0; 4], 7_u32.to_ne_bytes(), [0; 4], [0; 4]].concat();
-        let info = attribute(libc::IFLA_LINKINFO, &attribute(IFLA_INFO_KIND, b"veth\0"));
-        let name = attribute(libc::IFLA_IFNAME, b"cali1\0");
-        let elsewhere = attribute(IFLA_LINK_NETNSID, &[0; 4]);
-        let link = |is_veth, is_elsewhere| {
+        use RouteNetlinkMessage::NewLink;
+        let info = |kind| LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
+        let name = LinkAttribute::IfName("cali1".into());
+        let elsewhere = LinkAttribute::LinkNetNsId(0);
+        let new = |attributes| parsed([NewLink(link(AddressFamily::Unspec, attributes))]);
+        let is = |is_veth, is_elsewhere| {
             let link = Link { name: "cali1".into(), is_veth, is_elsewhere, is_up: false };
             vec![Message::Link { index: 7, link }]
         };
-        let new = libc::RTM_NEWLINK;
-        assert_eq!(parsed(&message(new, &[&header, &name, &info, &elsewhere])), link(true, true));
-        assert_eq!(parsed(&message(new, &[&header, &info, &name])), link(true, false));
-        assert_eq!(parsed(&message(new, &[&header, &name])), link(false, false));
+        assert_eq!(new(vec![name.clone(), info(InfoKind::Veth), elsewhere]), is(true, true));
+        assert_eq!(new(vec![info(InfoKind::Veth), name.clone()]), is(true, false));
+        assert_eq!(new(vec![info(InfoKind::Dummy), name.clone()]), is(false, false));
+        assert_eq!(new(vec![name]), is(false, false));
+    }
+
+    #[test]
+    fn a_port_of_a_bridge_is_no_link() {
+        use RouteNetlinkMessage::{DelLink, NewLink};
+        let port = link(AddressFamily::Bridge, vec![LinkAttribute::IfName("cali1".into())]);
+        assert_eq!(parsed([NewLink(port.clone()), DelLink(port)]), []);
+    }
+
+    #[test]
+    fn the_own_end_of_a_point_to_point_link_counts() {
+        let [own, peer]: [IpAddr; 2] = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
+        let mut message = AddressMessage::default();
+        message.header.index = 7;
+        message.attributes = vec![AddressAttribute::Address(peer)];
+        let alone = message.clone();
+        message.attributes.push(AddressAttribute::Local(own));
+        let told = parsed([
+            RouteNetlinkMessage::NewAddress(alone),
+            RouteNetlinkMessage::DelAddress(message),
+        ]);
+        assert_eq!(
+            told,
+            [
+                Message::Address { index: 7, address: peer, added: true },
+                Message::Address { index: 7, address: own, added: false },
+            ]
+        );
     }
 
     #[test]
     fn routes_tell_where_they_lead() {
-        let header = [2, 32, 0, 0, 254, 0, 0, 1, 0, 0, 0, 0];
-        let to = attribute(libc::RTA_DST, &[10, 1, 0, 10]);
-        let oif = attribute(libc::RTA_OIF, &9_u32.to_ne_bytes());
-        let via = attribute(libc::RTA_GATEWAY, &[10, 0, 0, 1]);
-        let route = |hops| Route {
-            table: 254,
-            is_unicast: true,
-            destination: Some([10, 1, 0, 10].into()),
-            prefix: 32,
-            tos: 0,
-            priority: 0,
-            hops,
+        let told = |attributes: Vec<RouteAttribute>| {
+            let mut message = RouteMessage::default();
+            message.header.address_family = AddressFamily::Inet;
+            message.header.destination_prefix_length = 32;
+            message.header.kind = RouteType::Unicast;
+            let to = RouteAttribute::Destination(RouteAddress::Inet([10, 1, 0, 10].into()));
+            message.attributes = vec![to, RouteAttribute::Table(1000)];
+            message.attributes.extend(attributes);
+            parsed([RouteNetlinkMessage::NewRoute(message)])
         };
-        let added = |route| vec![Message::Route { route, added: true }];
-        let new = libc::RTM_NEWROUTE;
-        assert_eq!(parsed(&message(new, &[&header, &to, &oif])), added(route(vec![(9, false)])));
-        assert_eq!(
-            parsed(&message(new, &[&header, &to, &oif, &via])),
-            added(route(vec![(9, true)]))
-        );
-        let hop = |index: u32, via: &[u8]| {
-            let length = u16::try_from(8 + via.len()).unwrap();
-            [&length.to_ne_bytes()[..], &[0, 0], &index.to_ne_bytes(), via].concat()
+        let leads = |hops| {
+            let route = Route {
+                table: 1000,
+                is_unicast: true,
+                destination: Some([10, 1, 0, 10].into()),
+                prefix: 32,
+                tos: 0,
+                priority: 0,
+                hops,
+            };
+            vec![Message::Route { route, added: true }]
         };
-        let paths = attribute(libc::RTA_MULTIPATH, &[hop(3, &via), hop(4, &[])].concat());
-        assert_eq!(
-            parsed(&message(new, &[&header, &to, &paths])),
-            added(route(vec![(3, true), (4, false)]))
-        );
+        let oif = RouteAttribute::Oif(9);
+        let gateway = RouteAttribute::Gateway(RouteAddress::Inet([10, 0, 0, 1].into()));
+        let via = RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap()));
+        assert_eq!(told(vec![oif.clone()]), leads(vec![(9, false)]));
+        assert_eq!(told(vec![oif.clone(), gateway.clone()]), leads(vec![(9, true)]));
+        assert_eq!(told(vec![oif, via]), leads(vec![(9, true)]));
+
+        let hop = |interface_index, attributes| {
+            let mut hop = RouteNextHop::default();
+            hop.interface_index = interface_index;
+            hop.attributes = attributes;
+            hop
+        };
+        let paths = RouteAttribute::MultiPath(vec![hop(3, vec![gateway]), hop(4, vec![])]);
+        assert_eq!(told(vec![paths]), leads(vec![(3, true), (4, false)]));
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_read_takes_no_other_with_it() {
+        /// `IFLA_MTU`, which is four bytes long as long as no kernel changes that.
+        const MTU: u16 = 4;
+        use RouteNetlinkMessage::{DelLink, NewLink};
+        let gone = || DelLink(link(AddressFamily::Unspec, vec![]));
+        let odd = LinkAttribute::Other(DefaultNla::new(MTU, vec![0; 3]));
+        let odd = NewLink(link(AddressFamily::Unspec, vec![odd]));
+        assert_eq!(parsed([gone(), odd, gone()]), vec![Message::LinkGone { index: 7 }; 2]);
     }
 
     #[test]
     fn several_messages_and_an_end_come_in_one_datagram() {
-        let header = [[0; 4], 7_u32.to_ne_bytes(), [0; 4], [0; 4]].concat();
-        let gone = message(libc::RTM_DELLINK, &[&header]);
-        let done = message(u16::try_from(libc::NLMSG_DONE).unwrap(), &[&[0; 4]]);
+        let gone = || RouteNetlinkMessage::DelLink(link(AddressFamily::Unspec, vec![]));
+        let mut bytes = datagram([gone(), gone()]);
+        let done = NetlinkPayload::Done(DoneMessage::default());
+        bytes.extend(bytes_of(NetlinkMessage::new(NetlinkHeader::default(), done)));
         let mut messages = Vec::new();
-        assert!(parse(&[gone.clone(), gone, done].concat(), &mut messages).unwrap());
+        assert!(parse(&bytes, &mut messages).unwrap());
         assert_eq!(messages, vec![Message::LinkGone { index: 7 }; 2]);
     }
 
     #[test]
-    fn a_refusal_is_an_error() {
-        let refusal = (-libc::EPERM).to_ne_bytes();
-        let bytes = message(u16::try_from(libc::NLMSG_ERROR).unwrap(), &[&refusal]);
-        let error = parse(&bytes, &mut Vec::new()).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    fn a_refusal_is_an_error_at_the_start_of_a_listing_and_at_its_end() {
+        let mut refusal = ErrorMessage::default();
+        refusal.code = NonZero::new(-libc::EPERM);
+        let mut done = DoneMessage::default();
+        done.code = -libc::EPERM;
+        for payload in [NetlinkPayload::Error(refusal), NetlinkPayload::Done(done)] {
+            let bytes = bytes_of(NetlinkMessage::new(NetlinkHeader::default(), payload));
+            let error = parse(&bytes, &mut Vec::new()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        }
+    }
+
+    #[test]
+    fn this_kernel_is_read() {
+        let is_lo = |message: &Message| match message {
+            Message::Link { link, .. } => link.name == "lo",
+            _ => false,
+        };
+        assert!(list().unwrap().iter().any(is_lo));
     }
 
     proptest! {
@@ -389,7 +435,9 @@ mod tests {
         fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = parse(&bytes, &mut Vec::new());
             for kind in [libc::RTM_NEWLINK, libc::RTM_NEWADDR, libc::RTM_NEWROUTE] {
-                let _ = message_of(kind, &bytes);
+                let length = u32::try_from(16 + bytes.len()).unwrap();
+                let header = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 10]].concat();
+                let _ = parse(&[&header, &bytes[..]].concat(), &mut Vec::new());
             }
         }
     }
