@@ -85,6 +85,20 @@ impl Arch {
             Self::Arm64 => "aarch64-unknown-linux-musl",
         }
     }
+
+    /// What compiles the C in ring, which does TLS, and the Debian packages that have it. ring takes
+    /// no more of a C library than the types in its headers, so that one for glibc does.
+    fn compiler(self) -> (&'static str, &'static [&'static str]) {
+        match (self, env::consts::ARCH) {
+            (Self::Amd64, "x86_64") | (Self::Arm64, "aarch64") => ("cc", &["gcc", "libc6-dev"]),
+            (Self::Amd64, _) => {
+                ("x86_64-linux-gnu-gcc", &["gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"])
+            }
+            (Self::Arm64, _) => {
+                ("aarch64-linux-gnu-gcc", &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"])
+            }
+        }
+    }
 }
 
 /// Sets up, builds and writes.
@@ -130,6 +144,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Adds to a plan what has to be built for an image.
 pub(crate) fn prepare(plan: &mut Plan, arch: Arch) -> Result<()> {
+    let (compiler, packages) = arch.compiler();
+    setup::prepare_compiler(plan, compiler, packages)?;
     setup::prepare_target(plan, arch.target())?;
     let what = format!("building the image's program for {}", arch.name());
     plan.add(what, build(arch), BUILD_SECONDS);
@@ -226,9 +242,9 @@ fn build(arch: Arch) -> Command {
     let target = arch.target();
     let mut build = cargo(["build", "--quiet", "--locked", "--package", "whydrop"]);
     build.args(["--bin", PROGRAM, "--profile", PROFILE, "--target", target]);
-    // rustc brings this linker, and its target brings musl: no C compiler is asked for anything, and
-    // one machine builds for both processors.
+    // rustc brings this linker, and its target brings musl: one machine links for both processors.
     build.args(["--config", &format!("target.{target}.linker='rust-lld'")]);
+    build.env(format!("CC_{}", target.replace('-', "_")), arch.compiler().0);
     // Panics say where they come from; where this machine keeps its sources is nobody's business,
     // and would make two machines' programs differ.
     let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);

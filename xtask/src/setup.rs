@@ -77,6 +77,8 @@ const BENCH_PROGRAM: (&str, &str, &str) =
 const PROGRAMS_SECONDS: u64 = 15;
 /// A standard library, 30 MB, from rustup.
 const TARGET_SECONDS: u64 = 10;
+/// A C compiler for another processor, 40 MB.
+const COMPILER_SECONDS: u64 = 20;
 
 /// Fails where this is not root, which `what` needs.
 pub(crate) fn require_root(what: &str) -> Result<()> {
@@ -190,6 +192,16 @@ pub(crate) fn prepare(plan: &mut Plan, purpose: Purpose) -> Result<()> {
         plan.add(format!("{} {}", tool.name, tool.version), tool.install(), tool.seconds);
     }
     Ok(())
+}
+
+/// Adds to a plan what is missing of a C compiler, which these Debian packages have.
+pub(crate) fn prepare_compiler(plan: &mut Plan, program: &str, packages: &[&str]) -> Result<()> {
+    if found(program) {
+        return Ok(());
+    }
+    let names = packages.join(" ");
+    say(&format!("missing: {program} (Debian packages {names}), which compiles what TLS has of C"));
+    install(plan, packages, COMPILER_SECONDS)
 }
 
 /// Adds to a plan Rust's standard library for a target, where the toolchain is without it.
