@@ -202,10 +202,14 @@ pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("WHYDROP") {
         return Ok(path.into());
     }
+    beside("whydrop")
+}
+
+/// A program of this workspace, which lies where the program that is running does.
+pub fn beside(name: &str) -> Result<PathBuf> {
     let this = std::env::current_exe()?;
     let folders = this.ancestors().skip(1).take(2);
-    folders
-        .map(|folder| folder.join("whydrop"))
-        .find(|path| path.is_file())
-        .context("no whydrop beside this program: build it with `cargo build -p whydrop`")
+    folders.map(|folder| folder.join(name)).find(|path| path.is_file()).with_context(|| {
+        format!("no {name} beside this program: build it with `cargo build -p {name}`")
+    })
 }

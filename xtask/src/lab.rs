@@ -15,7 +15,7 @@ const BUILD_SECONDS: u64 = 150;
 
 /// What `whydrop-lab build` builds, and how long that takes where nothing of it is cached.
 const SHAPES: &[(&str, &str, u64)] =
-    &[("api", "the Kubernetes API server for the tests (once; most of it is compiling)", 570)];
+    &[("api", "the tests' Kubernetes API server, and Helm (once; most of it is compiling)", 700)];
 
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]

@@ -3,6 +3,7 @@
 mod bench;
 mod cargo;
 mod demo;
+mod image;
 mod lab;
 mod lint;
 mod plan;
@@ -28,6 +29,8 @@ enum Job {
     Test(test::Arguments),
     /// Measures what whydrop costs against nobody and against bpftrace, in turn.
     Bench(bench::Arguments),
+    /// Makes the agent's container image, as an archive that containerd and Docker take.
+    Image(image::Arguments),
     /// Builds, starts and ends a real Kubernetes that leaves the machine as it is.
     Lab(lab::Arguments),
     /// Installs what is missing to build, to play scenarios and to test; says what and why.
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Job::Demo(arguments) => demo::run(&arguments),
         Job::Test(arguments) => test::run(&arguments),
         Job::Bench(arguments) => bench::run(&arguments),
+        Job::Image(arguments) => image::run(&arguments),
         Job::Lab(arguments) => lab::run(&arguments),
         Job::Setup => setup::run(),
         Job::Lint => lint::run(),

@@ -4,13 +4,14 @@
 
 use std::{
     env,
+    path::Path,
     process::{Command, ExitCode, Stdio},
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    cargo::{cargo, path},
+    cargo::{cargo, path, root},
     plan::{Plan, say},
 };
 
@@ -74,6 +75,10 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
 const BENCH_PROGRAM: (&str, &str, &str) =
     ("bpftrace", "bpftrace", "is what whydrop's cost is compared with");
 const PROGRAMS_SECONDS: u64 = 15;
+/// A standard library, 30 MB, from rustup.
+const TARGET_SECONDS: u64 = 10;
+/// A C compiler for another processor, 40 MB.
+const COMPILER_SECONDS: u64 = 20;
 
 /// Fails where this is not root, which `what` needs.
 pub(crate) fn require_root(what: &str) -> Result<()> {
@@ -119,6 +124,8 @@ pub(crate) enum Purpose {
     Bench,
     /// Building, and running a Kubernetes.
     Lab,
+    /// Building alone.
+    Image,
 }
 
 /// A program that cargo installs.
@@ -148,8 +155,9 @@ pub(crate) fn prepare(plan: &mut Plan, purpose: Purpose) -> Result<()> {
         require_go()?;
     }
     let mut packages = Vec::new();
+    let programs = if purpose == Purpose::Image { &[] } else { PROGRAMS };
     let bench = (purpose == Purpose::Bench).then_some(&BENCH_PROGRAM);
-    for (program, package, what_for) in PROGRAMS.iter().chain(bench) {
+    for (program, package, what_for) in programs.iter().chain(bench) {
         if !found(program) {
             say(&format!("missing: {program} (Debian package {package}), which {what_for}"));
             packages.push(*package);
@@ -182,6 +190,32 @@ pub(crate) fn prepare(plan: &mut Plan, purpose: Purpose) -> Result<()> {
     }
     for tool in tools {
         plan.add(format!("{} {}", tool.name, tool.version), tool.install(), tool.seconds);
+    }
+    Ok(())
+}
+
+/// Adds to a plan what is missing of a C compiler, which these Debian packages have.
+pub(crate) fn prepare_compiler(plan: &mut Plan, program: &str, packages: &[&str]) -> Result<()> {
+    if found(program) {
+        return Ok(());
+    }
+    let names = packages.join(" ");
+    say(&format!("missing: {program} (Debian packages {names}), which compiles what TLS has of C"));
+    install(plan, packages, COMPILER_SECONDS)
+}
+
+/// Adds to a plan Rust's standard library for a target, where the toolchain is without it.
+pub(crate) fn prepare_target(plan: &mut Plan, target: &str) -> Result<()> {
+    let mut ask = Command::new("rustc");
+    ask.args(["--print", "target-libdir", "--target", target]).current_dir(root());
+    let output = ask.output().context("run rustc")?;
+    ensure!(output.status.success(), "rustc knows no target {target}");
+    let folder = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if !Path::new(&folder).is_dir() {
+        say(&format!("missing: {target} (from rustup, into the toolchain), the image's target"));
+        let mut add = Command::new("rustup");
+        add.args(["target", "add", target]).current_dir(root());
+        plan.add(format!("rustup target {target}"), add, TARGET_SECONDS);
     }
     Ok(())
 }

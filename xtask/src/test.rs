@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{
     cargo::{build, cargo},
-    lab, lint,
+    image, lab, lint,
     plan::Plan,
     setup::{Purpose, prepare, require_root},
 };
@@ -34,6 +34,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     lab::prepare_parts(&mut plan)?;
     let tests = cargo(["nextest", "run", "--cargo-quiet", "--workspace", "--no-run"]);
     plan.add("building the tests", tests, BUILD_SECONDS);
+    image::prepare(&mut plan, image::Arch::of_this_machine()?)?;
     plan.run()?;
     let cores = std::thread::available_parallelism()?.get();
     let mut tests = cargo(["nextest", "run", "--workspace", "--test-threads"]);

@@ -22,7 +22,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Job {
-    /// Builds what a shape consists of, and keeps it in the cache.
+    /// Builds what a shape consists of and what tests run with it, and keeps it in the cache.
     Build {
         /// Which.
         #[arg(default_value = "api")]
@@ -61,7 +61,10 @@ fn main() -> ExitCode {
 fn run(job: Job) -> Result<ExitCode> {
     let lab = Lab::of_cache()?;
     match job {
-        Job::Build { shape: Shape::Api } => Lab::build(parts::API, say)?,
+        Job::Build { shape: Shape::Api } => {
+            Lab::build(parts::API, say)?;
+            Lab::build(parts::DEPLOY, say)?;
+        }
         Job::Up { shape } => {
             Lab::build(parts::API, say)?;
             lab.up(shape, say)?;

@@ -1,4 +1,5 @@
-//! The programs of a cluster, built from the Go modules in `tests/kube`, each once.
+//! The programs of a cluster and of those who install on one, built from the Go modules in
+//! `tests/kube`, each once.
 
 use std::{
     fs,
@@ -21,12 +22,15 @@ pub struct Part {
     pub name: &'static str,
     /// The folder of the module below `tests/kube`.
     pub module: &'static str,
+    /// The package of a dependency that is the program itself, and has no need of a `main.go` of
+    /// ours.
+    pub package: Option<&'static str>,
     /// How long it takes on two cores where nothing of it was built or fetched before.
     pub seconds: u64,
 }
 
 /// The store behind the API server.
-pub const ETCD: Part = Part { name: "etcd", module: "etcd", seconds: 60 };
+pub const ETCD: Part = Part { name: "etcd", module: "etcd", package: None, seconds: 60 };
 /// The API server.
 pub const APISERVER: Part = kubernetes("kube-apiserver", 420);
 /// The controllers, of which a cluster may run some.
@@ -37,8 +41,20 @@ pub const KUBECTL: Part = kubernetes("kubectl", 30);
 /// What an API server for tests needs, in the order in which it is built.
 pub const API: &[Part] = &[ETCD, APISERVER, KUBECTL, CONTROLLER_MANAGER];
 
+/// Renders the chart, and holds values against its schema.
+pub const HELM: Part = deploy("helm", "helm.sh/helm/v3/cmd/helm", 120);
+/// Builds the base.
+pub const KUSTOMIZE: Part = deploy("kustomize", "sigs.k8s.io/kustomize/kustomize/v5", 10);
+
+/// What the tests of `deploy/` run besides, in the order in which it is built.
+pub const DEPLOY: &[Part] = &[HELM, KUSTOMIZE];
+
 const fn kubernetes(name: &'static str, seconds: u64) -> Part {
-    Part { name, module: "kubernetes", seconds }
+    Part { name, module: "kubernetes", package: None, seconds }
+}
+
+const fn deploy(name: &'static str, package: &'static str, seconds: u64) -> Part {
+    Part { name, module: "helm", package: Some(package), seconds }
 }
 
 impl Part {
@@ -70,12 +86,12 @@ impl Part {
     fn path(&self) -> Result<PathBuf> {
         let module = self.folder();
         let read = |path: PathBuf| fs::read(&path).with_context(|| path.display().to_string());
-        let key = cache::key([
-            RECIPE.as_bytes(),
-            &read(module.join("go.mod"))?,
-            &read(module.join("go.sum"))?,
-            &read(module.join(self.package()).join("main.go"))?,
-        ]);
+        let own = match self.package {
+            None => read(module.join(self.package()).join("main.go"))?,
+            Some(package) => package.into(),
+        };
+        let (pins, sums) = (read(module.join("go.mod"))?, read(module.join("go.sum"))?);
+        let key = cache::key([RECIPE.as_bytes(), &pins, &sums, &own]);
         Ok(cache::folder()?.join("bin").join(key).join(self.name))
     }
 
@@ -123,8 +139,12 @@ impl Part {
     }
 
     fn package(&self) -> String {
-        // A module for one program has it at its root.
-        if self.name == self.module { ".".into() } else { format!("./{}", self.name) }
+        match self.package {
+            Some(package) => package.into(),
+            // A module for one program has it at its root.
+            None if self.name == self.module => ".".into(),
+            None => format!("./{}", self.name),
+        }
     }
 
     fn folder(&self) -> PathBuf {
@@ -138,7 +158,7 @@ mod tests {
 
     #[test]
     fn every_part_is_pinned_and_stamped() {
-        for part in API {
+        for part in API.iter().chain(DEPLOY) {
             part.path().expect(part.name);
         }
         let flags = APISERVER.linker_flags().expect("flags");

@@ -1,0 +1,315 @@
+//! What deploy/ holds is what a cluster takes, grants what it says and nothing else, and is the same
+//! whichever way it is installed; the image is what the manifests name.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use k8s_openapi::api::{
+    apps::v1::DaemonSet,
+    core::v1::{Namespace, PodSpec, ServiceAccount},
+    rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use whydrop_tests::kube::parts::{HELM, KUSTOMIZE};
+
+/// Labels that Helm's convention adds, and that say nothing of what runs.
+const HELM_LABELS: [&str; 4] = [
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/managed-by",
+    "app.kubernetes.io/version",
+    "helm.sh/chart",
+];
+
+/// Everything that can be set, set to something else.
+const OTHER_VALUES: &str = r#"
+image:
+  repository: registry.example:5000/tools/whydrop
+  tag: 9.9.9
+  digest: sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+  pullPolicy: Always
+  pullSecrets: [{name: registry}]
+fullnameOverride: drops
+logFormat: json
+health: {port: 19472}
+extraArgs: [--node-name=worker-1]
+extraEnv:
+  - {name: RUST_LOG, value: debug}
+  - {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+resources: {requests: {cpu: "1"}, limits: {memory: 1Gi}}
+tolerations: [{key: dedicated, operator: Equal, value: batch, effect: NoSchedule}]
+nodeSelector: {pool: main}
+affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]}}}
+priorityClassName: ""
+updateStrategy: {type: OnDelete, rollingUpdate: null}
+podAnnotations: {example.com/note: "yes"}
+podLabels: {team: network}
+podSecurityContext: {fsGroup: 5}
+securityContext: {seLinuxOptions: {type: spc_t}}
+serviceAccount: {name: agents, annotations: {example.com/role: reader}}
+"#;
+
+/// A folder of the repository.
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository").join(path)
+}
+
+fn helm(arguments: &[&str]) -> Output {
+    let mut helm = Command::new(HELM.program().expect("helm"));
+    helm.args(arguments).arg(repository("deploy/helm/whydrop"));
+    // Not what the user who runs this has set up for theirs.
+    let home = tempfile::tempdir().expect("a folder");
+    for name in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+        helm.env(name, home.path());
+    }
+    helm.output().expect("run helm")
+}
+
+/// What a command printed that went well.
+fn printed(output: Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", output.status);
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn objects(yaml: &str) -> Vec<Value> {
+    serde_saphyr::from_multiple(yaml).expect("YAML")
+}
+
+/// What the chart makes with these arguments.
+fn chart(arguments: &[&str]) -> Vec<Value> {
+    let template = ["template", "--namespace", "whydrop", "--name-template", "whydrop"];
+    objects(&printed(helm(&[&template, arguments].concat())))
+}
+
+fn base() -> Vec<Value> {
+    let mut kustomize = Command::new(KUSTOMIZE.program().expect("kustomize"));
+    kustomize.arg("build").arg(repository("deploy/kustomize/base"));
+    objects(&printed(kustomize.output().expect("run kustomize")))
+}
+
+/// Objects as the API understands them, by kind and name.
+///
+/// The one place where objects are validated: what else has an opinion on them, such as a real API
+/// server asked with `--dry-run=server`, is to be asked here.
+fn accepted(objects: &[Value]) -> BTreeMap<(String, String), Value> {
+    let accepted = objects.iter().map(|object| {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let name = (text(&object["kind"]), text(&object["metadata"]["name"]));
+        let known = match (text(&object["apiVersion"]).as_str(), name.0.as_str()) {
+            ("v1", "Namespace") => strictly::<Namespace>(object),
+            ("v1", "ServiceAccount") => strictly::<ServiceAccount>(object),
+            ("apps/v1", "DaemonSet") => strictly::<DaemonSet>(object),
+            ("rbac.authorization.k8s.io/v1", "ClusterRole") => strictly::<ClusterRole>(object),
+            ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => {
+                strictly::<ClusterRoleBinding>(object)
+            }
+            (version, kind) => panic!("{version} {kind} is not known here"),
+        };
+        (name, known)
+    });
+    accepted.collect()
+}
+
+/// Decodes, and fails over a field that the type does not have, as the API server does.
+fn strictly<T: DeserializeOwned + Serialize>(object: &Value) -> Value {
+    let known: T = serde_json::from_value(object.clone())
+        .unwrap_or_else(|error| panic!("{error} in {object:#}"));
+    let known = serde_json::to_value(known).expect("JSON");
+    if let Some(path) = lost(object, &known) {
+        panic!("the API has no {path} as in {object:#}");
+    }
+    known
+}
+
+/// The path of something that is given and not known.
+fn lost(given: &Value, known: &Value) -> Option<String> {
+    match (given, known) {
+        (Value::Object(given), Value::Object(known)) => given.iter().find_map(|(name, value)| {
+            let path = match known.get(name) {
+                Some(known) => lost(value, known)?,
+                None if value.is_null() => return None,
+                None => String::new(),
+            };
+            Some(format!(".{name}{path}"))
+        }),
+        (Value::Array(given), Value::Array(known)) if given.len() == known.len() => given
+            .iter()
+            .zip(known)
+            .enumerate()
+            .find_map(|(i, (given, known))| Some(format!("[{i}]{}", lost(given, known)?))),
+        (given, known) => (given != known).then(|| format!(": {given} became {known}")),
+    }
+}
+
+/// Takes away the labels that only Helm sets.
+fn without_helm(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|name, _| !HELM_LABELS.contains(&name.as_str()));
+            fields.values_mut().for_each(without_helm);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_helm),
+        _ => {}
+    }
+}
+
+/// The base's object of a kind.
+fn of_kind<T: DeserializeOwned>(kind: &str) -> T {
+    let found = base().into_iter().find(|object| object["kind"] == kind);
+    serde_json::from_value(found.expect(kind)).expect(kind)
+}
+
+fn base_pod() -> PodSpec {
+    let daemons: DaemonSet = of_kind("DaemonSet");
+    daemons.spec.template.spec.expect("a pod's spec")
+}
+
+#[test]
+fn the_chart_passes_helms_own_checks() {
+    printed(helm(&["lint", "--strict"]));
+}
+
+#[test]
+fn the_chart_makes_what_the_base_holds() {
+    let mut base = accepted(&base());
+    // Helm makes the namespace itself (--create-namespace), and no chart labels it.
+    assert!(base.remove(&("Namespace".into(), "whydrop".into())).is_some(), "no Namespace");
+    let mut chart = accepted(&chart(&[]));
+    chart.values_mut().for_each(without_helm);
+    assert_eq!(chart.keys().collect::<Vec<_>>(), base.keys().collect::<Vec<_>>());
+    for (name, object) in &base {
+        assert_eq!(chart[name], *object, "{name:?}: left the chart's, right the base's");
+    }
+}
+
+#[test]
+fn every_value_of_the_chart_has_effect() {
+    let values = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(values.path(), OTHER_VALUES).expect("write");
+    let values = values.path().to_str().expect("a path");
+    let objects = accepted(&chart(&["--values", values]));
+    let text = serde_json::to_string(&objects.values().collect::<Vec<_>>()).expect("JSON");
+    for expected in [
+        r#""image":"registry.example:5000/tools/whydrop:9.9.9@sha256:0123456789abcdef"#,
+        r#""imagePullPolicy":"Always""#,
+        r#""imagePullSecrets":[{"name":"registry"}]"#,
+        r#""name":"drops""#,
+        "--log-format=json",
+        "--health-address=127.0.0.1:19472",
+        r#""port":19472"#,
+        "--node-name=worker-1",
+        "RUST_LOG",
+        "status.podIP",
+        r#""memory":"1Gi""#,
+        r#""value":"batch""#,
+        r#""pool":"main""#,
+        r#""key":"a""#,
+        "OnDelete",
+        "example.com/note",
+        r#""team":"network""#,
+        r#""fsGroup":5"#,
+        "spc_t",
+        "example.com/role",
+        r#""serviceAccountName":"agents""#,
+    ] {
+        assert!(text.contains(expected), "no {expected} in {text}");
+    }
+    for unexpected in ["priorityClassName", "rollingUpdate", "9472}"] {
+        let other = text.replace("19472}", "");
+        assert!(!other.contains(unexpected), "{unexpected} in {text}");
+    }
+    // And what can be left out.
+    let objects = accepted(&chart(&["--set", "rbac.create=false,serviceAccount.create=false"]));
+    let kinds: Vec<_> = objects.keys().map(|(kind, _)| kind.as_str()).collect();
+    assert_eq!(kinds, ["DaemonSet"]);
+}
+
+#[test]
+fn the_chart_refuses_values_that_it_does_not_know() {
+    for (set, word) in [
+        ("imag.tag=1", "imag"),
+        ("image.tagg=1", "tagg"),
+        ("serviceAccount.nam=x", "nam"),
+        ("rbac.creat=true", "creat"),
+        ("health.prot=1", "prot"),
+        ("resources.limit.memory=1Mi", "limit"),
+        ("tolerations[0].operater=Exists", "operater"),
+        ("logFormat=xml", "/logFormat"),
+        ("health.port=70000", "/health/port"),
+        ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
+        ("image.digest=sha256:12", "/image/digest"),
+        ("extraArgs=--flag", "/extraArgs"),
+    ] {
+        let output = helm(&["template", "--set", set]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{set} was taken");
+        assert!(said.contains(word), "{set}: no {word:?} in {said}");
+    }
+}
+
+#[test]
+fn the_agent_gets_three_capabilities_and_nothing_of_the_host_but_its_network() {
+    let pod = base_pod();
+    assert_eq!(pod.host_network, Some(true));
+    assert_eq!((pod.host_pid, pod.host_ipc), (None, None));
+    assert_eq!(pod.volumes, None, "no volume, so no host path");
+    let everywhere = &pod.tolerations.as_deref().unwrap_or_default()[0];
+    assert_eq!((everywhere.operator.as_deref(), &everywhere.key), (Some("Exists"), &None));
+
+    let [container] = pod.containers.as_slice() else { panic!("one container") };
+    let security = container.security_context.as_ref().expect("a security context");
+    let capabilities = security.capabilities.as_ref().expect("capabilities");
+    let names = |list: &Option<Vec<String>>| list.clone().unwrap_or_default().join(" ");
+    assert_eq!(names(&capabilities.add), "BPF NET_ADMIN PERFMON");
+    assert_eq!(names(&capabilities.drop), "ALL");
+    assert_eq!(security.privileged, None);
+    assert_eq!(security.allow_privilege_escalation, Some(false));
+    assert_eq!(security.read_only_root_filesystem, Some(true));
+    let profile = pod.security_context.and_then(|context| context.seccomp_profile);
+    assert_eq!(profile.expect("a seccomp profile").type_, "RuntimeDefault");
+}
+
+#[test]
+fn the_agent_may_write_events_and_read_what_it_judges_by() {
+    let role: ClusterRole = of_kind("ClusterRole");
+    for PolicyRule { verbs, resources, .. } in role.rules.expect("rules") {
+        let resources = resources.unwrap_or_default();
+        let reads = verbs.iter().all(|verb| ["get", "list", "watch"].contains(&verb.as_str()));
+        assert!(reads || resources == ["events"], "{verbs:?} on {resources:?}");
+        for secret in ["*", "secrets", "configmaps", "pods/log", "pods/exec"] {
+            assert!(!resources.iter().any(|resource| resource == secret), "{secret}");
+        }
+    }
+}
+
+#[test]
+fn the_kubelet_asks_where_the_agent_answers() {
+    let [container] = &base_pod().containers[..] else { panic!("one container") };
+    let probes = [(&container.liveness_probe, "/healthz"), (&container.readiness_probe, "/readyz")];
+    for (probe, path) in probes {
+        let probe = probe.as_ref().and_then(|probe| probe.http_get.as_ref()).expect("a probe");
+        assert_eq!(probe.path.as_deref(), Some(path));
+        let port = serde_json::to_value(&probe.port).expect("a port");
+        let flag = format!("--health-address={}:{port}", probe.host.as_deref().unwrap_or_default());
+        let arguments = container.args.as_deref().unwrap_or_default();
+        assert!(arguments.contains(&flag), "no {flag} in {arguments:?}");
+    }
+}
+
+#[test]
+fn chart_base_and_program_have_one_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    let chart = fs::read_to_string(repository("deploy/helm/whydrop/Chart.yaml")).expect("a chart");
+    let chart: Value = serde_saphyr::from_str(&chart).expect("YAML");
+    assert_eq!(chart["appVersion"], version);
+    let image = base_pod().containers[0].image.clone().expect("an image");
+    assert_eq!(image.rsplit_once(':').expect("a tag").1, version);
+    let dockerfile = fs::read_to_string(repository("deploy/Dockerfile")).expect("a Dockerfile");
+    let label = format!("org.opencontainers.image.version=\"{version}\"");
+    assert!(dockerfile.contains(&label), "no {label} in deploy/Dockerfile");
+}

@@ -1,0 +1,278 @@
+//! `cargo xtask image`: the agent as a container image, without a container engine.
+
+mod archive;
+
+use std::{
+    collections::BTreeMap,
+    env,
+    fs::{self, File},
+    io::BufWriter,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+};
+
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+
+use crate::{
+    cargo::{cargo, program, root},
+    plan::{Plan, say},
+    setup::{self, Purpose},
+};
+use archive::{Content, Image};
+
+/// How long the optimised build takes on two cores.
+const BUILD_SECONDS: u64 = 200;
+/// The profile of Cargo.toml that an image's program is built with.
+const PROFILE: &str = "image";
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What the manifests in deploy/ call it.
+const NAME: &str = concat!("ghcr.io/whydrop/whydrop:", env!("CARGO_PKG_VERSION"));
+/// Where the program is in the image.
+const PROGRAM: &str = "whydrop";
+/// Root, because the capabilities that a container is given count for nothing with another user:
+/// the kernel takes them from whoever is not root when the program starts, and Kubernetes sets no
+/// ambient ones. What root may do is what the manifest leaves it: three capabilities.
+const USER: &str = "0:0";
+/// What has to go with every copy of the program.
+const LICENSES: &[&str] = &["LICENSE-APACHE", "LICENSE-MIT", "agent-ebpf/LICENSE-GPL-2.0"];
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The processor of the nodes it is for; this machine's unless given.
+    #[arg(long, value_enum)]
+    arch: Option<Arch>,
+    /// Where the archive goes [default: target/image/whydrop-VERSION-ARCH.tar]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// What the image is called once it is imported.
+    #[arg(long, value_name = "REPOSITORY:TAG", default_value = NAME)]
+    name: String,
+    /// Writes the static program alone, for an image that something else makes.
+    #[arg(long)]
+    program_only: bool,
+}
+
+/// What nodes there are.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Arch {
+    Amd64,
+    Arm64,
+}
+
+impl Arch {
+    pub(crate) fn of_this_machine() -> Result<Self> {
+        match env::consts::ARCH {
+            "x86_64" => Ok(Self::Amd64),
+            "aarch64" => Ok(Self::Arm64),
+            other => anyhow::bail!("no image for {other}; --arch names those that there are"),
+        }
+    }
+
+    /// As Go calls it, and with it images.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
+
+    /// musl, for a program that needs nothing of the file system it is started in.
+    fn target(self) -> &'static str {
+        match self {
+            Self::Amd64 => "x86_64-unknown-linux-musl",
+            Self::Arm64 => "aarch64-unknown-linux-musl",
+        }
+    }
+
+    /// What compiles the C in ring, which does TLS, and the Debian packages that have it. ring takes
+    /// no more of a C library than the types in its headers, so that one for glibc does.
+    fn compiler(self) -> (&'static str, &'static [&'static str]) {
+        match (self, env::consts::ARCH) {
+            (Self::Amd64, "x86_64") | (Self::Arm64, "aarch64") => ("cc", &["gcc", "libc6-dev"]),
+            (Self::Amd64, _) => {
+                ("x86_64-linux-gnu-gcc", &["gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"])
+            }
+            (Self::Arm64, _) => {
+                ("aarch64-linux-gnu-gcc", &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"])
+            }
+        }
+    }
+}
+
+/// Sets up, builds and writes.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let arch = arguments.arch.map_or_else(Arch::of_this_machine, Ok)?;
+    // What can be wrong is found before minutes are spent.
+    check_name(&arguments.name)?;
+    let created = created()?;
+    let output = match &arguments.output {
+        Some(path) => path.clone(),
+        None => default_output(arch, arguments.program_only)?,
+    };
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder {
+        ensure!(folder.is_dir(), "{}: no such folder", folder.display());
+    }
+
+    let mut plan = Plan::default();
+    setup::prepare(&mut plan, Purpose::Image)?;
+    prepare(&mut plan, arch)?;
+    plan.run()?;
+
+    let program = built(arch)?;
+    let write = |out: &Path| {
+        if arguments.program_only {
+            fs::copy(&program, out)?;
+            return Ok(String::new());
+        }
+        let bytes = fs::read(&program).with_context(|| program.display().to_string())?;
+        let image = image(arch, &arguments.name, created, bytes)?;
+        Ok(image.write(BufWriter::new(File::create(out)?))?)
+    };
+    let digest = into_place(&output, write).with_context(|| output.display().to_string())?;
+    let size = fs::metadata(&output)?.len();
+    say(&format!("{}: {} kB  {digest}", output.display(), size.div_ceil(1000)));
+    if !arguments.program_only {
+        say(&format!("{} for linux/{}; to have it on a node:", arguments.name, arch.name()));
+        say(&format!("  ctr -n k8s.io images import {}", output.display()));
+        say(&format!("  docker load -i {}", output.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Adds to a plan what has to be built for an image.
+pub(crate) fn prepare(plan: &mut Plan, arch: Arch) -> Result<()> {
+    let (compiler, packages) = arch.compiler();
+    setup::prepare_compiler(plan, compiler, packages)?;
+    setup::prepare_target(plan, arch.target())?;
+    let what = format!("building the image's program for {}", arch.name());
+    plan.add(what, build(arch), BUILD_SECONDS);
+    Ok(())
+}
+
+/// Writes beside the file and renames, so that a half-written archive never has its name.
+fn into_place<T>(file: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let mut partial = file.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let done = write(&partial).and_then(|value| Ok((fs::rename(&partial, file)?, value).1));
+    if done.is_err() {
+        // What failed is told; that there is nothing to remove is no news.
+        let _ = fs::remove_file(&partial);
+    }
+    done
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let (repository, tag) = name.rsplit_once(':').unwrap_or((name, ""));
+    ensure!(
+        !repository.is_empty() && !tag.is_empty() && !tag.contains('/'),
+        "--name {name}: expected REPOSITORY:TAG, such as {NAME}"
+    );
+    Ok(())
+}
+
+fn image(arch: Arch, name: &str, created: Timestamp, program: Vec<u8>) -> Result<Image> {
+    let file = |path: &str, content| archive::File { path: path.to_owned(), content };
+    let mut files = vec![file(PROGRAM, Content::Program(program))];
+    files.push(file("licenses/", Content::Folder));
+    for path in LICENSES {
+        let text = fs::read(root().join(path)).with_context(|| (*path).to_owned())?;
+        let name = path.rsplit('/').next().unwrap_or(path);
+        files.push(file(&format!("licenses/{name}"), Content::Text(text)));
+    }
+    Ok(Image {
+        name: name.to_owned(),
+        architecture: arch.name(),
+        files,
+        entrypoint: format!("/{PROGRAM}"),
+        user: USER.to_owned(),
+        labels: labels(created),
+        created,
+    })
+}
+
+/// The one time in the archive: that of the source where who builds says it
+/// (reproducible-builds.org/specs/source-date-epoch), else none.
+fn created() -> Result<Timestamp> {
+    let Ok(text) = env::var("SOURCE_DATE_EPOCH") else { return Ok(Timestamp::UNIX_EPOCH) };
+    let time = text.parse().ok().filter(|seconds| *seconds >= 0);
+    time.and_then(|seconds| Timestamp::from_second(seconds).ok())
+        .with_context(|| format!("SOURCE_DATE_EPOCH={text}: expected seconds since 1970"))
+}
+
+/// The specification's own labels (github.com/opencontainers/image-spec, annotations.md).
+fn labels(created: Timestamp) -> BTreeMap<String, String> {
+    let repository = env!("CARGO_PKG_REPOSITORY");
+    let mut labels = vec![
+        ("created", created.to_string()),
+        (
+            "description",
+            "Names the Kubernetes NetworkPolicy that dropped a connection, why, and the rule that \
+             fixes it"
+                .to_owned(),
+        ),
+        // The eBPF programs in it ask for more than the rest.
+        ("licenses", "(MIT OR Apache-2.0) AND (MIT OR Apache-2.0 OR GPL-2.0-only)".to_owned()),
+        ("source", repository.to_owned()),
+        ("title", "whydrop".to_owned()),
+        ("url", repository.to_owned()),
+        ("version", VERSION.to_owned()),
+    ];
+    labels.extend(revision().map(|revision| ("revision", revision)));
+    let name = |(name, value)| (format!("org.opencontainers.image.{name}"), value);
+    labels.into_iter().map(name).collect()
+}
+
+/// The commit, where that is all that went into the image.
+fn revision() -> Option<String> {
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        let output = git.args(arguments).current_dir(root()).stderr(Stdio::null()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    git(&["status", "--porcelain"]).filter(String::is_empty)?;
+    git(&["rev-parse", "HEAD"])
+}
+
+/// The call that builds the program.
+fn build(arch: Arch) -> Command {
+    let target = arch.target();
+    let mut build = cargo(["build", "--quiet", "--locked", "--package", "whydrop"]);
+    build.args(["--bin", PROGRAM, "--profile", PROFILE, "--target", target]);
+    // rustc brings this linker, and its target brings musl: one machine links for both processors.
+    build.args(["--config", &format!("target.{target}.linker='rust-lld'")]);
+    build.env(format!("CC_{}", target.replace('-', "_")), arch.compiler().0);
+    // Panics say where they come from; where this machine keeps its sources is nobody's business,
+    // and would make two machines' programs differ.
+    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo_home = cargo_home.or_else(|| Some(env::home_dir()?.join(".cargo")));
+    let flags = [(Some(root()), "/whydrop"), (cargo_home, "/cargo")]
+        .into_iter()
+        .filter_map(|(from, to)| Some(format!("'--remap-path-prefix={}={to}'", from?.to_str()?)))
+        .collect::<Vec<_>>();
+    build.args(["--config", &format!("target.{target}.rustflags=[{}]", flags.join(","))]);
+    // These would replace the flags above.
+    build.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    build
+}
+
+/// What [`build`] made.
+fn built(arch: Arch) -> Result<PathBuf> {
+    Ok(target_folder()?.join(arch.target()).join(PROFILE).join(PROGRAM))
+}
+
+/// Cargo's target folder: this program lies in a profile's.
+fn target_folder() -> Result<PathBuf> {
+    let profile = program("")?;
+    Ok(profile.ancestors().nth(1).context("a target folder")?.to_owned())
+}
+
+fn default_output(arch: Arch, program_only: bool) -> Result<PathBuf> {
+    let folder = target_folder()?.join("image");
+    fs::create_dir_all(&folder)?;
+    let end = if program_only { "" } else { ".tar" };
+    Ok(folder.join(format!("whydrop-{VERSION}-{}{end}", arch.name())))
+}
