@@ -4,7 +4,7 @@
 mod churn;
 mod stage;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, os::unix::fs::symlink, time::Duration};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -252,6 +252,53 @@ fn a_reused_address_is_of_who_held_it_then() {
     let records = agent.stop_and_read().expect("records");
     let last = records.iter().rev().find(|record| record["kind"] == "drop").expect("a drop");
     assert_eq!(last["flow"]["destination"]["pod"], "heir", "{last}");
+}
+
+#[test]
+fn kubectl_runs_it_as_a_plugin_with_another_context_and_a_credential_program() {
+    let stage = Stage::new(2);
+    stage.frontend_to_backend();
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = whydrop_tests::agent::binary().expect("whydrop");
+    symlink(program, folder.path().join("kubectl-whydrop")).expect("a plugin");
+    let text = std::fs::read_to_string(stage.api.kubeconfig()).expect("a kubeconfig");
+    let mut config: Value = serde_json::from_str(&text).expect("JSON");
+    let credential = json!({
+        "apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
+        "status": { "token": stage.api.token() },
+    });
+    let cluster = config["contexts"][0]["context"]["cluster"].clone();
+    config["users"] = json!([{ "name": "program", "user": { "exec": {
+        "apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never",
+        "command": "echo", "args": [credential.to_string()],
+    } } }]);
+    config["contexts"] = json!([
+        { "name": "first", "context": { "cluster": cluster, "user": "nobody" } },
+        { "name": "second", "context":
+            { "cluster": cluster, "user": "program", "namespace": "backend" } },
+    ]);
+    config["current-context"] = "first".into();
+    let path = folder.path().join("config");
+    std::fs::write(&path, config.to_string()).expect("write");
+
+    let explain = |more: &[&str]| {
+        let flow = ["whydrop", "explain", "--from", "frontend/pod-a", "--to", "pod-b"];
+        let arguments = flow.iter().chain(&["--port", "8080"]).chain(more).copied();
+        let mut command = stage.kubectl.command(arguments);
+        let paths = format!("{}:/usr/bin:/bin", folder.path().display());
+        command.env("PATH", paths).env("KUBECONFIG", &path);
+        stage.node.namespace().enter(|| Ok(command.output()?)).expect("kubectl")
+    };
+    // The namespace of the context, and another one.
+    let output = explain(&["--context", "second"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("frontend/pod-a -> backend/pod-b:8080/TCP: denied"), "{text}");
+    let output = explain(&["--context", "second", "-n", "frontend"]);
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{complaint}");
+    assert!(complaint.contains("no pod frontend/pod-b"), "{complaint}");
+    assert_eq!(explain(&[]).status.code(), Some(2), "the first context has no such user");
 }
 
 #[test]
