@@ -14,13 +14,15 @@ use crate::{
 const BUILD_SECONDS: u64 = 150;
 
 /// What `whydrop-lab build` builds, and how long that takes where nothing of it is cached.
-const SHAPES: &[(&str, &str, u64)] =
-    &[("api", "the tests' Kubernetes API server, and Helm (once; most of it is compiling)", 700)];
+const SHAPES: &[(&str, &str, u64)] = &[
+    ("api", "building Kubernetes' API server and Helm for the tests, once", 800),
+    ("node", "building Kubernetes' node and Calico for the tests, once", 360),
+];
 
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Arguments {
-    /// up, down, status, kubeconfig, kubectl or build; `--help` tells more.
+    /// up, down, status, kubeconfig, kubectl, exec or build; `--help` tells more.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, default_value = "--help")]
     arguments: Vec<String>,
 }

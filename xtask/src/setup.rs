@@ -67,6 +67,7 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("ip", "iproute2", "makes the network namespaces and veths of a scenario"),
     ("nft", "nftables", "stands in for a CNI that uses nftables"),
     ("iptables-legacy", "iptables", "stands in for a CNI that uses iptables or an NFQUEUE"),
+    ("ipset", "ipset", "holds the addresses of a policy that Calico enforces"),
     ("curl", "curl", "is the client of the demo"),
     ("setpriv", "util-linux", "starts the agent so that it ends with its test, or without rights"),
     ("timeout", "coreutils", "bounds what a test runs"),

@@ -2,14 +2,15 @@
 
 use std::{
     io::{self, Write},
-    process::{ExitCode, Stdio},
+    path::PathBuf,
+    process::{ExitCode, ExitStatus},
 };
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use whydrop_tests::kube::{
     lab::{Lab, Shape},
-    parts,
+    node::inside,
 };
 
 /// Builds, starts and ends a real Kubernetes that leaves the machine as it is.
@@ -22,7 +23,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Job {
-    /// Builds what a shape consists of and what tests run with it, and keeps it in the cache.
+    /// Builds what a shape consists of, and keeps it in the cache.
     Build {
         /// Which.
         #[arg(default_value = "api")]
@@ -46,6 +47,22 @@ enum Job {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Runs a program on the node: `exec ip route`, `exec ip netns exec outside ping 172.31.99.2`.
+    Exec {
+        /// Which.
+        program: String,
+        /// For it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Is the first process of a node.
+    #[command(hide = true)]
+    Inside {
+        /// The folder of the node's state.
+        folder: PathBuf,
+        /// The node's name.
+        name: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -59,27 +76,35 @@ fn main() -> ExitCode {
 }
 
 fn run(job: Job) -> Result<ExitCode> {
+    // It is told where its state is, and has no home.
+    if let Job::Inside { folder, name } = &job {
+        inside::run(folder, name)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let lab = Lab::of_cache()?;
     match job {
-        Job::Build { shape: Shape::Api } => {
-            Lab::build(parts::API, say)?;
-            Lab::build(parts::DEPLOY, say)?;
+        Job::Inside { .. } => {}
+        Job::Build { shape } => {
+            Lab::build(shape, say)?;
+            Lab::build_tools(say)?;
         }
         Job::Up { shape } => {
-            Lab::build(parts::API, say)?;
+            Lab::build(shape, say)?;
             lab.up(shape, say)?;
         }
         Job::Down => lab.down()?,
         Job::Status => lab.status().iter().for_each(|line| say(line)),
         Job::Kubeconfig => say(&lab.kubeconfig()?.display().to_string()),
-        Job::Kubectl { arguments } => {
-            let mut command = lab.kubectl()?.command(arguments.iter().map(String::as_str));
-            command.stdin(Stdio::inherit()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
-            let status = command.status()?;
-            return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
-        }
+        Job::Kubectl { arguments } => return Ok(code(lab.run_kubectl(&arguments)?)),
+        Job::Exec { program, arguments } => return Ok(code(lab.run(&program, &arguments)?)),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn code(status: ExitStatus) -> ExitCode {
+    // Nothing, where a signal ended it.
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    code.map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 /// A line for whoever asked.

@@ -3,7 +3,15 @@
 //! Without controllers nothing happens to objects by itself: a pod stays as it was written, and its
 //! status is set with `--subresource=status`. A namespace that is deleted stays, terminating.
 
-use std::{fs, path::PathBuf, process::Stdio, time::Duration};
+pub(super) mod launch;
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -11,9 +19,9 @@ use super::{
     daemon::{Daemon, Lifetime, Place, Spawner},
     kubeconfig,
     kubectl::Kubectl,
-    parts,
-    pki::{Authority, Holder, service_account_keys},
+    pki::Authority,
     ports,
+    state::State,
     wait::{Look, until},
 };
 
@@ -21,13 +29,6 @@ use super::{
 const READY_WAIT: Duration = Duration::from_secs(60);
 /// The longest that one question may take.
 const ANSWER_WAIT: &str = "5";
-
-/// The controllers that act on objects alone. Left out are those that act on nodes, for there is
-/// none: they would remove the pods.
-const CONTROLLERS: &str = "namespace-controller,serviceaccount-controller,\
-    serviceaccount-token-controller,root-ca-certificate-publisher-controller,\
-    endpointslice-controller,endpoints-controller,clusterrole-aggregation-controller,\
-    garbage-collector-controller,deployment-controller,replicaset-controller,daemonset-controller";
 
 /// Somebody whom the API server knows by a token from the start.
 #[derive(Debug, Clone)]
@@ -53,8 +54,20 @@ pub struct Settings {
     pub users: Vec<User>,
     /// Whether controllers act on objects; pods then need their service account.
     pub controllers: bool,
+    /// The node that it is on, where it has one: its place. It then listens for the node and its
+    /// pods too, and every controller runs.
+    pub node: Option<Served>,
     /// More flags for the API server.
     pub flags: Vec<String>,
+}
+
+/// A node, as its API server knows it.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// Its name.
+    pub name: String,
+    /// Its address, which is the API server's as well.
+    pub address: Ipv4Addr,
 }
 
 /// A running API server; everything of it ends when this is dropped.
@@ -69,9 +82,7 @@ pub struct Api {
     ports: [u16; 3],
     authority: String,
     token: String,
-    folder: PathBuf,
-    /// Removes the folder, where it is the server's own.
-    _temporary: Option<tempfile::TempDir>,
+    state: State,
 }
 
 /// What the API server answers to one question.
@@ -91,38 +102,47 @@ impl Api {
     /// That a program is not built (`cargo xtask lab build`), or how a process failed, with the end
     /// of its log.
     pub fn start(settings: Settings) -> Result<Self> {
-        let temporary = match settings.folder {
-            Some(_) => None,
-            None => Some(tempfile::Builder::new().prefix("whydrop-api-").tempdir()?),
-        };
-        let folder = settings.folder.clone().or_else(|| Some(temporary.as_ref()?.path().into()));
-        let folder = folder.context("a folder for the state")?;
-        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        let state = State::new(settings.folder.as_deref())?;
         let authority = Authority::new()?;
         let mut api = Self {
             controllers: None,
             apiserver: None,
             etcd: None,
             spawner: Spawner::new(settings.place.clone(), settings.lifetime)?,
-            ports: ports::free(&settings.place)?,
+            ports: match settings.node {
+                // Those that everybody knows: nobody else is in the node's network.
+                Some(_) => [6443, 2379, 2380],
+                None => ports::free(&settings.place)?,
+            },
             authority: authority.certificate().to_owned(),
             token: secret()?,
             settings,
-            folder,
-            _temporary: temporary,
+            state,
         };
         api.write_state(&authority)?;
         api.launch_etcd()?;
         api.start_apiserver()?;
         if api.settings.controllers {
-            api.start_controllers()?;
+            api.launch_controllers()?;
+            // On a node there is other work to do while they start.
+            if api.settings.node.is_none() {
+                api.wait_service_account("default", "default")?;
+            }
         }
         Ok(api)
     }
 
     /// Its URL.
     pub fn server(&self) -> String {
-        format!("https://127.0.0.1:{}", self.ports[0])
+        format!("https://{}:{}", self.address(), self.ports[0])
+    }
+
+    fn folder(&self) -> &Path {
+        self.state.folder()
+    }
+
+    fn address(&self) -> Ipv4Addr {
+        self.settings.node.as_ref().map_or(Ipv4Addr::LOCALHOST, |node| node.address)
     }
 
     /// The certificate of its authority, PEM.
@@ -137,12 +157,12 @@ impl Api {
 
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.folder.join("admin.kubeconfig")
+        self.folder().join("admin.kubeconfig")
     }
 
     /// Writes a kubeconfig called `name` for whoever has this token.
     pub fn kubeconfig_for(&self, name: &str, token: &str) -> Result<PathBuf> {
-        let path = self.folder.join(format!("{name}.kubeconfig"));
+        let path = self.folder().join(format!("{name}.kubeconfig"));
         kubeconfig::write(&path, &self.server(), &self.authority, token)?;
         Ok(path)
     }
@@ -168,7 +188,7 @@ impl Api {
         let mut curl = self.spawner.command("curl");
         // Not the user's settings; the status in the last line.
         curl.args(["-q", "--silent", "--max-time", ANSWER_WAIT, "--write-out", "\n%{http_code}"]);
-        curl.arg("--cacert").arg(self.folder.join("ca.crt"));
+        curl.arg("--cacert").arg(self.folder().join("ca.crt"));
         curl.arg("--header").arg(format!("Authorization: Bearer {token}"));
         curl.arg(self.server() + path).stdout(Stdio::piped()).stderr(Stdio::null());
         let output = self.spawner.spawn(curl)?.wait_with_output()?;
@@ -225,85 +245,6 @@ impl Api {
         .with_context(|| self.apiserver.as_ref().map(Daemon::tail).unwrap_or_default())
     }
 
-    fn write_state(&self, authority: &Authority) -> Result<()> {
-        let folder = &self.folder;
-        let names = ["localhost", "127.0.0.1", "kubernetes", "kubernetes.default.svc", "10.96.0.1"];
-        authority.issue(folder, "apiserver", &Holder::Server(&names))?;
-        service_account_keys(folder)?;
-        fs::write(folder.join("ca.crt"), &self.authority)?;
-        let mut tokens = line("admin", &self.token, &["system:masters"]);
-        for user in &self.settings.users {
-            tokens += &line(&user.name, &user.token, &user.groups);
-        }
-        fs::write(folder.join("tokens.csv"), tokens)?;
-        self.kubeconfig_for("admin", &self.token)?;
-        Ok(())
-    }
-
-    fn launch_etcd(&mut self) -> Result<()> {
-        let [_, client, peer] = self.ports.map(|port| format!("http://127.0.0.1:{port}"));
-        let mut etcd = self.spawner.serving(parts::ETCD.program()?);
-        etcd.arg("--data-dir").arg(self.folder.join("etcd"));
-        // What a crash of the machine would cost is nothing here: what counts is a fast start.
-        etcd.args(["--name=lab", "--unsafe-no-fsync"]);
-        etcd.arg(format!("--listen-client-urls={client}"));
-        etcd.arg(format!("--advertise-client-urls={client}"));
-        etcd.arg(format!("--listen-peer-urls={peer}"));
-        etcd.arg(format!("--initial-advertise-peer-urls={peer}"));
-        etcd.arg(format!("--initial-cluster=lab={peer}"));
-        self.etcd = Some(Daemon::start(&self.spawner, &self.folder, "etcd", etcd)?);
-        Ok(())
-    }
-
-    fn launch_apiserver(&self) -> Result<Daemon> {
-        let [port, etcd, _] = self.ports;
-        let mut server = self.spawner.serving(parts::APISERVER.program()?);
-        let file = |flag, name| {
-            let mut argument = std::ffi::OsString::from(flag);
-            argument.push(self.folder.join(name));
-            argument
-        };
-        server.arg(format!("--etcd-servers=http://127.0.0.1:{etcd}"));
-        server.arg(format!("--secure-port={port}"));
-        // A loopback address is no endpoint that the `kubernetes` Service could have.
-        server.args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"]);
-        server.arg("--endpoint-reconciler-type=none");
-        server.arg(file("--cert-dir=", "."));
-        server.arg(file("--tls-cert-file=", "apiserver.crt"));
-        server.arg(file("--tls-private-key-file=", "apiserver.key"));
-        server.arg(file("--client-ca-file=", "ca.crt"));
-        server.arg(file("--token-auth-file=", "tokens.csv"));
-        server.args(["--authorization-mode=RBAC", "--anonymous-auth=false"]);
-        server.arg("--service-account-issuer=https://kubernetes.default.svc");
-        server.arg(file("--service-account-key-file=", "sa.pub"));
-        server.arg(file("--service-account-signing-key-file=", "sa.key"));
-        server.args(["--service-cluster-ip-range=10.96.0.0/16", "--allow-privileged=true"]);
-        server.args(["--profiling=false", "--shutdown-delay-duration=0s"]);
-        if !self.settings.controllers {
-            // Nobody would make the ServiceAccount that it wants each pod to have.
-            server.arg("--disable-admission-plugins=ServiceAccount");
-        }
-        server.args(&self.settings.flags);
-        Daemon::start(&self.spawner, &self.folder, "kube-apiserver", server)
-    }
-
-    /// Only once the API server is ready: the controller manager ends where its rights are not
-    /// there yet.
-    fn start_controllers(&mut self) -> Result<()> {
-        let mut manager = self.spawner.serving(parts::CONTROLLER_MANAGER.program()?);
-        for flag in ["--kubeconfig", "--authentication-kubeconfig", "--authorization-kubeconfig"] {
-            manager.arg(flag).arg(self.kubeconfig());
-        }
-        manager.args(["--leader-elect=false", "--bind-address=127.0.0.1", "--secure-port=0"]);
-        manager.arg("--service-account-private-key-file").arg(self.folder.join("sa.key"));
-        manager.arg("--root-ca-file").arg(self.folder.join("ca.crt"));
-        manager.arg("--use-service-account-credentials=true");
-        manager.arg(format!("--controllers={CONTROLLERS}"));
-        let name = "kube-controller-manager";
-        self.controllers = Some(Daemon::start(&self.spawner, &self.folder, name, manager)?);
-        self.wait_service_account("default", "default")
-    }
-
     /// Waits until the controllers have made a service account, without which pods are refused.
     pub fn wait_service_account(&mut self, namespace: &str, name: &str) -> Result<()> {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}");
@@ -317,12 +258,6 @@ impl Api {
             })
         })
     }
-}
-
-/// A line of the file of static tokens: token, name, id, groups.
-fn line(name: &str, token: &str, groups: &[impl AsRef<str>]) -> String {
-    let groups: Vec<&str> = groups.iter().map(AsRef::as_ref).collect();
-    format!("{token},{name},{name},\"{}\"\n", groups.join(","))
 }
 
 /// A token that nobody guesses.

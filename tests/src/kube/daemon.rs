@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use nix::{
-    sched::{CloneFlags, setns},
+    sched::{CloneFlags, setns, unshare},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -32,6 +32,8 @@ pub enum Place {
     Here,
     /// In the network namespace of this name.
     Network(String),
+    /// In the network, mount, host name and process namespaces of this process.
+    Process(u32),
 }
 
 /// How long processes run.
@@ -120,7 +122,7 @@ fn bare(wrapper: &str, arguments: &[&str], program: &OsStr) -> Command {
 }
 
 /// Where Debian has what the parts of a cluster call: `ip`, `iptables`, `mount`.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Place {
     /// Calls `work` there, on a thread of its own.
@@ -144,6 +146,27 @@ impl Place {
                 let path = Path::new("/run/netns").join(name);
                 let handle = File::open(&path).with_context(|| path.display().to_string())?;
                 setns(handle, CloneFlags::CLONE_NEWNET).with_context(|| format!("enter {name}"))
+            }
+            Self::Process(pid) => {
+                let open = |(name, kind)| {
+                    let path = format!("/proc/{pid}/ns/{name}");
+                    Ok((File::open(&path).context(path)?, kind))
+                };
+                // All are opened before the mounts change. A process namespace is entered by what
+                // is started from here on, not by this thread itself.
+                let namespaces = [
+                    ("net", CloneFlags::CLONE_NEWNET),
+                    ("uts", CloneFlags::CLONE_NEWUTS),
+                    ("pid", CloneFlags::CLONE_NEWPID),
+                    ("mnt", CloneFlags::CLONE_NEWNS),
+                ];
+                let namespaces = namespaces.into_iter().map(open).collect::<Result<Vec<_>>>()?;
+                // The kernel moves a thread to other mounts only when no other shares its root.
+                unshare(CloneFlags::CLONE_FS)?;
+                for (handle, kind) in namespaces {
+                    setns(handle, kind).with_context(|| format!("enter {kind:?} of {pid}"))?;
+                }
+                Ok(())
             }
         }
     }
@@ -172,9 +195,7 @@ impl Daemon {
         let file = file.with_context(|| log.display().to_string())?;
         command.stdout(file.try_clone()?).stderr(file);
         let child = spawner.spawn(command)?;
-        let mut processes =
-            File::options().create(true).append(true).open(folder.join(PROCESSES))?;
-        writeln!(processes, "{}", Entry::of(name, child.id())?.line())?;
+        record(folder, name, child.id())?;
         Ok(Self { name: name.to_owned(), child, log, spawner: spawner.clone() })
     }
 
@@ -249,10 +270,30 @@ impl Entry {
         Some(Self { name, pid: words.next()?.parse().ok()?, begun: words.next()?.parse().ok()? })
     }
 
+    /// Kills it, where it still runs, and waits until it is gone.
+    pub(super) fn end(&self) -> Result<()> {
+        if !self.runs() {
+            return Ok(());
+        }
+        kill(Pid::from_raw(i32::try_from(self.pid)?), Signal::SIGKILL)
+            .with_context(|| format!("end {}", self.name))?;
+        until(&format!("end of {}", self.name), END_WAIT, || {
+            Ok(if self.runs() { Look::NotYet("it runs".into()) } else { Look::Seen(()) })
+        })
+    }
+
     /// Whether that very process still runs.
     pub fn runs(&self) -> bool {
         begun(self.pid) == Some(self.begun)
     }
+}
+
+/// Adds a process to those that were started in a folder.
+pub(super) fn record(folder: &Path, name: &str, pid: u32) -> Result<Entry> {
+    let entry = Entry::of(name, pid)?;
+    let mut processes = File::options().create(true).append(true).open(folder.join(PROCESSES))?;
+    writeln!(processes, "{}", entry.line())?;
+    Ok(entry)
 }
 
 /// The processes that were started in a folder, in their order.
@@ -263,14 +304,7 @@ pub fn started_in(folder: &Path) -> Vec<Entry> {
 
 /// Kills the detached processes of a folder, the last first.
 pub fn end_all(folder: &Path) -> Result<()> {
-    for entry in started_in(folder).iter().rev().filter(|entry| entry.runs()) {
-        let pid = Pid::from_raw(i32::try_from(entry.pid)?);
-        kill(pid, Signal::SIGKILL).with_context(|| format!("end {}", entry.name))?;
-        until(&format!("end of {}", entry.name), END_WAIT, || {
-            Ok(if entry.runs() { Look::NotYet("it runs".into()) } else { Look::Seen(()) })
-        })?;
-    }
-    Ok(())
+    started_in(folder).iter().rev().try_for_each(Entry::end)
 }
 
 /// When a process was started; nothing where it has ended, and be it that nobody has asked for its

@@ -1,15 +1,22 @@
 //! The cluster that a developer leaves running: `cargo xtask lab up`.
 
-use std::{fs, path::PathBuf, time::Instant};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, ExitStatus, Stdio},
+    time::Instant,
+};
 
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    api::{Api, Settings},
+    api::{self, Api},
     cache,
     daemon::{Entry, Lifetime, Place, Spawner, end_all, started_in},
+    debian,
     kubectl::Kubectl,
-    parts::Part,
+    node::{self, Node},
+    parts::{self, Part},
 };
 
 /// What a cluster consists of.
@@ -17,6 +24,8 @@ use super::{
 pub enum Shape {
     /// An API server with its etcd and controllers, and no node.
     Api,
+    /// A whole cluster of one node, with Calico.
+    Node,
 }
 
 /// The one cluster that is left running, known by its folder.
@@ -32,20 +41,22 @@ impl Lab {
     }
 
     /// Builds what is not there, and tells of each program.
-    pub fn build(parts: &[Part], mut say: impl FnMut(&str)) -> Result<()> {
-        for part in parts {
-            if part.program().is_err() {
-                say(&format!(
-                    "building {}: about {} s if nothing is cached",
-                    part.name, part.seconds
-                ));
+    pub fn build(shape: Shape, mut say: impl FnMut(&str)) -> Result<()> {
+        build_all(parts::API, &mut say)?;
+        if shape == Shape::Node {
+            build_all(parts::NODE, &mut say)?;
+            if debian::unpack()? {
+                say("containerd, runc and busybox unpacked from Debian's packages");
             }
-            match part.build()? {
-                Some(time) => say(&format!("{} built in {:.0} s", part.name, time.as_secs_f64())),
-                None => say(&format!("{} is built", part.name)),
-            }
+            node::provide_definitions()?;
         }
+        say("everything is built");
         Ok(())
+    }
+
+    /// Builds what the tests of `deploy/` run besides.
+    pub fn build_tools(mut say: impl FnMut(&str)) -> Result<()> {
+        build_all(parts::DEPLOY, &mut say)
     }
 
     /// Starts the cluster; it goes on when this process ends.
@@ -54,34 +65,45 @@ impl Lab {
         // What a start that failed has left.
         self.down()?;
         let started = Instant::now();
-        let settings = Settings {
+        let begun = match shape {
+            Shape::Api => self.up_api(),
+            Shape::Node => self.up_node(&mut say),
+        };
+        if let Err(error) = begun {
+            end_all(&self.folder)?;
+            return Err(error);
+        }
+        say(&format!("ready after {:.1} s", started.elapsed().as_secs_f64()));
+        say("`cargo xtask lab kubectl ...` asks it, `cargo xtask lab down` ends it");
+        Ok(())
+    }
+
+    fn up_api(&self) -> Result<()> {
+        Api::start(api::Settings {
             lifetime: Lifetime::Detached,
             folder: Some(self.folder.clone()),
             controllers: true,
-            ..Settings::default()
+            ..api::Settings::default()
+        })?;
+        Ok(())
+    }
+
+    fn up_node(&self, say: &mut impl FnMut(&str)) -> Result<()> {
+        let settings = node::Settings {
+            lifetime: Lifetime::Detached,
+            folder: Some(self.folder.clone()),
+            ..node::Settings::default()
         };
-        let begun = match shape {
-            Shape::Api => Api::start(settings),
-        };
-        let cluster = match begun {
-            Ok(cluster) => cluster,
-            Err(error) => {
-                end_all(&self.folder)?;
-                return Err(error);
-            }
-        };
-        say(&format!(
-            "{} is ready after {:.1} s; export KUBECONFIG={}",
-            cluster.server(),
-            started.elapsed().as_secs_f64(),
-            cluster.kubeconfig().display(),
-        ));
+        Node::start_telling(&settings, |what, after| {
+            say(&format!("{:5.1} s  {what}", after.as_secs_f64()));
+        })?;
         Ok(())
     }
 
     /// Ends the cluster and removes its state; nothing where there is none.
     pub fn down(&self) -> Result<()> {
         end_all(&self.folder)?;
+        node::remove_detached()?;
         match fs::remove_dir_all(&self.folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| self.folder.display().to_string())
@@ -99,7 +121,7 @@ impl Lab {
     pub fn status(&self) -> Vec<String> {
         let state = |runs| if runs { "runs" } else { "has ended" };
         let line =
-            |entry: &Entry| format!("{:26}{:9}pid {}", entry.name, state(entry.runs()), entry.pid);
+            |entry: &Entry| format!("{:26}{:10}pid {}", entry.name, state(entry.runs()), entry.pid);
         started_in(&self.folder).iter().map(line).collect()
     }
 
@@ -111,7 +133,46 @@ impl Lab {
 
     /// kubectl as its administrator.
     pub fn kubectl(&self) -> Result<Kubectl> {
-        let spawner = Spawner::new(Place::Here, Lifetime::Owner)?;
-        Kubectl::new(&spawner, &self.kubeconfig()?)
+        Kubectl::new(&self.spawner()?, &self.kubeconfig()?)
     }
+
+    /// Runs a program where the cluster runs: on the node, where there is one.
+    pub fn run(&self, program: &str, arguments: &[String]) -> Result<ExitStatus> {
+        ensure!(self.is_up(), "the lab is not up; `cargo xtask lab up` starts it");
+        let spawner = self.spawner()?;
+        let mut command = spawner.command(program);
+        command.args(arguments);
+        attached(&spawner, command)
+    }
+
+    /// Runs kubectl on the caller's terminal.
+    pub fn run_kubectl(&self, arguments: &[String]) -> Result<ExitStatus> {
+        let command = self.kubectl()?.command(arguments.iter().map(String::as_str));
+        attached(&self.spawner()?, command)
+    }
+
+    fn spawner(&self) -> Result<Spawner> {
+        let processes = started_in(&self.folder);
+        let place = processes
+            .iter()
+            .find(|entry| entry.name == node::FIRST)
+            .map_or(Place::Here, |entry| Place::Process(entry.pid));
+        Spawner::new(place, Lifetime::Owner)
+    }
+}
+
+/// Runs a command with the caller's standard streams.
+fn attached(spawner: &Spawner, mut command: Command) -> Result<ExitStatus> {
+    command.stdin(Stdio::inherit()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
+    Ok(spawner.spawn(command)?.wait()?)
+}
+
+fn build_all(parts: &[Part], say: &mut impl FnMut(&str)) -> Result<()> {
+    for part in parts.iter().filter(|part| part.program().is_err()) {
+        say(&format!("building {}: about {} s if nothing is cached", part.name, part.seconds));
+        if let Some(time) = part.build()? {
+            say(&format!("{} built in {:.0} s", part.name, time.as_secs_f64()));
+        }
+    }
+    Ok(())
 }

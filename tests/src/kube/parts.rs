@@ -1,5 +1,4 @@
-//! The programs of a cluster and of those who install on one, built from the Go modules in
-//! `tests/kube`, each once.
+//! The programs of a cluster, built from the Go modules in `tests/kube`, each once.
 
 use std::{
     fs,
@@ -18,28 +17,42 @@ const RECIPE: &str = "1";
 /// A program, and the Go module that pins it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
-    /// The program's name, and where its `main.go` is in the module unless that is the module.
+    /// The program's name.
     pub name: &'static str,
     /// The folder of the module below `tests/kube`.
     pub module: &'static str,
-    /// The package of a dependency that is the program itself, and has no need of a `main.go` of
-    /// ours.
-    pub package: Option<&'static str>,
+    /// The package that is built: of the module, or of another that it pins.
+    pub package: &'static str,
     /// How long it takes on two cores where nothing of it was built or fetched before.
     pub seconds: u64,
 }
 
 /// The store behind the API server.
-pub const ETCD: Part = Part { name: "etcd", module: "etcd", package: None, seconds: 60 };
+pub const ETCD: Part = Part { name: "etcd", module: "etcd", package: ".", seconds: 60 };
 /// The API server.
-pub const APISERVER: Part = kubernetes("kube-apiserver", 420);
+pub const APISERVER: Part = kubernetes("kube-apiserver", "./kube-apiserver", 530);
 /// The controllers, of which a cluster may run some.
-pub const CONTROLLER_MANAGER: Part = kubernetes("kube-controller-manager", 60);
+pub const CONTROLLER_MANAGER: Part =
+    kubernetes("kube-controller-manager", "./kube-controller-manager", 80);
 /// The client.
-pub const KUBECTL: Part = kubernetes("kubectl", 30);
+pub const KUBECTL: Part = kubernetes("kubectl", "./kubectl", 50);
+/// Places pods on nodes.
+pub const SCHEDULER: Part = kubernetes("kube-scheduler", "./kube-scheduler", 15);
+/// Runs the pods of a node.
+pub const KUBELET: Part = kubernetes("kubelet", "./kubelet", 70);
+/// Leads what is sent to a Service to its pods.
+pub const PROXY: Part = kubernetes("kube-proxy", "./kube-proxy", 25);
+/// Calico's network plugin.
+pub const CALICO: Part =
+    calico("calico", "github.com/projectcalico/calico/cni-plugin/cmd/calico", 10);
+/// Calico's agent, which enforces policies.
+pub const FELIX: Part =
+    calico("calico-felix", "github.com/projectcalico/calico/felix/cmd/calico-felix", 250);
 
 /// What an API server for tests needs, in the order in which it is built.
 pub const API: &[Part] = &[ETCD, APISERVER, KUBECTL, CONTROLLER_MANAGER];
+/// What a node needs besides.
+pub const NODE: &[Part] = &[SCHEDULER, KUBELET, PROXY, FELIX, CALICO];
 
 /// Renders the chart, and holds values against its schema.
 pub const HELM: Part = deploy("helm", "helm.sh/helm/v3/cmd/helm", 120);
@@ -49,13 +62,21 @@ pub const KUSTOMIZE: Part = deploy("kustomize", "sigs.k8s.io/kustomize/kustomize
 /// What the tests of `deploy/` run besides, in the order in which it is built.
 pub const DEPLOY: &[Part] = &[HELM, KUSTOMIZE];
 
-const fn kubernetes(name: &'static str, seconds: u64) -> Part {
-    Part { name, module: "kubernetes", package: None, seconds }
+const fn kubernetes(name: &'static str, package: &'static str, seconds: u64) -> Part {
+    Part { name, module: "kubernetes", package, seconds }
 }
 
 const fn deploy(name: &'static str, package: &'static str, seconds: u64) -> Part {
-    Part { name, module: "helm", package: Some(package), seconds }
+    Part { name, module: "helm", package, seconds }
 }
+
+const fn calico(name: &'static str, package: &'static str, seconds: u64) -> Part {
+    Part { name, module: "calico", package, seconds }
+}
+
+/// The release whose branch the module is the head of: Go's modules have it under no such name.
+pub const CALICO_VERSION: &str = "v3.28.5";
+const CALICO_STAMP: &str = "github.com/projectcalico/calico/felix/buildinfo.GitVersion";
 
 impl Part {
     /// Where the built program is.
@@ -86,24 +107,25 @@ impl Part {
     fn path(&self) -> Result<PathBuf> {
         let module = self.folder();
         let read = |path: PathBuf| fs::read(&path).with_context(|| path.display().to_string());
-        let own = match self.package {
-            None => read(module.join(self.package()).join("main.go"))?,
-            Some(package) => package.into(),
-        };
-        let (pins, sums) = (read(module.join("go.mod"))?, read(module.join("go.sum"))?);
-        let key = cache::key([RECIPE.as_bytes(), &pins, &sums, &own]);
+        let key = cache::key([
+            RECIPE.as_bytes(),
+            &read(module.join("go.mod"))?,
+            &read(module.join("go.sum"))?,
+            // A package that is not the module's own is in what these two pin.
+            &if self.package.starts_with('.') {
+                read(module.join(self.package).join("main.go"))?
+            } else {
+                self.package.into()
+            },
+        ]);
         Ok(cache::folder()?.join("bin").join(key).join(self.name))
     }
 
     fn compile(&self, target: &Path) -> Result<()> {
-        let output = Command::new("go")
-            .current_dir(self.folder())
+        let output = go(self.module)
             .args(["build", "-trimpath", "-ldflags", &self.linker_flags()?, "-o"])
             .arg(target)
-            .arg(self.package())
-            // The one toolchain of the machine, pure Go, and nothing of the clone's state.
-            .envs([("CGO_ENABLED", "0"), ("GOFLAGS", "-buildvcs=false"), ("GOTOOLCHAIN", "local")])
-            .stdin(Stdio::null())
+            .arg(self.package)
             .output()
             .context("run go, which Debian's golang-go or go.dev/dl has")?;
         if !output.status.success() {
@@ -115,8 +137,10 @@ impl Part {
     /// Strips the program, and stamps the version that Kubernetes' own builds stamp: clients and
     /// nodes tell it.
     fn linker_flags(&self) -> Result<String> {
-        if self.module != "kubernetes" {
-            return Ok("-s -w".into());
+        match self.module {
+            "kubernetes" => {}
+            "calico" => return Ok(format!("-s -w -X {CALICO_STAMP}={CALICO_VERSION}")),
+            _ => return Ok("-s -w".into()),
         }
         let version = self.pinned("k8s.io/kubernetes")?;
         let minor = version.split('.').nth(1).context("a version is v1.MINOR.PATCH")?;
@@ -138,18 +162,22 @@ impl Part {
         version.with_context(|| format!("no {dependency} in the go.mod of {}", self.module))
     }
 
-    fn package(&self) -> String {
-        match self.package {
-            Some(package) => package.into(),
-            // A module for one program has it at its root.
-            None if self.name == self.module => ".".into(),
-            None => format!("./{}", self.name),
-        }
-    }
-
     fn folder(&self) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("kube").join(self.module)
+        module(self.module)
     }
+}
+
+/// The folder of a Go module in `tests/kube`.
+pub(super) fn module(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kube").join(name)
+}
+
+/// A call of go there: the one toolchain of the machine, pure Go, nothing of the clone's state.
+pub(super) fn go(module_name: &str) -> Command {
+    let mut command = Command::new("go");
+    command.current_dir(module(module_name)).stdin(Stdio::null());
+    command.envs([("CGO_ENABLED", "0"), ("GOFLAGS", "-buildvcs=false"), ("GOTOOLCHAIN", "local")]);
+    command
 }
 
 #[cfg(test)]
@@ -158,7 +186,7 @@ mod tests {
 
     #[test]
     fn every_part_is_pinned_and_stamped() {
-        for part in API.iter().chain(DEPLOY) {
+        for part in API.iter().chain(NODE).chain(DEPLOY) {
             part.path().expect(part.name);
         }
         let flags = APISERVER.linker_flags().expect("flags");
