@@ -14,8 +14,11 @@ use k8s_openapi::api::{
     rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
-use whydrop_tests::kube::parts::{HELM, KUSTOMIZE};
+use serde_json::{Value, json};
+use whydrop_tests::kube::{
+    api::{Api, Settings},
+    parts::{HELM, KUSTOMIZE},
+};
 
 /// Labels that Helm's convention adds, and that say nothing of what runs.
 const HELM_LABELS: [&str; 4] = [
@@ -93,9 +96,6 @@ fn base() -> Vec<Value> {
 }
 
 /// Objects as the API understands them, by kind and name.
-///
-/// The one place where objects are validated: what else has an opinion on them, such as a real API
-/// server asked with `--dry-run=server`, is to be asked here.
 fn accepted(objects: &[Value]) -> BTreeMap<(String, String), Value> {
     let accepted = objects.iter().map(|object| {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -187,12 +187,70 @@ fn the_chart_makes_what_the_base_holds() {
     }
 }
 
-#[test]
-fn every_value_of_the_chart_has_effect() {
+/// What the chart makes of [`OTHER_VALUES`].
+fn other_chart() -> Vec<Value> {
     let values = tempfile::NamedTempFile::new().expect("a file");
     fs::write(values.path(), OTHER_VALUES).expect("write");
-    let values = values.path().to_str().expect("a path");
-    let objects = accepted(&chart(&["--values", values]));
+    chart(&["--values", values.path().to_str().expect("a path")])
+}
+
+#[test]
+fn an_api_server_takes_the_base_and_the_chart() {
+    let api = Api::start(Settings::default()).expect("an API server");
+    let kubectl = api.kubectl().expect("kubectl");
+    kubectl.run(["create", "namespace", "whydrop"]).expect("a namespace");
+    let list = |items: Vec<Value>| json!({"apiVersion": "v1", "kind": "List", "items": items});
+    let dry = ["--dry-run=server"];
+    for (what, objects, more) in [
+        ("the chart", chart(&[]), &dry[..]),
+        ("the chart with other values", other_chart(), &dry),
+        // For good, since its rights are asked about below.
+        ("the base", base(), &[]),
+    ] {
+        let file = tempfile::NamedTempFile::with_suffix(".json").expect("a file");
+        fs::write(file.path(), list(objects).to_string()).expect("write");
+        let path = file.path().to_str().expect("a path");
+        let apply =
+            ["apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", path];
+        let applied = kubectl.run(apply.iter().chain(more).copied());
+        applied.unwrap_or_else(|error| panic!("{what}: {error:#}"));
+    }
+
+    // Nobody but the agent has its account; what that may do, the API server knows best.
+    let may = |verb: &str, resource: &str| {
+        let account = "--as=system:serviceaccount:whydrop:whydrop";
+        let question = ["auth", "can-i", verb].into_iter().chain(resource.split(' '));
+        let asked = kubectl.output(question.chain(["-n", "backend", account]));
+        String::from_utf8_lossy(&asked.expect("kubectl").stdout).trim() == "yes"
+    };
+    for (verb, resource) in [
+        ("watch", "pods"),
+        ("watch", "nodes"),
+        ("watch", "networkpolicies.networking.k8s.io"),
+        ("list", "endpointslices.discovery.k8s.io"),
+        ("get", "replicasets.apps"),
+        ("create", "events.events.k8s.io"),
+        ("patch", "events.events.k8s.io"),
+    ] {
+        assert!(may(verb, resource), "it may not {verb} {resource}");
+    }
+    for (verb, resource) in [
+        ("get", "secrets"),
+        ("get", "configmaps"),
+        ("get", "pods --subresource=log"),
+        ("create", "pods --subresource=exec"),
+        ("delete", "networkpolicies.networking.k8s.io"),
+        ("create", "networkpolicies.networking.k8s.io"),
+        ("delete", "events.events.k8s.io"),
+        ("create", "serviceaccounts --subresource=token"),
+    ] {
+        assert!(!may(verb, resource), "it may {verb} {resource}");
+    }
+}
+
+#[test]
+fn every_value_of_the_chart_has_effect() {
+    let objects = accepted(&other_chart());
     let text = serde_json::to_string(&objects.values().collect::<Vec<_>>()).expect("JSON");
     for expected in [
         r#""image":"registry.example:5000/tools/whydrop:9.9.9@sha256:0123456789abcdef"#,
