@@ -15,11 +15,17 @@ pub(crate) fn root() -> PathBuf {
     xtask.parent().unwrap_or(xtask).to_owned()
 }
 
-/// `$PATH`, with the folders of the administrator's programs, which not everybody's has.
+/// `$PATH`, with the folders of the administrator's programs, which not everybody's has. Those that
+/// are there are not added again: build scripts that look for programs run anew for another `$PATH`.
 pub(crate) fn path() -> OsString {
-    let mut path = env::var_os("PATH").unwrap_or_default();
-    path.push(":/usr/sbin:/sbin");
-    path
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = env::split_paths(&path).collect();
+    for folder in ["/usr/sbin", "/sbin"].map(PathBuf::from) {
+        if !folders.contains(&folder) {
+            folders.push(folder);
+        }
+    }
+    env::join_paths(folders).unwrap_or(path)
 }
 
 /// A call of cargo in the repository.

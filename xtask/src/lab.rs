@@ -43,8 +43,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Adds to a plan that everything is built which tests run; the programs are built before.
-pub(crate) fn prepare_parts(plan: &mut Plan) -> Result<()> {
-    for (shape, what, seconds) in SHAPES {
+pub(crate) fn prepare_parts(plan: &mut Plan, with_node: bool) -> Result<()> {
+    for (shape, what, seconds) in SHAPES.iter().filter(|(shape, ..)| with_node || *shape != "node")
+    {
         let mut command = lab()?;
         command.args(["build", shape]);
         plan.add(*what, command, *seconds);

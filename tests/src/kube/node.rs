@@ -216,6 +216,11 @@ impl Node {
         self.site().import(image)
     }
 
+    /// Gives the node the images of an archive.
+    pub fn import_archive(&self, archive: &Path) -> Result<()> {
+        self.site().import_archive(archive)
+    }
+
     /// The folder of its state, where the logs are.
     pub fn folder(&self) -> &Path {
         self.state.folder()
@@ -360,7 +365,11 @@ impl Site<'_> {
     fn import(&self, image: &Image) -> Result<()> {
         let archive = tempfile::Builder::new().suffix(".tar").tempfile_in(self.folder)?;
         image.write(archive.path())?;
-        self.ctr(&["images", "import", &archive.path().to_string_lossy()])?;
+        self.import_archive(archive.path())
+    }
+
+    fn import_archive(&self, archive: &Path) -> Result<()> {
+        self.ctr(&["images", "import", &archive.to_string_lossy()])?;
         Ok(())
     }
 }
