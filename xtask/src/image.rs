@@ -22,7 +22,7 @@ use crate::{
 use archive::{Content, Image};
 
 /// How long the optimised build takes on two cores.
-const BUILD_SECONDS: u64 = 200;
+const BUILD_SECONDS: u64 = 240;
 /// The profile of Cargo.toml that an image's program is built with.
 const PROFILE: &str = "image";
 
@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
     /// The processor of the nodes it is for; this machine's unless given.
     #[arg(long, value_enum)]
     arch: Option<Arch>,
-    /// Where the archive goes [default: target/image/whydrop-VERSION-ARCH.tar]
+    /// Where the archive goes [default: target/images/whydrop-VERSION-ARCH.tar]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// What the image is called once it is imported.
@@ -271,7 +271,7 @@ fn target_folder() -> Result<PathBuf> {
 }
 
 fn default_output(arch: Arch, program_only: bool) -> Result<PathBuf> {
-    let folder = target_folder()?.join("image");
+    let folder = target_folder()?.join("images");
     fs::create_dir_all(&folder)?;
     let end = if program_only { "" } else { ".tar" };
     Ok(folder.join(format!("whydrop-{VERSION}-{}{end}", arch.name())))
