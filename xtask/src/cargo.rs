@@ -28,11 +28,21 @@ pub(crate) fn path() -> OsString {
     env::join_paths(folders).unwrap_or(path)
 }
 
+/// What cargo says to a program that it runs about that program's package. Some build scripts run
+/// anew where it differs, and it differs between this program and a test that runs it.
+const OF_A_PACKAGE: [&str; 3] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"];
+
 /// A call of cargo in the repository.
 pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.args(arguments).current_dir(root()).env("PATH", path());
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if OF_A_PACKAGE.iter().any(|prefix| text.starts_with(prefix)) {
+            command.env_remove(&name);
+        }
+    }
     command
 }
 
