@@ -1,6 +1,7 @@
 //! whydrop: which policy ate my packet, since when, and what one rule fixes it.
 
 pub mod agent;
+mod chain;
 pub mod cluster;
 pub mod command;
 pub mod health;

@@ -123,6 +123,12 @@ impl Snapshot {
         self.nodes.values()
     }
 
+    /// The node in whose pod network an address lies.
+    pub fn node_of_pod_network(&self, address: IpAddr) -> Option<&Arc<Node>> {
+        let holds = |node: &&Arc<Node>| node.pod_networks.iter().any(|n| n.contains(&address));
+        self.nodes().find(holds)
+    }
+
     /// A Service by namespace and name.
     pub fn service(&self, namespace: &str, name: &str) -> Option<&Arc<Service>> {
         self.services.get(&(namespace.into(), name.into()))

@@ -57,9 +57,7 @@ impl Agent {
             let wanted = match seeking {
                 Seeking::Drop(drop) => snapshot.to_look_up(&case_of(drop), now),
                 Seeking::Answer { flow, at } => {
-                    let fate = Fate::Answered;
-                    let case = Case { flow: *flow, dialled: None, at: Some(*at), fate };
-                    snapshot.to_look_up(&case, now)
+                    snapshot.to_look_up(&case_of_answer(*flow, *at), now)
                 }
             };
             missing.extend_from_slice(&wanted);
@@ -129,7 +127,7 @@ impl Agent {
     /// are about to say otherwise.
     fn judge_answer(&mut self, flow: Flow, at: Timestamp, now: Timestamp) {
         let snapshot = self.cluster.snapshot();
-        let case = Case { flow, dialled: None, at: Some(at), fate: Fate::Answered };
+        let case = case_of_answer(flow, at);
         // Without a policy over a pod of this node there is nothing to enforce here.
         let verdict = diagnose(&snapshot, &case).verdict;
         if verdict.egress.trace.is_empty() && verdict.ingress.trace.is_empty() {
@@ -229,9 +227,12 @@ impl Agent {
 
 /// An answered flow's diagnosis, if policies deny it.
 fn not_enforced(snapshot: &Snapshot, flow: Flow, at: Timestamp) -> Option<Diagnosis> {
-    let case = Case { flow, dialled: None, at: Some(at), fate: Fate::Answered };
-    let diagnosis = diagnose(snapshot, &case);
+    let diagnosis = diagnose(snapshot, &case_of_answer(flow, at));
     (diagnosis.cause.class == Class::NotEnforced).then_some(diagnosis)
+}
+
+fn case_of_answer(flow: Flow, at: Timestamp) -> Case<'static> {
+    Case { flow, dialled: None, at: Some(at), fate: Fate::Answered }
 }
 
 fn case_of(drop: &Drop) -> Case<'_> {

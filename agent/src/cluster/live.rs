@@ -241,10 +241,7 @@ impl Live {
                 continue;
             }
             self.looking_up.insert(*address);
-            let node = snapshot
-                .nodes()
-                .find(|node| node.pod_networks.iter().any(|network| network.contains(address)))
-                .map(|node| node.name.clone());
+            let node = snapshot.node_of_pod_network(*address).map(|node| node.name.clone());
             let (client, sender, address) = (self.client.clone(), self.sender.clone(), *address);
             tokio::spawn(async move {
                 let found = look_up::look_up(client, address, node).await;

@@ -5,6 +5,8 @@ use std::{io, path::PathBuf};
 use aya::programs::{ProgramError, tc::TcError};
 use nix::libc;
 
+use crate::chain::chain;
+
 /// Why the probe cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -117,22 +119,7 @@ pub(crate) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     found
 }
 
-/// The error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let cause = error.to_string();
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-        next = error.source();
-    }
-    text
-}
-
-/// As [`chain`]; of the verifier's thousands of lines, the one that says what it objects to.
+/// The error and its causes; of the verifier's thousands of lines, the one that says what it objects to.
 pub(crate) fn refusal(error: &ProgramError) -> String {
     let ProgramError::LoadError { io_error, verifier_log } = error else { return chain(error) };
     let log = verifier_log.to_string();

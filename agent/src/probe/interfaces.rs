@@ -22,10 +22,11 @@ use tokio::io::unix::AsyncFd;
 
 use super::{
     Attach, FROM_POD, TO_POD,
-    error::{Error, chain, errno},
+    error::{Error, errno},
     netlink, sys,
     topology::Topology,
 };
+use crate::chain::chain;
 
 /// The first kernel with tcx.
 const TCX_SINCE: KernelVersion = KernelVersion::new(6, 6, 0);

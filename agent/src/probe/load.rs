@@ -13,13 +13,14 @@ use whydrop_ebpf::{ABI_VERSION, Attempt, AttemptKey, LOCATION_BYTES, SuccessKey}
 use super::{
     Attach, Config, FROM_POD, KFREE_SKB, Part, Probe, SOCK_STATE, State, TO_POD, capabilities,
     counters::Counters,
-    error::{Error, chain, refusal},
+    error::{Error, refusal},
     interfaces::Interfaces,
     kernel::{self, Kernel},
     log::ToTracing,
     observations::{Maps, Observations},
     successes::Successes,
 };
+use crate::chain::chain;
 
 /// The programs, as the build script left them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/whydrop-programs"));

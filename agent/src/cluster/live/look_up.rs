@@ -1,6 +1,6 @@
 //! Looking up who holds an address, and saying why something could not be asked.
 
-use std::{error::Error as _, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use kube::{
     Api, Client,
@@ -125,15 +125,5 @@ pub(crate) fn chain(error: &kube::Error) -> String {
         let said = if status.message.is_empty() { &status.reason } else { &status.message };
         return format!("{said} ({})", status.code);
     }
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
+    crate::chain::chain(error)
 }

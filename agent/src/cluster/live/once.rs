@@ -128,10 +128,7 @@ impl Reader {
     /// Looks up who holds an address; returns the namespaces of those.
     async fn address(&mut self, address: IpAddr) -> BTreeSet<String> {
         let snapshot = self.cluster.snapshot();
-        let node = snapshot
-            .nodes()
-            .find(|node| node.pod_networks.iter().any(|network| network.contains(&address)))
-            .map(|node| node.name.clone());
+        let node = snapshot.node_of_pod_network(address).map(|node| node.name.clone());
         let found = look_up(self.client.clone(), address, node).await;
         let failed = found.as_ref().err().map(|why| why.as_str().into());
         let mut namespaces = BTreeSet::new();
