@@ -33,6 +33,7 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use whydrop_core::{
     cluster::{Cluster, Interface, object::Kind},
     correlate::Correlator,
+    observation::Observation,
     policy::PolicyKind,
 };
 
@@ -166,7 +167,7 @@ impl Agent {
             tokio::select! {
                 why = &mut shutdown => return why.to_owned(),
                 batch = self.probe.observations.next() => match batch {
-                    Ok(batch) => batch.iter().for_each(|seen| self.correlator.observe(seen)),
+                    Ok(batch) => batch.iter().for_each(|seen| self.observe(seen)),
                     Err(error) => return format!("the ring cannot be read: {error}"),
                 },
                 changes = self.probe.interfaces.next() => match changes {
@@ -200,6 +201,19 @@ impl Agent {
         let wait = due.map(|due| Duration::try_from(due.duration_since(now)).unwrap_or_default());
         // Turns come around anyway.
         Instant::now() + wait.unwrap_or(TURN_INTERVAL).min(TURN_INTERVAL)
+    }
+
+    /// Takes what was observed. Of a flow that dies once more, the kernel knows whether it worked in
+    /// between.
+    fn observe(&mut self, seen: &Observation) {
+        if let Some(flow) = self.correlator.dies_again(seen) {
+            match self.probe.successes.last(&flow) {
+                Ok(Some(at)) => self.correlator.worked(&flow, at),
+                Ok(None) => {}
+                Err(error) => self.degraded(&error),
+            }
+        }
+        self.correlator.observe(seen);
     }
 
     async fn turn(&mut self) {

@@ -19,4 +19,5 @@ pub mod parts;
 pub mod pki;
 mod ports;
 mod state;
+pub mod stories;
 pub mod wait;

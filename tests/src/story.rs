@@ -67,7 +67,7 @@ impl<W: Write> Story<W> {
     }
 
     fn indented(&mut self, text: &str) {
-        for line in text.lines() {
+        for line in text.lines().flat_map(wrapped) {
             self.line(&format!("    {line}"));
         }
     }
@@ -96,8 +96,8 @@ fn wrapped(text: &str) -> Vec<String> {
 impl<W: Write> Audience for Story<W> {
     fn say(&mut self, words: &str) {
         self.line("");
-        for line in words.lines() {
-            let line = self.paint("1", line);
+        for line in words.lines().flat_map(wrapped) {
+            let line = self.paint("1", &line);
             self.line(&line);
         }
         self.line("");

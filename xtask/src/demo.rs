@@ -9,16 +9,20 @@ use anyhow::Result;
 
 use crate::{
     cargo::{build, path, program, root},
+    image, lab,
     plan::{Plan, say},
     setup::{Purpose, prepare, require_root},
 };
 
 /// How long the build takes on two cores.
 const BUILD_SECONDS: u64 = 150;
+/// What is played on a whole Kubernetes node.
+const NODE: &str = "node";
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A folder of tests/scenarios.
+    /// A folder of tests/scenarios, or `node`: the stories on a whole Kubernetes node with Calico,
+    /// whose programs take about 20 minutes to build, once.
     #[arg(default_value = "frontend-to-backend")]
     name: String,
     /// Names all scenarios instead.
@@ -36,8 +40,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     require_root("making network namespaces and loading eBPF programs")?;
     let mut plan = Plan::default();
-    prepare(&mut plan, Purpose::Demo)?;
+    let on_node = arguments.name == NODE;
+    prepare(&mut plan, if on_node { Purpose::Lab } else { Purpose::Demo })?;
     plan.add("building whydrop", build(), BUILD_SECONDS);
+    if on_node {
+        lab::prepare_node(&mut plan)?;
+        image::prepare(&mut plan, image::Arch::of_this_machine()?)?;
+    }
     plan.run()?;
     say("");
     let mut scenario = Command::new(program("whydrop-demo")?);
@@ -53,6 +62,10 @@ fn list() -> Result<ExitCode> {
     let mut folders: Vec<_> =
         fs::read_dir(scenarios)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     folders.sort();
+    say(&format!(
+        "{NODE:32}{}",
+        "On a whole Kubernetes node: kubectl, Calico, CoreDNS, the kubelet's probes"
+    ));
     for folder in folders {
         let text = fs::read_to_string(folder.join("scenario.yaml"))?;
         let title = text.lines().find_map(|line| line.strip_prefix("title: ")).unwrap_or_default();

@@ -14,10 +14,21 @@ use crate::{
 const BUILD_SECONDS: u64 = 150;
 
 /// What `whydrop-lab build` builds, and how long that takes where nothing of it is cached.
-const SHAPES: &[(&str, &str, u64)] = &[
-    ("api", "building Kubernetes' API server and Helm for the tests, once", 800),
-    ("node", "building Kubernetes' node and Calico for the tests, once", 360),
-];
+struct Parts {
+    name: &'static str,
+    title: &'static str,
+    seconds: u64,
+}
+
+const API: Parts =
+    Parts { name: "api", title: "building Kubernetes' API server, once", seconds: 720 };
+const NODE: Parts = Parts {
+    name: "node",
+    title: "building Kubernetes' node, Calico and CoreDNS, once",
+    seconds: 430,
+};
+const DEPLOY: Parts =
+    Parts { name: "deploy", title: "building Helm and kustomize, once", seconds: 130 };
 
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
@@ -42,13 +53,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Adds to a plan that everything is built which tests run; the programs are built before.
-pub(crate) fn prepare_parts(plan: &mut Plan, with_node: bool) -> Result<()> {
-    for (shape, what, seconds) in SHAPES.iter().filter(|(shape, ..)| with_node || *shape != "node")
-    {
+/// Adds to a plan what tests run; the programs are built before.
+pub(crate) fn prepare_all(plan: &mut Plan) -> Result<()> {
+    prepare_parts(plan, &[API, DEPLOY, NODE])
+}
+
+/// Adds to a plan what a whole node consists of; the programs are built before.
+pub(crate) fn prepare_node(plan: &mut Plan) -> Result<()> {
+    prepare_parts(plan, &[API, NODE])
+}
+
+fn prepare_parts(plan: &mut Plan, all: &[Parts]) -> Result<()> {
+    for parts in all {
         let mut command = lab()?;
-        command.args(["build", shape]);
-        plan.add(*what, command, *seconds);
+        command.args(["build", parts.name]);
+        plan.add(parts.title, command, parts.seconds);
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 //!
 //! An attempt is pending from its first bad sign until its fate is clear: answered, and it is
 //! forgotten; ended or repeated in vain, and it joins the open [`Drop`] of its flow. A flow is
-//! reported when it opens and again at most once in [`REPORT_INTERVAL`] while it goes on.
+//! reported when it opens and again at most once in [`REPORT_INTERVAL`] while it goes on. One that
+//! worked in between is another drop.
 //!
 //! The answer depends on what was observed, not on the order in which it was told.
 
@@ -36,6 +37,11 @@ pub const REPORT_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 /// A flow without a sign for this long is closed: twice the longest pause between two SYNs of one
 /// connect (64 s with the kernel's `tcp_syn_retries` of 6), and a little.
 pub const IDLE: SignedDuration = SignedDuration::from_secs(150);
+
+/// A flow that was answered this long after its last sign of dying has recovered, so that its next
+/// death is told at once. Shorter, and a Service with one dead backend among several would be told
+/// as often as chance leads to the others.
+pub const RECOVERED: SignedDuration = SignedDuration::from_secs(5);
 
 /// How many pending attempts are kept (about 400 bytes each): the kernel side tells one attempt
 /// per flow and second, so this is thousands of flows beginning to die within [`SETTLE`].
@@ -155,7 +161,8 @@ pub struct Correlator {
     of_source: HashMap<IpAddr, usize>,
     folded: HashMap<IpAddr, Folded>,
     folded_told: Option<Timestamp>,
-    answered: Vec<Correlated>,
+    /// What is clear, and told with the next tick.
+    clear: Vec<Correlated>,
     account: Account,
 }
 
@@ -192,7 +199,7 @@ impl Correlator {
         match (&observation.fact, observation.attempt) {
             (Fact::AnsweredFirst, _) => {
                 let (flow, at) = (observation.flow, observation.at);
-                self.answered.push(Correlated::Answered { flow, at });
+                self.clear.push(Correlated::Answered { flow, at });
             }
             (Fact::AnsweredLate, Some(attempt)) => self.answered_late(&attempt, observation),
             (Fact::AnsweredLate, None) => {}
@@ -201,9 +208,27 @@ impl Correlator {
         }
     }
 
+    /// The open flow that this is a new attempt of, as the pod's veth sees it: it may have worked
+    /// since its last sign, which [`Self::worked`] wants to know first.
+    pub fn dies_again(&self, observation: &Observation) -> Option<Flow> {
+        let attempt = observation.attempt?;
+        self.open_key(&observation.flow).filter(|_| !self.pending.contains_key(&attempt))?;
+        Some(observation.flow_dialled().unwrap_or(observation.flow))
+    }
+
+    /// Takes when an open flow was last answered.
+    pub fn worked(&mut self, flow: &Flow, at: Timestamp) {
+        let Some(key) = self.open_key(flow) else { return };
+        let last = self.open.get(&key).map(|open| open.drop.evidence.last());
+        if last.is_some_and(|last| at.duration_since(last) >= RECOVERED) {
+            let closed = self.close(&key).filter(|open| open.news);
+            self.clear.extend(closed.map(|open| Correlated::Drop(open.drop)));
+        }
+    }
+
     /// Says what has become clear by now.
     pub fn tick(&mut self, now: Timestamp) -> Vec<Correlated> {
-        let mut told = std::mem::take(&mut self.answered);
+        let mut told = std::mem::take(&mut self.clear);
         while let Some((due, attempt)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
             self.due.remove(&(due, attempt));
             self.settle(&attempt, now);
@@ -241,12 +266,12 @@ impl Correlator {
 
     /// When [`Self::tick`] has something to do; `None`: not before the next observation.
     pub fn deadline(&self) -> Option<Timestamp> {
-        let answered = self.answered.first().map(|_| Timestamp::MIN);
+        let clear = self.clear.first().map(|_| Timestamp::MIN);
         let pending = self.due.first().map(|(due, _)| *due);
         let open = self.open_due.first().map(|(due, _)| *due);
         let loose = self.loose.values().map(|loose| loose.due).min();
         let folded = self.folded.values().map(|folded| self.folded_due(folded)).min();
-        [answered, pending, open, loose, folded].into_iter().flatten().min()
+        [clear, pending, open, loose, folded].into_iter().flatten().min()
     }
 
     /// Where dropped packets went so far. What is in none of its parts is in an open drop or is
@@ -424,14 +449,20 @@ impl Correlator {
             open.news = false;
             open.told_at = Some(now);
         } else if now.duration_since(open.drop.evidence.last()) >= IDLE {
-            self.open.remove(flow);
-            self.translated.retain(|_, to| to != flow);
-            self.release(flow.source);
+            self.close(flow);
             return None;
         }
         let closes = open.drop.evidence.last() + IDLE;
         self.reschedule(flow, closes.max(now + GRACE));
         told
+    }
+
+    fn close(&mut self, flow: &Flow) -> Option<Open> {
+        let open = self.open.remove(flow)?;
+        self.open_due.remove(&(open.due, *flow));
+        self.translated.retain(|_, to| to != flow);
+        self.release(flow.source);
+        Some(open)
     }
 
     fn reschedule(&mut self, flow: &Flow, due: Timestamp) {

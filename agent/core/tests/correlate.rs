@@ -238,6 +238,34 @@ fn a_flow_that_has_been_quiet_is_another_drop_when_it_dies_again() {
     assert_eq!(drops[1].1.evidence.packets(), 2);
 }
 
+/// What is told of two SYNs that die, after a rejection and an answer at this time.
+fn told_after_an_answer(answered: i64) -> Vec<Drop> {
+    let rejected = Fact::Rejected(Rejection::Icmp { v6: false, kind: 3, code: 3 });
+    let (mut correlator, told) = play(&[seen(40000, 0, rejected)], 2_000);
+    assert_eq!(drops(&told)[0].1.evidence.level(), Level::Rejected);
+    let dying = [seen(40001, 12_000, netfilter()), seen(40001, 13_000, netfilter())];
+    assert_eq!(correlator.dies_again(&dying[0]), Some(flow()));
+    correlator.worked(&flow(), at(answered));
+    for observation in &dying {
+        correlator.observe(observation);
+    }
+    let told = correlator.tick(at(14_000)).into_iter();
+    told.filter_map(|correlated| match correlated {
+        Correlated::Drop(drop) => Some(drop),
+        _ => None,
+    })
+    .collect()
+}
+
+#[test]
+fn a_flow_that_worked_in_between_is_another_drop_at_once() {
+    let told = told_after_an_answer(11_000);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].evidence.level(), Level::KernelDrop, "nothing of the first is in it");
+    assert_eq!(told[0].evidence.kernel_packets(), 2);
+    assert_eq!(told_after_an_answer(4_000), [], "it goes on, and is told in its time");
+}
+
 #[test]
 fn a_scan_is_folded_and_counted() {
     let scan: Vec<_> = (1..=1000_u16)

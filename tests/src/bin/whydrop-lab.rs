@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use whydrop_tests::kube::{
-    lab::{Lab, Shape},
+    lab::{Built, Lab, Shape},
     node::inside,
 };
 
@@ -23,11 +23,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Job {
-    /// Builds what a shape consists of, and keeps it in the cache.
+    /// Builds what a lab consists of, or what tests run besides, and keeps it in the cache.
     Build {
-        /// Which.
+        /// What.
         #[arg(default_value = "api")]
-        shape: Shape,
+        built: Built,
     },
     /// Builds what is missing, and starts a cluster that stays until `down`.
     Up {
@@ -84,12 +84,12 @@ fn run(job: Job) -> Result<ExitCode> {
     let lab = Lab::of_cache()?;
     match job {
         Job::Inside { .. } => {}
-        Job::Build { shape } => {
-            Lab::build(shape, say)?;
-            Lab::build_tools(say)?;
-        }
+        Job::Build { built } => Lab::build(built, say)?,
         Job::Up { shape } => {
-            Lab::build(shape, say)?;
+            Lab::build(Built::Api, say)?;
+            if shape == Shape::Node {
+                Lab::build(Built::Node, say)?;
+            }
             lab.up(shape, say)?;
         }
         Job::Down => lab.down()?,

@@ -28,6 +28,17 @@ pub enum Shape {
     Node,
 }
 
+/// What is built at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Built {
+    /// What an API server for tests needs.
+    Api,
+    /// What a node needs besides.
+    Node,
+    /// What the tests of `deploy/` run besides.
+    Deploy,
+}
+
 /// The one cluster that is left running, known by its folder.
 #[derive(Debug)]
 pub struct Lab {
@@ -41,10 +52,14 @@ impl Lab {
     }
 
     /// Builds what is not there, and tells of each program.
-    pub fn build(shape: Shape, mut say: impl FnMut(&str)) -> Result<()> {
-        build_all(parts::API, &mut say)?;
-        if shape == Shape::Node {
-            build_all(parts::NODE, &mut say)?;
+    pub fn build(built: Built, mut say: impl FnMut(&str)) -> Result<()> {
+        let parts = match built {
+            Built::Api => parts::API,
+            Built::Node => parts::NODE,
+            Built::Deploy => parts::DEPLOY,
+        };
+        build_all(parts, &mut say)?;
+        if built == Built::Node {
             if debian::unpack()? {
                 say("containerd, runc and busybox unpacked from Debian's packages");
             }
@@ -52,11 +67,6 @@ impl Lab {
         }
         say("everything is built");
         Ok(())
-    }
-
-    /// Builds what the tests of `deploy/` run besides.
-    pub fn build_tools(mut say: impl FnMut(&str)) -> Result<()> {
-        build_all(parts::DEPLOY, &mut say)
     }
 
     /// Starts the cluster; it goes on when this process ends.

@@ -48,11 +48,13 @@ pub const CALICO: Part =
 /// Calico's agent, which enforces policies.
 pub const FELIX: Part =
     calico("calico-felix", "github.com/projectcalico/calico/felix/cmd/calico-felix", 250);
+/// Resolves the names of Services.
+pub const COREDNS: Part = Part { name: "coredns", module: "coredns", package: ".", seconds: 60 };
 
 /// What an API server for tests needs, in the order in which it is built.
 pub const API: &[Part] = &[ETCD, APISERVER, KUBECTL, CONTROLLER_MANAGER];
 /// What a node needs besides.
-pub const NODE: &[Part] = &[SCHEDULER, KUBELET, PROXY, FELIX, CALICO];
+pub const NODE: &[Part] = &[SCHEDULER, KUBELET, PROXY, FELIX, CALICO, COREDNS];
 
 /// Renders the chart, and holds values against its schema.
 pub const HELM: Part = deploy("helm", "helm.sh/helm/v3/cmd/helm", 120);
@@ -88,7 +90,7 @@ impl Part {
         let path = self.path()?;
         ensure!(
             path.is_file(),
-            "{} is not built. `cargo xtask lab build` builds it, once (about {} min)",
+            "{} is not built. `cargo xtask test` builds it, once (about {} min)",
             self.name,
             self.seconds.div_ceil(60),
         );

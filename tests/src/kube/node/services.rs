@@ -164,6 +164,10 @@ fn network_list(site: &Site<'_>, network: Network) -> Value {
 /// The node's share of [`PODS`], which the controllers give to the first node.
 const NODE_PODS: &str = "10.244.0.0/24";
 
+/// The address that pods ask for names, as everywhere; somebody answers there once a Service of this
+/// address is deployed.
+const RESOLVER: &str = "10.96.0.10";
+
 fn start_scheduler(site: &Site<'_>, api: &Api, token: &str) -> Result<Daemon> {
     let kubeconfig = api.kubeconfig_for(token, token)?;
     let mut scheduler = site.spawner.serving(parts::SCHEDULER.program()?);
@@ -199,6 +203,7 @@ fn start_kubelet(site: &Site<'_>, api: &Api, token: &str, groups: &Groups) -> Re
         "maxOpenFiles": 20_000,
         "oomScoreAdj": 0,
         "clusterDomain": "cluster.local",
+        "clusterDNS": [RESOLVER],
         "resolvConf": "/etc/resolv.conf",
         "nodeStatusUpdateFrequency": "5s",
         // A full disk of the machine is not this node's business until the last.

@@ -1,0 +1,284 @@
+//! The stories where their users live them: real pods and probes, policies that Calico enforces, the
+//! agent from its own image and manifests, and nothing but `kubectl` to look at it.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    image,
+    kubectl::Kubectl,
+    node::{Node, Settings},
+    parts,
+    wait::{Look, until},
+};
+use crate::{
+    agent::{beside, binary},
+    play::Audience,
+};
+
+/// From a command to its effect in the cluster: a pod's start, a policy's way into the kernel, a
+/// client's next try, the agent's certainty.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// The image that `resolver.yaml` names.
+const COREDNS: &str = "localhost/coredns:1";
+
+/// What stands for a network plugin that polices the node as well: Calico, as most do, lets a node
+/// reach its own pods whatever the policies say.
+const STRICT: &str = "table inet strict {
+  chain output {
+    type filter hook output priority filter; policy accept;
+    ip daddr ADDRESS tcp dport 8080 ct state new counter drop
+  }
+}
+";
+
+/// Starts a node, plays all stories on it, and ends it; the error says what was not as it should be.
+pub fn play(audience: &mut dyn Audience) -> Result<()> {
+    audience.say(
+        "A real Kubernetes of one node: API server, controllers, scheduler, kubelet, containerd, \
+         kube-proxy, CoreDNS, and Calico, which enforces the policies.",
+    );
+    let node = Node::start_telling(&Settings::default(), |what, after| {
+        audience.output(&format!("{:4.1} s  {what}", after.as_secs_f64()));
+    })?;
+    let mut stage = Stage { kubectl: node.kubectl()?, node: &node, audience };
+    let played = stage.play();
+    played.map_err(|error| {
+        let log = stage.agent_log();
+        let pods = stage.kubectl.run(["get", "pods", "-A", "-o", "wide"]);
+        let pods = pods.unwrap_or_else(|error| format!("{error:#}"));
+        error.context(format!("the agent's log:\n{log}\n{pods}"))
+    })
+}
+
+/// A node with whoever watches what is done on it.
+struct Stage<'a> {
+    node: &'a Node,
+    kubectl: Kubectl,
+    audience: &'a mut dyn Audience,
+}
+
+impl Stage<'_> {
+    fn play(&mut self) -> Result<()> {
+        self.deploy().context("deploy")?;
+        self.frontend_to_backend().context("frontend to backend")?;
+        self.deny_egress().context("deny egress")?;
+        self.resolver_cut_off().context("resolver")?;
+        self.probes_cut_off().context("probes")?;
+        self.audience.say("Nothing but that pod was ever restarted.");
+        let restarts = "jsonpath={.items[*].status.containerStatuses[*].restartCount}";
+        let others = ["get", "pods", "-A", "--field-selector=metadata.name!=api", "-o", restarts];
+        let restarts = self.kubectl.run(others)?;
+        ensure!(restarts.split(' ').all(|count| count == "0"), "restarts: {restarts}");
+        Ok(())
+    }
+
+    /// Brings the agent, the resolver and the workloads, and waits until all of them run.
+    fn deploy(&mut self) -> Result<()> {
+        self.audience.say("The agent comes from its image and its manifests, both as they are.");
+        let folder = tempfile::tempdir()?;
+        let archive = folder.path().join("whydrop.tar");
+        self.audience.command("", "cargo xtask image -o whydrop.tar");
+        let mut make = Command::new(beside("xtask")?);
+        let made = make.args(["image", "-o"]).arg(&archive).output()?;
+        ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
+        self.audience.command("", "ctr --namespace k8s.io images import whydrop.tar");
+        self.node.import_archive(&archive)?;
+        self.node.import(&image::Image {
+            name: COREDNS.into(),
+            entrypoint: vec!["/coredns".into()],
+            files: vec![("coredns".into(), image::Content::From(parts::COREDNS.program()?))],
+            ..image::Image::default()
+        })?;
+        self.show("apply -k", "deploy/kustomize/base")?;
+        self.show("apply -f", "tests/node/resolver.yaml")?;
+        for (what, namespace) in
+            [("daemonset/whydrop", "whydrop"), ("deployment/coredns", "kube-system")]
+        {
+            self.kubectl.run(["rollout", "status", what, "-n", namespace, "--timeout=60s"])?;
+        }
+        self.show("apply -f", "tests/node/workloads.yaml")?;
+        self.audience.say("Everybody reaches whom they talk to.");
+        self.client("frontend", "pod-a", "reached")?;
+        self.client("frontend", "network-test", "reached")?;
+        self.client("shop", "checkout", "resolved")
+    }
+
+    fn frontend_to_backend(&mut self) -> Result<()> {
+        self.audience.say("Somebody applies a default deny, and what is to let the frontend in.");
+        self.show("apply -f", "tests/node/default-deny.yaml")?;
+        self.client("frontend", "pod-a", "blocked")?;
+        self.audience.say("The pods run, and nothing of Kubernetes' own says why. The agent does:");
+        let line = self.line("DROP frontend/pod-a -> backend/pod-b:8080/TCP")?;
+        for part in [
+            "ingress denied by NetworkPolicy backend/",
+            "wants namespace label name=frontend",
+            "NETFILTER_DROP",
+        ] {
+            ensure!(line.contains(part), "not {part:?}: {line}");
+        }
+        self.event("frontend", "pod-a", &["NetworkPolicyDenied", "backend/default-deny"])?;
+        self.audience.say("What the line proposes, applied, ends it.");
+        self.remedy(&line)?;
+        self.client("frontend", "pod-a", "reached")
+    }
+
+    fn deny_egress(&mut self) -> Result<()> {
+        self.audience.say("A policy that allows no way out, as the guides tell it.");
+        self.show("apply -f", "tests/node/deny-egress.yaml")?;
+        self.client("frontend", "network-test", "blocked")?;
+        let line = self.line("DROP frontend/network-test -> ")?;
+        let denied = "egress denied by NetworkPolicy frontend/deny-egress-network-test";
+        ensure!(line.contains(denied), "{line}");
+        self.remedy(&line)?;
+        self.client("frontend", "network-test", "reached")
+    }
+
+    fn resolver_cut_off(&mut self) -> Result<()> {
+        self.audience.say("A list of what checkout may reach, which forgets the resolver.");
+        self.show("apply -f", "tests/node/allow-backend-only.yaml")?;
+        self.client("shop", "checkout", "unresolved")?;
+        let line = self.line("DROP shop/checkout -> kube-system/coredns-")?;
+        for part in [":53/UDP", "egress denied by NetworkPolicy shop/allow-backend-only"] {
+            ensure!(line.contains(part), "not {part:?}: {line}");
+        }
+        let manifest = self.remedy(&line)?;
+        ensure!(manifest.contains("k8s-app: kube-dns"), "not the resolver:\n{manifest}");
+        self.client("shop", "checkout", "resolved")
+    }
+
+    fn probes_cut_off(&mut self) -> Result<()> {
+        self.audience.say(
+            "A policy that lets the neighbours in, and so not the kubelet. Calico lets a node reach \
+             its own pods all the same; a rule stands for a network plugin that does not.",
+        );
+        self.show("apply -f", "tests/node/same-namespace-only.yaml")?;
+        let address = ["get", "pod", "api", "-n", "shop", "-o", "jsonpath={.status.podIP}"];
+        let address = self.kubectl.run(address)?;
+        self.nft(&STRICT.replace("ADDRESS", &address))?;
+        self.event("shop", "api", &["Liveness probe failed", "NetworkPolicyDenied"])?;
+        let line = self.line("-> shop/api:8080/TCP")?;
+        for part in ["ingress denied by NetworkPolicy shop/same-namespace-only", "probe"] {
+            ensure!(line.contains(part), "not {part:?}: {line}");
+        }
+        let restarted = ["get", "pod", "api", "-n", "shop"];
+        let restarts = "jsonpath={.status.containerStatuses[0].restartCount}";
+        until("restart by the kubelet", WAIT, || {
+            let count = self.kubectl.run(restarted.iter().copied().chain(["-o", restarts]))?;
+            Ok(if count == "0" { Look::NotYet(count) } else { Look::Seen(()) })
+        })?;
+        self.show("get pod", "api -n shop")?;
+        self.remedy(&line)?;
+        // The rule follows the policy, as the plugin that it stands for would.
+        self.nft("delete table inet strict")?;
+        self.kubectl.run([
+            "wait",
+            "pod/api",
+            "-n",
+            "shop",
+            "--for=condition=Ready",
+            "--timeout=60s",
+        ])?;
+        Ok(())
+    }
+
+    /// Runs kubectl in sight; a path below the repository is the last word.
+    fn show(&mut self, words: &str, last: &str) -> Result<()> {
+        self.audience.command("", &format!("kubectl {words} {last}"));
+        let path = root().join(last);
+        let last = if path.exists() { path.to_string_lossy() } else { last.into() };
+        let printed = self.kubectl.run(words.split(' ').chain(last.split(' ')))?;
+        self.audience.output(&printed);
+        Ok(())
+    }
+
+    /// Waits until the last word of a client's is this one.
+    fn client(&mut self, namespace: &str, pod: &str, word: &str) -> Result<()> {
+        until(&format!("{word:?} from {pod}"), WAIT, || {
+            let said = self.kubectl.output(["logs", pod, "-n", namespace, "--tail=1"])?;
+            let said = String::from_utf8_lossy(&said.stdout).into_owned();
+            Ok(if said.trim() == word { Look::Seen(()) } else { Look::NotYet(said) })
+        })?;
+        self.audience.command("", &format!("kubectl logs {pod} -n {namespace} --tail=1"));
+        self.audience.output(word);
+        Ok(())
+    }
+
+    fn agent_log(&self) -> String {
+        self.kubectl.run(["logs", "daemonset/whydrop", "-n", "whydrop"]).unwrap_or_default()
+    }
+
+    /// Waits for a line of the agent's log that holds this.
+    fn line(&mut self, part: &str) -> Result<String> {
+        let line = until("line in kubectl logs", WAIT, || {
+            let log = self.agent_log();
+            let line = log.lines().find(|line| line.contains(part)).map(str::to_owned);
+            Ok(line.map_or(Look::NotYet(log), Look::Seen))
+        })?;
+        let typed = format!("kubectl logs daemonset/whydrop -n whydrop | grep -e '{part}'");
+        self.audience.command("", &typed);
+        self.audience.output(&line);
+        Ok(line)
+    }
+
+    /// Waits until the events of a pod hold all these words.
+    fn event(&mut self, namespace: &str, pod: &str, words: &[&str]) -> Result<()> {
+        let events = until("event", WAIT, || {
+            let described = self.kubectl.run(["describe", "pod", pod, "-n", namespace])?;
+            let events = described.split_once("\nEvents:").map(|(_, events)| events.to_owned());
+            let events = events.unwrap_or_default();
+            Ok(if words.iter().all(|word| events.contains(word)) {
+                Look::Seen(events)
+            } else {
+                Look::NotYet(events)
+            })
+        })?;
+        let typed = format!("kubectl describe pod {pod} -n {namespace} | grep -e Warning");
+        self.audience.command("", &typed);
+        for event in events.lines().filter(|line| line.contains("Warning")) {
+            self.audience.output(&event.split_whitespace().collect::<Vec<_>>().join(" "));
+        }
+        Ok(())
+    }
+
+    /// Runs the command that a line of the log proposes, and applies what it prints.
+    fn remedy(&mut self, line: &str) -> Result<String> {
+        let (_, hint) = line.split_once("fix: ").with_context(|| format!("no fix in {line}"))?;
+        let (hint, _) = hint.split_once("  [").unwrap_or((hint, ""));
+        self.audience.command("", &format!("{hint} | tee remedy.yaml"));
+        let mut fix = self.node.in_network(binary()?);
+        fix.args(hint.split_whitespace().skip(1));
+        let fixed = fix.arg("--kubeconfig").arg(self.node.api().kubeconfig()).output()?;
+        ensure!(fixed.status.success(), "{hint}: {}", String::from_utf8_lossy(&fixed.stderr));
+        let manifest = String::from_utf8(fixed.stdout)?;
+        self.audience.output(&manifest);
+        self.audience.command("", "kubectl apply -f remedy.yaml");
+        self.audience.output(&self.kubectl.apply(&manifest)?);
+        Ok(manifest)
+    }
+
+    /// Feeds rules to the node's own nftables.
+    fn nft(&mut self, rules: &str) -> Result<()> {
+        self.audience.command("node", "nft -f -");
+        self.audience.output(rules);
+        let mut nft = self.node.command("nft");
+        nft.args(["-f", "-"]).stdin(Stdio::piped());
+        let mut nft = self.node.spawn(nft)?;
+        nft.stdin.take().context("a pipe")?.write_all(rules.as_bytes())?;
+        let status = nft.wait()?;
+        ensure!(status.success(), "nft: {status}");
+        Ok(())
+    }
+}
+
+/// The repository.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
