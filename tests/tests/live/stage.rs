@@ -3,7 +3,7 @@
 use std::{
     io::ErrorKind,
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -160,10 +160,15 @@ impl Stage {
     }
 
     pub(crate) fn agent_command(&self, arguments: &[&str]) -> Result<Agent> {
+        self.agent_as(&self.agents_kubeconfig(), arguments)
+    }
+
+    /// Starts the agent as whoever a kubeconfig says.
+    pub(crate) fn agent_as(&self, kubeconfig: &Path, arguments: &[&str]) -> Result<Agent> {
         let mut command = self.node.namespace().command("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(binary()?);
         command.args(["agent", "--log-format", "json", "--node-name", NODE, "--kubeconfig"]);
-        command.arg(self.agents_kubeconfig()).args(arguments);
+        command.arg(kubeconfig).args(arguments);
         Agent::spawn(&mut command)
     }
 
@@ -181,7 +186,7 @@ impl Stage {
 
 /// The rights that the agent is deployed with.
 fn rights() -> String {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     std::fs::read_to_string(root.join("deploy/kustomize/base/rbac.yaml")).expect("deploy/")
 }
 

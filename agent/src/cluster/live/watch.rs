@@ -203,3 +203,74 @@ fn name_of(object: &DynamicObject) -> String {
         None => name.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use hyper::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+    use tower::service_fn;
+
+    use super::*;
+    use crate::cluster::live::kinds::NETWORK_POLICY;
+
+    /// How long the next piece of news may take: the first pause, and then some.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// A list of one policy.
+    fn list(name: &str, version: &str) -> Value {
+        json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicyList",
+            "metadata": { "resourceVersion": version },
+            "items": [{ "metadata": { "name": name, "namespace": "shop" }, "spec": {} }],
+        })
+    }
+
+    /// A real API server does this five minutes after it was asked, when it has forgotten where the
+    /// watch stood; so here is one of a few lines.
+    #[tokio::test]
+    async fn a_watch_that_is_too_old_is_listed_anew() {
+        let lists = std::sync::Arc::new(AtomicUsize::new(0));
+        let service = service_fn(move |request: Request<Body>| {
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            let answer = if query.contains("watch=true") {
+                json!({ "type": "ERROR", "object": {
+                    "apiVersion": "v1", "kind": "Status", "status": "Failure", "code": 410,
+                    "reason": "Expired", "message": "too old resource version: 1 (9)",
+                } })
+            } else {
+                match lists.fetch_add(1, Ordering::Relaxed) {
+                    0 => list("before", "1"),
+                    _ => list("after", "9"),
+                }
+            };
+            let body = Full::new(Bytes::from(format!("{answer}\n")));
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        });
+        let (news, mut heard) = mpsc::channel(1);
+        let following =
+            tokio::spawn(follow(Client::new(service, "shop"), NETWORK_POLICY, None, news));
+        let mut told = Vec::new();
+        while told.len() < 3 {
+            let next = tokio::time::timeout(PATIENCE, heard.recv()).await;
+            match next.expect("news").expect("it goes on") {
+                News::Listed(_, objects, _) => {
+                    told.push(objects.iter().map(|object| object.key().name.to_string()).collect());
+                }
+                News::Failing(_, why) => told.push(why),
+                _ => panic!("neither a list nor a failure"),
+            }
+        }
+        drop(heard);
+        following.await.expect("it ends when nobody listens");
+        assert_eq!((&*told[0], &*told[2]), ("before", "after"));
+        assert!(told[1].contains("too old resource version"), "{told:?}");
+    }
+}
