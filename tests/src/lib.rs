@@ -4,6 +4,7 @@ pub mod agent;
 pub mod bench;
 pub mod cluster;
 pub mod expect;
+pub mod fleet;
 pub mod kube;
 pub mod lab;
 pub mod marker;

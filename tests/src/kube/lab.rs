@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     api::{self, Api},
-    cache,
+    cache, calico,
     daemon::{Entry, Lifetime, Place, Spawner, end_all, started_in},
     debian,
     kubectl::Kubectl,
@@ -63,7 +63,7 @@ impl Lab {
             if debian::unpack()? {
                 say("containerd, runc and busybox unpacked from Debian's packages");
             }
-            node::provide_definitions()?;
+            calico::provide_definitions()?;
         }
         say("everything is built");
         Ok(())

@@ -7,7 +7,6 @@
 //!
 //! The kernel is the machine's. Programs that trace it see the machine's processes too.
 
-mod calico;
 pub mod inside;
 mod services;
 
@@ -25,10 +24,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-pub(super) use self::calico::provide_definitions;
 use self::services::Services;
 use super::{
     api::{self, Api, Served, launch::PODS},
+    calico::{self, Backend, Felix},
     cgroups::{self, Groups},
     daemon::{Daemon, Entry, Lifetime, Place, Spawner, record},
     debian,
@@ -141,6 +140,7 @@ impl Node {
             let runtime = scope.spawn(|| services::start_containerd(&site, settings.network));
             let api = Api::start(api::Settings {
                 place,
+                address: None,
                 lifetime: settings.lifetime,
                 folder: Some(folder.to_owned()),
                 users: [services::users(), settings.users.clone()].concat(),
@@ -162,7 +162,15 @@ impl Node {
         wait_ready(&mut services, &api)?;
         reached("node Ready");
         if settings.network == Network::Calico {
-            services.felix = Some(calico::start_felix(&site, &api)?);
+            let felix = Felix {
+                node: NAME,
+                address: &format!("{ADDRESS}/24"),
+                backend: Backend::Nft,
+                ipv6: false,
+                spawner: &spawner,
+                folder,
+            };
+            services.felix = Some(felix.start(&api, |spawner, felix| spawner.serving(felix))?);
             reached("Felix in sync");
         }
         // Without it no pod is admitted.

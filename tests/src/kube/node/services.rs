@@ -5,9 +5,10 @@ use std::{fs, os::unix::fs::symlink, time::Duration};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{ADDRESS, BUSYBOX, NAME, Network, Site, calico};
+use super::{ADDRESS, BUSYBOX, NAME, Network, Site};
 use crate::kube::{
     api::{Api, User, launch::PODS},
+    calico,
     cgroups::Groups,
     daemon::{Daemon, PATH},
     debian, image, parts,
@@ -146,7 +147,7 @@ state = "/run/containerd"
 fn network_list(site: &Site<'_>, network: Network) -> Value {
     let ports = json!({ "type": "portmap", "capabilities": { "portMappings": true } });
     let plugin = match network {
-        Network::Calico => calico::plugin(site),
+        Network::Calico => calico::plugin(NAME, site.folder),
         Network::Plain => json!({
             "type": "ptp",
             "ipMasq": false,
