@@ -58,12 +58,13 @@ pub struct Settings {
 /// Running nodes and their API server; everything of it ends when this is dropped.
 #[derive(Debug)]
 pub struct Fleet {
+    settings: Settings,
     // In the order in which they end.
     hosts: Vec<Host>,
     pods: BTreeMap<String, Pod>,
     kubectl: Kubectl,
     api: Api,
-    _fabric: Namespace,
+    fabric: Namespace,
     folder: tempfile::TempDir,
     run: u32,
 }
@@ -99,7 +100,7 @@ impl Fleet {
         let hosts = cluster.nodes.iter().map(|node| Host::new(run, node, &fabric));
         let hosts = hosts.collect::<Result<_>>()?;
         let mut fleet =
-            Self { hosts, pods: BTreeMap::new(), kubectl, api, _fabric: fabric, folder, run };
+            Self { settings, hosts, pods: BTreeMap::new(), kubectl, api, fabric, folder, run };
         fleet.run(manifests)?;
         for host in &mut fleet.hosts {
             host.start_felix(settings.backend, &fleet.api, fleet.folder.path())?;
@@ -108,6 +109,14 @@ impl Fleet {
             }
         }
         Ok(fleet)
+    }
+
+    /// Starts Felix again on a node, and waits until it is in sync.
+    pub fn start_felix(&mut self, node: &str) -> Result<()> {
+        let Self { settings, hosts, api, folder, .. } = self;
+        let host = hosts.iter_mut().find(|host| host.name == node);
+        let host = host.with_context(|| format!("no node {node}"))?;
+        host.start_felix(settings.backend, api, folder.path())
     }
 
     /// Applies objects with their status, and runs the pods among them, as the kubelet would.
@@ -121,7 +130,7 @@ impl Fleet {
             let number = self.pods.len();
             let namespace = Namespace::create(self.run, &format!("pod{number}"))?;
             connect_pod(&host.namespace, &namespace, &pod, &interface(&pod.key))?;
-            host.route_to(&pod, &self._fabric)?;
+            host.route_to(&pod, &self.fabric)?;
             self.pods.insert(pod.key, Pod { namespace, addresses: pod.addresses });
         }
         let mut objects: Vec<Value> = serde_saphyr::from_multiple(manifests)?;

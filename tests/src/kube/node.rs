@@ -170,7 +170,7 @@ impl Node {
                 spawner: &spawner,
                 folder,
             };
-            services.felix = Some(felix.start(&api, |spawner, felix| spawner.serving(felix))?);
+            services.felix = Some(felix.start(&api, Spawner::serving)?);
             reached("Felix in sync");
         }
         // Without it no pod is admitted.
