@@ -10,6 +10,7 @@
 //! looks for, a /32, and a link-local gateway for which proxy ARP answers.
 
 mod host;
+pub mod story;
 
 use std::{
     collections::BTreeMap,

@@ -10,12 +10,16 @@ use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use whydrop_tests::{
     agent::{Agent, Heard},
-    fleet::{Fleet, Settings, interface},
+    fleet::{
+        Fleet, Settings, interface,
+        story::{self, Kind},
+    },
     kube::{
         calico::Backend,
         wait::{Look, until},
     },
     lab::{namespace::checked, server::Server},
+    story::Story,
 };
 
 const TWO_NODES: &str = include_str!("../fleet/two-nodes.yaml");
@@ -240,4 +244,17 @@ fn an_address_that_is_not_the_pods_is_no_matter_of_policy() {
     let drop = record(&mut agent, "drop", |record| record["kind"] == "drop");
     assert_eq!(drop["cause"]["class"], "not-policy", "{drop}");
     assert!(drop["cause"]["text"].to_string().contains("spoof"), "{drop}");
+}
+
+/// Plays the story, and shows it where it fails.
+fn play(kind: Kind) {
+    let mut story = Story::plain(Vec::new());
+    let played = story::play(kind, &mut story);
+    let told = String::from_utf8_lossy(&story.into_inner()).into_owned();
+    played.unwrap_or_else(|error| panic!("{told}\n{error:?}"));
+}
+
+#[test]
+fn eight_replicas_lose_their_database_to_a_kubernetes_policy() {
+    play(Kind::Kubernetes);
 }
