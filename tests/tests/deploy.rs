@@ -10,7 +10,7 @@ use std::{
 
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
-    core::v1::{Namespace, PodSpec, ServiceAccount},
+    core::v1::{ConfigMap, Namespace, PodSpec, ServiceAccount},
     rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -20,8 +20,9 @@ use whydrop_tests::kube::{
     parts::{HELM, KUSTOMIZE},
 };
 
-/// Labels that Helm's convention adds, and that say nothing of what runs.
-const HELM_LABELS: [&str; 4] = [
+/// What Helm's conventions add to labels and annotations, and that says nothing of what runs.
+const HELM_WORDS: [&str; 5] = [
+    "checksum/config",
     "app.kubernetes.io/instance",
     "app.kubernetes.io/managed-by",
     "app.kubernetes.io/version",
@@ -38,10 +39,12 @@ image:
   pullSecrets: [{name: registry}]
 fullnameOverride: drops
 logFormat: json
+eventReason: PolicyDropped
+logLevel: debug
 health: {port: 19472}
 extraArgs: [--node-name=worker-1]
 extraEnv:
-  - {name: RUST_LOG, value: debug}
+  - {name: TZ, value: UTC}
   - {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
 resources: {requests: {cpu: "1"}, limits: {memory: 1Gi}}
 tolerations: [{key: dedicated, operator: Equal, value: batch, effect: NoSchedule}]
@@ -102,6 +105,7 @@ fn accepted(objects: &[Value]) -> BTreeMap<(String, String), Value> {
         let name = (text(&object["kind"]), text(&object["metadata"]["name"]));
         let known = match (text(&object["apiVersion"]).as_str(), name.0.as_str()) {
             ("v1", "Namespace") => strictly::<Namespace>(object),
+            ("v1", "ConfigMap") => strictly::<ConfigMap>(object),
             ("v1", "ServiceAccount") => strictly::<ServiceAccount>(object),
             ("apps/v1", "DaemonSet") => strictly::<DaemonSet>(object),
             ("rbac.authorization.k8s.io/v1", "ClusterRole") => strictly::<ClusterRole>(object),
@@ -146,12 +150,13 @@ fn lost(given: &Value, known: &Value) -> Option<String> {
     }
 }
 
-/// Takes away the labels that only Helm sets.
+/// Takes away what only Helm sets.
 fn without_helm(value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            fields.retain(|name, _| !HELM_LABELS.contains(&name.as_str()));
+            fields.retain(|name, _| !HELM_WORDS.contains(&name.as_str()));
             fields.values_mut().for_each(without_helm);
+            fields.retain(|name, value| name != "annotations" || *value != json!({}));
         }
         Value::Array(items) => items.iter_mut().for_each(without_helm),
         _ => {}
@@ -257,11 +262,14 @@ fn every_value_of_the_chart_has_effect() {
         r#""imagePullPolicy":"Always""#,
         r#""imagePullSecrets":[{"name":"registry"}]"#,
         r#""name":"drops""#,
-        "--log-format=json",
+        r#""WHYDROP_LOG_FORMAT":"json""#,
+        r#""WHYDROP_EVENT_REASON":"PolicyDropped""#,
+        r#""RUST_LOG":"debug""#,
+        r#"{"configMapRef":{"name":"drops"}}"#,
         "--health-address=127.0.0.1:19472",
         r#""port":19472"#,
         "--node-name=worker-1",
-        "RUST_LOG",
+        r#""name":"TZ""#,
         "status.podIP",
         r#""memory":"1Gi""#,
         r#""value":"batch""#,
@@ -284,7 +292,7 @@ fn every_value_of_the_chart_has_effect() {
     // And what can be left out.
     let objects = accepted(&chart(&["--set", "rbac.create=false,serviceAccount.create=false"]));
     let kinds: Vec<_> = objects.keys().map(|(kind, _)| kind.as_str()).collect();
-    assert_eq!(kinds, ["DaemonSet"]);
+    assert_eq!(kinds, ["ConfigMap", "DaemonSet"]);
 }
 
 #[test]
@@ -298,6 +306,7 @@ fn the_chart_refuses_values_that_it_does_not_know() {
         ("resources.limit.memory=1Mi", "limit"),
         ("tolerations[0].operater=Exists", "operater"),
         ("logFormat=xml", "/logFormat"),
+        ("eventReason=not a reason", "/eventReason"),
         ("health.port=70000", "/health/port"),
         ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
         ("image.digest=sha256:12", "/image/digest"),
