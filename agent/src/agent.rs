@@ -34,7 +34,6 @@ use whydrop_core::{
     cluster::{Cluster, Interface, object::Kind},
     correlate::Correlator,
     observation::Observation,
-    policy::PolicyKind,
 };
 
 use crate::{
@@ -289,9 +288,7 @@ impl Agent {
 
     fn tell_ready(&mut self) {
         let snapshot = self.cluster.snapshot();
-        let kinds = [Kind::Pod, Kind::Namespace, Kind::Node, Kind::Service, Kind::EndpointSlice];
-        let kinds = kinds.into_iter().chain(PolicyKind::ALL.map(Kind::Policy));
-        let objects: BTreeMap<_, _> = kinds
+        let objects: BTreeMap<_, _> = Kind::all()
             .map(|kind| (kind.to_string(), snapshot.count(kind)))
             .filter(|(_, count)| *count > 0)
             .collect();

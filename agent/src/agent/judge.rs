@@ -261,8 +261,8 @@ fn note(diagnosis: &Diagnosis, record: &DropRecord, now: Timestamp) -> Option<No
         ..ObjectReference::default()
     };
     let related = diagnosis.cause.policy.as_ref().map(|policy| ObjectReference {
-        api_version: Some(policy.reference.kind.api_version().to_owned()),
-        kind: Some(policy.reference.kind.to_string()),
+        api_version: Some(policy.api_version.to_string()),
+        kind: Some(policy.reference.kind.api_name().to_owned()),
         namespace: policy.reference.namespace.as_deref().map(str::to_owned),
         name: Some(policy.reference.name.to_string()),
         uid: policy.uid.as_deref().map(str::to_owned),

@@ -20,7 +20,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use tokio::sync::mpsc;
 use whydrop_core::cluster::{
-    Cluster, Snapshot,
+    Cluster, Engine, Snapshot,
     look_up::LookUp,
     object::{Key, Kind, Object},
 };
@@ -49,6 +49,8 @@ const REMEMBERED: SignedDuration = SignedDuration::from_mins(10);
 enum News {
     /// All there is of a kind, and the names of those that cannot be read.
     Listed(Followed, Vec<Object>, BTreeSet<String>),
+    /// The API server does not know a kind.
+    NotServed(Followed),
     /// An object as it is now.
     Applied(Box<Object>),
     /// An object is gone.
@@ -66,9 +68,12 @@ enum News {
 impl News {
     /// Whether policies may have changed, or what they select by.
     fn is_of_policies(&self) -> bool {
-        let decides = |kind| matches!(kind, Kind::Policy(_) | Kind::Namespace);
+        let decides =
+            |kind: Kind| kind.decides() || matches!(kind, Kind::Namespace | Kind::ServiceAccount);
         match self {
-            Self::Listed(followed, ..) => followed.is.is_none_or(decides),
+            Self::Listed(followed, ..) | Self::NotServed(followed) => {
+                followed.is.is_none_or(decides)
+            }
             Self::Applied(object) => decides(object.key().kind),
             Self::Deleted(key) => decides(key.kind),
             _ => false,
@@ -163,7 +168,16 @@ impl Live {
             taken.policies_changed |= news.is_of_policies();
             match news {
                 News::Listed(followed, objects, unread) => {
+                    if followed == kinds::CALICO_NETWORK_POLICY {
+                        cluster.set_engine(Engine::Calico);
+                    }
                     self.listed(cluster, followed, objects, unread, now);
+                }
+                News::NotServed(followed) => {
+                    if followed == kinds::CALICO_NETWORK_POLICY {
+                        cluster.set_engine(Engine::Standard);
+                    }
+                    self.listed(cluster, followed, Vec::new(), BTreeSet::new(), now);
                 }
                 News::Applied(object) => {
                     if let Some(held) = self.held.get_mut(&object.key().kind) {
@@ -196,9 +210,10 @@ impl Live {
                 News::LookedUp(address, found) => self.looked_up(cluster, address, found, now),
             }
         }
-        let policies = self.unread.iter().filter(|(followed, names)| {
-            matches!(followed.is, None | Some(Kind::Policy(_))) && !names.is_empty()
-        });
+        let policies = self
+            .unread
+            .iter()
+            .filter(|(followed, names)| followed.is.is_none_or(Kind::decides) && !names.is_empty());
         cluster.set_unread(policies.map(|(kind, names)| (kind.name(), names.len())).collect());
         taken
     }

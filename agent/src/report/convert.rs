@@ -208,14 +208,20 @@ fn direction_verdict(verdict: &evaluate::DirectionVerdict) -> DirectionVerdict {
             evaluate::Decision::Denied => Decision::Denied,
             evaluate::Decision::Unknown => Decision::Unknown,
         },
-        layer: verdict.layer.map(|layer| match layer {
+        layer: verdict.layer.as_ref().map(|layer| match layer {
             policy::Layer::Admin => Layer::Admin,
             policy::Layer::NetworkPolicy => Layer::NetworkPolicy,
+            policy::Layer::Tier(_) => Layer::Tier,
             policy::Layer::Baseline => Layer::Baseline,
         }),
+        tier: match &verdict.layer {
+            Some(policy::Layer::Tier(name)) => Some(name.to_string()),
+            _ => None,
+        },
         isolating: verdict.isolating.iter().map(|policy| policy_ref(&policy.reference)).collect(),
         allowed_by: verdict.allowed_by.iter().map(rule_ref).collect(),
         denied_by: verdict.denied_by.as_ref().map(rule_ref),
+        would_deny: verdict.would_deny.iter().map(|policy| policy_ref(&policy.reference)).collect(),
     }
 }
 
