@@ -210,7 +210,8 @@ fn what_calico_would_refuse_is_told_with_its_field() {
         (rule("source: {domains: [a.b]}"), "spec.ingress[0].source.domains", "a field of the API"),
         ("{ingress: [{action: Reject}]}".to_owned(), "spec.ingress[0].action", "\"Reject\""),
         ("{types: [Both]}".to_owned(), "spec.types[0]", "Ingress or Egress"),
-        ("{namespaceSelector: all()}".to_owned(), "spec.namespaceSelector", "GlobalNetworkPolicy"),
+        ("{namespaceSelector: all()}".to_owned(), "spec.namespaceSelector", "another kind"),
+        ("{stagedAction: Set}".to_owned(), "spec.stagedAction", "another kind"),
     ];
     for (spec, field, found) in cases {
         let manifests = calico("NetworkPolicy", "projectcalico.org/v3", &spec);

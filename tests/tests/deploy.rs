@@ -232,6 +232,7 @@ fn an_api_server_takes_the_base_and_the_chart() {
         ("watch", "pods"),
         ("watch", "nodes"),
         ("watch", "networkpolicies.networking.k8s.io"),
+        ("watch", "serviceaccounts"),
         ("list", "endpointslices.discovery.k8s.io"),
         ("get", "replicasets.apps"),
         ("create", "events.events.k8s.io"),

@@ -67,9 +67,7 @@ pub fn lower(policy: &CalicoPolicy, kind: PolicyKind, group: Group) -> Result<Po
         (!is_global).then(|| metadata.namespace.as_deref().unwrap_or("default").into());
     let path = FieldPath::root("spec");
     let spec = &policy.spec;
-    if !is_global {
-        refuse_global_fields(spec, &path)?;
-    }
+    refuse_fields_of_others(spec, kind, is_global, &path)?;
     let (governs_ingress, governs_egress) = governed(spec, group, &path)?;
     // Policies before DNAT and without tracking are for host endpoints; a staged deletion adds nothing.
     let is_for_pods = spec.pre_dnat != Some(true)
@@ -123,17 +121,25 @@ fn is_to_be_set(staged_action: Option<&str>, path: &FieldPath) -> Result<bool, P
     }
 }
 
-/// Fields that only policies of the cluster as a whole have.
-fn refuse_global_fields(spec: &Spec, path: &FieldPath) -> Result<(), Problem> {
-    let given = [
+/// Fields that are only those of policies of the cluster as a whole, or of staged ones.
+fn refuse_fields_of_others(
+    spec: &Spec,
+    kind: PolicyKind,
+    is_global: bool,
+    path: &FieldPath,
+) -> Result<(), Problem> {
+    let of_global = [
         ("namespaceSelector", spec.namespace_selector.is_some()),
         ("preDNAT", spec.pre_dnat.is_some()),
         ("doNotTrack", spec.do_not_track.is_some()),
         ("applyOnForward", spec.apply_on_forward.is_some()),
     ];
-    match given.iter().find(|(_, is_given)| *is_given) {
+    let of_global = of_global.into_iter().filter(|_| !is_global);
+    let of_staged = [("stagedAction", spec.staged_action.is_some())];
+    let of_staged = of_staged.into_iter().filter(|_| !kind.is_staged());
+    match of_global.chain(of_staged).find(|(_, is_given)| *is_given) {
         Some((name, _)) => {
-            Err(path.field(name).expected("a field of the API", "one of a GlobalNetworkPolicy"))
+            Err(path.field(name).expected("a field of this kind", "one of another kind"))
         }
         None => Ok(()),
     }

@@ -1,6 +1,6 @@
 //! The order of policies in a layer, and of tiers.
 
-use std::{cmp::Ordering, fmt};
+use std::cmp::Ordering;
 
 /// A place in an order, lowest first. Calico's `order` is a number with a fraction; where it is
 /// absent, the place is after all that have one.
@@ -40,11 +40,5 @@ impl Ord for Order {
     fn cmp(&self, other: &Self) -> Ordering {
         // Zero has two forms, which Calico takes for one.
         (self.0 + 0.0).total_cmp(&(other.0 + 0.0))
-    }
-}
-
-impl fmt::Display for Order {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_infinite() { f.pad("last") } else { write!(f, "{}", self.0) }
     }
 }

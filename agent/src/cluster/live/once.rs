@@ -20,7 +20,7 @@ use super::{
         ENDPOINT_SLICE, Followed, NAMESPACE, NETWORK_POLICY, NODE, POD, SERVICE, SERVICE_ACCOUNT,
         UNREAD,
     },
-    look_up::{chain, count, list, look_up},
+    look_up::{Listing, chain, count, list, look_up},
 };
 
 /// What a question names.
@@ -73,6 +73,7 @@ pub async fn read(client: Client, wanted: Wanted) -> anyhow::Result<Part> {
         of_cluster,
         cluster,
         now: Timestamp::now(),
+        unread: BTreeMap::new(),
         unreadable: BTreeMap::new(),
     };
     reader.read(wanted).await;
@@ -94,6 +95,8 @@ struct Reader {
     of_cluster: Vec<Followed>,
     cluster: Cluster,
     now: Timestamp,
+    /// How many policies are malformed, by kind.
+    unread: BTreeMap<String, usize>,
     /// By what could not be read, a line for who asks.
     unreadable: BTreeMap<(Option<Kind>, String), String>,
 }
@@ -132,9 +135,12 @@ impl Reader {
     /// Reads all objects of a kind; what cannot be read stays unsynced.
     async fn all(&mut self, followed: &Followed, namespace: Option<&str>, which: &ListParams) {
         match list(&self.client, followed, namespace, which).await {
-            Ok(objects) => {
+            Ok(Listing { objects, malformed }) => {
                 for object in objects {
                     self.cluster.apply(object, None);
+                }
+                if malformed > 0 && followed.is.is_some_and(Kind::decides) {
+                    *self.unread.entry(followed.name()).or_default() += malformed;
                 }
             }
             Err(error) => {
@@ -168,9 +174,9 @@ impl Reader {
         namespaces
     }
 
-    /// Counts the policies that nobody here can read.
+    /// Counts the policies that nobody here can read, beside those that are malformed.
     async fn count_unread(&mut self) {
-        let mut unread = BTreeMap::new();
+        let mut unread = std::mem::take(&mut self.unread);
         for followed in UNREAD.iter().filter(|kind| is_served(&self.served, kind)) {
             match count(&self.client, followed).await {
                 Ok(0) => {}
