@@ -290,6 +290,7 @@ impl Agent {
         }
         self.is_ready = true;
         self.health.beat(now, self.source.is_synced());
+        self.take_stock();
         self.tell_ready();
     }
 
