@@ -42,6 +42,10 @@ logFormat: json
 eventReason: PolicyDropped
 logLevel: debug
 health: {port: 19472}
+metrics:
+  enabled: true
+  address: "[::]"
+  podMonitor: {enabled: true, labels: {release: stack}, interval: 1m30s}
 extraArgs: [--node-name=worker-1]
 extraEnv:
   - {name: TZ, value: UTC}
@@ -92,10 +96,20 @@ fn chart(arguments: &[&str]) -> Vec<Value> {
     objects(&printed(helm(&[&template, arguments].concat())))
 }
 
-fn base() -> Vec<Value> {
+/// What kustomize builds of a folder of its own.
+fn kustomized(folder: &str) -> Vec<Value> {
     let mut kustomize = Command::new(KUSTOMIZE.program().expect("kustomize"));
-    kustomize.arg("build").arg(repository("deploy/kustomize/base"));
+    kustomize.arg("build").arg(repository("deploy/kustomize").join(folder));
     objects(&printed(kustomize.output().expect("run kustomize")))
+}
+
+fn base() -> Vec<Value> {
+    kustomized("base")
+}
+
+/// The overlay for Prometheus.
+fn metrics_overlay() -> Vec<Value> {
+    kustomized("overlays/metrics")
 }
 
 /// Objects as the API understands them, by kind and name.
@@ -112,6 +126,8 @@ fn accepted(objects: &[Value]) -> BTreeMap<(String, String), Value> {
             ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => {
                 strictly::<ClusterRoleBinding>(object)
             }
+            // The API server checks its fields.
+            ("monitoring.coreos.com/v1", "PodMonitor") => object.clone(),
             (version, kind) => panic!("{version} {kind} is not known here"),
         };
         (name, known)
@@ -181,14 +197,31 @@ fn the_chart_passes_helms_own_checks() {
 
 #[test]
 fn the_chart_makes_what_the_base_holds() {
-    let mut base = accepted(&base());
+    assert_same(&chart(&[]), &base());
+}
+
+#[test]
+fn the_chart_with_metrics_makes_what_the_overlay_holds() {
+    let set = "metrics.enabled=true,metrics.podMonitor.enabled=true";
+    let overlay = metrics_overlay();
+    assert_same(&chart(&["--set", set]), &overlay);
+    // Prometheus finds a port by the name that the container gives it.
+    let kind = |kind| overlay.iter().find(|object| object["kind"] == kind).expect(kind);
+    let endpoint = &kind("PodMonitor")["spec"]["podMetricsEndpoints"][0];
+    let container = &kind("DaemonSet")["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(endpoint["port"], container["ports"][0]["name"]);
+}
+
+/// A chart's objects are a folder's.
+fn assert_same(chart: &[Value], folder: &[Value]) {
+    let mut folder = accepted(folder);
     // Helm makes the namespace itself (--create-namespace), and no chart labels it.
-    assert!(base.remove(&("Namespace".into(), "whydrop".into())).is_some(), "no Namespace");
-    let mut chart = accepted(&chart(&[]));
+    assert!(folder.remove(&("Namespace".into(), "whydrop".into())).is_some(), "no Namespace");
+    let mut chart = accepted(chart);
     chart.values_mut().for_each(without_helm);
-    assert_eq!(chart.keys().collect::<Vec<_>>(), base.keys().collect::<Vec<_>>());
-    for (name, object) in &base {
-        assert_eq!(chart[name], *object, "{name:?}: left the chart's, right the base's");
+    assert_eq!(chart.keys().collect::<Vec<_>>(), folder.keys().collect::<Vec<_>>());
+    for (name, object) in &folder {
+        assert_eq!(chart[name], *object, "{name:?}: left the chart's, right the folder's");
     }
 }
 
@@ -204,11 +237,18 @@ fn an_api_server_takes_the_base_and_the_chart() {
     let api = Api::start(Settings::default()).expect("an API server");
     let kubectl = api.kubectl().expect("kubectl");
     kubectl.run(["create", "namespace", "whydrop"]).expect("a namespace");
+    // The real server takes a PodMonitor where something defines it, and is strict by the definition.
+    let definition = repository("tests/monitoring/podmonitor.yaml");
+    kubectl.apply(&fs::read_to_string(definition).expect("a definition")).expect("defined");
+    let established = ["wait", "--for=condition=Established", "--timeout=30s"];
+    let defined = "crd/podmonitors.monitoring.coreos.com";
+    kubectl.run(established.into_iter().chain([defined])).expect("established");
     let list = |items: Vec<Value>| json!({"apiVersion": "v1", "kind": "List", "items": items});
     let dry = ["--dry-run=server"];
     for (what, objects, more) in [
         ("the chart", chart(&[]), &dry[..]),
         ("the chart with other values", other_chart(), &dry),
+        ("the overlay for Prometheus", metrics_overlay(), &dry),
         // For good, since its rights are asked about below.
         ("the base", base(), &[]),
     ] {
@@ -267,7 +307,10 @@ fn every_value_of_the_chart_has_effect() {
         r#""WHYDROP_EVENT_REASON":"PolicyDropped""#,
         r#""RUST_LOG":"debug""#,
         r#"{"configMapRef":{"name":"drops"}}"#,
-        "--health-address=127.0.0.1:19472",
+        "--health-address=[::]:19472",
+        r#""containerPort":19472"#,
+        r#""release":"stack""#,
+        r#""interval":"1m30s""#,
         r#""port":19472"#,
         "--node-name=worker-1",
         r#""name":"TZ""#,
@@ -304,6 +347,10 @@ fn the_chart_refuses_values_that_it_does_not_know() {
         ("serviceAccount.nam=x", "nam"),
         ("rbac.creat=true", "creat"),
         ("health.prot=1", "prot"),
+        ("metrics.enable=true", "enable"),
+        ("metrics.podMonitor.enabled=true", "needs metrics.enabled"),
+        ("metrics.podMonitor.interval=often", "/interval"),
+        ("metrics.address=here", "/metrics/address"),
         ("resources.limit.memory=1Mi", "limit"),
         ("tolerations[0].operater=Exists", "operater"),
         ("logFormat=xml", "/logFormat"),

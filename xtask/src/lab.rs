@@ -27,8 +27,11 @@ const NODE: Parts = Parts {
     title: "building Kubernetes' node, Calico and CoreDNS, once",
     seconds: 430,
 };
-const DEPLOY: Parts =
-    Parts { name: "deploy", title: "building Helm and kustomize, once", seconds: 130 };
+const DEPLOY: Parts = Parts {
+    name: "deploy",
+    title: "building Helm and kustomize, fetching Prometheus, once",
+    seconds: 140,
+};
 
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]

@@ -34,7 +34,7 @@ const NEWS_MAX: usize = 1024;
 
 /// How many addresses are looked up at a time, so that a scan of the cluster's addresses does not
 /// become a load for the API server.
-const LOOK_UPS_MAX: usize = 16;
+pub const LOOK_UPS_MAX: usize = 16;
 
 /// How many look-ups are begun in a second: a thousandth of what an API server answers, so that a
 /// hundred nodes may have a bad moment together.
@@ -161,6 +161,14 @@ impl Live {
         kinds::followed().all(|followed| self.listed.contains(&followed))
     }
 
+    /// Every kind that is to be followed, and whether it is at this moment.
+    pub fn followed(&self) -> impl Iterator<Item = (String, bool)> {
+        let is_followed = |followed: &Followed| {
+            self.listed.contains(followed) && !self.failing.contains_key(followed)
+        };
+        kinds::followed().map(move |followed| (followed.name(), is_followed(&followed)))
+    }
+
     /// Takes the news over into the cluster, and returns what is to be told of it.
     pub fn take(&mut self, cluster: &mut Cluster, now: Timestamp) -> Taken {
         let mut taken = Taken::default();
@@ -264,6 +272,11 @@ impl Live {
                 let _ = sender.send(News::LookedUp(address, found)).await;
             });
         }
+    }
+
+    /// How many addresses are being looked up.
+    pub fn looking_up(&self) -> usize {
+        self.looking_up.len()
     }
 
     fn may_look_up(&mut self, now: Timestamp) -> bool {

@@ -26,7 +26,7 @@ pub(super) struct Args {
     /// The node it runs on [default: the host's name]
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node_name: Option<String>,
-    /// Where to answer /healthz and /readyz
+    /// Where to answer /healthz, /readyz and /metrics
     #[arg(long, value_name = "ADDRESS:PORT")]
     health_address: Option<SocketAddr>,
     /// The reason that Kubernetes Events on pods give

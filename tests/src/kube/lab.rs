@@ -59,11 +59,19 @@ impl Lab {
             Built::Deploy => parts::DEPLOY,
         };
         build_all(parts, &mut say)?;
-        if built == Built::Node {
-            if debian::unpack()? {
-                say("containerd, runc and busybox unpacked from Debian's packages");
+        match built {
+            Built::Api => {}
+            Built::Node => {
+                if debian::NODE.unpack()? {
+                    say("containerd, runc and busybox unpacked from Debian's packages");
+                }
+                calico::provide_definitions()?;
             }
-            calico::provide_definitions()?;
+            Built::Deploy => {
+                if debian::PROMETHEUS.unpack()? {
+                    say("Prometheus unpacked from Debian's package");
+                }
+            }
         }
         say("everything is built");
         Ok(())
