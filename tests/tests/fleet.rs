@@ -258,3 +258,8 @@ fn play(kind: Kind) {
 fn eight_replicas_lose_their_database_to_a_kubernetes_policy() {
     play(Kind::Kubernetes);
 }
+
+#[test]
+fn eight_replicas_lose_their_database_to_a_calico_policy() {
+    play(Kind::Calico);
+}
