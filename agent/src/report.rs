@@ -41,6 +41,9 @@ pub struct DropRecord {
     pub id: String,
     /// The reporting agent's node.
     pub node: String,
+    /// Whether this is the record to count where two nodes tell of one `id`: that of the node where
+    /// the attempts died, as far as it can be told.
+    pub primary: bool,
     /// The flow, with both ends mapped to workloads.
     pub flow: Flow,
     /// What was seen.
@@ -103,7 +106,7 @@ pub struct End {
     /// What the pod belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workload: Option<Workload>,
-    /// The node, where the address is a node's (or of a pod in its network).
+    /// The node: that the pod runs on, or whose address this is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// The Service that was dialled.

@@ -143,6 +143,7 @@ fn two_nodes_tell_of_one_drop_by_one_name() {
     for field in ["id", "incident"] {
         assert_eq!(there[field], here[field], "{there}\n{here}");
     }
+    assert_eq!((&there["primary"], &here["primary"]), (&true.into(), &false.into()));
     // The ClusterIP that the source's veth sees and the pod's address that the filter sees are one.
     for record in [&there, &here] {
         assert_eq!(record["cause"]["policy"]["name"], "default-deny", "{record}");

@@ -407,7 +407,7 @@ mod tests {
             "denied_by": null,
         });
         let value = serde_json::json!({
-            "schema": "whydrop/v1", "kind": kind, "time": "", "id": "", "node": "",
+            "schema": "whydrop/v1", "kind": kind, "time": "", "id": "", "node": "", "primary": true,
             "flow": {
                 "protocol": "TCP",
                 "source": {"ip": "10.1.0.10", "namespace": "frontend", "pod": "web-0",
