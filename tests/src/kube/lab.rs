@@ -35,6 +35,8 @@ pub enum Built {
     Api,
     /// What a node needs besides.
     Node,
+    /// What a node needs whose pods Cilium connects, besides an API server.
+    Cilium,
     /// What the tests of `deploy/` run besides.
     Deploy,
 }
@@ -56,6 +58,7 @@ impl Lab {
         let parts = match built {
             Built::Api => parts::API,
             Built::Node => parts::NODE,
+            Built::Cilium => parts::CILIUM_NODE,
             Built::Deploy => parts::DEPLOY,
         };
         build_all(parts, &mut say)?;
@@ -64,6 +67,9 @@ impl Lab {
                 say("containerd, runc and busybox unpacked from Debian's packages");
             }
             node::provide_definitions()?;
+        }
+        if built == Built::Cilium {
+            node::cilium::provide_sources()?;
         }
         say("everything is built");
         Ok(())

@@ -8,6 +8,7 @@
 //! The kernel is the machine's. Programs that trace it see the machine's processes too.
 
 mod calico;
+pub mod cilium;
 pub mod inside;
 mod services;
 
