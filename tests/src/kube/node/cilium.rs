@@ -349,14 +349,9 @@ impl Cilium {
         }
         let endpoints = self.ask("/v1/endpoint")?;
         for pod in items(&list("pods")?) {
-            let name = &pod["metadata"]["name"];
-            let mut all = endpoints.as_array().into_iter().flatten();
-            let endpoint = all.find(|endpoint| {
-                let identifiers = &endpoint["status"]["external-identifiers"];
-                identifiers["k8s-pod-name"] == *name
-                    && identifiers["k8s-namespace"] == pod["metadata"]["namespace"]
-            });
-            let Some(endpoint) = endpoint else {
+            let text = |field| pod["metadata"][field].as_str().unwrap_or_default();
+            let name = text("name");
+            let Some(endpoint) = endpoint_of(&endpoints, text("namespace"), name) else {
                 return Ok(Look::NotYet(format!("no endpoint of {name}")));
             };
             let status = &endpoint["status"];
@@ -371,14 +366,45 @@ impl Cilium {
         Ok(Look::Seen(()))
     }
 
+    /// Has the programs of a pod compiled, loaded and attached anew, and waits until that is done.
+    pub fn reattach(&self, pod: &Pod) -> Result<()> {
+        /// An option that the programs are compiled with.
+        const OPTION: &str = "DropNotification";
+
+        let endpoints = self.ask("/v1/endpoint")?;
+        let endpoint = endpoint_of(&endpoints, &pod.namespace, &pod.name)
+            .with_context(|| format!("no endpoint of {}", pod.name))?;
+        let is_on = endpoint["spec"]["options"][OPTION] == "Enabled";
+        let value = if is_on { "Disabled" } else { "Enabled" };
+        let change = json!({ "options": { OPTION: value } }).to_string();
+        let before = self.attached(pod)?;
+        let path = format!("/v1/endpoint/{}/config", endpoint["id"]);
+        self.call(&path, &["--request", "PATCH", "--json", &change])?;
+        until("program attached anew", SYNC_WAIT, || {
+            let now = self.attached(pod)?;
+            Ok(if now == before { Look::NotYet(now) } else { Look::Seen(()) })
+        })
+    }
+
+    /// The filters at a pod's veth, as `tc` shows them.
+    pub fn attached(&self, pod: &Pod) -> Result<String> {
+        let show = |hook| self.run(&["tc", "filter", "show", "dev", &pod.veth, hook]);
+        Ok(show("ingress")? + &show("egress")?)
+    }
+
     /// Asks the agent.
     fn ask(&self, path: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.call(path, &[])?)?)
+    }
+
+    fn call(&self, path: &str, arguments: &[&str]) -> Result<String> {
         let mut curl = self.spawner.command("curl");
-        curl.args(["-q", "--silent", "--fail", "--max-time", ANSWER_WAIT]);
-        curl.args(["--unix-socket", SOCKET]).arg(format!("http://localhost{path}"));
+        curl.args(["-q", "--silent", "--fail-with-body", "--max-time", ANSWER_WAIT]);
+        curl.args(["--unix-socket", SOCKET]).args(arguments);
+        curl.arg(format!("http://localhost{path}"));
         curl.stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = self.spawner.spawn(curl)?.wait_with_output()?;
-        Ok(serde_json::from_str(&finished(&["curl", path], &output)?)?)
+        finished(&["curl", path], &output)
     }
 
     fn site(&self) -> Site<'_> {
@@ -389,6 +415,13 @@ impl Cilium {
     pub fn folder(&self) -> &Path {
         self.state.folder()
     }
+}
+
+fn endpoint_of<'a>(endpoints: &'a Value, namespace: &str, name: &str) -> Option<&'a Value> {
+    endpoints.as_array()?.iter().find(|endpoint| {
+        let identifiers = &endpoint["status"]["external-identifiers"];
+        identifiers["k8s-namespace"] == namespace && identifiers["k8s-pod-name"] == name
+    })
 }
 
 fn items(list: &Value) -> impl Iterator<Item = &Value> {
