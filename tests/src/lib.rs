@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod bench;
 pub mod cluster;
+pub mod differential;
 pub mod expect;
 pub mod fleet;
 pub mod hint;

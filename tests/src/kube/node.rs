@@ -7,6 +7,7 @@
 //!
 //! The kernel is the machine's. Programs that trace it see the machine's processes too.
 
+pub mod cilium;
 pub mod inside;
 mod services;
 
