@@ -145,6 +145,23 @@ impl Fleet {
         Ok(())
     }
 
+    /// Takes a pod away, and its interface with it.
+    pub fn remove(&mut self, key: &str) -> Result<()> {
+        let (namespace, name) = key.split_once('/').context("NAMESPACE/NAME")?;
+        self.pods.remove(key);
+        let delete = ["delete", "pod", name, "-n", namespace, "--grace-period=0", "--force"];
+        self.kubectl.run(delete)?;
+        Ok(())
+    }
+
+    /// Deletes an object.
+    pub fn delete(&self, object: &Value) -> Result<()> {
+        let file = tempfile::NamedTempFile::new_in(self.folder.path())?;
+        std::fs::write(file.path(), object.to_string())?;
+        self.kubectl.run(["delete", "-f", &file.path().to_string_lossy()])?;
+        Ok(())
+    }
+
     /// kubectl as the administrator.
     pub fn kubectl(&self) -> &Kubectl {
         &self.kubectl

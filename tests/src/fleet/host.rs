@@ -66,7 +66,7 @@ impl Host {
     pub(super) fn route_to(&self, pod: &cluster::Pod, fabric: &Namespace) -> Result<()> {
         let mut routes = String::new();
         for address in pod.addresses.iter().filter(|address| address.is_ipv4()) {
-            writeln!(routes, "route add {address} via {}", self.address)?;
+            writeln!(routes, "route replace {address} via {}", self.address)?;
         }
         fabric.ip(&routes)
     }

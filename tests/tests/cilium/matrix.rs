@@ -11,7 +11,7 @@ use whydrop_tests::{
 use crate::stage::{Stage, connect_all};
 
 /// Before 1.16 Cilium takes a range of ports for its first.
-const FEATURES: Features = Features { end_port: false };
+const FEATURES: Features = Features { end_port: false, calico: false };
 /// How long the reports of one case may take to come.
 const REPORTS_WAIT: Duration = Duration::from_secs(30);
 

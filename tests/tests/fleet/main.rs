@@ -1,5 +1,7 @@
 //! Nodes on which a real Felix enforces what a real API server says. Needs root.
 
+mod matrix;
+
 use std::{net::SocketAddr, time::Duration};
 
 use nix::{
@@ -22,7 +24,7 @@ use whydrop_tests::{
     story::Story,
 };
 
-const TWO_NODES: &str = include_str!("../fleet/two-nodes.yaml");
+const TWO_NODES: &str = include_str!("../../fleet/two-nodes.yaml");
 
 /// How long a client tries: three SYNs.
 const CONNECT_WAIT: Duration = Duration::from_secs(4);
