@@ -20,7 +20,11 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
-use tokio::{net::TcpListener, time::Duration};
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    time::{Duration, timeout},
+};
 
 use crate::sink::metrics::{self, Metrics};
 
@@ -29,6 +33,14 @@ const BEAT_SECONDS_MAX: i64 = 20;
 
 /// A client that says nothing for this long is let go.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// So is one that does not read its answer for this long: twice what Prometheus waits for one
+/// (`scrape_timeout`, 10 s).
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How many are served at a time; more wait in the kernel's queue. A node's kubelet and two
+/// Prometheus make a handful, and each answer takes up to some 300 kB while it is written.
+const CONNECTIONS_MAX: usize = 32;
 
 /// What is said of the agent, written by the agent alone.
 #[derive(Clone, Debug, Default)]
@@ -78,7 +90,10 @@ impl Health {
 }
 
 async fn serve(listener: TcpListener, health: Health, metrics: Metrics) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
+        // Nobody closes it.
+        let Ok(place) = places.clone().acquire_owned().await else { return };
         // Out of file descriptors, for instance: the next probe may fare better.
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(HEADER_TIMEOUT).await;
@@ -95,8 +110,10 @@ async fn serve(listener: TcpListener, health: Health, metrics: Metrics) {
         tokio::spawn(async move {
             let mut server = hyper::server::conn::http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).keep_alive(false);
-            // A client that goes away is no news.
-            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            let served = server.serve_connection(TokioIo::new(stream), service);
+            // A client that goes away, or does not read, is no news.
+            let _ = timeout(CONNECTION_TIMEOUT, served).await;
+            drop(place);
         });
     }
 }

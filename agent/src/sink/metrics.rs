@@ -459,6 +459,20 @@ mod tests {
     }
 
     #[test]
+    fn programs_have_their_cost_where_the_kernel_keeps_it() {
+        let metrics = Metrics::default();
+        let programs = vec![Program { name: "whydrop_from_pod", runs: 3, seconds: 0.25 }];
+        metrics.set(Readings { programs, ..Readings::default() });
+        let text = metrics.text();
+        for line in [
+            "whydrop_program_runs_total{program=\"whydrop_from_pod\"} 3",
+            "whydrop_program_run_seconds_total{program=\"whydrop_from_pod\"} 0.25",
+        ] {
+            assert!(text.lines().any(|have| have == line), "no {line} in\n{text}");
+        }
+    }
+
+    #[test]
     fn names_beyond_the_bound_are_counted_as_others() {
         let metrics = Metrics::default();
         for number in 0..SERIES_MAX + 5 {
