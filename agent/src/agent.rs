@@ -227,6 +227,10 @@ impl Agent {
         self.health.beat(now, self.source.is_synced());
         let trouble = self.source.turn(&mut self.cluster, now).filter(|_| self.is_ready);
         self.tell_troubles(trouble);
+        match self.probe.connections.look(now) {
+            Ok(full) => full.into_iter().for_each(|full| self.cluster.set_table_full(full)),
+            Err(error) => self.degraded(&error),
+        }
         match self.probe.observations.turn().await {
             Ok(counted) => counted.iter().for_each(|seen| self.correlator.observe(seen)),
             Err(error) => self.degraded(&error),
@@ -255,7 +259,12 @@ impl Agent {
         let topology = self.probe.interfaces.topology();
         for (index, name) in topology.links() {
             let addresses: Vec<IpAddr> = topology.addresses(index).collect();
-            let interface = Interface { name: name.into(), addresses };
+            // What is there when the agent starts is older than that.
+            let since = match self.cluster.snapshot().interface(index) {
+                Some(known) => known.since,
+                None => self.is_ready.then(Timestamp::now),
+            };
+            let interface = Interface { name: name.into(), addresses, since };
             self.cluster.set_interface(index, Some(interface));
         }
         let local: Vec<IpAddr> =

@@ -322,6 +322,8 @@ pub enum Situation {
     Dns,
     /// A probe of the kubelet of the pod's own node.
     Probe,
+    /// The first moments of a pod, which its CNI had not programmed yet.
+    Start,
 }
 
 /// A rule that would admit the flow but for one thing.

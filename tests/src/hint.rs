@@ -15,5 +15,10 @@ pub fn of_line(line: &str) -> Result<Vec<String>> {
 
 /// The same, of the line that tells a record.
 pub fn of_record(record: &Value) -> Result<Vec<String>> {
-    of_line(&text::line(&Record::deserialize(record)?))
+    of_line(&line(record)?)
+}
+
+/// The line that tells a record.
+pub fn line(record: &Value) -> Result<String> {
+    Ok(text::line(&Record::deserialize(record)?))
 }

@@ -1,6 +1,7 @@
 //! What is known of the cluster: one writer, immutable snapshots.
 
 pub mod history;
+mod local;
 pub mod look_up;
 pub mod object;
 pub mod resolve;
@@ -13,6 +14,7 @@ use rpds::HashTrieMapSync;
 
 use crate::policy::{DEFAULT_TIER, Policy, PolicyRef, index::PolicyIndex, tier::Tier};
 use history::{Change, ChangeKind, History};
+pub use local::{Interface, TableFull};
 use look_up::LookUp;
 use object::{
     EndpointSlice, Key, Kind, Namespace, NetworkSet, Node, Object, Pod, Service, ServiceAccount,
@@ -54,15 +56,6 @@ pub enum HeldBy {
     Service(Arc<Service>),
 }
 
-/// An interface of this node, as the kernel's routes tell it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interface {
-    /// Its name.
-    pub name: Arc<str>,
-    /// The addresses that are routed to it alone: those of the pod behind it.
-    pub addresses: Vec<IpAddr>,
-}
-
 /// Who enforces the policies, where the same objects mean something else.
 ///
 /// It is a property of the cluster and no guess from its policies: Calico polices what the
@@ -93,6 +86,7 @@ pub struct Snapshot {
     engine: Engine,
     holdings: HashTrieMapSync<IpAddr, Vec<Holding>>,
     interfaces: HashTrieMapSync<u32, Arc<Interface>>,
+    table_full: Option<TableFull>,
     looked_up: Option<HashTrieMapSync<IpAddr, LookUp>>,
     unsynced: BTreeMap<Kind, Option<Arc<str>>>,
     stale: BTreeMap<Kind, Timestamp>,
@@ -202,11 +196,6 @@ impl Snapshot {
     /// Who holds or held an address.
     pub fn holdings(&self, address: IpAddr) -> &[Holding] {
         self.holdings.get(&address).map_or(&[], Vec::as_slice)
-    }
-
-    /// An interface of this node by its index.
-    pub fn interface(&self, index: u32) -> Option<&Arc<Interface>> {
-        self.interfaces.get(&index)
     }
 
     /// How many objects of a kind there are.
@@ -475,17 +464,6 @@ impl Cluster {
                 let reference =
                     PolicyRef { kind, namespace: key.namespace.clone(), name: key.name.clone() };
                 snapshot.policies.remove(&reference);
-            }
-        }
-    }
-
-    /// What the kernel says of an interface; `None`: it is gone.
-    pub fn set_interface(&mut self, index: u32, interface: Option<Interface>) {
-        let snapshot = &mut self.snapshot;
-        match interface {
-            Some(interface) => snapshot.interfaces.insert_mut(index, Arc::new(interface)),
-            None => {
-                snapshot.interfaces.remove_mut(&index);
             }
         }
     }

@@ -209,7 +209,7 @@ fn free_name(sought: &Sought<'_>, diagnosis: &Diagnosis, form: Form) -> String {
     let what = match diagnosis.cause.situation {
         Some(Situation::Dns) => "dns".to_owned(),
         Some(Situation::Probe(_)) => format!("probes-{}", question.port),
-        None => question.port.to_string(),
+        Some(Situation::Start) | None => question.port.to_string(),
     };
     let base = match (direction, diagnosis.cause.situation) {
         (Direction::Egress, Some(Situation::Dns)) => {
@@ -343,7 +343,7 @@ fn summary(snapshot: &Snapshot, diagnosis: &Diagnosis, policies: &[Policy]) -> S
              add the other nodes' addresses if the pod may move, or use an exec probe, which needs \
              no rule"
         ),
-        None => {
+        Some(Situation::Start) | None => {
             format!("allow {source} to reach {destination} on {port}/{protocol}: apply {names}")
         }
     };

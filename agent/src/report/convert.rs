@@ -260,6 +260,7 @@ pub fn cause_of(cause: &diagnosis::Cause, changed: Option<&Change>) -> Cause {
         situation: cause.situation.map(|situation| match situation {
             diagnosis::Situation::Dns => Situation::Dns,
             diagnosis::Situation::Probe(_) => Situation::Probe,
+            diagnosis::Situation::Start => Situation::Start,
         }),
         policy: cause.policy.as_deref().map(policy_in_full),
         nearest_miss: cause.nearest_miss.as_ref().map(|miss| NearestMiss {

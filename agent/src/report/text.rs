@@ -116,8 +116,15 @@ fn evidence_text(evidence: &Evidence, protocol: &str) -> String {
     if let Some(rejection) = &evidence.rejection {
         let _ = write!(text, ", {rejection}");
     }
-    if let Some(success) = &evidence.last_success {
-        let _ = write!(text, "; worked until {}", clock(success));
+    match &evidence.last_success {
+        // Both are in the one form that sorts by time.
+        Some(success) if success > last => {
+            let _ = write!(text, "; works since {}", clock(success));
+        }
+        Some(success) => {
+            let _ = write!(text, "; worked until {}", clock(success));
+        }
+        None => {}
     }
     text
 }

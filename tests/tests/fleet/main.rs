@@ -1,6 +1,7 @@
 //! Nodes on which a real Felix enforces what a real API server says. Needs root.
 
 mod matrix;
+mod moments;
 
 use std::{net::SocketAddr, time::Duration};
 

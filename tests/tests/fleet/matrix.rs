@@ -39,13 +39,13 @@ metadata: {name: canary}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: singer, namespace: canary, labels: {canary: singer}}
+metadata: {name: singer, namespace: canary, labels: {part: singer}}
 spec: {nodeName: node, containers: [{name: c, image: example.com/c}]}
 status: {phase: Running, podIP: 10.244.1.2, podIPs: [{ip: 10.244.1.2}]}
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: listener, namespace: canary, labels: {canary: listener}}
+metadata: {name: listener, namespace: canary, labels: {part: listener}}
 spec: {nodeName: node, containers: [{name: c, image: example.com/c}]}
 status: {phase: Running, podIP: 10.244.1.3, podIPs: [{ip: 10.244.1.3}]}
 ";
@@ -150,14 +150,14 @@ fn canary(kind: &str, number: u16) -> Value {
         "action": "Allow", "protocol": "TCP", "destination": { "ports": [port] },
     });
     let spec = json!({
-        "selector": "canary == 'listener'", "types": ["Ingress"], "ingress": [rule],
+        "selector": "part == 'listener'", "types": ["Ingress"], "ingress": [rule],
     });
     match kind {
         "kubernetes" => json!({
             "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
             "metadata": { "name": "canary", "namespace": "canary" },
             "spec": {
-                "podSelector": { "matchLabels": { "canary": "listener" } },
+                "podSelector": { "matchLabels": { "part": "listener" } },
                 "ingress": [{ "ports": [{ "port": port }] }],
             },
         }),

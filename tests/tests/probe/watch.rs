@@ -109,7 +109,7 @@ impl Drop for Watch {
 impl Shared {
     async fn run(&self, config: &Config) {
         let probe = Probe::start(config).unwrap_or_else(|error| panic!("{error}: {error:?}"));
-        let Probe { parts, mut observations, mut interfaces, successes } = probe;
+        let Probe { parts, mut observations, mut interfaces, successes, .. } = probe;
         let mut tick = tokio::time::interval(Duration::from_millis(100));
         loop {
             let (mut told, mut changes, mut is_round) = (Vec::new(), Vec::new(), false);

@@ -1,9 +1,10 @@
 //! The one sentence.
 
-use std::sync::Arc;
+use std::{fmt::Write as _, sync::Arc};
 
 use super::{Cause, Class, Fate, Inquiry, Situation, reason, responsible};
 use crate::{
+    cluster::TableFull,
     correlate::Level,
     flow::Direction,
     observation::Rejection,
@@ -38,8 +39,16 @@ pub(super) fn sentence(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
             Some(Situation::Probe(super::Probe::Startup)) => {
                 "; this is the kubelet's startup probe, so the pod will be restarted"
             }
-            None => "",
+            Some(Situation::Start) | None => "",
         };
+    }
+    if let Some((interface, age)) = inquiry.starting().filter(|_| !cause.class.is_denial()) {
+        let _ = write!(
+            text,
+            "; the pod's interface {} was {:.1} s old: its CNI had not programmed it yet",
+            interface.name,
+            age.as_secs_f64().max(0.0)
+        );
     }
     text
 }
@@ -132,7 +141,12 @@ fn not_policy(inquiry: &Inquiry<'_>) -> String {
         Decision::Denied => "policies deny it, but did not do this",
         Decision::Unknown => "what policies say cannot be told",
     };
+    let full = inquiry.table_full(evidence).map(|full| {
+        let TableFull { entries, entries_max, .. } = full;
+        format!("the kernel's table of connections was full ({entries} of {entries_max})")
+    });
     let how = match (evidence.rejected, evidence.kernel_drop()) {
+        _ if full.is_some() => full.unwrap_or_default(),
         (Some(Rejection::Reset), None) => "it was refused".to_owned(),
         (Some(Rejection::Icmp { kind, code, .. }), _) => {
             format!("it was rejected with ICMP type {kind} code {code}")

@@ -37,6 +37,8 @@ impl Chance {
             }
         }
         let (kind, metadata) = if is_global {
+            // Pods of the cluster's own, and of whoever plays the case, have no such label.
+            spec["selector"] = format!("has(app) && ({})", self.expression()).into();
             if self.is_one_in(2) {
                 spec["namespaceSelector"] = self.namespace_expression(namespaces).into();
             }
