@@ -15,6 +15,7 @@ mod clock;
 mod counters;
 mod decode;
 mod error;
+mod filters;
 mod interfaces;
 mod kernel;
 mod load;

@@ -377,19 +377,29 @@ impl Cilium {
         let is_on = endpoint["spec"]["options"][OPTION] == "Enabled";
         let value = if is_on { "Disabled" } else { "Enabled" };
         let change = json!({ "options": { OPTION: value } }).to_string();
-        let before = self.attached(pod)?;
+        let before = self.show_filters(pod, "ingress")?;
         let path = format!("/v1/endpoint/{}/config", endpoint["id"]);
         self.call(&path, &["--request", "PATCH", "--json", &change])?;
         until("program attached anew", SYNC_WAIT, || {
-            let now = self.attached(pod)?;
+            let now = self.show_filters(pod, "ingress")?;
             Ok(if now == before { Look::NotYet(now) } else { Look::Seen(()) })
         })
     }
 
-    /// The filters at a pod's veth, as `tc` shows them.
-    pub fn attached(&self, pod: &Pod) -> Result<String> {
-        let show = |hook| self.run(&["tc", "filter", "show", "dev", &pod.veth, hook]);
-        Ok(show("ingress")? + &show("egress")?)
+    /// The names of the filters at a pod's veth, of what it sends and of what is sent to it, in the
+    /// order in which they run.
+    pub fn filters(&self, pod: &Pod) -> Result<[Vec<String>; 2]> {
+        let names = |hook| -> Result<Vec<String>> {
+            let shown = self.show_filters(pod, hook)?;
+            let words = shown.lines().filter(|line| line.contains(" handle "));
+            let names = words.filter_map(|line| line.split(" handle ").nth(1)?.split(' ').nth(1));
+            Ok(names.map(str::to_owned).collect())
+        };
+        Ok([names("ingress")?, names("egress")?])
+    }
+
+    fn show_filters(&self, pod: &Pod, hook: &str) -> Result<String> {
+        self.run(&["tc", "filter", "show", "dev", &pod.veth, hook])
     }
 
     /// Asks the agent.
