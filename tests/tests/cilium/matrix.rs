@@ -25,6 +25,11 @@ fn every_drop_with_endpoint_routes_is_told_and_none_invented() {
     play(Delivery::Routed);
 }
 
+#[test]
+fn every_drop_where_answers_pass_by_the_veth_is_told_and_none_invented() {
+    play(Delivery::Peered);
+}
+
 #[expect(clippy::print_stdout, reason = "what was played, for whoever asks to see it")]
 fn play(delivery: Delivery) {
     let mut stage = Stage::new(delivery);
