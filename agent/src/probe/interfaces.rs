@@ -265,6 +265,12 @@ impl Interfaces {
                 let displaced = self.displaced.entry(index).or_default();
                 *displaced += 1;
                 if *displaced > DISPLACED_MAX {
+                    if *displaced == DISPLACED_MAX + 1 {
+                        tracing::warn!(
+                            index,
+                            "others keep getting before our filters, which see less"
+                        );
+                    }
                     return None;
                 }
             }
