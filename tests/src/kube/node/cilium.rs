@@ -377,6 +377,8 @@ impl Cilium {
             return Ok(Look::NotYet(format!("{imported} policies")));
         }
         let endpoints = self.ask("/v1/endpoint")?;
+        let namespaces = list("namespaces")?;
+        let all_namespaces = items(&namespaces);
         for pod in items(&list("pods")?) {
             let text = |field| pod["metadata"][field].as_str().unwrap_or_default();
             let name = text("name");
@@ -384,6 +386,11 @@ impl Cilium {
                 return Ok(Look::NotYet(format!("no endpoint of {name}")));
             };
             let status = &endpoint["status"];
+            let of = all_namespaces.clone().find(|it| it["metadata"]["name"] == text("namespace"));
+            let missing = missing_label(status, pod, of.unwrap_or(&Value::Null));
+            if let Some(label) = missing {
+                return Ok(Look::NotYet(format!("{name} is without {label}")));
+            }
             let realized = &status["policy"]["realized"]["policy-revision"];
             if status["state"] != "ready" || realized.as_i64() < known["revision"].as_i64() {
                 return Ok(Look::NotYet(format!(
@@ -463,7 +470,22 @@ fn endpoint_of<'a>(endpoints: &'a Value, namespace: &str, name: &str) -> Option<
     })
 }
 
-fn items(list: &Value) -> impl Iterator<Item = &Value> {
+/// A label of a pod or of its namespace that the identity of its endpoint has not.
+fn missing_label(status: &Value, pod: &Value, namespace: &Value) -> Option<String> {
+    let has = |label: &String| {
+        let mut labels = status["identity"]["labels"].as_array().into_iter().flatten();
+        labels.any(|known| known == label)
+    };
+    let spelled = |object: &Value, prefix: &str| -> Vec<String> {
+        let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        labels.map(|(key, value)| format!("k8s:{prefix}{key}={}", text(value))).collect()
+    };
+    let all = [spelled(pod, ""), spelled(namespace, "io.cilium.k8s.namespace.labels.")].concat();
+    all.into_iter().find(|label| !has(label))
+}
+
+fn items(list: &Value) -> impl Iterator<Item = &Value> + Clone {
     list["items"].as_array().into_iter().flatten()
 }
 
