@@ -87,8 +87,8 @@ impl Case {
             .collect()
     }
 
-    /// Everything, as manifests; pods at these addresses.
-    fn objects(&self, addresses: &[Ipv4Addr]) -> Vec<Value> {
+    /// The pods' manifests, running on the node `node` at these addresses.
+    pub fn running(&self, addresses: &[Ipv4Addr]) -> Vec<Value> {
         let pods = self.pods.iter().zip(addresses).map(|(pod, address)| {
             let mut pod = pod.manifest.clone();
             pod["spec"]["nodeName"] = "node".into();
@@ -96,7 +96,12 @@ impl Case {
                 json!({ "phase": "Running", "podIP": address, "podIPs": [{ "ip": address }] });
             pod
         });
-        self.namespaces.iter().cloned().chain(pods).chain(self.policies.iter().cloned()).collect()
+        pods.collect()
+    }
+
+    /// Everything, as manifests; pods at these addresses.
+    fn objects(&self, addresses: &[Ipv4Addr]) -> Vec<Value> {
+        [&self.namespaces[..], &self.running(addresses), &self.policies].concat()
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod cache;
+pub mod calico;
 mod cgroups;
 pub mod daemon;
 pub mod debian;

@@ -203,7 +203,7 @@ impl Lab {
 }
 
 /// Makes a namespace that forwards, with nothing in the way of packets but what a scenario adds.
-fn router(namespace: &Namespace, reverse_path: ReversePath) -> Result<()> {
+pub(crate) fn router(namespace: &Namespace, reverse_path: ReversePath) -> Result<()> {
     let reverse_path = match reverse_path {
         ReversePath::Off => "0",
         ReversePath::Strict => "1",
@@ -224,7 +224,12 @@ fn quick_addresses(namespace: &Namespace) -> Result<()> {
 }
 
 /// A pod's namespace with its veth pair and the routes of both ends.
-fn connect_pod(host: &Namespace, namespace: &Namespace, pod: &Pod, veth: &str) -> Result<()> {
+pub(crate) fn connect_pod(
+    host: &Namespace,
+    namespace: &Namespace,
+    pod: &Pod,
+    veth: &str,
+) -> Result<()> {
     quick_addresses(namespace)?;
     host.ip(&format!(
         "link add {veth} type veth peer eth0 netns {}\nlink set {veth} up\n",

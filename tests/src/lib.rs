@@ -5,6 +5,8 @@ pub mod bench;
 pub mod cluster;
 pub mod differential;
 pub mod expect;
+pub mod fleet;
+pub mod hint;
 pub mod kube;
 pub mod lab;
 pub mod marker;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use whydrop_tests::{
+    fleet,
     kube::stories,
     play::{Watched, play},
     scenario::{Scenario, scenarios},
@@ -15,11 +16,13 @@ use whydrop_tests::{
 const FIRST: &str = "frontend-to-backend";
 /// What tells it, and more, on a whole Kubernetes node.
 const NODE: &str = "node";
+/// The incident that whydrop was first written for, with the engine it happened with.
+const CALICO: &str = "calico-restrict-backend-ingress";
 
 /// Plays one of the scenarios in tests/scenarios on this machine, in network namespaces.
 #[derive(Parser)]
 struct Arguments {
-    /// Which one; `node` plays on a whole Kubernetes node.
+    /// Which one.
     #[arg(default_value = FIRST)]
     name: String,
     /// Plays the traffic alone, without whydrop: for writing a scenario.
@@ -41,8 +44,10 @@ fn main() -> ExitCode {
 }
 
 fn tell(story: &mut Story<std::io::Stdout>, name: &str, watched: Watched) -> Result<()> {
-    if name == NODE {
-        return stories::play(story);
+    match name {
+        NODE => return stories::play(story),
+        CALICO => return fleet::story::play(fleet::story::Kind::Calico, story),
+        _ => {}
     }
     let scenario = Scenario::read(&scenarios().join(name))
         .context("no such scenario; `cargo xtask demo --list` names them all")?;

@@ -18,11 +18,19 @@ use crate::{
 const BUILD_SECONDS: u64 = 150;
 /// What is played on a whole Kubernetes node.
 const NODE: &str = "node";
+/// What is played with parts of a real Kubernetes, and their titles; they take about 20 minutes to
+/// build, once. All else is a folder of tests/scenarios.
+const REAL: &[(&str, &str)] = &[
+    (NODE, "On a whole Kubernetes node: kubectl logs, Calico, CoreDNS, the kubelet's probes"),
+    (
+        "calico-restrict-backend-ingress",
+        "With Calico's Felix: a new policy cuts all API replicas off from their database",
+    ),
+];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A folder of tests/scenarios, or `node`: the stories on a whole Kubernetes node with Calico,
-    /// whose programs take about 20 minutes to build, once.
+    /// One that `--list` names.
     #[arg(default_value = "frontend-to-backend")]
     name: String,
     /// Names all scenarios instead.
@@ -40,11 +48,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     require_root("making network namespaces and loading eBPF programs")?;
     let mut plan = Plan::default();
-    let on_node = arguments.name == NODE;
-    prepare(&mut plan, if on_node { Purpose::Lab } else { Purpose::Demo })?;
+    let is_real = REAL.iter().any(|(name, _)| *name == arguments.name);
+    prepare(&mut plan, if is_real { Purpose::Lab } else { Purpose::Demo })?;
     plan.add("building whydrop", build(), BUILD_SECONDS);
-    if on_node {
+    if is_real {
         lab::prepare_node(&mut plan)?;
+    }
+    if arguments.name == NODE {
         image::prepare(&mut plan, image::Arch::of_this_machine()?)?;
     }
     plan.run()?;
@@ -62,10 +72,9 @@ fn list() -> Result<ExitCode> {
     let mut folders: Vec<_> =
         fs::read_dir(scenarios)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     folders.sort();
-    say(&format!(
-        "{NODE:32}{}",
-        "On a whole Kubernetes node: kubectl, Calico, CoreDNS, the kubelet's probes"
-    ));
+    for (name, title) in REAL {
+        say(&format!("{name:32}{title}"));
+    }
     for folder in folders {
         let text = fs::read_to_string(folder.join("scenario.yaml"))?;
         let title = text.lines().find_map(|line| line.strip_prefix("title: ")).unwrap_or_default();

@@ -11,10 +11,12 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use rpds::HashTrieMapSync;
 
-use crate::policy::{Policy, PolicyRef, index::PolicyIndex};
+use crate::policy::{DEFAULT_TIER, Policy, PolicyRef, index::PolicyIndex, tier::Tier};
 use history::{Change, ChangeKind, History};
 use look_up::LookUp;
-use object::{EndpointSlice, Key, Kind, Namespace, Node, Object, Pod, Service};
+use object::{
+    EndpointSlice, Key, Kind, Namespace, NetworkSet, Node, Object, Pod, Service, ServiceAccount,
+};
 
 /// How long an address stays resolvable to a pod that has gone: a drop is judged some seconds
 /// after the fact, and a burst's last report a minute later.
@@ -26,6 +28,9 @@ const FORMER_HOLDERS_MAX: usize = 4;
 
 /// Namespace and name of a namespaced object.
 pub type Name = (Arc<str>, Arc<str>);
+
+/// Namespace, of those that are in one, and name of a network set.
+type SetName = (Option<Arc<str>>, Arc<str>);
 
 /// Who holds, or held, an address.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +63,20 @@ pub struct Interface {
     pub addresses: Vec<IpAddr>,
 }
 
+/// Who enforces the policies, where the same objects mean something else.
+///
+/// It is a property of the cluster and no guess from its policies: Calico polices what the
+/// specification exempts in a cluster of Kubernetes' policies alone as well. Whoever reads the
+/// objects tells it, by whether the API server serves Calico's kinds, or manifests hold any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Engine {
+    /// Nothing is known that would differ from the specification.
+    #[default]
+    Standard,
+    /// Calico: a pod may not always reach its own node. (The node may reach the pod.)
+    Calico,
+}
+
 /// The cluster at one moment. Cheap to clone: clones share what did not change.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -67,7 +86,11 @@ pub struct Snapshot {
     nodes: HashTrieMapSync<Arc<str>, Arc<Node>>,
     services: HashTrieMapSync<Name, Arc<Service>>,
     endpoint_slices: HashTrieMapSync<Name, Arc<EndpointSlice>>,
+    service_accounts: HashTrieMapSync<Name, Arc<ServiceAccount>>,
     policies: PolicyIndex,
+    tiers: HashTrieMapSync<Arc<str>, Arc<Tier>>,
+    network_sets: HashTrieMapSync<SetName, Arc<NetworkSet>>,
+    engine: Engine,
     holdings: HashTrieMapSync<IpAddr, Vec<Holding>>,
     interfaces: HashTrieMapSync<u32, Arc<Interface>>,
     looked_up: Option<HashTrieMapSync<IpAddr, LookUp>>,
@@ -149,6 +172,28 @@ impl Snapshot {
         })
     }
 
+    /// A service account by namespace and name.
+    pub fn service_account(&self, namespace: &str, name: &str) -> Option<&Arc<ServiceAccount>> {
+        self.service_accounts.get(&(namespace.into(), name.into()))
+    }
+
+    /// A tier by name. The default one is there in any cluster.
+    pub fn tier(&self, name: &str) -> Option<Arc<Tier>> {
+        let default = || (name == DEFAULT_TIER).then(|| Arc::new(Tier::default_tier()));
+        self.tiers.get(name).cloned().or_else(default)
+    }
+
+    /// The network sets that an address is in.
+    pub fn network_sets_of(&self, address: IpAddr) -> Vec<&Arc<NetworkSet>> {
+        let holds = |set: &&Arc<NetworkSet>| set.networks.iter().any(|n| n.contains(&address));
+        self.network_sets.values().filter(holds).collect()
+    }
+
+    /// Who enforces the policies.
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
     /// The policies, by what they select.
     pub fn policies(&self) -> &PolicyIndex {
         &self.policies
@@ -172,7 +217,12 @@ impl Snapshot {
             Kind::Node => self.nodes.size(),
             Kind::Service => self.services.size(),
             Kind::EndpointSlice => self.endpoint_slices.size(),
+            Kind::ServiceAccount => self.service_accounts.size(),
             Kind::Policy(kind) => self.policies.iter().filter(|p| p.reference.kind == kind).count(),
+            Kind::Tier => self.tiers.size(),
+            Kind::NetworkSet | Kind::GlobalNetworkSet => {
+                self.network_sets.values().filter(|set| set.kind() == kind).count()
+            }
         }
     }
 
@@ -243,6 +293,14 @@ impl Cluster {
         }
     }
 
+    /// Who enforces the policies.
+    pub fn set_engine(&mut self, engine: Engine) {
+        if self.snapshot.engine != engine {
+            self.snapshot.engine = engine;
+            self.snapshot.revision += 1;
+        }
+    }
+
     /// Takes an object as it is now. `at`: when it came to be so; `None` at the first listing,
     /// which says nothing of when.
     pub fn apply(&mut self, object: Object, at: Option<Timestamp>) {
@@ -299,6 +357,17 @@ impl Cluster {
                 let name = (slice.namespace.clone(), slice.name.clone());
                 snapshot.endpoint_slices.insert_mut(name, Arc::new(slice));
             }
+            Object::ServiceAccount(account) => {
+                let name = (account.namespace.clone(), account.name.clone());
+                snapshot.service_accounts.insert_mut(name, Arc::new(account));
+            }
+            Object::Tier(tier) => {
+                snapshot.tiers.insert_mut(tier.name.clone(), Arc::new(tier));
+            }
+            Object::NetworkSet(set) => {
+                let name = (set.namespace.clone(), set.name.clone());
+                snapshot.network_sets.insert_mut(name, Arc::new(set));
+            }
             Object::Policy(mut policy) => {
                 // Without a timestamp of its own (a manifest), a policy that a running agent sees
                 // come is as old as that.
@@ -312,15 +381,33 @@ impl Cluster {
     /// How an object differs from what is known of it, where that can change a verdict.
     fn change_kind(&self, object: &Object) -> Option<ChangeKind> {
         let snapshot = &self.snapshot;
+        let edited = |differs: bool| differs.then_some(ChangeKind::Edited);
         match object {
+            // A staged policy decides nothing.
+            Object::Policy(policy) if policy.reference.kind.is_staged() => None,
             Object::Policy(policy) => match snapshot.policies.get(&policy.reference) {
                 None => Some(ChangeKind::Created),
                 Some(before) => {
-                    let now = (&policy.subject, &policy.ingress, &policy.egress, policy.priority);
-                    let then = (&before.subject, &before.ingress, &before.egress, before.priority);
-                    (now != then).then_some(ChangeKind::Edited)
+                    let place = |policy: &Policy| (policy.layer.clone(), policy.order);
+                    let now = (&policy.subject, &policy.ingress, &policy.egress, place(policy));
+                    let then = (&before.subject, &before.ingress, &before.egress, place(before));
+                    edited(now != then)
                 }
             },
+            Object::Tier(tier) => match snapshot.tiers.get(&tier.name) {
+                None => Some(ChangeKind::Created),
+                Some(before) => edited(**before != *tier),
+            },
+            Object::NetworkSet(set) => {
+                match snapshot.network_sets.get(&(set.namespace.clone(), set.name.clone())) {
+                    None => Some(ChangeKind::Created),
+                    Some(before) => edited(**before != *set),
+                }
+            }
+            Object::ServiceAccount(account) => {
+                let before = snapshot.service_account(&account.namespace, &account.name)?;
+                (before.labels != account.labels).then_some(ChangeKind::Relabelled)
+            }
             Object::Namespace(namespace) => {
                 let before = snapshot.namespace(&namespace.name)?;
                 (before.labels != namespace.labels).then_some(ChangeKind::Relabelled)
@@ -335,7 +422,7 @@ impl Cluster {
 
     /// An object is gone.
     pub fn delete(&mut self, key: &Key, at: Timestamp) {
-        if matches!(key.kind, Kind::Policy(_)) {
+        if key.kind.decides() {
             let change = Change { object: key.clone(), kind: ChangeKind::Deleted, at };
             self.history.push(change, self.snapshot.clone());
         }
@@ -374,6 +461,15 @@ impl Cluster {
             }
             Kind::EndpointSlice => {
                 snapshot.endpoint_slices.remove_mut(&name());
+            }
+            Kind::ServiceAccount => {
+                snapshot.service_accounts.remove_mut(&name());
+            }
+            Kind::Tier => {
+                snapshot.tiers.remove_mut(&key.name);
+            }
+            Kind::NetworkSet | Kind::GlobalNetworkSet => {
+                snapshot.network_sets.remove_mut(&(key.namespace.clone(), key.name.clone()));
             }
             Kind::Policy(kind) => {
                 let reference =

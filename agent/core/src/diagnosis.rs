@@ -19,8 +19,8 @@ use crate::{
     flow::{Direction, Flow, Protocol},
     observation::Rejection,
     policy::{
-        Layer, Policy,
-        evaluate::{Decision, Question, Verdict, evaluate},
+        Policy,
+        evaluate::{Decision, DirectionVerdict, Question, Verdict, evaluate},
         nearest::{Lack, NearestMiss, nearest_miss},
     },
     remedy::{Remedy, remedy},
@@ -318,17 +318,7 @@ impl Diagnosis {
 }
 
 fn responsible(verdict: &Verdict, direction: Direction) -> Vec<Arc<Policy>> {
-    let verdict = verdict.direction(direction);
-    if verdict.decision != Decision::Denied {
-        return Vec::new();
-    }
-    match &verdict.denied_by {
-        Some(rule) => {
-            let named = verdict.trace.iter().filter(|t| t.policy.reference == rule.policy);
-            named.map(|trace| trace.policy.clone()).collect()
-        }
-        None => verdict.isolating.clone(),
-    }
+    verdict.direction(direction).responsible()
 }
 
 /// A flow judged, with what can be done about it and since which change it is so.
@@ -441,7 +431,8 @@ impl Inquiry<'_> {
     }
 
     fn allowed_and_died(&self, evidence: &Evidence) -> Class {
-        let governed = self.verdict.egress.layer.is_some() || self.verdict.ingress.layer.is_some();
+        let governs = |d: &DirectionVerdict| d.layer.is_some() || !d.isolating.is_empty();
+        let governed = governs(&self.verdict.egress) || governs(&self.verdict.ingress);
         match Died::of(evidence) {
             Died::Filter if governed => Class::OutOfSync,
             _ => Class::NotPolicy,
@@ -452,7 +443,7 @@ impl Inquiry<'_> {
         let Some(direction) = self.verdict.denied_directions().next() else {
             return Class::CannotTell;
         };
-        if self.verdict.direction(direction).layer != Some(Layer::NetworkPolicy) {
+        if self.verdict.direction(direction).denied_by.is_some() {
             return Class::ExplicitDeny;
         }
         match self.nearest_miss(direction).map(|miss| miss.lack) {

@@ -61,6 +61,9 @@ fn drop_line(record: &DropRecord) -> String {
     }
     let evidence = evidence_text(&record.evidence, &record.flow.protocol);
     let _ = write!(line, "  {}; {evidence}", record.cause.text);
+    if let Some(node) = record.flow.destination.node.as_deref().filter(|_| !record.primary) {
+        let _ = write!(line, "; see the agent of node {node}");
+    }
     if let Some(changed) = &record.cause.changed {
         let _ = write!(line, "; {}", changed_text(changed, record));
     }

@@ -3,6 +3,8 @@
 //! Left out is what enforcers read differently on purpose: `ipBlock` against addresses of pods, and
 //! rules for a direction that `policyTypes` leaves out.
 
+mod calico;
+
 use std::fmt;
 
 use serde_json::{Value, json};
@@ -28,6 +30,8 @@ pub struct Features {
     /// A port's name in a rule of egress, where pods give it to different ports; without it, names
     /// are in rules of ingress alone.
     pub egress_names: bool,
+    /// Calico's own policies besides.
+    pub calico: bool,
 }
 
 /// A cluster, and all that is asked of it.
@@ -69,8 +73,9 @@ impl Case {
         let pods = (0..chance.within(PODS))
             .map(|number| chance.pod(namespaces[number % count], number))
             .collect();
-        let policies =
-            (0..chance.within(POLICIES)).map(|number| chance.policy(namespaces, number)).collect();
+        let policies = (0..chance.within(POLICIES))
+            .map(|number| chance.any_policy(namespaces, number))
+            .collect();
         let namespaces = namespaces.iter().map(|name| chance.namespace(name)).collect();
         Self { seed, namespaces, pods, policies }
     }
@@ -125,6 +130,14 @@ impl Chance {
             "spec": { "containers": [{ "name": "c", "image": "example.com/c", "ports": [port] }] },
         });
         Pod { namespace, name, manifest }
+    }
+
+    fn any_policy(&mut self, namespaces: &[&str], number: usize) -> Value {
+        if self.features.calico && self.is_one_in(2) {
+            self.calico_policy(namespaces, number)
+        } else {
+            self.policy(namespaces, number)
+        }
     }
 
     fn policy(&mut self, namespaces: &[&str], number: usize) -> Value {

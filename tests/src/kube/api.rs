@@ -3,7 +3,7 @@
 //! Without controllers nothing happens to objects by itself: a pod stays as it was written, and its
 //! status is set with `--subresource=status`. A namespace that is deleted stays, terminating.
 
-pub(super) mod launch;
+pub(crate) mod launch;
 
 use std::{
     fs,
@@ -44,8 +44,10 @@ pub struct User {
 /// How an API server is to be.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// Where it listens, on that place's loopback.
+    /// Where it runs. It listens on that place's loopback,
     pub place: Place,
+    /// or at this address of its, for others to reach.
+    pub address: Option<Ipv4Addr>,
     /// How long it runs.
     pub lifetime: Lifetime,
     /// The folder of its state, which is to be empty; nothing for one that goes with the server.
@@ -142,7 +144,8 @@ impl Api {
     }
 
     fn address(&self) -> Ipv4Addr {
-        self.settings.node.as_ref().map_or(Ipv4Addr::LOCALHOST, |node| node.address)
+        let node = self.settings.node.as_ref().map(|node| node.address);
+        node.or(self.settings.address).unwrap_or(Ipv4Addr::LOCALHOST)
     }
 
     /// The certificate of its authority, PEM.

@@ -61,8 +61,13 @@ impl Kubectl {
 
     /// Applies manifests, and returns a line for each object.
     pub fn apply(&self, manifests: &str) -> Result<String> {
-        let arguments = ["apply", "-f", "-"];
-        let mut command = self.command(arguments);
+        self.apply_with(&[], manifests)
+    }
+
+    /// The same, with flags.
+    pub fn apply_with(&self, flags: &[&str], manifests: &str) -> Result<String> {
+        let arguments = [&["apply", "-f", "-"], flags].concat();
+        let mut command = self.command(arguments.iter().copied());
         command.stdin(Stdio::piped());
         let mut child = self.spawner.spawn(command)?;
         // Where kubectl ended early the write fails, and its own words say more.

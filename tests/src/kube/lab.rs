@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     api::{self, Api},
-    cache,
+    cache, calico,
     daemon::{Entry, Lifetime, Place, Spawner, end_all, started_in},
     debian,
     kubectl::Kubectl,
@@ -62,14 +62,20 @@ impl Lab {
             Built::Deploy => parts::DEPLOY,
         };
         build_all(parts, &mut say)?;
-        if built == Built::Node {
-            if debian::unpack()? {
-                say("containerd, runc and busybox unpacked from Debian's packages");
+        match built {
+            Built::Api => {}
+            Built::Node => {
+                if debian::NODE.unpack()? {
+                    say("containerd, runc and busybox unpacked from Debian's packages");
+                }
+                calico::provide_definitions()?;
             }
-            node::provide_definitions()?;
-        }
-        if built == Built::Cilium {
-            node::cilium::provide_sources()?;
+            Built::Cilium => node::cilium::provide_sources()?,
+            Built::Deploy => {
+                if debian::PROMETHEUS.unpack()? {
+                    say("Prometheus unpacked from Debian's package");
+                }
+            }
         }
         say("everything is built");
         Ok(())

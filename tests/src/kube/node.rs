@@ -7,7 +7,6 @@
 //!
 //! The kernel is the machine's. Programs that trace it see the machine's processes too.
 
-mod calico;
 pub mod cilium;
 pub mod inside;
 mod services;
@@ -26,10 +25,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-pub(super) use self::calico::provide_definitions;
 use self::services::Services;
 use super::{
     api::{self, Api, Served, launch::PODS},
+    calico::{self, Backend, Felix},
     cgroups::{self, Groups},
     daemon::{Daemon, Entry, Lifetime, Place, Spawner, record},
     debian,
@@ -142,6 +141,7 @@ impl Node {
             let runtime = scope.spawn(|| services::start_containerd(&site, settings.network));
             let api = Api::start(api::Settings {
                 place,
+                address: None,
                 lifetime: settings.lifetime,
                 folder: Some(folder.to_owned()),
                 users: [services::users(), settings.users.clone()].concat(),
@@ -163,7 +163,15 @@ impl Node {
         wait_ready(&mut services, &api)?;
         reached("node Ready");
         if settings.network == Network::Calico {
-            services.felix = Some(calico::start_felix(&site, &api)?);
+            let felix = Felix {
+                node: NAME,
+                address: &format!("{ADDRESS}/24"),
+                backend: Backend::Nft,
+                ipv6: false,
+                spawner: &spawner,
+                folder,
+            };
+            services.felix = Some(felix.start(&api, Spawner::serving)?);
             reached("Felix in sync");
         }
         // Without it no pod is admitted.
@@ -357,7 +365,7 @@ impl Site<'_> {
     }
 
     fn ctr(&self, arguments: &[&str]) -> Result<String> {
-        let program = debian::file("usr/bin/ctr")?;
+        let program = debian::NODE.file("usr/bin/ctr")?;
         let program = program.to_string_lossy();
         // Where the kubelet's images and containers are.
         self.run(&[&[&*program, "--namespace", "k8s.io"], arguments].concat())

@@ -66,6 +66,18 @@ impl Server {
         })
     }
 
+    /// Sends back what each connection brings, for as long as that lasts. To be called inside the
+    /// namespace.
+    pub fn echo(address: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        Self::none().with(listener, |listener| {
+            if let Ok((stream, _)) = listener.accept() {
+                // Ends with its connection, which a client that is done closes.
+                std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+            }
+        })
+    }
+
     fn dns(address: SocketAddr) -> Result<Self> {
         let datagrams = UdpSocket::bind(address)?;
         let listener = TcpListener::bind(address)?;

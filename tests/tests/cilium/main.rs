@@ -13,12 +13,8 @@ use whydrop_tests::{differential::Outcome, kube::node::cilium::Delivery};
 /// The port that the policies are about.
 const PORT: u16 = 8080;
 
+/// The one that is to lead comes last: of several, the latest does.
 const DEFAULT_DENY: &str = "
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: default-deny, namespace: backend}
-spec: {podSelector: {}, policyTypes: [Ingress]}
----
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: allow-web, namespace: backend}
@@ -27,6 +23,11 @@ spec:
   ingress:
     - from: [{namespaceSelector: {matchLabels: {name: frontend}}}]
       ports: [{port: 8080}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: default-deny, namespace: backend}
+spec: {podSelector: {}, policyTypes: [Ingress]}
 ";
 
 const DENY_EGRESS: &str = "

@@ -12,7 +12,7 @@ use crate::stage::{Stage, connect_all};
 
 /// Cilium 1.15 takes a range of ports for its first, and a name in a rule of egress for no port where
 /// it is not the same one for all pods.
-const FEATURES: Features = Features { end_port: false, egress_names: false };
+const FEATURES: Features = Features { end_port: false, egress_names: false, calico: false };
 /// How long the reports of one case may take to come.
 const REPORTS_WAIT: Duration = Duration::from_secs(30);
 

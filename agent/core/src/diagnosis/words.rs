@@ -1,11 +1,13 @@
 //! The one sentence.
 
+use std::sync::Arc;
+
 use super::{Cause, Class, Fate, Inquiry, Situation, reason, responsible};
 use crate::{
     correlate::Level,
     flow::Direction,
     observation::Rejection,
-    policy::{evaluate::Decision, nearest::NearestMiss},
+    policy::{Layer, Policy, evaluate::Decision, nearest::NearestMiss},
 };
 
 pub(super) fn sentence(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
@@ -63,14 +65,23 @@ fn denied_by(inquiry: &Inquiry<'_>, direction: Direction) -> String {
         return format!("{direction} denied by {kind} {} rule {}", rule.policy, rule.rule);
     }
     let policies = responsible(inquiry.verdict, direction);
-    let names: Vec<_> = policies.iter().map(|policy| policy.reference.to_string()).collect();
-    match names.as_slice() {
-        [one] => format!("{direction} denied by NetworkPolicy {one}"),
-        [lead, others @ ..] => {
-            format!("{direction} denied by NetworkPolicy {lead} (with {})", others.join(", "))
-        }
-        [] => format!("{direction} denied"),
-    }
+    let end = match &verdict.layer {
+        Some(Layer::Tier(name)) => format!(", at the end of tier {name}"),
+        _ => String::new(),
+    };
+    let Some((lead, others)) = policies.split_first() else {
+        return format!("{direction} denied{end}");
+    };
+    let kind = lead.reference.kind;
+    let named = |policy: &Arc<Policy>| match policy.reference.kind {
+        other if other == kind => policy.reference.to_string(),
+        other => format!("{other} {}", policy.reference),
+    };
+    let with = match others {
+        [] => String::new(),
+        others => format!(" (with {})", others.iter().map(named).collect::<Vec<_>>().join(", ")),
+    };
+    format!("{direction} denied by {kind} {}{with}{end}", lead.reference)
 }
 
 /// `backend/allow-web rule 0 wants namespace label name=frontend, found …`.

@@ -5,9 +5,10 @@ use std::{fs, os::unix::fs::symlink, time::Duration};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{ADDRESS, BUSYBOX, NAME, Network, Site, calico};
+use super::{ADDRESS, BUSYBOX, NAME, Network, Site};
 use crate::kube::{
     api::{Api, User, launch::PODS},
+    calico,
     cgroups::Groups,
     daemon::{Daemon, PATH},
     debian, image, parts,
@@ -87,7 +88,7 @@ pub(super) fn start_containerd(site: &Site<'_>, network: Network) -> Result<Daem
     fs::create_dir_all(&plugins)?;
     fs::create_dir_all(&networks)?;
     for plugin in ["host-local", "loopback", "portmap", "ptp"] {
-        let program = debian::file(&format!("usr/lib/cni/{plugin}"))?;
+        let program = debian::NODE.file(&format!("usr/lib/cni/{plugin}"))?;
         symlink(program, plugins.join(plugin))?;
     }
     if network == Network::Calico {
@@ -118,12 +119,12 @@ state = "/run/containerd"
     bin_dir = "{plugins}"
     conf_dir = "{networks}"
 "#,
-        runc = debian::file("usr/sbin/runc")?.display(),
+        runc = debian::NODE.file("usr/sbin/runc")?.display(),
         plugins = plugins.display(),
         networks = networks.display(),
     );
     fs::write(&configuration, text)?;
-    let program = debian::file("usr/bin/containerd")?;
+    let program = debian::NODE.file("usr/bin/containerd")?;
     let mut containerd = site.spawner.serving(&program);
     containerd.arg("--config").arg(&configuration);
     // It starts `containerd-shim-runc-v2`, which lies beside it.
@@ -146,7 +147,7 @@ state = "/run/containerd"
 fn network_list(site: &Site<'_>, network: Network) -> Value {
     let ports = json!({ "type": "portmap", "capabilities": { "portMappings": true } });
     let plugin = match network {
-        Network::Calico => calico::plugin(site),
+        Network::Calico => calico::plugin(NAME, site.folder),
         Network::Plain => json!({
             "type": "ptp",
             "ipMasq": false,
