@@ -17,6 +17,7 @@ mod connections;
 mod counters;
 mod decode;
 mod error;
+mod filters;
 mod interfaces;
 mod kernel;
 mod load;

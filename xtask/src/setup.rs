@@ -72,8 +72,8 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("setpriv", "util-linux", "starts the agent so that it ends with its test, or without rights"),
     ("timeout", "coreutils", "bounds what a test runs"),
 ];
-/// What tests run besides.
-const TEST_PROGRAM: (&str, &str, &str) =
+/// What a node with Cilium runs besides.
+const CILIUM_PROGRAM: (&str, &str, &str) =
     ("clang", "clang", "compiles what Cilium's agent loads into the kernel");
 /// What measuring runs besides.
 const BENCH_PROGRAM: (&str, &str, &str) =
@@ -161,9 +161,9 @@ pub(crate) fn prepare(plan: &mut Plan, purpose: Purpose) -> Result<()> {
     let mut packages = Vec::new();
     let programs = if purpose == Purpose::Image { &[] } else { PROGRAMS };
     let besides = match purpose {
-        Purpose::Test => Some(&TEST_PROGRAM),
+        Purpose::Test | Purpose::Lab => Some(&CILIUM_PROGRAM),
         Purpose::Bench => Some(&BENCH_PROGRAM),
-        Purpose::Demo | Purpose::Lab | Purpose::Image => None,
+        Purpose::Demo | Purpose::Image => None,
     };
     for (program, package, what_for) in programs.iter().chain(besides) {
         if !found(program) {

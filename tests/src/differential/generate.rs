@@ -27,6 +27,9 @@ const POLICIES: std::ops::RangeInclusive<usize> = 2..=5;
 pub struct Features {
     /// `endPort`; without it, `port` alone.
     pub end_port: bool,
+    /// A port's name in a rule of egress, where pods give it to different ports; without it, names
+    /// are in rules of ingress alone.
+    pub egress_names: bool,
     /// Calico's own policies besides.
     pub calico: bool,
 }
@@ -178,7 +181,7 @@ impl Chance {
             rule[peers] = all.into();
         }
         if !self.is_one_in(3) {
-            let all: Vec<Value> = (0..=self.below(2)).map(|_| self.port()).collect();
+            let all: Vec<Value> = (0..=self.below(2)).map(|_| self.port(peers == "to")).collect();
             rule["ports"] = all.into();
         }
         rule
@@ -221,10 +224,12 @@ impl Chance {
         }
     }
 
-    fn port(&mut self) -> Value {
+    fn port(&mut self, is_egress: bool) -> Value {
         match self.below(6) {
             0 => json!({ "protocol": "TCP" }),
-            1 => json!({ "port": "main", "protocol": "TCP" }),
+            1 if self.features.egress_names || !is_egress => {
+                json!({ "port": "main", "protocol": "TCP" })
+            }
             2 if self.features.end_port => {
                 json!({ "port": 8000, "endPort": 8443, "protocol": "TCP" })
             }

@@ -1,6 +1,6 @@
 use super::*;
 
-const ALL: Features = Features { end_port: true, calico: true };
+const ALL: Features = Features { end_port: true, egress_names: true, calico: true };
 const ADDRESSES: [Ipv4Addr; 6] = [
     Ipv4Addr::new(10, 0, 0, 1),
     Ipv4Addr::new(10, 0, 0, 2),

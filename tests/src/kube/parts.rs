@@ -211,5 +211,7 @@ mod tests {
         }
         let flags = APISERVER.linker_flags().expect("flags");
         assert!(flags.contains("gitVersion=v1.36.3") && flags.contains("gitMinor=36 "), "{flags}");
+        let flags = CILIUM.linker_flags().expect("flags");
+        assert!(flags.ends_with("ciliumVersion=1.15.19"), "{flags}");
     }
 }

@@ -37,6 +37,16 @@ metadata: {name: deny-egress, namespace: backend}
 spec: {podSelector: {}, policyTypes: [Egress]}
 ";
 
+/// Ports 8000 to 8100, to whoever knows `endPort`.
+const RANGE: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: allow-range, namespace: backend}
+spec:
+  podSelector: {}
+  ingress: [{ports: [{port: 8000, endPort: 8100}]}]
+";
+
 #[test]
 fn a_drop_is_told_and_ends_with_its_remedy() {
     frontend_to_backend(Delivery::Redirected, "TC_INGRESS");
@@ -45,6 +55,11 @@ fn a_drop_is_told_and_ends_with_its_remedy() {
 #[test]
 fn a_drop_with_endpoint_routes_is_told_and_ends_with_its_remedy() {
     frontend_to_backend(Delivery::Routed, "TC_EGRESS");
+}
+
+#[test]
+fn a_drop_where_answers_pass_by_the_veth_is_told_and_ends_with_its_remedy() {
+    frontend_to_backend(Delivery::Peered, "TC_INGRESS");
 }
 
 /// The story; `reason` is that of the kernel for a denial of ingress.
@@ -83,4 +98,19 @@ fn frontend_to_backend(delivery: Delivery, reason: &str) {
     let told: BTreeSet<&str> = drops(&records).filter_map(|r| r["id"].as_str()).collect();
     assert_eq!(told.len(), 2, "each of the two, and nothing else: {}", json!(records));
     assert!(!records.iter().any(|record| record["kind"] == "finding"), "{}", json!(records));
+}
+
+#[test]
+fn a_range_of_ports_that_cilium_takes_for_its_first_is_out_of_sync() {
+    let mut stage = Stage::new(Delivery::Redirected);
+    let a = stage.pod("frontend", "pod-a");
+    let b = stage.pod("backend", "pod-b");
+    stage.apply(RANGE);
+    let mut agent = stage.agent();
+    assert_eq!(connect(&a, &b, PORT), Outcome::TimedOut, "Cilium 1.16 knows endPort");
+    let record = drop_between(&mut agent, "pod-a", "pod-b");
+    assert_eq!(record["evidence"]["level"], "kernel-drop", "{record}");
+    assert_eq!(record["verdict"]["ingress"]["decision"], "allowed", "{record}");
+    assert_eq!(record["cause"]["class"], "out-of-sync", "{record}");
+    assert!(record["cause"]["policy"].is_null(), "no policy is to blame: {record}");
 }

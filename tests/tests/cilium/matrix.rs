@@ -10,8 +10,9 @@ use whydrop_tests::{
 
 use crate::stage::{Stage, connect_all};
 
-/// Before 1.16 Cilium takes a range of ports for its first.
-const FEATURES: Features = Features { end_port: false, calico: false };
+/// Cilium 1.15 takes a range of ports for its first, and a name in a rule of egress for no port where
+/// it is not the same one for all pods.
+const FEATURES: Features = Features { end_port: false, egress_names: false, calico: false };
 /// How long the reports of one case may take to come.
 const REPORTS_WAIT: Duration = Duration::from_secs(30);
 
@@ -23,6 +24,11 @@ fn every_drop_is_told_and_none_invented() {
 #[test]
 fn every_drop_with_endpoint_routes_is_told_and_none_invented() {
     play(Delivery::Routed);
+}
+
+#[test]
+fn every_drop_where_answers_pass_by_the_veth_is_told_and_none_invented() {
+    play(Delivery::Peered);
 }
 
 #[expect(clippy::print_stdout, reason = "what was played, for whoever asks to see it")]

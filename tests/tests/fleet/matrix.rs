@@ -17,7 +17,7 @@ use whydrop_tests::{
     },
 };
 
-const FEATURES: Features = Features { end_port: true, calico: true };
+const FEATURES: Features = Features { end_port: true, egress_names: true, calico: true };
 /// How long Felix may take to see what the API server has, and write it.
 const ENFORCED_WAIT: Duration = Duration::from_secs(30);
 /// How long the reports of one case may take to come.

@@ -19,10 +19,11 @@ use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
-use super::{ADDRESS, Holder, NAME, Site, finished};
+use super::{ADDRESS, Holder, NAME, Site, finished, role};
 use crate::kube::{
     api::{self, Api},
     cache,
+    cgroups::{self, Groups},
     daemon::{Daemon, Lifetime, Place, Spawner},
     kubectl::Kubectl,
     parts,
@@ -36,6 +37,8 @@ const MODULE: &str = "github.com/cilium/cilium";
 const PODS: &str = "10.244.0.0/24";
 /// Where the agent listens, as its plugin expects.
 const SOCKET: &str = "/var/run/cilium/cilium.sock";
+/// Where the agent finds the control group that it may attach programs to.
+const GROUP: &str = "/run/cilium/cgroupv2";
 /// What the agent asks the API server for and waits until it knows.
 const DEFINITIONS: &[&str] = &[
     "v2/ciliumclusterwidenetworkpolicies",
@@ -65,6 +68,9 @@ pub enum Delivery {
     /// The kernel routes to each pod's veth, where another program decides what may enter
     /// (`--enable-endpoint-routes`).
     Routed,
+    /// As [`Self::Redirected`], but into the pod itself, past what is at its veth's host side
+    /// ("eBPF host routing", which comes with the replacement of kube-proxy).
+    Peered,
 }
 
 /// A running node; everything of it ends when this is dropped.
@@ -75,6 +81,7 @@ pub struct Cilium {
     api: Api,
     spawner: Spawner,
     holder: Holder,
+    _groups: Groups,
     state: State,
     delivery: Delivery,
 }
@@ -119,6 +126,17 @@ pub(in crate::kube) fn provide_sources() -> Result<()> {
     Ok(())
 }
 
+/// Shows an empty control group where the agent looks for that of all processes: what it attaches
+/// there acts on every process within, and the control groups are the machine's.
+fn give_group(site: &Site<'_>, groups: &Groups) -> Result<()> {
+    const ALL: &str = "/run/cilium/all";
+
+    site.run(&["mkdir", "--parents", ALL, GROUP])?;
+    site.run(&["mount", "-t", "cgroup2", "none", ALL])?;
+    site.run(&["mount", "--bind", &format!("{ALL}{}", groups.root()), GROUP])?;
+    Ok(())
+}
+
 fn sources() -> Result<PathBuf> {
     let pin = fs::read(parts::module("cilium").join("go.sum"))?;
     let names = DEFINITIONS.iter().map(|name| name.as_bytes());
@@ -137,13 +155,18 @@ impl Cilium {
         ensure!(nix::unistd::geteuid().is_root(), "a node needs root: namespaces and eBPF");
         let state = State::new(None)?;
         let folder = state.folder();
+        cgroups::sweep();
+        let groups = Groups::create(&role(Lifetime::Owner), Lifetime::Owner)?;
         let holder = Holder::start(folder, Lifetime::Owner)?;
         let place = Place::Process(holder.first.pid);
         let spawner = Spawner::new(place.clone(), Lifetime::Owner)?;
-        Site { folder, spawner: &spawner }.connect_outside()?;
+        let site = Site { folder, spawner: &spawner };
+        site.connect_outside()?;
+        give_group(&site, &groups)?;
         let folder = Some(folder.to_owned());
         let api = Api::start(api::Settings { place, folder, ..api::Settings::default() })?;
-        let mut cilium = Self { agent: None, api, spawner, holder, state, delivery };
+        let mut cilium =
+            Self { agent: None, api, spawner, holder, _groups: groups, state, delivery };
         cilium.install()?;
         cilium.start_agent()?;
         Ok(cilium)
@@ -218,34 +241,40 @@ impl Cilium {
         agent.arg(format!("--lib-dir={}", library.display()));
         agent.arg(format!("--enable-endpoint-routes={}", self.delivery == Delivery::Routed));
         agent.arg(format!("--ipv4-native-routing-cidr={PODS}"));
+        let is_peered = self.delivery == Delivery::Peered;
+        for flag in ["kube-proxy-replacement", "enable-bpf-masquerade", "enable-ipv4-masquerade"] {
+            agent.arg(format!("--{flag}={is_peered}"));
+        }
         agent.args([
             "--devices=eth0",
             "--ipam=kubernetes",
             "--routing-mode=native",
             "--enable-ipv6=false",
-            "--enable-ipv4-masquerade=false",
             "--identity-allocation-mode=crd",
-            "--cgroup-root=/run/cilium/cgroupv2",
             "--bpf-root=/sys/fs/bpf",
             // Only what enforces policies.
-            "--kube-proxy-replacement=false",
             "--bpf-lb-sock=false",
             "--enable-l7-proxy=false",
             "--enable-hubble=false",
             "--enable-health-checking=false",
             "--enable-endpoint-health-checking=false",
         ]);
+        agent.arg(format!("--cgroup-root={GROUP}"));
         let mut agent = Daemon::start(&self.spawner, self.state.folder(), "cilium-agent", agent)?;
         let ready = until("ready Cilium agent", READY_WAIT, || {
             agent.check()?;
             let health = self.ask("/v1/healthz").unwrap_or_default();
             Ok(if health["cilium"]["state"] == "Ok" {
-                Look::Seen(())
+                Look::Seen(health)
             } else {
                 Look::NotYet(health["cilium"].to_string())
             })
         });
-        ready.with_context(|| agent.tail())?;
+        let health = ready.with_context(|| agent.tail())?;
+        // Where it cannot, it falls back in silence.
+        let routing = &health["host-routing"]["mode"];
+        let wanted = if is_peered { "BPF" } else { "Legacy" };
+        ensure!(routing == wanted, "Cilium's host routing is {health}, not {wanted}");
         self.agent = Some(agent);
         Ok(())
     }
@@ -348,6 +377,8 @@ impl Cilium {
             return Ok(Look::NotYet(format!("{imported} policies")));
         }
         let endpoints = self.ask("/v1/endpoint")?;
+        let namespaces = list("namespaces")?;
+        let all_namespaces = items(&namespaces);
         for pod in items(&list("pods")?) {
             let text = |field| pod["metadata"][field].as_str().unwrap_or_default();
             let name = text("name");
@@ -355,6 +386,11 @@ impl Cilium {
                 return Ok(Look::NotYet(format!("no endpoint of {name}")));
             };
             let status = &endpoint["status"];
+            let of = all_namespaces.clone().find(|it| it["metadata"]["name"] == text("namespace"));
+            let missing = missing_label(status, pod, of.unwrap_or(&Value::Null));
+            if let Some(label) = missing {
+                return Ok(Look::NotYet(format!("{name} is without {label}")));
+            }
             let realized = &status["policy"]["realized"]["policy-revision"];
             if status["state"] != "ready" || realized.as_i64() < known["revision"].as_i64() {
                 return Ok(Look::NotYet(format!(
@@ -377,19 +413,29 @@ impl Cilium {
         let is_on = endpoint["spec"]["options"][OPTION] == "Enabled";
         let value = if is_on { "Disabled" } else { "Enabled" };
         let change = json!({ "options": { OPTION: value } }).to_string();
-        let before = self.attached(pod)?;
+        let before = self.show_filters(pod, "ingress")?;
         let path = format!("/v1/endpoint/{}/config", endpoint["id"]);
         self.call(&path, &["--request", "PATCH", "--json", &change])?;
         until("program attached anew", SYNC_WAIT, || {
-            let now = self.attached(pod)?;
+            let now = self.show_filters(pod, "ingress")?;
             Ok(if now == before { Look::NotYet(now) } else { Look::Seen(()) })
         })
     }
 
-    /// The filters at a pod's veth, as `tc` shows them.
-    pub fn attached(&self, pod: &Pod) -> Result<String> {
-        let show = |hook| self.run(&["tc", "filter", "show", "dev", &pod.veth, hook]);
-        Ok(show("ingress")? + &show("egress")?)
+    /// The names of the filters at a pod's veth, of what it sends and of what is sent to it, in the
+    /// order in which they run.
+    pub fn filters(&self, pod: &Pod) -> Result<[Vec<String>; 2]> {
+        let names = |hook| -> Result<Vec<String>> {
+            let shown = self.show_filters(pod, hook)?;
+            let words = shown.lines().filter(|line| line.contains(" handle "));
+            let names = words.filter_map(|line| line.split(" handle ").nth(1)?.split(' ').nth(1));
+            Ok(names.map(str::to_owned).collect())
+        };
+        Ok([names("ingress")?, names("egress")?])
+    }
+
+    fn show_filters(&self, pod: &Pod, hook: &str) -> Result<String> {
+        self.run(&["tc", "filter", "show", "dev", &pod.veth, hook])
     }
 
     /// Asks the agent.
@@ -424,7 +470,22 @@ fn endpoint_of<'a>(endpoints: &'a Value, namespace: &str, name: &str) -> Option<
     })
 }
 
-fn items(list: &Value) -> impl Iterator<Item = &Value> {
+/// A label of a pod or of its namespace that the identity of its endpoint has not.
+fn missing_label(status: &Value, pod: &Value, namespace: &Value) -> Option<String> {
+    let has = |label: &String| {
+        let mut labels = status["identity"]["labels"].as_array().into_iter().flatten();
+        labels.any(|known| known == label)
+    };
+    let spelled = |object: &Value, prefix: &str| -> Vec<String> {
+        let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        labels.map(|(key, value)| format!("k8s:{prefix}{key}={}", text(value))).collect()
+    };
+    let all = [spelled(pod, ""), spelled(namespace, "io.cilium.k8s.namespace.labels.")].concat();
+    all.into_iter().find(|label| !has(label))
+}
+
+fn items(list: &Value) -> impl Iterator<Item = &Value> + Clone {
     list["items"].as_array().into_iter().flatten()
 }
 
