@@ -25,7 +25,8 @@ use whydrop_core::{
     policy::evaluate::{Decision, Verdict},
 };
 
-pub use generate::{Case, Features, PORTS, Pod};
+use crate::lab::{client, server::Server};
+pub use generate::{Case, DNS, Features, PORTS, Pod};
 
 /// How long a client tries, and so that a busy machine is not taken for a policy: three SYNs, after
 /// 0, 1 and 3 s.
@@ -83,7 +84,9 @@ impl Case {
         let pairs = pods.clone().flat_map(|from| pods.clone().map(move |to| (from, to)));
         pairs
             .filter(|(from, to)| from != to)
-            .flat_map(|(from, to)| PORTS.map(|port| Probe { from, to, port }))
+            .flat_map(|(from, to)| {
+                PORTS.iter().chain([&DNS]).map(move |&port| Probe { from, to, port })
+            })
             .collect()
     }
 
@@ -105,16 +108,37 @@ impl Case {
     }
 }
 
-/// Listens on every port of [`PORTS`] in the network namespace of the calling thread. The kernel
-/// answers without anybody accepting.
-pub fn listen() -> Result<Vec<TcpListener>> {
-    PORTS.iter().map(|port| Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port))?)).collect()
+/// What answers on a pod's ports, until dropped.
+#[derive(Debug)]
+pub struct Listening {
+    /// The kernel answers without anybody accepting.
+    _connections: Vec<TcpListener>,
+    _dns: Server,
 }
 
-/// Connects to all these at once, from the network namespace of the calling thread.
+/// Listens on every port of [`PORTS`], and on [`DNS`], in the network namespace of the calling thread.
+pub fn listen() -> Result<Listening> {
+    let bind = |port: &u16| Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port))?);
+    Ok(Listening {
+        _connections: PORTS.iter().map(bind).collect::<Result<_>>()?,
+        _dns: Server::dns((Ipv4Addr::UNSPECIFIED, DNS).into())?,
+    })
+}
+
+/// How an attempt at a port is made.
+fn protocol(port: u16) -> Protocol {
+    if port == DNS { Protocol::Udp } else { Protocol::Tcp }
+}
+
+/// Connects to all these at once, from the network namespace of the calling thread; a resolver is
+/// asked for a name, over UDP.
 pub fn connect(to: &[SocketAddr]) -> Vec<Outcome> {
-    let connect = |to| match TcpStream::connect_timeout(to, CONNECT_WAIT) {
-        Ok(_) => Outcome::Connected,
+    let try_one = |to: &SocketAddr| match protocol(to.port()) {
+        Protocol::Udp => client::ask(*to, "example.com"),
+        _ => TcpStream::connect_timeout(to, CONNECT_WAIT).map(drop),
+    };
+    let connect = |to| match try_one(to) {
+        Ok(()) => Outcome::Connected,
         Err(error) if error.kind() == ErrorKind::TimedOut => Outcome::TimedOut,
         Err(error) => Outcome::Failed(error.kind()),
     };
@@ -178,7 +202,7 @@ fn snapshot(objects: &[Value]) -> Result<Snapshot> {
 
 /// What the objects imply for a flow.
 fn implied(snapshot: &Snapshot, source: IpAddr, destination: IpAddr, port: u16) -> Verdict {
-    let flow = Flow { source, destination, port, protocol: Protocol::Tcp };
+    let flow = Flow { source, destination, port, protocol: protocol(port) };
     let asked = Asked { flow, dialled: None, at: None, fate: Fate::Asked };
     judge(snapshot, &History::default(), &asked).diagnosis.verdict
 }

@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 /// The ports that every pod listens on.
 pub const PORTS: [u16; 3] = [80, 8080, 8443];
 
+/// The port on which every pod is a resolver, over UDP.
+pub const DNS: u16 = 53;
+
 const NAMESPACES: [&str; 3] = ["blue", "green", "red"];
 const TEAMS: [&str; 2] = ["core", "edge"];
 const APPS: [&str; 3] = ["api", "db", "web"];
@@ -233,8 +236,8 @@ impl Chance {
             2 if self.features.end_port => {
                 json!({ "port": 8000, "endPort": 8443, "protocol": "TCP" })
             }
-            // Not the protocol of any attempt.
-            3 => json!({ "port": self.one_of(&PORTS), "protocol": "UDP" }),
+            // For resolvers, and for nobody: no other port is tried over UDP.
+            3 => json!({ "port": self.one_of(&[DNS, DNS, PORTS[0]]), "protocol": "UDP" }),
             // Absent it means TCP.
             4 => json!({ "port": self.one_of(&PORTS) }),
             _ => json!({ "port": self.one_of(&PORTS), "protocol": "TCP" }),

@@ -39,16 +39,7 @@ pub fn http(origin: Origin<'_>, to: SocketAddr) -> Result<Gets> {
 /// Asks a DNS server for a name, as a resolver with `timeout:1 attempts:3` does.
 pub fn dns(origin: Origin<'_>, to: SocketAddr, name: &str, over: Transport) -> Result<Gets> {
     origin.namespace.enter(|| match over {
-        Transport::Udp => {
-            let socket = UdpSocket::bind(any(to))?;
-            socket.connect(to)?;
-            let query = query(name, socket.local_addr()?.port());
-            again(|| {
-                socket.send(&query)?;
-                socket.set_read_timeout(Some(RESEND_WAIT))?;
-                socket.recv(&mut [0; 512])
-            })
-        }
+        Transport::Udp => ask(to, name).map_or_else(|error| outcome(&error), |()| Ok(Gets::Answer)),
         Transport::Tcp => {
             let mut stream = match connect(origin, to) {
                 Ok(stream) => stream,
@@ -61,6 +52,26 @@ pub fn dns(origin: Origin<'_>, to: SocketAddr, name: &str, over: Transport) -> R
             Ok(Gets::Answer)
         }
     })
+}
+
+/// Asks a DNS server for a name over UDP, from the network namespace of the calling thread.
+///
+/// # Errors
+/// That nobody answered, or what the network said.
+pub fn ask(to: SocketAddr, name: &str) -> std::io::Result<()> {
+    let socket = UdpSocket::bind(any(to))?;
+    socket.connect(to)?;
+    socket.set_read_timeout(Some(RESEND_WAIT))?;
+    let query = query(name, socket.local_addr()?.port());
+    for _ in 0..SENDS {
+        socket.send(&query)?;
+        match socket.recv(&mut [0; 512]) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(ErrorKind::TimedOut.into())
 }
 
 /// Sends an SCTP INIT and waits for the INIT-ACK.

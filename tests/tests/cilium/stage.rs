@@ -1,15 +1,11 @@
 //! A node of Cilium's with pods that listen, and an agent that watches it.
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    path::Path,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use serde_json::{Value, json};
 use whydrop_tests::{
     agent::{Agent, Heard, binary},
-    differential::{self, Outcome},
+    differential::{self, Listening, Outcome},
     kube::{
         kubectl::Kubectl,
         node::{
@@ -27,7 +23,7 @@ pub(crate) struct Stage {
     pub(crate) cilium: Cilium,
     kubectl: Kubectl,
     /// Of all pods there have been.
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listening>,
 }
 
 impl Stage {
@@ -68,7 +64,7 @@ impl Stage {
     /// A pod of this manifest that does so.
     pub(crate) fn pod_of(&mut self, manifest: &Value) -> Pod {
         let pod = self.cilium.pod(manifest).expect("a pod");
-        self.listeners.extend(pod.enter(differential::listen).expect("it listens"));
+        self.listeners.push(pod.enter(differential::listen).expect("it listens"));
         pod
     }
 

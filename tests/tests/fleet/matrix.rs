@@ -3,13 +3,13 @@
 
 use std::{
     io::ErrorKind,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
 use serde_json::{Value, json};
 use whydrop_tests::{
-    differential::{self, Case, Features, Outcome, Tally, seeds},
+    differential::{self, Case, Features, Listening, Outcome, Tally, seeds},
     fleet::{Fleet, Settings},
     kube::{
         calico::Backend,
@@ -85,7 +85,7 @@ fn play_seed(fleet: &mut Fleet, number: u16, case: &Case) -> Tally {
         case.pods.iter().map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
     fleet.kubectl().apply(&text(&case.namespaces)).expect("applied");
     fleet.run(&text(&case.running(&addresses))).expect("pods");
-    let _listeners: Vec<Vec<TcpListener>> = keys
+    let _listeners: Vec<Listening> = keys
         .iter()
         .map(|key| fleet.pod(key).expect("a pod").namespace.enter(differential::listen))
         .collect::<Result<_, _>>()

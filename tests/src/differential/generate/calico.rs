@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::{APPS, Chance, PORTS, TEAMS};
+use super::{APPS, Chance, DNS, PORTS, TEAMS};
 
 /// Networks that hold some of the pods, if they get the addresses from 10.244.1.8 on in their order.
 const NETS: [&str; 4] = ["10.244.1.8/31", "10.244.1.10/31", "10.244.1.8/30", "10.244.0.0/16"];
@@ -72,8 +72,12 @@ impl Chance {
             0 => rule["protocol"] = "TCP".into(),
             1 => rule["notProtocol"] = "UDP".into(),
             2 => {}
+            3 if self.is_one_in(2) => {
+                rule["protocol"] = "UDP".into();
+                rule["destination"]["ports"] = json!([DNS]);
+            }
             which => {
-                rule["protocol"] = self.one_of(&["TCP", "TCP", "TCP", "UDP"]).into();
+                rule["protocol"] = "TCP".into();
                 let field = if which == 3 { "ports" } else { "notPorts" };
                 rule["destination"][field] = self.calico_ports();
             }
