@@ -3,7 +3,10 @@
 use std::{
     io::{self, BufRead, BufReader, IsTerminal, Write},
     process::{Command, Stdio},
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -27,25 +30,50 @@ struct Job {
     command: Command,
     /// How long it took when measured, on two cores and with nothing cached.
     estimate: Duration,
+    /// Whether those that follow begin while it runs.
+    is_beside: bool,
 }
 
 impl Plan {
     /// Adds a command that is expected to take `seconds`.
     pub(crate) fn add(&mut self, what: impl Into<String>, command: Command, seconds: u64) {
+        self.push(what.into(), command, seconds, false);
+    }
+
+    /// The same, and what follows need not wait for it: only others that run beside do.
+    pub(crate) fn add_beside(&mut self, what: impl Into<String>, command: Command, seconds: u64) {
+        self.push(what.into(), command, seconds, true);
+    }
+
+    fn push(&mut self, what: String, command: Command, seconds: u64, is_beside: bool) {
         let estimate = Duration::from_secs(seconds);
-        self.jobs.push(Job { what: what.into(), command, estimate });
+        self.jobs.push(Job { what, command, estimate, is_beside });
     }
 
     /// Runs all, and stops at the first that fails, with what it said.
     pub(crate) fn run(self) -> Result<()> {
         let started = Instant::now();
         let count = self.jobs.len();
-        let mut left: Duration = self.jobs.iter().map(|job| job.estimate).sum();
-        for (index, job) in self.jobs.into_iter().enumerate() {
-            left -= job.estimate;
-            let title = format!("[{}/{count}] {}", index + 1, job.what);
-            run(&title, job.command, job.estimate, left)?;
-        }
+        let numbered = self.jobs.into_iter().zip(1..);
+        let titled = numbered.map(|(job, number)| {
+            let title = format!("[{number}/{count}] {}", job.what);
+            (title, job)
+        });
+        let mut before: Vec<(String, Job)> = titled.collect();
+        let first = before.iter().position(|(_, job)| job.is_beside).unwrap_or(before.len());
+        let (beside, after) = before.split_off(first).into_iter().partition(|(_, j)| j.is_beside);
+        let stop = AtomicBool::new(false);
+        run_all(before, &stop)?;
+        std::thread::scope(|scope| {
+            let beside = scope.spawn(|| run_all(beside, &stop));
+            let here = run_all(after, &stop);
+            let there = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            // One that failed has stopped the other, whose error says only that.
+            match (here, there) {
+                (Err(error), Err(other)) => Err(if error.is::<Stopped>() { other } else { error }),
+                (here, there) => here.and(there),
+            }
+        })?;
         if count > 1 {
             say(&format!("ready after {}", seconds(started.elapsed())));
         }
@@ -53,10 +81,38 @@ impl Plan {
     }
 }
 
+/// A job was ended because another failed.
+#[derive(Debug)]
+struct Stopped;
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("another job failed")
+    }
+}
+
+impl std::error::Error for Stopped {}
+
+/// Runs jobs in their order; the first that fails stops everybody.
+fn run_all(jobs: Vec<(String, Job)>, stop: &AtomicBool) -> Result<()> {
+    let mut left: Duration = jobs.iter().map(|(_, job)| job.estimate).sum();
+    for (title, job) in jobs {
+        left -= job.estimate;
+        let ran = run(&title, job, left, stop);
+        if ran.is_err() {
+            stop.store(true, Ordering::Relaxed);
+        }
+        ran?;
+    }
+    Ok(())
+}
+
 /// Runs one job while it tells how far it is; `after` is the estimate of all that follows.
-fn run(title: &str, mut command: Command, estimate: Duration, after: Duration) -> Result<()> {
+fn run(title: &str, job: Job, after: Duration, stop: &AtomicBool) -> Result<()> {
+    let Job { mut command, estimate, is_beside, .. } = job;
     let started = Instant::now();
-    let terminal = io::stdout().is_terminal();
+    // The line that is written anew is of those that others wait for.
+    let terminal = io::stdout().is_terminal() && !is_beside;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("{title}: run {command:?}"))?;
     let (sender, lines) = mpsc::channel();
@@ -93,6 +149,12 @@ fn run(title: &str, mut command: Command, estimate: Duration, after: Duration) -
             Ok(line) => output.push(line),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        }
+        if stop.load(Ordering::Relaxed) {
+            // It has ended by itself where that fails.
+            let _ = child.kill();
+            child.wait()?;
+            bail!(Stopped);
         }
         let due = if terminal { REFRESH } else { HEARTBEAT };
         if told.elapsed() >= due {
