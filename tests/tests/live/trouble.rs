@@ -152,3 +152,27 @@ fn a_token_that_is_replaced_in_its_file_is_taken_up() {
     let record = drop_to(&mut agent, "pod-b");
     assert_eq!(record["verdict"]["ingress"]["isolating"].as_array().map(Vec::len), Some(1));
 }
+
+#[test]
+fn a_token_that_counts_no_more_is_named() {
+    let stage = Stage::new(2);
+    stage.frontend_to_backend();
+    let expired = stage.api.kubeconfig_for("expired", "of-yesterday").expect("a kubeconfig");
+    let flow = ["explain", "--from", "frontend/pod-a", "--to", "backend/pod-b", "--port", "8080"];
+    let explained = stage.whydrop(&expired, &flow).expect("whydrop explain");
+    let complaint = String::from_utf8_lossy(&explained.stderr).into_owned();
+    assert_eq!(explained.status.code(), Some(2), "{complaint}");
+    assert!(complaint.contains("Unauthorized"), "{complaint}");
+
+    // The agent lives, judges nothing by what it does not know, and says why.
+    stage.enforce(1);
+    let mut agent = stage.agent_as(&expired, &[]).expect("it starts");
+    agent.wait_ready().expect("it gets ready");
+    let ready = states(&agent, "ready").next().expect("a record").to_string();
+    assert!(ready.contains("NetworkPolicy objects") && ready.contains("Unauthorized"), "{ready}");
+    stage.connect(0, to(&stage, 1)).expect_err("it is dropped");
+    let is_drop = |heard: &Heard| heard.record["kind"] == "drop";
+    agent.wait_for(RECORD_WAIT, |heard| heard.iter().any(is_drop)).expect("a record");
+    let record = &agent.records().iter().find(|heard| is_drop(heard)).expect("it").record;
+    assert_eq!(record["cause"]["class"], "cannot-tell", "{record}");
+}
