@@ -332,7 +332,7 @@ pub struct NearestMiss {
 pub struct Changed {
     /// The object.
     pub object: ObjectRef,
-    /// What happened to it: `created`, `edited`, `relabelled` or `deleted`.
+    /// What happened to it: `created`, `edited`, `relabelled`, `moved` or `deleted`.
     pub change: String,
     /// When.
     pub at: String,

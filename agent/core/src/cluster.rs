@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use rpds::HashTrieMapSync;
 
 use crate::policy::{Policy, PolicyRef, index::PolicyIndex};
-use history::{Change, ChangeKind, History};
+use history::{ChangeKind, History};
 use look_up::LookUp;
 use object::{EndpointSlice, Key, Kind, Namespace, Node, Object, Pod, Service};
 
@@ -164,6 +164,25 @@ impl Snapshot {
         self.interfaces.get(&index)
     }
 
+    /// An object by kind and name.
+    pub fn object(&self, key: &Key) -> Option<Object> {
+        let name = || (key.namespace.clone().unwrap_or_default(), key.name.clone());
+        Some(match key.kind {
+            Kind::Pod => Object::Pod(Pod::clone(self.pods.get(&name())?)),
+            Kind::Namespace => Object::Namespace(Namespace::clone(self.namespaces.get(&key.name)?)),
+            Kind::Node => Object::Node(Node::clone(self.nodes.get(&key.name)?)),
+            Kind::Service => Object::Service(Service::clone(self.services.get(&name())?)),
+            Kind::EndpointSlice => {
+                Object::EndpointSlice(EndpointSlice::clone(self.endpoint_slices.get(&name())?))
+            }
+            Kind::Policy(kind) => {
+                let (namespace, name) = (key.namespace.clone(), key.name.clone());
+                let policy = self.policies.get(&PolicyRef { kind, namespace, name })?;
+                Object::Policy(Policy::clone(policy))
+            }
+        })
+    }
+
     /// How many objects of a kind there are.
     pub fn count(&self, kind: Kind) -> usize {
         match kind {
@@ -246,11 +265,14 @@ impl Cluster {
     /// Takes an object as it is now. `at`: when it came to be so; `None` at the first listing,
     /// which says nothing of when.
     pub fn apply(&mut self, object: Object, at: Option<Timestamp>) {
-        if let (Some(at), Some(kind)) = (at, self.change_kind(&object)) {
-            let change = Change { object: object.key(), kind, at };
-            self.history.push(change, self.snapshot.clone());
+        if let Some(at) = at {
+            self.record_apply(&object, at);
         }
-        let snapshot = &mut self.snapshot;
+        Self::put(&mut self.snapshot, object, at);
+    }
+
+    /// Makes an object part of a snapshot, in place of what it was before.
+    fn put(snapshot: &mut Snapshot, object: Object, at: Option<Timestamp>) {
         snapshot.revision += 1;
         match object {
             Object::Namespace(namespace) => {
@@ -309,8 +331,8 @@ impl Cluster {
         }
     }
 
-    /// How an object differs from what is known of it, where that can change a verdict.
-    fn change_kind(&self, object: &Object) -> Option<ChangeKind> {
+    /// How an object differs from what it was before, where that can change a verdict.
+    fn change_kind(&self, before: Option<&Object>, object: &Object) -> Option<ChangeKind> {
         let snapshot = &self.snapshot;
         match object {
             Object::Policy(policy) => match snapshot.policies.get(&policy.reference) {
@@ -326,20 +348,36 @@ impl Cluster {
                 (before.labels != namespace.labels).then_some(ChangeKind::Relabelled)
             }
             Object::Pod(pod) => {
-                let before = snapshot.pod(&pod.namespace, &pod.name)?;
-                (before.labels != pod.labels).then_some(ChangeKind::Relabelled)
+                let Some(Object::Pod(before)) = before else { return None };
+                let moved = || (before.addresses != pod.addresses).then_some(ChangeKind::Moved);
+                let relabelled = before.labels != pod.labels;
+                relabelled.then_some(ChangeKind::Relabelled).or_else(moved)
             }
-            Object::Node(_) | Object::Service(_) | Object::EndpointSlice(_) => None,
+            Object::Node(node) => {
+                let before = snapshot.node(&node.name)?;
+                let moved = || (before.addresses != node.addresses).then_some(ChangeKind::Moved);
+                let relabelled = before.labels != node.labels;
+                relabelled.then_some(ChangeKind::Relabelled).or_else(moved)
+            }
+            Object::Service(_) | Object::EndpointSlice(_) => {
+                (before? != object).then_some(ChangeKind::Edited)
+            }
         }
     }
 
     /// An object is gone.
     pub fn delete(&mut self, key: &Key, at: Timestamp) {
-        if matches!(key.kind, Kind::Policy(_)) {
-            let change = Change { object: key.clone(), kind: ChangeKind::Deleted, at };
-            self.history.push(change, self.snapshot.clone());
-        }
-        let snapshot = &mut self.snapshot;
+        self.record_delete(key, at);
+        Self::take_out(&mut self.snapshot, key, at);
+    }
+
+    /// An object that is not followed is of no use any more. Whether it is gone is not known.
+    pub fn forget(&mut self, key: &Key, at: Timestamp) {
+        Self::take_out(&mut self.snapshot, key, at);
+    }
+
+    /// Takes an object out of a snapshot.
+    fn take_out(snapshot: &mut Snapshot, key: &Key, at: Timestamp) {
         snapshot.revision += 1;
         let name = || (key.namespace.clone().unwrap_or_default(), key.name.clone());
         match key.kind {

@@ -1,6 +1,7 @@
 //! From a drop and a snapshot to the cause, in the order in which a playbook checks.
 
 mod attribution;
+mod hindsight;
 pub mod reason;
 mod words;
 
@@ -11,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     cluster::{
         Snapshot,
-        history::{Change, History},
+        history::History,
         object::{Probe, Service},
         resolve::{Backend, Endpoint, Holder},
     },
@@ -25,7 +26,7 @@ use crate::{
     },
     remedy::{Remedy, remedy},
 };
-pub use attribution::attribute;
+pub use attribution::{Attribution, attribute};
 use reason::Died;
 
 /// What killed a flow, or would.
@@ -337,17 +338,31 @@ pub struct Judgement {
     /// Why it died, or would.
     pub diagnosis: Diagnosis,
     /// The latest change that made it so.
-    pub changed: Option<Change>,
+    pub changed: Attribution,
     /// The rule that lets it pass.
     pub remedy: Option<Remedy>,
 }
 
 /// Judges a flow, and finds the change and the remedy.
 pub fn judge(snapshot: &Snapshot, history: &History, case: &Case<'_>) -> Judgement {
-    Judgement::of(snapshot, history, diagnose(snapshot, case))
+    Judgement::in_hindsight(snapshot, history, case, diagnose(snapshot, case))
 }
 
 impl Judgement {
+    /// Finds the change and the remedy for a drop, which may have died of what policies say no
+    /// more.
+    pub fn in_hindsight(
+        snapshot: &Snapshot,
+        history: &History,
+        case: &Case<'_>,
+        diagnosis: Diagnosis,
+    ) -> Self {
+        match hindsight::in_hindsight(history, snapshot, case, &diagnosis) {
+            Some((diagnosis, changed)) => Self { diagnosis, changed, remedy: None },
+            None => Self::of(snapshot, history, diagnosis),
+        }
+    }
+
     /// Finds the change and the remedy for a diagnosis.
     pub fn of(snapshot: &Snapshot, history: &History, diagnosis: Diagnosis) -> Self {
         let changed = attribute(history, snapshot, &diagnosis);

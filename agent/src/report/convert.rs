@@ -8,7 +8,7 @@ use whydrop_core::{
         resolve::{Endpoint, Holder},
     },
     correlate::{self, Drop, Level},
-    diagnosis::{self, Class, Diagnosis, Dialled, Judgement},
+    diagnosis::{self, Attribution, Class, Diagnosis, Dialled, Judgement},
     flow,
     observation::Rejection,
     policy::{self, Policy, evaluate},
@@ -61,7 +61,7 @@ impl Reporter {
             rejection: None,
         };
         let id = format!("{:016x}", diagnosis.incident());
-        let judgement = Judgement { diagnosis, changed: None, remedy: None };
+        let judgement = Judgement { diagnosis, changed: Attribution::None, remedy: None };
         self.record(now, DropKind::Finding, id, &judgement, evidence)
     }
 
@@ -113,7 +113,7 @@ impl Reporter {
             flow: flow_of(diagnosis),
             evidence,
             verdict: verdict_of(&diagnosis.verdict),
-            cause: cause_of(&diagnosis.cause, changed.as_ref()),
+            cause: cause_of(&diagnosis.cause, changed.lead()),
             remedy: remedy.as_ref().map(remedy_of),
             incident: format!("{:016x}", diagnosis.incident()),
         }))

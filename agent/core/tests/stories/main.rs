@@ -1,0 +1,4 @@
+//! What happened to a cluster, step by step in virtual time, and what is told of it.
+
+mod build;
+mod history;
