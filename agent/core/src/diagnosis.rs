@@ -2,6 +2,7 @@
 
 mod attribution;
 mod hindsight;
+mod judgement;
 pub mod reason;
 mod words;
 
@@ -12,7 +13,6 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     cluster::{
         Snapshot,
-        history::History,
         object::{Probe, Service},
         resolve::{Backend, Endpoint, Holder},
     },
@@ -24,9 +24,9 @@ use crate::{
         evaluate::{Decision, Question, Verdict, evaluate},
         nearest::{Lack, NearestMiss, nearest_miss},
     },
-    remedy::{Remedy, remedy},
 };
 pub use attribution::{Attribution, attribute};
+pub use judgement::{Judgement, judge};
 use reason::Died;
 
 /// What killed a flow, or would.
@@ -329,45 +329,6 @@ fn responsible(verdict: &Verdict, direction: Direction) -> Vec<Arc<Policy>> {
             named.map(|trace| trace.policy.clone()).collect()
         }
         None => verdict.isolating.clone(),
-    }
-}
-
-/// A flow judged, with what can be done about it and since which change it is so.
-#[derive(Clone, Debug)]
-pub struct Judgement {
-    /// Why it died, or would.
-    pub diagnosis: Diagnosis,
-    /// The latest change that made it so.
-    pub changed: Attribution,
-    /// The rule that lets it pass.
-    pub remedy: Option<Remedy>,
-}
-
-/// Judges a flow, and finds the change and the remedy.
-pub fn judge(snapshot: &Snapshot, history: &History, case: &Case<'_>) -> Judgement {
-    Judgement::in_hindsight(snapshot, history, case, diagnose(snapshot, case))
-}
-
-impl Judgement {
-    /// Finds the change and the remedy for a drop, which may have died of what policies say no
-    /// more.
-    pub fn in_hindsight(
-        snapshot: &Snapshot,
-        history: &History,
-        case: &Case<'_>,
-        diagnosis: Diagnosis,
-    ) -> Self {
-        match hindsight::in_hindsight(history, snapshot, case, &diagnosis) {
-            Some((diagnosis, changed)) => Self { diagnosis, changed, remedy: None },
-            None => Self::of(snapshot, history, diagnosis),
-        }
-    }
-
-    /// Finds the change and the remedy for a diagnosis.
-    pub fn of(snapshot: &Snapshot, history: &History, diagnosis: Diagnosis) -> Self {
-        let changed = attribute(history, snapshot, &diagnosis);
-        let remedy = remedy(snapshot, &diagnosis);
-        Self { diagnosis, changed, remedy }
     }
 }
 

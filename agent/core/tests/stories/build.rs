@@ -137,6 +137,7 @@ pub(crate) fn between(
 /// A connect from one address to another, of which the SYNs at these seconds were dropped by
 /// netfilter.
 pub(crate) fn dropped(source: IpAddr, destination: IpAddr, port: u16, seconds: &[i64]) -> Drop {
+    let IpAddr::V4(to) = destination else { panic!("the pods have IPv4 addresses") };
     let mut correlator = Correlator::default();
     for second in seconds {
         correlator.observe(&Observation {
@@ -145,8 +146,8 @@ pub(crate) fn dropped(source: IpAddr, destination: IpAddr, port: u16, seconds: &
             attempt: Some(AttemptId {
                 protocol: Protocol::Tcp,
                 source,
-                source_port: 40_000,
-                sequence: u32::from(port),
+                source_port: port,
+                sequence: to.to_bits(),
             }),
             packets: 1,
             flow: Flow { source, destination, port, protocol: Protocol::Tcp },
