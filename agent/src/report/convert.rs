@@ -121,7 +121,7 @@ impl Reporter {
 }
 
 /// RFC 3339 in UTC, with microseconds.
-fn time(at: Timestamp) -> String {
+pub(super) fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
@@ -256,19 +256,25 @@ pub fn cause_of(cause: &diagnosis::Cause, changed: Option<&Change>) -> Cause {
             wanted: miss.wanted.clone(),
             found: miss.found.clone(),
         }),
-        changed: changed.map(|change| Changed {
-            object: ObjectRef {
-                kind: change.object.kind.to_string(),
-                namespace: change.object.namespace.as_deref().map(str::to_owned),
-                name: change.object.name.to_string(),
-                uid: None,
-            },
-            change: change.kind.name().to_owned(),
-            at: time(change.at),
-        }),
+        changed: changed.map(changed_of),
         confidence: cause.confidence,
         reasons: cause.reasons.clone(),
         text: cause.text.clone(),
+    }
+}
+
+/// A change.
+pub(super) fn changed_of(change: &Change) -> Changed {
+    Changed {
+        object: ObjectRef {
+            kind: change.object.kind.to_string(),
+            namespace: change.object.namespace.as_deref().map(str::to_owned),
+            name: change.object.name.to_string(),
+            uid: None,
+        },
+        change: change.kind.name().to_owned(),
+        difference: change.difference.as_deref().map(str::to_owned),
+        at: time(change.at),
     }
 }
 

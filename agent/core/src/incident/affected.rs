@@ -139,8 +139,13 @@ impl Affected {
     }
 }
 
-/// The paths that flows stand for, what most pods suffer by first.
-pub(super) fn affected(snapshot: &Snapshot, flows: &BTreeMap<Flow, Dying>) -> Vec<Affected> {
+/// The paths that flows stand for, what most pods suffer by first; a pod suffers by flows that are
+/// cut.
+pub(super) fn affected(
+    snapshot: &Snapshot,
+    flows: &BTreeMap<Flow, Dying>,
+    is_cut: impl Fn(&Dying) -> bool,
+) -> Vec<Affected> {
     let mut paths: BTreeMap<Path, Affected> = BTreeMap::new();
     let mut ports: BTreeMap<Party, BTreeSet<u16>> = BTreeMap::new();
     for dying in flows.values() {
@@ -155,7 +160,7 @@ pub(super) fn affected(snapshot: &Snapshot, flows: &BTreeMap<Flow, Dying>) -> Ve
             false => (&question.destination, &question.source),
         };
         let of_path = paths.entry(path.clone()).or_insert_with(|| path_of(snapshot, path));
-        if !dying.passes() {
+        if is_cut(dying) {
             of_path.pods.insert(sufferer.to_string());
         }
         of_path.others.insert(other.to_string());

@@ -184,7 +184,7 @@ impl Entry {
             Told::Open { at, .. } => self.goes_on(at, snapshot, now)?,
             _ => return None,
         };
-        let incident = self.incident(id, snapshot, now);
+        let incident = self.incident(id, snapshot, now, happened);
         self.is_unassessed = false;
         let severity = incident.assessment.severity;
         // What has become worse is told at once, all else in its time.
@@ -265,11 +265,21 @@ impl Entry {
         agreement
     }
 
-    fn incident(&mut self, id: IncidentId, snapshot: &Snapshot, now: Timestamp) -> Incident {
+    fn incident(
+        &mut self,
+        id: IncidentId,
+        snapshot: &Snapshot,
+        now: Timestamp,
+        happened: Happened,
+    ) -> Incident {
+        // What is over is told as it was.
+        let is_over = matches!(happened, Happened::Resolved(_));
+        let agreement = if is_over { Agreement::default() } else { self.agreement(snapshot) };
         let choices =
             self.choices.get_or_insert_with(|| choices(snapshot, &self.diagnosis)).clone();
         let cause = self.diagnosis.cause.clone();
-        let mut affected = affected(snapshot, &self.flows);
+        let is_cut = |dying: &Dying| is_over || !dying.passes();
+        let mut affected = affected(snapshot, &self.flows, is_cut);
         let affected_untold = affected.len().saturating_sub(PATHS_TOLD_MAX);
         let mut incident = Incident {
             id,
@@ -291,7 +301,7 @@ impl Entry {
             plan: Vec::new(),
             cause,
         };
-        incident.assessment = assess(&incident, &affected, self.agreement(snapshot), now);
+        incident.assessment = assess(&incident, &affected, agreement, now);
         affected.truncate(PATHS_TOLD_MAX);
         incident.affected = affected;
         incident.text = words::text(&incident, now);

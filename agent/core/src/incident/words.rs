@@ -4,7 +4,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Affected, Incident, Party};
 use crate::{
-    cluster::history::{Change, ChangeKind},
+    cluster::{
+        history::{Change, ChangeKind},
+        object::Kind,
+    },
     correlate::Evidence,
     diagnosis::{Attribution, Class, Situation},
 };
@@ -65,19 +68,19 @@ pub(super) fn pods_of(affected: &Affected) -> String {
     }
 }
 
-/// `NetworkPolicy backend/deny was applied 10 minutes ago, 3 s before the first drop`.
+/// `policy applied 10 minutes ago, 3 s before the first drop`.
 fn change(incident: &Incident, now: Timestamp) -> Option<String> {
     match &incident.changed {
         Attribution::None => None,
         Attribution::Seen(changes) => {
-            let told = changes.iter().map(|change| one_change(change, now));
+            let told = changes.iter().map(|change| one_change(incident, change, now));
             let told = told.collect::<Vec<_>>().join(" and ");
             let distance = changes.first().map(|c| distance(incident, c)).unwrap_or_default();
             Some(told + &distance)
         }
         Attribution::Older { own: Some(own), .. } => {
             let distance = distance(incident, own);
-            Some(format!("{}{distance}, by its own timestamp", one_change(own, now)))
+            Some(format!("{}{distance}, by its own timestamp", one_change(incident, own, now)))
         }
         Attribution::Older { known_since, own: None } => {
             let since = known_since.map(|at| format!(", since {}", at.strftime("%FT%TZ")));
@@ -87,15 +90,21 @@ fn change(incident: &Incident, now: Timestamp) -> Option<String> {
     }
 }
 
-fn one_change(change: &Change, now: Timestamp) -> String {
+fn one_change(incident: &Incident, change: &Change, now: Timestamp) -> String {
     let Change { object, kind, difference, at } = change;
+    let is_cause = incident.cause.policy.as_ref().is_some_and(|policy| {
+        let reference = &policy.reference;
+        object.kind == Kind::Policy(reference.kind)
+            && (&object.namespace, &object.name) == (&reference.namespace, &reference.name)
+    });
+    let object = if is_cause { "policy".to_owned() } else { object.to_string() };
     let verb = match kind {
         ChangeKind::Created => "applied",
         other => other.name(),
     };
     let ago = span(now.duration_since(*at));
     let difference = difference.as_deref().map(|d| format!(" ({d})")).unwrap_or_default();
-    format!("{object} was {verb} {ago} ago{difference}")
+    format!("{object} {verb} {ago} ago{difference}")
 }
 
 /// `, 3 s before the first drop`.

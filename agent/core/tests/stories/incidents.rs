@@ -126,7 +126,8 @@ fn check_outage(incident: &Incident) {
     assert_eq!((incident.drops.len(), incident.drop_count), (22, 22));
     for told in [
         "8 of 8 backend/backend-api cannot reach backend/postgres-primary-0:5432/TCP",
-        "NetworkPolicy backend/restrict-backend-ingress was applied 10 minutes ago",
+        "denied by NetworkPolicy backend/restrict-backend-ingress",
+        "policy applied 10 minutes ago",
         "3 s before the first drop",
     ] {
         assert!(incident.text.contains(told), "{told}: {}", incident.text);
