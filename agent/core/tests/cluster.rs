@@ -139,6 +139,7 @@ fn policy(namespace: &str, name: &str, selects: Selector, peers: Peers) -> Polic
         },
         uid: None,
         created: None,
+        written: None,
         layer: Layer::NetworkPolicy,
         priority: 0,
         subject: PodPeer { namespaces: Namespaces::Own(namespace), pods: selects },

@@ -1,5 +1,7 @@
 //! `kind: incident`: one cause with many drops, opened, updated and resolved.
 
+use std::fmt::Write as _;
+
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -465,7 +467,7 @@ pub(super) fn line(record: &IncidentRecord) -> String {
     );
     if let [first, others @ ..] = record.plan.as_slice() {
         let more = count(others.len() as u64, "step");
-        line += &format!("; do: {} ({more} more)", first.text);
+        let _ = write!(line, "; do: {} ({more} more)", first.text);
     }
     line
 }

@@ -40,7 +40,7 @@ pub enum Attribution {
     Older {
         /// Since when changes are known; `None`: no change has ever been watched for.
         known_since: Option<Timestamp>,
-        /// When the policy that leads was made, by its own timestamp.
+        /// When the policy that leads was made or last written, by its own timestamps.
         own: Option<Change>,
     },
 }
@@ -62,7 +62,7 @@ impl Attribution {
 }
 
 /// The latest change across which the flow went from allowed to denied. Without one in the history:
-/// the creation of the policy that leads, by its own timestamp.
+/// when the policy that leads was made or last written, by its own timestamps.
 pub fn attribute(history: &History, snapshot: &Snapshot, diagnosis: &Diagnosis) -> Attribution {
     if !diagnosis.cause.class.is_denial() {
         return Attribution::None;
@@ -76,18 +76,22 @@ pub fn attribute(history: &History, snapshot: &Snapshot, diagnosis: &Diagnosis) 
     }
 }
 
-/// The creation of a policy by its own timestamp.
+/// When a policy was last written, by its own timestamps. Whether that made the difference is not
+/// known; that it did not change since is.
 fn own_change(policy: &Policy) -> Option<Change> {
     let reference = &policy.reference;
+    // The API server writes whole seconds; what creates an object writes its spec as well.
+    let edited = policy.written.filter(|written| Some(*written) > policy.created);
+    let kind = if edited.is_some() { ChangeKind::Edited } else { ChangeKind::Created };
     Some(Change {
         object: Key {
             kind: Kind::Policy(reference.kind),
             namespace: reference.namespace.clone(),
             name: reference.name.clone(),
         },
-        kind: ChangeKind::Created,
+        kind,
         difference: None,
-        at: policy.created?,
+        at: edited.or(policy.created)?,
     })
 }
 

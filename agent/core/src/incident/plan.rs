@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Incident, Path, affected::Affected, entry::Dying};
+use super::{Incident, Path, affected::Affected, entry::Dying, words::several};
 use crate::{
     cluster::history::{Change, ChangeKind},
     correlate::REPORT_INTERVAL,
@@ -89,8 +89,7 @@ impl fmt::Display for Step {
                 REPORT_INTERVAL.as_secs()
             ),
             Self::AwaitReady { pods, condition } => {
-                let listed = pods.join(", ");
-                write!(f, "wait for the condition {condition} of {listed}")
+                write!(f, "wait for the condition {condition} of {}", several(pods))
             }
             Self::Test { from, to, flow: Flow { port, protocol, .. } } => {
                 write!(f, "test {from} -> {to}:{port}/{protocol}")

@@ -136,7 +136,8 @@ pub(super) fn established(evidence: &Evidence) -> Option<&'static str> {
     }
 }
 
-const ACCEPTED: &str = "this filter accepts established connections before policy: only new ones die, until they close";
+const ACCEPTED: &str =
+    "this filter accepts established connections before policy: what is connected stays so";
 
 /// `3 s`, `10 minutes`, `7 days`: whole units, the largest that is not less than two of it.
 pub fn span(duration: SignedDuration) -> String {
@@ -150,7 +151,7 @@ pub fn span(duration: SignedDuration) -> String {
 }
 
 /// The first names, and how many more.
-fn several(names: &[String]) -> String {
+pub(super) fn several(names: &[String]) -> String {
     let listed = names.iter().take(NAMES_MAX).cloned().collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(NAMES_MAX) {
         0 => listed,

@@ -12,6 +12,7 @@ use super::{
     PortMatch, PortRange, Rule,
     network_policy::{network, port_number, protocol},
     selector::Selector,
+    spec_written,
 };
 use crate::problem::{FieldPath, Problem};
 
@@ -212,6 +213,7 @@ fn lower_as(
         reference: PolicyRef { kind, namespace: None, name: name.into() },
         uid: metadata.uid.as_deref().map(Into::into),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+        written: spec_written(metadata),
         layer,
         priority,
         subject,

@@ -15,7 +15,7 @@ use k8s_openapi::{
 
 use super::{
     Action, Block, Layer, Namespaces, Peer, Peers, PodPeer, Policy, PolicyKind, PolicyRef,
-    PortMatch, PortRange, Rule, selector::Selector,
+    PortMatch, PortRange, Rule, selector::Selector, spec_written,
 };
 use crate::{
     flow::Protocol,
@@ -68,6 +68,7 @@ pub fn lower(policy: &NetworkPolicy) -> Result<Policy, Problem> {
         },
         uid: metadata.uid.as_deref().map(Into::into),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+        written: spec_written(metadata),
         layer: Layer::NetworkPolicy,
         priority: 0,
         subject: PodPeer { namespaces: Namespaces::Own(namespace), pods },

@@ -97,6 +97,7 @@ pub(crate) fn ingress(namespace: &str, name: &str, selects: Selector, rules: Vec
         },
         uid: None,
         created: None,
+        written: None,
         layer: Layer::NetworkPolicy,
         priority: 0,
         subject: PodPeer { namespaces: Namespaces::Own(namespace), pods: selects },

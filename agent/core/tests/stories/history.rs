@@ -13,7 +13,9 @@ use whydrop_core::{
         object::{Key, Kind, Object, Pod},
     },
     diagnosis::{Attribution, Class, Judgement, diagnose, judge},
-    policy::{Action, Block, Peer, Peers, Rule, evaluate::Decision, selector::Selector},
+    policy::{
+        Action, Block, Peer, Peers, Rule, evaluate::Decision, network_policy, selector::Selector,
+    },
 };
 
 const WEB: (&str, &str) = ("frontend", "web-0");
@@ -164,6 +166,36 @@ fn what_was_there_at_the_start_is_older_than_what_is_known() {
     assert_eq!(told(&attribution), ["NetworkPolicy backend/deny created at -600"]);
     let Attribution::Older { known_since, .. } = attribution else { panic!("{attribution:?}") };
     assert_eq!(known_since, Some(at(0)));
+}
+
+#[test]
+fn a_policy_that_was_edited_before_the_agent_came_says_when_by_itself() {
+    let mut cluster = open();
+    let mut deny = ingress("backend", "deny", Selector::EVERYTHING, Vec::new());
+    (deny.created, deny.written) = (Some(at(-600)), Some(at(-60)));
+    cluster.apply(Object::Policy(deny), None);
+    assert_eq!(told(&blame(&cluster)), ["NetworkPolicy backend/deny edited at -60"]);
+}
+
+#[test]
+fn the_manager_that_wrote_the_spec_tells_when() {
+    let manager = |name: &str, time: &str, fields: &str| serde_json::json!({"manager": name, "time": time, "fieldsV1": {fields: {}}});
+    let policy = serde_json::json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {
+            "name": "deny",
+            "creationTimestamp": "2025-12-01T00:00:00Z",
+            "managedFields": [
+                manager("helm", "2025-12-01T00:00:00Z", "f:spec"),
+                manager("kubectl-edit", "2026-01-02T03:04:05Z", "f:spec"),
+                manager("kubectl-annotate", "2026-01-03T00:00:00Z", "f:metadata"),
+            ],
+        },
+        "spec": {"podSelector": {}},
+    });
+    let policy = serde_json::from_value(policy).expect("a policy");
+    assert_eq!(network_policy::lower(&policy).expect("valid").written, Some(at(0)));
 }
 
 #[test]
