@@ -227,7 +227,7 @@ pub struct IncidentBook {
 }
 
 impl IncidentBook {
-    /// Links a judged drop to the incident of its cause.
+    /// Links a judged drop that is worth telling to the incident of its cause.
     pub fn take(&mut self, judged: &JudgedDrop<'_>, now: Timestamp) {
         let diagnosis = &judged.judgement.diagnosis;
         if diagnosis.cause.class == Class::None {
@@ -239,6 +239,13 @@ impl IncidentBook {
             return;
         }
         self.entries.entry(id).or_insert_with(|| Entry::new(judged, now)).add(judged, now);
+    }
+
+    /// The flows of open incidents that have not passed since they died, each as dialled as well
+    /// where that differs: whether they have is for the kernel's table to say.
+    pub fn unanswered(&self) -> impl Iterator<Item = (&Flow, Option<&Flow>)> {
+        let open = self.entries.values().filter(|entry| entry.resolved_at().is_none());
+        open.flat_map(Entry::unanswered)
     }
 
     /// Takes that a flow was answered: one after translation, as drops name it.

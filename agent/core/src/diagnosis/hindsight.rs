@@ -3,8 +3,8 @@
 use jiff::SignedDuration;
 
 use super::{
-    Attribution, Case, Class, Diagnosis, Fate,
-    attribution::{Flip, Sought, latest_flip},
+    Attribution, Case, Class, Diagnosis, ENFORCED_WITHIN, Fate,
+    attribution::{Flip, Sought, attribute, latest_flip},
     diagnose,
     reason::Died,
     responsible,
@@ -22,12 +22,16 @@ use crate::{
 /// restart takes minutes; beyond that the likeness is chance.
 const LAG_MAX: SignedDuration = SignedDuration::from_mins(5);
 
+/// What the confidence is worth where a plugin would have caught up by then, as most do.
+const LATE: f64 = 0.8;
+
 /// How much later than it happened a change may be seen: a packet that died less than this before
 /// the change was seen may have died after it.
 const SEEN_WITHIN: SignedDuration = SignedDuration::from_secs(1);
 
-/// The diagnosis of a drop that policies deny no more, with the changes that took the denial away.
-/// `None`: there was no such denial, or something else killed the flow.
+/// The diagnosis of a drop that policies deny no more: the denial, and what changed so that it was
+/// one, if it stood when the packets died; else that the filter is out of sync, and what took the
+/// denial away. `None`: there was no such denial, or something else killed the flow.
 pub(super) fn in_hindsight(
     history: &History,
     snapshot: &Snapshot,
@@ -46,11 +50,12 @@ pub(super) fn in_hindsight(
     if late > LAG_MAX {
         return None;
     }
-    let told = if late < -SEEN_WITHIN {
-        denied_then(&flip, case, change)
-    } else {
-        out_of_sync(&flip, evidence, diagnosis, change, late)
-    };
+    if late < -SEEN_WITHIN {
+        let told = denied_then(&flip, case, change);
+        let changed = attribute(history, &flip.before, &told);
+        return Some((told, changed));
+    }
+    let told = out_of_sync(&flip, evidence, diagnosis, change, late);
     Some((told, Attribution::Seen(flip.changes)))
 }
 
@@ -97,8 +102,11 @@ fn out_of_sync(
     cause.policy = policy;
     cause.text = format!(
         "no policy denies it now, and this node's filter {verb} it as {who}: the CNI has not \
-         caught up"
+         caught up, or other rules are in the way"
     );
+    if late > ENFORCED_WITHIN {
+        cause.confidence = (cause.confidence * LATE * 100.0).round() / 100.0;
+    }
     cause.reasons.push(format!("before the latest change, {secs} s earlier, it was denied"));
     told
 }

@@ -164,7 +164,7 @@ fn denied_since(incident: &Incident) -> Option<Timestamp> {
 fn lost(incident: &Incident, affected: &Affected, is_sustained: bool) -> Option<String> {
     let who = pods_of(affected);
     match incident.cause.situation {
-        Some(Situation::Dns) => {
+        Some(Situation::Dns) if affected.is_whole_workload() || is_sustained => {
             return Some(format!("{who} lost DNS: nothing that uses names works"));
         }
         Some(Situation::Probe(probe)) if affected.is_whole_workload() => {
@@ -174,7 +174,7 @@ fn lost(incident: &Incident, affected: &Affected, is_sustained: bool) -> Option<
             };
             return Some(format!("{who} lost their {probe} probes: {then}"));
         }
-        Some(Situation::Probe(_)) | None => {}
+        Some(Situation::Dns | Situation::Probe(_)) | None => {}
     }
     if !affected.is_whole_workload() {
         return None;

@@ -29,6 +29,8 @@ use crate::{
 pub(super) struct Dying {
     /// With its ends as they were when it was last judged.
     pub(super) question: Question,
+    /// The same as it was dialled, where that differs.
+    dialled: Option<Flow>,
     /// The last sign of its dying.
     pub(super) died: Timestamp,
     /// When it last got an answer, before or since.
@@ -134,7 +136,15 @@ impl Entry {
         } else {
             self.unlinked += 1;
         }
-        self.keep_flow(drop.flow, diagnosis, evidence.last().min(now), *last_success);
+        let dialled =
+            drop.dialled.map(|(destination, port)| Flow { destination, port, ..drop.flow });
+        let dying = Dying {
+            question: diagnosis.question.clone(),
+            dialled,
+            died: evidence.last().min(now),
+            worked: (*last_success).max(evidence.answered),
+        };
+        self.keep_flow(drop.flow, dying);
         if let Some(remedy) = &judgement.remedy {
             let path = Path::of(&diagnosis.question);
             let known = self.remedies.iter().any(|(known, _)| *known == path);
@@ -146,21 +156,19 @@ impl Entry {
         self.is_unassessed = true;
     }
 
-    fn keep_flow(
-        &mut self,
-        flow: Flow,
-        diagnosis: &Diagnosis,
-        died: Timestamp,
-        worked: Option<Timestamp>,
-    ) {
-        let question = diagnosis.question.clone();
+    fn keep_flow(&mut self, flow: Flow, dying: Dying) {
         if let Some(known) = self.flows.get_mut(&flow) {
-            known.question = question;
-            known.died = known.died.max(died);
-            known.worked = known.worked.max(worked);
+            let (died, worked) = (known.died.max(dying.died), known.worked.max(dying.worked));
+            *known = Dying { died, worked, ..dying };
         } else if self.flows.len() < FLOWS_MAX {
-            self.flows.insert(flow, Dying { question, died, worked });
+            self.flows.insert(flow, dying);
         }
+    }
+
+    /// The flows that have not passed since they died, each as dialled as well where that differs.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = (&Flow, Option<&Flow>)> {
+        let unanswered = self.flows.iter().filter(|(_, dying)| !dying.passes());
+        unanswered.map(|(flow, dying)| (flow, dying.dialled.as_ref()))
     }
 
     pub(super) fn answered(&mut self, flow: &Flow, at: Timestamp) {

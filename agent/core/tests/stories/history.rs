@@ -459,7 +459,8 @@ fn a_filter_that_still_does_what_a_deleted_policy_said_is_out_of_sync() {
     assert_eq!(
         cause.text,
         "no policy denies it now, and this node's filter dropped it as NetworkPolicy \
-         backend/default-deny, deleted 3 s before, would have: the CNI has not caught up"
+         backend/default-deny, deleted 3 s before, would have: the CNI has not caught up, or other rules \
+         are in the way"
     );
     let deleted = "NetworkPolicy backend/default-deny deleted at 100";
     assert_eq!(told(&judgement.changed), [deleted]);

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use jiff::SignedDuration;
+use proptest::prelude::*;
 use whydrop_core::{
     cluster::{
         Cluster, Snapshot,
@@ -274,6 +275,8 @@ fn traffic_that_passes_again_resolves_and_a_later_drop_reopens() {
     let (_, opened) = story.told(9);
     story.book.answered(&flow(10, POSTGRES, 5432), at(20));
     assert!(story.tick(30).is_empty(), "the other one may go on dying");
+    let unanswered: Vec<_> = story.book.unanswered().collect();
+    assert_eq!(unanswered, [(&flow(11, POSTGRES, 5432), None)]);
     story.book.answered(&flow(11, POSTGRES, 5432), at(40));
     let (happened, resolved) = story.told(41);
     assert_eq!(happened, Happened::Resolved(Resolution::Passes { at: at(40) }));
@@ -294,6 +297,33 @@ fn silence_resolves() {
     assert!(story.tick(6 + SILENCE.as_secs() - 1).is_empty());
     let (happened, _) = story.told(6 + SILENCE.as_secs());
     assert_eq!(happened, Happened::Resolved(Resolution::Silence));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+
+    /// What is told depends on what died, not on who was told of it first.
+    #[test]
+    fn the_order_of_drops_makes_no_difference(
+        replicas in Just((0..8u8).collect::<Vec<_>>()).prop_shuffle(),
+        ports in Just(vec![5432, 9187, 9999]).prop_shuffle(),
+    ) {
+        let play = |replicas: &[u8], ports: &[u16]| {
+            let mut story = Story::of(backend());
+            story.cluster.apply(Object::Policy(restrict()), Some(at(0)));
+            for replica in replicas {
+                for port in ports {
+                    let seconds = 3 + i64::from(*replica);
+                    story.dies(10 + replica, POSTGRES, *port, &[seconds, seconds + 1], None);
+                }
+            }
+            let (_, incident) = story.told(20);
+            let Incident { id, drops, packets, first, last, affected, assessment, .. } = incident;
+            (id, drops, packets, first, last, affected, assessment)
+        };
+        let in_order: Vec<u8> = (0..8).collect();
+        prop_assert_eq!(play(&replicas, &ports), play(&in_order, &[5432, 9187, 9999]));
+    }
 }
 
 #[test]
@@ -324,7 +354,8 @@ fn drops_beyond_the_bound_are_counted() {
 fn incidents_beyond_the_bound_are_counted_and_the_resolved_make_way() {
     let mut story = Story::of(backend());
     let bare = |n: u8| {
-        let pod = pod("lone", &format!("pod-{n}"), n, &[]);
+        let name = format!("pod-{n}");
+        let pod = pod("lone", &name, n, &[("app", &name)]);
         Object::Pod(Pod { addresses: vec![IpAddr::from([10, 2, 0, n])], ..pod })
     };
     (0..=140).for_each(|n| story.cluster.apply(bare(n), None));
