@@ -1,4 +1,5 @@
-//! What reaches a pod, at the egress of its veth's host side, after every other program let it by.
+//! What reaches a pod, at the egress of its veth's host side, after netfilter and other programs of
+//! tcx let it by. Filters of clsact come later, and may still drop it: Cilium's do.
 //!
 //! What is done about a packet is not inlined, as in `from_pod`.
 

@@ -4,9 +4,10 @@
 //!  probe::Interfaces ──▶ Cluster (interfaces, addresses)
 //!  cluster::Source ────▶ Cluster ──▶ Snapshot ─────────────┐
 //!                                                          ▼
-//!  probe::Observations ▶ Correlator ─▶ Drop ─────▶ diagnose, remedy ─▶ Record ─▶ sink::{Log, Events}
-//!            tick ─────▶      │        Answered ─▶ diagnose ─▶ finding ─┘
-//!                             └──────▶ Folded ─────────────────────────┘
+//!  probe::Observations ▶ Correlator ─▶ Drop ─────▶ diagnose, remedy ─▶ Record ─▶ sink::{Log, Events,
+//!            tick ─────▶      │        Answered ─▶ diagnose ─▶ finding ─┤               Metrics}
+//!                             └──────▶ Folded ─────────────────────────┘                  ▲
+//!  counts and lengths of all of these ─▶ Readings ────────────────────────────────────────┘
 //! ```
 //!
 //! One task drives all of it: each state has one writer by construction. What has to wait (watches
@@ -17,6 +18,7 @@ mod alone;
 mod judge;
 mod losses;
 mod recheck;
+mod stock;
 mod waiting;
 
 use std::{
@@ -34,7 +36,6 @@ use whydrop_core::{
     cluster::{Cluster, Interface, object::Kind},
     correlate::Correlator,
     observation::Observation,
-    policy::PolicyKind,
 };
 
 use crate::{
@@ -46,10 +47,11 @@ use crate::{
     },
     health::Health,
     probe::{Attach, Change, Config, Probe, State},
-    report::{AgentState, Reporter},
+    report::{AgentState, Record, Reporter},
     sink::{
         events::Events,
         log::{Format, Log},
+        metrics::Metrics,
     },
 };
 use losses::Losses;
@@ -59,8 +61,9 @@ use waiting::{Seekers, Seeking, WaitingRoom};
 /// How often the kernel's counters are drained, and so how late a count may be.
 const TURN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often losses are looked for and told.
-const LOSSES_INTERVAL: Duration = Duration::from_secs(10);
+/// How often losses are looked for and told, and so how old a reading in the metrics may be: no
+/// older than what lies between two scrapes, as a rule.
+const STOCK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long to wait for the API server before the agent begins to judge without it. A warm one
 /// lists everything within a second.
@@ -79,7 +82,7 @@ pub struct Options {
     pub format: Format,
     /// How to attach to interfaces.
     pub attach: Attach,
-    /// Where to answer whether the agent lives and is ready.
+    /// Where to answer whether the agent lives and is ready, and how it fares.
     pub health: Option<SocketAddr>,
     /// The reason that Kubernetes Events give; `None`: write none.
     pub event_reason: Option<String>,
@@ -97,6 +100,7 @@ struct Agent {
     log: Log,
     /// Where there is an API server to write them to.
     events: Option<Events>,
+    metrics: Metrics,
     probe: Probe,
     source: Source,
     health: Health,
@@ -127,7 +131,8 @@ pub async fn run(
         Source::Api(Box::new(Live::start(client, node.clone(), &mut cluster)))
     };
     let _alone = alone::claim()?;
-    let health = Health::start(options.health).await?;
+    let metrics = Metrics::default();
+    let health = Health::start(options.health, metrics.clone()).await?;
     let config = Config { attach: options.attach, ..Config::default() };
     let probe = Probe::start(&config).context("cannot watch this node")?;
     let mut agent = Agent {
@@ -140,6 +145,7 @@ pub async fn run(
         losses: Losses::default(),
         log: Log::start(options.format),
         events,
+        metrics,
         probe,
         source,
         health,
@@ -160,8 +166,8 @@ impl Agent {
         tokio::pin!(shutdown);
         let mut turns = interval(TURN_INTERVAL);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut losses = interval(LOSSES_INTERVAL);
-        losses.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stock = interval(STOCK_INTERVAL);
+        stock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let due = self.due();
             tokio::select! {
@@ -179,7 +185,7 @@ impl Agent {
                     Err(error) => self.degraded(&error),
                 },
                 _ = turns.tick() => self.turn().await,
-                _ = losses.tick() => self.tell_losses(),
+                _ = stock.tick() => self.take_stock(),
                 () = sleep_until(due) => {}
             }
             let now = Timestamp::now();
@@ -221,6 +227,10 @@ impl Agent {
         self.health.beat(now, self.source.is_synced());
         let trouble = self.source.turn(&mut self.cluster, now).filter(|_| self.is_ready);
         self.tell_troubles(trouble);
+        match self.probe.connections.look(now) {
+            Ok(full) => full.into_iter().for_each(|full| self.cluster.set_table_full(full)),
+            Err(error) => self.degraded(&error),
+        }
         match self.probe.observations.turn().await {
             Ok(counted) => counted.iter().for_each(|seen| self.correlator.observe(seen)),
             Err(error) => self.degraded(&error),
@@ -249,7 +259,12 @@ impl Agent {
         let topology = self.probe.interfaces.topology();
         for (index, name) in topology.links() {
             let addresses: Vec<IpAddr> = topology.addresses(index).collect();
-            let interface = Interface { name: name.into(), addresses };
+            // What is there when the agent starts is older than that.
+            let since = match self.cluster.snapshot().interface(index) {
+                Some(known) => known.since,
+                None => self.is_ready.then(Timestamp::now),
+            };
+            let interface = Interface { name: name.into(), addresses, since };
             self.cluster.set_interface(index, Some(interface));
         }
         let local: Vec<IpAddr> =
@@ -284,14 +299,13 @@ impl Agent {
         }
         self.is_ready = true;
         self.health.beat(now, self.source.is_synced());
+        self.take_stock();
         self.tell_ready();
     }
 
     fn tell_ready(&mut self) {
         let snapshot = self.cluster.snapshot();
-        let kinds = [Kind::Pod, Kind::Namespace, Kind::Node, Kind::Service, Kind::EndpointSlice];
-        let kinds = kinds.into_iter().chain(PolicyKind::ALL.map(Kind::Policy));
-        let objects: BTreeMap<_, _> = kinds
+        let objects: BTreeMap<_, _> = Kind::all()
             .map(|kind| (kind.to_string(), snapshot.count(kind)))
             .filter(|(_, count)| *count > 0)
             .collect();
@@ -336,22 +350,6 @@ impl Agent {
         }
     }
 
-    fn tell_losses(&mut self) {
-        let totals = match self.probe.observations.totals() {
-            Ok(totals) => totals,
-            Err(error) => return self.degraded(&error),
-        };
-        let counts = self.losses.news(
-            &totals,
-            self.correlator.account(),
-            self.log.shed(),
-            self.events.as_ref().map_or(0, Events::shed),
-        );
-        if !counts.is_empty() {
-            self.tell(AgentState::Lost { counts });
-        }
-    }
-
     /// Says what does not work, on both streams; the agent goes on.
     fn degraded(&self, what: &dyn std::fmt::Display) {
         self.degraded_since(what, Timestamp::now());
@@ -364,7 +362,13 @@ impl Agent {
     }
 
     fn tell(&self, state: AgentState) {
-        self.log.write(self.reporter.agent(Timestamp::now(), state));
+        self.write(self.reporter.agent(Timestamp::now(), state));
+    }
+
+    /// Hands a record to the sinks that take every one.
+    fn write(&self, record: Record) {
+        self.metrics.write(&record);
+        self.log.write(record);
     }
 
     /// Tells what is left to tell.
@@ -385,7 +389,7 @@ impl Agent {
         while let Some(waited) = self.waiting.leave(Timestamp::MAX) {
             self.judge_again(waited, now);
         }
-        self.tell_losses();
+        self.take_stock();
         let counts = match self.probe.observations.totals() {
             Ok(totals) => self.losses.account(&totals, &self.correlator),
             Err(_) => BTreeMap::new(),

@@ -5,6 +5,7 @@
 //!  kernel ─ ring, counts ─▶ Observations ─▶ Observation     next(), turn()
 //!  kernel ─ rtnetlink ────▶ Interfaces   ─▶ Change          next(); attaches and detaches
 //!  kernel ─ table ────────▶ Successes    ─▶ last answers    last(), since()
+//!  kernel ─ conntrack ────▶ Connections  ─▶ TableFull       look()
 //! ```
 //!
 //! Nothing in here spawns a task; whoever owns a [`Probe`] drives its parts.
@@ -12,9 +13,11 @@
 mod btf;
 mod capabilities;
 mod clock;
+mod connections;
 mod counters;
 mod decode;
 mod error;
+mod filters;
 mod interfaces;
 mod kernel;
 mod load;
@@ -27,6 +30,7 @@ mod topology;
 
 use std::{fmt, path::PathBuf};
 
+pub use connections::Connections;
 pub use counters::{ByKind, Cost, KERNEL_DROP, KINDS, Totals};
 pub use error::Error;
 pub use interfaces::{Change, Interfaces};
@@ -108,6 +112,8 @@ pub struct Probe {
     pub interfaces: Interfaces,
     /// When flows last got an answer.
     pub successes: Successes,
+    /// Whether the kernel has room for new connections.
+    pub connections: Connections,
 }
 
 impl Probe {

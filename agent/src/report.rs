@@ -44,6 +44,9 @@ pub struct DropRecord {
     pub id: String,
     /// The reporting agent's node.
     pub node: String,
+    /// Whether this is the record to count where two nodes tell of one `id`: that of the node where
+    /// the attempts died, as far as it can be told.
+    pub primary: bool,
     /// The flow, with both ends mapped to workloads.
     pub flow: Flow,
     /// What was seen.
@@ -106,7 +109,7 @@ pub struct End {
     /// What the pod belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workload: Option<Workload>,
-    /// The node, where the address is a node's (or of a pod in its network).
+    /// The node: that the pod runs on, or whose address this is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// The Service that was dialled.
@@ -199,7 +202,7 @@ pub struct Verdict {
 pub enum Exemption {
     /// A pod to itself.
     SamePod,
-    /// A pod from or to the node it runs on.
+    /// A pod from or to the node it runs on; where Calico enforces, only from it.
     LocalNode,
 }
 
@@ -211,12 +214,19 @@ pub struct DirectionVerdict {
     pub decision: Decision,
     /// Which layer decided.
     pub layer: Option<Layer>,
-    /// Every `NetworkPolicy` that selects the pod in this direction, the one that leads first.
+    /// The tier's name, where the layer is `tier`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tier: Option<String>,
+    /// Every policy of a tier that selects the pod in this direction, up to the tier that decided;
+    /// the one that leads first. All `NetworkPolicy`s of Kubernetes are in one tier.
     pub isolating: Vec<ObjectRef>,
-    /// Every rule that admits the flow.
+    /// The rule that allows the flow, and every rule of a `NetworkPolicy` that admits it.
     pub allowed_by: Vec<RuleRef>,
-    /// The rule of an explicit deny.
+    /// The rule of an explicit deny; null where policies isolate the pod, or a tier's end denies.
     pub denied_by: Option<RuleRef>,
+    /// Staged policies that would deny the flow if they were in force. They decide nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub would_deny: Vec<ObjectRef>,
 }
 
 /// What a direction came to.
@@ -241,6 +251,8 @@ pub enum Layer {
     Admin,
     /// Additive network policies.
     NetworkPolicy,
+    /// A rule of a policy of Calico's, or the end of a tier with such policies in it.
+    Tier,
     /// Rules for what no network policy isolates.
     Baseline,
 }
@@ -249,7 +261,7 @@ pub enum Layer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ObjectRef {
-    /// Kind.
+    /// Kind. Calico's `NetworkPolicy` is `CalicoNetworkPolicy`, to tell it from Kubernetes' own.
     pub kind: String,
     /// Namespace, of namespaced kinds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -313,6 +325,8 @@ pub enum Situation {
     Dns,
     /// A probe of the kubelet of the pod's own node.
     Probe,
+    /// The first moments of a pod, which its CNI had not programmed yet.
+    Start,
 }
 
 /// A rule that would admit the flow but for one thing.

@@ -4,7 +4,10 @@ use std::fs;
 
 use whydrop::cluster::manifests::Manifests;
 use whydrop_core::{
-    cluster::object::{Key, Object},
+    cluster::{
+        Engine,
+        object::{Key, Object},
+    },
     policy::Policy,
 };
 
@@ -152,11 +155,105 @@ fn kinds_that_take_no_part_are_counted_and_policies_of_others_are_noted() {
     let manifests = read(
         "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n---\n\
          {apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: b}}\n---\n\
-         {apiVersion: projectcalico.org/v3, kind: StagedNetworkPolicy, metadata: {name: c}}\n",
+         {apiVersion: projectcalico.org/v3, kind: IPPool, metadata: {name: c}}\n",
     );
     assert!(manifests.errors.is_empty() && manifests.objects.is_empty());
     assert_eq!(manifests.passed_over.len(), 2);
     assert_eq!(manifests.unread.get("cilium.io/v2 CiliumNetworkPolicy"), Some(&1));
+}
+
+fn calico(kind: &str, group: &str, spec: &str) -> Manifests {
+    read(&format!(
+        "apiVersion: {group}\nkind: {kind}\nmetadata: {{name: p, namespace: shop}}\nspec: {spec}\n"
+    ))
+}
+
+#[test]
+fn calicos_policies_are_read_in_both_groups() {
+    let kinds = [
+        ("NetworkPolicy", "CalicoNetworkPolicy shop/p"),
+        ("GlobalNetworkPolicy", "GlobalNetworkPolicy p"),
+        ("StagedNetworkPolicy", "StagedNetworkPolicy shop/p"),
+        ("StagedGlobalNetworkPolicy", "StagedGlobalNetworkPolicy p"),
+        ("StagedKubernetesNetworkPolicy", "StagedKubernetesNetworkPolicy shop/p"),
+        ("Tier", "Tier p"),
+        ("NetworkSet", "NetworkSet shop/p"),
+        ("GlobalNetworkSet", "GlobalNetworkSet p"),
+    ];
+    for (kind, key) in kinds {
+        for group in ["projectcalico.org/v3", "crd.projectcalico.org/v1"] {
+            let manifests = calico(kind, group, "{}");
+            assert!(manifests.errors.is_empty(), "{:?}", manifests.errors);
+            let keys: Vec<_> = manifests.keys().map(|key| key.to_string()).collect();
+            assert_eq!(keys, [key]);
+            assert_eq!(manifests.engine, Engine::Calico);
+        }
+    }
+}
+
+#[test]
+fn what_calico_would_refuse_is_told_with_its_field() {
+    let rule = |text: &str| format!("{{ingress: [{{action: Allow, {text}}}]}}");
+    let cases = [
+        ("{selector: app = 1}".to_owned(), "spec.selector: expected ==, !=, in", "column 5"),
+        (rule("source: {selector: 'has('}"), "spec.ingress[0].source.selector", "column 5"),
+        (rule("source: {nets: [10.0.0]}"), "spec.ingress[0].source.nets[0]", "a CIDR"),
+        (rule("protocol: TPC"), "spec.ingress[0].protocol", "\"TPC\""),
+        (rule("protocol: 300"), "spec.ingress[0].protocol", "300"),
+        (rule("destination: {ports: [80]}"), "spec.ingress[0].protocol", "as ports are named"),
+        (
+            rule("protocol: TCP, destination: {ports: ['9:8']}"),
+            "spec.ingress[0].destination.ports[0]",
+            "a range such as 8000:8080",
+        ),
+        (rule("ipVersion: 5"), "spec.ingress[0].ipVersion", "4 or 6"),
+        (rule("source: {domains: [a.b]}"), "spec.ingress[0].source.domains", "a field of the API"),
+        ("{ingress: [{action: Reject}]}".to_owned(), "spec.ingress[0].action", "\"Reject\""),
+        ("{types: [Both]}".to_owned(), "spec.types[0]", "Ingress or Egress"),
+        ("{namespaceSelector: all()}".to_owned(), "spec.namespaceSelector", "another kind"),
+        ("{stagedAction: Set}".to_owned(), "spec.stagedAction", "another kind"),
+    ];
+    for (spec, field, found) in cases {
+        let manifests = calico("NetworkPolicy", "projectcalico.org/v3", &spec);
+        let errors: Vec<_> = manifests.errors.iter().map(ToString::to_string).collect();
+        assert_eq!(errors.len(), 1, "{spec}: {errors:?}");
+        assert!(errors[0].contains(field) && errors[0].contains(found), "{spec}: {}", errors[0]);
+    }
+}
+
+/// Whether a policy of Calico's governs ingress and egress.
+fn governed(kind: &str, group: &str, spec: &str) -> (bool, bool) {
+    let manifests = calico(kind, group, spec);
+    assert!(manifests.errors.is_empty(), "{:?}", manifests.errors);
+    match manifests.objects.into_iter().next() {
+        Some(Object::Policy(policy)) => (policy.ingress.is_some(), policy.egress.is_some()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_directions_of_calicos_policies_default_by_group() {
+    let both = "{ingress: [{action: Allow}], egress: [{action: Allow}]}";
+    let cases = [
+        ("{}", (true, false)),
+        ("{types: [], ingress: [], egress: []}", (true, false)),
+        ("{ingress: [{action: Allow}]}", (true, false)),
+        ("{egress: [{action: Allow}]}", (false, true)),
+        (both, (true, true)),
+        ("{types: [Egress], ingress: [{action: Allow}]}", (false, true)),
+    ];
+    for (spec, by_api) in cases {
+        assert_eq!(governed("NetworkPolicy", "projectcalico.org/v3", spec), by_api, "{spec}");
+        let stored = if spec.contains("types: [E") { by_api } else { (true, true) };
+        assert_eq!(governed("NetworkPolicy", "crd.projectcalico.org/v1", spec), stored, "{spec}");
+    }
+    // For host endpoints, or to be taken away.
+    for spec in ["{preDNAT: true}", "{doNotTrack: true}"] {
+        let governs = governed("GlobalNetworkPolicy", "projectcalico.org/v3", spec);
+        assert_eq!(governs, (false, false), "{spec}");
+    }
+    let deleted = governed("StagedNetworkPolicy", "projectcalico.org/v3", "{stagedAction: Delete}");
+    assert_eq!(deleted, (false, false));
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn cluster(manifests: &str) -> Cluster {
     assert!(read.errors.is_empty(), "{:?}", read.errors);
     let mut cluster = read.cluster();
     let addresses: Vec<IpAddr> = vec!["10.1.0.10".parse().expect("an address")];
-    cluster.set_interface(5, Some(Interface { name: "veth1".into(), addresses }));
+    cluster.set_interface(5, Some(Interface { name: "veth1".into(), addresses, since: None }));
     cluster
 }
 

@@ -3,8 +3,10 @@
 pub mod agent;
 pub mod bench;
 pub mod cluster;
+pub mod differential;
 pub mod expect;
 pub mod fleet;
+pub mod hint;
 pub mod kube;
 pub mod lab;
 pub mod marker;

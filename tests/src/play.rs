@@ -12,16 +12,15 @@ use std::{
 };
 
 use anyhow::{Context, Error, Result, bail, ensure};
-use serde::Deserialize as _;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
-use whydrop::report::{Record, text};
 
 use crate::{
     agent::{Agent, Heard, binary},
     cluster::Cluster,
     expect::{self, Pairing},
+    hint,
     lab::{Lab, filter::Enforcement, namespace::checked, namespace::feed, server::Server},
     marker,
     scenario::{Remedy, Scenario, Step, Whydrop},
@@ -193,7 +192,7 @@ impl<'s> Stage<'s> {
             let remedied = |record: &&Value| record["remedy"]["manifest"].is_string();
             let record =
                 self.reported.iter().rev().find(remedied).context("no record with a remedy")?;
-            let (_, words) = self.run(&fix_hint(record)?, FIXED, audience)?;
+            let (_, words) = self.run(&hint::of_record(record)?, FIXED, audience)?;
             audience.output(&words);
             let fixed: Value = serde_saphyr::from_str(&words).context("the remedy's manifest")?;
             let told = record["remedy"]["manifest"].as_str().unwrap_or_default();
@@ -302,15 +301,6 @@ fn settle(agent: &mut Agent, lab: &Lab, next_marker: &mut u16) -> Result<()> {
             .context("the marker's own drop was not reported")?;
     }
     Ok(())
-}
-
-/// The command that the log line of a record tells a person to run, without the program's name.
-fn fix_hint(record: &Value) -> Result<Vec<String>> {
-    let line = text::line(&Record::deserialize(record)?);
-    let (_, hint) =
-        line.split_once("fix: whydrop ").with_context(|| format!("no fix in {line}"))?;
-    let (hint, _) = hint.split_once("  [").unwrap_or((hint, ""));
-    Ok(hint.split_whitespace().map(str::to_owned).collect())
 }
 
 /// The records from number `seen` on that a scenario has to expect: all but the marker's, the word

@@ -10,7 +10,7 @@ use std::{
 
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
-    core::v1::{Namespace, PodSpec, ServiceAccount},
+    core::v1::{ConfigMap, Namespace, PodSpec, ServiceAccount},
     rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -20,8 +20,9 @@ use whydrop_tests::kube::{
     parts::{HELM, KUSTOMIZE},
 };
 
-/// Labels that Helm's convention adds, and that say nothing of what runs.
-const HELM_LABELS: [&str; 4] = [
+/// What Helm's conventions add to labels and annotations, and that says nothing of what runs.
+const HELM_WORDS: [&str; 5] = [
+    "checksum/config",
     "app.kubernetes.io/instance",
     "app.kubernetes.io/managed-by",
     "app.kubernetes.io/version",
@@ -38,10 +39,16 @@ image:
   pullSecrets: [{name: registry}]
 fullnameOverride: drops
 logFormat: json
+eventReason: PolicyDropped
+logLevel: debug
 health: {port: 19472}
+metrics:
+  enabled: true
+  address: "[::]"
+  podMonitor: {enabled: true, labels: {release: stack}, interval: 1m30s}
 extraArgs: [--node-name=worker-1]
 extraEnv:
-  - {name: RUST_LOG, value: debug}
+  - {name: TZ, value: UTC}
   - {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
 resources: {requests: {cpu: "1"}, limits: {memory: 1Gi}}
 tolerations: [{key: dedicated, operator: Equal, value: batch, effect: NoSchedule}]
@@ -89,10 +96,20 @@ fn chart(arguments: &[&str]) -> Vec<Value> {
     objects(&printed(helm(&[&template, arguments].concat())))
 }
 
-fn base() -> Vec<Value> {
+/// What kustomize builds of a folder of its own.
+fn kustomized(folder: &str) -> Vec<Value> {
     let mut kustomize = Command::new(KUSTOMIZE.program().expect("kustomize"));
-    kustomize.arg("build").arg(repository("deploy/kustomize/base"));
+    kustomize.arg("build").arg(repository("deploy/kustomize").join(folder));
     objects(&printed(kustomize.output().expect("run kustomize")))
+}
+
+fn base() -> Vec<Value> {
+    kustomized("base")
+}
+
+/// The overlay for Prometheus.
+fn metrics_overlay() -> Vec<Value> {
+    kustomized("overlays/metrics")
 }
 
 /// Objects as the API understands them, by kind and name.
@@ -102,12 +119,15 @@ fn accepted(objects: &[Value]) -> BTreeMap<(String, String), Value> {
         let name = (text(&object["kind"]), text(&object["metadata"]["name"]));
         let known = match (text(&object["apiVersion"]).as_str(), name.0.as_str()) {
             ("v1", "Namespace") => strictly::<Namespace>(object),
+            ("v1", "ConfigMap") => strictly::<ConfigMap>(object),
             ("v1", "ServiceAccount") => strictly::<ServiceAccount>(object),
             ("apps/v1", "DaemonSet") => strictly::<DaemonSet>(object),
             ("rbac.authorization.k8s.io/v1", "ClusterRole") => strictly::<ClusterRole>(object),
             ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => {
                 strictly::<ClusterRoleBinding>(object)
             }
+            // The API server checks its fields.
+            ("monitoring.coreos.com/v1", "PodMonitor") => object.clone(),
             (version, kind) => panic!("{version} {kind} is not known here"),
         };
         (name, known)
@@ -146,12 +166,13 @@ fn lost(given: &Value, known: &Value) -> Option<String> {
     }
 }
 
-/// Takes away the labels that only Helm sets.
+/// Takes away what only Helm sets.
 fn without_helm(value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            fields.retain(|name, _| !HELM_LABELS.contains(&name.as_str()));
+            fields.retain(|name, _| !HELM_WORDS.contains(&name.as_str()));
             fields.values_mut().for_each(without_helm);
+            fields.retain(|name, value| name != "annotations" || *value != json!({}));
         }
         Value::Array(items) => items.iter_mut().for_each(without_helm),
         _ => {}
@@ -176,14 +197,31 @@ fn the_chart_passes_helms_own_checks() {
 
 #[test]
 fn the_chart_makes_what_the_base_holds() {
-    let mut base = accepted(&base());
+    assert_same(&chart(&[]), &base());
+}
+
+#[test]
+fn the_chart_with_metrics_makes_what_the_overlay_holds() {
+    let set = "metrics.enabled=true,metrics.podMonitor.enabled=true";
+    let overlay = metrics_overlay();
+    assert_same(&chart(&["--set", set]), &overlay);
+    // Prometheus finds a port by the name that the container gives it.
+    let kind = |kind| overlay.iter().find(|object| object["kind"] == kind).expect(kind);
+    let endpoint = &kind("PodMonitor")["spec"]["podMetricsEndpoints"][0];
+    let container = &kind("DaemonSet")["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(endpoint["port"], container["ports"][0]["name"]);
+}
+
+/// A chart's objects are a folder's.
+fn assert_same(chart: &[Value], folder: &[Value]) {
+    let mut folder = accepted(folder);
     // Helm makes the namespace itself (--create-namespace), and no chart labels it.
-    assert!(base.remove(&("Namespace".into(), "whydrop".into())).is_some(), "no Namespace");
-    let mut chart = accepted(&chart(&[]));
+    assert!(folder.remove(&("Namespace".into(), "whydrop".into())).is_some(), "no Namespace");
+    let mut chart = accepted(chart);
     chart.values_mut().for_each(without_helm);
-    assert_eq!(chart.keys().collect::<Vec<_>>(), base.keys().collect::<Vec<_>>());
-    for (name, object) in &base {
-        assert_eq!(chart[name], *object, "{name:?}: left the chart's, right the base's");
+    assert_eq!(chart.keys().collect::<Vec<_>>(), folder.keys().collect::<Vec<_>>());
+    for (name, object) in &folder {
+        assert_eq!(chart[name], *object, "{name:?}: left the chart's, right the folder's");
     }
 }
 
@@ -199,11 +237,18 @@ fn an_api_server_takes_the_base_and_the_chart() {
     let api = Api::start(Settings::default()).expect("an API server");
     let kubectl = api.kubectl().expect("kubectl");
     kubectl.run(["create", "namespace", "whydrop"]).expect("a namespace");
+    // The real server takes a PodMonitor where something defines it, and is strict by the definition.
+    let definition = repository("tests/monitoring/podmonitor.yaml");
+    kubectl.apply(&fs::read_to_string(definition).expect("a definition")).expect("defined");
+    let established = ["wait", "--for=condition=Established", "--timeout=30s"];
+    let defined = "crd/podmonitors.monitoring.coreos.com";
+    kubectl.run(established.into_iter().chain([defined])).expect("established");
     let list = |items: Vec<Value>| json!({"apiVersion": "v1", "kind": "List", "items": items});
     let dry = ["--dry-run=server"];
     for (what, objects, more) in [
         ("the chart", chart(&[]), &dry[..]),
         ("the chart with other values", other_chart(), &dry),
+        ("the overlay for Prometheus", metrics_overlay(), &dry),
         // For good, since its rights are asked about below.
         ("the base", base(), &[]),
     ] {
@@ -227,6 +272,7 @@ fn an_api_server_takes_the_base_and_the_chart() {
         ("watch", "pods"),
         ("watch", "nodes"),
         ("watch", "networkpolicies.networking.k8s.io"),
+        ("watch", "serviceaccounts"),
         ("list", "endpointslices.discovery.k8s.io"),
         ("get", "replicasets.apps"),
         ("create", "events.events.k8s.io"),
@@ -257,11 +303,17 @@ fn every_value_of_the_chart_has_effect() {
         r#""imagePullPolicy":"Always""#,
         r#""imagePullSecrets":[{"name":"registry"}]"#,
         r#""name":"drops""#,
-        "--log-format=json",
-        "--health-address=127.0.0.1:19472",
+        r#""WHYDROP_LOG_FORMAT":"json""#,
+        r#""WHYDROP_EVENT_REASON":"PolicyDropped""#,
+        r#""RUST_LOG":"debug""#,
+        r#"{"configMapRef":{"name":"drops"}}"#,
+        "--health-address=[::]:19472",
+        r#""containerPort":19472"#,
+        r#""release":"stack""#,
+        r#""interval":"1m30s""#,
         r#""port":19472"#,
         "--node-name=worker-1",
-        "RUST_LOG",
+        r#""name":"TZ""#,
         "status.podIP",
         r#""memory":"1Gi""#,
         r#""value":"batch""#,
@@ -284,7 +336,7 @@ fn every_value_of_the_chart_has_effect() {
     // And what can be left out.
     let objects = accepted(&chart(&["--set", "rbac.create=false,serviceAccount.create=false"]));
     let kinds: Vec<_> = objects.keys().map(|(kind, _)| kind.as_str()).collect();
-    assert_eq!(kinds, ["DaemonSet"]);
+    assert_eq!(kinds, ["ConfigMap", "DaemonSet"]);
 }
 
 #[test]
@@ -295,9 +347,14 @@ fn the_chart_refuses_values_that_it_does_not_know() {
         ("serviceAccount.nam=x", "nam"),
         ("rbac.creat=true", "creat"),
         ("health.prot=1", "prot"),
+        ("metrics.enable=true", "enable"),
+        ("metrics.podMonitor.enabled=true", "needs metrics.enabled"),
+        ("metrics.podMonitor.interval=often", "/interval"),
+        ("metrics.address=here", "/metrics/address"),
         ("resources.limit.memory=1Mi", "limit"),
         ("tolerations[0].operater=Exists", "operater"),
         ("logFormat=xml", "/logFormat"),
+        ("eventReason=not a reason", "/eventReason"),
         ("health.port=70000", "/health/port"),
         ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
         ("image.digest=sha256:12", "/image/digest"),

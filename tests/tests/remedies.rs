@@ -117,3 +117,8 @@ fn every_denied_flow_of_the_traps_has_a_remedy_that_works() {
 fn no_remedy_defeats_an_explicit_deny() {
     check("anp.jsonl");
 }
+
+#[test]
+fn every_flow_that_a_calico_tier_denies_by_its_end_has_a_remedy_that_works() {
+    check("calico.jsonl");
+}

@@ -27,8 +27,13 @@ const NODE: Parts = Parts {
     title: "building Kubernetes' node, Calico and CoreDNS, once",
     seconds: 430,
 };
-const DEPLOY: Parts =
-    Parts { name: "deploy", title: "building Helm and kustomize, once", seconds: 130 };
+const DEPLOY: Parts = Parts {
+    name: "deploy",
+    title: "building Helm and kustomize, fetching Prometheus, once",
+    seconds: 140,
+};
+const CILIUM: Parts =
+    Parts { name: "cilium", title: "building Cilium's agent, once", seconds: 290 };
 
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
@@ -55,7 +60,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Adds to a plan what tests run; the programs are built before.
 pub(crate) fn prepare_all(plan: &mut Plan) -> Result<()> {
-    prepare_parts(plan, &[API, DEPLOY, NODE])
+    prepare_parts(plan, &[API, DEPLOY, NODE, CILIUM])
 }
 
 /// Adds to a plan what a whole node consists of; the programs are built before.

@@ -3,6 +3,7 @@
 mod bench;
 mod cargo;
 mod demo;
+mod differential;
 mod image;
 mod lab;
 mod lint;
@@ -27,6 +28,8 @@ enum Job {
     Demo(demo::Arguments),
     /// Sets up and runs every check and every test.
     Test(test::Arguments),
+    /// Holds real enforcers, the objects and whydrop against each other over clusters from seeds.
+    Differential(differential::Arguments),
     /// Measures what whydrop costs against nobody and against bpftrace, in turn.
     Bench(bench::Arguments),
     /// Makes the agent's container image, as an archive that containerd and Docker take.
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().job {
         Job::Demo(arguments) => demo::run(&arguments),
         Job::Test(arguments) => test::run(&arguments),
+        Job::Differential(arguments) => differential::run(&arguments),
         Job::Bench(arguments) => bench::run(&arguments),
         Job::Image(arguments) => image::run(&arguments),
         Job::Lab(arguments) => lab::run(&arguments),

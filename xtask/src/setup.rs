@@ -72,6 +72,9 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("setpriv", "util-linux", "starts the agent so that it ends with its test, or without rights"),
     ("timeout", "coreutils", "bounds what a test runs"),
 ];
+/// What a node with Cilium runs besides.
+const CILIUM_PROGRAM: (&str, &str, &str) =
+    ("clang", "clang", "compiles what Cilium's agent loads into the kernel");
 /// What measuring runs besides.
 const BENCH_PROGRAM: (&str, &str, &str) =
     ("bpftrace", "bpftrace", "is what whydrop's cost is compared with");
@@ -157,8 +160,12 @@ pub(crate) fn prepare(plan: &mut Plan, purpose: Purpose) -> Result<()> {
     }
     let mut packages = Vec::new();
     let programs = if purpose == Purpose::Image { &[] } else { PROGRAMS };
-    let bench = (purpose == Purpose::Bench).then_some(&BENCH_PROGRAM);
-    for (program, package, what_for) in programs.iter().chain(bench) {
+    let besides = match purpose {
+        Purpose::Test | Purpose::Lab => Some(&CILIUM_PROGRAM),
+        Purpose::Bench => Some(&BENCH_PROGRAM),
+        Purpose::Demo | Purpose::Image => None,
+    };
+    for (program, package, what_for) in programs.iter().chain(besides) {
         if !found(program) {
             say(&format!("missing: {program} (Debian package {package}), which {what_for}"));
             packages.push(*package);

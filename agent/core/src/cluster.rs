@@ -1,6 +1,7 @@
 //! What is known of the cluster: one writer, immutable snapshots.
 
 pub mod history;
+mod local;
 pub mod look_up;
 pub mod object;
 pub mod resolve;
@@ -11,10 +12,13 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use rpds::HashTrieMapSync;
 
-use crate::policy::{Policy, PolicyRef, index::PolicyIndex};
-use history::{ChangeKind, History};
+use crate::policy::{DEFAULT_TIER, Policy, PolicyRef, index::PolicyIndex, tier::Tier};
+use history::History;
+pub use local::{Interface, TableFull};
 use look_up::LookUp;
-use object::{EndpointSlice, Key, Kind, Namespace, Node, Object, Pod, Service};
+use object::{
+    EndpointSlice, Key, Kind, Namespace, NetworkSet, Node, Object, Pod, Service, ServiceAccount,
+};
 
 /// How long an address stays resolvable to a pod that has gone: a drop is judged some seconds
 /// after the fact, and a burst's last report a minute later.
@@ -26,6 +30,9 @@ const FORMER_HOLDERS_MAX: usize = 4;
 
 /// Namespace and name of a namespaced object.
 pub type Name = (Arc<str>, Arc<str>);
+
+/// Namespace, of those that are in one, and name of a network set.
+type SetName = (Option<Arc<str>>, Arc<str>);
 
 /// Who holds, or held, an address.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,13 +56,18 @@ pub enum HeldBy {
     Service(Arc<Service>),
 }
 
-/// An interface of this node, as the kernel's routes tell it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interface {
-    /// Its name.
-    pub name: Arc<str>,
-    /// The addresses that are routed to it alone: those of the pod behind it.
-    pub addresses: Vec<IpAddr>,
+/// Who enforces the policies, where the same objects mean something else.
+///
+/// It is a property of the cluster and no guess from its policies: Calico polices what the
+/// specification exempts in a cluster of Kubernetes' policies alone as well. Whoever reads the
+/// objects tells it, by whether the API server serves Calico's kinds, or manifests hold any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Engine {
+    /// Nothing is known that would differ from the specification.
+    #[default]
+    Standard,
+    /// Calico: a pod may not always reach its own node. (The node may reach the pod.)
+    Calico,
 }
 
 /// The cluster at one moment. Cheap to clone: clones share what did not change.
@@ -67,9 +79,14 @@ pub struct Snapshot {
     nodes: HashTrieMapSync<Arc<str>, Arc<Node>>,
     services: HashTrieMapSync<Name, Arc<Service>>,
     endpoint_slices: HashTrieMapSync<Name, Arc<EndpointSlice>>,
+    service_accounts: HashTrieMapSync<Name, Arc<ServiceAccount>>,
     policies: PolicyIndex,
+    tiers: HashTrieMapSync<Arc<str>, Arc<Tier>>,
+    network_sets: HashTrieMapSync<SetName, Arc<NetworkSet>>,
+    engine: Engine,
     holdings: HashTrieMapSync<IpAddr, Vec<Holding>>,
     interfaces: HashTrieMapSync<u32, Arc<Interface>>,
+    table_full: Option<TableFull>,
     looked_up: Option<HashTrieMapSync<IpAddr, LookUp>>,
     unsynced: BTreeMap<Kind, Option<Arc<str>>>,
     stale: BTreeMap<Kind, Timestamp>,
@@ -149,6 +166,28 @@ impl Snapshot {
         })
     }
 
+    /// A service account by namespace and name.
+    pub fn service_account(&self, namespace: &str, name: &str) -> Option<&Arc<ServiceAccount>> {
+        self.service_accounts.get(&(namespace.into(), name.into()))
+    }
+
+    /// A tier by name. The default one is there in any cluster.
+    pub fn tier(&self, name: &str) -> Option<Arc<Tier>> {
+        let default = || (name == DEFAULT_TIER).then(|| Arc::new(Tier::default_tier()));
+        self.tiers.get(name).cloned().or_else(default)
+    }
+
+    /// The network sets that an address is in.
+    pub fn network_sets_of(&self, address: IpAddr) -> Vec<&Arc<NetworkSet>> {
+        let holds = |set: &&Arc<NetworkSet>| set.networks.iter().any(|n| n.contains(&address));
+        self.network_sets.values().filter(holds).collect()
+    }
+
+    /// Who enforces the policies.
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
     /// The policies, by what they select.
     pub fn policies(&self) -> &PolicyIndex {
         &self.policies
@@ -159,30 +198,6 @@ impl Snapshot {
         self.holdings.get(&address).map_or(&[], Vec::as_slice)
     }
 
-    /// An interface of this node by its index.
-    pub fn interface(&self, index: u32) -> Option<&Arc<Interface>> {
-        self.interfaces.get(&index)
-    }
-
-    /// An object by kind and name.
-    pub fn object(&self, key: &Key) -> Option<Object> {
-        let name = || (key.namespace.clone().unwrap_or_default(), key.name.clone());
-        Some(match key.kind {
-            Kind::Pod => Object::Pod(Pod::clone(self.pods.get(&name())?)),
-            Kind::Namespace => Object::Namespace(Namespace::clone(self.namespaces.get(&key.name)?)),
-            Kind::Node => Object::Node(Node::clone(self.nodes.get(&key.name)?)),
-            Kind::Service => Object::Service(Service::clone(self.services.get(&name())?)),
-            Kind::EndpointSlice => {
-                Object::EndpointSlice(EndpointSlice::clone(self.endpoint_slices.get(&name())?))
-            }
-            Kind::Policy(kind) => {
-                let (namespace, name) = (key.namespace.clone(), key.name.clone());
-                let policy = self.policies.get(&PolicyRef { kind, namespace, name })?;
-                Object::Policy(Policy::clone(policy))
-            }
-        })
-    }
-
     /// How many objects of a kind there are.
     pub fn count(&self, kind: Kind) -> usize {
         match kind {
@@ -191,7 +206,12 @@ impl Snapshot {
             Kind::Node => self.nodes.size(),
             Kind::Service => self.services.size(),
             Kind::EndpointSlice => self.endpoint_slices.size(),
+            Kind::ServiceAccount => self.service_accounts.size(),
             Kind::Policy(kind) => self.policies.iter().filter(|p| p.reference.kind == kind).count(),
+            Kind::Tier => self.tiers.size(),
+            Kind::NetworkSet | Kind::GlobalNetworkSet => {
+                self.network_sets.values().filter(|set| set.kind() == kind).count()
+            }
         }
     }
 
@@ -262,6 +282,14 @@ impl Cluster {
         }
     }
 
+    /// Who enforces the policies.
+    pub fn set_engine(&mut self, engine: Engine) {
+        if self.snapshot.engine != engine {
+            self.snapshot.engine = engine;
+            self.snapshot.revision += 1;
+        }
+    }
+
     /// Takes an object as it is now. `at`: when it came to be so; `None` at the first listing,
     /// which says nothing of when.
     pub fn apply(&mut self, object: Object, at: Option<Timestamp>) {
@@ -321,46 +349,23 @@ impl Cluster {
                 let name = (slice.namespace.clone(), slice.name.clone());
                 snapshot.endpoint_slices.insert_mut(name, Arc::new(slice));
             }
+            Object::ServiceAccount(account) => {
+                let name = (account.namespace.clone(), account.name.clone());
+                snapshot.service_accounts.insert_mut(name, Arc::new(account));
+            }
+            Object::Tier(tier) => {
+                snapshot.tiers.insert_mut(tier.name.clone(), Arc::new(tier));
+            }
+            Object::NetworkSet(set) => {
+                let name = (set.namespace.clone(), set.name.clone());
+                snapshot.network_sets.insert_mut(name, Arc::new(set));
+            }
             Object::Policy(mut policy) => {
                 // Without a timestamp of its own (a manifest), a policy that a running agent sees
                 // come is as old as that.
                 let before = snapshot.policies.get(&policy.reference);
                 policy.created = policy.created.or(before.map_or(at, |before| before.created));
                 snapshot.policies.insert(Arc::new(policy));
-            }
-        }
-    }
-
-    /// How an object differs from what it was before, where that can change a verdict.
-    fn change_kind(&self, before: Option<&Object>, object: &Object) -> Option<ChangeKind> {
-        let snapshot = &self.snapshot;
-        match object {
-            Object::Policy(policy) => match snapshot.policies.get(&policy.reference) {
-                None => Some(ChangeKind::Created),
-                Some(before) => {
-                    let now = (&policy.subject, &policy.ingress, &policy.egress, policy.priority);
-                    let then = (&before.subject, &before.ingress, &before.egress, before.priority);
-                    (now != then).then_some(ChangeKind::Edited)
-                }
-            },
-            Object::Namespace(namespace) => {
-                let before = snapshot.namespace(&namespace.name)?;
-                (before.labels != namespace.labels).then_some(ChangeKind::Relabelled)
-            }
-            Object::Pod(pod) => {
-                let Some(Object::Pod(before)) = before else { return None };
-                let moved = || (before.addresses != pod.addresses).then_some(ChangeKind::Moved);
-                let relabelled = before.labels != pod.labels;
-                relabelled.then_some(ChangeKind::Relabelled).or_else(moved)
-            }
-            Object::Node(node) => {
-                let before = snapshot.node(&node.name)?;
-                let moved = || (before.addresses != node.addresses).then_some(ChangeKind::Moved);
-                let relabelled = before.labels != node.labels;
-                relabelled.then_some(ChangeKind::Relabelled).or_else(moved)
-            }
-            Object::Service(_) | Object::EndpointSlice(_) => {
-                (before? != object).then_some(ChangeKind::Edited)
             }
         }
     }
@@ -413,21 +418,19 @@ impl Cluster {
             Kind::EndpointSlice => {
                 snapshot.endpoint_slices.remove_mut(&name());
             }
+            Kind::ServiceAccount => {
+                snapshot.service_accounts.remove_mut(&name());
+            }
+            Kind::Tier => {
+                snapshot.tiers.remove_mut(&key.name);
+            }
+            Kind::NetworkSet | Kind::GlobalNetworkSet => {
+                snapshot.network_sets.remove_mut(&(key.namespace.clone(), key.name.clone()));
+            }
             Kind::Policy(kind) => {
                 let reference =
                     PolicyRef { kind, namespace: key.namespace.clone(), name: key.name.clone() };
                 snapshot.policies.remove(&reference);
-            }
-        }
-    }
-
-    /// What the kernel says of an interface; `None`: it is gone.
-    pub fn set_interface(&mut self, index: u32, interface: Option<Interface>) {
-        let snapshot = &mut self.snapshot;
-        match interface {
-            Some(interface) => snapshot.interfaces.insert_mut(index, Arc::new(interface)),
-            None => {
-                snapshot.interfaces.remove_mut(&index);
             }
         }
     }

@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     cluster::{
-        Snapshot,
+        Interface, Snapshot, TableFull,
         object::{Probe, Service},
         resolve::{Backend, Endpoint, Holder},
     },
@@ -20,8 +20,8 @@ use crate::{
     flow::{Direction, Flow, Protocol},
     observation::Rejection,
     policy::{
-        Layer, Policy,
-        evaluate::{Decision, Question, Verdict, evaluate},
+        Policy,
+        evaluate::{Decision, DirectionVerdict, Question, Verdict, evaluate},
         nearest::{Lack, NearestMiss, nearest_miss},
     },
 };
@@ -99,6 +99,8 @@ pub enum Situation {
     Dns,
     /// The kubelet's probe of a pod of its own node.
     Probe(Probe),
+    /// The first moments of a pod, which the CNI had not let in yet.
+    Start,
 }
 
 /// Why.
@@ -319,17 +321,7 @@ impl Diagnosis {
 }
 
 fn responsible(verdict: &Verdict, direction: Direction) -> Vec<Arc<Policy>> {
-    let verdict = verdict.direction(direction);
-    if verdict.decision != Decision::Denied {
-        return Vec::new();
-    }
-    match &verdict.denied_by {
-        Some(rule) => {
-            let named = verdict.trace.iter().filter(|t| t.policy.reference == rule.policy);
-            named.map(|trace| trace.policy.clone()).collect()
-        }
-        None => verdict.isolating.clone(),
-    }
+    verdict.direction(direction).responsible()
 }
 
 /// Everything that a cause is drawn from.
@@ -346,7 +338,7 @@ impl Inquiry<'_> {
         let mut cause = Cause {
             class,
             direction: None,
-            situation: self.situation(),
+            situation: self.situation(class),
             policy: None,
             nearest_miss: None,
             confidence: 0.0,
@@ -417,8 +409,11 @@ impl Inquiry<'_> {
     }
 
     fn allowed_and_died(&self, evidence: &Evidence) -> Class {
-        let governed = self.verdict.egress.layer.is_some() || self.verdict.ingress.layer.is_some();
+        let governs = |d: &DirectionVerdict| d.layer.is_some() || !d.isolating.is_empty();
+        let governed = governs(&self.verdict.egress) || governs(&self.verdict.ingress);
         match Died::of(evidence) {
+            // Conntrack drops where filters do, and for the same reason as far as the kernel says.
+            _ if self.table_full(evidence).is_some() => Class::NotPolicy,
             Died::Filter if governed => Class::OutOfSync,
             _ => Class::NotPolicy,
         }
@@ -428,7 +423,7 @@ impl Inquiry<'_> {
         let Some(direction) = self.verdict.denied_directions().next() else {
             return Class::CannotTell;
         };
-        if self.verdict.direction(direction).layer != Some(Layer::NetworkPolicy) {
+        if self.verdict.direction(direction).denied_by.is_some() {
             return Class::ExplicitDeny;
         }
         match self.nearest_miss(direction).map(|miss| miss.lack) {
@@ -448,7 +443,10 @@ impl Inquiry<'_> {
         if verdict.denied_by.is_some() { None } else { nearest_miss(verdict, direction) }
     }
 
-    fn situation(&self) -> Option<Situation> {
+    fn situation(&self, class: Class) -> Option<Situation> {
+        if matches!(class, Class::OutOfSync | Class::NotPolicy) && self.starting().is_some() {
+            return Some(Situation::Start);
+        }
         let Question { source, destination, port, .. } = self.question;
         if let (Holder::Node(node), Holder::Pod(pod)) = (&source.holder, &destination.holder)
             && pod.node.as_ref() == Some(&node.name)
@@ -486,10 +484,23 @@ impl Inquiry<'_> {
     }
 
     /// The pod's veth by which a packet entered whose source address is not that pod's.
-    fn spoofed(&self, evidence: &Evidence) -> Option<&Arc<crate::cluster::Interface>> {
+    fn spoofed(&self, evidence: &Evidence) -> Option<&Arc<Interface>> {
         let interface = self.snapshot.interface(evidence.entered?)?;
         let known = !interface.addresses.is_empty();
         (known && !interface.addresses.contains(&self.case.flow.source)).then_some(interface)
+    }
+
+    /// The interface by which a filter's victims entered while it was new, and how old it was then.
+    fn starting(&self) -> Option<(&Interface, SignedDuration)> {
+        let Fate::Died(evidence) = self.case.fate else { return None };
+        let filtered = Died::of(evidence).is_filter() && self.spoofed(evidence).is_none();
+        filtered.then(|| self.snapshot.new_interface(evidence, STARTS_WITHIN)).flatten()
+    }
+
+    /// When the table of connections was full while a filter's victims died.
+    fn table_full(&self, evidence: &Evidence) -> Option<&TableFull> {
+        let full = self.snapshot.table_full().filter(|full| full.covers(evidence));
+        full.filter(|_| Died::of(evidence).is_filter())
     }
 
     /// The kind that nothing had been heard of for longest, and for how many seconds.
@@ -559,6 +570,10 @@ impl Inquiry<'_> {
 /// How long a CNI may take to enforce a new policy before a flow that still passes is a finding.
 /// Measured: 0.2 to 0.5 s on an idle node; large clusters take seconds.
 pub const ENFORCED_WITHIN: SignedDuration = SignedDuration::from_secs(5);
+
+/// How old a pod's interface may be for a drop to be put down to its start. Measured: 0.1 to 2 s until
+/// a CNI has programmed a pod; loaded nodes take several times that.
+pub const STARTS_WITHIN: SignedDuration = SignedDuration::from_secs(10);
 
 const DNS_PORT: u16 = 53;
 const DNS_NAMESPACE: &str = "kube-system";

@@ -1,17 +1,29 @@
 //! The one form that every policy kind is lowered to, and that one evaluator walks.
 //!
 //! A policy has a subject (the pods it governs), a layer, and rules per direction. The layers come
-//! in order: [`Layer::Admin`] rules decide first, then the additive, isolating
-//! [`Layer::NetworkPolicy`], then [`Layer::Baseline`]; where nothing decides, traffic passes.
-//! Kinds differ only in how they are lowered: [`network_policy`], [`admin`].
+//! in order: [`Layer::Admin`] rules decide first, then the tiers, then [`Layer::Baseline`]; where
+//! nothing decides, traffic passes. In a tier the policies that select the pod are asked in their
+//! order, and what none of their rules decides meets the tier's default, which is to deny.
+//!
+//! Kubernetes' additive, isolating policies ([`Layer::NetworkPolicy`]) are such a tier: their rules
+//! all allow, so their order decides nothing. It is Calico's tier [`DEFAULT_TIER`], in which Calico
+//! gives them the order [`KUBERNETES_ORDER`]; without Calico's kinds it is the only one.
+//!
+//! Kinds differ only in how they are lowered: [`network_policy`], [`admin`], [`calico`].
 
 pub mod admin;
+pub mod calico;
 pub mod evaluate;
+pub mod expression;
 pub mod index;
 pub mod matching;
+pub(crate) mod members;
 pub mod nearest;
 pub mod network_policy;
+pub mod order;
 pub mod selector;
+pub mod tier;
+mod walk;
 
 use std::{fmt, sync::Arc};
 
@@ -20,12 +32,20 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::flow::{Direction, Protocol};
+use order::Order;
 use selector::{Labels, Selector};
 
 /// The label that the API server gives every namespace, with its name as the value.
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// The API kind of a policy.
+/// The tier that is there in any cluster.
+pub const DEFAULT_TIER: &str = "default";
+
+/// The order that Calico gives Kubernetes' policies in [`DEFAULT_TIER`].
+pub const KUBERNETES_ORDER: Order = Order::of(1000);
+
+/// The API kind of a policy. Calico's `NetworkPolicy` is told apart from Kubernetes' by its name
+/// here, in records and in text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PolicyKind {
     /// `networking.k8s.io/v1`.
@@ -34,30 +54,61 @@ pub enum PolicyKind {
     AdminNetworkPolicy,
     /// `policy.networking.k8s.io/v1alpha1`.
     BaselineAdminNetworkPolicy,
+    /// Calico's `NetworkPolicy`.
+    CalicoNetworkPolicy,
+    /// Calico's.
+    GlobalNetworkPolicy,
+    /// Calico's: what a `NetworkPolicy` of its own would do.
+    StagedNetworkPolicy,
+    /// Calico's: what a `GlobalNetworkPolicy` would do.
+    StagedGlobalNetworkPolicy,
+    /// Calico's: what a `NetworkPolicy` of Kubernetes would do.
+    StagedKubernetesNetworkPolicy,
 }
 
 impl PolicyKind {
     /// Every kind.
-    pub const ALL: [Self; 3] =
-        [Self::NetworkPolicy, Self::AdminNetworkPolicy, Self::BaselineAdminNetworkPolicy];
+    pub const ALL: [Self; 8] = [
+        Self::NetworkPolicy,
+        Self::AdminNetworkPolicy,
+        Self::BaselineAdminNetworkPolicy,
+        Self::CalicoNetworkPolicy,
+        Self::GlobalNetworkPolicy,
+        Self::StagedNetworkPolicy,
+        Self::StagedGlobalNetworkPolicy,
+        Self::StagedKubernetesNetworkPolicy,
+    ];
 
-    /// The kind as manifests spell it.
+    /// The kind as people, records and text spell it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::NetworkPolicy => "NetworkPolicy",
             Self::AdminNetworkPolicy => "AdminNetworkPolicy",
             Self::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
+            Self::CalicoNetworkPolicy => "CalicoNetworkPolicy",
+            Self::GlobalNetworkPolicy => "GlobalNetworkPolicy",
+            Self::StagedNetworkPolicy => "StagedNetworkPolicy",
+            Self::StagedGlobalNetworkPolicy => "StagedGlobalNetworkPolicy",
+            Self::StagedKubernetesNetworkPolicy => "StagedKubernetesNetworkPolicy",
         }
     }
 
-    /// The group and version of the kind.
-    pub const fn api_version(self) -> &'static str {
+    /// The kind as its API spells it.
+    pub const fn api_name(self) -> &'static str {
         match self {
-            Self::NetworkPolicy => "networking.k8s.io/v1",
-            Self::AdminNetworkPolicy | Self::BaselineAdminNetworkPolicy => {
-                "policy.networking.k8s.io/v1alpha1"
-            }
+            Self::CalicoNetworkPolicy => "NetworkPolicy",
+            other => other.name(),
         }
+    }
+
+    /// Whether its policies are only looked at by people: they decide nothing.
+    pub const fn is_staged(self) -> bool {
+        matches!(
+            self,
+            Self::StagedNetworkPolicy
+                | Self::StagedGlobalNetworkPolicy
+                | Self::StagedKubernetesNetworkPolicy
+        )
     }
 }
 
@@ -89,14 +140,28 @@ impl fmt::Display for PolicyRef {
 }
 
 /// Where a policy stands in the order of decisions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Layer {
     /// Ordered rules of cluster administrators, before anything else.
     Admin,
-    /// Additive: a policy that selects a pod isolates it, any admitting rule lets a flow in.
+    /// Additive: a policy that selects a pod isolates it, any admitting rule lets a flow in. It is
+    /// part of [`DEFAULT_TIER`].
     NetworkPolicy,
-    /// Ordered rules for what no `NetworkPolicy` isolates.
+    /// Ordered rules of a Calico tier of this name, and what it does with the rest.
+    Tier(Arc<str>),
+    /// Ordered rules for what no tier decides.
     Baseline,
+}
+
+impl Layer {
+    /// The tier's name, of layers that are one.
+    pub fn tier(&self) -> Option<&str> {
+        match self {
+            Self::NetworkPolicy => Some(DEFAULT_TIER),
+            Self::Tier(name) => Some(name),
+            Self::Admin | Self::Baseline => None,
+        }
+    }
 }
 
 /// A policy object, validated, defaulted and lowered.
@@ -104,6 +169,8 @@ pub enum Layer {
 pub struct Policy {
     /// Which object.
     pub reference: PolicyRef,
+    /// Group and version that it was written in.
+    pub api_version: Arc<str>,
     /// `metadata.uid`.
     pub uid: Option<Arc<str>>,
     /// `metadata.creationTimestamp`, or when a running agent first saw it.
@@ -112,8 +179,8 @@ pub struct Policy {
     pub written: Option<Timestamp>,
     /// Where it stands in the order of decisions.
     pub layer: Layer,
-    /// Order within an ordered layer, lowest first; 0 in the additive one.
-    pub priority: i32,
+    /// Its place within the layer.
+    pub order: Order,
     /// The pods it governs.
     pub subject: PodPeer,
     /// Rules for traffic to the subject; `None`: does not govern this direction.
@@ -132,15 +199,27 @@ impl Policy {
     }
 }
 
-/// A rule: what to do with flows whose peer and port both match.
+/// A rule: what to do with flows whose ends and port all match.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     /// What to do.
     pub action: Action,
+    /// What it asks of the pod that the policy selects, beside being selected; only Calico's rules
+    /// ask anything.
+    pub own: Peers,
     /// Which other ends it is about.
     pub peers: Peers,
     /// Which ports it is about; empty: all.
     pub ports: Vec<PortMatch>,
+    /// Ports that it is not about.
+    pub except_ports: Vec<PortMatch>,
+}
+
+impl Rule {
+    /// A rule that asks only for the other end and the port.
+    pub fn new(action: Action, peers: Peers, ports: Vec<PortMatch>) -> Self {
+        Self { action, own: Peers::Everyone, peers, ports, except_ports: Vec::new() }
+    }
 }
 
 /// What a matching rule does.
@@ -150,8 +229,10 @@ pub enum Action {
     Allow,
     /// Drop it.
     Deny,
-    /// Leave the layer to the next one.
+    /// Leave the layer, or the tier, to the next one.
     Pass,
+    /// Write it down, and go on to the next rule.
+    Log,
 }
 
 impl fmt::Display for Action {
@@ -160,39 +241,57 @@ impl fmt::Display for Action {
             Self::Allow => "Allow",
             Self::Deny => "Deny",
             Self::Pass => "Pass",
+            Self::Log => "Log",
         })
     }
 }
 
-/// The other ends that a rule is about.
+/// The ends that a rule is about.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Peers {
     /// Absent or empty `from`/`to`: any address, in the cluster or not.
     Everyone,
     /// Any of these.
     AnyOf(Vec<Peer>),
+    /// Those that are each of these.
+    AllOf(Vec<Self>),
 }
 
-/// One other end.
+/// One end.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Peer {
     /// Pods, never a node or an address outside the cluster.
     Pods(PodPeer),
+    /// Pods, and addresses of network sets, with these labels.
+    Members(PodPeer),
+    /// Whatever is not that.
+    NotMembers(PodPeer),
     /// Addresses, those of pods and nodes included.
     Block(Block),
     /// Nodes with these labels.
     Nodes(Selector),
+    /// What is behind a Service; of a destination, on the Service's port.
+    Service(ServicePeer),
     /// Something that the first packet of a connection cannot decide, named.
     Undecidable(Arc<str>),
 }
 
-/// Pods in namespaces: both must match.
+/// Pods in namespaces: all must match.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodPeer {
     /// Which namespaces.
     pub namespaces: Namespaces,
     /// Which pods in them.
     pub pods: Selector,
+    /// Which service accounts they run as; `None`: any.
+    pub accounts: Option<Accounts>,
+}
+
+impl PodPeer {
+    /// Pods of any service account.
+    pub const fn new(namespaces: Namespaces, pods: Selector) -> Self {
+        Self { namespaces, pods, accounts: None }
+    }
 }
 
 /// Which namespaces pods are looked for in.
@@ -202,6 +301,24 @@ pub enum Namespaces {
     Own(Arc<str>),
     /// Those with these labels.
     Selected(Selector),
+}
+
+/// Service accounts: both must match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accounts {
+    /// Of these names; empty: any.
+    pub names: Vec<Arc<str>>,
+    /// With these labels.
+    pub selector: Selector,
+}
+
+/// A Service as a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePeer {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
 }
 
 /// An `ipBlock`.
@@ -231,6 +348,8 @@ pub enum PortRange {
     Numbers(u16, u16),
     /// The destination pod's container port of this name and of the flow's protocol.
     Named(Arc<str>),
+    /// None of a flow as we see them: the rule is about this other protocol, such as ICMP.
+    OfProtocol(Arc<str>),
 }
 
 impl fmt::Display for PortMatch {
@@ -241,6 +360,7 @@ impl fmt::Display for PortMatch {
             PortRange::Numbers(first, last) if first == last => write!(f, "{first}")?,
             PortRange::Numbers(first, last) => write!(f, "{first}-{last}")?,
             PortRange::Named(name) => write!(f, "{name}")?,
+            PortRange::OfProtocol(name) => write!(f, "any/{name}")?,
         }
         match self.protocol {
             Some(protocol) => write!(f, "/{protocol}"),

@@ -3,39 +3,33 @@
 //! Never the deletion of a policy, and never a rule against an explicit deny: that is its owner's.
 
 pub mod choices;
+mod in_calico;
+mod in_kubernetes;
 mod selection;
 
-use std::collections::BTreeMap;
+use std::{net::IpAddr, sync::Arc};
 
-use k8s_openapi::{
-    api::networking::v1::{
-        IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule,
-        NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
-    },
-    apimachinery::pkg::{
-        apis::meta::v1::{LabelSelector, ObjectMeta},
-        util::intstr::IntOrString,
-    },
-};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 
 use crate::{
     cluster::{
-        Snapshot,
-        object::{Namespace, Pod},
+        Engine, Snapshot,
+        object::{Namespace, Node, Pod},
         resolve::{Endpoint, Holder},
     },
     diagnosis::{Class, Diagnosis, Situation},
     flow::{Direction, Protocol},
     policy::{
-        Layer, NAMESPACE_NAME_LABEL, PolicyKind, PolicyRef,
-        evaluate::{Decision, Question, evaluate},
+        Layer, NAMESPACE_NAME_LABEL, Namespaces, Peer, Peers, Policy, PolicyKind, PolicyRef,
+        calico::{self, Group, wire::CalicoPolicy},
+        evaluate::{Decision, DirectionVerdict, Question, Verdict, evaluate},
         matching::selects,
+        members::GIVEN_PREFIX,
         nearest::Lack,
-        network_policy::lower,
+        network_policy,
         selector::{Operator, Requirement},
     },
 };
-use selection::{pod_labels, target_selector};
 
 /// How many pairs of pods are judged to tell what else a remedy allows; beyond it the number is
 /// a lower bound. At some microseconds each this stays within milliseconds.
@@ -48,7 +42,7 @@ const NAME_MAX: usize = 63;
 #[derive(Clone, Debug)]
 pub struct Remedy {
     /// One policy for each direction that denies.
-    pub policies: Vec<NetworkPolicy>,
+    pub policies: Vec<Manifest>,
     /// What it does, and the other choices, in a sentence.
     pub summary: String,
     /// The flow passes with it, by the same evaluator, and nothing that passed is denied by it.
@@ -57,38 +51,138 @@ pub struct Remedy {
     pub newly_allowed: usize,
 }
 
+/// A policy to apply.
+#[derive(Clone, Debug)]
+pub enum Manifest {
+    /// `networking.k8s.io/v1` `NetworkPolicy`.
+    Kubernetes(NetworkPolicy),
+    /// Calico's `NetworkPolicy`, in this group.
+    Calico(CalicoPolicy, Group),
+}
+
+impl Manifest {
+    fn lower(&self) -> Option<Policy> {
+        match self {
+            Self::Kubernetes(policy) => network_policy::lower(policy).ok(),
+            Self::Calico(policy, group) => {
+                calico::lower(policy, PolicyKind::CalicoNetworkPolicy, *group).ok()
+            }
+        }
+    }
+}
+
+/// The kind of policy that a remedy is written as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Kubernetes,
+    Calico(Group),
+}
+
+/// What a policy of a remedy is to allow: one direction of the flow, for the pod that it selects.
+#[derive(Clone, Copy)]
+struct Sought<'a> {
+    snapshot: &'a Snapshot,
+    direction: Direction,
+    /// The pod that is denied.
+    pod: &'a Pod,
+    /// The other end.
+    other: &'a Endpoint,
+    /// The policy that leads the denial.
+    lead: &'a Policy,
+    ports: &'a [(u16, Protocol)],
+    situation: Option<Situation>,
+}
+
+impl Sought<'_> {
+    fn policy_type(&self) -> &'static str {
+        match self.direction {
+            Direction::Egress => "Egress",
+            Direction::Ingress => "Ingress",
+        }
+    }
+}
+
 /// Finds the remedy for a denied flow; `None` where there is no additive rule to give, or where it
 /// cannot be proved.
 pub fn remedy(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<Remedy> {
-    let Diagnosis { question, verdict, cause, .. } = diagnosis;
+    let Diagnosis { verdict, cause, .. } = diagnosis;
     if !cause.class.is_denial() || cause.class == Class::ExplicitDeny {
         return None;
     }
+    if verdict.denied_directions().any(|d| verdict.direction(d).denied_by.is_some()) {
+        return None;
+    }
+    let of_kind = |direction| form(verdict.direction(direction));
+    let as_calico = |_| Some(Form::Calico(Group::Stored));
+    remedy_of_form(snapshot, diagnosis, of_kind).or_else(|| {
+        // A policy of Kubernetes comes before Calico's of a higher order, whose denials stand.
+        let is_calico = snapshot.engine() == Engine::Calico;
+        is_calico.then(|| remedy_of_form(snapshot, diagnosis, as_calico)).flatten()
+    })
+}
+
+/// The kind of the policies responsible: Calico's, if any of them is.
+fn form(verdict: &DirectionVerdict) -> Option<Form> {
+    if verdict.layer == Some(Layer::NetworkPolicy) {
+        return Some(Form::Kubernetes);
+    }
+    let responsible = verdict.responsible();
+    let is_calico = |policy: &&Arc<Policy>| matches!(policy.layer, Layer::Tier(_));
+    let calico = responsible.iter().find(is_calico)?;
+    Group::of(&calico.api_version).map(Form::Calico)
+}
+
+fn remedy_of_form(
+    snapshot: &Snapshot,
+    diagnosis: &Diagnosis,
+    form: impl Fn(Direction) -> Option<Form>,
+) -> Option<Remedy> {
+    let Diagnosis { question, verdict, cause, .. } = diagnosis;
     let ports = ports(question, cause.situation);
+    let mut manifests = Vec::new();
     let mut policies = Vec::new();
     let mut with_remedy = snapshot.clone();
     for direction in verdict.denied_directions() {
-        if verdict.direction(direction).layer != Some(Layer::NetworkPolicy) {
-            return None;
-        }
-        let policy = policy(snapshot, diagnosis, direction, &ports)?;
-        with_remedy = with_remedy.with_policy(lower(&policy).ok()?);
+        let form = form(direction)?;
+        let (target, other) = match direction {
+            Direction::Egress => (&question.source, &question.destination),
+            Direction::Ingress => (&question.destination, &question.source),
+        };
+        let responsible = verdict.direction(direction).responsible();
+        let (pod, lead) = (target.pod()?, responsible.first()?);
+        let situation = cause.situation;
+        let sought = Sought { snapshot, direction, pod, other, lead, ports: &ports, situation };
+        let name = free_name(&sought, diagnosis, form);
+        let manifest = match form {
+            Form::Kubernetes => Manifest::Kubernetes(in_kubernetes::policy(&sought, name)?),
+            Form::Calico(group) => Manifest::Calico(in_calico::policy(&sought, name)?, group),
+        };
+        let policy = manifest.lower()?;
+        with_remedy = with_remedy.with_policy(policy.clone());
         policies.push(policy);
+        manifests.push(manifest);
     }
-    let passes = |question: &Question, snapshot: &Snapshot| {
-        matches!(evaluate(snapshot, question).decision(), Decision::Allowed | Decision::NotIsolated)
-    };
-    let verified =
-        passes(question, &with_remedy) && isolates_nobody(snapshot, &with_remedy, &policies);
+    let decision = evaluate(&with_remedy, question).decision();
+    let passes = matches!(decision, Decision::Allowed | Decision::NotIsolated);
+    let verified = passes && isolates_nobody(snapshot, &with_remedy, &policies);
     if !verified {
         return None;
     }
     Some(Remedy {
         summary: summary(snapshot, diagnosis, &policies),
-        newly_allowed: newly_allowed(snapshot, &with_remedy, question, &policies, &ports),
-        policies,
+        newly_allowed: newly_allowed(snapshot, &with_remedy, question, &policies, &ports)?,
+        policies: manifests,
         verified,
     })
+}
+
+/// A node's addresses, with the one that it was seen with first.
+fn nodes_addresses(node: &Node, seen: IpAddr) -> Vec<IpAddr> {
+    let mut addresses = node.addresses.clone();
+    if !addresses.contains(&seen) {
+        addresses.insert(0, seen);
+    }
+    addresses
 }
 
 /// The ports to open: the flow's own; for DNS both of its protocols, or large answers fail.
@@ -101,109 +195,10 @@ fn ports(question: &Question, situation: Option<Situation>) -> Vec<(u16, Protoco
     }
 }
 
-fn policy(
-    snapshot: &Snapshot,
-    diagnosis: &Diagnosis,
-    direction: Direction,
-    ports: &[(u16, Protocol)],
-) -> Option<NetworkPolicy> {
-    let question = &diagnosis.question;
-    let (target, other) = match direction {
-        Direction::Egress => (&question.source, &question.destination),
-        Direction::Ingress => (&question.destination, &question.source),
-    };
-    let pod = target.pod()?;
-    let lead = diagnosis.verdict.direction(direction).isolating.first()?;
-    let peers = peers(snapshot, pod, other, diagnosis.cause.situation)?;
-    let ports: Vec<_> = ports
-        .iter()
-        .map(|(port, protocol)| NetworkPolicyPort {
-            end_port: None,
-            port: Some(IntOrString::Int(i32::from(*port))),
-            protocol: Some(protocol.to_string()),
-        })
-        .collect();
-    let mut spec = NetworkPolicySpec {
-        pod_selector: Some(target_selector(snapshot, pod, &lead.subject.pods)),
-        policy_types: Some(vec![match direction {
-            Direction::Egress => "Egress".to_owned(),
-            Direction::Ingress => "Ingress".to_owned(),
-        }]),
-        ..NetworkPolicySpec::default()
-    };
-    match direction {
-        Direction::Egress => {
-            let rule = NetworkPolicyEgressRule { ports: Some(ports), to: Some(peers) };
-            spec.egress = Some(vec![rule]);
-        }
-        Direction::Ingress => {
-            let rule = NetworkPolicyIngressRule { ports: Some(ports), from: Some(peers) };
-            spec.ingress = Some(vec![rule]);
-        }
-    }
-    Some(NetworkPolicy {
-        metadata: ObjectMeta {
-            name: Some(free_name(snapshot, diagnosis, direction, pod)),
-            namespace: Some(pod.namespace.to_string()),
-            ..ObjectMeta::default()
-        },
-        spec: Some(spec),
-    })
-}
-
-/// The other end as a rule's peers.
-fn peers(
-    snapshot: &Snapshot,
-    target: &Pod,
-    other: &Endpoint,
-    situation: Option<Situation>,
-) -> Option<Vec<NetworkPolicyPeer>> {
-    let block = |address: std::net::IpAddr| NetworkPolicyPeer {
-        ip_block: Some(IPBlock { cidr: ipnet::IpNet::from(address).to_string(), except: None }),
-        ..NetworkPolicyPeer::default()
-    };
-    match &other.holder {
-        Holder::Pod(peer) => {
-            let labels = pod_labels(snapshot, peer);
-            let elsewhere = (peer.namespace != target.namespace).then(|| LabelSelector {
-                match_labels: Some(BTreeMap::from([(
-                    NAMESPACE_NAME_LABEL.to_owned(),
-                    peer.namespace.to_string(),
-                )])),
-                match_expressions: None,
-            });
-            // Without a label to go by, the namespace is as close as a rule can come.
-            let pods = LabelSelector {
-                match_labels: (!labels.is_empty()).then_some(labels),
-                match_expressions: None,
-            };
-            let by_namespace_alone = elsewhere.is_some() && pods.match_labels.is_none();
-            Some(vec![NetworkPolicyPeer {
-                namespace_selector: elsewhere,
-                pod_selector: (!by_namespace_alone).then_some(pods),
-                ip_block: None,
-            }])
-        }
-        Holder::Node(node) if matches!(situation, Some(Situation::Probe(_))) => {
-            let mut addresses = node.addresses.clone();
-            if !addresses.contains(&other.address) {
-                addresses.insert(0, other.address);
-            }
-            Some(addresses.into_iter().map(block).collect())
-        }
-        Holder::Node(_) | Holder::Outside => Some(vec![block(other.address)]),
-        Holder::Service(_) | Holder::Unknown(_) => None,
-    }
-}
-
 /// `allow-pod-a-to-pod-b-8080`, or with a number behind it where that is taken: a remedy is a new
 /// policy, and never replaces one.
-fn free_name(
-    snapshot: &Snapshot,
-    diagnosis: &Diagnosis,
-    direction: Direction,
-    pod: &Pod,
-) -> String {
+fn free_name(sought: &Sought<'_>, diagnosis: &Diagnosis, form: Form) -> String {
+    let direction = sought.direction;
     let short = |end: &Endpoint| match &end.holder {
         Holder::Pod(pod) => {
             pod.workload.as_ref().map_or_else(|| pod.name.to_string(), |w| w.name.to_string())
@@ -215,7 +210,7 @@ fn free_name(
     let what = match diagnosis.cause.situation {
         Some(Situation::Dns) => "dns".to_owned(),
         Some(Situation::Probe(_)) => format!("probes-{}", question.port),
-        None => question.port.to_string(),
+        Some(Situation::Start) | None => question.port.to_string(),
     };
     let base = match (direction, diagnosis.cause.situation) {
         (Direction::Egress, Some(Situation::Dns)) => {
@@ -228,21 +223,24 @@ fn free_name(
             format!("allow-{}-to-{}-{what}", short(&question.source), short(&question.destination))
         }
     };
+    let (kind, prefix) = match form {
+        Form::Kubernetes => (PolicyKind::NetworkPolicy, String::new()),
+        Form::Calico(group) => {
+            (PolicyKind::CalicoNetworkPolicy, in_calico::name_prefix(sought, group))
+        }
+    };
     // Two policies of one remedy may stand in one namespace.
     let both = diagnosis.verdict.denied_directions().count() > 1;
     let ending = if both { format!("-{direction}") } else { String::new() };
     let name = |ending: &str| {
         let mut name: String = base.chars().take(NAME_MAX - ending.len()).collect();
         name.truncate(name.trim_end_matches(['-', '.']).len());
-        name + ending
+        prefix.clone() + &name + ending
     };
     let is_free = |name: &str| {
-        let reference = PolicyRef {
-            kind: PolicyKind::NetworkPolicy,
-            namespace: Some(pod.namespace.clone()),
-            name: name.into(),
-        };
-        snapshot.policies().get(&reference).is_none()
+        let reference =
+            PolicyRef { kind, namespace: Some(sought.pod.namespace.clone()), name: name.into() };
+        sought.snapshot.policies().get(&reference).is_none()
     };
     let first = name(&ending);
     let numbered = (2..).map(|number: u64| name(&format!("{ending}-{number}")));
@@ -250,19 +248,18 @@ fn free_name(
 }
 
 /// A new policy isolates the pods that it selects: none may be among them that was not before.
-fn isolates_nobody(before: &Snapshot, after: &Snapshot, policies: &[NetworkPolicy]) -> bool {
-    let lowered = policies.iter().filter_map(|policy| lower(policy).ok());
-    for policy in lowered {
-        let own = |pod: &&std::sync::Arc<Pod>| {
-            !pod.host_network && selects(after, &policy.subject, pod).is_match()
-        };
+fn isolates_nobody(before: &Snapshot, after: &Snapshot, policies: &[Policy]) -> bool {
+    for policy in policies {
+        let own =
+            |pod: &&Arc<Pod>| !pod.host_network && selects(after, &policy.subject, pod).is_match();
         for pod in before.pods().filter(own) {
             let labels = before.namespace(&pod.namespace).map(|namespace| &namespace.labels);
             let isolated = [Direction::Egress, Direction::Ingress].into_iter().all(|direction| {
                 policy.rules(direction).is_none()
                     || before.policies().candidates(&pod.namespace, &pod.labels, labels).iter().any(
                         |other| {
-                            other.layer == Layer::NetworkPolicy
+                            other.layer.tier() == policy.layer.tier()
+                                && !other.reference.kind.is_staged()
                                 && other.rules(direction).is_some()
                                 && selects(before, &other.subject, pod).is_match()
                         },
@@ -276,19 +273,19 @@ fn isolates_nobody(before: &Snapshot, after: &Snapshot, policies: &[NetworkPolic
     true
 }
 
-/// How many other pairs pass with the remedy that did not before.
+/// How many other pairs pass with the remedy that did not before; `None`: one of them is denied by
+/// a rule, which no remedy may get round.
 fn newly_allowed(
     before: &Snapshot,
     after: &Snapshot,
     question: &Question,
-    policies: &[NetworkPolicy],
+    policies: &[Policy],
     ports: &[(u16, Protocol)],
-) -> usize {
-    let lowered: Vec<_> = policies.iter().filter_map(|policy| lower(policy).ok()).collect();
+) -> Option<usize> {
     let candidates = |direction: Direction, end: &Endpoint| -> Vec<Endpoint> {
         // On the governed side the pods that the policy selects; on the other, or where that side
         // was not denied, the ends that its peers can match.
-        let of_policy = lowered.iter().find(|policy| policy.rules(direction).is_some());
+        let of_policy = policies.iter().find(|policy| policy.rules(direction).is_some());
         let mut ends = vec![end.clone()];
         for pod in before.pods().filter(|pod| !pod.host_network) {
             let selected = match of_policy {
@@ -308,38 +305,35 @@ fn newly_allowed(
     let sources = candidates(Direction::Egress, &question.source);
     let destinations = candidates(Direction::Ingress, &question.destination);
     let pairs = sources.iter().flat_map(|s| destinations.iter().map(move |d| (s, d)));
-    let newly = pairs.take(PAIRS_MAX).filter(|(source, destination)| {
+    let mut newly = 0;
+    for (source, destination) in pairs.take(PAIRS_MAX) {
         let asked = source.address == question.source.address
             && destination.address == question.destination.address;
-        !asked
-            && ports.iter().any(|(port, protocol)| {
-                let question = Question {
-                    source: (*source).clone(),
-                    destination: (*destination).clone(),
-                    port: *port,
-                    protocol: *protocol,
-                };
-                let denied =
-                    |snapshot| evaluate(snapshot, &question).decision() == Decision::Denied;
-                denied(before) && !denied(after)
-            })
-    });
-    newly.count()
+        let mut is_newly_allowed = false;
+        for (port, protocol) in ports {
+            let question = Question {
+                source: source.clone(),
+                destination: destination.clone(),
+                port: *port,
+                protocol: *protocol,
+            };
+            let was = evaluate(before, &question);
+            let is_denied = |verdict: &Verdict| verdict.decision() == Decision::Denied;
+            if is_denied(&was) && !is_denied(&evaluate(after, &question)) {
+                if was.egress.denied_by.is_some() || was.ingress.denied_by.is_some() {
+                    return None;
+                }
+                is_newly_allowed = true;
+            }
+        }
+        newly += usize::from(is_newly_allowed && !asked);
+    }
+    Some(newly)
 }
 
-fn summary(snapshot: &Snapshot, diagnosis: &Diagnosis, policies: &[NetworkPolicy]) -> String {
+fn summary(snapshot: &Snapshot, diagnosis: &Diagnosis, policies: &[Policy]) -> String {
     let Question { source, destination, port, protocol } = &diagnosis.question;
-    let names: Vec<_> = policies
-        .iter()
-        .map(|policy| {
-            let ObjectMeta { namespace, name, .. } = &policy.metadata;
-            format!(
-                "{}/{}",
-                namespace.as_deref().unwrap_or_default(),
-                name.as_deref().unwrap_or_default()
-            )
-        })
-        .collect();
+    let names: Vec<_> = policies.iter().map(|policy| policy.reference.to_string()).collect();
     let names = names.join(" and ");
     let text = match diagnosis.cause.situation {
         Some(Situation::Dns) => {
@@ -350,7 +344,7 @@ fn summary(snapshot: &Snapshot, diagnosis: &Diagnosis, policies: &[NetworkPolicy
              add the other nodes' addresses if the pod may move, or use an exec probe, which needs \
              no rule"
         ),
-        None => {
+        Some(Situation::Start) | None => {
             format!("allow {source} to reach {destination} on {port}/{protocol}: apply {names}")
         }
     };
@@ -375,10 +369,10 @@ fn label_namespace(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<(String
     let namespace = snapshot.namespace(&peer.namespace)?;
     let policy = snapshot.policies().get(&miss.rule.policy)?;
     let rule = policy.rules(direction)?.get(miss.rule.rule)?;
-    let crate::policy::Peers::AnyOf(peers) = &rule.peers else { return None };
+    let Peers::AnyOf(peers) = &rule.peers else { return None };
     for candidate in peers {
-        let crate::policy::Peer::Pods(pods) = candidate else { continue };
-        let crate::policy::Namespaces::Selected(selector) = &pods.namespaces else { continue };
+        let (Peer::Pods(pods) | Peer::Members(pods)) = candidate else { continue };
+        let Namespaces::Selected(selector) = &pods.namespaces else { continue };
         let Some(labels) = simple_labels(selector.unmet(&namespace.labels)) else { continue };
         let mut relabelled = Namespace::clone(namespace);
         relabelled.labels.extend(labels.iter().map(|(k, v)| (k.clone(), v.clone())));
@@ -397,11 +391,12 @@ fn label_namespace(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<(String
 /// Labels that meet these requirements, where each asks for a value.
 fn simple_labels<'a>(
     requirements: impl Iterator<Item = &'a Requirement>,
-) -> Option<Vec<(std::sync::Arc<str>, std::sync::Arc<str>)>> {
+) -> Option<Vec<(Arc<str>, Arc<str>)>> {
     let labels: Option<Vec<_>> = requirements
         .map(|requirement| match &requirement.operator {
-            // The API server owns this label.
+            // The API server, or Calico, owns these labels.
             _ if &*requirement.key == NAMESPACE_NAME_LABEL => None,
+            _ if requirement.key.starts_with(GIVEN_PREFIX) => None,
             Operator::In(values) => Some((requirement.key.clone(), values.first()?.clone())),
             _ => None,
         })

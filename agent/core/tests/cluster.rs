@@ -14,8 +14,8 @@ use whydrop_core::{
     diagnosis::{Case, Fate, diagnose},
     flow::{Flow, Protocol},
     policy::{
-        Action, Layer, NAMESPACE_NAME_LABEL, Namespaces, Peer, Peers, PodPeer, Policy, PolicyKind,
-        PolicyRef, Rule,
+        Action, KUBERNETES_ORDER, Layer, NAMESPACE_NAME_LABEL, Namespaces, Peer, Peers, PodPeer,
+        Policy, PolicyKind, PolicyRef, Rule,
         evaluate::{Decision, Question, evaluate},
         selector::{Labels, Requirement, Selector},
     },
@@ -40,6 +40,7 @@ fn pod(namespace: &str, name: &str, last: u8, pod_labels: &[(&str, &str)]) -> Po
         uid: None,
         labels: labels(pod_labels),
         created: None,
+        service_account: "default".into(),
         node: Some("worker-1".into()),
         host_network: false,
         addresses: vec![address(last)],
@@ -137,13 +138,14 @@ fn policy(namespace: &str, name: &str, selects: Selector, peers: Peers) -> Polic
             namespace: Some(namespace.clone()),
             name: name.into(),
         },
+        api_version: "networking.k8s.io/v1".into(),
         uid: None,
         created: None,
         written: None,
         layer: Layer::NetworkPolicy,
-        priority: 0,
-        subject: PodPeer { namespaces: Namespaces::Own(namespace), pods: selects },
-        ingress: Some(vec![Rule { action: Action::Allow, peers, ports: Vec::new() }]),
+        order: KUBERNETES_ORDER,
+        subject: PodPeer::new(Namespaces::Own(namespace), selects),
+        ingress: Some(vec![Rule::new(Action::Allow, peers, Vec::new())]),
         egress: None,
     }
 }
@@ -166,7 +168,7 @@ fn unlisted_namespace(label: &str, value: &str) -> Snapshot {
     cluster.apply(Object::Pod(pod("backend", "pod-b", 20, &[])), None);
     let wanted = Selector::new(vec![Requirement::equals(label, value)]);
     let namespaces = Namespaces::Selected(wanted);
-    let peers = Peers::AnyOf(vec![Peer::Pods(PodPeer { namespaces, pods: Selector::EVERYTHING })]);
+    let peers = Peers::AnyOf(vec![Peer::Pods(PodPeer::new(namespaces, Selector::EVERYTHING))]);
     let policy = policy("backend", "allow-web", Selector::EVERYTHING, peers);
     cluster.apply(Object::Policy(policy), None);
     cluster.snapshot()

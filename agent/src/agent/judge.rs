@@ -78,7 +78,7 @@ impl Agent {
             Correlated::Answered { flow, at } => self.judge_answer(flow, at, now),
             Correlated::Folded(folded) => {
                 let snapshot = self.cluster.snapshot();
-                self.log.write(self.reporter.folded(now, &snapshot, &folded));
+                self.write(self.reporter.folded(now, &snapshot, &folded));
             }
         }
     }
@@ -161,7 +161,7 @@ impl Agent {
                 let still = not_enforced(&snapshot, flow, at);
                 let both = still.filter(|_| not_enforced(&then, flow, at).is_some());
                 if let Some(diagnosis) = both.filter(|_| self.recheck.is_news(flow, now)) {
-                    self.log.write(self.reporter.finding(now, at, diagnosis));
+                    self.write(self.reporter.finding(now, at, diagnosis));
                 }
             }
         }
@@ -181,7 +181,7 @@ impl Agent {
         {
             events.write(note);
         }
-        self.log.write(record);
+        self.write(record);
     }
 
     /// Whether a pod is at either end: the kernel drops much else on a node that is none of ours.
@@ -262,8 +262,8 @@ fn note(diagnosis: &Diagnosis, record: &DropRecord, now: Timestamp) -> Option<No
         ..ObjectReference::default()
     };
     let related = diagnosis.cause.policy.as_ref().map(|policy| ObjectReference {
-        api_version: Some(policy.reference.kind.api_version().to_owned()),
-        kind: Some(policy.reference.kind.to_string()),
+        api_version: Some(policy.api_version.to_string()),
+        kind: Some(policy.reference.kind.api_name().to_owned()),
         namespace: policy.reference.namespace.as_deref().map(str::to_owned),
         name: Some(policy.reference.name.to_string()),
         uid: policy.uid.as_deref().map(str::to_owned),

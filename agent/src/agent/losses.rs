@@ -6,6 +6,36 @@ use whydrop_core::correlate::{Account, Correlator};
 
 use crate::probe::{KERNEL_DROP, Totals};
 
+/// Something that is counted since it was not told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Loss {
+    /// What, as metrics name it.
+    pub(super) what: &'static str,
+    /// What and why, as the record tells it.
+    words: &'static str,
+    /// How often since the start.
+    pub(super) count: u64,
+}
+
+/// Everything that can be lost, in the order of its way.
+pub(super) fn losses(
+    totals: &Totals,
+    malformed: u64,
+    account: Account,
+    records_shed: u64,
+    notes_shed: u64,
+) -> [Loss; 6] {
+    [
+        ("observations", "observations for want of room in the kernel", totals.lost.iter().sum()),
+        ("program-runs", "program runs skipped by the kernel", totals.skipped),
+        ("malformed", "observations that could not be read", malformed),
+        ("packets", "dropped packets for want of room in the agent", account.shed),
+        ("records", "records for a slow reader of the log", records_shed),
+        ("notes", "reports that no Kubernetes Event tells of", notes_shed),
+    ]
+    .map(|(what, words, count)| Loss { what, words, count })
+}
+
 /// Losses so far, and which of them have been told.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
@@ -20,29 +50,27 @@ impl Losses {
     }
 
     /// What was lost since it was last asked.
-    pub(super) fn news(
-        &mut self,
-        totals: &Totals,
-        account: Account,
-        records_shed: u64,
-        notes_shed: u64,
-    ) -> BTreeMap<String, u64> {
-        let now = [
-            ("observations for want of room in the kernel", totals.lost.iter().sum()),
-            ("program runs skipped by the kernel", totals.skipped),
-            ("dropped packets for want of room in the agent", account.shed),
-            ("records for a slow reader of the log", records_shed),
-            ("reports that no Kubernetes Event tells of", notes_shed),
-        ];
+    pub(super) fn news(&mut self, losses: &[Loss]) -> BTreeMap<String, u64> {
         let mut news = BTreeMap::new();
-        for (what, count) in now {
+        for Loss { what, words, count } in losses {
             let told = self.told.entry(what).or_default();
-            if count > *told {
-                news.insert(what.to_owned(), count - *told);
-                *told = count;
+            if count > told {
+                news.insert((*words).to_owned(), count - *told);
+                *told = *count;
             }
         }
         news
+    }
+
+    /// Packets that this kernel dropped and no drop tells of, by what became of them.
+    pub(super) fn fates(&self, account: Account) -> Vec<(&'static str, u64)> {
+        let Account { recovered, folded, shed, .. } = account;
+        vec![
+            ("answered", recovered),
+            ("folded", folded),
+            ("shed", shed),
+            ("of-no-pod", self.of_no_pod),
+        ]
     }
 
     /// Where dropped packets have gone since the start, and what the programs cost.

@@ -17,7 +17,7 @@ const CATCH_UP: SignedDuration = SignedDuration::from_secs(2);
 const LOOK_UP: SignedDuration = SignedDuration::from_secs(4);
 
 /// How many wait at most (about 1 kB each); beyond it they are judged at once.
-const WAITING_MAX: usize = 1024;
+pub(super) const WAITING_MAX: usize = 1024;
 
 /// Something to be judged later.
 #[derive(Debug)]
@@ -66,6 +66,10 @@ impl Seekers {
     pub(super) fn is_empty(&self) -> bool {
         self.seeking.is_empty()
     }
+
+    pub(super) fn len(&self) -> usize {
+        self.seeking.len()
+    }
 }
 
 /// What waits, in the order in which it is due.
@@ -91,6 +95,10 @@ impl WaitingRoom {
             return None;
         }
         self.waiting.pop_front().map(|(_, waiting)| waiting)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
     }
 
     /// When the next will have waited long enough.

@@ -3,15 +3,19 @@
 use std::fmt;
 
 use k8s_openapi::api::{
-    core::v1::{Namespace, Node, Pod, Service},
+    core::v1::{Namespace, Node, Pod, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
     networking::v1::NetworkPolicy,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use whydrop_core::{
-    cluster::{object::Object, translate},
-    policy::{admin, network_policy},
+    cluster::{Engine, object::Object, translate},
+    policy::{
+        PolicyKind, admin,
+        calico::{self, Group},
+        network_policy,
+    },
     problem::{FieldPath, Problem},
 };
 
@@ -65,6 +69,14 @@ impl TypeMeta {
         self.api_version.split_once('/').map_or("", |(group, _)| group)
     }
 
+    /// Whose kind it is: an object of Calico's, be it a policy or not, is there for Calico.
+    pub fn engine(&self) -> Engine {
+        match self.group() {
+            "projectcalico.org" | "crd.projectcalico.org" => Engine::Calico,
+            _ => Engine::Standard,
+        }
+    }
+
     /// A policy kind of the engines that we know, whatever the version; staged ones enforce nothing.
     fn is_policy(&self) -> bool {
         let groups = [
@@ -87,6 +99,11 @@ impl TypeMeta {
 /// The first field that the API server would refuse.
 pub fn decode(value: Value) -> Result<Decoded, Problem> {
     let meta = TypeMeta::of(&value)?;
+    if let Some(group) = Group::of(&meta.api_version)
+        && let Some(object) = calico_object(&meta.kind, group, &value)?
+    {
+        return Ok(Decoded::Object(Box::new(object)));
+    }
     let object = match (meta.api_version.as_str(), meta.kind.as_str()) {
         ("v1", "Pod") => Object::Pod(translate::pod(&typed::<Pod>(value)?)?),
         ("v1", "Namespace") => {
@@ -106,6 +123,10 @@ pub fn decode(value: Value) -> Result<Decoded, Problem> {
         ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy") => {
             Object::Policy(admin::lower_baseline(&typed_strictly(&value)?)?)
         }
+        ("v1", "ServiceAccount") => {
+            let account = typed::<ServiceAccount>(value)?;
+            Object::ServiceAccount(translate::service_account(&account)?)
+        }
         (_, kind) if kind.ends_with("List") && value.get("items").is_some() => {
             return items(value, &meta).map(Decoded::List);
         }
@@ -113,6 +134,31 @@ pub fn decode(value: Value) -> Result<Decoded, Problem> {
         _ => return Ok(Decoded::NoPart),
     };
     Ok(Decoded::Object(Box::new(object)))
+}
+
+/// An object of Calico's, if it is of a kind that decisions depend on.
+fn calico_object(kind: &str, group: Group, value: &Value) -> Result<Option<Object>, Problem> {
+    let policy = |kind: PolicyKind| {
+        let policy = calico::lower(&typed_strictly(value)?, kind, group)?;
+        Ok(Some(Object::Policy(policy)))
+    };
+    match kind {
+        "NetworkPolicy" => policy(PolicyKind::CalicoNetworkPolicy),
+        "GlobalNetworkPolicy" => policy(PolicyKind::GlobalNetworkPolicy),
+        "StagedNetworkPolicy" => policy(PolicyKind::StagedNetworkPolicy),
+        "StagedGlobalNetworkPolicy" => policy(PolicyKind::StagedGlobalNetworkPolicy),
+        "StagedKubernetesNetworkPolicy" => {
+            let policy = calico::lower_staged_kubernetes(&typed_strictly(value)?, group)?;
+            Ok(Some(Object::Policy(policy)))
+        }
+        "Tier" => Ok(Some(Object::Tier(calico::tier(&typed_strictly(value)?)?))),
+        "NetworkSet" | "GlobalNetworkSet" => {
+            let is_global = kind == "GlobalNetworkSet";
+            let set = calico::network_set(&typed_strictly(value)?, is_global)?;
+            Ok(Some(Object::NetworkSet(set)))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// The items of a `List`, or of a `PodList` and its like, whose items need not name their type.

@@ -13,7 +13,7 @@ use tokio::{
     time::{Duration, timeout},
 };
 use whydrop_core::cluster::{
-    Cluster,
+    Cluster, Engine,
     object::{Key, Object},
 };
 
@@ -155,6 +155,8 @@ impl Folder {
             }
             self.passed_over = passed_over;
         }
+        let is_calico = self.files.values().any(|file| file.engine == Engine::Calico);
+        cluster.set_engine(if is_calico { Engine::Calico } else { Engine::Standard });
         cluster.set_unread(unread);
         let gone = self.applied.keys().filter(|key| !held.contains_key(*key));
         for key in gone {

@@ -20,7 +20,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use tokio::sync::mpsc;
 use whydrop_core::cluster::{
-    Cluster, Snapshot,
+    Cluster, Engine, Snapshot,
     look_up::LookUp,
     object::{Key, Kind, Object},
 };
@@ -34,7 +34,7 @@ const NEWS_MAX: usize = 1024;
 
 /// How many addresses are looked up at a time, so that a scan of the cluster's addresses does not
 /// become a load for the API server.
-const LOOK_UPS_MAX: usize = 16;
+pub const LOOK_UPS_MAX: usize = 16;
 
 /// How many look-ups are begun in a second: a thousandth of what an API server answers, so that a
 /// hundred nodes may have a bad moment together.
@@ -49,6 +49,8 @@ const REMEMBERED: SignedDuration = SignedDuration::from_mins(10);
 enum News {
     /// All there is of a kind, and the names of those that cannot be read.
     Listed(Followed, Vec<Object>, BTreeSet<String>),
+    /// The API server does not know a kind.
+    NotServed(Followed),
     /// An object as it is now.
     Applied(Box<Object>),
     /// An object is gone.
@@ -66,9 +68,12 @@ enum News {
 impl News {
     /// Whether policies may have changed, or what they select by.
     fn is_of_policies(&self) -> bool {
-        let decides = |kind| matches!(kind, Kind::Policy(_) | Kind::Namespace);
+        let decides =
+            |kind: Kind| kind.decides() || matches!(kind, Kind::Namespace | Kind::ServiceAccount);
         match self {
-            Self::Listed(followed, ..) => followed.is.is_none_or(decides),
+            Self::Listed(followed, ..) | Self::NotServed(followed) => {
+                followed.is.is_none_or(decides)
+            }
             Self::Applied(object) => decides(object.key().kind),
             Self::Deleted(key) => decides(key.kind),
             _ => false,
@@ -156,6 +161,14 @@ impl Live {
         kinds::followed().all(|followed| self.listed.contains(&followed))
     }
 
+    /// Every kind that is to be followed, and whether it is at this moment.
+    pub fn followed(&self) -> impl Iterator<Item = (String, bool)> {
+        let is_followed = |followed: &Followed| {
+            self.listed.contains(followed) && !self.failing.contains_key(followed)
+        };
+        kinds::followed().map(move |followed| (followed.name(), is_followed(&followed)))
+    }
+
     /// Takes the news over into the cluster, and returns what is to be told of it.
     pub fn take(&mut self, cluster: &mut Cluster, now: Timestamp) -> Taken {
         let mut taken = Taken::default();
@@ -163,7 +176,16 @@ impl Live {
             taken.policies_changed |= news.is_of_policies();
             match news {
                 News::Listed(followed, objects, unread) => {
+                    if followed == kinds::CALICO_NETWORK_POLICY {
+                        cluster.set_engine(Engine::Calico);
+                    }
                     self.listed(cluster, followed, objects, unread, now);
+                }
+                News::NotServed(followed) => {
+                    if followed == kinds::CALICO_NETWORK_POLICY {
+                        cluster.set_engine(Engine::Standard);
+                    }
+                    self.listed(cluster, followed, Vec::new(), BTreeSet::new(), now);
                 }
                 News::Applied(object) => {
                     if let Some(held) = self.held.get_mut(&object.key().kind) {
@@ -196,9 +218,10 @@ impl Live {
                 News::LookedUp(address, found) => self.looked_up(cluster, address, found, now),
             }
         }
-        let policies = self.unread.iter().filter(|(followed, names)| {
-            matches!(followed.is, None | Some(Kind::Policy(_))) && !names.is_empty()
-        });
+        let policies = self
+            .unread
+            .iter()
+            .filter(|(followed, names)| followed.is.is_none_or(Kind::decides) && !names.is_empty());
         cluster.set_unread(policies.map(|(kind, names)| (kind.name(), names.len())).collect());
         taken
     }
@@ -249,6 +272,11 @@ impl Live {
                 let _ = sender.send(News::LookedUp(address, found)).await;
             });
         }
+    }
+
+    /// How many addresses are being looked up.
+    pub fn looking_up(&self) -> usize {
+        self.looking_up.len()
     }
 
     fn may_look_up(&mut self, now: Timestamp) -> bool {

@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use whydrop_core::{
     cluster::{
-        Cluster,
+        Cluster, Engine,
         object::{Key, Object},
     },
     problem::Problem,
@@ -86,6 +86,8 @@ pub struct Manifests {
     pub passed_over: BTreeMap<String, usize>,
     /// How many policies of kinds that this version cannot read there are.
     pub unread: BTreeMap<String, usize>,
+    /// Who enforces, as far as the objects tell.
+    pub engine: Engine,
     /// What is wrong with the others.
     pub errors: Vec<ManifestError>,
 }
@@ -174,7 +176,11 @@ impl Manifests {
 
     fn take(&mut self, origin: &Origin, value: Value) {
         let origin = Origin { object: object_name(&value), ..origin.clone() };
-        let kind = TypeMeta::of(&value).map(|meta| meta.to_string()).unwrap_or_default();
+        let meta = TypeMeta::of(&value).unwrap_or_default();
+        if meta.engine() == Engine::Calico {
+            self.engine = Engine::Calico;
+        }
+        let kind = meta.to_string();
         match decode(value) {
             Ok(Decoded::Object(object)) => self.objects.push(*object),
             Ok(Decoded::List(items)) => items.into_iter().for_each(|item| self.take(&origin, item)),
@@ -187,6 +193,7 @@ impl Manifests {
     /// The cluster that these manifests describe: everything in them is synced.
     pub fn cluster(self) -> Cluster {
         let mut cluster = Cluster::default();
+        cluster.set_engine(self.engine);
         cluster.set_unread(self.unread);
         for object in self.objects {
             cluster.apply(object, None);

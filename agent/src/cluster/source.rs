@@ -63,6 +63,14 @@ impl Source {
         }
     }
 
+    /// Every kind that an API server is asked to tell of, and whether it does at this moment.
+    pub fn followed(&self) -> Vec<(String, bool)> {
+        match self {
+            Self::Manifests(_) => Vec::new(),
+            Self::Api(live) => live.followed().collect(),
+        }
+    }
+
     /// Whether an address of a pod that is not known may be one all the same, wherever it runs.
     pub fn is_complete(&self) -> bool {
         matches!(self, Self::Manifests(_))
@@ -72,6 +80,14 @@ impl Source {
     pub fn look_up(&mut self, snapshot: &Snapshot, addresses: &[IpAddr], now: Timestamp) {
         if let Self::Api(live) = self {
             live.look_up(snapshot, addresses, now);
+        }
+    }
+
+    /// How many addresses are being looked up.
+    pub fn looking_up(&self) -> usize {
+        match self {
+            Self::Manifests(_) => 0,
+            Self::Api(live) => live.looking_up(),
         }
     }
 

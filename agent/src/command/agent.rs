@@ -26,17 +26,22 @@ pub(super) struct Args {
     /// The node it runs on [default: the host's name]
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node_name: Option<String>,
-    /// Where to answer /healthz and /readyz
+    /// Where to answer /healthz, /readyz and /metrics
     #[arg(long, value_name = "ADDRESS:PORT")]
     health_address: Option<SocketAddr>,
     /// The reason that Kubernetes Events on pods give
-    #[arg(long, value_name = "REASON", default_value = "NetworkPolicyDenied")]
+    #[arg(
+        long,
+        value_name = "REASON",
+        env = "WHYDROP_EVENT_REASON",
+        default_value = "NetworkPolicyDenied"
+    )]
     event_reason: String,
     /// Write no Kubernetes Events
     #[arg(long)]
     no_events: bool,
     /// The form of records on standard output, and of messages on standard error
-    #[arg(long, value_enum, default_value = "text")]
+    #[arg(long, value_enum, env = "WHYDROP_LOG_FORMAT", default_value = "text")]
     pub(super) log_format: Format,
 }
 

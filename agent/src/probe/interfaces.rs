@@ -11,7 +11,7 @@ use aya::{
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType,
         tc::{
-            NlOptions, SchedClassifierLink, TcAttach, TcError, qdisc_add_clsact,
+            NlOptions, SchedClassifierLink, TcAttach, TcError, TcHandle, qdisc_add_clsact,
             qdisc_detach_program,
         },
     },
@@ -23,7 +23,7 @@ use tokio::io::unix::AsyncFd;
 use super::{
     Attach, FROM_POD, TO_POD,
     error::{Error, errno},
-    netlink, sys,
+    filters, netlink, sys,
     topology::Topology,
 };
 use crate::chain::chain;
@@ -31,9 +31,22 @@ use crate::chain::chain;
 /// The first kernel with tcx.
 const TCX_SINCE: KernelVersion = KernelVersion::new(6, 6, 0);
 
-/// Priorities of clsact filters: the first to run, and the last.
+/// The priority of clsact filters that run first, of which there may be several. Last in line is
+/// nothing to be had there: a filter that lets a packet pass (`TC_ACT_OK`) ends the line, as
+/// Cilium's do.
 const FIRST: u16 = 1;
-const LAST: u16 = u16::MAX;
+
+/// The handle of our filters, which nobody takes by chance: 1 is Cilium's, and the first one's who
+/// leaves it to the kernel. Who has the same replaces the filter, and takes it away with his own.
+const HANDLE: TcHandle = TcHandle::new(0x7764, 0x7270);
+
+/// How often a filter is put in front again of one that somebody put before it, on one interface:
+/// for whoever insists as we do, there is room in front of us.
+const DISPLACED_MAX: u32 = 8;
+
+/// Both programs, and where they are attached.
+const HOOKS: [(&str, TcAttachType); 2] =
+    [(FROM_POD, TcAttachType::Ingress), (TO_POD, TcAttachType::Egress)];
 
 /// Datagrams taken in before changes are acted on: a burst is one change, but not without end.
 const BURST_MAX: usize = 256;
@@ -47,6 +60,8 @@ pub struct Interfaces {
     changes: AsyncFd<OwnedFd>,
     topology: Topology,
     attached: BTreeMap<u32, Attached>,
+    /// How often others got before us, where they did.
+    displaced: BTreeMap<u32, u32>,
     /// Where attaching failed and why, so as to be told once.
     failed: BTreeMap<u32, String>,
     vanished: u64,
@@ -108,6 +123,7 @@ impl Interfaces {
             changes,
             topology: Topology::default(),
             attached: BTreeMap::new(),
+            displaced: BTreeMap::new(),
             failed: BTreeMap::new(),
             vanished: 0,
             relisted: 0,
@@ -124,6 +140,7 @@ impl Interfaces {
         loop {
             let mut ready = self.changes.readable().await.map_err(Error::io(DOING))?;
             let mut routes = false;
+            let mut touched = BTreeSet::new();
             let mut is_drained = false;
             for _ in 0..BURST_MAX {
                 match netlink::receive(ready.get_inner()) {
@@ -135,6 +152,9 @@ impl Interfaces {
                             )
                         });
                         for message in messages {
+                            if let netlink::Message::Filter(filter) = message {
+                                touched.insert(filter.index);
+                            }
                             self.topology.apply(message);
                         }
                     }
@@ -146,6 +166,7 @@ impl Interfaces {
                         self.relisted += 1;
                         self.topology = listed()?;
                         routes = true;
+                        touched.extend(self.attached.keys());
                     }
                     Err(error) => return Err(Error::io(DOING)(error)),
                 }
@@ -154,6 +175,9 @@ impl Interfaces {
                 ready.clear_ready();
             }
             let mut changes = self.settle();
+            for index in touched {
+                changes.extend(self.keep(index));
+            }
             changes.extend(routes.then_some(Change::Routes));
             if !changes.is_empty() {
                 return Ok(changes);
@@ -203,6 +227,7 @@ impl Interfaces {
             }
         }
         self.failed.retain(|index, _| pods.contains(index));
+        self.displaced.retain(|index, _| pods.contains(index));
         for index in pods {
             if self.attached.contains_key(&index) || self.failed.contains_key(&index) {
                 continue;
@@ -225,34 +250,70 @@ impl Interfaces {
         changes
     }
 
+    /// Attaches anew where others have taken our filters away or got before them.
+    ///
+    /// Cilium before 1.16 removes all filters of a hook that it does not use itself, whenever it
+    /// compiles a pod's programs.
+    fn keep(&mut self, index: u32) -> Option<Change> {
+        if self.how != Attach::Clsact || !self.attached.contains_key(&index) {
+            return None;
+        }
+        match place(index) {
+            Ok(Place::First) => return None,
+            Ok(Place::Gone) => {}
+            Ok(Place::Behind) => {
+                let displaced = self.displaced.entry(index).or_default();
+                *displaced += 1;
+                if *displaced > DISPLACED_MAX {
+                    if *displaced == DISPLACED_MAX + 1 {
+                        tracing::warn!(
+                            index,
+                            "others keep getting before our filters, which see less"
+                        );
+                    }
+                    return None;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, index, "cannot see whether our filters are in place");
+                return None;
+            }
+        }
+        // What is left of them goes first, for it has the same handle.
+        let Attached { name, .. } = self.attached.remove(&index)?;
+        let changes = self.settle();
+        if self.attached.contains_key(&index) {
+            tracing::debug!(name, "attached anew beside others");
+            return None;
+        }
+        // Failed, or gone by now, which the next message tells.
+        changes.into_iter().find(|change| matches!(change, Change::Failed { .. }))
+    }
+
     fn attach(&mut self, index: u32) -> Result<[SchedClassifierLink; 2], ProgramError> {
         if self.how == Attach::Clsact {
             prepare_clsact(index)?;
         }
-        Ok([
-            self.attach_one(index, FROM_POD, TcAttachType::Ingress)?,
-            self.attach_one(index, TO_POD, TcAttachType::Egress)?,
-        ])
+        let [from_pod, to_pod] = HOOKS;
+        Ok([self.attach_one(index, from_pod)?, self.attach_one(index, to_pod)?])
     }
 
     fn attach_one(
         &mut self,
         index: u32,
-        program: &str,
-        hook: TcAttachType,
+        (program, hook): (&str, TcAttachType),
     ) -> Result<SchedClassifierLink, ProgramError> {
-        let is_first = matches!(hook, TcAttachType::Ingress);
         let attach = match self.how {
             Attach::Clsact => TcAttach::Netlink {
                 parent: hook.into(),
-                options: NlOptions {
-                    priority: if is_first { FIRST } else { LAST },
-                    ..NlOptions::default()
-                },
+                options: NlOptions { priority: FIRST, handle: HANDLE, ..NlOptions::default() },
             },
             Attach::Auto | Attach::Tcx => TcAttach::Tcx {
                 attach_type: hook,
-                order: if is_first { LinkOrder::first() } else { LinkOrder::last() },
+                order: match hook {
+                    TcAttachType::Ingress => LinkOrder::first(),
+                    TcAttachType::Egress => LinkOrder::last(),
+                },
             },
         };
         let program: &mut SchedClassifier =
@@ -272,6 +333,28 @@ impl fmt::Debug for Interfaces {
     }
 }
 
+/// Where our filters are among those of an interface.
+enum Place {
+    First,
+    /// One of them is not the first at its hook.
+    Behind,
+    /// One of them is not there.
+    Gone,
+}
+
+fn place(index: u32) -> io::Result<Place> {
+    let mut place = Place::First;
+    for (_, hook) in HOOKS {
+        let handles = filters::handles(index, TcHandle::from(hook).into())?;
+        match handles.iter().position(|handle| *handle == u32::from(HANDLE)) {
+            Some(0) => {}
+            Some(_) => place = Place::Behind,
+            None => return Ok(Place::Gone),
+        }
+    }
+    Ok(place)
+}
+
 /// Sees to it that clsact is there, and that no filters of a former life of ours are.
 fn prepare_clsact(index: u32) -> Result<(), ProgramError> {
     match qdisc_add_clsact(index) {
@@ -279,7 +362,7 @@ fn prepare_clsact(index: u32) -> Result<(), ProgramError> {
         Err(error) if errno(&error) == Some(libc::EEXIST) => {}
         Err(error) => return Err(error.into()),
     }
-    for (hook, program) in [(TcAttachType::Ingress, FROM_POD), (TcAttachType::Egress, TO_POD)] {
+    for (program, hook) in HOOKS {
         match qdisc_detach_program(index, hook.into(), program) {
             Ok(()) => {}
             Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}

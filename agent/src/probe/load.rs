@@ -12,6 +12,7 @@ use whydrop_ebpf::{ABI_VERSION, Attempt, AttemptKey, LOCATION_BYTES, SuccessKey}
 
 use super::{
     Attach, Config, FROM_POD, KFREE_SKB, Part, Probe, SOCK_STATE, State, TO_POD, capabilities,
+    connections::Connections,
     counters::Counters,
     error::{Error, refusal},
     interfaces::Interfaces,
@@ -169,6 +170,7 @@ impl Programs {
             )?,
             interfaces: Interfaces::new(self.ebpf, attach)?,
             successes: Successes::new(successes),
+            connections: Connections::default(),
             parts: self.parts,
         })
     }

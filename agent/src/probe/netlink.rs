@@ -1,4 +1,4 @@
-//! What rtnetlink tells of links, addresses and routes, as much of it as the topology asks for.
+//! What rtnetlink tells of links, addresses, routes and filters, as much of it as is asked for.
 //!
 //! `netlink-packet-route` reads the messages. It gives up on a whole message over one attribute that
 //! it does not expect, so each is read on its own: what fails is told and left out, and the rest of
@@ -32,6 +32,8 @@ use nix::{
     },
 };
 
+use super::filters::{self, Filter};
+
 /// A message as large as the kernel makes them (`NLMSG_GOODSIZE`, 32 KiB for dumps).
 const MESSAGE_BYTES: usize = 32 * 1024;
 
@@ -44,7 +46,8 @@ const GROUPS: i32 = libc::RTMGRP_LINK
     | libc::RTMGRP_IPV4_IFADDR
     | libc::RTMGRP_IPV6_IFADDR
     | libc::RTMGRP_IPV4_ROUTE
-    | libc::RTMGRP_IPV6_ROUTE;
+    | libc::RTMGRP_IPV6_ROUTE
+    | libc::RTMGRP_TC;
 
 /// One change, or one part of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +56,7 @@ pub(crate) enum Message {
     LinkGone { index: u32 },
     Address { index: u32, address: IpAddr, added: bool },
     Route { route: Route, added: bool },
+    Filter(Filter),
 }
 
 /// An interface.
@@ -112,7 +116,6 @@ pub(crate) fn is_overflow(error: &io::Error) -> bool {
 /// kernel takes to write it.
 pub(crate) fn list() -> io::Result<Vec<Message>> {
     let socket = open(SockFlag::SOCK_CLOEXEC, 0)?;
-    let mut buffer = vec![0; MESSAGE_BYTES];
     let mut messages = Vec::new();
     for what in [
         RouteNetlinkMessage::GetLink(LinkMessage::default()),
@@ -121,12 +124,31 @@ pub(crate) fn list() -> io::Result<Vec<Message>> {
     ] {
         let mut request = NetlinkMessage::from(what);
         request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        send(socket.as_raw_fd(), &bytes_of(request), MsgFlags::empty())?;
-        let mut is_done = false;
-        while !is_done {
-            let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-            is_done = parse(&buffer[..length], &mut messages)?;
-        }
+        messages.extend(dump(&socket, &bytes_of(request))?);
+    }
+    Ok(messages)
+}
+
+/// Lists the filters of one hook of an interface, in the order in which they run.
+pub(crate) fn list_filters(index: u32, parent: u32) -> io::Result<Vec<Filter>> {
+    let socket = open(SockFlag::SOCK_CLOEXEC, 0)?;
+    let messages = dump(&socket, &filters::request(index, parent))?;
+    let filters = messages.into_iter().filter_map(|message| match message {
+        Message::Filter(filter) => Some(filter),
+        _ => None,
+    });
+    Ok(filters.collect())
+}
+
+/// Asks for a listing, and reads it to its end.
+fn dump(socket: &OwnedFd, request: &[u8]) -> io::Result<Vec<Message>> {
+    let mut buffer = vec![0; MESSAGE_BYTES];
+    let mut messages = Vec::new();
+    send(socket.as_raw_fd(), request, MsgFlags::empty())?;
+    let mut is_done = false;
+    while !is_done {
+        let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        is_done = parse(&buffer[..length], &mut messages)?;
     }
     Ok(messages)
 }
@@ -147,14 +169,21 @@ fn bytes_of(mut message: NetlinkMessage<RouteNetlinkMessage>) -> Vec<u8> {
 /// Reads the messages of a datagram; true if the last of a listing is among them.
 fn parse(mut bytes: &[u8], into: &mut Vec<Message>) -> io::Result<bool> {
     while !bytes.is_empty() {
-        let length = match NetlinkBuffer::new_checked(bytes) {
-            Ok(message) => message.length() as usize,
+        let message = match NetlinkBuffer::new_checked(bytes) {
+            Ok(message) => message,
             Err(error) => {
                 // Where the next one begins cannot be known.
                 tell_unread(&error);
                 break;
             }
         };
+        let length = message.length() as usize;
+        let rest = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        if filters::is_traffic_control(&message) {
+            into.extend(Filter::read(&message).map(Message::Filter));
+            bytes = rest;
+            continue;
+        }
         match NetlinkMessage::deserialize(&bytes[..length]).map(|message| message.payload) {
             Ok(NetlinkPayload::InnerMessage(message)) => into.extend(message_of(message)),
             Ok(NetlinkPayload::Error(answer)) => accepted(answer.raw_code())?,
@@ -162,7 +191,7 @@ fn parse(mut bytes: &[u8], into: &mut Vec<Message>) -> io::Result<bool> {
             Ok(_) => {}
             Err(error) => tell_unread(&error),
         }
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        bytes = rest;
     }
     Ok(false)
 }

@@ -76,6 +76,7 @@ impl Topology {
     /// Takes in a change, or a part of a listing.
     pub(crate) fn apply(&mut self, message: Message) {
         match message {
+            Message::Filter(_) => {}
             Message::Link { index, link } => {
                 // The kernel takes routes away with an interface, and does not always say so.
                 if !link.is_up {

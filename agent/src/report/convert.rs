@@ -104,13 +104,18 @@ impl Reporter {
         evidence: Evidence,
     ) -> Record {
         let Judgement { diagnosis, changed, remedy } = judgement;
+        let flow = flow_of(diagnosis);
+        // Of what this kernel did not drop, the agent of the pod's node sees more.
+        let elsewhere = flow.destination.pod.is_some()
+            && flow.destination.node.as_deref().is_some_and(|node| node != self.node);
         Record::Drop(Box::new(DropRecord {
             schema: Schema::V1,
             kind,
             time: time(now),
             id,
             node: self.node.clone(),
-            flow: flow_of(diagnosis),
+            primary: evidence.reason.is_some() || !elsewhere,
+            flow,
             evidence,
             verdict: verdict_of(&diagnosis.verdict),
             cause: cause_of(&diagnosis.cause, changed.lead()),
@@ -148,6 +153,7 @@ fn end(endpoint: &Endpoint) -> End {
         Holder::Pod(pod) => {
             end.namespace = Some(pod.namespace.to_string());
             end.pod = Some(pod.name.to_string());
+            end.node = pod.node.as_deref().map(str::to_owned);
             end.workload = pod.workload.as_ref().map(|workload| Workload {
                 kind: workload.kind.to_string(),
                 name: workload.name.to_string(),
@@ -208,14 +214,20 @@ fn direction_verdict(verdict: &evaluate::DirectionVerdict) -> DirectionVerdict {
             evaluate::Decision::Denied => Decision::Denied,
             evaluate::Decision::Unknown => Decision::Unknown,
         },
-        layer: verdict.layer.map(|layer| match layer {
+        layer: verdict.layer.as_ref().map(|layer| match layer {
             policy::Layer::Admin => Layer::Admin,
             policy::Layer::NetworkPolicy => Layer::NetworkPolicy,
+            policy::Layer::Tier(_) => Layer::Tier,
             policy::Layer::Baseline => Layer::Baseline,
         }),
+        tier: match &verdict.layer {
+            Some(policy::Layer::Tier(name)) => Some(name.to_string()),
+            _ => None,
+        },
         isolating: verdict.isolating.iter().map(|policy| policy_ref(&policy.reference)).collect(),
         allowed_by: verdict.allowed_by.iter().map(rule_ref).collect(),
         denied_by: verdict.denied_by.as_ref().map(rule_ref),
+        would_deny: verdict.would_deny.iter().map(|policy| policy_ref(&policy.reference)).collect(),
     }
 }
 
@@ -248,6 +260,7 @@ pub fn cause_of(cause: &diagnosis::Cause, changed: Option<&Change>) -> Cause {
         situation: cause.situation.map(|situation| match situation {
             diagnosis::Situation::Dns => Situation::Dns,
             diagnosis::Situation::Probe(_) => Situation::Probe,
+            diagnosis::Situation::Start => Situation::Start,
         }),
         policy: cause.policy.as_deref().map(policy_in_full),
         nearest_miss: cause.nearest_miss.as_ref().map(|miss| NearestMiss {

@@ -56,8 +56,11 @@ pub struct PolicySteps {
 pub struct RuleStep {
     /// 0-based index.
     pub rule: usize,
-    /// `Allow`, `Deny` or `Pass`.
+    /// `Allow`, `Deny`, `Pass` or `Log`.
     pub action: String,
+    /// What it asks of the pod that the policy selects, where that does not match.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub own: Option<Half>,
     /// Whether `from`/`to` matches.
     pub peer: Half,
     /// Whether `ports` matches.
@@ -114,8 +117,12 @@ fn step(rule: &RuleTrace) -> RuleStep {
     RuleStep {
         rule: rule.rule,
         action: rule.action.to_string(),
-        peer: half(&rule.peer, peer_miss),
-        port: half(&rule.port, port_miss),
+        own: match &rule.own {
+            Outcome::Match => None,
+            own => Some(half(own, PeerMiss::told)),
+        },
+        peer: half(&rule.peer, PeerMiss::told),
+        port: half(&rule.port, PortMiss::told),
     }
 }
 
@@ -127,35 +134,6 @@ fn half<Miss>(outcome: &Outcome<Miss>, told: impl Fn(&Miss) -> (String, String))
             let (wanted, found) = told(miss);
             Half::No { wanted, found }
         }
-    }
-}
-
-fn peer_miss(miss: &PeerMiss) -> (String, String) {
-    match miss {
-        PeerMiss::Labels { namespace, pod } => {
-            let misses = || [namespace, pod].into_iter().flatten();
-            let wanted: Vec<_> = misses().map(|miss| miss.wanted.as_str()).collect();
-            let found: Vec<_> = misses().map(|miss| miss.found.as_str()).collect();
-            (wanted.join(" and "), found.join("; "))
-        }
-        PeerMiss::NotAPod { wanted, found } | PeerMiss::NotThatNode { wanted, found } => {
-            (wanted.clone(), found.clone())
-        }
-        PeerMiss::OutsideBlock { network, address } => {
-            (format!("an address in {network}"), address.to_string())
-        }
-        PeerMiss::Excepted { network, except, address } => {
-            (format!("an address in {network} except {except}"), address.to_string())
-        }
-    }
-}
-
-fn port_miss(miss: &PortMiss) -> (String, String) {
-    match miss {
-        PortMiss::Port { wanted, found } | PortMiss::Protocol { wanted, found } => {
-            (wanted.clone(), found.clone())
-        }
-        PortMiss::Unresolved { name, found } => (format!("port named {name}"), found.clone()),
     }
 }
 
@@ -227,11 +205,17 @@ fn walk(
         Decision::Denied => "denied",
         Decision::Unknown => "cannot tell",
     };
-    lines.push(format!("{direction} of {end}: {decision}"));
+    let tier = verdict.tier.as_ref().map(|tier| format!(", in tier {tier}")).unwrap_or_default();
+    lines.push(format!("{direction} of {end}: {decision}{tier}"));
     for PolicySteps { policy, rules } in steps {
         let namespace = policy.namespace.as_deref().map(|ns| format!("{ns}/")).unwrap_or_default();
         let none = if rules.is_empty() { ": no rules, admits nothing" } else { "" };
-        lines.push(format!("  {} {namespace}{}{none}", policy.kind, policy.name));
+        let would_deny = if verdict.would_deny.contains(policy) {
+            ": decides nothing, and would deny this if it were in force"
+        } else {
+            none
+        };
+        lines.push(format!("  {} {namespace}{}{would_deny}", policy.kind, policy.name));
         for rule in rules {
             lines.push(format!("    rule {} ({}): {}", rule.rule, rule.action, took(rule)));
         }
@@ -239,6 +223,13 @@ fn walk(
 }
 
 fn took(rule: &RuleStep) -> String {
+    match &rule.own {
+        Some(Half::No { wanted, found }) => {
+            return format!("no: of the pod itself it wants {wanted}; found {found}");
+        }
+        Some(Half::Unknown { why }) => return format!("cannot tell: {why}"),
+        Some(Half::Yes) | None => {}
+    }
     match (&rule.peer, &rule.port) {
         (Half::Yes, Half::Yes) => "matches".to_owned(),
         (Half::No { wanted, found }, Half::Yes) => {

@@ -62,6 +62,9 @@ fn drop_line(record: &DropRecord) -> String {
     }
     let evidence = evidence_text(&record.evidence, &record.flow.protocol);
     let _ = write!(line, "  {}; {evidence}", record.cause.text);
+    if let Some(node) = record.flow.destination.node.as_deref().filter(|_| !record.primary) {
+        let _ = write!(line, "; see the agent of node {node}");
+    }
     if let Some(changed) = &record.cause.changed {
         let _ = write!(line, "; {}", changed_text(changed, record));
     }
@@ -114,8 +117,15 @@ fn evidence_text(evidence: &Evidence, protocol: &str) -> String {
     if let Some(rejection) = &evidence.rejection {
         let _ = write!(text, ", {rejection}");
     }
-    if let Some(success) = &evidence.last_success {
-        let _ = write!(text, "; worked until {}", clock(success));
+    match &evidence.last_success {
+        // Both are in the one form that sorts by time.
+        Some(success) if success > last => {
+            let _ = write!(text, "; works since {}", clock(success));
+        }
+        Some(success) => {
+            let _ = write!(text, "; worked until {}", clock(success));
+        }
+        None => {}
     }
     text
 }

@@ -1,16 +1,20 @@
 //! Objects as YAML that `kubectl apply -f -` takes.
 
-use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
+use k8s_openapi::{
+    api::networking::v1::{NetworkPolicy, NetworkPolicySpec},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use serde::Serialize;
+use whydrop_core::remedy::Manifest;
 
-/// A `NetworkPolicy` with its fields in the order in which people write them.
+/// A policy with its fields in the order in which people write them.
 #[derive(Serialize)]
-struct Document<'a> {
+struct Document<'a, Spec> {
     #[serde(rename = "apiVersion")]
     api_version: &'a str,
     kind: &'a str,
     metadata: Metadata<'a>,
-    spec: Spec<'a>,
+    spec: Spec,
 }
 
 #[derive(Serialize)]
@@ -41,22 +45,34 @@ struct RuleDocument {
 }
 
 /// Writes policies as a stream of YAML documents.
-pub fn documents(policies: &[NetworkPolicy]) -> String {
+pub fn documents(policies: &[Manifest]) -> String {
     // Objects of the API are maps of strings, numbers and lists: nothing that YAML cannot hold.
-    let documents = policies.iter().filter_map(|policy| serde_saphyr::to_string(&of(policy)).ok());
-    documents.collect::<Vec<_>>().join("---\n")
+    let document = |policy: &Manifest| match policy {
+        Manifest::Kubernetes(policy) => serde_saphyr::to_string(&of_kubernetes(policy)).ok(),
+        Manifest::Calico(policy, group) => serde_saphyr::to_string(&Document {
+            api_version: group.api_version(),
+            kind: "NetworkPolicy",
+            metadata: metadata(&policy.metadata),
+            spec: &policy.spec,
+        })
+        .ok(),
+    };
+    policies.iter().filter_map(document).collect::<Vec<_>>().join("---\n")
 }
 
-fn of(policy: &NetworkPolicy) -> Document<'_> {
-    let metadata = Metadata {
-        namespace: policy.metadata.namespace.as_deref().unwrap_or_default(),
-        name: policy.metadata.name.as_deref().unwrap_or_default(),
-    };
+fn of_kubernetes(policy: &NetworkPolicy) -> Document<'_, Spec<'_>> {
     Document {
         api_version: "networking.k8s.io/v1",
         kind: "NetworkPolicy",
-        metadata,
+        metadata: metadata(&policy.metadata),
         spec: policy.spec.as_ref().map_or_else(|| spec(NO_SPEC), spec),
+    }
+}
+
+fn metadata(metadata: &ObjectMeta) -> Metadata<'_> {
+    Metadata {
+        namespace: metadata.namespace.as_deref().unwrap_or_default(),
+        name: metadata.name.as_deref().unwrap_or_default(),
     }
 }
 

@@ -31,7 +31,7 @@ use tokio::{
 use crate::cluster::live::chain;
 
 /// How many notes wait for a slow API server (about 1 kB each).
-const QUEUE_MAX: usize = 256;
+pub const QUEUE_MAX: usize = 256;
 
 /// How many Events are remembered, so as to be counted on: one per incident and pod.
 const REMEMBERED_MAX: usize = 1024;
@@ -99,6 +99,11 @@ impl Events {
         if self.queue.try_send(note).is_err() {
             self.shed.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Notes that wait to be written.
+    pub fn queued(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
     }
 
     /// Notes that no Event tells of.

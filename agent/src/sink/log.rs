@@ -4,7 +4,7 @@ use std::{
     io::{self, Write as _},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
@@ -15,7 +15,7 @@ use clap::ValueEnum;
 use crate::report::{Record, text};
 
 /// How many records wait for a slow reader (about 3 kB each): some seconds of a bad moment.
-const QUEUE_MAX: usize = 1024;
+pub const QUEUE_MAX: usize = 1024;
 
 /// The form of the lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -30,29 +30,43 @@ pub enum Format {
 pub struct Log {
     queue: SyncSender<Record>,
     writer: thread::JoinHandle<()>,
-    shed: Arc<AtomicU64>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    queued: AtomicUsize,
+    shed: AtomicU64,
 }
 
 impl Log {
     /// Starts the thread that writes; it ends with the queue.
     pub fn start(format: Format) -> Self {
         let (queue, records) = sync_channel(QUEUE_MAX);
-        let shed = Arc::new(AtomicU64::new(0));
-        let counter = shed.clone();
-        let writer = thread::spawn(move || write(format, &records, &counter));
-        Self { queue, writer, shed }
+        let counts = Arc::<Counts>::default();
+        let counted = counts.clone();
+        let writer = thread::spawn(move || write(format, &records, &counted));
+        Self { queue, writer, counts }
     }
 
     /// Queues a record; where there is no room, it is counted as shed.
     pub fn write(&self, record: Record) {
+        // Before it is sent: it may be written at once.
+        self.counts.queued.fetch_add(1, Ordering::Relaxed);
         if self.queue.try_send(record).is_err() {
-            self.shed.fetch_add(1, Ordering::Relaxed);
+            self.counts.queued.fetch_sub(1, Ordering::Relaxed);
+            self.counts.shed.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Records that wait to be written.
+    pub fn queued(&self) -> usize {
+        self.counts.queued.load(Ordering::Relaxed)
     }
 
     /// Records that found no room, or that could not be written.
     pub fn shed(&self) -> u64 {
-        self.shed.load(Ordering::Relaxed)
+        self.counts.shed.load(Ordering::Relaxed)
     }
 
     /// Waits until everything queued is written.
@@ -64,9 +78,10 @@ impl Log {
     }
 }
 
-fn write(format: Format, records: &Receiver<Record>, shed: &AtomicU64) {
+fn write(format: Format, records: &Receiver<Record>, counts: &Counts) {
     let mut out = io::stdout().lock();
     while let Ok(record) = records.recv() {
+        counts.queued.fetch_sub(1, Ordering::Relaxed);
         let line = match format {
             Format::Text => Ok(text::line(&record)),
             Format::Json => serde_json::to_string(&record),
@@ -77,7 +92,7 @@ fn write(format: Format, records: &Receiver<Record>, shed: &AtomicU64) {
             out.flush()
         });
         if written.is_err() {
-            shed.fetch_add(1, Ordering::Relaxed);
+            counts.shed.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

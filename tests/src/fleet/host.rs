@@ -8,6 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::json;
 
 use crate::{
@@ -66,7 +70,7 @@ impl Host {
     pub(super) fn route_to(&self, pod: &cluster::Pod, fabric: &Namespace) -> Result<()> {
         let mut routes = String::new();
         for address in pod.addresses.iter().filter(|address| address.is_ipv4()) {
-            writeln!(routes, "route add {address} via {}", self.address)?;
+            writeln!(routes, "route replace {address} via {}", self.address)?;
         }
         fabric.ip(&routes)
     }
@@ -83,6 +87,12 @@ impl Host {
         };
         self.felix = Some(felix.start(api, apart)?);
         Ok(())
+    }
+
+    /// Holds Felix where it is, or lets it go on.
+    pub fn signal_felix(&self, signal: Signal) -> Result<()> {
+        let felix = self.felix.as_ref().context("Felix does not run")?;
+        Ok(kill(Pid::from_raw(i32::try_from(felix.pid())?), signal)?)
     }
 
     /// Kills Felix; the rules that it has written stay.

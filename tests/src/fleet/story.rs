@@ -6,17 +6,16 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use whydrop::report::{Record, text};
 
 use super::{Fleet, Settings};
 use crate::{
     agent::{Agent, Heard, binary},
+    hint,
     kube::wait::{Look, until},
     lab::server::Server,
     play::Audience,
@@ -187,16 +186,12 @@ impl Stage<'_> {
 
     /// Runs the command that the record's line proposes, and applies what it prints.
     fn remedy(&mut self, record: &Value) -> Result<()> {
-        let record: Record = serde_json::from_value(record.clone())?;
-        let line = text::line(&record);
-        let (_, hint) = line.split_once("fix: ").with_context(|| format!("no fix in {line}"))?;
-        let (hint, _) = hint.split_once("  [").unwrap_or((hint, ""));
-        self.audience.command("", &format!("{hint} | tee remedy.yaml"));
-        let host = self.fleet.host("worker-1")?;
-        let mut fix: Command = host.namespace.command(binary()?);
-        fix.args(hint.split_whitespace().skip(1));
-        let fixed = fix.arg("--kubeconfig").arg(self.fleet.api().kubeconfig()).output()?;
-        ensure!(fixed.status.success(), "{hint}: {}", String::from_utf8_lossy(&fixed.stderr));
+        let words = hint::of_record(record)?;
+        self.audience.command("", &format!("whydrop {} | tee remedy.yaml", words.join(" ")));
+        let mut fix = self.fleet.host("worker-1")?.namespace.command(binary()?);
+        fix.args(words).arg("--kubeconfig").arg(self.fleet.api().kubeconfig());
+        let fixed = fix.output()?;
+        ensure!(fixed.status.success(), "{}", String::from_utf8_lossy(&fixed.stderr));
         let manifest = String::from_utf8(fixed.stdout)?;
         self.audience.output(&manifest);
         self.audience.command("", "kubectl apply -f remedy.yaml");

@@ -35,6 +35,8 @@ pub enum Built {
     Api,
     /// What a node needs besides.
     Node,
+    /// What a node needs whose pods Cilium connects, besides an API server.
+    Cilium,
     /// What the tests of `deploy/` run besides.
     Deploy,
 }
@@ -56,14 +58,24 @@ impl Lab {
         let parts = match built {
             Built::Api => parts::API,
             Built::Node => parts::NODE,
+            Built::Cilium => parts::CILIUM_NODE,
             Built::Deploy => parts::DEPLOY,
         };
         build_all(parts, &mut say)?;
-        if built == Built::Node {
-            if debian::unpack()? {
-                say("containerd, runc and busybox unpacked from Debian's packages");
+        match built {
+            Built::Api => {}
+            Built::Node => {
+                if debian::NODE.unpack()? {
+                    say("containerd, runc and busybox unpacked from Debian's packages");
+                }
+                calico::provide_definitions()?;
             }
-            calico::provide_definitions()?;
+            Built::Cilium => node::cilium::provide_sources()?,
+            Built::Deploy => {
+                if debian::PROMETHEUS.unpack()? {
+                    say("Prometheus unpacked from Debian's package");
+                }
+            }
         }
         say("everything is built");
         Ok(())

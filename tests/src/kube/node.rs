@@ -7,6 +7,7 @@
 //!
 //! The kernel is the machine's. Programs that trace it see the machine's processes too.
 
+pub mod cilium;
 pub mod inside;
 mod services;
 
@@ -364,7 +365,7 @@ impl Site<'_> {
     }
 
     fn ctr(&self, arguments: &[&str]) -> Result<String> {
-        let program = debian::file("usr/bin/ctr")?;
+        let program = debian::NODE.file("usr/bin/ctr")?;
         let program = program.to_string_lossy();
         // Where the kubelet's images and containers are.
         self.run(&[&[&*program, "--namespace", "k8s.io"], arguments].concat())

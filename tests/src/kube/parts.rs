@@ -48,6 +48,11 @@ pub const CALICO: Part =
 /// Calico's agent, which enforces policies.
 pub const FELIX: Part =
     calico("calico-felix", "github.com/projectcalico/calico/felix/cmd/calico-felix", 250);
+/// Cilium's agent, which enforces policies with eBPF programs.
+pub const CILIUM: Part = cilium("cilium-agent", ".", 280);
+/// Cilium's network plugin.
+pub const CILIUM_CNI: Part =
+    cilium("cilium-cni", "github.com/cilium/cilium/plugins/cilium-cni", 10);
 /// Resolves the names of Services.
 pub const COREDNS: Part = Part { name: "coredns", module: "coredns", package: ".", seconds: 60 };
 
@@ -55,6 +60,9 @@ pub const COREDNS: Part = Part { name: "coredns", module: "coredns", package: ".
 pub const API: &[Part] = &[ETCD, APISERVER, KUBECTL, CONTROLLER_MANAGER];
 /// What a node needs besides.
 pub const NODE: &[Part] = &[SCHEDULER, KUBELET, PROXY, FELIX, CALICO, COREDNS];
+
+/// What a node needs whose pods Cilium connects, besides an API server.
+pub const CILIUM_NODE: &[Part] = &[CILIUM, CILIUM_CNI];
 
 /// Renders the chart, and holds values against its schema.
 pub const HELM: Part = deploy("helm", "helm.sh/helm/v3/cmd/helm", 120);
@@ -76,9 +84,14 @@ const fn calico(name: &'static str, package: &'static str, seconds: u64) -> Part
     Part { name, module: "calico", package, seconds }
 }
 
+const fn cilium(name: &'static str, package: &'static str, seconds: u64) -> Part {
+    Part { name, module: "cilium", package, seconds }
+}
+
 /// The release whose branch the module is the head of: Go's modules have it under no such name.
 pub const CALICO_VERSION: &str = "v3.28.5";
 const CALICO_STAMP: &str = "github.com/projectcalico/calico/felix/buildinfo.GitVersion";
+const CILIUM_STAMP: &str = "github.com/cilium/cilium/pkg/version.ciliumVersion";
 
 impl Part {
     /// Where the built program is.
@@ -142,6 +155,11 @@ impl Part {
         match self.module {
             "kubernetes" => {}
             "calico" => return Ok(format!("-s -w -X {CALICO_STAMP}={CALICO_VERSION}")),
+            "cilium" => {
+                let version = self.pinned("github.com/cilium/cilium")?;
+                let version = version.trim_start_matches('v');
+                return Ok(format!("-s -w -X {CILIUM_STAMP}={version}"));
+            }
             _ => return Ok("-s -w".into()),
         }
         let version = self.pinned("k8s.io/kubernetes")?;
@@ -188,10 +206,12 @@ mod tests {
 
     #[test]
     fn every_part_is_pinned_and_stamped() {
-        for part in API.iter().chain(NODE).chain(DEPLOY) {
+        for part in API.iter().chain(NODE).chain(CILIUM_NODE).chain(DEPLOY) {
             part.path().expect(part.name);
         }
         let flags = APISERVER.linker_flags().expect("flags");
         assert!(flags.contains("gitVersion=v1.36.3") && flags.contains("gitMinor=36 "), "{flags}");
+        let flags = CILIUM.linker_flags().expect("flags");
+        assert!(flags.ends_with("ciliumVersion=1.15.19"), "{flags}");
     }
 }

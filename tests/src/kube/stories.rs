@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     agent::{beside, binary},
+    hint,
     play::Audience,
 };
 
@@ -250,13 +251,12 @@ impl Stage<'_> {
 
     /// Runs the command that a line of the log proposes, and applies what it prints.
     fn remedy(&mut self, line: &str) -> Result<String> {
-        let (_, hint) = line.split_once("fix: ").with_context(|| format!("no fix in {line}"))?;
-        let (hint, _) = hint.split_once("  [").unwrap_or((hint, ""));
-        self.audience.command("", &format!("{hint} | tee remedy.yaml"));
+        let words = hint::of_line(line)?;
+        self.audience.command("", &format!("whydrop {} | tee remedy.yaml", words.join(" ")));
         let mut fix = self.node.in_network(binary()?);
-        fix.args(hint.split_whitespace().skip(1));
-        let fixed = fix.arg("--kubeconfig").arg(self.node.api().kubeconfig()).output()?;
-        ensure!(fixed.status.success(), "{hint}: {}", String::from_utf8_lossy(&fixed.stderr));
+        fix.args(words).arg("--kubeconfig").arg(self.node.api().kubeconfig());
+        let fixed = fix.output()?;
+        ensure!(fixed.status.success(), "{}", String::from_utf8_lossy(&fixed.stderr));
         let manifest = String::from_utf8(fixed.stdout)?;
         self.audience.output(&manifest);
         self.audience.command("", "kubectl apply -f remedy.yaml");

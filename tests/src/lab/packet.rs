@@ -18,14 +18,28 @@ const INIT_ACK: u8 = 2;
 /// A State Cookie parameter with four bytes in it: an INIT-ACK has to carry one.
 const COOKIE: [u8; 8] = [0, 7, 0, 8, b'w', b'h', b'y', b'd'];
 
+/// The flags of a TCP header that make a connection (RFC 9293, 3.1).
+pub const SYN: u8 = 0x02;
+/// See [`SYN`].
+pub const ACK: u8 = 0x10;
+
 /// An IPv4 packet with a TCP SYN. The kernel fills in the IP checksum and length.
 pub fn syn(source: (Ipv4Addr, u16), destination: (Ipv4Addr, u16), sequence: u32) -> Vec<u8> {
+    tcp(source, destination, [sequence, 0], SYN)
+}
+
+/// The same with a TCP segment without data: its sequence number, what it acknowledges, its flags.
+pub fn tcp(
+    source: (Ipv4Addr, u16),
+    destination: (Ipv4Addr, u16),
+    numbers: [u32; 2],
+    flags: u8,
+) -> Vec<u8> {
     let mut tcp = Vec::with_capacity(TCP_HEADER);
     tcp.extend(source.1.to_be_bytes());
     tcp.extend(destination.1.to_be_bytes());
-    tcp.extend(sequence.to_be_bytes());
-    tcp.extend(0_u32.to_be_bytes()); // acknowledges nothing
-    tcp.extend([0x50, 0x02]); // five words, SYN
+    tcp.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));
+    tcp.extend([0x50, flags]); // five words
     tcp.extend(64_240_u16.to_be_bytes()); // window
     tcp.extend([0; 4]); // checksum, urgent pointer
     let mut pseudo = Vec::new();

@@ -228,5 +228,16 @@ fn an_agent_of_no_node_and_without_veths_says_so_and_lives() {
         let answer = curl.args(["-qsf", &format!("http://127.0.0.1:9472/{path}")]).output();
         assert_eq!(answer.expect("curl").stdout, b"ok\n", "{path}");
     }
+    let mut curl = stage.node.namespace().command("curl");
+    let metrics = curl.args(["-qsf", "http://127.0.0.1:9472/metrics"]).output().expect("curl");
+    let metrics = String::from_utf8_lossy(&metrics.stdout).into_owned();
+    for line in [
+        "whydrop_ready 1",
+        "whydrop_kind_followed{kind=\"NetworkPolicy\"} 1",
+        "whydrop_kind_followed{kind=\"cilium.io/v2 CiliumNetworkPolicy\"} 1",
+        "whydrop_queue_limit{queue=\"look-ups\"} 16",
+    ] {
+        assert!(metrics.lines().any(|have| have == line), "no {line} in\n{metrics}");
+    }
     agent.stop().expect("it ends");
 }

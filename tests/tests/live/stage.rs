@@ -204,12 +204,8 @@ pub(crate) fn drop_to(agent: &mut Agent, pod: &str) -> Value {
     heard.record.clone()
 }
 
+/// The one that is to lead comes last: of several, the latest does.
 const POLICIES: &str = "
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: default-deny, namespace: backend}
-spec: {podSelector: {}, policyTypes: [Ingress]}
----
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: allow-web, namespace: backend}
@@ -218,4 +214,9 @@ spec:
   ingress:
     - from: [{namespaceSelector: {matchLabels: {name: frontend}}}]
       ports: [{port: 8080}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: default-deny, namespace: backend}
+spec: {podSelector: {}, policyTypes: [Ingress]}
 ";

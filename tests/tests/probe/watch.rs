@@ -2,7 +2,11 @@
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Condvar, Mutex},
+    path::Path,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -27,6 +31,8 @@ struct Shared {
     seen: Mutex<Seen>,
     changed: Condvar,
     stop: Notify,
+    /// Whether what is attached stays when it stops.
+    crashes: AtomicBool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -44,8 +50,13 @@ pub(crate) struct Seen {
 
 impl Watch {
     pub(crate) fn start(node: &Node, attach: Attach) -> Self {
+        Self::start_in(format!("/run/netns/{}", node.namespace().name()), attach)
+    }
+
+    /// Starts it in the network namespace that is at this path.
+    pub(crate) fn start_in(path: impl AsRef<Path>, attach: Attach) -> Self {
         let shared = Arc::new(Shared::default());
-        let namespace = std::fs::File::open(format!("/run/netns/{}", node.namespace().name()));
+        let namespace = std::fs::File::open(path);
         let (namespace, theirs) = (namespace.expect("the node's namespace"), Arc::clone(&shared));
         let thread = std::thread::spawn(move || {
             setns(namespace, CloneFlags::CLONE_NEWNET).expect("enter the node");
@@ -62,6 +73,11 @@ impl Watch {
             assert_eq!(part.state, State::Active, "{}", part.name);
         }
         watch
+    }
+
+    /// Ends it without detaching anything.
+    pub(crate) fn crash(self) {
+        self.shared.crashes.store(true, Ordering::Relaxed);
     }
 
     /// Waits until what was seen gives an answer.
@@ -109,7 +125,7 @@ impl Drop for Watch {
 impl Shared {
     async fn run(&self, config: &Config) {
         let probe = Probe::start(config).unwrap_or_else(|error| panic!("{error}: {error:?}"));
-        let Probe { parts, mut observations, mut interfaces, successes } = probe;
+        let Probe { parts, mut observations, mut interfaces, successes, .. } = probe;
         let mut tick = tokio::time::interval(Duration::from_millis(100));
         loop {
             let (mut told, mut changes, mut is_round) = (Vec::new(), Vec::new(), false);
@@ -120,7 +136,12 @@ impl Shared {
                     is_round = true;
                     told = observations.turn().await.expect("counts");
                 }
-                () = self.stop.notified() => return,
+                () = self.stop.notified() => {
+                    if self.crashes.load(Ordering::Relaxed) {
+                        std::mem::forget(interfaces);
+                    }
+                    return;
+                }
             }
             let mut seen = self.seen.lock().unwrap();
             seen.observations.extend(told);

@@ -5,6 +5,7 @@
 //! takes objects in; nobody else writes.
 
 mod difference;
+mod record;
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -14,7 +15,7 @@ use super::{
     Cluster, Snapshot,
     object::{Key, Kind, Object, Pod},
 };
-use crate::policy::{Peers, Policy};
+use record::parts;
 
 /// How many changes are kept: a day of a busy cluster's policy and label changes is fewer.
 pub const CHANGES_MAX: usize = 512;
@@ -89,7 +90,8 @@ impl Undoable {
     /// Whether it is of a kind that comes and goes with every rollout. Such changes leave half of
     /// the room to the others, which people make.
     fn is_of_passing_kind(&self) -> bool {
-        matches!(self.change.object.kind, Kind::Pod | Kind::Service | Kind::EndpointSlice)
+        let kind = self.change.object.kind;
+        matches!(kind, Kind::Pod | Kind::Service | Kind::EndpointSlice)
     }
 
     fn parts(&self) -> usize {
@@ -169,79 +171,4 @@ impl History {
             _ => None,
         }
     }
-}
-
-impl Cluster {
-    /// Changes are seen from now on. Told once for each kind that has been listed.
-    pub fn history_begins(&mut self, at: Timestamp) {
-        self.history.begin(at);
-    }
-
-    /// Remembers how an object differs from what is known of it.
-    pub(super) fn record_apply(&mut self, object: &Object, at: Timestamp) {
-        let before = self.version_before(object);
-        if let Some(kind) = self.change_kind(before.as_ref(), object) {
-            let difference = before.as_ref().and_then(|b| difference::in_words(b, object));
-            let difference = difference.map(Into::into);
-            self.history.record(Change { object: object.key(), kind, difference, at }, before);
-        }
-    }
-
-    /// Remembers that an object is gone.
-    pub(super) fn record_delete(&mut self, key: &Key, at: Timestamp) {
-        let Some(before) = self.snapshot.object(key) else { return };
-        if let Object::Pod(pod) = &before
-            && !name_returns(pod)
-        {
-            return;
-        }
-        let kind = ChangeKind::Deleted;
-        let change = Change { object: key.clone(), kind, difference: None, at };
-        self.history.record(change, Some(before));
-    }
-
-    /// What an object was before: of a pod that has no address yet, the pod that went by its name.
-    fn version_before(&self, object: &Object) -> Option<Object> {
-        let key = object.key();
-        let known = self.snapshot.object(&key);
-        let addressless = |pod: &Pod| pod.addresses.is_empty();
-        match (object, &known) {
-            (Object::Pod(pod), _) if addressless(pod) => None,
-            (Object::Pod(_), None) => self.history.predecessor(&key).cloned().map(Object::Pod),
-            (Object::Pod(_), Some(Object::Pod(before))) if addressless(before) => {
-                self.history.predecessor(&key).cloned().map(Object::Pod)
-            }
-            _ => known,
-        }
-    }
-}
-
-/// Whether a pod's name can come again: one that a `StatefulSet` or a person gave. Other controllers
-/// never give a name twice.
-fn name_returns(pod: &Pod) -> bool {
-    pod.workload.as_ref().is_none_or(|workload| &*workload.kind == "StatefulSet")
-}
-
-/// How many things an object holds that take memory.
-fn parts(object: &Object) -> usize {
-    match object {
-        Object::Pod(pod) => pod.labels.len() + pod.addresses.len() + pod.ports.len(),
-        Object::Namespace(namespace) => namespace.labels.len(),
-        Object::Node(node) => node.labels.len() + node.addresses.len(),
-        Object::Service(service) => service.selector.len() + service.ports.len(),
-        Object::EndpointSlice(slice) => slice.addresses.len() + slice.ports.len(),
-        Object::Policy(policy) => policy_parts(policy),
-    }
-}
-
-fn policy_parts(policy: &Policy) -> usize {
-    let rules = policy.ingress.iter().chain(&policy.egress).flatten();
-    let parts = rules.map(|rule| {
-        let peers = match &rule.peers {
-            Peers::Everyone => 0,
-            Peers::AnyOf(peers) => peers.len(),
-        };
-        1 + peers + rule.ports.len()
-    });
-    parts.sum()
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::{
     flow::Protocol,
-    policy::{Policy, PolicyKind, PolicyRef, selector::Labels},
+    policy::{Policy, PolicyKind, PolicyRef, selector::Labels, tier::Tier},
 };
 
 /// An object of a kind that decisions depend on.
@@ -23,8 +23,14 @@ pub enum Object {
     Service(Service),
     /// `discovery.k8s.io/v1` `EndpointSlice`.
     EndpointSlice(EndpointSlice),
+    /// `v1` `ServiceAccount`.
+    ServiceAccount(ServiceAccount),
     /// A policy of any kind.
     Policy(Policy),
+    /// Calico's Tier.
+    Tier(Tier),
+    /// Calico's `NetworkSet` or `GlobalNetworkSet`.
+    NetworkSet(NetworkSet),
 }
 
 /// The kinds of [`Object`].
@@ -40,8 +46,41 @@ pub enum Kind {
     Service,
     /// `discovery.k8s.io/v1` `EndpointSlice`.
     EndpointSlice,
+    /// `v1` `ServiceAccount`.
+    ServiceAccount,
     /// A policy kind.
     Policy(PolicyKind),
+    /// Calico's Tier.
+    Tier,
+    /// Calico's.
+    NetworkSet,
+    /// Calico's.
+    GlobalNetworkSet,
+}
+
+impl Kind {
+    /// Every kind.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let core = [
+            Self::Pod,
+            Self::Namespace,
+            Self::Node,
+            Self::Service,
+            Self::EndpointSlice,
+            Self::ServiceAccount,
+        ];
+        let calico = [Self::Tier, Self::NetworkSet, Self::GlobalNetworkSet];
+        core.into_iter().chain(PolicyKind::ALL.map(Self::Policy)).chain(calico)
+    }
+
+    /// Whether an object of this kind that cannot be read may have decided a verdict.
+    pub const fn decides(self) -> bool {
+        match self {
+            Self::Policy(kind) => !kind.is_staged(),
+            Self::Tier | Self::NetworkSet | Self::GlobalNetworkSet => true,
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -52,7 +91,11 @@ impl fmt::Display for Kind {
             Self::Node => "Node",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::ServiceAccount => "ServiceAccount",
             Self::Policy(kind) => kind.name(),
+            Self::Tier => "Tier",
+            Self::NetworkSet => "NetworkSet",
+            Self::GlobalNetworkSet => "GlobalNetworkSet",
         })
     }
 }
@@ -86,6 +129,9 @@ impl Object {
             Self::Node(o) => (Kind::Node, None, &o.name),
             Self::Service(o) => (Kind::Service, Some(&o.namespace), &o.name),
             Self::EndpointSlice(o) => (Kind::EndpointSlice, Some(&o.namespace), &o.name),
+            Self::ServiceAccount(o) => (Kind::ServiceAccount, Some(&o.namespace), &o.name),
+            Self::Tier(o) => (Kind::Tier, None, &o.name),
+            Self::NetworkSet(o) => (o.kind(), o.namespace.as_ref(), &o.name),
             Self::Policy(o) => {
                 let PolicyRef { kind, namespace, name } = &o.reference;
                 (Kind::Policy(*kind), namespace.as_ref(), name)
@@ -108,6 +154,8 @@ pub struct Pod {
     pub labels: Labels,
     /// `metadata.creationTimestamp`: it held no address before.
     pub created: Option<Timestamp>,
+    /// `spec.serviceAccountName`; `default` where it is absent.
+    pub service_account: Arc<str>,
     /// `spec.nodeName`.
     pub node: Option<Arc<str>>,
     /// `spec.hostNetwork`: its address is its node's, and no policy selects it.
@@ -257,4 +305,39 @@ pub struct SlicePort {
     pub port: u16,
     /// Protocol.
     pub protocol: Protocol,
+}
+
+/// A `ServiceAccount`, by whose labels Calico's policies may select pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceAccount {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+    /// Labels.
+    pub labels: Labels,
+}
+
+/// A `NetworkSet`, or, without a namespace, a `GlobalNetworkSet` of Calico's: addresses that its
+/// policies select by labels, as if they were pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkSet {
+    /// Namespace.
+    pub namespace: Option<Arc<str>>,
+    /// Name.
+    pub name: Arc<str>,
+    /// Labels.
+    pub labels: Labels,
+    /// The addresses.
+    pub networks: Vec<IpNet>,
+}
+
+impl NetworkSet {
+    /// Its kind.
+    pub const fn kind(&self) -> Kind {
+        match self.namespace {
+            Some(_) => Kind::NetworkSet,
+            None => Kind::GlobalNetworkSet,
+        }
+    }
 }

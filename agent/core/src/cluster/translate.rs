@@ -12,8 +12,8 @@ use k8s_openapi::{
 };
 
 use super::object::{
-    ContainerPort, EndpointSlice, Namespace, Node, Pod, Probe, ProbePort, Service, ServicePort,
-    SlicePort, TargetPort, Workload,
+    ContainerPort, EndpointSlice, Namespace, Node, Pod, Probe, ProbePort, Service, ServiceAccount,
+    ServicePort, SlicePort, TargetPort, Workload,
 };
 use crate::{
     flow::Protocol,
@@ -27,6 +27,9 @@ use crate::{
 
 /// The label by which a Deployment tells the pods of its `ReplicaSets` apart.
 const POD_TEMPLATE_HASH: &str = "pod-template-hash";
+
+/// The account of pods that name none (the admission plugin `ServiceAccount`).
+const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 
 fn name_of(metadata: &ObjectMeta) -> Result<Arc<str>, Problem> {
     match metadata.name.as_deref() {
@@ -87,6 +90,13 @@ pub fn pod(pod: &core::Pod) -> Result<Pod, Problem> {
         name: name_of(metadata)?,
         uid: metadata.uid.as_deref().map(Into::into),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+        service_account: spec
+            .and_then(|spec| {
+                spec.service_account_name.as_deref().or(spec.service_account.as_deref())
+            })
+            .filter(|name| !name.is_empty())
+            .unwrap_or(DEFAULT_SERVICE_ACCOUNT)
+            .into(),
         node: spec.and_then(|spec| spec.node_name.as_deref()).map(Into::into),
         host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
         addresses,
@@ -161,6 +171,19 @@ pub fn namespace(namespace: &core::Namespace) -> Result<Namespace, Problem> {
     // The API server sets it on every namespace, whatever the manifest says.
     labels.insert(NAMESPACE_NAME_LABEL.into(), name.clone());
     Ok(Namespace { name, labels })
+}
+
+/// Translates a service account.
+///
+/// # Errors
+/// The first field that cannot be read.
+pub fn service_account(account: &core::ServiceAccount) -> Result<ServiceAccount, Problem> {
+    let metadata = &account.metadata;
+    Ok(ServiceAccount {
+        namespace: namespace_of(metadata),
+        name: name_of(metadata)?,
+        labels: labels_of(metadata),
+    })
 }
 
 /// Translates a node.

@@ -56,26 +56,27 @@ pub struct Evidence {
     pub entered: Option<u32>,
     /// When an attempt of the flow was answered after all.
     pub answered: Option<Timestamp>,
-    /// Single observations taken so far, sorted; only while the attempt is pending.
+    /// Single observations that were counted so far, sorted; only while the attempt is pending.
     signs: Vec<(Timestamp, u8)>,
 }
 
 impl Evidence {
     /// Adds an observation; `false`: it was there already.
     pub(super) fn add(&mut self, observation: &Observation) -> bool {
-        let kind = match observation.fact {
-            Fact::KernelDrop { .. } => 0,
-            Fact::Retransmitted => 1,
-            Fact::Failed { .. } => 2,
-            Fact::Rejected(_) => 3,
+        let counted = match observation.fact {
+            Fact::KernelDrop { .. } => Some(0),
+            Fact::Retransmitted => Some(1),
+            // Told twice they say no more than once.
+            Fact::Failed { .. } | Fact::Rejected(_) => None,
             Fact::AnsweredLate | Fact::AnsweredFirst => return true,
         };
         if observation.attempt.is_some() {
-            let sign = (observation.at, kind);
-            match self.signs.binary_search(&sign) {
-                Ok(_) => return false,
-                Err(place) if self.signs.len() < SIGNS_MAX => self.signs.insert(place, sign),
-                Err(_) => {}
+            if let Some(sign) = counted.map(|kind| (observation.at, kind)) {
+                match self.signs.binary_search(&sign) {
+                    Ok(_) => return false,
+                    Err(place) if self.signs.len() < SIGNS_MAX => self.signs.insert(place, sign),
+                    Err(_) => {}
+                }
             }
             self.attempts = self.attempts.max(1);
         }

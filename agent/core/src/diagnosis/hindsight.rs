@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use super::{
-    Attribution, Case, Class, Diagnosis, ENFORCED_WITHIN, Fate,
+    Attribution, Case, Class, Diagnosis, ENFORCED_WITHIN, Fate, Inquiry, Situation,
     attribution::{Flip, Sought, attribute, latest_flip},
     diagnose,
     reason::Died,
@@ -41,7 +41,12 @@ pub(super) fn in_hindsight(
     let Fate::Died(evidence) = case.fate else { return None };
     let passes = matches!(diagnosis.verdict.decision(), Decision::Allowed | Decision::NotIsolated);
     let unexplained = matches!(diagnosis.cause.class, Class::OutOfSync | Class::NotPolicy);
-    if !passes || !unexplained || !Died::of(evidence).is_filter() || is_spoofed(snapshot, case) {
+    let inquiry =
+        Inquiry { snapshot, case, question: &diagnosis.question, verdict: &diagnosis.verdict };
+    let other_reasons = inquiry.spoofed(evidence).is_some()
+        || inquiry.table_full(evidence).is_some()
+        || diagnosis.cause.situation == Some(Situation::Start);
+    if !passes || !unexplained || !Died::of(evidence).is_filter() || other_reasons {
         return None;
     }
     let flip = latest_flip(history, snapshot, &diagnosis.question, Sought::Denied).ok()?;
@@ -109,12 +114,4 @@ fn out_of_sync(
     }
     cause.reasons.push(format!("before the latest change, {secs} s earlier, it was denied"));
     told
-}
-
-/// Whether the packets entered by a pod's veth with an address that is not that pod's.
-fn is_spoofed(snapshot: &Snapshot, case: &Case<'_>) -> bool {
-    let Fate::Died(Evidence { entered: Some(entered), .. }) = case.fate else { return false };
-    snapshot.interface(*entered).is_some_and(|interface| {
-        !interface.addresses.is_empty() && !interface.addresses.contains(&case.flow.source)
-    })
 }

@@ -39,8 +39,12 @@ impl Died {
             // NFQUEUE engines free the packet when their daemon's verdict comes in; kernels
             // before 5.17 give no reasons at all, and the place must do.
             let netfilter = ["nfqnl_reinject", "nf_reinject", "nf_hook_slow", "nft_do_chain"];
-            let netfilter = netfilter.iter().any(|name| location.starts_with(name));
-            return if netfilter { Self::Filter } else { Self::Unclear };
+            // Where the verdict of a tc program is carried out (net/core/dev.c). Kernels that have a
+            // reason for that have another number for none.
+            let tc = ["__netif_receive_skb_core", "__dev_queue_xmit"];
+            let is_at = |names: &[&str]| names.iter().any(|name| location.starts_with(name));
+            let is_filter = is_at(&netfilter) || (drops.reason.number == 0 && is_at(&tc));
+            return if is_filter { Self::Filter } else { Self::Unclear };
         }
         // A number without a name: newer than what is known.
         if reason.bytes().all(|byte| byte.is_ascii_digit()) { Self::Unclear } else { Self::Other }
@@ -84,4 +88,30 @@ pub fn in_words(reason: &str) -> Option<&'static str> {
         "IPV6DISABLED" => "IPv6 is off on the interface",
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::observation::DropReason;
+
+    fn died(number: u32, reason: &str, location: &str) -> Died {
+        let reason = DropReason { number, name: Arc::from(reason) };
+        let location = Some(Arc::from(location));
+        Died::of_drops(&KernelDrops { reason, location, interface: 0, packets: 1 })
+    }
+
+    #[test]
+    fn where_the_kernel_gives_no_reasons_the_place_decides() {
+        for place in ["nf_hook_slow", "__netif_receive_skb_core.constprop.0", "__dev_queue_xmit"] {
+            assert_eq!(died(0, "NOT_SPECIFIED", place), Died::Filter, "{place}");
+        }
+        assert_eq!(died(0, "NOT_SPECIFIED", "tcp_v4_rcv"), Died::Unclear);
+        // Where it has a reason for tc programs, this is none of theirs.
+        assert_eq!(died(2, "NOT_SPECIFIED", "__dev_queue_xmit"), Died::Unclear);
+        assert_eq!(died(2, "NOT_SPECIFIED", "nfqnl_reinject"), Died::Filter);
+        assert_eq!(died(62, "TC_EGRESS", "__dev_queue_xmit"), Died::Filter);
+    }
 }

@@ -1,11 +1,14 @@
 //! The one sentence.
 
+use std::{fmt::Write as _, sync::Arc};
+
 use super::{Cause, Class, Fate, Inquiry, Situation, reason, responsible};
 use crate::{
+    cluster::TableFull,
     correlate::Level,
     flow::Direction,
     observation::Rejection,
-    policy::{evaluate::Decision, nearest::NearestMiss},
+    policy::{Layer, Policy, evaluate::Decision, nearest::NearestMiss},
 };
 
 pub(super) fn sentence(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
@@ -36,8 +39,16 @@ pub(super) fn sentence(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
             Some(Situation::Probe(super::Probe::Startup)) => {
                 "; this is the kubelet's startup probe, so the pod will be restarted"
             }
-            None => "",
+            Some(Situation::Start) | None => "",
         };
+    }
+    if let Some((interface, age)) = inquiry.starting().filter(|_| !cause.class.is_denial()) {
+        let _ = write!(
+            text,
+            "; the pod's interface {} was {:.1} s old: its CNI had not programmed it yet",
+            interface.name,
+            age.as_secs_f64().max(0.0)
+        );
     }
     text
 }
@@ -63,14 +74,23 @@ fn denied_by(inquiry: &Inquiry<'_>, direction: Direction) -> String {
         return format!("{direction} denied by {kind} {} rule {}", rule.policy, rule.rule);
     }
     let policies = responsible(inquiry.verdict, direction);
-    let names: Vec<_> = policies.iter().map(|policy| policy.reference.to_string()).collect();
-    match names.as_slice() {
-        [one] => format!("{direction} denied by NetworkPolicy {one}"),
-        [lead, others @ ..] => {
-            format!("{direction} denied by NetworkPolicy {lead} (with {})", others.join(", "))
-        }
-        [] => format!("{direction} denied"),
-    }
+    let end = match &verdict.layer {
+        Some(Layer::Tier(name)) => format!(", at the end of tier {name}"),
+        _ => String::new(),
+    };
+    let Some((lead, others)) = policies.split_first() else {
+        return format!("{direction} denied{end}");
+    };
+    let kind = lead.reference.kind;
+    let named = |policy: &Arc<Policy>| match policy.reference.kind {
+        other if other == kind => policy.reference.to_string(),
+        other => format!("{other} {}", policy.reference),
+    };
+    let with = match others {
+        [] => String::new(),
+        others => format!(" (with {})", others.iter().map(named).collect::<Vec<_>>().join(", ")),
+    };
+    format!("{direction} denied by {kind} {}{with}{end}", lead.reference)
 }
 
 /// `backend/allow-web rule 0 wants namespace label name=frontend, found …`.
@@ -121,7 +141,12 @@ fn not_policy(inquiry: &Inquiry<'_>) -> String {
         Decision::Denied => "policies deny it, but did not do this",
         Decision::Unknown => "what policies say cannot be told",
     };
+    let full = inquiry.table_full(evidence).map(|full| {
+        let TableFull { entries, entries_max, .. } = full;
+        format!("the kernel's table of connections was full ({entries} of {entries_max})")
+    });
     let how = match (evidence.rejected, evidence.kernel_drop()) {
+        _ if full.is_some() => full.unwrap_or_default(),
         (Some(Rejection::Reset), None) => "it was refused".to_owned(),
         (Some(Rejection::Icmp { kind, code, .. }), _) => {
             format!("it was rejected with ICMP type {kind} code {code}")

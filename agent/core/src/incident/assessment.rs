@@ -109,6 +109,10 @@ fn severity(incident: &Incident, affected: &[Affected], now: Timestamp) -> (Seve
     if let Some(why) = is_meant(incident, affected, now) {
         return (Severity::Info, vec![why]);
     }
+    if incident.cause.situation == Some(Situation::Start) {
+        let why = "a pod's first moments, before its network plugin lets it in, pass by themselves";
+        return (Severity::Info, vec![why.to_owned()]);
+    }
     let lasts = incident.last.duration_since(incident.first);
     let is_sustained = lasts >= BURST;
     // A full queue or a missing route is somebody else's page: this agent only says what it saw.
@@ -174,7 +178,7 @@ fn lost(incident: &Incident, affected: &Affected, is_sustained: bool) -> Option<
             };
             return Some(format!("{who} lost their {probe} probes: {then}"));
         }
-        Some(Situation::Dns | Situation::Probe(_)) | None => {}
+        Some(_) | None => {}
     }
     if !affected.is_whole_workload() {
         return None;

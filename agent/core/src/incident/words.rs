@@ -42,13 +42,13 @@ fn suffering(incident: &Incident) -> String {
         (Some(Situation::Dns), _) => {
             format!("{who} cannot ask the cluster's DNS ({} on {port})", several(&others))
         }
-        (None, Class::NotEnforced) => format!("{who} and {} talk on {port}", several(&others)),
-        (None, _) if path.sufferer() == &path.source => {
+        (_, Class::NotEnforced) => format!("{who} and {} talk on {port}", several(&others)),
+        (_, _) if path.sufferer() == &path.source => {
             let other = several(&others);
             let other = if other.contains(':') { format!("[{other}]") } else { other };
             format!("{who} cannot reach {other}:{port}")
         }
-        (None, _) => format!("{who} cannot be reached on {port} from {}", several(&others)),
+        (_, _) => format!("{who} cannot be reached on {port} from {}", several(&others)),
     };
     match incident.affected.len() + incident.affected_untold - 1 {
         0 => text,

@@ -11,10 +11,13 @@ use super::{
     Action, Block, Layer, Namespaces, Peer, Peers, PodPeer, Policy, PolicyKind, PolicyRef,
     PortMatch, PortRange, Rule,
     network_policy::{network, port_number, protocol},
+    order::Order,
     selector::Selector,
     spec_written,
 };
 use crate::problem::{FieldPath, Problem};
+
+const API_VERSION: &str = "policy.networking.k8s.io/v1alpha1";
 
 /// The highest number, so the lowest precedence, that an `AdminNetworkPolicy` may have.
 const PRIORITY_MAX: i32 = 1000;
@@ -147,7 +150,8 @@ pub fn lower(policy: &AdminNetworkPolicy) -> Result<Policy, Problem> {
     let path = FieldPath::root("spec").field("priority");
     match policy.spec.priority {
         Some(priority @ 0..=PRIORITY_MAX) => {
-            lower_as(policy, PolicyKind::AdminNetworkPolicy, Layer::Admin, priority)
+            let order = Order::of(priority.unsigned_abs());
+            lower_as(policy, PolicyKind::AdminNetworkPolicy, Layer::Admin, order)
         }
         Some(other) => Err(path.expected(format!("0 to {PRIORITY_MAX}"), other.to_string())),
         None => Err(path.expected(format!("0 to {PRIORITY_MAX}"), "none")),
@@ -162,14 +166,14 @@ pub fn lower_baseline(policy: &AdminNetworkPolicy) -> Result<Policy, Problem> {
     if policy.spec.priority.is_some() {
         return Err(FieldPath::root("spec").field("priority").expected("none", "a priority"));
     }
-    lower_as(policy, PolicyKind::BaselineAdminNetworkPolicy, Layer::Baseline, 0)
+    lower_as(policy, PolicyKind::BaselineAdminNetworkPolicy, Layer::Baseline, Order::of(0))
 }
 
 fn lower_as(
     policy: &AdminNetworkPolicy,
     kind: PolicyKind,
     layer: Layer,
-    priority: i32,
+    order: Order,
 ) -> Result<Policy, Problem> {
     let metadata = &policy.metadata;
     let Some(name) = metadata.name.as_deref().filter(|name| !name.is_empty()) else {
@@ -190,11 +194,11 @@ fn lower_as(
                 None => unknown_peer(),
             });
         }
-        ingress.push(Rule {
-            action: action(&rule.action, layer, &path.field("action"))?,
-            peers: some_peers(peers, &path.field("from"))?,
-            ports: ports(&rule.ports, &path.field("ports"))?,
-        });
+        ingress.push(Rule::new(
+            action(&rule.action, &layer, &path.field("action"))?,
+            some_peers(peers, &path.field("from"))?,
+            ports(&rule.ports, &path.field("ports"))?,
+        ));
     }
     let mut egress = Vec::new();
     for (index, rule) in spec.egress.iter().enumerate() {
@@ -203,26 +207,27 @@ fn lower_as(
         for (index, to) in rule.to.iter().enumerate() {
             egress_peer(to, &path.field("to").index(index), &mut peers)?;
         }
-        egress.push(Rule {
-            action: action(&rule.action, layer, &path.field("action"))?,
-            peers: some_peers(peers, &path.field("to"))?,
-            ports: ports(&rule.ports, &path.field("ports"))?,
-        });
+        egress.push(Rule::new(
+            action(&rule.action, &layer, &path.field("action"))?,
+            some_peers(peers, &path.field("to"))?,
+            ports(&rule.ports, &path.field("ports"))?,
+        ));
     }
     Ok(Policy {
         reference: PolicyRef { kind, namespace: None, name: name.into() },
+        api_version: API_VERSION.into(),
         uid: metadata.uid.as_deref().map(Into::into),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
         written: spec_written(metadata),
         layer,
-        priority,
+        order,
         subject,
         ingress: Some(ingress),
         egress: Some(egress),
     })
 }
 
-fn action(text: &str, layer: Layer, path: &FieldPath) -> Result<Action, Problem> {
+fn action(text: &str, layer: &Layer, path: &FieldPath) -> Result<Action, Problem> {
     match (text, layer) {
         ("Allow", _) => Ok(Action::Allow),
         ("Deny", _) => Ok(Action::Deny),
@@ -248,23 +253,16 @@ fn unknown_peer() -> Peer {
 fn pod_peer(peer: &PodsOrNamespaces, path: &FieldPath) -> Result<Option<PodPeer>, Problem> {
     match (&peer.namespaces, &peer.pods) {
         (Some(_), Some(_)) => Err(path.expected("namespaces or pods", "both")),
-        (Some(namespaces), None) => Ok(Some(PodPeer {
-            namespaces: Namespaces::Selected(Selector::lower(
-                namespaces,
-                &path.field("namespaces"),
-            )?),
-            pods: Selector::EVERYTHING,
-        })),
+        (Some(namespaces), None) => {
+            let namespaces = Selector::lower(namespaces, &path.field("namespaces"))?;
+            Ok(Some(PodPeer::new(Namespaces::Selected(namespaces), Selector::EVERYTHING)))
+        }
         (None, Some(pods)) => {
             let path = path.field("pods");
-            let namespaces = &pods.namespace_selector;
-            Ok(Some(PodPeer {
-                namespaces: Namespaces::Selected(Selector::lower(
-                    namespaces,
-                    &path.field("namespaceSelector"),
-                )?),
-                pods: Selector::lower(&pods.pod_selector, &path.field("podSelector"))?,
-            }))
+            let namespaces =
+                Selector::lower(&pods.namespace_selector, &path.field("namespaceSelector"))?;
+            let pods = Selector::lower(&pods.pod_selector, &path.field("podSelector"))?;
+            Ok(Some(PodPeer::new(Namespaces::Selected(namespaces), pods)))
         }
         (None, None) => Ok(None),
     }

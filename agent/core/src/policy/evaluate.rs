@@ -3,13 +3,15 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use super::{
-    Action, Layer, Policy, RuleRef,
-    matching::{Outcome, PeerMiss, PortMiss, Subject, peers, ports, selects},
+    Action, Layer, Policy, PolicyKind, RuleRef,
+    matching::{End, Outcome, PeerMiss, PortMiss, Subject, peers, ports, selects},
+    tier::Tier,
+    walk::{Ending, Layers, walk},
 };
 use crate::{
     cluster::{
-        Snapshot,
-        object::Pod,
+        Engine, Snapshot,
+        object::{Kind, Pod},
         resolve::{Endpoint, Holder},
     },
     flow::{Direction, Protocol},
@@ -45,6 +47,7 @@ pub struct Verdict {
 ///
 /// "A Pod cannot block access to itself; traffic to and from the node where a Pod is running is
 /// always allowed" (<https://kubernetes.io/docs/concepts/services-networking/network-policies/>).
+/// Calico lets a node reach its pods, and polices what a pod sends to its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Exemption {
     /// A pod to itself.
@@ -71,19 +74,34 @@ pub enum Decision {
 pub struct DirectionVerdict {
     /// What it came to, exemptions not applied.
     pub decision: Decision,
-    /// Which layer decided; none did where the end is not isolated.
+    /// Which layer decided: by a rule, or a tier by its end. None did where the flow passes for
+    /// want of anything that decides.
     pub layer: Option<Layer>,
-    /// Every `NetworkPolicy` that selects the pod in this direction, whoever decided; the one that
-    /// leads first: the latest, then the one with the fewest rules, then by name.
+    /// Every policy of a tier that selects the pod in this direction, up to the tier that decided,
+    /// or of all tiers where none did; first those of the tier that decided, and of those the one
+    /// that leads: the latest, then the one with the fewest rules, then by name.
     pub isolating: Vec<Arc<Policy>>,
-    /// Every rule of those that admits the flow, and the ordered rule that allowed it.
+    /// The rule that allowed it, and every rule of Kubernetes' policies that admits it.
     pub allowed_by: Vec<RuleRef>,
-    /// The ordered rule that denied it.
+    /// The ordered rule that denied it; none where a tier's end did.
     pub denied_by: Option<RuleRef>,
+    /// The tiers that passed the flow on.
+    pub passed: Vec<Passed>,
+    /// Staged policies that would deny the flow, which passes as it is, were they in force.
+    pub would_deny: Vec<Arc<Policy>>,
     /// Why it is unknown; not empty only then.
     pub unknown: Vec<Arc<str>>,
     /// Policy by policy, rule by rule, of those that select the pod.
     pub trace: Vec<PolicyTrace>,
+}
+
+/// A tier that passed a flow on to the next.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Passed {
+    /// The tier.
+    pub tier: Arc<Tier>,
+    /// The rule that did; `None`: the tier's end.
+    pub rule: Option<RuleRef>,
 }
 
 /// How one policy's rules took the flow.
@@ -100,8 +118,10 @@ pub struct PolicyTrace {
 pub struct RuleTrace {
     /// Index in the policy as written.
     pub rule: usize,
-    /// What it does when both halves match.
+    /// What it does when all of it matches.
     pub action: Action,
+    /// Whether what it asks of the pod itself matches.
+    pub own: Outcome<PeerMiss>,
     /// Whether `from`/`to` matches.
     pub peer: Outcome<PeerMiss>,
     /// Whether `ports` matches.
@@ -109,12 +129,14 @@ pub struct RuleTrace {
 }
 
 impl RuleTrace {
-    /// Whether both halves match; `Err` names what cannot be told.
+    /// Whether all of it matches; `Err` names what cannot be told.
     pub fn matches(&self) -> Result<bool, Arc<str>> {
-        match (&self.peer, &self.port) {
-            (Outcome::Miss(_), _) | (_, Outcome::Miss(_)) => Ok(false),
-            (Outcome::Match, Outcome::Match) => Ok(true),
-            (Outcome::Unknown(why), _) | (_, Outcome::Unknown(why)) => Err(why.clone()),
+        match (&self.own, &self.peer, &self.port) {
+            (Outcome::Miss(_), ..) | (_, Outcome::Miss(_), _) | (.., Outcome::Miss(_)) => Ok(false),
+            (Outcome::Match, Outcome::Match, Outcome::Match) => Ok(true),
+            (Outcome::Unknown(why), ..)
+            | (_, Outcome::Unknown(why), _)
+            | (.., Outcome::Unknown(why)) => Err(why.clone()),
         }
     }
 }
@@ -155,19 +177,20 @@ impl Verdict {
 pub fn evaluate(snapshot: &Snapshot, question: &Question) -> Verdict {
     Verdict {
         revision: snapshot.revision(),
-        exempt: exemption(&question.source, &question.destination),
+        exempt: exemption(snapshot.engine(), &question.source, &question.destination),
         egress: judge(snapshot, question, Direction::Egress),
         ingress: judge(snapshot, question, Direction::Ingress),
     }
 }
 
-fn exemption(source: &Endpoint, destination: &Endpoint) -> Option<Exemption> {
+fn exemption(engine: Engine, source: &Endpoint, destination: &Endpoint) -> Option<Exemption> {
     let runs_on = |pod: &Pod, holder: &Holder| matches!(holder, Holder::Node(node) if pod.node.as_ref() == Some(&node.name));
     match (&source.holder, &destination.holder) {
         (Holder::Pod(a), Holder::Pod(b)) => {
             let same = (&a.namespace, &a.name) == (&b.namespace, &b.name);
             same.then_some(Exemption::SamePod)
         }
+        (Holder::Pod(_), Holder::Node(_)) if engine == Engine::Calico => None,
         (Holder::Pod(pod), other) | (other, Holder::Pod(pod)) => {
             runs_on(pod, other).then_some(Exemption::LocalNode)
         }
@@ -180,7 +203,10 @@ fn judge(snapshot: &Snapshot, question: &Question, direction: Direction) -> Dire
         Direction::Egress => (&question.source, &question.destination),
         Direction::Ingress => (&question.destination, &question.source),
     };
-    if let Some((kind, why)) = snapshot.unsynced().first_key_value() {
+    // Service accounts are missed where a policy asks for their labels.
+    let mut unsynced =
+        snapshot.unsynced().iter().filter(|(kind, _)| **kind != Kind::ServiceAccount);
+    if let Some((kind, why)) = unsynced.next() {
         let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         return DirectionVerdict::unknown(format!("{kind} objects are not synced yet{why}").into());
     }
@@ -195,20 +221,20 @@ fn judge(snapshot: &Snapshot, question: &Question, direction: Direction) -> Dire
     };
     let subject = Subject {
         snapshot,
-        peer,
         destination: &question.destination,
         port: question.port,
         protocol: question.protocol,
     };
-    let (governing, doubts) = governing(snapshot, pod, direction);
+    let layers = Layers { snapshot };
+    let (governing, doubts) = governing(&layers, pod, direction);
     let mut verdict = DirectionVerdict::not_isolated();
-    verdict.trace = governing.iter().map(|policy| trace(policy, direction, subject)).collect();
-    verdict.isolating =
-        governing.into_iter().filter(|policy| policy.layer == Layer::NetworkPolicy).collect();
-    for rule in admitting(&verdict.trace) {
-        verdict.allowed_by.push(rule);
+    let ends = (End::of(snapshot, target), End::of(snapshot, peer));
+    let trace = |policy| trace(policy, direction, &ends, subject);
+    verdict.trace = governing.iter().map(trace).collect();
+    verdict.decide(&layers);
+    if verdict.decision != Decision::Denied {
+        verdict.would_deny = would_deny(&layers, &verdict.trace);
     }
-    verdict.decide();
     if !doubts.is_empty() {
         // A policy that perhaps selects the pod may turn the verdict either way.
         verdict.decision = Decision::Unknown;
@@ -219,29 +245,35 @@ fn judge(snapshot: &Snapshot, question: &Question, direction: Direction) -> Dire
 
 /// The policies that select the pod in this direction, in order, and why others may.
 fn governing(
-    snapshot: &Snapshot,
+    layers: &Layers<'_>,
     pod: &Pod,
     direction: Direction,
 ) -> (Vec<Arc<Policy>>, Vec<Arc<str>>) {
+    let snapshot = layers.snapshot;
     let labels = snapshot.namespace(&pod.namespace).map(|namespace| &namespace.labels);
     let mut doubts = Vec::new();
-    let mut governing = snapshot.policies().candidates(&pod.namespace, &pod.labels, labels);
-    governing.retain(|policy| {
-        policy.rules(direction).is_some()
-            && match selects(snapshot, &policy.subject, pod) {
-                Outcome::Match => true,
-                Outcome::Miss(_) => false,
-                Outcome::Unknown(why) => {
-                    doubts.push(why);
-                    false
-                }
-            }
-    });
-    governing.sort_by_cached_key(|policy| {
+    let mut governing = Vec::new();
+    for policy in snapshot.policies().candidates(&pod.namespace, &pod.labels, labels) {
+        if policy.rules(direction).is_none() {
+            continue;
+        }
+        let placed = match selects(snapshot, &policy.subject, pod) {
+            Outcome::Miss(_) => continue,
+            Outcome::Unknown(why) => Err(why),
+            Outcome::Match => layers.place(&policy.layer),
+        };
+        match placed {
+            Ok(place) => governing.push((place, policy)),
+            Err(_) if policy.reference.kind.is_staged() => {}
+            Err(why) => doubts.push(why),
+        }
+    }
+    governing.sort_by_cached_key(|(place, policy)| {
         let rules = policy.rules(direction).map_or(0, <[_]>::len);
         // "Rules with lower priority values have higher precedence"; the order of equal ones is
-        // not defined. In the additive layer order decides nothing but who is named first.
-        let rank = (policy.layer, policy.priority);
+        // not defined, and Calico's releases differ in it. Among Kubernetes' own policies, after
+        // Calico's of the same order, it decides nothing but who is named first.
+        let rank = (place.clone(), policy.order, policy.layer == Layer::NetworkPolicy);
         match policy.layer {
             Layer::NetworkPolicy => {
                 (rank, Reverse(policy.created), rules, policy.reference.clone())
@@ -253,41 +285,62 @@ fn governing(
     doubts.extend(snapshot.unread().iter().map(|(kind, count)| {
         format!("{count} of kind {kind}, which this version cannot read, may decide").into()
     }));
-    (governing, doubts)
+    (governing.into_iter().map(|(_, policy)| policy).collect(), doubts)
 }
 
-fn trace(policy: &Arc<Policy>, direction: Direction, subject: Subject<'_>) -> PolicyTrace {
+fn trace(
+    policy: &Arc<Policy>,
+    direction: Direction,
+    (own, peer): &(End<'_>, End<'_>),
+    subject: Subject<'_>,
+) -> PolicyTrace {
     let rules = policy.rules(direction).unwrap_or_default().iter().enumerate();
     let rules = rules.map(|(index, rule)| RuleTrace {
         rule: index,
         action: rule.action,
-        peer: peers(&rule.peers, subject),
-        port: ports(&rule.ports, subject),
+        own: peers(&rule.own, own, subject),
+        peer: peers(&rule.peers, peer, subject),
+        port: ports(rule, subject),
     });
     PolicyTrace { policy: policy.clone(), rules: rules.collect() }
 }
 
-/// The rules of the additive layer that admit the flow.
+/// The rules of Kubernetes' policies that admit the flow.
 fn admitting(trace: &[PolicyTrace]) -> impl Iterator<Item = RuleRef> {
-    let additive = trace.iter().filter(|trace| trace.policy.layer == Layer::NetworkPolicy);
+    let additive =
+        trace.iter().filter(|trace| trace.policy.reference.kind == PolicyKind::NetworkPolicy);
     additive.flat_map(|trace| {
         let admitting = trace.rules.iter().filter(|rule| rule.matches() == Ok(true));
         admitting.map(|rule| trace.rule_ref(rule))
     })
 }
 
+/// The staged policies that would each turn a walk that ends otherwise into a denial.
+fn would_deny(layers: &Layers<'_>, trace: &[PolicyTrace]) -> Vec<Arc<Policy>> {
+    let staged = trace.iter().filter(|trace| trace.is_staged());
+    let denying = staged.filter(|one| {
+        let with_one = trace.iter().filter(|t| !t.is_staged() || std::ptr::eq(*t, *one));
+        let end = walk(layers, with_one).end;
+        matches!(end, Ending::AtEndOfTier(_) | Ending::AtRule { is_allowed: false, .. })
+    });
+    denying.map(|trace| trace.policy.clone()).collect()
+}
+
 impl PolicyTrace {
+    /// Where the policy stands.
+    pub fn layer(&self) -> &Layer {
+        &self.policy.layer
+    }
+
+    /// Whether the policy is only looked at.
+    pub fn is_staged(&self) -> bool {
+        self.policy.reference.kind.is_staged()
+    }
+
     /// Names a rule of this policy.
     pub fn rule_ref(&self, rule: &RuleTrace) -> RuleRef {
         RuleRef { policy: self.policy.reference.clone(), rule: rule.rule }
     }
-}
-
-/// What an ordered layer came to.
-enum Ordered {
-    Decided(Action, RuleRef),
-    NextLayer,
-    Unknown(Arc<str>),
 }
 
 impl DirectionVerdict {
@@ -298,6 +351,8 @@ impl DirectionVerdict {
             isolating: Vec::new(),
             allowed_by: Vec::new(),
             denied_by: None,
+            passed: Vec::new(),
+            would_deny: Vec::new(),
             unknown: Vec::new(),
             trace: Vec::new(),
         }
@@ -307,65 +362,67 @@ impl DirectionVerdict {
         Self { decision: Decision::Unknown, unknown: vec![why], ..Self::not_isolated() }
     }
 
-    /// Admin rules first, then the isolating policies, then baseline rules; else it passes.
-    fn decide(&mut self) {
-        match self.ordered(Layer::Admin) {
-            Ordered::NextLayer => {}
-            ordered => return self.take(Layer::Admin, ordered),
+    /// The policies behind a denial: that of the rule, or all that isolate the pod in the tier
+    /// whose end it is.
+    pub fn responsible(&self) -> Vec<Arc<Policy>> {
+        if self.decision != Decision::Denied {
+            return Vec::new();
         }
-        if !self.isolating.is_empty() {
-            return self.decide_additive();
+        let tier = self.layer.as_ref().and_then(Layer::tier);
+        if let Some(rule) = &self.denied_by {
+            let named = self.trace.iter().filter(|t| t.policy.reference == rule.policy);
+            return named.map(|trace| trace.policy.clone()).collect();
         }
-        let ordered = self.ordered(Layer::Baseline);
-        self.take(Layer::Baseline, ordered);
+        let of_tier = self.isolating.iter().filter(|policy| policy.layer.tier() == tier);
+        of_tier.cloned().collect()
     }
 
-    /// "The effects of those policies do not conflict; they are additive": any rule that admits is
-    /// enough, and a rule that cannot be decided leaves a denial open.
-    fn decide_additive(&mut self) {
-        self.layer = Some(Layer::NetworkPolicy);
-        if !self.allowed_by.is_empty() {
-            self.decision = Decision::Allowed;
-            return;
-        }
-        let additive = self.trace.iter().filter(|t| t.policy.layer == Layer::NetworkPolicy);
-        self.unknown =
-            additive.flat_map(|t| &t.rules).filter_map(|rule| rule.matches().err()).collect();
-        self.unknown.dedup();
-        self.decision = if self.unknown.is_empty() { Decision::Denied } else { Decision::Unknown };
-    }
-
-    fn ordered(&self, layer: Layer) -> Ordered {
-        for trace in self.trace.iter().filter(|trace| trace.policy.layer == layer) {
-            for rule in &trace.rules {
-                match (rule.matches(), rule.action) {
-                    (Ok(false), _) => {}
-                    (Err(why), _) => return Ordered::Unknown(why),
-                    (Ok(true), Action::Pass) => return Ordered::NextLayer,
-                    (Ok(true), action) => return Ordered::Decided(action, trace.rule_ref(rule)),
-                }
-            }
-        }
-        Ordered::NextLayer
-    }
-
-    fn take(&mut self, layer: Layer, ordered: Ordered) {
-        match ordered {
-            Ordered::NextLayer => {}
-            Ordered::Unknown(why) => {
-                self.decision = Decision::Unknown;
-                self.unknown.push(why);
-            }
-            Ordered::Decided(action, rule) => {
-                self.layer = Some(layer);
-                if action == Action::Deny {
-                    self.decision = Decision::Denied;
-                    self.denied_by = Some(rule);
-                } else {
-                    self.decision = Decision::Allowed;
+    fn decide(&mut self, layers: &Layers<'_>) {
+        let walk = walk(layers, self.trace.iter().filter(|trace| !trace.is_staged()));
+        self.passed = walk.passed;
+        self.allowed_by = admitting(&self.trace).collect();
+        match walk.end {
+            Ending::Nowhere => {}
+            Ending::AtRule { layer, rule, is_allowed: true } => {
+                self.decision = Decision::Allowed;
+                if !self.allowed_by.contains(&rule) {
                     self.allowed_by.insert(0, rule);
                 }
+                self.layer = Some(layer);
+            }
+            Ending::AtRule { layer, rule, is_allowed: false } => {
+                self.decision = Decision::Denied;
+                self.denied_by = Some(rule);
+                self.layer = Some(layer);
+            }
+            Ending::AtEndOfTier(layer) => {
+                self.decision = Decision::Denied;
+                self.layer = Some(layer);
+            }
+            Ending::Unknown { layer, why } => {
+                self.decision = Decision::Unknown;
+                self.unknown = why;
+                self.layer = Some(layer).filter(|layer| layer.tier().is_some());
             }
         }
+        self.isolating = self.isolating(layers);
+    }
+
+    fn isolating(&self, layers: &Layers<'_>) -> Vec<Arc<Policy>> {
+        let decided = self.layer.as_ref().and_then(Layer::tier);
+        let last = self.layer.as_ref().filter(|_| decided.is_some());
+        let last = last.and_then(|layer| layers.place(layer).ok());
+        let governs = |trace: &&PolicyTrace| {
+            let place = layers.place(trace.layer()).ok();
+            let is_tier = trace.layer().tier().is_some() && !trace.is_staged();
+            is_tier && last.as_ref().is_none_or(|last| place.as_ref() <= Some(last))
+        };
+        let mut isolating: Vec<_> = self.trace.iter().filter(governs).collect();
+        isolating.sort_by_cached_key(|trace| {
+            let PolicyTrace { policy, rules } = trace;
+            let elsewhere = policy.layer.tier() != decided;
+            (elsewhere, Reverse(policy.created), rules.len(), policy.reference.clone())
+        });
+        isolating.into_iter().map(|trace| trace.policy.clone()).collect()
     }
 }

@@ -7,6 +7,7 @@ use rpds::{HashTrieMapSync, HashTrieSetSync};
 
 use super::{
     Namespaces, Policy, PolicyRef,
+    members::GIVEN_PREFIX,
     selector::{Labels, Operator, Selector},
 };
 
@@ -121,6 +122,9 @@ fn drawers(policy: &Policy) -> Vec<Drawer> {
 /// The label with the fewest possible values that a selector insists on.
 fn required_label(selector: &Selector) -> Option<(&Arc<str>, &Vec<Arc<str>>)> {
     let required = selector.requirements().iter().filter_map(|r| match &r.operator {
+        // No object carries the labels that Calico gives.
+        _ if r.key.starts_with(GIVEN_PREFIX) => None,
+        // With no value to have, as `in {}`, nothing is selected.
         Operator::In(values) if values.len() <= INDEXED_VALUES_MAX => Some((&r.key, values)),
         _ => None,
     });

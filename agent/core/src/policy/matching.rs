@@ -5,13 +5,14 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use ipnet::IpNet;
 
 use super::{
-    Block, NAMESPACE_NAME_LABEL, Namespaces, Peer, Peers, PodPeer, PortMatch, PortRange,
-    selector::{Labels, Selector},
+    Block, NAMESPACE_NAME_LABEL, Namespaces, Peer, Peers, PodPeer, PortMatch, PortRange, Rule,
+    members::{account, given_to_pod, is_in_set, namespace_given, service},
+    selector::{Labelled, Labels, Selector},
 };
 use crate::{
     cluster::{
         Snapshot,
-        object::Pod,
+        object::{NetworkSet, Pod},
         resolve::{Endpoint, Holder},
     },
     flow::Protocol,
@@ -52,13 +53,22 @@ pub enum PeerMiss {
         /// Who it is.
         found: String,
     },
-    /// A node peer, and an end that is not such a node.
-    NotThatNode {
-        /// The nodes wanted.
+    /// A node, or what is behind a Service, and an end that is another.
+    AnotherEnd {
+        /// What is wanted.
         wanted: String,
         /// Who it is.
         found: String,
     },
+    /// An end that the rule leaves out by its labels.
+    LeftOut {
+        /// What is wanted.
+        wanted: String,
+        /// Who it is.
+        found: String,
+    },
+    /// Several things must be so, and these are not.
+    Several(Vec<Self>),
     /// Not in the network of an `ipBlock`.
     OutsideBlock {
         /// The network.
@@ -107,6 +117,13 @@ pub enum PortMiss {
         /// The flow's.
         found: String,
     },
+    /// The rule is about a protocol that no flow as we see them has, such as ICMP.
+    OtherProtocol {
+        /// The protocols of the rule.
+        wanted: String,
+        /// The flow's.
+        found: String,
+    },
     /// A port name that the destination does not declare for this protocol.
     Unresolved {
         /// The name.
@@ -116,13 +133,26 @@ pub enum PortMiss {
     },
 }
 
+/// One end of a flow, as rules ask for it.
+pub struct End<'a> {
+    /// The end.
+    pub endpoint: &'a Endpoint,
+    /// The network sets that its address is in, found once for all rules.
+    pub sets: Vec<&'a Arc<NetworkSet>>,
+}
+
+impl<'a> End<'a> {
+    /// An end, with the network sets that its address is in.
+    pub fn of(snapshot: &'a Snapshot, endpoint: &'a Endpoint) -> Self {
+        Self { endpoint, sets: snapshot.network_sets_of(endpoint.address) }
+    }
+}
+
 /// What a rule asks of a flow, from one direction's point of view.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
     /// The cluster.
     pub snapshot: &'a Snapshot,
-    /// The other end.
-    pub peer: &'a Endpoint,
     /// The destination, whose port names count.
     pub destination: &'a Endpoint,
     /// Destination port.
@@ -131,13 +161,20 @@ pub struct Subject<'a> {
     pub protocol: Protocol,
 }
 
-/// Matches a rule's peers.
-pub fn peers(peers: &Peers, subject: Subject<'_>) -> Outcome<PeerMiss> {
-    let Peers::AnyOf(peers) = peers else { return Outcome::Match };
+/// Matches what a rule asks of one end.
+pub fn peers(peers: &Peers, end: &End<'_>, subject: Subject<'_>) -> Outcome<PeerMiss> {
+    match peers {
+        Peers::Everyone => Outcome::Match,
+        Peers::AnyOf(candidates) => any_of(candidates, end, subject),
+        Peers::AllOf(parts) => all_of(parts, end, subject),
+    }
+}
+
+fn any_of(candidates: &[Peer], end: &End<'_>, subject: Subject<'_>) -> Outcome<PeerMiss> {
     let mut unknown = None;
     let mut nearest: Option<PeerMiss> = None;
-    for candidate in peers {
-        match peer(candidate, subject) {
+    for candidate in candidates {
+        match peer(candidate, end, subject) {
             Outcome::Match => return Outcome::Match,
             Outcome::Unknown(why) => unknown = unknown.or(Some(why)),
             Outcome::Miss(miss) => {
@@ -150,34 +187,79 @@ pub fn peers(peers: &Peers, subject: Subject<'_>) -> Outcome<PeerMiss> {
     match (unknown, nearest) {
         (Some(why), _) => Outcome::Unknown(why),
         (None, Some(miss)) => Outcome::Miss(miss),
-        // Not constructed: lowering turns an empty list into `Everyone` or refuses it.
-        (None, None) => Outcome::Unknown("the rule has no peers".into()),
+        // Addresses of both families at once, which no packet has.
+        (None, None) => Outcome::Miss(PeerMiss::AnotherEnd {
+            wanted: "addresses of another family".to_owned(),
+            found: end.endpoint.address.to_string(),
+        }),
     }
 }
 
-fn peer(peer: &Peer, subject: Subject<'_>) -> Outcome<PeerMiss> {
+/// One miss is enough, whatever else is unknown.
+fn all_of(parts: &[Peers], end: &End<'_>, subject: Subject<'_>) -> Outcome<PeerMiss> {
+    let mut unknown = None;
+    let mut misses = Vec::new();
+    for part in parts {
+        match peers(part, end, subject) {
+            Outcome::Match => {}
+            Outcome::Unknown(why) => unknown = unknown.or(Some(why)),
+            Outcome::Miss(miss) => misses.push(miss),
+        }
+    }
+    match (misses.pop(), unknown) {
+        (Some(only), _) if misses.is_empty() => Outcome::Miss(only),
+        (Some(last), _) => {
+            misses.push(last);
+            Outcome::Miss(PeerMiss::Several(misses))
+        }
+        (None, Some(why)) => Outcome::Unknown(why),
+        (None, None) => Outcome::Match,
+    }
+}
+
+fn peer(peer: &Peer, end: &End<'_>, subject: Subject<'_>) -> Outcome<PeerMiss> {
+    let snapshot = subject.snapshot;
     match peer {
-        Peer::Pods(pods) => pod_peer(pods, subject),
-        Peer::Block(block) => ip_block(block, subject.peer),
-        Peer::Nodes(selector) => node(selector, subject.peer),
+        Peer::Pods(pods) => pod_peer(snapshot, pods, end.endpoint),
+        Peer::Members(wanted) => member(snapshot, wanted, end),
+        Peer::NotMembers(unwanted) => match member(snapshot, unwanted, end) {
+            Outcome::Match => Outcome::Miss(PeerMiss::LeftOut {
+                wanted: format!("others than {unwanted}"),
+                found: end.endpoint.to_string(),
+            }),
+            Outcome::Miss(_) => Outcome::Match,
+            Outcome::Unknown(why) => Outcome::Unknown(why),
+        },
+        Peer::Block(block) => ip_block(block, end.endpoint),
+        Peer::Nodes(selector) => node(selector, end.endpoint),
+        Peer::Service(wanted) => service(wanted, end.endpoint, subject),
         Peer::Undecidable(what) => Outcome::Unknown(format!("the rule names {what}").into()),
     }
 }
 
-fn pod_peer(wanted: &PodPeer, subject: Subject<'_>) -> Outcome<PeerMiss> {
-    match &subject.peer.holder {
-        Holder::Pod(pod) => match selects(subject.snapshot, wanted, pod) {
+/// A pod, or an address of a network set.
+fn member(snapshot: &Snapshot, wanted: &PodPeer, end: &End<'_>) -> Outcome<PeerMiss> {
+    match is_in_set(snapshot, wanted, &end.sets) {
+        Ok(true) => Outcome::Match,
+        Ok(false) => pod_peer(snapshot, wanted, end.endpoint),
+        Err(why) => Outcome::Unknown(why),
+    }
+}
+
+fn pod_peer(snapshot: &Snapshot, wanted: &PodPeer, end: &Endpoint) -> Outcome<PeerMiss> {
+    match &end.holder {
+        Holder::Pod(pod) => match selects(snapshot, wanted, pod) {
             Outcome::Match => Outcome::Match,
             Outcome::Unknown(why) => Outcome::Unknown(why),
             Outcome::Miss((namespace, pod)) => Outcome::Miss(PeerMiss::Labels { namespace, pod }),
         },
         // "Selectors never match an address that is not a pod's", hostNetwork pods included.
         Holder::Node(node) => {
-            let found = format!("node {} ({})", node.name, subject.peer.address);
+            let found = format!("node {} ({})", node.name, end.address);
             Outcome::Miss(PeerMiss::NotAPod { wanted: wanted.to_string(), found })
         }
         Holder::Outside => {
-            let found = format!("{}, an address outside the cluster", subject.peer.address);
+            let found = format!("{}, an address outside the cluster", end.address);
             Outcome::Miss(PeerMiss::NotAPod { wanted: wanted.to_string(), found })
         }
         Holder::Service(service) => {
@@ -188,26 +270,41 @@ fn pod_peer(wanted: &PodPeer, subject: Subject<'_>) -> Outcome<PeerMiss> {
     }
 }
 
-/// Whether the peer (or a policy's subject) selects a pod: both selectors must.
+/// Whether the peer (or a policy's subject) selects a pod: by its namespace, its own labels and its
+/// service account.
 pub fn selects(
     snapshot: &Snapshot,
     wanted: &PodPeer,
     pod: &Pod,
 ) -> Outcome<(Option<LabelMiss>, Option<LabelMiss>)> {
-    let pod_miss = (!wanted.pods.matches(&pod.labels)).then(|| {
+    let of = Labelled { given: &given_to_pod(pod), ..Labelled::from(&pod.labels) };
+    let mut unknown = None;
+    let mut pod_miss = (!wanted.pods.matches(of)).then(|| {
         let found = format!("pod {}/{}: {}", pod.namespace, pod.name, label_list(&pod.labels));
-        LabelMiss::of("pod", &wanted.pods, &pod.labels, found)
+        LabelMiss::of("pod", &wanted.pods, of, found)
     });
+    if let Some(accounts) = &wanted.accounts {
+        match account(snapshot, accounts, pod) {
+            Outcome::Match => {}
+            Outcome::Unknown(why) => unknown = Some(why),
+            Outcome::Miss(miss) => pod_miss = pod_miss.or(Some(miss)),
+        }
+    }
     match namespace(snapshot, &wanted.namespaces, &pod.namespace) {
         Outcome::Miss(namespace) => Outcome::Miss((Some(namespace), pod_miss)),
-        // Whatever the namespace's labels are, the pod's do not match.
+        // Whatever else is not known, this does not match.
         _ if pod_miss.is_some() => Outcome::Miss((None, pod_miss)),
         Outcome::Unknown(why) => Outcome::Unknown(why),
-        Outcome::Match => Outcome::Match,
+        Outcome::Match => unknown.map_or(Outcome::Match, Outcome::Unknown),
     }
 }
 
-fn namespace(snapshot: &Snapshot, wanted: &Namespaces, name: &Arc<str>) -> Outcome<LabelMiss> {
+/// Whether a namespace is wanted.
+pub(super) fn namespace(
+    snapshot: &Snapshot,
+    wanted: &Namespaces,
+    name: &Arc<str>,
+) -> Outcome<LabelMiss> {
     let selector = match wanted {
         Namespaces::Own(own) if own == name => return Outcome::Match,
         Namespaces::Own(own) => {
@@ -220,23 +317,24 @@ fn namespace(snapshot: &Snapshot, wanted: &Namespaces, name: &Arc<str>) -> Outco
         }
         Namespaces::Selected(selector) => selector,
     };
+    let given = namespace_given(name);
     if let Some(namespace) = snapshot.namespace(name) {
-        if selector.matches(&namespace.labels) {
+        let of = Labelled { given: &given, global: false, ..Labelled::from(&namespace.labels) };
+        if selector.matches(of) {
             return Outcome::Match;
         }
         let found = format!("namespace {name}: {}", label_list(&namespace.labels));
-        return Outcome::Miss(LabelMiss::of("namespace", selector, &namespace.labels, found));
+        return Outcome::Miss(LabelMiss::of("namespace", selector, of, found));
     }
-    // Of a namespace that is not in the snapshot, only the label that the API server sets is known.
-    let known: Labels = [(NAMESPACE_NAME_LABEL.into(), name.clone())].into();
-    let (by_name, others): (Vec<_>, Vec<_>) =
-        selector.requirements().iter().cloned().partition(|r| &*r.key == NAMESPACE_NAME_LABEL);
-    let by_name = Selector::new(by_name);
-    if !by_name.matches(&known) {
-        let found = format!("namespace {name}: {}", label_list(&known));
-        return Outcome::Miss(LabelMiss::of("namespace", &by_name, &known, found));
+    // Of a namespace that is not in the snapshot, only the labels that it is given are known.
+    let labels: Labels = [(NAMESPACE_NAME_LABEL.into(), name.clone())].into();
+    let known = Labelled { given: &given, global: false, ..Labelled::from(&labels) };
+    let (by_name, others) = selector.split(&[NAMESPACE_NAME_LABEL, given[0].0]);
+    if !by_name.matches(known) {
+        let found = format!("namespace {name}: {}", label_list(&labels));
+        return Outcome::Miss(LabelMiss::of("namespace", &by_name, known, found));
     }
-    match others.is_empty() {
+    match others.is_everything() {
         true => Outcome::Match,
         false => Outcome::Unknown(
             format!("namespace {name} is not among the objects, so its labels are not known")
@@ -262,7 +360,7 @@ fn node(selector: &Selector, peer: &Endpoint) -> Outcome<PeerMiss> {
     match &peer.holder {
         Holder::Node(node) if selector.matches(&node.labels) => Outcome::Match,
         Holder::Unknown(why) => Outcome::Unknown(why.clone()),
-        _ => Outcome::Miss(PeerMiss::NotThatNode {
+        _ => Outcome::Miss(PeerMiss::AnotherEnd {
             wanted: format!("a node with labels {selector}"),
             found: peer.to_string(),
         }),
@@ -270,7 +368,25 @@ fn node(selector: &Selector, peer: &Endpoint) -> Outcome<PeerMiss> {
 }
 
 /// Matches a rule's ports.
-pub fn ports(ports: &[PortMatch], subject: Subject<'_>) -> Outcome<PortMiss> {
+pub fn ports(rule: &Rule, subject: Subject<'_>) -> Outcome<PortMiss> {
+    let outcome = among(&rule.ports, subject);
+    if rule.except_ports.is_empty() || matches!(outcome, Outcome::Miss(_)) {
+        return outcome;
+    }
+    match among(&rule.except_ports, subject) {
+        Outcome::Match => {
+            let listed: Vec<_> = rule.except_ports.iter().map(ToString::to_string).collect();
+            Outcome::Miss(PortMiss::Port {
+                wanted: format!("a port other than {}", listed.join(" and ")),
+                found: format!("port {}/{}", subject.port, subject.protocol),
+            })
+        }
+        Outcome::Miss(_) => outcome,
+        Outcome::Unknown(why) => Outcome::Unknown(why),
+    }
+}
+
+fn among(ports: &[PortMatch], subject: Subject<'_>) -> Outcome<PortMiss> {
     if ports.is_empty() {
         return Outcome::Match;
     }
@@ -299,6 +415,7 @@ pub fn ports(ports: &[PortMatch], subject: Subject<'_>) -> Outcome<PortMiss> {
                 }
                 Named::Unknown(why) => unknown = unknown.or(Some(why)),
             },
+            PortRange::OfProtocol(_) => {}
         }
     }
     if let Some(why) = unknown {
@@ -309,6 +426,9 @@ pub fn ports(ports: &[PortMatch], subject: Subject<'_>) -> Outcome<PortMiss> {
         format!("port {}", listed.join(" or "))
     };
     let found = format!("port {}/{}", subject.port, subject.protocol);
+    if ports.iter().all(|entry| matches!(entry.ports, PortRange::OfProtocol(_))) {
+        return Outcome::Miss(PortMiss::OtherProtocol { wanted: wanted(), found });
+    }
     Outcome::Miss(match (right_number, unresolved) {
         (true, _) => PortMiss::Protocol { wanted: wanted(), found },
         (false, Some(unresolved)) => unresolved,
@@ -355,8 +475,9 @@ fn named_port(name: &Arc<str>, subject: Subject<'_>) -> Named {
 }
 
 impl LabelMiss {
-    fn of(noun: &str, selector: &Selector, labels: &Labels, found: String) -> Self {
-        let unmet: Vec<_> = selector.unmet(labels).map(ToString::to_string).collect();
+    /// What of a selector these labels do not satisfy.
+    pub(super) fn of(noun: &str, selector: &Selector, of: Labelled<'_>, found: String) -> Self {
+        let unmet = selector.unmet_parts(of);
         Self {
             wanted: format!("{noun} label {}", unmet.join(",")),
             found,
@@ -377,8 +498,52 @@ impl PeerMiss {
                 let misses = || [namespace, pod].into_iter().flatten();
                 (misses().count(), misses().map(|miss| miss.unmet).sum())
             }
-            Self::OutsideBlock { .. } => (1, usize::MAX),
-            Self::NotAPod { .. } | Self::NotThatNode { .. } => (2, usize::MAX),
+            Self::OutsideBlock { .. } | Self::LeftOut { .. } => (1, usize::MAX),
+            Self::NotAPod { .. } | Self::AnotherEnd { .. } => (2, usize::MAX),
+            Self::Several(misses) => misses.iter().fold((0, 0), |(count, unmet), miss| {
+                let (more, more_unmet) = miss.distance();
+                (count + more, unmet.saturating_add(more_unmet))
+            }),
+        }
+    }
+}
+
+impl PeerMiss {
+    /// What was wanted, and what was found.
+    pub fn told(&self) -> (String, String) {
+        match self {
+            Self::Labels { namespace, pod } => {
+                let misses = || [namespace, pod].into_iter().flatten();
+                let wanted: Vec<_> = misses().map(|miss| miss.wanted.as_str()).collect();
+                let found: Vec<_> = misses().map(|miss| miss.found.as_str()).collect();
+                (wanted.join(" and "), found.join("; "))
+            }
+            Self::NotAPod { wanted, found }
+            | Self::AnotherEnd { wanted, found }
+            | Self::LeftOut { wanted, found } => (wanted.clone(), found.clone()),
+            Self::OutsideBlock { network, address } => {
+                (format!("an address in {network}"), address.to_string())
+            }
+            Self::Excepted { network, except, address } => {
+                let wanted = format!("an address in {network} except {except}");
+                (wanted, format!("{address}, which is in {except}"))
+            }
+            Self::Several(misses) => {
+                let (wanted, found): (Vec<_>, Vec<_>) = misses.iter().map(Self::told).unzip();
+                (wanted.join(" and "), found.join("; "))
+            }
+        }
+    }
+}
+
+impl PortMiss {
+    /// What was wanted, and what was found.
+    pub fn told(&self) -> (String, String) {
+        match self {
+            Self::Port { wanted, found }
+            | Self::Protocol { wanted, found }
+            | Self::OtherProtocol { wanted, found } => (wanted.clone(), found.clone()),
+            Self::Unresolved { name, found } => (format!("port named {name}"), found.clone()),
         }
     }
 }
@@ -397,6 +562,9 @@ impl fmt::Display for PodPeer {
         match self.pods.is_everything() {
             true => f.write_str("pods")?,
             false => write!(f, "pods {}", self.pods)?,
+        }
+        if let Some(accounts) = &self.accounts {
+            write!(f, " of {accounts}")?;
         }
         match &self.namespaces {
             Namespaces::Own(namespace) => write!(f, " in namespace {namespace}"),

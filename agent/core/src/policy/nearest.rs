@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 
 use super::{
-    Layer, Peers, Policy, RuleRef,
+    Action, Layer, Peers, Policy, PolicyKind, RuleRef,
     evaluate::{DirectionVerdict, PolicyTrace, RuleTrace},
     matching::{Outcome, PeerMiss, PortMiss},
 };
@@ -57,7 +57,8 @@ pub enum Lack {
 
 /// The half matches of a direction in which no rule admits the flow; none where one does.
 pub fn half_matches(verdict: &DirectionVerdict) -> Vec<HalfMatch> {
-    let additive = || verdict.trace.iter().filter(|t| t.policy.layer == Layer::NetworkPolicy);
+    let kind = PolicyKind::NetworkPolicy;
+    let additive = || verdict.trace.iter().filter(|t| t.policy.reference.kind == kind);
     if additive().flat_map(|trace| &trace.rules).any(|rule| rule.matches() == Ok(true)) {
         return Vec::new();
     }
@@ -74,12 +75,14 @@ pub fn half_matches(verdict: &DirectionVerdict) -> Vec<HalfMatch> {
 }
 
 /// The rule of which one half matches and the other lacks least; of several, the one that says most
-/// about this flow. `None`: no rule comes near.
+/// about this flow. Asked are the rules that allow anything, of the tier that denies the flow by its
+/// end. `None`: no rule comes near.
 pub fn nearest_miss(verdict: &DirectionVerdict, direction: Direction) -> Option<NearestMiss> {
-    let additive = verdict.trace.iter().filter(|t| t.policy.layer == Layer::NetworkPolicy);
+    let tier = verdict.layer.as_ref().and_then(Layer::tier);
+    let of_tier = |t: &&PolicyTrace| t.layer().tier() == tier && !t.is_staged();
     let mut best: Option<(_, NearestMiss)> = None;
-    for trace in additive {
-        for rule in &trace.rules {
+    for trace in verdict.trace.iter().filter(of_tier) {
+        for rule in trace.rules.iter().filter(|rule| rule.action == Action::Allow) {
             let Some(Lacking { lacks, unmet, miss }) = lacking(trace, rule) else { continue };
             // A half that matches because it asks for nothing says nothing about this flow.
             let explicit = says_something(&trace.policy, rule, direction);
@@ -123,45 +126,66 @@ struct Lacking {
 }
 
 fn lacking(trace: &PolicyTrace, rule: &RuleTrace) -> Option<Lacking> {
+    // A rule for another of the pods that the policy selects was not written for this flow.
+    if !rule.own.is_match() {
+        return None;
+    }
     let told = |lacks, unmet, lack, wanted: String, found: String| {
         let miss = NearestMiss { rule: trace.rule_ref(rule), lack, wanted, found };
         Some(Lacking { lacks, unmet, miss })
     };
     match (&rule.peer, &rule.port) {
-        (Outcome::Match, Outcome::Miss(miss)) => match miss {
-            PortMiss::Port { wanted, found } => {
-                told(1, 1, Lack::Port, wanted.clone(), found.clone())
-            }
-            PortMiss::Protocol { wanted, found } => {
-                told(1, 1, Lack::Protocol, wanted.clone(), found.clone())
-            }
-            PortMiss::Unresolved { name, found } => {
-                told(1, 1, Lack::NamedPort, format!("port named {name}"), found.clone())
-            }
-        },
-        (Outcome::Miss(miss), Outcome::Match) => match miss {
-            PeerMiss::Labels { namespace, pod } => {
-                let misses = || [namespace, pod].into_iter().flatten();
-                let join = |texts: Vec<&str>, with| texts.join(with);
-                let wanted = join(misses().map(|miss| miss.wanted.as_str()).collect(), " and ");
-                let found = join(misses().map(|miss| miss.found.as_str()).collect(), "; ");
-                let unmet = misses().map(|miss| miss.unmet).sum();
-                let lack =
-                    if namespace.is_some() { Lack::NamespaceLabels } else { Lack::PodLabels };
-                told(misses().count(), unmet, lack, wanted, found)
-            }
-            PeerMiss::NotAPod { wanted, found } | PeerMiss::NotThatNode { wanted, found } => {
-                told(2, usize::MAX, Lack::PodLabels, wanted.clone(), found.clone())
-            }
-            PeerMiss::OutsideBlock { network, address } => {
-                let wanted = format!("an address in {network}");
-                told(1, 1, Lack::Block, wanted, address.to_string())
-            }
-            PeerMiss::Excepted { network, except, address } => {
-                let wanted = format!("an address in {network} except {except}");
-                told(1, 1, Lack::Except, wanted, format!("{address}, which is in {except}"))
-            }
-        },
+        (Outcome::Match, Outcome::Miss(miss)) => {
+            let lack = port_lack(miss)?;
+            let (wanted, found) = miss.told();
+            told(1, 1, lack, wanted, found)
+        }
+        (Outcome::Miss(miss), Outcome::Match) => {
+            let (wanted, found) = miss.told();
+            let (lacks, unmet) = peer_lacks(miss);
+            told(lacks, unmet, peer_lack(miss), wanted, found)
+        }
         _ => None,
+    }
+}
+
+fn port_lack(miss: &PortMiss) -> Option<Lack> {
+    match miss {
+        PortMiss::Port { .. } => Some(Lack::Port),
+        PortMiss::Protocol { .. } => Some(Lack::Protocol),
+        PortMiss::Unresolved { .. } => Some(Lack::NamedPort),
+        // No flow as we see them comes near to a rule about ICMP.
+        PortMiss::OtherProtocol { .. } => None,
+    }
+}
+
+fn peer_lack(miss: &PeerMiss) -> Lack {
+    match miss {
+        PeerMiss::Labels { namespace: Some(_), .. } => Lack::NamespaceLabels,
+        PeerMiss::Labels { .. }
+        | PeerMiss::NotAPod { .. }
+        | PeerMiss::AnotherEnd { .. }
+        | PeerMiss::LeftOut { .. } => Lack::PodLabels,
+        PeerMiss::OutsideBlock { .. } => Lack::Block,
+        PeerMiss::Excepted { .. } => Lack::Except,
+        PeerMiss::Several(misses) => misses.first().map_or(Lack::PodLabels, peer_lack),
+    }
+}
+
+/// How many things a peer lacks, and how many labels they are about.
+fn peer_lacks(miss: &PeerMiss) -> (usize, usize) {
+    match miss {
+        PeerMiss::Labels { namespace, pod } => {
+            let misses = || [namespace, pod].into_iter().flatten();
+            (misses().count(), misses().map(|miss| miss.unmet).sum())
+        }
+        PeerMiss::NotAPod { .. } | PeerMiss::AnotherEnd { .. } => (2, usize::MAX),
+        PeerMiss::LeftOut { .. } | PeerMiss::OutsideBlock { .. } | PeerMiss::Excepted { .. } => {
+            (1, 1)
+        }
+        PeerMiss::Several(misses) => misses.iter().fold((0, 0), |(count, unmet), miss| {
+            let (more, more_unmet) = peer_lacks(miss);
+            (count + more, unmet.saturating_add(more_unmet))
+        }),
     }
 }

@@ -14,8 +14,8 @@ use k8s_openapi::{
 };
 
 use super::{
-    Action, Block, Layer, Namespaces, Peer, Peers, PodPeer, Policy, PolicyKind, PolicyRef,
-    PortMatch, PortRange, Rule, selector::Selector, spec_written,
+    Action, Block, KUBERNETES_ORDER, Layer, Namespaces, Peer, Peers, PodPeer, Policy, PolicyKind,
+    PolicyRef, PortMatch, PortRange, Rule, selector::Selector, spec_written,
 };
 use crate::{
     flow::Protocol,
@@ -45,20 +45,16 @@ pub fn lower(policy: &NetworkPolicy) -> Result<Policy, Problem> {
     let mut ingress = Vec::new();
     for (index, rule) in spec.ingress.iter().flatten().enumerate() {
         let path = path.field("ingress").index(index);
-        ingress.push(Rule {
-            action: Action::Allow,
-            peers: peers(rule.from.as_deref(), &namespace, &path.field("from"))?,
-            ports: ports(rule.ports.as_deref(), &path.field("ports"))?,
-        });
+        let peers = peers(rule.from.as_deref(), &namespace, &path.field("from"))?;
+        let ports = ports(rule.ports.as_deref(), &path.field("ports"))?;
+        ingress.push(Rule::new(Action::Allow, peers, ports));
     }
     let mut egress = Vec::new();
     for (index, rule) in spec.egress.iter().flatten().enumerate() {
         let path = path.field("egress").index(index);
-        egress.push(Rule {
-            action: Action::Allow,
-            peers: peers(rule.to.as_deref(), &namespace, &path.field("to"))?,
-            ports: ports(rule.ports.as_deref(), &path.field("ports"))?,
-        });
+        let peers = peers(rule.to.as_deref(), &namespace, &path.field("to"))?;
+        let ports = ports(rule.ports.as_deref(), &path.field("ports"))?;
+        egress.push(Rule::new(Action::Allow, peers, ports));
     }
     Ok(Policy {
         reference: PolicyRef {
@@ -66,12 +62,13 @@ pub fn lower(policy: &NetworkPolicy) -> Result<Policy, Problem> {
             namespace: Some(namespace.clone()),
             name: name.into(),
         },
+        api_version: "networking.k8s.io/v1".into(),
         uid: metadata.uid.as_deref().map(Into::into),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
         written: spec_written(metadata),
         layer: Layer::NetworkPolicy,
-        priority: 0,
-        subject: PodPeer { namespaces: Namespaces::Own(namespace), pods },
+        order: KUBERNETES_ORDER,
+        subject: PodPeer::new(Namespaces::Own(namespace), pods),
         ingress: governs_ingress.then_some(ingress),
         egress: governs_egress.then_some(egress),
     })
@@ -131,20 +128,19 @@ fn peer(peer: &NetworkPolicyPeer, namespace: &Arc<str>, path: &FieldPath) -> Res
     if pods.is_none() && namespaces.is_none() {
         return Err(path.expected("podSelector, namespaceSelector or ipBlock", "none of them"));
     }
-    Ok(Peer::Pods(PodPeer {
-        // "If namespaceSelector is also set, then the rule selects the pods matching podSelector
-        // in the namespaces selected by namespaceSelector. Otherwise in the policy's own namespace."
-        namespaces: match namespaces {
-            Some(selector) => {
-                Namespaces::Selected(Selector::lower(selector, &path.field("namespaceSelector"))?)
-            }
-            None => Namespaces::Own(namespace.clone()),
-        },
-        pods: match pods {
-            Some(selector) => Selector::lower(selector, &path.field("podSelector"))?,
-            None => Selector::EVERYTHING,
-        },
-    }))
+    // "If namespaceSelector is also set, then the rule selects the pods matching podSelector in the
+    // namespaces selected by namespaceSelector. Otherwise in the policy's own namespace."
+    let namespaces = match namespaces {
+        Some(selector) => {
+            Namespaces::Selected(Selector::lower(selector, &path.field("namespaceSelector"))?)
+        }
+        None => Namespaces::Own(namespace.clone()),
+    };
+    let pods = match pods {
+        Some(selector) => Selector::lower(selector, &path.field("podSelector"))?,
+        None => Selector::EVERYTHING,
+    };
+    Ok(Peer::Pods(PodPeer::new(namespaces, pods)))
 }
 
 fn ip_block(block: &IPBlock, path: &FieldPath) -> Result<Block, Problem> {

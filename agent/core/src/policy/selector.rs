@@ -4,18 +4,49 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
+use super::expression::{Expression, parse};
 use crate::problem::{FieldPath, Problem};
 
 /// Labels of an object.
 pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
 
-/// A `metav1.LabelSelector`: all requirements must hold; none selects everything.
+/// What a selector is asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct Labelled<'a> {
+    /// Its labels.
+    pub labels: &'a Labels,
+    /// Labels that Calico gives it, whatever its own say; only its own selectors see them.
+    pub given: &'a [(&'a str, &'a str)],
+    /// Whether Calico's `all()` means it.
+    pub all: bool,
+    /// Whether Calico's `global()` means it.
+    pub global: bool,
+}
+
+impl<'a> From<&'a Labels> for Labelled<'a> {
+    fn from(labels: &'a Labels) -> Self {
+        Self { labels, given: &[], all: true, global: true }
+    }
+}
+
+impl Labelled<'_> {
+    /// The value of a label.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        let given = self.given.iter().find(|(given, _)| *given == key);
+        given.map(|(_, value)| *value).or_else(|| self.labels.get(key).map(|value| &**value))
+    }
+}
+
+/// Which labels an object must have: a `metav1.LabelSelector`, all of whose requirements must hold
+/// (none selects everything), or a selector in Calico's language.
 ///
 /// <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/label-selector/>
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Selector {
-    /// Sorted, so that equal selectors compare equal.
+    /// What must hold in any case, sorted, so that equal selectors compare equal.
     requirements: Vec<Requirement>,
+    /// Calico's: all of it, what `requirements` say included.
+    expression: Option<Expression>,
 }
 
 /// One condition on one label.
@@ -38,6 +69,12 @@ pub enum Operator {
     Exists,
     /// Absent.
     DoesNotExist,
+    /// Present, with this in it (Calico's, as the next two).
+    Contains(Arc<str>),
+    /// Present, beginning with this.
+    StartsWith(Arc<str>),
+    /// Present, ending with this.
+    EndsWith(Arc<str>),
 }
 
 impl Requirement {
@@ -46,15 +83,18 @@ impl Requirement {
         Self { key: key.into(), operator: Operator::In(vec![value.into()]) }
     }
 
-    /// Whether the labels satisfy this requirement.
-    pub fn matches(&self, labels: &Labels) -> bool {
-        let value = labels.get(&self.key);
+    /// Whether a label's value, if there is one, is as required.
+    pub fn holds(&self, value: Option<&str>) -> bool {
+        let is_in = |values: &[Arc<str>]| value.is_some_and(|v| values.iter().any(|w| **w == *v));
         match &self.operator {
-            Operator::In(values) => value.is_some_and(|value| values.contains(value)),
+            Operator::In(values) => is_in(values),
             // "NotIn ... also selects objects that lack the key" (labels.Requirement.Matches).
-            Operator::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+            Operator::NotIn(values) => !is_in(values),
             Operator::Exists => value.is_some(),
             Operator::DoesNotExist => value.is_none(),
+            Operator::Contains(part) => value.is_some_and(|value| value.contains(&**part)),
+            Operator::StartsWith(part) => value.is_some_and(|value| value.starts_with(&**part)),
+            Operator::EndsWith(part) => value.is_some_and(|value| value.ends_with(&**part)),
         }
     }
 }
@@ -70,19 +110,41 @@ impl fmt::Display for Requirement {
             Operator::NotIn(values) => write!(f, "{key} notin ({})", values.join(",")),
             Operator::Exists => write!(f, "{key}"),
             Operator::DoesNotExist => write!(f, "!{key}"),
+            // `kubectl` has no word for these.
+            Operator::Contains(_) | Operator::StartsWith(_) | Operator::EndsWith(_) => {
+                write!(f, "{}", Expression::Label(self.clone()))
+            }
         }
     }
 }
 
 impl Selector {
     /// Selects every object.
-    pub const EVERYTHING: Self = Self { requirements: Vec::new() };
+    pub const EVERYTHING: Self = Self { requirements: Vec::new(), expression: None };
 
     /// A selector of these requirements.
     pub fn new(mut requirements: Vec<Requirement>) -> Self {
         requirements.sort();
         requirements.dedup();
-        Self { requirements }
+        Self { requirements, expression: None }
+    }
+
+    /// Reads a selector in Calico's language.
+    ///
+    /// # Errors
+    /// Where it breaks the grammar: the column is named.
+    pub fn read(text: &str, path: &FieldPath) -> Result<Self, Problem> {
+        let expression = parse(text).map_err(|fault| {
+            path.expected(
+                format!("{} at column {}", fault.expected, fault.column),
+                format!("{} in {text:?}", fault.found),
+            )
+        })?;
+        let requirements = expression.conjuncts().iter().filter_map(|part| match part {
+            Expression::Label(requirement) => Some(requirement.clone()),
+            _ => None,
+        });
+        Ok(Self { expression: Some(expression.clone()), ..Self::new(requirements.collect()) })
     }
 
     /// Translates the API's selector; an absent one is the caller's to interpret.
@@ -128,22 +190,60 @@ impl Selector {
 
     /// Whether nothing is required, so that everything is selected.
     pub fn is_everything(&self) -> bool {
-        self.requirements.is_empty()
+        self.requirements.is_empty() && self.expression.is_none()
     }
 
-    /// The requirements, sorted.
+    /// What must hold in any case, sorted; for a selector of Kubernetes that is all of it.
     pub fn requirements(&self) -> &[Requirement] {
         &self.requirements
     }
 
-    /// Whether the labels satisfy every requirement.
-    pub fn matches(&self, labels: &Labels) -> bool {
-        self.requirements.iter().all(|requirement| requirement.matches(labels))
+    /// The selector in Calico's language, if it is one.
+    pub fn expression(&self) -> Option<&Expression> {
+        self.expression.as_ref()
+    }
+
+    /// Whether these labels are selected.
+    pub fn matches<'a>(&self, of: impl Into<Labelled<'a>>) -> bool {
+        let of = of.into();
+        match &self.expression {
+            Some(expression) => expression.matches(of),
+            None => self.unmet(of.labels).next().is_none(),
+        }
     }
 
     /// The requirements that the labels do not satisfy.
     pub fn unmet<'a>(&'a self, labels: &'a Labels) -> impl Iterator<Item = &'a Requirement> {
-        self.requirements.iter().filter(|requirement| !requirement.matches(labels))
+        let value = |key: &str| labels.get(key).map(|value| &**value);
+        self.requirements.iter().filter(move |r| !r.holds(value(&r.key)))
+    }
+
+    /// What of the selector the labels do not satisfy, part by part, in its own language.
+    pub fn unmet_parts(&self, of: Labelled<'_>) -> Vec<String> {
+        match &self.expression {
+            Some(expression) => {
+                let unmet = expression.conjuncts().iter().filter(|part| !part.matches(of));
+                unmet.map(ToString::to_string).collect()
+            }
+            None => self.unmet(of.labels).map(ToString::to_string).collect(),
+        }
+    }
+
+    /// The part that asks for nothing but labels of these keys, and the rest.
+    pub(super) fn split(&self, keys: &[&str]) -> (Self, Self) {
+        if let Some(expression) = &self.expression {
+            let parts = expression.conjuncts().iter().cloned();
+            let (known, rest): (Vec<_>, Vec<_>) = parts.partition(|part| part.asks_only(keys));
+            let all_of = |parts: Vec<Expression>| match parts.as_slice() {
+                [] => Self::EVERYTHING,
+                [only] => Self { expression: Some(only.clone()), ..Self::EVERYTHING },
+                _ => Self { expression: Some(Expression::And(parts)), ..Self::EVERYTHING },
+            };
+            return (all_of(known), all_of(rest));
+        }
+        let requirements = self.requirements.iter().cloned();
+        let (known, rest) = requirements.partition(|r| keys.contains(&&*r.key));
+        (Self::new(known), Self::new(rest))
     }
 }
 
@@ -151,6 +251,9 @@ impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_everything() {
             return f.write_str("(any)");
+        }
+        if let Some(expression) = &self.expression {
+            return write!(f, "{expression}");
         }
         for (index, requirement) in self.requirements.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };

@@ -80,7 +80,7 @@ pub(super) fn target_selector(
             (Operator::In(values), Some(value)) if values.len() == 1 => {
                 labels.insert(requirement.key.to_string(), value.to_string());
             }
-            _ => expressions.push(expression(requirement)),
+            _ => expressions.extend(expression(requirement)),
         }
     }
     LabelSelector {
@@ -89,16 +89,18 @@ pub(super) fn target_selector(
     }
 }
 
-fn expression(requirement: &Requirement) -> LabelSelectorRequirement {
+fn expression(requirement: &Requirement) -> Option<LabelSelectorRequirement> {
     let (operator, values) = match &requirement.operator {
         Operator::In(values) => ("In", values.as_slice()),
         Operator::NotIn(values) => ("NotIn", values.as_slice()),
         Operator::Exists => ("Exists", &[][..]),
         Operator::DoesNotExist => ("DoesNotExist", &[][..]),
+        // Calico's: no policy of Kubernetes can ask for it.
+        Operator::Contains(_) | Operator::StartsWith(_) | Operator::EndsWith(_) => return None,
     };
-    LabelSelectorRequirement {
+    Some(LabelSelectorRequirement {
         key: requirement.key.to_string(),
         operator: operator.to_owned(),
         values: (!values.is_empty()).then(|| values.iter().map(ToString::to_string).collect()),
-    }
+    })
 }

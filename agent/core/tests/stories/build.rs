@@ -13,8 +13,8 @@ use whydrop_core::{
     flow::{Flow, Protocol},
     observation::{AttemptId, DropReason, Fact, Observation},
     policy::{
-        Action, Layer, NAMESPACE_NAME_LABEL, Namespaces, Peer, Peers, PodPeer, Policy, PolicyKind,
-        PolicyRef, PortMatch, PortRange, Rule,
+        Action, KUBERNETES_ORDER, Layer, NAMESPACE_NAME_LABEL, Namespaces, Peer, Peers, PodPeer,
+        Policy, PolicyKind, PolicyRef, PortMatch, PortRange, Rule,
         selector::{Labels, Requirement, Selector},
     },
 };
@@ -40,6 +40,7 @@ pub(crate) fn pod(namespace: &str, name: &str, last: u8, pod_labels: &[(&str, &s
         uid: None,
         labels: labels(pod_labels),
         created: None,
+        service_account: "default".into(),
         node: Some("worker-1".into()),
         host_network: false,
         addresses: vec![address(last)],
@@ -79,11 +80,8 @@ pub(crate) fn rule(
         protocol: Some(Protocol::Tcp),
         ports: PortRange::Numbers(*port, *port),
     };
-    Rule {
-        action: Action::Allow,
-        peers: Peers::AnyOf(vec![Peer::Pods(PodPeer { namespaces, pods })]),
-        ports: ports.iter().map(port).collect(),
-    }
+    let peers = Peers::AnyOf(vec![Peer::Pods(PodPeer::new(namespaces, pods))]);
+    Rule::new(Action::Allow, peers, ports.iter().map(port).collect())
 }
 
 /// A `NetworkPolicy` over the pods of a namespace that match, for ingress.
@@ -95,12 +93,13 @@ pub(crate) fn ingress(namespace: &str, name: &str, selects: Selector, rules: Vec
             namespace: Some(namespace.clone()),
             name: name.into(),
         },
+        api_version: "networking.k8s.io/v1".into(),
         uid: None,
         created: None,
         written: None,
         layer: Layer::NetworkPolicy,
-        priority: 0,
-        subject: PodPeer { namespaces: Namespaces::Own(namespace), pods: selects },
+        order: KUBERNETES_ORDER,
+        subject: PodPeer::new(Namespaces::Own(namespace), selects),
         ingress: Some(rules),
         egress: None,
     }

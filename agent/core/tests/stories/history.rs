@@ -14,7 +14,12 @@ use whydrop_core::{
     },
     diagnosis::{Attribution, Class, Judgement, diagnose, judge},
     policy::{
-        Action, Block, Peer, Peers, Rule, evaluate::Decision, network_policy, selector::Selector,
+        Action, Block, Layer, Peer, Peers, PolicyKind, Rule,
+        evaluate::Decision,
+        network_policy,
+        order::Order,
+        selector::Selector,
+        tier::{EndOfTier, Tier},
     },
 };
 
@@ -108,7 +113,7 @@ fn a_pod_that_was_relabelled() {
 fn block(network: &str) -> Rule {
     let network: IpNet = network.parse().expect("a network");
     let block = Peer::Block(Block { network, except: Vec::new() });
-    Rule { action: Action::Allow, peers: Peers::AnyOf(vec![block]), ports: Vec::new() }
+    Rule::new(Action::Allow, Peers::AnyOf(vec![block]), Vec::new())
 }
 
 /// Gone, back without an address, and back with another one: as a `StatefulSet` does it.
@@ -130,6 +135,28 @@ fn a_pod_that_came_back_with_another_address() {
         told(&blame(&cluster)),
         ["Pod frontend/web-0 moved at 24: addresses are 10.1.0.30, were 10.1.0.10"]
     );
+}
+
+#[test]
+fn a_tier_that_was_put_before_the_others() {
+    let mut cluster = open();
+    let tier = |name: &str, order| {
+        Object::Tier(Tier { name: name.into(), order: Order::of(order), end: EndOfTier::Pass })
+    };
+    let of_tier = |name: &str, action| {
+        let rule = Rule::new(action, Peers::Everyone, Vec::new());
+        let mut policy = ingress("backend", name, Selector::EVERYTHING, vec![rule]);
+        policy.reference.kind = PolicyKind::CalicoNetworkPolicy;
+        policy.layer = Layer::Tier(name.into());
+        Object::Policy(policy)
+    };
+    for (name, order, action) in [("open", 10, Action::Allow), ("closed", 20, Action::Deny)] {
+        cluster.apply(tier(name, order), Some(at(5)));
+        cluster.apply(of_tier(name, action), Some(at(10)));
+    }
+    cluster.apply(tier("closed", 5), Some(at(20)));
+    let expected = "Tier closed edited at 20: its place in the order is another";
+    assert_eq!(told(&blame(&cluster)), [expected]);
 }
 
 #[test]

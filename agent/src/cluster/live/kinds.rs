@@ -31,6 +31,11 @@ const fn policy(
     Followed { group, version, kind, plural, is }
 }
 
+const fn calico(kind: &'static str, plural: &'static str, is: Kind) -> Followed {
+    let (group, version) = CALICO;
+    Followed { group, version, kind, plural, is: Some(is) }
+}
+
 pub(super) const POD: Followed = core("Pod", "pods", Kind::Pod);
 pub(super) const NAMESPACE: Followed = core("Namespace", "namespaces", Kind::Namespace);
 pub(super) const NODE: Followed = core("Node", "nodes", Kind::Node);
@@ -49,7 +54,13 @@ pub(super) const NETWORK_POLICY: Followed = policy(
     Some(PolicyKind::NetworkPolicy),
 );
 
+/// By whose labels Calico's policies may select pods.
+pub(super) const SERVICE_ACCOUNT: Followed =
+    core("ServiceAccount", "serviceaccounts", Kind::ServiceAccount);
+
 const ADMIN: (&str, &str) = ("policy.networking.k8s.io", "v1alpha1");
+/// As Calico's objects are stored, wherever the API server of Kubernetes stores them. Calico's own
+/// API server shows the same objects once more, as `projectcalico.org/v3`: that is not followed.
 const CALICO: (&str, &str) = ("crd.projectcalico.org", "v1");
 const CILIUM: (&str, &str) = ("cilium.io", "v2");
 const ANTREA: (&str, &str) = ("crd.antrea.io", "v1beta1");
@@ -70,16 +81,50 @@ pub(super) const CLUSTER_POLICIES: [Followed; 2] = [
     ),
 ];
 
+/// Where this kind is served, Calico enforces.
+pub(super) const CALICO_NETWORK_POLICY: Followed =
+    calico("NetworkPolicy", "networkpolicies", Kind::Policy(PolicyKind::CalicoNetworkPolicy));
+
+/// What governs pods of a namespace and is in it.
+pub(super) const CALICO_OF_NAMESPACES: [Followed; 3] = [
+    CALICO_NETWORK_POLICY,
+    calico(
+        "StagedNetworkPolicy",
+        "stagednetworkpolicies",
+        Kind::Policy(PolicyKind::StagedNetworkPolicy),
+    ),
+    calico(
+        "StagedKubernetesNetworkPolicy",
+        "stagedkubernetesnetworkpolicies",
+        Kind::Policy(PolicyKind::StagedKubernetesNetworkPolicy),
+    ),
+];
+
+/// What counts wherever a pod is: policies of any namespace may select by a network set.
+pub(super) const CALICO_OF_CLUSTER: [Followed; 5] = [
+    calico(
+        "GlobalNetworkPolicy",
+        "globalnetworkpolicies",
+        Kind::Policy(PolicyKind::GlobalNetworkPolicy),
+    ),
+    calico(
+        "StagedGlobalNetworkPolicy",
+        "stagedglobalnetworkpolicies",
+        Kind::Policy(PolicyKind::StagedGlobalNetworkPolicy),
+    ),
+    calico("Tier", "tiers", Kind::Tier),
+    calico("GlobalNetworkSet", "globalnetworksets", Kind::GlobalNetworkSet),
+    calico("NetworkSet", "networksets", Kind::NetworkSet),
+];
+
 /// Policies of network plugins, and of versions to come: where there are any, they may decide.
-pub(super) const UNREAD: [Followed; 7] = [
+pub(super) const UNREAD: [Followed; 5] = [
     policy(
         ("policy.networking.k8s.io", "v1alpha2"),
         "ClusterNetworkPolicy",
         "clusternetworkpolicies",
         None,
     ),
-    policy(CALICO, "NetworkPolicy", "networkpolicies", None),
-    policy(CALICO, "GlobalNetworkPolicy", "globalnetworkpolicies", None),
     policy(CILIUM, "CiliumNetworkPolicy", "ciliumnetworkpolicies", None),
     policy(CILIUM, "CiliumClusterwideNetworkPolicy", "ciliumclusterwidenetworkpolicies", None),
     policy(ANTREA, "NetworkPolicy", "networkpolicies", None),
@@ -88,7 +133,12 @@ pub(super) const UNREAD: [Followed; 7] = [
 
 /// What an agent follows.
 pub(super) fn followed() -> impl Iterator<Item = Followed> {
-    [POD, NAMESPACE, NODE, NETWORK_POLICY].into_iter().chain(CLUSTER_POLICIES).chain(UNREAD)
+    [POD, NAMESPACE, NODE, NETWORK_POLICY, SERVICE_ACCOUNT]
+        .into_iter()
+        .chain(CLUSTER_POLICIES)
+        .chain(CALICO_OF_NAMESPACES)
+        .chain(CALICO_OF_CLUSTER)
+        .chain(UNREAD)
 }
 
 impl Followed {
@@ -125,7 +175,7 @@ impl Followed {
     /// For people: `NetworkPolicy`, `cilium.io CiliumNetworkPolicy`.
     pub(super) fn name(&self) -> String {
         match self.is {
-            Some(_) => self.kind.to_owned(),
+            Some(kind) => kind.to_string(),
             None => format!("{} {}", self.api_version(), self.kind),
         }
     }

@@ -44,23 +44,23 @@ async fn holders(
     node: Option<Arc<str>>,
 ) -> kube::Result<Vec<Object>> {
     let pods = ListParams::default().fields(&format!("status.podIP={address}"));
-    let mut found = list(client, &POD, None, &pods).await?;
+    let mut found = list(client, &POD, None, &pods).await?.objects;
     if found.is_empty() {
         let services = ListParams::default().fields(&format!("spec.clusterIP={address}"));
-        found = list(client, &SERVICE, None, &services).await?;
+        found = list(client, &SERVICE, None, &services).await?.objects;
         let mut slices = Vec::new();
         for object in &found {
             let Object::Service(service) = object else { continue };
             let of_service =
                 ListParams::default().labels(&format!("{SERVICE_NAME}={}", service.name));
             let namespace = Some(&*service.namespace);
-            slices.extend(list(client, &ENDPOINT_SLICE, namespace, &of_service).await?);
+            slices.extend(list(client, &ENDPOINT_SLICE, namespace, &of_service).await?.objects);
         }
         found.extend(slices);
     }
     if let Some(node) = node.filter(|_| found.is_empty()) {
         let of_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
-        found = list(client, &POD, None, &of_node).await?;
+        found = list(client, &POD, None, &of_node).await?.objects;
     }
     let mut owners = Owners::new(client.clone());
     for object in &mut found {
@@ -69,19 +69,27 @@ async fn holders(
     Ok(found)
 }
 
-/// Lists objects of a kind; what cannot be read is left out, and said on standard error.
+/// What was listed of a kind.
+#[derive(Default)]
+pub(super) struct Listing {
+    pub(super) objects: Vec<Object>,
+    /// How many objects are malformed.
+    pub(super) malformed: usize,
+}
+
+/// Lists objects of a kind; what is malformed is left out, counted, and said on standard error.
 pub(super) async fn list(
     client: &Client,
     followed: &Followed,
     namespace: Option<&str>,
     parameters: &ListParams,
-) -> kube::Result<Vec<Object>> {
+) -> kube::Result<Listing> {
     let resource = followed.resource();
     let api: Api<DynamicObject> = match namespace {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
         None => Api::all_with(client.clone(), &resource),
     };
-    let mut objects = Vec::new();
+    let mut listing = Listing::default();
     let items = match api.list(parameters).await {
         Ok(list) => list.items,
         // A version of a group that the API server does not have.
@@ -91,11 +99,14 @@ pub(super) async fn list(
     for item in items {
         let name = item.metadata.name.clone().unwrap_or_default();
         match read(followed, item) {
-            Ok(object) => objects.extend(object),
-            Err(problem) => tracing::warn!("{} {name}: {problem}", followed.kind()),
+            Ok(object) => listing.objects.extend(object),
+            Err(problem) => {
+                tracing::warn!("{} {name}: {problem}", followed.name());
+                listing.malformed += 1;
+            }
         }
     }
-    Ok(objects)
+    Ok(listing)
 }
 
 /// How many objects of a kind there are; none where the API server does not know the kind.

@@ -9,17 +9,18 @@ use anyhow::bail;
 use jiff::Timestamp;
 use kube::{Client, api::ListParams};
 use whydrop_core::cluster::{
-    Cluster, Snapshot,
+    Cluster, Engine, Snapshot,
     look_up::LookUp,
     object::{Kind, Object},
 };
 
 use super::{
     kinds::{
-        CLUSTER_POLICIES, ENDPOINT_SLICE, Followed, NAMESPACE, NETWORK_POLICY, NODE, POD, SERVICE,
+        CALICO_NETWORK_POLICY, CALICO_OF_CLUSTER, CALICO_OF_NAMESPACES, CLUSTER_POLICIES,
+        ENDPOINT_SLICE, Followed, NAMESPACE, NETWORK_POLICY, NODE, POD, SERVICE, SERVICE_ACCOUNT,
         UNREAD,
     },
-    look_up::{chain, count, list, look_up},
+    look_up::{Listing, chain, count, list, look_up},
 };
 
 /// What a question names.
@@ -42,33 +43,60 @@ pub struct Part {
     pub unreadable: Vec<String>,
 }
 
-/// Reads what a question needs: who holds the addresses, and of all namespaces that take part the
-/// pods, Services and policies.
+/// Reads what a question needs: who holds the addresses, of all namespaces that take part the pods,
+/// Services and policies, and the policies of the cluster.
 ///
 /// # Errors
 /// Where the API server does not answer, or does not accept who asks.
 pub async fn read(client: Client, wanted: Wanted) -> anyhow::Result<Part> {
-    let served = match client.list_api_groups().await {
+    let served: BTreeSet<String> = match client.list_api_groups().await {
         Ok(groups) => groups.groups.into_iter().map(|group| group.name).collect(),
         Err(error) => bail!("the API server cannot be asked: {}", chain(&error)),
     };
-    let policies = CLUSTER_POLICIES.iter().chain([&NETWORK_POLICY]);
-    let followed = [&POD, &NAMESPACE, &NODE].into_iter().chain(policies);
+    let of_namespaces: Vec<_> = [POD, NETWORK_POLICY, SERVICE_ACCOUNT]
+        .into_iter()
+        .chain(CALICO_OF_NAMESPACES)
+        .filter(|followed| is_served(&served, followed))
+        .collect();
+    let of_cluster = CLUSTER_POLICIES.into_iter().chain(CALICO_OF_CLUSTER);
+    let of_cluster: Vec<_> = of_cluster.filter(|followed| is_served(&served, followed)).collect();
+    let followed = [NAMESPACE, NODE].iter().chain(&of_namespaces).chain(&of_cluster);
     let mut cluster = Cluster::unsynced(followed.filter_map(|followed| followed.is));
+    if is_served(&served, &CALICO_NETWORK_POLICY) {
+        cluster.set_engine(Engine::Calico);
+    }
     cluster.look_up_on_demand();
-    let mut reader =
-        Reader { client, served, cluster, now: Timestamp::now(), unreadable: BTreeMap::new() };
+    let mut reader = Reader {
+        client,
+        served,
+        of_namespaces,
+        of_cluster,
+        cluster,
+        now: Timestamp::now(),
+        unread: BTreeMap::new(),
+        unreadable: BTreeMap::new(),
+    };
     reader.read(wanted).await;
     let unreadable = reader.unreadable.into_values().collect();
     Ok(Part { snapshot: reader.cluster.snapshot(), unreadable })
+}
+
+/// Whether the server knows the group of a kind; every server knows the core's, which has no name.
+fn is_served(served: &BTreeSet<String>, followed: &Followed) -> bool {
+    followed.group().is_empty() || served.contains(followed.group())
 }
 
 struct Reader {
     client: Client,
     /// API groups that the server knows.
     served: BTreeSet<String>,
+    /// What is read of the namespaces that take part, and what of the whole cluster.
+    of_namespaces: Vec<Followed>,
+    of_cluster: Vec<Followed>,
     cluster: Cluster,
     now: Timestamp,
+    /// How many policies are malformed, by kind.
+    unread: BTreeMap<String, usize>,
     /// By what could not be read, a line for who asks.
     unreadable: BTreeMap<(Option<Kind>, String), String>,
 }
@@ -86,17 +114,16 @@ impl Reader {
         for namespace in &namespaces {
             let name = ListParams::default().fields(&format!("metadata.name={namespace}"));
             self.all(&NAMESPACE, None, &name).await;
-            for followed in [&POD, &SERVICE, &ENDPOINT_SLICE, &NETWORK_POLICY] {
+            for followed in [SERVICE, ENDPOINT_SLICE].iter().chain(&self.of_namespaces.clone()) {
                 self.all(followed, Some(namespace), &ListParams::default()).await;
             }
         }
-        for followed in &CLUSTER_POLICIES {
-            if self.served.contains(followed.group()) {
-                self.all(followed, None, &ListParams::default()).await;
-            }
+        for followed in &self.of_cluster.clone() {
+            self.all(followed, None, &ListParams::default()).await;
         }
         self.count_unread().await;
-        for followed in [POD, NAMESPACE, NODE, NETWORK_POLICY].iter().chain(&CLUSTER_POLICIES) {
+        let read = [NAMESPACE, NODE].iter().chain(&self.of_namespaces).chain(&self.of_cluster);
+        for followed in read {
             if let Some(kind) = followed.is
                 && !self.unreadable.keys().any(|(unreadable, _)| *unreadable == Some(kind))
             {
@@ -108,9 +135,12 @@ impl Reader {
     /// Reads all objects of a kind; what cannot be read stays unsynced.
     async fn all(&mut self, followed: &Followed, namespace: Option<&str>, which: &ListParams) {
         match list(&self.client, followed, namespace, which).await {
-            Ok(objects) => {
+            Ok(Listing { objects, malformed }) => {
                 for object in objects {
                     self.cluster.apply(object, None);
+                }
+                if malformed > 0 && followed.is.is_some_and(Kind::decides) {
+                    *self.unread.entry(followed.name()).or_default() += malformed;
                 }
             }
             Err(error) => {
@@ -144,10 +174,10 @@ impl Reader {
         namespaces
     }
 
-    /// Counts the policies that nobody here can read.
+    /// Counts the policies that nobody here can read, beside those that are malformed.
     async fn count_unread(&mut self) {
-        let mut unread = BTreeMap::new();
-        for followed in UNREAD.iter().filter(|kind| self.served.contains(kind.group())) {
+        let mut unread = std::mem::take(&mut self.unread);
+        for followed in UNREAD.iter().filter(|kind| is_served(&self.served, kind)) {
             match count(&self.client, followed).await {
                 Ok(0) => {}
                 Ok(count) => {

@@ -104,11 +104,11 @@ struct Listing {
 }
 
 impl Held {
-    /// The kind has no objects.
+    /// The API server does not know the kind, so that it has no objects.
     fn nothing(&mut self) -> News {
         self.listing = None;
         self.bad.clear();
-        News::Listed(self.followed, Vec::new(), BTreeSet::new())
+        News::NotServed(self.followed)
     }
 
     async fn take(&mut self, event: Event<DynamicObject>) -> Vec<News> {
@@ -168,7 +168,7 @@ impl Held {
             }
             Ok(None) => None,
             Err(problem) => {
-                let what = format!("{} {name}: {problem}", self.followed.kind());
+                let what = format!("{} {name}: {problem}", self.followed.name());
                 if self.bad.get(&name) != Some(&what) {
                     self.bad.insert(name, what.clone());
                     told.push(News::Skipped(what));

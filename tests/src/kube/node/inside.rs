@@ -22,8 +22,8 @@ use nix::{
 /// Written once all is done; it holds this process's id on the machine.
 pub(super) const READY: &str = "inside";
 
-/// Kernel parameters of the whole machine that a kubelet sets, with what it wants to find. It is
-/// given files instead.
+/// Kernel parameters of the whole machine that a kubelet or Cilium sets, with what they want to
+/// find. They are given files instead.
 const PARAMETERS: &[(&str, &str)] = &[
     ("vm/overcommit_memory", "1"),
     ("vm/panic_on_oom", "0"),
@@ -31,6 +31,8 @@ const PARAMETERS: &[(&str, &str)] = &[
     ("kernel/panic_on_oops", "1"),
     ("kernel/keys/root_maxkeys", "1000000"),
     ("kernel/keys/root_maxbytes", "25000000"),
+    ("kernel/unprivileged_bpf_disabled", "1"),
+    ("kernel/timer_migration", "0"),
 ];
 
 /// Prepares the namespaces for the node whose state is in a folder, and waits for its end.

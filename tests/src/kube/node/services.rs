@@ -88,7 +88,7 @@ pub(super) fn start_containerd(site: &Site<'_>, network: Network) -> Result<Daem
     fs::create_dir_all(&plugins)?;
     fs::create_dir_all(&networks)?;
     for plugin in ["host-local", "loopback", "portmap", "ptp"] {
-        let program = debian::file(&format!("usr/lib/cni/{plugin}"))?;
+        let program = debian::NODE.file(&format!("usr/lib/cni/{plugin}"))?;
         symlink(program, plugins.join(plugin))?;
     }
     if network == Network::Calico {
@@ -119,12 +119,12 @@ state = "/run/containerd"
     bin_dir = "{plugins}"
     conf_dir = "{networks}"
 "#,
-        runc = debian::file("usr/sbin/runc")?.display(),
+        runc = debian::NODE.file("usr/sbin/runc")?.display(),
         plugins = plugins.display(),
         networks = networks.display(),
     );
     fs::write(&configuration, text)?;
-    let program = debian::file("usr/bin/containerd")?;
+    let program = debian::NODE.file("usr/bin/containerd")?;
     let mut containerd = site.spawner.serving(&program);
     containerd.arg("--config").arg(&configuration);
     // It starts `containerd-shim-runc-v2`, which lies beside it.

@@ -2,10 +2,16 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::{
     cluster::object::Object,
     flow::Direction,
-    policy::{Peer, Peers, Policy, Rule, selector::Labels},
+    policy::{
+        Peer, Peers, Policy, Rule,
+        selector::Labels,
+        tier::{EndOfTier, Tier},
+    },
 };
 
 /// How many differences are told: the first ones say what was done, the rest is in the object.
@@ -13,6 +19,9 @@ const TOLD_MAX: usize = 4;
 
 /// Policies with more rules than this are not compared rule by rule, which takes the square of it.
 const RULES_COMPARED_MAX: usize = 256;
+
+/// What is said of a policy or a tier that was put elsewhere among the others.
+const ANOTHER_ORDER: &str = "its place in the order is another";
 
 /// `label name=frontend went`, `ingress rule 0 (from pods app=web, port 8080/TCP) went`; `None` where
 /// nothing of it can be put in a few words.
@@ -33,6 +42,24 @@ pub(super) fn in_words(before: &Object, after: &Object) -> Option<String> {
         }
         (Object::EndpointSlice(before), Object::EndpointSlice(after)) => {
             addresses(&before.addresses, &after.addresses).into_iter().collect()
+        }
+        (Object::ServiceAccount(before), Object::ServiceAccount(after)) => {
+            labels(&before.labels, &after.labels)
+        }
+        (Object::NetworkSet(before), Object::NetworkSet(after)) => {
+            let mut all = labels(&before.labels, &after.labels);
+            all.extend(networks(&before.networks, &after.networks));
+            all
+        }
+        (Object::Tier(before), Object::Tier(after)) => {
+            let order = (before.order != after.order).then(|| ANOTHER_ORDER.to_owned());
+            let end = |tier: &Tier| match tier.end {
+                EndOfTier::Deny => "denies",
+                EndOfTier::Pass => "passes on",
+            };
+            let ends = (before.end != after.end)
+                .then(|| format!("{} the rest, {} it before", end(after), end(before)));
+            order.into_iter().chain(ends).collect()
         }
         (Object::Policy(before), Object::Policy(after)) => policy(before, after),
         _ => Vec::new(),
@@ -65,6 +92,13 @@ fn addresses(before: &[IpAddr], after: &[IpAddr]) -> Option<String> {
     (before != after).then(|| format!("addresses are {}, were {}", list(after), list(before)))
 }
 
+fn networks(before: &[IpNet], after: &[IpNet]) -> Vec<String> {
+    let gone = before.iter().filter(|network| !after.contains(network));
+    let gone = gone.map(|network| format!("{network} went"));
+    let new = after.iter().filter(|network| !before.contains(network));
+    gone.chain(new.map(|network| format!("{network} came"))).take(TOLD_MAX + 1).collect()
+}
+
 fn policy(before: &Policy, after: &Policy) -> Vec<String> {
     let mut differences = Vec::new();
     if before.subject != after.subject {
@@ -92,8 +126,8 @@ fn policy(before: &Policy, after: &Policy) -> Vec<String> {
             (None, None) => {}
         }
     }
-    if before.priority != after.priority {
-        differences.push(format!("priority is {}, was {}", after.priority, before.priority));
+    if (&before.layer, before.order) != (&after.layer, after.order) {
+        differences.push(ANOTHER_ORDER.to_owned());
     }
     differences
 }
@@ -104,20 +138,26 @@ fn rule(rule: &Rule, direction: Direction) -> String {
         Direction::Ingress => "from",
         Direction::Egress => "to",
     };
-    let peers = match &rule.peers {
-        Peers::Everyone => "anyone".to_owned(),
-        Peers::AnyOf(peers) => several(peers.iter().map(peer)),
-    };
     let ports = match rule.ports.as_slice() {
         [] => "any port".to_owned(),
         ports => format!("port {}", several(ports.iter().map(ToString::to_string))),
     };
-    format!("{preposition} {peers}, {ports}")
+    format!("{preposition} {}, {ports}", peers(&rule.peers))
+}
+
+fn peers(of_rule: &Peers) -> String {
+    match of_rule {
+        Peers::Everyone => "anyone".to_owned(),
+        Peers::AnyOf(any) => several(any.iter().map(peer)),
+        Peers::AllOf(all) => all.iter().map(peers).collect::<Vec<_>>().join(" and "),
+    }
 }
 
 fn peer(peer: &Peer) -> String {
     match peer {
-        Peer::Pods(pods) => pods.to_string(),
+        Peer::Pods(pods) | Peer::Members(pods) => pods.to_string(),
+        Peer::NotMembers(pods) => format!("all but {pods}"),
+        Peer::Service(service) => format!("Service {}/{}", service.namespace, service.name),
         Peer::Block(block) => block.network.to_string(),
         Peer::Nodes(selector) => format!("nodes {selector}"),
         Peer::Undecidable(what) => what.to_string(),

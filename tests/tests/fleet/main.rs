@@ -1,5 +1,8 @@
 //! Nodes on which a real Felix enforces what a real API server says. Needs root.
 
+mod matrix;
+mod moments;
+
 use std::{net::SocketAddr, time::Duration};
 
 use nix::{
@@ -22,7 +25,7 @@ use whydrop_tests::{
     story::Story,
 };
 
-const TWO_NODES: &str = include_str!("../fleet/two-nodes.yaml");
+const TWO_NODES: &str = include_str!("../../fleet/two-nodes.yaml");
 
 /// How long a client tries: three SYNs.
 const CONNECT_WAIT: Duration = Duration::from_secs(4);
@@ -143,6 +146,7 @@ fn two_nodes_tell_of_one_drop_by_one_name() {
     for field in ["id", "incident"] {
         assert_eq!(there[field], here[field], "{there}\n{here}");
     }
+    assert_eq!((&there["primary"], &here["primary"]), (&true.into(), &false.into()));
     // The ClusterIP that the source's veth sees and the pod's address that the filter sees are one.
     for record in [&there, &here] {
         assert_eq!(record["cause"]["policy"]["name"], "default-deny", "{record}");
@@ -257,4 +261,9 @@ fn play(kind: Kind) {
 #[test]
 fn eight_replicas_lose_their_database_to_a_kubernetes_policy() {
     play(Kind::Kubernetes);
+}
+
+#[test]
+fn eight_replicas_lose_their_database_to_a_calico_policy() {
+    play(Kind::Calico);
 }

@@ -1,0 +1,91 @@
+//! What the kernel of this node says of itself, beside what the API server says of the cluster.
+
+use std::{net::IpAddr, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Cluster, Snapshot};
+use crate::correlate::Evidence;
+
+/// An interface of this node, as the kernel's routes tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The addresses that are routed to it alone: those of the pod behind it.
+    pub addresses: Vec<IpAddr>,
+    /// When it appeared; `None`: it was there before the agent.
+    pub since: Option<Timestamp>,
+}
+
+/// A time in which the kernel's table of connections had no room, and packets of new ones died for
+/// it (`net/netfilter/nf_conntrack_core.c`, "table full, dropping packet").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableFull {
+    /// When it was seen to have room for the last time before.
+    pub from: Timestamp,
+    /// When it was seen to have dropped for the last time.
+    pub to: Timestamp,
+    /// How many connections it held.
+    pub entries: u64,
+    /// How many it may hold.
+    pub entries_max: u64,
+}
+
+/// A table that is full again after so short a time was full all the while: what died is judged some
+/// seconds after the fact, and between two attempts nothing shows.
+const FULL_AGAIN_WITHIN: SignedDuration = SignedDuration::from_secs(10);
+
+impl TableFull {
+    /// Whether packets died while it was full.
+    pub fn covers(&self, evidence: &Evidence) -> bool {
+        evidence.last() >= self.from && evidence.first() <= self.to
+    }
+}
+
+impl Snapshot {
+    /// An interface of this node by its index.
+    pub fn interface(&self, index: u32) -> Option<&Arc<Interface>> {
+        self.interfaces.get(&index)
+    }
+
+    /// When the table of connections was full last.
+    pub fn table_full(&self) -> Option<&TableFull> {
+        self.table_full.as_ref()
+    }
+
+    /// The interface by which packets entered, where it had appeared no longer than this before the
+    /// first of them.
+    pub fn new_interface(
+        &self,
+        evidence: &Evidence,
+        within: SignedDuration,
+    ) -> Option<(&Interface, SignedDuration)> {
+        let interface = self.interface(evidence.entered?)?;
+        let age = evidence.first().duration_since(interface.since?);
+        (age <= within).then_some((interface, age))
+    }
+}
+
+impl Cluster {
+    /// What the kernel says of an interface; `None`: it is gone.
+    pub fn set_interface(&mut self, index: u32, interface: Option<Interface>) {
+        let snapshot = &mut self.snapshot;
+        match interface {
+            Some(interface) => snapshot.interfaces.insert_mut(index, Arc::new(interface)),
+            None => {
+                snapshot.interfaces.remove_mut(&index);
+            }
+        }
+    }
+
+    /// The table of connections was full: still, or again.
+    pub fn set_table_full(&mut self, full: TableFull) {
+        let last = self
+            .snapshot
+            .table_full
+            .filter(|last| full.from.duration_since(last.to) <= FULL_AGAIN_WITHIN);
+        let from = last.map_or(full.from, |last| last.from);
+        self.snapshot.table_full = Some(TableFull { from, ..full });
+    }
+}

@@ -1,0 +1,61 @@
+//! Calico's tiers and network sets.
+//!
+//! Semantics: <https://docs.tigera.io/calico/latest/reference/resources/tier>,
+//! <https://docs.tigera.io/calico/latest/reference/resources/networkset>.
+
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::{
+    entity::networks,
+    wire::{CalicoNetworkSet, CalicoTier},
+};
+use crate::{
+    cluster::object::NetworkSet,
+    policy::{
+        labels,
+        order::Order,
+        tier::{EndOfTier, Tier},
+    },
+    problem::{FieldPath, Problem},
+};
+
+fn name_of(metadata: &ObjectMeta) -> Result<Arc<str>, Problem> {
+    match metadata.name.as_deref() {
+        Some(name) if !name.is_empty() => Ok(name.into()),
+        _ => Err(FieldPath::root("metadata").field("name").expected("a name", "none")),
+    }
+}
+
+/// Translates a Tier.
+///
+/// # Errors
+/// The first field that Calico would refuse.
+pub fn tier(tier: &CalicoTier) -> Result<Tier, Problem> {
+    let path = FieldPath::root("spec").field("defaultAction");
+    Ok(Tier {
+        name: name_of(&tier.metadata)?,
+        order: Order::of_calico(tier.spec.order.as_ref().and_then(serde_json::Number::as_f64)),
+        end: match tier.spec.default_action.as_deref() {
+            None | Some("" | "Deny") => EndOfTier::Deny,
+            Some("Pass") => EndOfTier::Pass,
+            Some(other) => return Err(path.expected("Deny or Pass", format!("{other:?}"))),
+        },
+    })
+}
+
+/// Translates a `NetworkSet`, or a `GlobalNetworkSet`, which is in no namespace.
+///
+/// # Errors
+/// The first field that Calico would refuse.
+pub fn network_set(set: &CalicoNetworkSet, is_global: bool) -> Result<NetworkSet, Problem> {
+    let metadata = &set.metadata;
+    let namespace = metadata.namespace.as_deref().unwrap_or("default");
+    Ok(NetworkSet {
+        namespace: (!is_global).then(|| namespace.into()),
+        name: name_of(metadata)?,
+        labels: labels(metadata.labels.iter().flatten()),
+        networks: networks(set.spec.nets.as_deref(), &FieldPath::root("spec").field("nets"))?,
+    })
+}

@@ -1,0 +1,193 @@
+//! The differential: clusters from seeds with policies of Kubernetes' and of Calico's, every pair of
+//! pods, what Felix does of it and what whydrop says of that.
+
+use std::{
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use whydrop_tests::{
+    differential::{self, Case, Features, Outcome, Tally, seeds},
+    fleet::{Fleet, Settings},
+    kube::{
+        calico::Backend,
+        wait::{Look, until},
+    },
+};
+
+const FEATURES: Features = Features { end_port: true, egress_names: true, calico: true };
+/// How long Felix may take to see what the API server has, and write it.
+const ENFORCED_WAIT: Duration = Duration::from_secs(30);
+/// How long the reports of one case may take to come.
+const REPORTS_WAIT: Duration = Duration::from_secs(30);
+/// How long a canary waits for an answer before it looks again.
+const CANARY_WAIT: Duration = Duration::from_millis(200);
+
+/// The node, and two pods by which it is seen how far Felix is.
+const MANIFESTS: &str = "
+apiVersion: v1
+kind: Node
+metadata: {name: node}
+spec: {podCIDR: 10.244.1.0/24, podCIDRs: [10.244.1.0/24]}
+status: {addresses: [{type: InternalIP, address: 192.168.71.2}]}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: canary}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: singer, namespace: canary, labels: {part: singer}}
+spec: {nodeName: node, containers: [{name: c, image: example.com/c}]}
+status: {phase: Running, podIP: 10.244.1.2, podIPs: [{ip: 10.244.1.2}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: listener, namespace: canary, labels: {part: listener}}
+spec: {nodeName: node, containers: [{name: c, image: example.com/c}]}
+status: {phase: Running, podIP: 10.244.1.3, podIPs: [{ip: 10.244.1.3}]}
+";
+
+/// One port for each kind of policy, which is watched by itself, and each seed.
+const KINDS: [&str; 3] = ["kubernetes", "calico", "global"];
+
+#[test]
+fn every_drop_of_felix_is_told_and_none_invented() {
+    play(Backend::Nft, 1..=4);
+}
+
+#[test]
+fn every_drop_of_felix_with_the_older_iptables_is_told_and_none_invented() {
+    play(Backend::Legacy, 5..=8);
+}
+
+#[expect(clippy::print_stdout, reason = "what was played, for whoever asks to see it")]
+fn play(backend: Backend, otherwise: std::ops::RangeInclusive<u64>) {
+    let settings = Settings { backend, services: false };
+    let mut fleet = Fleet::start(settings, MANIFESTS).expect("a fleet");
+    let seeds = seeds(otherwise).expect("WHYDROP_SEEDS");
+    let mut tally = Tally::default();
+    for (number, seed) in seeds.clone().enumerate() {
+        let number = u16::try_from(number).expect("a number of seeds");
+        tally += play_seed(&mut fleet, number, &Case::generate(seed, FEATURES));
+    }
+    let Tally { probes, dropped } = tally;
+    println!("{backend:?}: seeds {seeds:?}, {probes} probes, {dropped} dropped and reported");
+    assert!(dropped > 0 && dropped < probes, "nothing to tell apart: {tally:?}");
+}
+
+fn play_seed(fleet: &mut Fleet, number: u16, case: &Case) -> Tally {
+    let addresses: Vec<Ipv4Addr> =
+        (8..).map(|host| Ipv4Addr::new(10, 244, 1, host)).take(case.pods.len()).collect();
+    let keys: Vec<String> =
+        case.pods.iter().map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
+    fleet.kubectl().apply(&text(&case.namespaces)).expect("applied");
+    fleet.run(&text(&case.running(&addresses))).expect("pods");
+    let _listeners: Vec<Vec<TcpListener>> = keys
+        .iter()
+        .map(|key| fleet.pod(key).expect("a pod").namespace.enter(differential::listen))
+        .collect::<Result<_, _>>()
+        .expect("they listen");
+    for key in &keys {
+        // No policy selects the singer.
+        wait_answered(fleet, key, fleet.address("canary/singer", 1).expect("an address"));
+    }
+    let canaries: Vec<Value> = KINDS.iter().map(|kind| canary(kind, number)).collect();
+    fleet.kubectl().apply(&text(&[&case.policies[..], &canaries].concat())).expect("applied");
+    for kind in KINDS {
+        let at = fleet.address("canary/listener", port(kind, number)).expect("an address");
+        wait_answered(fleet, "canary/singer", at);
+    }
+
+    let mut agent = fleet.agent("node").expect("an agent");
+    let outcomes = try_all(fleet, case, &keys, &addresses);
+    let dropped = outcomes.iter().filter(|outcome| **outcome == Outcome::TimedOut).count();
+    // One that is missing is found below, with all about it.
+    let _ = agent.wait_for(REPORTS_WAIT, |heard| {
+        let drops = heard.iter().filter(|heard| heard.record["kind"] == "drop");
+        let ids: std::collections::BTreeSet<_> = drops.filter_map(|heard| heard.id()).collect();
+        ids.len() >= dropped
+    });
+    let records = agent.stop_and_read().expect("records");
+    let tally = differential::compare(case, &addresses, &outcomes, &records);
+    for policy in &case.policies {
+        fleet.delete(policy).expect("deleted");
+    }
+    for key in &keys {
+        fleet.remove(key).expect("removed");
+    }
+    tally.unwrap_or_else(|difference| panic!("{difference:#}"))
+}
+
+fn text(objects: &[Value]) -> String {
+    let texts: Vec<String> = objects.iter().map(ToString::to_string).collect();
+    texts.join("\n---\n")
+}
+
+/// Waits until an attempt gets any answer: with no listener that is a refusal.
+fn wait_answered(fleet: &Fleet, from: &str, to: SocketAddr) {
+    until(&format!("answer of {to} to {from}"), ENFORCED_WAIT, || {
+        Ok(match fleet.connect(from, to, CANARY_WAIT)? {
+            Err(ErrorKind::TimedOut) => Look::NotYet("no answer".into()),
+            _ => Look::Seen(()),
+        })
+    })
+    .expect("Felix follows");
+}
+
+/// The port on which the listener is open once Felix has come to this seed's canary of a kind.
+fn port(kind: &str, number: u16) -> u16 {
+    let of_kind = KINDS.iter().position(|other| *other == kind).expect("a kind");
+    10_000 * (u16::try_from(of_kind).expect("a kind") + 1) + number
+}
+
+/// A policy that opens one port of the listener's, which is closed else.
+fn canary(kind: &str, number: u16) -> Value {
+    let port = port(kind, number);
+    let rule = json!({
+        "action": "Allow", "protocol": "TCP", "destination": { "ports": [port] },
+    });
+    let spec = json!({
+        "selector": "part == 'listener'", "types": ["Ingress"], "ingress": [rule],
+    });
+    match kind {
+        "kubernetes" => json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": { "name": "canary", "namespace": "canary" },
+            "spec": {
+                "podSelector": { "matchLabels": { "part": "listener" } },
+                "ingress": [{ "ports": [{ "port": port }] }],
+            },
+        }),
+        "calico" => json!({
+            "apiVersion": "crd.projectcalico.org/v1", "kind": "NetworkPolicy",
+            "metadata": { "name": "default.canary", "namespace": "canary" },
+            "spec": spec,
+        }),
+        _ => json!({
+            "apiVersion": "crd.projectcalico.org/v1", "kind": "GlobalNetworkPolicy",
+            "metadata": { "name": "default.canary" },
+            "spec": spec,
+        }),
+    }
+}
+
+/// The outcome of each probe, all of them tried at once.
+fn try_all(fleet: &Fleet, case: &Case, keys: &[String], addresses: &[Ipv4Addr]) -> Vec<Outcome> {
+    let probes = case.probes();
+    // The probes are in the order of who connects.
+    std::thread::scope(|scope| {
+        let of_one = |(number, key): (usize, &String)| {
+            let own = probes.iter().filter(move |probe| probe.from == number);
+            let to: Vec<SocketAddr> =
+                own.map(|probe| (addresses[probe.to], probe.port).into()).collect();
+            let pod = fleet.pod(key).expect("a pod");
+            scope.spawn(move || pod.namespace.enter(|| Ok(differential::connect(&to))))
+        };
+        let threads: Vec<_> = keys.iter().enumerate().map(of_one).collect();
+        let outcomes = threads.into_iter().map(|thread| thread.join().expect("a thread"));
+        outcomes.collect::<Result<Vec<_>, _>>().expect("outcomes").concat()
+    })
+}
