@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use whydrop_core::{
     cluster::{
         Cluster, Snapshot,
-        object::{Node, Object, Pod, Probe, ProbePort},
+        object::{EndpointSlice, Node, Object, Pod, Probe, ProbePort, Service},
     },
     diagnosis::{Attribution, judge},
     flow::{Flow, Protocol},
@@ -15,7 +15,10 @@ use whydrop_core::{
         Happened, INCIDENTS_MAX, Incident, IncidentBook, IncidentChange, JudgedDrop, LINKED_MAX,
         Resolution, SILENCE, Severity, Step, UPDATE_INTERVAL,
     },
-    policy::{Policy, selector::Selector},
+    policy::{
+        Policy,
+        selector::{Labels, Selector},
+    },
 };
 
 use crate::build::{
@@ -34,7 +37,7 @@ fn backend() -> Cluster {
     cluster.apply(
         Object::Node(Node {
             name: "worker-1".into(),
-            labels: whydrop_core::policy::selector::Labels::new(),
+            labels: Labels::new(),
             addresses: vec![address(1)],
             pod_networks: Vec::new(),
         }),
@@ -413,4 +416,42 @@ fn a_label_or_a_wider_port_is_offered_with_its_cost() {
     let (_, incident) = story.told(9);
     let last = incident.plan.last().expect("a step").to_string();
     assert!(last.starts_with("or add port 5432/TCP to rule 0 of NetworkPolicy backend/api (newly"));
+}
+
+#[test]
+fn a_service_that_lost_its_last_endpoint_is_named() {
+    let mut story = Story::of(backend());
+    let selector = Labels::from([("app".into(), "postgres".into())]);
+    story.cluster.apply(
+        Object::Service(Service {
+            namespace: "backend".into(),
+            name: "postgres".into(),
+            addresses: Vec::new(),
+            ports: Vec::new(),
+            selector,
+        }),
+        None,
+    );
+    let slice = |addresses| {
+        Object::EndpointSlice(EndpointSlice {
+            namespace: "backend".into(),
+            name: "postgres-1".into(),
+            service: Some("postgres".into()),
+            addresses,
+            ports: Vec::new(),
+        })
+    };
+    story.cluster.apply(slice(vec![address(POSTGRES)]), None);
+    story.cluster.apply(Object::Policy(restrict()), None);
+    story.dies(10, POSTGRES, 5432, &[5, 6], None);
+    let (_, before) = story.told(9);
+    assert!(before.services_lost.is_empty());
+    let as_known = "denied for as long as this agent knows, since 2026-01-02T02:04:05Z";
+    assert!(before.text.contains(as_known), "{}", before.text);
+
+    story.cluster.apply(slice(Vec::new()), Some(at(30)));
+    story.dies(10, POSTGRES, 5432, &[5, 6, 60], None);
+    let (_, after) = story.told(80);
+    assert_eq!(after.services_lost, ["backend/postgres"]);
+    assert!(after.text.contains("no ready endpoint is left of backend/postgres"), "{}", after.text);
 }

@@ -6,8 +6,10 @@ use super::{Change, ChangeKind, difference};
 use crate::{
     cluster::{
         Cluster, Snapshot,
-        object::ServiceAccount,
-        object::{EndpointSlice, Key, Kind, Namespace, NetworkSet, Node, Object, Pod, Service},
+        object::{
+            EndpointSlice, Key, Kind, Namespace, NetworkSet, Node, Object, Pod, Service,
+            ServiceAccount,
+        },
     },
     policy::{Peers, Policy, PolicyRef, tier::Tier},
 };
