@@ -6,6 +6,7 @@
 
 mod convert;
 pub mod explanation;
+pub mod incident;
 pub mod text;
 pub mod yaml;
 
@@ -23,6 +24,8 @@ pub const SCHEMA: &str = "whydrop/v1";
 pub enum Record {
     /// A flow dies, or a policy is not enforced.
     Drop(Box<DropRecord>),
+    /// One cause with many drops begins, goes on or is over.
+    Incident(Box<incident::IncidentRecord>),
     /// The agent tells of itself.
     Agent(Box<AgentRecord>),
 }
@@ -346,8 +349,11 @@ pub struct NearestMiss {
 pub struct Changed {
     /// The object.
     pub object: ObjectRef,
-    /// What happened to it: `created`, `edited`, `relabelled` or `deleted`.
+    /// What happened to it: `created`, `edited`, `relabelled`, `moved` or `deleted`.
     pub change: String,
+    /// What differs, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub difference: Option<String>,
     /// When.
     pub at: String,
 }

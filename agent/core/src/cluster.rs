@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use rpds::HashTrieMapSync;
 
 use crate::policy::{DEFAULT_TIER, Policy, PolicyRef, index::PolicyIndex, tier::Tier};
-use history::{Change, ChangeKind, History};
+use history::History;
 pub use local::{Interface, TableFull};
 use look_up::LookUp;
 use object::{
@@ -293,11 +293,14 @@ impl Cluster {
     /// Takes an object as it is now. `at`: when it came to be so; `None` at the first listing,
     /// which says nothing of when.
     pub fn apply(&mut self, object: Object, at: Option<Timestamp>) {
-        if let (Some(at), Some(kind)) = (at, self.change_kind(&object)) {
-            let change = Change { object: object.key(), kind, at };
-            self.history.push(change, self.snapshot.clone());
+        if let Some(at) = at {
+            self.record_apply(&object, at);
         }
-        let snapshot = &mut self.snapshot;
+        Self::put(&mut self.snapshot, object, at);
+    }
+
+    /// Makes an object part of a snapshot, in place of what it was before.
+    fn put(snapshot: &mut Snapshot, object: Object, at: Option<Timestamp>) {
         snapshot.revision += 1;
         match object {
             Object::Namespace(namespace) => {
@@ -367,55 +370,19 @@ impl Cluster {
         }
     }
 
-    /// How an object differs from what is known of it, where that can change a verdict.
-    fn change_kind(&self, object: &Object) -> Option<ChangeKind> {
-        let snapshot = &self.snapshot;
-        let edited = |differs: bool| differs.then_some(ChangeKind::Edited);
-        match object {
-            // A staged policy decides nothing.
-            Object::Policy(policy) if policy.reference.kind.is_staged() => None,
-            Object::Policy(policy) => match snapshot.policies.get(&policy.reference) {
-                None => Some(ChangeKind::Created),
-                Some(before) => {
-                    let place = |policy: &Policy| (policy.layer.clone(), policy.order);
-                    let now = (&policy.subject, &policy.ingress, &policy.egress, place(policy));
-                    let then = (&before.subject, &before.ingress, &before.egress, place(before));
-                    edited(now != then)
-                }
-            },
-            Object::Tier(tier) => match snapshot.tiers.get(&tier.name) {
-                None => Some(ChangeKind::Created),
-                Some(before) => edited(**before != *tier),
-            },
-            Object::NetworkSet(set) => {
-                match snapshot.network_sets.get(&(set.namespace.clone(), set.name.clone())) {
-                    None => Some(ChangeKind::Created),
-                    Some(before) => edited(**before != *set),
-                }
-            }
-            Object::ServiceAccount(account) => {
-                let before = snapshot.service_account(&account.namespace, &account.name)?;
-                (before.labels != account.labels).then_some(ChangeKind::Relabelled)
-            }
-            Object::Namespace(namespace) => {
-                let before = snapshot.namespace(&namespace.name)?;
-                (before.labels != namespace.labels).then_some(ChangeKind::Relabelled)
-            }
-            Object::Pod(pod) => {
-                let before = snapshot.pod(&pod.namespace, &pod.name)?;
-                (before.labels != pod.labels).then_some(ChangeKind::Relabelled)
-            }
-            Object::Node(_) | Object::Service(_) | Object::EndpointSlice(_) => None,
-        }
-    }
-
     /// An object is gone.
     pub fn delete(&mut self, key: &Key, at: Timestamp) {
-        if key.kind.decides() {
-            let change = Change { object: key.clone(), kind: ChangeKind::Deleted, at };
-            self.history.push(change, self.snapshot.clone());
-        }
-        let snapshot = &mut self.snapshot;
+        self.record_delete(key, at);
+        Self::take_out(&mut self.snapshot, key, at);
+    }
+
+    /// An object that is not followed is of no use any more. Whether it is gone is not known.
+    pub fn forget(&mut self, key: &Key, at: Timestamp) {
+        Self::take_out(&mut self.snapshot, key, at);
+    }
+
+    /// Takes an object out of a snapshot.
+    fn take_out(snapshot: &mut Snapshot, key: &Key, at: Timestamp) {
         snapshot.revision += 1;
         let name = || (key.namespace.clone().unwrap_or_default(), key.name.clone());
         match key.kind {

@@ -1,6 +1,8 @@
 //! From a drop and a snapshot to the cause, in the order in which a playbook checks.
 
 mod attribution;
+mod hindsight;
+mod judgement;
 pub mod reason;
 mod words;
 
@@ -11,7 +13,6 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     cluster::{
         Interface, Snapshot, TableFull,
-        history::{Change, History},
         object::{Probe, Service},
         resolve::{Backend, Endpoint, Holder},
     },
@@ -23,9 +24,9 @@ use crate::{
         evaluate::{Decision, DirectionVerdict, Question, Verdict, evaluate},
         nearest::{Lack, NearestMiss, nearest_miss},
     },
-    remedy::{Remedy, remedy},
 };
-pub use attribution::attribute;
+pub use attribution::{Attribution, attribute};
+pub use judgement::{Judgement, judge};
 use reason::Died;
 
 /// What killed a flow, or would.
@@ -321,31 +322,6 @@ impl Diagnosis {
 
 fn responsible(verdict: &Verdict, direction: Direction) -> Vec<Arc<Policy>> {
     verdict.direction(direction).responsible()
-}
-
-/// A flow judged, with what can be done about it and since which change it is so.
-#[derive(Clone, Debug)]
-pub struct Judgement {
-    /// Why it died, or would.
-    pub diagnosis: Diagnosis,
-    /// The latest change that made it so.
-    pub changed: Option<Change>,
-    /// The rule that lets it pass.
-    pub remedy: Option<Remedy>,
-}
-
-/// Judges a flow, and finds the change and the remedy.
-pub fn judge(snapshot: &Snapshot, history: &History, case: &Case<'_>) -> Judgement {
-    Judgement::of(snapshot, history, diagnose(snapshot, case))
-}
-
-impl Judgement {
-    /// Finds the change and the remedy for a diagnosis.
-    pub fn of(snapshot: &Snapshot, history: &History, diagnosis: Diagnosis) -> Self {
-        let changed = attribute(history, snapshot, &diagnosis);
-        let remedy = remedy(snapshot, &diagnosis);
-        Self { diagnosis, changed, remedy }
-    }
 }
 
 /// Everything that a cause is drawn from.

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! Observation + Tick ─▶ correlate ─▶ Drop ─┐
-//!                                          ├─▶ diagnosis ─▶ Diagnosis { cause, remedy }
-//! Objects ─▶ cluster ─▶ Snapshot ─▶ policy ┘
+//!                                          ├─▶ diagnosis ─▶ Judgement ─▶ incident ─▶ IncidentChange
+//! Objects ─▶ cluster ─▶ Snapshot ─▶ policy ┘   (cause, change, remedy)
 //! ```
 //!
 //! Nothing here waits, reads a file, a socket or a clock, or fails: what cannot be decided is a
@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod correlate;
 pub mod diagnosis;
 pub mod flow;
+pub mod incident;
 pub mod observation;
 pub mod policy;
 pub mod problem;

@@ -29,6 +29,7 @@ use std::{fmt, sync::Arc};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::flow::{Direction, Protocol};
 use order::Order;
@@ -174,6 +175,8 @@ pub struct Policy {
     pub uid: Option<Arc<str>>,
     /// `metadata.creationTimestamp`, or when a running agent first saw it.
     pub created: Option<Timestamp>,
+    /// When a manager last wrote to its spec, by `metadata.managedFields`.
+    pub written: Option<Timestamp>,
     /// Where it stands in the order of decisions.
     pub layer: Layer,
     /// Its place within the layer.
@@ -373,6 +376,19 @@ pub struct RuleRef {
     pub policy: PolicyRef,
     /// 0-based index in `ingress` or `egress`.
     pub rule: usize,
+}
+
+/// When a manager last wrote to an object's spec, by its managed fields: what a status or an
+/// annotation says decides nothing.
+///
+/// <https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management>
+pub(crate) fn spec_written(metadata: &ObjectMeta) -> Option<Timestamp> {
+    let managers = metadata.managed_fields.iter().flatten();
+    let of_spec = managers.filter(|manager| {
+        let fields = manager.fields_v1.as_ref().map(|fields| &fields.0);
+        fields.is_some_and(|fields| fields.get("f:spec").is_some())
+    });
+    of_spec.filter_map(|manager| manager.time.as_ref().map(|time| time.0)).max()
 }
 
 /// Copies labels into the core's form.

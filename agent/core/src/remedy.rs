@@ -2,6 +2,7 @@
 //!
 //! Never the deletion of a policy, and never a rule against an explicit deny: that is its owner's.
 
+pub mod choices;
 mod in_calico;
 mod in_kubernetes;
 mod selection;
@@ -348,14 +349,14 @@ fn summary(snapshot: &Snapshot, diagnosis: &Diagnosis, policies: &[Policy]) -> S
         }
     };
     match label_namespace(snapshot, diagnosis) {
-        Some(command) => format!("{text}; or {command}"),
+        Some((command, _)) => format!("{text}; or {command}"),
         None => text,
     }
 }
 
 /// The other choice where a rule selects namespaces by a label that this one lacks: to label it,
-/// if that alone lets the flow pass.
-fn label_namespace(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<String> {
+/// if that alone lets the flow pass. The command, and the cluster with the label.
+fn label_namespace(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<(String, Snapshot)> {
     let miss = diagnosis.cause.nearest_miss.as_ref()?;
     if miss.lack != Lack::NamespaceLabels || miss.wanted.contains("own namespace") {
         return None;
@@ -379,11 +380,9 @@ fn label_namespace(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<String>
         let verdict = evaluate(&relabelled, &diagnosis.question);
         if matches!(verdict.decision(), Decision::Allowed | Decision::NotIsolated) {
             let labels: Vec<_> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-            return Some(format!(
-                "kubectl label namespace {} {}",
-                namespace.name,
-                labels.join(" ")
-            ));
+            let labels = labels.join(" ");
+            let command = format!("kubectl label namespace {} {labels}", namespace.name);
+            return Some((command, relabelled));
         }
     }
     None

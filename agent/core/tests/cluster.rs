@@ -141,6 +141,7 @@ fn policy(namespace: &str, name: &str, selects: Selector, peers: Peers) -> Polic
         api_version: "networking.k8s.io/v1".into(),
         uid: None,
         created: None,
+        written: None,
         layer: Layer::NetworkPolicy,
         order: KUBERNETES_ORDER,
         subject: PodPeer::new(Namespaces::Own(namespace), selects),

@@ -172,7 +172,8 @@ impl Agent {
             return;
         }
         let snapshot = self.cluster.snapshot();
-        let judgement = Judgement::of(&snapshot, self.cluster.history(), diagnosis);
+        let (history, case) = (self.cluster.history(), case_of(drop));
+        let judgement = Judgement::in_hindsight(&snapshot, history, &case, diagnosis);
         let last = self.last_success(drop);
         let record = self.reporter.drop(now, &snapshot, drop, &judgement, last);
         if let (Some(events), Record::Drop(record)) = (&self.events, &record)

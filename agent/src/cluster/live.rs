@@ -311,6 +311,9 @@ impl Live {
     ) {
         // The first list says nothing of when things came to be so.
         let at = (!self.listed.insert(followed)).then_some(now);
+        if at.is_none() {
+            cluster.history_begins(now);
+        }
         self.unread.insert(followed, unread);
         self.failing.remove(&followed);
         let Some(kind) = followed.is else { return };
@@ -344,8 +347,11 @@ impl Live {
                         cluster.delete(key, now);
                     }
                 }
+                let snapshot = cluster.snapshot();
                 for object in objects {
-                    cluster.apply(object, None);
+                    // Of what was known, it is seen when it changed; of what is new, it is not.
+                    let known = snapshot.object(&object.key()).is_some();
+                    cluster.apply(object, known.then_some(now));
                 }
                 None
             }
@@ -365,7 +371,7 @@ impl Live {
         for key in keys {
             let others = self.looked_up.values().any(|(_, held)| held.contains(&key));
             if !others {
-                cluster.delete(&key, now);
+                cluster.forget(&key, now);
             }
         }
     }

@@ -8,7 +8,7 @@ use whydrop_core::{
         resolve::{Endpoint, Holder},
     },
     correlate::{self, Drop, Level},
-    diagnosis::{self, Class, Diagnosis, Dialled, Judgement},
+    diagnosis::{self, Attribution, Class, Diagnosis, Dialled, Judgement},
     flow,
     observation::Rejection,
     policy::{self, Policy, evaluate},
@@ -61,7 +61,7 @@ impl Reporter {
             rejection: None,
         };
         let id = format!("{:016x}", diagnosis.incident());
-        let judgement = Judgement { diagnosis, changed: None, remedy: None };
+        let judgement = Judgement { diagnosis, changed: Attribution::None, remedy: None };
         self.record(now, DropKind::Finding, id, &judgement, evidence)
     }
 
@@ -118,7 +118,7 @@ impl Reporter {
             flow,
             evidence,
             verdict: verdict_of(&diagnosis.verdict),
-            cause: cause_of(&diagnosis.cause, changed.as_ref()),
+            cause: cause_of(&diagnosis.cause, changed.lead()),
             remedy: remedy.as_ref().map(remedy_of),
             incident: format!("{:016x}", diagnosis.incident()),
         }))
@@ -126,7 +126,7 @@ impl Reporter {
 }
 
 /// RFC 3339 in UTC, with microseconds.
-fn time(at: Timestamp) -> String {
+pub(super) fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
@@ -269,19 +269,25 @@ pub fn cause_of(cause: &diagnosis::Cause, changed: Option<&Change>) -> Cause {
             wanted: miss.wanted.clone(),
             found: miss.found.clone(),
         }),
-        changed: changed.map(|change| Changed {
-            object: ObjectRef {
-                kind: change.object.kind.to_string(),
-                namespace: change.object.namespace.as_deref().map(str::to_owned),
-                name: change.object.name.to_string(),
-                uid: None,
-            },
-            change: change.kind.name().to_owned(),
-            at: time(change.at),
-        }),
+        changed: changed.map(changed_of),
         confidence: cause.confidence,
         reasons: cause.reasons.clone(),
         text: cause.text.clone(),
+    }
+}
+
+/// A change.
+pub(super) fn changed_of(change: &Change) -> Changed {
+    Changed {
+        object: ObjectRef {
+            kind: change.object.kind.to_string(),
+            namespace: change.object.namespace.as_deref().map(str::to_owned),
+            name: change.object.name.to_string(),
+            uid: None,
+        },
+        change: change.kind.name().to_owned(),
+        difference: change.difference.as_deref().map(str::to_owned),
+        at: time(change.at),
     }
 }
 

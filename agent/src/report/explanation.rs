@@ -95,7 +95,7 @@ impl Explanation {
             flow: flow_of(diagnosis),
             effective,
             verdict: verdict_of(&diagnosis.verdict),
-            cause: cause_of(&diagnosis.cause, changed.as_ref()),
+            cause: cause_of(&diagnosis.cause, changed.lead()),
             remedy: remedy.as_ref().map(remedy_of),
             trace: Trace {
                 egress: steps(&diagnosis.verdict.egress),

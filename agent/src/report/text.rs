@@ -6,16 +6,17 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use super::{
     AgentRecord, AgentState, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel,
-    ObjectRef, Record,
+    ObjectRef, Record, incident,
 };
 
 /// How many characters of an id are shown: enough to tell a cluster's drops of a day apart.
-const ID_SHOWN: usize = 8;
+pub(super) const ID_SHOWN: usize = 8;
 
 /// Writes a record as one line, without the newline.
 pub fn line(record: &Record) -> String {
     let line = match record {
         Record::Drop(drop) => drop_line(drop),
+        Record::Incident(incident) => incident::line(incident),
         Record::Agent(agent) => agent_line(agent),
     };
     escape(&line).into_owned()
@@ -141,7 +142,8 @@ fn changed_text(changed: &Changed, record: &DropRecord) -> String {
     };
     let same_day = changed.at.get(..10) == record.time.get(..10);
     let at = if same_day { clock(&changed.at) } else { seconds(&changed.at) };
-    format!("{object} {} {at}", changed.change)
+    let difference = changed.difference.as_deref().map(|d| format!(" ({d})")).unwrap_or_default();
+    format!("{object} {} {at}{difference}", changed.change)
 }
 
 /// The command that prints the remedy.
@@ -197,7 +199,7 @@ fn agent_line(record: &AgentRecord) -> String {
 }
 
 /// `2026-01-02T03:04:05Z` of a time with a fraction.
-fn seconds(time: &str) -> String {
+pub(super) fn seconds(time: &str) -> String {
     match time.split_once('.') {
         Some((seconds, _)) => format!("{seconds}Z"),
         None => time.to_owned(),

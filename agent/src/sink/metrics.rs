@@ -104,6 +104,8 @@ impl Metrics {
         let mut values = lock(&self.values);
         match record {
             Record::Drop(record) => values.count(record),
+            // Its drops are counted as they are told.
+            Record::Incident(_) => {}
             Record::Agent(record) => {
                 *values.agent_records.entry(state(&record.state)).or_default() += 1;
             }

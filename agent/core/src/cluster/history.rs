@@ -1,14 +1,32 @@
-//! What changed lately that can change a verdict, with the cluster as it was before.
+//! What changed lately that can change a verdict, and how to take it back.
+//!
+//! A change keeps the object as it was before, and nothing else of the cluster: the earlier cluster
+//! is made from the present one by undoing changes, latest first. The [`Cluster`] records as it
+//! takes objects in; nobody else writes.
 
-use std::collections::VecDeque;
+mod difference;
+mod record;
 
-use jiff::Timestamp;
+use std::{collections::VecDeque, sync::Arc};
 
-use super::{Snapshot, object::Key};
+use jiff::{SignedDuration, Timestamp};
 
-/// How many changes are kept. Snapshots share what did not change, so each costs what the change
-/// did; a day of a busy cluster's policy and label changes is fewer.
-const CHANGES_MAX: usize = 256;
+use super::{
+    Cluster, Snapshot,
+    object::{Key, Kind, Object, Pod},
+};
+use record::parts;
+
+/// How many changes are kept: a day of a busy cluster's policy and label changes is fewer.
+pub const CHANGES_MAX: usize = 512;
+
+/// How long a change is kept. Whoever is paged asks what changed today; what is older counts as
+/// having stood for long whenever it came.
+pub const AGE_MAX: SignedDuration = SignedDuration::from_hours(24);
+
+/// How many labels, peers, ports and addresses the kept objects may hold together (about 100 bytes
+/// each): one policy can list thousands of networks, and a controller can write it every minute.
+pub const PARTS_MAX: usize = 65_536;
 
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +37,8 @@ pub enum ChangeKind {
     Edited,
     /// Its labels are others.
     Relabelled,
+    /// Its addresses are others.
+    Moved,
     /// It is gone.
     Deleted,
 }
@@ -30,6 +50,7 @@ impl ChangeKind {
             Self::Created => "created",
             Self::Edited => "edited",
             Self::Relabelled => "relabelled",
+            Self::Moved => "moved",
             Self::Deleted => "deleted",
         }
     }
@@ -42,34 +63,112 @@ pub struct Change {
     pub object: Key,
     /// What happened to it.
     pub kind: ChangeKind,
+    /// What differs, in words: `label name=frontend went`. None of what came or went whole.
+    pub difference: Option<Arc<str>>,
     /// When it was seen to happen.
     pub at: Timestamp,
+}
+
+/// A change with what it takes to undo it.
+#[derive(Clone, Debug)]
+pub struct Undoable {
+    /// The change.
+    pub change: Change,
+    /// The object as it was; `None`: there was none.
+    before: Option<Object>,
+}
+
+impl Undoable {
+    /// Makes the snapshot what it was before this change, as far as this object goes.
+    pub fn undo(&self, snapshot: &mut Snapshot) {
+        match &self.before {
+            Some(object) => Cluster::put(snapshot, object.clone(), None),
+            None => Cluster::take_out(snapshot, &self.change.object, self.change.at),
+        }
+    }
+
+    /// Whether it is of a kind that comes and goes with every rollout. Such changes leave half of
+    /// the room to the others, which people make.
+    fn is_of_passing_kind(&self) -> bool {
+        let kind = self.change.object.kind;
+        matches!(kind, Kind::Pod | Kind::Service | Kind::EndpointSlice)
+    }
+
+    fn parts(&self) -> usize {
+        1 + self.before.as_ref().map_or(0, parts)
+    }
 }
 
 /// The latest changes, oldest first.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    changes: VecDeque<(Change, Snapshot)>,
+    changes: VecDeque<Undoable>,
+    parts: usize,
     forgotten: u64,
+    forgotten_until: Option<Timestamp>,
+    watched_since: Option<Timestamp>,
 }
 
 impl History {
-    /// Remembers a change, and the cluster as it was before.
-    pub(super) fn push(&mut self, change: Change, before: Snapshot) {
-        if self.changes.len() >= CHANGES_MAX {
-            self.changes.pop_front();
-            self.forgotten += 1;
+    /// Changes are seen from now on: what was there at the first listing came at some time before,
+    /// of which only the objects' own times tell.
+    pub(super) fn begin(&mut self, at: Timestamp) {
+        self.watched_since = self.watched_since.max(Some(at));
+    }
+
+    /// Remembers a change.
+    pub(super) fn record(&mut self, change: Change, before: Option<Object>) {
+        let now = change.at;
+        let undoable = Undoable { change, before };
+        self.parts += undoable.parts();
+        self.changes.push_back(undoable);
+        while self.changes.front().is_some_and(|c| now.duration_since(c.change.at) > AGE_MAX) {
+            self.forget(0);
         }
-        self.changes.push_back((change, before));
+        while self.changes.len() > CHANGES_MAX || self.parts > PARTS_MAX {
+            let passing = self.changes.iter().filter(|c| c.is_of_passing_kind()).count();
+            let crowds = passing > self.changes.len() / 2;
+            let oldest = self.changes.iter().position(|c| !crowds || c.is_of_passing_kind());
+            self.forget(oldest.unwrap_or(0));
+        }
     }
 
-    /// The changes, latest first, each with the cluster as it was before it.
-    pub fn latest_first(&self) -> impl Iterator<Item = (&Change, &Snapshot)> {
-        self.changes.iter().rev().map(|(change, before)| (change, before))
+    fn forget(&mut self, index: usize) {
+        let Some(forgotten) = self.changes.remove(index) else { return };
+        self.parts -= forgotten.parts();
+        self.forgotten += 1;
+        self.forgotten_until = self.forgotten_until.max(Some(forgotten.change.at));
     }
 
-    /// How many changes were forgotten for want of room.
+    /// The changes, latest first.
+    pub fn latest_first(&self) -> impl Iterator<Item = &Undoable> {
+        self.changes.iter().rev()
+    }
+
+    /// Since when every change is remembered that was seen: since watching began, or since the
+    /// latest that was forgotten. `None`: nobody has said when watching began.
+    pub fn complete_since(&self) -> Option<Timestamp> {
+        self.watched_since.max(self.forgotten_until)
+    }
+
+    /// How many changes were forgotten, for want of room or as too old.
     pub fn forgotten(&self) -> u64 {
         self.forgotten
+    }
+
+    /// How many labels, peers, ports and addresses are kept.
+    pub fn parts(&self) -> usize {
+        self.parts
+    }
+
+    /// The pod that last held this one's name, with an address, and has gone since.
+    fn predecessor(&self, pod: &Key) -> Option<&Pod> {
+        let gone = self.latest_first().find(|undoable| {
+            undoable.change.object == *pod && undoable.change.kind == ChangeKind::Deleted
+        });
+        match gone?.before.as_ref()? {
+            Object::Pod(pod) => Some(pod),
+            _ => None,
+        }
     }
 }

@@ -49,6 +49,11 @@ impl Cluster {
 }
 
 impl Snapshot {
+    /// Whether all pods of the cluster are listed, rather than this node's and those asked for.
+    pub fn knows_all_pods(&self) -> bool {
+        self.looked_up.is_none()
+    }
+
     /// The addresses to look up before a case can be judged: none where everything is listed. Of a
     /// Service that nobody translated, its backends'.
     pub fn to_look_up(&self, case: &Case<'_>, now: Timestamp) -> Vec<IpAddr> {

@@ -13,6 +13,7 @@ use super::{
     network_policy::{network, port_number, protocol},
     order::Order,
     selector::Selector,
+    spec_written,
 };
 use crate::problem::{FieldPath, Problem};
 
@@ -217,6 +218,7 @@ fn lower_as(
         api_version: API_VERSION.into(),
         uid: metadata.uid.as_deref().map(Into::into),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+        written: spec_written(metadata),
         layer,
         order,
         subject,

@@ -15,7 +15,7 @@ use k8s_openapi::{
 
 use super::{
     Action, Block, KUBERNETES_ORDER, Layer, Namespaces, Peer, Peers, PodPeer, Policy, PolicyKind,
-    PolicyRef, PortMatch, PortRange, Rule, selector::Selector,
+    PolicyRef, PortMatch, PortRange, Rule, selector::Selector, spec_written,
 };
 use crate::{
     flow::Protocol,
@@ -65,6 +65,7 @@ pub fn lower(policy: &NetworkPolicy) -> Result<Policy, Problem> {
         api_version: "networking.k8s.io/v1".into(),
         uid: metadata.uid.as_deref().map(Into::into),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+        written: spec_written(metadata),
         layer: Layer::NetworkPolicy,
         order: KUBERNETES_ORDER,
         subject: PodPeer::new(Namespaces::Own(namespace), pods),

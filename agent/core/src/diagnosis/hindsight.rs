@@ -1,0 +1,117 @@
+//! A filter dropped what no policy denies: whether one did a moment ago.
+
+use jiff::SignedDuration;
+
+use super::{
+    Attribution, Case, Class, Diagnosis, ENFORCED_WITHIN, Fate, Inquiry, Situation,
+    attribution::{Flip, Sought, attribute, latest_flip},
+    diagnose,
+    reason::Died,
+    responsible,
+};
+use crate::{
+    cluster::{
+        Snapshot,
+        history::{Change, History},
+    },
+    correlate::{Evidence, Level},
+    policy::evaluate::Decision,
+};
+
+/// How long ago a change may be that the network plugin has not caught up with: its daemon's
+/// restart takes minutes; beyond that the likeness is chance.
+const LAG_MAX: SignedDuration = SignedDuration::from_mins(5);
+
+/// What the confidence is worth where a plugin would have caught up by then, as most do.
+const LATE: f64 = 0.8;
+
+/// How much later than it happened a change may be seen: a packet that died less than this before
+/// the change was seen may have died after it.
+const SEEN_WITHIN: SignedDuration = SignedDuration::from_secs(1);
+
+/// The diagnosis of a drop that policies deny no more: the denial, and what changed so that it was
+/// one, if it stood when the packets died; else that the filter is out of sync, and what took the
+/// denial away. `None`: there was no such denial, or something else killed the flow.
+pub(super) fn in_hindsight(
+    history: &History,
+    snapshot: &Snapshot,
+    case: &Case<'_>,
+    diagnosis: &Diagnosis,
+) -> Option<(Diagnosis, Attribution)> {
+    let Fate::Died(evidence) = case.fate else { return None };
+    let passes = matches!(diagnosis.verdict.decision(), Decision::Allowed | Decision::NotIsolated);
+    let unexplained = matches!(diagnosis.cause.class, Class::OutOfSync | Class::NotPolicy);
+    let inquiry =
+        Inquiry { snapshot, case, question: &diagnosis.question, verdict: &diagnosis.verdict };
+    let other_reasons = inquiry.spoofed(evidence).is_some()
+        || inquiry.table_full(evidence).is_some()
+        || diagnosis.cause.situation == Some(Situation::Start);
+    if !passes || !unexplained || !Died::of(evidence).is_filter() || other_reasons {
+        return None;
+    }
+    let flip = latest_flip(history, snapshot, &diagnosis.question, Sought::Denied).ok()?;
+    let change = flip.changes.first()?;
+    let late = evidence.last().duration_since(change.at);
+    if late > LAG_MAX {
+        return None;
+    }
+    if late < -SEEN_WITHIN {
+        let told = denied_then(&flip, case, change);
+        let changed = attribute(history, &flip.before, &told);
+        return Some((told, changed));
+    }
+    let told = out_of_sync(&flip, evidence, diagnosis, change, late);
+    Some((told, Attribution::Seen(flip.changes)))
+}
+
+/// The denial stood when the packets died.
+fn denied_then(flip: &Flip, case: &Case<'_>, change: &Change) -> Diagnosis {
+    let mut told = diagnose(&flip.before, case);
+    let since =
+        format!("; it is denied no more: {} was {} since", change.object, change.kind.name());
+    told.cause.text += &since;
+    told
+}
+
+/// The denial had gone when the packets died.
+fn out_of_sync(
+    flip: &Flip,
+    evidence: &Evidence,
+    diagnosis: &Diagnosis,
+    change: &Change,
+    late: SignedDuration,
+) -> Diagnosis {
+    let mut told = diagnosis.clone();
+    let direction = flip.verdict.denied_directions().next();
+    let policy = direction.and_then(|d| responsible(&flip.verdict, d).into_iter().next());
+    let verb = match evidence.level() {
+        Level::Rejected => "rejected",
+        _ => "dropped",
+    };
+    let secs = late.as_secs().max(0);
+    let is_lead = |p: &crate::policy::Policy| {
+        change.object.name == p.reference.name && change.object.namespace == p.reference.namespace
+    };
+    let (kind, object) = (change.kind.name(), &change.object);
+    let who = match &policy {
+        Some(policy) if is_lead(policy) => format!("{object}, {kind} {secs} s before, would have"),
+        Some(policy) => {
+            let (name, of) = (&policy.reference, policy.reference.kind);
+            format!("{of} {name} would have until {object} was {kind} {secs} s before")
+        }
+        None => format!("policies would have until {object} was {kind} {secs} s before"),
+    };
+    let cause = &mut told.cause;
+    cause.class = Class::OutOfSync;
+    cause.direction = direction;
+    cause.policy = policy;
+    cause.text = format!(
+        "no policy denies it now, and this node's filter {verb} it as {who}: the CNI has not \
+         caught up, or other rules are in the way"
+    );
+    if late > ENFORCED_WITHIN {
+        cause.confidence = (cause.confidence * LATE * 100.0).round() / 100.0;
+    }
+    cause.reasons.push(format!("before the latest change, {secs} s earlier, it was denied"));
+    told
+}

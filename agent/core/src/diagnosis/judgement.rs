@@ -1,0 +1,48 @@
+//! A diagnosis, with since when it is so and what to do.
+
+use super::{
+    Attribution, Case, Diagnosis, attribution::attribute, diagnose, hindsight::in_hindsight,
+};
+use crate::{
+    cluster::{Snapshot, history::History},
+    remedy::{Remedy, remedy},
+};
+
+/// A flow judged, with what can be done about it and since which change it is so.
+#[derive(Clone, Debug)]
+pub struct Judgement {
+    /// Why it died, or would.
+    pub diagnosis: Diagnosis,
+    /// The latest change that made it so.
+    pub changed: Attribution,
+    /// The rule that lets it pass.
+    pub remedy: Option<Remedy>,
+}
+
+/// Judges a flow, and finds the change and the remedy.
+pub fn judge(snapshot: &Snapshot, history: &History, case: &Case<'_>) -> Judgement {
+    Judgement::in_hindsight(snapshot, history, case, diagnose(snapshot, case))
+}
+
+impl Judgement {
+    /// Finds the change and the remedy for a drop, which may have died of what policies say no
+    /// more.
+    pub fn in_hindsight(
+        snapshot: &Snapshot,
+        history: &History,
+        case: &Case<'_>,
+        diagnosis: Diagnosis,
+    ) -> Self {
+        match in_hindsight(history, snapshot, case, &diagnosis) {
+            Some((diagnosis, changed)) => Self { diagnosis, changed, remedy: None },
+            None => Self::of(snapshot, history, diagnosis),
+        }
+    }
+
+    /// Finds the change and the remedy for a diagnosis.
+    pub fn of(snapshot: &Snapshot, history: &History, diagnosis: Diagnosis) -> Self {
+        let changed = attribute(history, snapshot, &diagnosis);
+        let remedy = remedy(snapshot, &diagnosis);
+        Self { diagnosis, changed, remedy }
+    }
+}

@@ -1,0 +1,291 @@
+//! Many drops with one cause become one incident: opened, updated, resolved, reopened.
+//!
+//! A pure fold. [`IncidentBook::take`] links a judged drop to the incident of its cause,
+//! [`IncidentBook::answered`] hears of traffic that passes, and [`IncidentBook::tick`] says what has
+//! become of each incident by then. The id is a hash of what every node can see, so that the
+//! records of several nodes merge without any of them knowing of the others.
+//!
+//! ```
+//! use jiff::{SignedDuration, Timestamp};
+//! use whydrop_core::{
+//!     cluster::Cluster,
+//!     correlate::{Correlated, Correlator},
+//!     diagnosis::{Case, Fate, judge},
+//!     flow::{Flow, Protocol},
+//!     incident::{Happened, IncidentBook, JudgedDrop, Resolution, SILENCE},
+//!     observation::{DropReason, Fact, Observation},
+//! };
+//!
+//! // A connect dies of this kernel's filter, in a cluster of which nothing is known …
+//! let start = Timestamp::from_second(1_767_323_045)?;
+//! let flow = Flow {
+//!     source: "10.1.0.10".parse()?,
+//!     destination: "10.1.0.20".parse()?,
+//!     port: 5432,
+//!     protocol: Protocol::Tcp,
+//! };
+//! let mut correlator = Correlator::default();
+//! correlator.observe(&Observation {
+//!     at: start,
+//!     first: start,
+//!     attempt: None,
+//!     packets: 3,
+//!     flow,
+//!     dialled: None,
+//!     entered: None,
+//!     delivered: false,
+//!     fact: Fact::KernelDrop {
+//!         reason: DropReason { number: 12, name: "NETFILTER_DROP".into() },
+//!         location: None,
+//!         interface: 5,
+//!     },
+//! });
+//! let cluster = Cluster::default();
+//! let mut book = IncidentBook::default();
+//! let mut now = start + SignedDuration::from_secs(5);
+//! for correlated in correlator.tick(now) {
+//!     let Correlated::Drop(drop) = correlated else { continue };
+//!     let at = Some(drop.evidence.last());
+//!     let case = Case { flow, dialled: None, at, fate: Fate::Died(&drop.evidence) };
+//!     let judgement = judge(&cluster.snapshot(), cluster.history(), &case);
+//!     let judged = JudgedDrop { drop: &drop, judgement: &judgement, last_success: None };
+//!     book.take(&judged, now);
+//! }
+//! // … which opens an incident …
+//! now += SignedDuration::from_secs(5);
+//! let changes = book.tick(&cluster.snapshot(), now);
+//! assert_eq!(changes[0].happened, Happened::Opened);
+//! // … that is resolved once nobody has tried again for long enough.
+//! now += SILENCE;
+//! let changes = book.tick(&cluster.snapshot(), now);
+//! assert!(matches!(changes[0].happened, Happened::Resolved(Resolution::Silence)));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod affected;
+mod assessment;
+mod entry;
+mod plan;
+pub mod words;
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    cluster::Snapshot,
+    correlate::{Drop, DropId, REPORT_INTERVAL},
+    diagnosis::{Attribution, Cause, Class, Judgement},
+    flow::Flow,
+    policy::PolicyRef,
+};
+pub use affected::{Affected, Party, Path};
+pub use assessment::{Assessment, Severity};
+use entry::Entry;
+pub use plan::Step;
+
+/// How long an incident gathers drops before it is told: replicas of one workload die within a
+/// second or two of each other, and a page says better that all of them do.
+pub const GATHER: SignedDuration = SignedDuration::from_secs(2);
+
+/// An incident is updated at most once in this time, unless it becomes more severe.
+pub const UPDATE_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
+
+/// An incident of which no drop has come for this long is over: nothing attempts any more. Clients
+/// with exponential backoff commonly wait five minutes at most (the kubelet does); twice that.
+pub const SILENCE: SignedDuration = SignedDuration::from_mins(10);
+
+/// Once something has passed, how long no drop may come for the incident to be resolved: a flow
+/// that goes on dying is told once in [`REPORT_INTERVAL`], and some seconds late.
+const PASSING: SignedDuration = SignedDuration::from_secs(REPORT_INTERVAL.as_secs() + 15);
+
+/// How long a resolved incident may be reopened. After that, the same cause is news.
+pub const REMEMBERED: SignedDuration = SignedDuration::from_hours(1);
+
+/// How many incidents are kept. Each is a set of policies and a workload; a node whose pods suffer
+/// by more of them at once has one cause that no policy is.
+pub const INCIDENTS_MAX: usize = 128;
+
+/// How many flows of an incident are kept apart (about 300 bytes each): some replicas times some
+/// destinations. The drops of others are linked and counted.
+pub const FLOWS_MAX: usize = 256;
+
+/// How many drops of an incident are linked by their ids. Others are counted, each time they are
+/// told.
+pub const LINKED_MAX: usize = 1024;
+
+/// How many paths of an incident are told one by one, those that most pods suffer by first.
+pub const PATHS_TOLD_MAX: usize = 16;
+
+/// Names an incident, alike on every node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IncidentId(pub u64);
+
+impl fmt::Display for IncidentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A drop and what became of it.
+#[derive(Clone, Copy, Debug)]
+pub struct JudgedDrop<'a> {
+    /// The drop.
+    pub drop: &'a Drop,
+    /// Why it died.
+    pub judgement: &'a Judgement,
+    /// When the flow last got an answer.
+    pub last_success: Option<Timestamp>,
+}
+
+/// One cause with all that suffers by it, as it was when it was told.
+#[derive(Clone, Debug)]
+pub struct Incident {
+    /// Its name.
+    pub id: IncidentId,
+    /// Why, by the drop of which it is most certain.
+    pub cause: Cause,
+    /// The policies responsible; of an implicit denial all that isolate the pod.
+    pub responsible: Vec<PolicyRef>,
+    /// What made it so.
+    pub changed: Attribution,
+    /// Who cannot reach whom, what most pods suffer by first; at most [`PATHS_TOLD_MAX`].
+    pub affected: Vec<Affected>,
+    /// How many paths more there are.
+    pub affected_untold: usize,
+    /// Services that have no ready endpoint any more, as far as is known: `NAMESPACE/NAME`.
+    pub services_lost: Vec<String>,
+    /// What becomes of established connections by this filter; `None`: not known.
+    pub established: Option<&'static str>,
+    /// The drops linked by id.
+    pub drops: BTreeSet<DropId>,
+    /// All drops, those beyond [`LINKED_MAX`] included.
+    pub drop_count: u64,
+    /// Packets that died of the drops that are linked.
+    pub packets: u64,
+    /// When the first packet died.
+    pub first: Timestamp,
+    /// When the last one did.
+    pub last: Timestamp,
+    /// When one of the flows last got an answer before the first packet died.
+    pub last_success: Option<Timestamp>,
+    /// How often it came back after it was resolved.
+    pub reopened: u32,
+    /// How bad it is, and how sure that is.
+    pub assessment: Assessment,
+    /// What happened, in words.
+    pub text: String,
+    /// What to do, in order.
+    pub plan: Vec<Step>,
+}
+
+/// What happened to an incident.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happened {
+    /// It began.
+    Opened,
+    /// It goes on.
+    Updated,
+    /// It is over.
+    Resolved(Resolution),
+    /// It was over, and is back.
+    Reopened,
+}
+
+/// Why an incident is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// Its traffic passes again.
+    Passes {
+        /// When an attempt was answered.
+        at: Timestamp,
+    },
+    /// Policies do not deny it any more.
+    Allowed,
+    /// Nothing has attempted it for [`SILENCE`].
+    Silence,
+}
+
+/// What happened to which incident.
+#[derive(Clone, Debug)]
+pub struct IncidentChange {
+    /// What happened.
+    pub happened: Happened,
+    /// The incident as it is now.
+    pub incident: Incident,
+}
+
+/// All incidents of one agent. Only its own methods change it.
+#[derive(Debug, Default)]
+pub struct IncidentBook {
+    entries: BTreeMap<IncidentId, Entry>,
+    shed: u64,
+}
+
+impl IncidentBook {
+    /// Links a judged drop that is worth telling to the incident of its cause.
+    pub fn take(&mut self, judged: &JudgedDrop<'_>, now: Timestamp) {
+        let diagnosis = &judged.judgement.diagnosis;
+        if diagnosis.cause.class == Class::None {
+            return;
+        }
+        let id = IncidentId(diagnosis.incident());
+        if !self.entries.contains_key(&id) && !self.make_room() {
+            self.shed += 1;
+            return;
+        }
+        self.entries.entry(id).or_insert_with(|| Entry::new(judged, now)).add(judged, now);
+    }
+
+    /// The flows of open incidents that have not passed since they died, each as dialled as well
+    /// where that differs: whether they have is for the kernel's table to say.
+    pub fn unanswered(&self) -> impl Iterator<Item = (&Flow, Option<&Flow>)> {
+        let open = self.entries.values().filter(|entry| entry.resolved_at().is_none());
+        open.flat_map(Entry::unanswered)
+    }
+
+    /// Takes that a flow was answered: one after translation, as drops name it.
+    pub fn answered(&mut self, flow: &Flow, at: Timestamp) {
+        for entry in self.entries.values_mut() {
+            entry.answered(flow, at);
+        }
+    }
+
+    /// Says what has become of the incidents by now, what is most urgent first.
+    pub fn tick(&mut self, snapshot: &Snapshot, now: Timestamp) -> Vec<IncidentChange> {
+        self.entries.retain(|_, entry| {
+            entry.resolved_at().is_none_or(|at| now.duration_since(at) < REMEMBERED)
+        });
+        let entries = self.entries.iter_mut();
+        let mut changes: Vec<IncidentChange> =
+            entries.filter_map(|(id, entry)| entry.attend(*id, snapshot, now)).collect();
+        changes.sort_by_key(|change| {
+            (Reverse(change.incident.assessment.severity), change.incident.first)
+        });
+        changes
+    }
+
+    /// How many incidents are open.
+    pub fn open(&self) -> usize {
+        self.entries.values().filter(|entry| entry.resolved_at().is_none()).count()
+    }
+
+    /// How many judged drops belong to no incident, for want of room.
+    pub fn shed(&self) -> u64 {
+        self.shed
+    }
+
+    /// Whether there is room for one more; what was resolved longest ago makes way.
+    fn make_room(&mut self) -> bool {
+        if self.entries.len() < INCIDENTS_MAX {
+            return true;
+        }
+        let resolved = self.entries.iter().filter_map(|(id, e)| Some((e.resolved_at()?, *id)));
+        let oldest = resolved.min();
+        oldest.is_some_and(|(_, id)| self.entries.remove(&id).is_some())
+    }
+}

@@ -1,0 +1,216 @@
+//! Who suffers by an incident, and how many of how many.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+
+use super::entry::Dying;
+use crate::{
+    cluster::{
+        Snapshot,
+        object::{Pod, Service, Workload},
+        resolve::{Endpoint, Holder},
+    },
+    flow::{Flow, Protocol},
+    policy::evaluate::Question,
+};
+
+/// A source of so many different ports that never got an answer looks for open ones.
+const SCANNED_PORTS_MIN: usize = 8;
+
+/// One end of a path: what stands for all replicas.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Party {
+    /// A workload of a namespace.
+    Workload(Arc<str>, Workload),
+    /// A pod of a namespace that nothing owns.
+    Pod(Arc<str>, Arc<str>),
+    /// A node.
+    Node(Arc<str>),
+    /// Addresses outside the cluster.
+    Outside,
+    /// A Service, or an address of which nothing is known.
+    Other(String),
+}
+
+impl Party {
+    fn of(end: &Endpoint) -> Self {
+        match &end.holder {
+            Holder::Pod(pod) => match &pod.workload {
+                Some(workload) => Self::Workload(pod.namespace.clone(), workload.clone()),
+                None => Self::Pod(pod.namespace.clone(), pod.name.clone()),
+            },
+            Holder::Node(node) => Self::Node(node.name.clone()),
+            Holder::Outside => Self::Outside,
+            Holder::Service(_) | Holder::Unknown(_) => Self::Other(end.to_string()),
+        }
+    }
+
+    /// Whether it is made of pods.
+    pub(super) fn is_of_pods(&self) -> bool {
+        matches!(self, Self::Workload(..) | Self::Pod(..))
+    }
+
+    fn has(&self, pod: &Pod) -> bool {
+        match self {
+            Self::Workload(namespace, workload) => {
+                pod.namespace == *namespace && pod.workload.as_ref() == Some(workload)
+            }
+            Self::Pod(namespace, name) => pod.namespace == *namespace && pod.name == *name,
+            Self::Node(_) | Self::Outside | Self::Other(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Party {
+    /// `backend/backend-api`, `node worker-1`, `outside the cluster`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workload(namespace, workload) => write!(f, "{namespace}/{}", workload.name),
+            Self::Pod(namespace, name) => write!(f, "{namespace}/{name}"),
+            Self::Node(name) => write!(f, "node {name}"),
+            Self::Outside => f.write_str("outside the cluster"),
+            Self::Other(name) => f.write_str(name),
+        }
+    }
+}
+
+/// From which party to which, and on what port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Path {
+    /// Who connects.
+    pub source: Party,
+    /// Who is connected to.
+    pub destination: Party,
+    /// Destination port.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+}
+
+impl Path {
+    pub(super) fn of(question: &Question) -> Self {
+        Self {
+            source: Party::of(&question.source),
+            destination: Party::of(&question.destination),
+            port: question.port,
+            protocol: question.protocol,
+        }
+    }
+
+    /// Who suffers: whoever connects, if it is of the cluster's pods.
+    pub fn sufferer(&self) -> &Party {
+        if self.source.is_of_pods() { &self.source } else { &self.destination }
+    }
+}
+
+/// A path that is cut, and how much of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Affected {
+    /// The path.
+    pub path: Path,
+    /// The sufferer's pods that it is cut for, `NAMESPACE/NAME`; those that pass again left out.
+    pub pods: BTreeSet<String>,
+    /// How many pods with an address the sufferer has, as far as is known.
+    pub replicas: usize,
+    /// All pods of the cluster are known, not just this node's and some more.
+    pub knows_all: bool,
+    /// The pods or addresses at the other end.
+    pub others: BTreeSet<String>,
+    /// When one of the flows last got an answer.
+    pub worked: Option<Timestamp>,
+    /// When the first of the sufferer's pods was made, if that is known.
+    pub oldest_pod: Option<Timestamp>,
+    /// The source tries many ports and never got an answer.
+    pub is_scan: bool,
+}
+
+impl Affected {
+    /// Whether the sufferer is a workload that none of its known pods is spared of.
+    pub fn is_whole_workload(&self) -> bool {
+        matches!(self.path.sufferer(), Party::Workload(..))
+            && self.replicas > 0
+            && self.pods.len() >= self.replicas
+    }
+}
+
+/// The paths that flows stand for, what most pods suffer by first; a pod suffers by flows that are
+/// cut.
+pub(super) fn affected(
+    snapshot: &Snapshot,
+    flows: &BTreeMap<Flow, Dying>,
+    is_cut: impl Fn(&Dying) -> bool,
+) -> Vec<Affected> {
+    let mut paths: BTreeMap<Path, Affected> = BTreeMap::new();
+    let mut ports: BTreeMap<Party, BTreeSet<u16>> = BTreeMap::new();
+    for dying in flows.values() {
+        let question = &dying.question;
+        let path = Path::of(question);
+        if dying.worked.is_none() {
+            ports.entry(path.source.clone()).or_default().insert(question.port);
+        }
+        let from_source = *path.sufferer() == path.source;
+        let (sufferer, other) = match from_source {
+            true => (&question.source, &question.destination),
+            false => (&question.destination, &question.source),
+        };
+        let of_path = paths.entry(path.clone()).or_insert_with(|| path_of(snapshot, path));
+        if is_cut(dying) {
+            of_path.pods.insert(sufferer.to_string());
+        }
+        of_path.others.insert(other.to_string());
+        of_path.worked = of_path.worked.max(dying.worked);
+    }
+    let mut affected: Vec<Affected> = paths.into_values().collect();
+    for of_path in &mut affected {
+        let tried = ports.get(&of_path.path.source).map_or(0, BTreeSet::len);
+        of_path.is_scan = of_path.worked.is_none() && tried >= SCANNED_PORTS_MIN;
+    }
+    affected.sort_by_key(|of_path| (of_path.is_scan, Reverse(of_path.pods.len())));
+    affected
+}
+
+fn path_of(snapshot: &Snapshot, path: Path) -> Affected {
+    let own = |pod: &&Arc<Pod>| path.sufferer().has(pod) && !pod.addresses.is_empty();
+    let (mut replicas, mut oldest_pod) = (0, None);
+    for pod in snapshot.pods().filter(own) {
+        replicas += 1;
+        oldest_pod = [oldest_pod, pod.created].into_iter().flatten().min();
+    }
+    Affected {
+        path,
+        pods: BTreeSet::new(),
+        replicas,
+        knows_all: snapshot.knows_all_pods(),
+        others: BTreeSet::new(),
+        worked: None,
+        oldest_pod,
+        is_scan: false,
+    }
+}
+
+/// The Services that select a pod of these flows and have no ready endpoint, where their slices are
+/// known.
+pub(super) fn services_lost(snapshot: &Snapshot, flows: &BTreeMap<Flow, Dying>) -> Vec<String> {
+    let ends = flows.values().flat_map(|f| [&f.question.source, &f.question.destination]);
+    let pods: Vec<&Arc<Pod>> = ends.filter_map(Endpoint::pod).collect();
+    let selects = |service: &Service, pod: &Pod| {
+        service.namespace == pod.namespace
+            && !service.selector.is_empty()
+            && service.selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+    };
+    let is_lost = |service: &&Arc<Service>| {
+        let mut slices = snapshot.slices(service).peekable();
+        slices.peek().is_some() && slices.all(|slice| slice.addresses.is_empty())
+    };
+    let services = snapshot.services().filter(|s| pods.iter().any(|pod| selects(s, pod)));
+    let lost = services.filter(is_lost);
+    let mut lost: Vec<_> = lost.map(|s| format!("{}/{}", s.namespace, s.name)).collect();
+    lost.sort();
+    lost
+}

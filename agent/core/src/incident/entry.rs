@@ -1,0 +1,325 @@
+//! What the book keeps of one incident, and when it is told.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+
+use super::{
+    FLOWS_MAX, GATHER, Happened, Incident, IncidentChange, IncidentId, JudgedDrop, LINKED_MAX,
+    PASSING, PATHS_TOLD_MAX, Path, Resolution, SILENCE, Severity, UPDATE_INTERVAL,
+    affected::{affected, services_lost},
+    assessment::{Agreement, assess},
+    plan::{self, plan},
+    words,
+};
+use crate::{
+    cluster::{Snapshot, resolve::Endpoint},
+    correlate::DropId,
+    diagnosis::{Attribution, Diagnosis},
+    flow::Flow,
+    policy::evaluate::{Decision, Question, evaluate},
+    remedy::{
+        Remedy,
+        choices::{Choice, choices},
+    },
+};
+
+/// A flow of an incident.
+#[derive(Clone, Debug)]
+pub(super) struct Dying {
+    /// With its ends as they were when it was last judged.
+    pub(super) question: Question,
+    /// The same as it was dialled, where that differs.
+    dialled: Option<Flow>,
+    /// The last sign of its dying.
+    pub(super) died: Timestamp,
+    /// When it last got an answer, before or since.
+    pub(super) worked: Option<Timestamp>,
+}
+
+impl Dying {
+    pub(super) fn passes(&self) -> bool {
+        self.worked.is_some_and(|worked| worked > self.died)
+    }
+}
+
+/// What was told of an incident.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    /// Nothing yet; its first drop was taken then.
+    Nothing { since: Timestamp },
+    /// That it is open.
+    Open { at: Timestamp, severity: Severity },
+    /// That it is over.
+    Resolved { at: Timestamp },
+    /// That it was over; it is back.
+    Back { resolved: Timestamp },
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    /// The one with most confidence.
+    diagnosis: Diagnosis,
+    changed: Attribution,
+    pub(super) flows: BTreeMap<Flow, Dying>,
+    remedies: Vec<(Path, Arc<Remedy>)>,
+    /// Computed once, as they take many evaluations.
+    choices: Option<Vec<Choice>>,
+    established: Option<&'static str>,
+    /// Packets of each linked drop.
+    drops: BTreeMap<DropId, u64>,
+    unlinked: u64,
+    first: Timestamp,
+    last: Timestamp,
+    last_success: Option<Timestamp>,
+    reopened: u32,
+    told: Told,
+    /// Something has come since it was told.
+    has_news: bool,
+    /// Something has come since it was last assessed.
+    is_unassessed: bool,
+}
+
+impl Entry {
+    pub(super) fn new(judged: &JudgedDrop<'_>, now: Timestamp) -> Self {
+        let evidence = &judged.drop.evidence;
+        Self {
+            diagnosis: judged.judgement.diagnosis.clone(),
+            changed: judged.judgement.changed.clone(),
+            flows: BTreeMap::new(),
+            remedies: Vec::new(),
+            choices: None,
+            established: None,
+            drops: BTreeMap::new(),
+            unlinked: 0,
+            first: evidence.first(),
+            last: evidence.last(),
+            last_success: None,
+            reopened: 0,
+            told: Told::Nothing { since: now },
+            has_news: false,
+            is_unassessed: false,
+        }
+    }
+
+    pub(super) fn resolved_at(&self) -> Option<Timestamp> {
+        match self.told {
+            Told::Resolved { at } => Some(at),
+            _ => None,
+        }
+    }
+
+    pub(super) fn add(&mut self, judged: &JudgedDrop<'_>, now: Timestamp) {
+        let JudgedDrop { drop, judgement, last_success } = judged;
+        let (evidence, diagnosis) = (&drop.evidence, &judgement.diagnosis);
+        if let Told::Resolved { at } = self.told
+            && evidence.last() > at
+        {
+            self.told = Told::Back { resolved: at };
+            self.reopened += 1;
+        }
+        self.first = self.first.min(evidence.first());
+        self.last = self.last.max(evidence.last());
+        let before = last_success.filter(|success| *success <= evidence.first());
+        self.last_success = self.last_success.max(before);
+        if diagnosis.cause.confidence > self.diagnosis.cause.confidence {
+            self.diagnosis = diagnosis.clone();
+        }
+        // The flows of one incident may have died by several changes: the latest is news.
+        let at = |attribution: &Attribution| attribution.lead().map(|change| change.at);
+        if at(&judgement.changed) > at(&self.changed) {
+            self.changed = judgement.changed.clone();
+        }
+        self.established = self.established.or_else(|| words::established(evidence));
+        if self.drops.contains_key(&drop.id) || self.drops.len() < LINKED_MAX {
+            self.drops.insert(drop.id, evidence.packets());
+        } else {
+            self.unlinked += 1;
+        }
+        let dialled =
+            drop.dialled.map(|(destination, port)| Flow { destination, port, ..drop.flow });
+        let dying = Dying {
+            question: diagnosis.question.clone(),
+            dialled,
+            died: evidence.last().min(now),
+            worked: (*last_success).max(evidence.answered),
+        };
+        self.keep_flow(drop.flow, dying);
+        if let Some(remedy) = &judgement.remedy {
+            let path = Path::of(&diagnosis.question);
+            let known = self.remedies.iter().any(|(known, _)| *known == path);
+            if !known && self.remedies.len() < plan::REMEDIES_MAX {
+                self.remedies.push((path, Arc::new(remedy.clone())));
+            }
+        }
+        self.has_news = true;
+        self.is_unassessed = true;
+    }
+
+    fn keep_flow(&mut self, flow: Flow, dying: Dying) {
+        if let Some(known) = self.flows.get_mut(&flow) {
+            let (died, worked) = (known.died.max(dying.died), known.worked.max(dying.worked));
+            *known = Dying { died, worked, ..dying };
+        } else if self.flows.len() < FLOWS_MAX {
+            self.flows.insert(flow, dying);
+        }
+    }
+
+    /// The flows that have not passed since they died, each as dialled as well where that differs.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = (&Flow, Option<&Flow>)> {
+        let unanswered = self.flows.iter().filter(|(_, dying)| !dying.passes());
+        unanswered.map(|(flow, dying)| (flow, dying.dialled.as_ref()))
+    }
+
+    pub(super) fn answered(&mut self, flow: &Flow, at: Timestamp) {
+        if let Some(dying) = self.flows.get_mut(flow) {
+            dying.worked = dying.worked.max(Some(at));
+        }
+    }
+
+    /// Tells the incident, if there is something to tell by now.
+    pub(super) fn attend(
+        &mut self,
+        id: IncidentId,
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) -> Option<IncidentChange> {
+        let happened = match self.told {
+            Told::Nothing { since } if now.duration_since(since) >= GATHER => Happened::Opened,
+            Told::Back { resolved } if now.duration_since(resolved) >= UPDATE_INTERVAL => {
+                Happened::Reopened
+            }
+            Told::Open { at, .. } => self.goes_on(at, snapshot, now)?,
+            _ => return None,
+        };
+        let incident = self.incident(id, snapshot, now, happened);
+        self.is_unassessed = false;
+        let severity = incident.assessment.severity;
+        // What has become worse is told at once, all else in its time.
+        if let (Happened::Updated, Told::Open { at, severity: before }) = (happened, self.told)
+            && severity <= before
+            && now.duration_since(at) < UPDATE_INTERVAL
+        {
+            return None;
+        }
+        self.has_news = false;
+        self.told = match happened {
+            Happened::Resolved(_) => Told::Resolved { at: now },
+            _ => Told::Open { at: now, severity },
+        };
+        Some(IncidentChange { happened, incident })
+    }
+
+    /// What there may be to tell of an incident that was last told then.
+    fn goes_on(&self, told: Timestamp, snapshot: &Snapshot, now: Timestamp) -> Option<Happened> {
+        if let Some(resolution) = self.resolution(snapshot, now) {
+            return Some(Happened::Resolved(resolution));
+        }
+        let is_due = self.has_news && now.duration_since(told) >= UPDATE_INTERVAL;
+        (self.is_unassessed || is_due).then_some(Happened::Updated)
+    }
+
+    /// Whether the incident is over, and why.
+    fn resolution(&self, snapshot: &Snapshot, now: Timestamp) -> Option<Resolution> {
+        let quiet = now.duration_since(self.last);
+        let answered = self.flows.values().filter(|f| f.passes()).filter_map(|f| f.worked).max();
+        if let Some(at) = answered.filter(|at| *at > self.last) {
+            let all_pass = self.unlinked == 0 && self.flows.values().all(Dying::passes);
+            if all_pass || quiet >= PASSING {
+                return Some(Resolution::Passes { at });
+            }
+        }
+        if self.diagnosis.cause.class.is_denial() && self.is_allowed(snapshot) {
+            return Some(Resolution::Allowed);
+        }
+        (quiet >= SILENCE).then_some(Resolution::Silence)
+    }
+
+    /// What policies say now of the flows whose pods still are what they were.
+    fn decisions<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = Decision> + 'a {
+        let is_there = |end: &Endpoint| {
+            end.pod().is_none_or(|pod| {
+                let now = snapshot.pod(&pod.namespace, &pod.name);
+                now.is_some_and(|now| now.addresses.contains(&end.address))
+            })
+        };
+        let questions = self.flows.values().map(|dying| &dying.question);
+        let there = questions.filter(move |q| is_there(&q.source) && is_there(&q.destination));
+        there.map(|question| {
+            let question = Question {
+                source: snapshot.resolve(question.source.address, None),
+                destination: snapshot.resolve(question.destination.address, None),
+                ..*question
+            };
+            evaluate(snapshot, &question).decision()
+        })
+    }
+
+    /// Whether policies let all of its flows pass now. The first that they do not decides.
+    fn is_allowed(&self, snapshot: &Snapshot) -> bool {
+        let mut decisions = self.decisions(snapshot).peekable();
+        decisions.peek().is_some()
+            && decisions.all(|d| matches!(d, Decision::Allowed | Decision::NotIsolated))
+    }
+
+    fn agreement(&self, snapshot: &Snapshot) -> Agreement {
+        let mut agreement = Agreement::default();
+        for decision in self.decisions(snapshot) {
+            match decision {
+                Decision::Denied => agreement.denied += 1,
+                _ => agreement.others += 1,
+            }
+        }
+        agreement
+    }
+
+    fn incident(
+        &mut self,
+        id: IncidentId,
+        snapshot: &Snapshot,
+        now: Timestamp,
+        happened: Happened,
+    ) -> Incident {
+        // What is over is told as it was.
+        let is_over = matches!(happened, Happened::Resolved(_));
+        let agreement = if is_over { Agreement::default() } else { self.agreement(snapshot) };
+        let choices =
+            self.choices.get_or_insert_with(|| choices(snapshot, &self.diagnosis)).clone();
+        let cause = self.diagnosis.cause.clone();
+        let is_cut = |dying: &Dying| is_over || !dying.passes();
+        let mut affected = affected(snapshot, &self.flows, is_cut);
+        let affected_untold = affected.len().saturating_sub(PATHS_TOLD_MAX);
+        let mut incident = Incident {
+            id,
+            responsible: self.responsible(),
+            changed: self.changed.clone(),
+            services_lost: services_lost(snapshot, &self.flows),
+            established: self.established.filter(|_| cause.class.is_denial()),
+            drops: self.drops.keys().copied().collect(),
+            drop_count: self.drops.len() as u64 + self.unlinked,
+            packets: self.drops.values().sum(),
+            first: self.first,
+            last: self.last,
+            last_success: self.last_success,
+            reopened: self.reopened,
+            affected: Vec::new(),
+            affected_untold,
+            assessment: super::Assessment::default(),
+            text: String::new(),
+            plan: Vec::new(),
+            cause,
+        };
+        incident.assessment = assess(&incident, &affected, agreement, now);
+        affected.truncate(PATHS_TOLD_MAX);
+        incident.affected = affected;
+        incident.text = words::text(&incident, now);
+        let remedies: Vec<_> = self.remedies.iter().map(|(_, remedy)| remedy.clone()).collect();
+        incident.plan = plan(&incident, &self.flows, remedies, choices);
+        incident
+    }
+
+    fn responsible(&self) -> Vec<crate::policy::PolicyRef> {
+        let responsible = self.diagnosis.responsible();
+        responsible.iter().map(|policy| policy.reference.clone()).collect()
+    }
+}

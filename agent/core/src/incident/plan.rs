@@ -1,0 +1,186 @@
+//! What to do about an incident, in order.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use super::{Incident, Path, affected::Affected, entry::Dying, words::several};
+use crate::{
+    cluster::history::{Change, ChangeKind},
+    correlate::REPORT_INTERVAL,
+    diagnosis::{Attribution, Class},
+    flow::Flow,
+    policy::PolicyRef,
+    remedy::{Remedy, choices::Choice},
+};
+
+/// How many remedies are given: one for each path, and an incident of more paths than this wants
+/// a policy written by a person.
+pub(super) const REMEDIES_MAX: usize = 8;
+
+/// How many flows are listed to be tested: each path, then more pods of them.
+const TESTS_MAX: usize = 8;
+
+/// Something to do.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Apply what lets the flows pass, proved by the same evaluator.
+    Apply(Arc<Remedy>),
+    /// Nothing additive helps: the policy's owner decides.
+    AskOwner(PolicyRef),
+    /// Policy is not what has to change.
+    LookElsewhere(String),
+    /// While it takes effect: the incident's drops stop.
+    Watch,
+    /// Wait until these pods have this condition.
+    AwaitReady {
+        /// `NAMESPACE/NAME`.
+        pods: Vec<String>,
+        /// The pod condition.
+        condition: &'static str,
+    },
+    /// Connect as the flows did that died.
+    Test {
+        /// Who connects: `NAMESPACE/POD`, a node or an address.
+        from: String,
+        /// Who is connected to.
+        to: String,
+        /// Their addresses, and the port.
+        flow: Flow,
+    },
+    /// Instead of the first step, if it does not suit: put back what changed.
+    PutBack(Change),
+    /// Instead of the first step, if it does not suit: another change.
+    Instead(Choice),
+}
+
+impl Step {
+    /// The step's kind as records spell it.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Apply(_) => "apply",
+            Self::AskOwner(_) => "ask-owner",
+            Self::LookElsewhere(_) => "look-elsewhere",
+            Self::Watch => "watch",
+            Self::AwaitReady { .. } => "await-ready",
+            Self::Test { .. } => "test",
+            Self::PutBack(_) => "put-back",
+            Self::Instead(_) => "instead",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Apply(remedy) => f.write_str(&remedy.summary),
+            Self::AskOwner(policy) => write!(
+                f,
+                "ask the owner of {} {policy}: no rule that only adds lets it pass",
+                policy.kind
+            ),
+            Self::LookElsewhere(what) => f.write_str(what),
+            Self::Watch => write!(
+                f,
+                "while it takes effect, which takes a network plugin some seconds: no more drops \
+                 of this incident are told within {} s",
+                REPORT_INTERVAL.as_secs()
+            ),
+            Self::AwaitReady { pods, condition } => {
+                write!(f, "wait for the condition {condition} of {}", several(pods))
+            }
+            Self::Test { from, to, flow: Flow { port, protocol, .. } } => {
+                write!(f, "test {from} -> {to}:{port}/{protocol}")
+            }
+            Self::PutBack(change) => {
+                let difference = change.difference.as_deref().unwrap_or("it went whole");
+                write!(f, "or put {} back as it was: {difference}", change.object)
+            }
+            Self::Instead(choice) => write!(f, "or {choice}"),
+        }
+    }
+}
+
+/// The steps, in the order in which a person or a machine takes them.
+pub(super) fn plan(
+    incident: &Incident,
+    flows: &BTreeMap<Flow, Dying>,
+    remedies: Vec<Arc<Remedy>>,
+    choices: Vec<Choice>,
+) -> Vec<Step> {
+    let class = incident.cause.class;
+    let mut steps: Vec<Step> = remedies.into_iter().map(Step::Apply).collect();
+    if steps.is_empty() {
+        steps.extend(without_remedy(incident));
+    }
+    if class == Class::CannotTell || class == Class::NotEnforced {
+        return steps;
+    }
+    steps.push(Step::Watch);
+    steps.extend(await_ready(&incident.affected));
+    steps.extend(tests(flows));
+    if class.is_denial() && class != Class::ExplicitDeny {
+        steps.extend(choices.into_iter().map(Step::Instead));
+        if let Attribution::Seen(changes) = &incident.changed {
+            // What was created is not to be deleted: its author meant something by it.
+            let before = changes.iter().filter(|change| change.kind != ChangeKind::Created);
+            steps.extend(before.cloned().map(Step::PutBack));
+        }
+    }
+    steps
+}
+
+fn without_remedy(incident: &Incident) -> Option<Step> {
+    let elsewhere = |what: &str| Some(Step::LookElsewhere(what.to_owned()));
+    match incident.cause.class {
+        Class::NotEnforced => elsewhere(
+            "see whether the network plugin enforces policies at all, and whether its agent runs \
+             on this node",
+        ),
+        Class::OutOfSync => elsewhere(
+            "see whether the network plugin's agent on this node runs and has synced; restarting \
+             it makes it read all policies again",
+        ),
+        Class::NotPolicy | Class::None => {
+            elsewhere("leave the policies alone: the kernel's reason says what to look at")
+        }
+        Class::CannotTell => elsewhere("see what cannot be told, and give the agent what it lacks"),
+        _ => incident.cause.policy.as_ref().map(|p| Step::AskOwner(p.reference.clone())),
+    }
+}
+
+/// The pods that suffer, which become ready by themselves once their dependencies answer.
+fn await_ready(affected: &[Affected]) -> Option<Step> {
+    let pods: BTreeSet<&String> = affected
+        .iter()
+        .filter(|path| !path.is_scan && path.path.sufferer().is_of_pods())
+        .flat_map(|path| &path.pods)
+        .collect();
+    let pods: Vec<String> = pods.into_iter().cloned().collect();
+    (!pods.is_empty()).then_some(Step::AwaitReady { pods, condition: "Ready" })
+}
+
+/// The very flows that died: one of each path, then others.
+fn tests(flows: &BTreeMap<Flow, Dying>) -> Vec<Step> {
+    let mut seen: Vec<Path> = Vec::new();
+    let (mut first, mut others) = (Vec::new(), Vec::new());
+    for (flow, dying) in flows {
+        let path = Path::of(&dying.question);
+        match seen.contains(&path) {
+            true => others.push((flow, dying)),
+            false => first.push((flow, dying)),
+        }
+        if !seen.contains(&path) {
+            seen.push(path);
+        }
+    }
+    let all = first.into_iter().chain(others).take(TESTS_MAX);
+    let test = |(flow, dying): (&Flow, &Dying)| Step::Test {
+        from: dying.question.source.to_string(),
+        to: dying.question.destination.to_string(),
+        flow: *flow,
+    };
+    all.map(test).collect()
+}

@@ -1,0 +1,160 @@
+//! What happened, in words.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Affected, Incident, Party};
+use crate::{
+    cluster::{
+        history::{Change, ChangeKind},
+        object::Kind,
+    },
+    correlate::Evidence,
+    diagnosis::{Attribution, Class, Situation},
+};
+
+/// How many names are listed before the others are counted.
+const NAMES_MAX: usize = 3;
+
+/// `8 of 8 backend/backend-api cannot reach postgres-primary-0:5432/TCP: CAUSE; CHANGE; WORKED; …`.
+pub(super) fn text(incident: &Incident, now: Timestamp) -> String {
+    let mut parts = vec![format!("{}: {}", suffering(incident), incident.cause.text)];
+    parts.extend(change(incident, now));
+    if let Some(success) = incident.last_success {
+        parts.push(format!("worked until {}", success.strftime("%H:%M:%S")));
+    }
+    if !incident.services_lost.is_empty() {
+        parts.push(format!("no ready endpoint is left of {}", several(&incident.services_lost)));
+    }
+    parts.extend(incident.established.map(str::to_owned));
+    parts.join("; ")
+}
+
+/// Who cannot do what: the worst, and how many others.
+fn suffering(incident: &Incident) -> String {
+    let Some(worst) = incident.affected.first() else { return "nobody any more".to_owned() };
+    let path = &worst.path;
+    let (who, port) = (pods_of(worst), format!("{}/{}", path.port, path.protocol));
+    let others: Vec<String> = worst.others.iter().cloned().collect();
+    let text = match (incident.cause.situation, incident.cause.class) {
+        (Some(Situation::Probe(probe)), _) => {
+            format!("the kubelet's {probe} probes of {who} on {port} fail")
+        }
+        (Some(Situation::Dns), _) => {
+            format!("{who} cannot ask the cluster's DNS ({} on {port})", several(&others))
+        }
+        (_, Class::NotEnforced) => format!("{who} and {} talk on {port}", several(&others)),
+        (_, _) if path.sufferer() == &path.source => {
+            let other = several(&others);
+            let other = if other.contains(':') { format!("[{other}]") } else { other };
+            format!("{who} cannot reach {other}:{port}")
+        }
+        (_, _) => format!("{who} cannot be reached on {port} from {}", several(&others)),
+    };
+    match incident.affected.len() + incident.affected_untold - 1 {
+        0 => text,
+        1 => text + " (and 1 path more)",
+        more => format!("{text} (and {more} paths more)"),
+    }
+}
+
+/// `8 of 8 backend/backend-api`, `3 of 3 backend/backend-api known to this node`, `frontend/pod-a`.
+pub(super) fn pods_of(affected: &Affected) -> String {
+    let sufferer = affected.path.sufferer();
+    let (cut, replicas) = (affected.pods.len(), affected.replicas);
+    match sufferer {
+        Party::Workload(..) if affected.knows_all => format!("{cut} of {replicas} {sufferer}"),
+        Party::Workload(..) => format!("{cut} of {replicas} {sufferer} known to this node"),
+        _ => sufferer.to_string(),
+    }
+}
+
+/// `policy applied 10 minutes ago, 3 s before the first drop`.
+fn change(incident: &Incident, now: Timestamp) -> Option<String> {
+    match &incident.changed {
+        Attribution::None => None,
+        Attribution::Seen(changes) => {
+            let told = changes.iter().map(|change| one_change(incident, change, now));
+            let told = told.collect::<Vec<_>>().join(" and ");
+            let distance = changes.first().map(|c| distance(incident, c)).unwrap_or_default();
+            Some(told + &distance)
+        }
+        Attribution::Older { own: Some(own), .. } => {
+            let distance = distance(incident, own);
+            Some(format!("{}{distance}, by its own timestamp", one_change(incident, own, now)))
+        }
+        Attribution::Older { known_since, own: None } => {
+            let since = known_since.map(|at| format!(", since {}", at.strftime("%FT%TZ")));
+            let since = since.unwrap_or_default();
+            Some(format!("denied for as long as this agent knows{since}"))
+        }
+    }
+}
+
+fn one_change(incident: &Incident, change: &Change, now: Timestamp) -> String {
+    let Change { object, kind, difference, at } = change;
+    let is_cause = incident.cause.policy.as_ref().is_some_and(|policy| {
+        let reference = &policy.reference;
+        object.kind == Kind::Policy(reference.kind)
+            && (&object.namespace, &object.name) == (&reference.namespace, &reference.name)
+    });
+    let object = if is_cause { "policy".to_owned() } else { object.to_string() };
+    let verb = match kind {
+        ChangeKind::Created => "applied",
+        other => other.name(),
+    };
+    let ago = span(now.duration_since(*at));
+    let difference = difference.as_deref().map(|d| format!(" ({d})")).unwrap_or_default();
+    format!("{object} {verb} {ago} ago{difference}")
+}
+
+/// `, 3 s before the first drop`.
+fn distance(incident: &Incident, change: &Change) -> String {
+    let after = incident.first.duration_since(change.at);
+    match after.is_negative() {
+        true => format!(", {} after the first drop", span(-after)),
+        false => format!(", {} before the first drop", span(after)),
+    }
+}
+
+/// What becomes of established connections by the filter that dropped these packets; `None`: not
+/// known of it.
+pub(super) fn established(evidence: &Evidence) -> Option<&'static str> {
+    let drops = evidence.kernel_drop()?;
+    let location = drops.location.as_deref().unwrap_or_default();
+    match &*drops.reason.name {
+        // Connection tracking comes first in the engines that use netfilter (Felix, kube-router,
+        // kube-network-policies), and in Antrea's Open vSwitch tables.
+        "NETFILTER_DROP" => Some(ACCEPTED),
+        _ if location.starts_with("nfqnl_reinject") => Some(ACCEPTED),
+        reason if reason.starts_with("OVS_DROP") => Some(ACCEPTED),
+        // Cilium: replies and related packets pass, "all others must be permitted by policy"
+        // (bpf/bpf_lxc.c).
+        "TC_INGRESS" | "TC_EGRESS" => {
+            Some("this filter judges established connections as well: they die too")
+        }
+        _ => None,
+    }
+}
+
+const ACCEPTED: &str =
+    "this filter accepts established connections before policy: what is connected stays so";
+
+/// `3 s`, `10 minutes`, `7 days`: whole units, the largest that is not less than two of it.
+pub fn span(duration: SignedDuration) -> String {
+    let secs = duration.as_secs().max(0);
+    match secs {
+        0..120 => format!("{secs} s"),
+        120..7_200 => format!("{} minutes", secs / 60),
+        7_200..172_800 => format!("{} hours", secs / 3_600),
+        _ => format!("{} days", secs / 86_400),
+    }
+}
+
+/// The first names, and how many more.
+pub(super) fn several(names: &[String]) -> String {
+    let listed = names.iter().take(NAMES_MAX).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMES_MAX) {
+        0 => listed,
+        more => format!("{listed} and {more} more"),
+    }
+}

@@ -1,0 +1,5 @@
+//! What happened to a cluster, step by step in virtual time, and what is told of it.
+
+mod build;
+mod history;
+mod incidents;
