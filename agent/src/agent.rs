@@ -5,8 +5,9 @@
 //!  cluster::Source ────▶ Cluster ──▶ Snapshot ─────────────┐
 //!                                                          ▼
 //!  probe::Observations ▶ Correlator ─▶ Drop ─────▶ diagnose, remedy ─▶ Record ─▶ sink::{Log, Events,
-//!            tick ─────▶      │        Answered ─▶ diagnose ─▶ finding ─┤               Metrics}
-//!                             └──────▶ Folded ─────────────────────────┘                  ▲
+//!            tick ─────▶      │                           └▶ IncidentBook ─┤              Metrics}
+//!                             │        Answered ─▶ diagnose ─▶ finding ─┤                  ▲
+//!                             └──────▶ Folded ─────────────────────────┘                  │
 //!  counts and lengths of all of these ─▶ Readings ────────────────────────────────────────┘
 //! ```
 //!
@@ -15,6 +16,7 @@
 //! a slow API server nor a slow reader of standard output holds up anything.
 
 mod alone;
+mod incidents;
 mod judge;
 mod losses;
 mod recheck;
@@ -35,6 +37,7 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use whydrop_core::{
     cluster::{Cluster, Interface, object::Kind},
     correlate::Correlator,
+    incident::IncidentBook,
     observation::Observation,
 };
 
@@ -93,6 +96,7 @@ struct Agent {
     reporter: Reporter,
     cluster: Cluster,
     correlator: Correlator,
+    incidents: IncidentBook,
     recheck: Recheck,
     waiting: WaitingRoom,
     seekers: Seekers,
@@ -123,7 +127,9 @@ pub async fn run(
     let mut cluster = Cluster::default();
     let mut events = None;
     let source = if let Some(path) = options.manifests {
-        Source::Manifests(Folder::open(path, &mut cluster)?)
+        let folder = Folder::open(path, &mut cluster)?;
+        cluster.history_begins(Timestamp::now());
+        Source::Manifests(folder)
     } else {
         let client = connect(&options.kube).await.context("cannot reach the cluster")?;
         let start = |reason| Events::start(client.clone(), options.node.clone(), reason);
@@ -139,6 +145,7 @@ pub async fn run(
         reporter: Reporter { node: options.node.clone() },
         cluster,
         correlator: Correlator::default(),
+        incidents: IncidentBook::default(),
         recheck: Recheck::default(),
         waiting: WaitingRoom::default(),
         seekers: Seekers::default(),
@@ -234,6 +241,9 @@ impl Agent {
         match self.probe.observations.turn().await {
             Ok(counted) => counted.iter().for_each(|seen| self.correlator.observe(seen)),
             Err(error) => self.degraded(&error),
+        }
+        if self.is_ready {
+            self.follow_incidents(now);
         }
     }
 

@@ -304,11 +304,13 @@ fn settle(agent: &mut Agent, lab: &Lab, next_marker: &mut u16) -> Result<()> {
 }
 
 /// The records from number `seen` on that a scenario has to expect: all but the marker's, the word
-/// that the agent is ready, and what is told again in its time.
+/// that the agent is ready, incidents, and what is told again in its time.
 fn told(records: &[Heard], seen: usize) -> Vec<Value> {
     let counts = |(index, heard): &(usize, &Heard)| {
         let ready = heard.record["kind"] == "agent" && heard.record["state"] == "ready";
-        !ready && !is_marker(&heard.record) && !is_repeat(heard, &records[..*index])
+        // What a scenario's drops come to is told when it has gone on for a while.
+        let incident = heard.record["kind"] == "incident";
+        !ready && !incident && !is_marker(&heard.record) && !is_repeat(heard, &records[..*index])
     };
     let new = records.iter().enumerate().skip(seen).filter(counts);
     new.map(|(_, heard)| heard.record.clone()).collect()

@@ -12,6 +12,7 @@ use whydrop_core::{
     correlate::{Correlated, Drop},
     diagnosis::{Case, Class, Diagnosis, Fate, Judgement, diagnose},
     flow::Flow,
+    incident::JudgedDrop,
     policy::evaluate::Question,
 };
 
@@ -175,6 +176,8 @@ impl Agent {
         let (history, case) = (self.cluster.history(), case_of(drop));
         let judgement = Judgement::in_hindsight(&snapshot, history, &case, diagnosis);
         let last = self.last_success(drop);
+        let judged = JudgedDrop { drop, judgement: &judgement, last_success: last };
+        self.incidents.take(&judged, now);
         let record = self.reporter.drop(now, &snapshot, drop, &judgement, last);
         if let (Some(events), Record::Drop(record)) = (&self.events, &record)
             && let Some(note) = note(&judgement.diagnosis, record, now)

@@ -24,13 +24,15 @@ pub(super) fn losses(
     account: Account,
     records_shed: u64,
     notes_shed: u64,
-) -> [Loss; 6] {
+    incidents_shed: u64,
+) -> [Loss; 7] {
     [
         ("observations", "observations for want of room in the kernel", totals.lost.iter().sum()),
         ("program-runs", "program runs skipped by the kernel", totals.skipped),
         ("malformed", "observations that could not be read", malformed),
         ("packets", "dropped packets for want of room in the agent", account.shed),
         ("records", "records for a slow reader of the log", records_shed),
+        ("incidents", "drops that no incident is told of", incidents_shed),
         ("notes", "reports that no Kubernetes Event tells of", notes_shed),
     ]
     .map(|(what, words, count)| Loss { what, words, count })

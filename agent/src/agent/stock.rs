@@ -31,6 +31,7 @@ impl Agent {
             self.correlator.account(),
             self.log.shed(),
             self.events.as_ref().map_or(0, Events::shed),
+            self.incidents.shed(),
         );
         let counts = self.losses.news(&losses);
         if !counts.is_empty() {

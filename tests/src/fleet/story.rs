@@ -118,6 +118,11 @@ impl Stage<'_> {
         }
         self.audience.say("Every replica is reported, and what every report has in common:");
         self.audience.record(&drops[0]);
+        let incident = self.critical_incident()?;
+        ensure!(incident["id"] == drops[0]["incident"], "{incident}");
+        ensure!(incident["affected"][0]["pods"] == REPLICAS, "{incident}");
+        self.audience.say("All of it is one incident:");
+        self.audience.record(&incident);
         self.remedy(&drops[0])?;
         self.wait_for(true)?;
         self.all_connect()?;
@@ -182,6 +187,17 @@ impl Stage<'_> {
             bail!("{} of {count} reported", drops.len());
         }
         Ok(drops)
+    }
+
+    /// Waits until an incident is critical: it opens with the first replica.
+    fn critical_incident(&mut self) -> Result<Value> {
+        let is_it = |heard: &&Heard| {
+            heard.record["kind"] == "incident" && heard.record["severity"] == "critical"
+        };
+        let told = |heard: &[Heard]| heard.iter().any(|heard| is_it(&heard));
+        self.agent.wait_for(REPORT_WAIT, told).context("no critical incident")?;
+        let incident = self.agent.records().iter().find(is_it);
+        Ok(incident.context("an incident")?.record.clone())
     }
 
     /// Runs the command that the record's line proposes, and applies what it prints.
