@@ -11,7 +11,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
     io::ErrorKind,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     time::Duration,
 };
 
@@ -91,7 +91,7 @@ impl Case {
     }
 
     /// The pods' manifests, running on the node `node` at these addresses.
-    pub fn running(&self, addresses: &[Ipv4Addr]) -> Vec<Value> {
+    pub fn running(&self, addresses: &[IpAddr]) -> Vec<Value> {
         let pods = self.pods.iter().zip(addresses).map(|(pod, address)| {
             let mut pod = pod.manifest.clone();
             pod["spec"]["nodeName"] = "node".into();
@@ -103,7 +103,7 @@ impl Case {
     }
 
     /// Everything, as manifests; pods at these addresses.
-    fn objects(&self, addresses: &[Ipv4Addr]) -> Vec<Value> {
+    fn objects(&self, addresses: &[IpAddr]) -> Vec<Value> {
         [&self.namespaces[..], &self.running(addresses), &self.policies].concat()
     }
 }
@@ -116,12 +116,13 @@ pub struct Listening {
     _dns: Server,
 }
 
-/// Listens on every port of [`PORTS`], and on [`DNS`], in the network namespace of the calling thread.
+/// Listens on every port of [`PORTS`], and on [`DNS`], in the network namespace of the calling thread:
+/// at the addresses of both families, since one socket of the kernel's does for both.
 pub fn listen() -> Result<Listening> {
-    let bind = |port: &u16| Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port))?);
+    let bind = |port: &u16| Ok(TcpListener::bind((Ipv6Addr::UNSPECIFIED, *port))?);
     Ok(Listening {
         _connections: PORTS.iter().map(bind).collect::<Result<_>>()?,
-        _dns: Server::dns((Ipv4Addr::UNSPECIFIED, DNS).into())?,
+        _dns: Server::dns((Ipv6Addr::UNSPECIFIED, DNS).into())?,
     })
 }
 
@@ -159,7 +160,7 @@ pub fn connect(to: &[SocketAddr]) -> Vec<Outcome> {
 /// The first difference, with all that it takes to see it again.
 pub fn compare(
     case: &Case,
-    addresses: &[Ipv4Addr],
+    addresses: &[IpAddr],
     outcomes: &[Outcome],
     records: &[Value],
 ) -> Result<Tally> {
@@ -179,7 +180,7 @@ pub fn compare(
         let (from, to) = (addresses[probe.from], addresses[probe.to]);
         let key = (from.to_string(), to.to_string(), u64::from(probe.port));
         let reports = reports.remove(&key).unwrap_or_default();
-        let verdict = implied(&snapshot, from.into(), to.into(), probe.port);
+        let verdict = implied(&snapshot, from, to, probe.port);
         if let Err(difference) = agree(&verdict, *outcome, &reports) {
             let account = Account { case, addresses, probe: *probe, outcome: *outcome };
             bail!("{difference}\n{}", account.in_full(&verdict, &reports));
@@ -288,7 +289,7 @@ impl fmt::Display for Difference {
 /// What a difference is about.
 struct Account<'a> {
     case: &'a Case,
-    addresses: &'a [Ipv4Addr],
+    addresses: &'a [IpAddr],
     probe: Probe,
     outcome: Outcome,
 }

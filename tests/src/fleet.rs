@@ -54,6 +54,8 @@ pub struct Settings {
     pub backend: Backend,
     /// Whether kube-proxy leads what is sent to a Service to its pods.
     pub services: bool,
+    /// Whether Felix governs IPv6 as well.
+    pub ipv6: bool,
 }
 
 /// Running nodes and their API server; everything of it ends when this is dropped.
@@ -115,7 +117,7 @@ impl Fleet {
         };
         fleet.run(manifests)?;
         for host in &mut fleet.hosts {
-            host.start_felix(settings.backend, &fleet.api, fleet.folder.path())?;
+            host.start_felix(settings, &fleet.api, fleet.folder.path())?;
             if settings.services {
                 host.start_proxy(&fleet.api, fleet.folder.path())?;
             }
@@ -128,7 +130,7 @@ impl Fleet {
         let Self { settings, hosts, api, folder, .. } = self;
         let host = hosts.iter_mut().find(|host| host.name == node);
         let host = host.with_context(|| format!("no node {node}"))?;
-        host.start_felix(settings.backend, api, folder.path())
+        host.start_felix(*settings, api, folder.path())
     }
 
     /// Applies objects with their status, and runs the pods among them, as the kubelet would.

@@ -46,7 +46,7 @@ pub struct Case {
     pub namespaces: Vec<Value>,
     /// The pods.
     pub pods: Vec<Pod>,
-    /// The policies' manifests.
+    /// The policies' manifests, and those of what they refer to.
     pub policies: Vec<Value>,
 }
 
@@ -76,9 +76,12 @@ impl Case {
         let pods = (0..chance.within(PODS))
             .map(|number| chance.pod(namespaces[number % count], number))
             .collect();
-        let policies = (0..chance.within(POLICIES))
+        let mut policies: Vec<Value> = (0..chance.within(POLICIES))
             .map(|number| chance.any_policy(namespaces, number))
             .collect();
+        if features.calico && chance.is_one_in(2) {
+            policies.push(chance.network_set(namespaces));
+        }
         let namespaces = namespaces.iter().map(|name| chance.namespace(name)).collect();
         Self { seed, namespaces, pods, policies }
     }

@@ -1,16 +1,16 @@
 use super::*;
 
 const ALL: Features = Features { end_port: true, egress_names: true, calico: true };
-const ADDRESSES: [Ipv4Addr; 6] = [
-    Ipv4Addr::new(10, 0, 0, 1),
-    Ipv4Addr::new(10, 0, 0, 2),
-    Ipv4Addr::new(10, 0, 0, 3),
-    Ipv4Addr::new(10, 0, 0, 4),
-    Ipv4Addr::new(10, 0, 0, 5),
-    Ipv4Addr::new(10, 0, 0, 6),
+const ADDRESSES: [IpAddr; 6] = [
+    IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)),
+    IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)),
+    IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 3)),
+    IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 4)),
+    IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 5)),
+    IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 6)),
 ];
 
-fn addresses(case: &Case) -> &'static [Ipv4Addr] {
+fn addresses(case: &Case) -> &'static [IpAddr] {
     &ADDRESSES[..case.pods.len()]
 }
 
@@ -20,7 +20,7 @@ fn enforced(case: &Case) -> (Vec<Outcome>, Vec<Value>) {
     let (mut outcomes, mut records) = (Vec::new(), Vec::new());
     for (number, probe) in case.probes().iter().enumerate() {
         let [from, to] = [probe.from, probe.to].map(|pod| ADDRESSES[pod]);
-        let verdict = implied(&snapshot, from.into(), to.into(), probe.port);
+        let verdict = implied(&snapshot, from, to, probe.port);
         let Some(direction) = verdict.denied_directions().next() else {
             outcomes.push(Outcome::Connected);
             continue;

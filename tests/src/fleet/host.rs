@@ -14,11 +14,12 @@ use nix::{
 };
 use serde_json::json;
 
+use super::Settings;
 use crate::{
     cluster,
     kube::{
         api::{Api, launch::PODS},
-        calico::{Backend, Felix},
+        calico::Felix,
         daemon::{Daemon, Lifetime, Place, Spawner},
         parts,
     },
@@ -76,12 +77,12 @@ impl Host {
     }
 
     /// Starts Felix, and waits until it is in sync.
-    pub fn start_felix(&mut self, backend: Backend, api: &Api, folder: &Path) -> Result<()> {
+    pub fn start_felix(&mut self, settings: Settings, api: &Api, folder: &Path) -> Result<()> {
         let felix = Felix {
             node: &self.name,
             address: &format!("{}/24", self.address),
-            backend,
-            ipv6: false,
+            backend: settings.backend,
+            ipv6: settings.ipv6,
             spawner: &self.spawner,
             folder,
         };

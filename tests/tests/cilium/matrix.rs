@@ -63,7 +63,7 @@ fn play_seed(stage: &mut Stage, case: &Case) -> Tally {
         ids.len() >= dropped
     });
     let records = agent.stop_and_read().expect("records");
-    let addresses: Vec<_> = pods.iter().map(|pod| pod.address).collect();
+    let addresses: Vec<_> = pods.iter().map(|pod| pod.address.into()).collect();
     let tally = differential::compare(case, &addresses, &outcomes, &records);
 
     stage.run(&["delete", "networkpolicies", "--all", "--all-namespaces"]);

@@ -3,7 +3,7 @@
 
 use std::{
     io::ErrorKind,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -41,46 +41,72 @@ apiVersion: v1
 kind: Pod
 metadata: {name: singer, namespace: canary, labels: {part: singer}}
 spec: {nodeName: node, containers: [{name: c, image: example.com/c}]}
-status: {phase: Running, podIP: 10.244.1.2, podIPs: [{ip: 10.244.1.2}]}
+status: {phase: Running, podIP: 'SINGER', podIPs: [{ip: 'SINGER'}]}
 ---
 apiVersion: v1
 kind: Pod
 metadata: {name: listener, namespace: canary, labels: {part: listener}}
 spec: {nodeName: node, containers: [{name: c, image: example.com/c}]}
-status: {phase: Running, podIP: 10.244.1.3, podIPs: [{ip: 10.244.1.3}]}
+status: {phase: Running, podIP: 'LISTENER', podIPs: [{ip: 'LISTENER'}]}
 ";
+
+/// The family of the pods' addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    /// The pod address of this number.
+    fn address(self, number: u8) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(10, 244, 1, number).into(),
+            Self::V6 => Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, number.into()).into(),
+        }
+    }
+}
 
 /// One port for each kind of policy, which is watched by itself, and each seed.
 const KINDS: [&str; 3] = ["kubernetes", "calico", "global"];
 
 #[test]
 fn every_drop_of_felix_is_told_and_none_invented() {
-    play(Backend::Nft, 1..=4);
+    play(Backend::Nft, Family::V4, 1..=4);
 }
 
 #[test]
 fn every_drop_of_felix_with_the_older_iptables_is_told_and_none_invented() {
-    play(Backend::Legacy, 5..=8);
+    play(Backend::Legacy, Family::V4, 5..=7);
+}
+
+#[test]
+fn every_drop_of_felix_over_ipv6_is_told_and_none_invented() {
+    play(Backend::Nft, Family::V6, 8..=10);
 }
 
 #[expect(clippy::print_stdout, reason = "what was played, for whoever asks to see it")]
-fn play(backend: Backend, otherwise: std::ops::RangeInclusive<u64>) {
-    let settings = Settings { backend, services: false };
-    let mut fleet = Fleet::start(settings, MANIFESTS).expect("a fleet");
+fn play(backend: Backend, family: Family, otherwise: std::ops::RangeInclusive<u64>) {
+    let settings = Settings { backend, services: false, ipv6: family == Family::V6 };
+    let [singer, listener] = [2, 3].map(|number| family.address(number).to_string());
+    let manifests = MANIFESTS.replace("SINGER", &singer).replace("LISTENER", &listener);
+    let mut fleet = Fleet::start(settings, &manifests).expect("a fleet");
     let seeds = seeds(otherwise).expect("WHYDROP_SEEDS");
     let mut tally = Tally::default();
     for (number, seed) in seeds.clone().enumerate() {
         let number = u16::try_from(number).expect("a number of seeds");
-        tally += play_seed(&mut fleet, number, &Case::generate(seed, FEATURES));
+        tally += play_seed(&mut fleet, family, number, &Case::generate(seed, FEATURES));
     }
     let Tally { probes, dropped } = tally;
-    println!("{backend:?}: seeds {seeds:?}, {probes} probes, {dropped} dropped and reported");
+    println!(
+        "{backend:?} {family:?}: seeds {seeds:?}, {probes} probes, {dropped} dropped and reported"
+    );
     assert!(dropped > 0 && dropped < probes, "nothing to tell apart: {tally:?}");
 }
 
-fn play_seed(fleet: &mut Fleet, number: u16, case: &Case) -> Tally {
-    let addresses: Vec<Ipv4Addr> =
-        (8..).map(|host| Ipv4Addr::new(10, 244, 1, host)).take(case.pods.len()).collect();
+fn play_seed(fleet: &mut Fleet, family: Family, number: u16, case: &Case) -> Tally {
+    let addresses: Vec<IpAddr> =
+        (8..).map(|number| family.address(number)).take(case.pods.len()).collect();
     let keys: Vec<String> =
         case.pods.iter().map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
     fleet.kubectl().apply(&text(&case.namespaces)).expect("applied");
@@ -175,7 +201,7 @@ fn canary(kind: &str, number: u16) -> Value {
 }
 
 /// The outcome of each probe, all of them tried at once.
-fn try_all(fleet: &Fleet, case: &Case, keys: &[String], addresses: &[Ipv4Addr]) -> Vec<Outcome> {
+fn try_all(fleet: &Fleet, case: &Case, keys: &[String], addresses: &[IpAddr]) -> Vec<Outcome> {
     let probes = case.probes();
     // The probes are in the order of who connects.
     std::thread::scope(|scope| {

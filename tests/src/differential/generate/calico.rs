@@ -6,14 +6,38 @@ use serde_json::{Value, json};
 
 use super::{APPS, Chance, DNS, PORTS, TEAMS};
 
-/// Networks that hold some of the pods, if they get the addresses from 10.244.1.8 on in their order.
-const NETS: [&str; 4] = ["10.244.1.8/31", "10.244.1.10/31", "10.244.1.8/30", "10.244.0.0/16"];
+/// Networks that hold some of the pods, if they get the addresses from 10.244.1.8, or those from
+/// `fd00:10:244:1::8` on, in their order.
+const NETS: [&str; 6] = [
+    "10.244.1.8/31",
+    "10.244.1.8/30",
+    "10.244.0.0/16",
+    "fd00:10:244:1::8/127",
+    "fd00:10:244:1::8/126",
+    "fd00:10:244::/48",
+];
 /// Between the orders of two policies.
 const STEP: usize = 10;
 /// Kubernetes policies have the order 1000; this is after them.
 const AFTER_KUBERNETES: usize = 2000;
 
 impl Chance {
+    /// A set of addresses with labels, which rules select as they do pods.
+    pub(super) fn network_set(&mut self, namespaces: &[&str]) -> Value {
+        let nets = [self.one_of(&NETS), self.one_of(&NETS)];
+        let mut metadata = json!({ "name": "set", "labels": { "app": self.one_of(&APPS) } });
+        let kind = if self.is_one_in(2) {
+            metadata["namespace"] = self.one_of(namespaces).into();
+            "NetworkSet"
+        } else {
+            "GlobalNetworkSet"
+        };
+        json!({
+            "apiVersion": "crd.projectcalico.org/v1", "kind": kind,
+            "metadata": metadata, "spec": { "nets": nets },
+        })
+    }
+
     /// A policy of a namespace, or of all of them.
     pub(super) fn calico_policy(&mut self, namespaces: &[&str], number: usize) -> Value {
         let is_global = self.is_one_in(2);
