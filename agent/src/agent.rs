@@ -49,7 +49,7 @@ use crate::{
         source::Source,
     },
     health::Health,
-    probe::{Attach, Change, Config, Probe, State},
+    probe::{Attach, Change, Config, Happened, Probe, State},
     report::{AgentState, Record, Reporter},
     sink::{
         events::Events,
@@ -235,7 +235,14 @@ impl Agent {
         let trouble = self.source.turn(&mut self.cluster, now).filter(|_| self.is_ready);
         self.tell_troubles(trouble);
         match self.probe.connections.look(now) {
-            Ok(full) => full.into_iter().for_each(|full| self.cluster.set_table_full(full)),
+            Ok(Happened { full, invalid }) => {
+                if let Some(full) = full {
+                    self.cluster.set_table_full(full);
+                }
+                if let Some(invalid) = invalid {
+                    self.cluster.add_invalid(invalid);
+                }
+            }
             Err(error) => self.degraded(&error),
         }
         match self.probe.observations.turn().await {

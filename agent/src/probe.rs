@@ -5,7 +5,7 @@
 //!  kernel ─ ring, counts ─▶ Observations ─▶ Observation     next(), turn()
 //!  kernel ─ rtnetlink ────▶ Interfaces   ─▶ Change          next(); attaches and detaches
 //!  kernel ─ table ────────▶ Successes    ─▶ last answers    last(), since()
-//!  kernel ─ conntrack ────▶ Connections  ─▶ TableFull       look()
+//!  kernel ─ conntrack ────▶ Connections  ─▶ Happened        look()
 //! ```
 //!
 //! Nothing in here spawns a task; whoever owns a [`Probe`] drives its parts.
@@ -30,7 +30,7 @@ mod topology;
 
 use std::{fmt, path::PathBuf};
 
-pub use connections::Connections;
+pub use connections::{Connections, Happened};
 pub use counters::{ByKind, Cost, KERNEL_DROP, KINDS, Totals};
 pub use error::Error;
 pub use interfaces::{Change, Interfaces};
@@ -112,7 +112,7 @@ pub struct Probe {
     pub interfaces: Interfaces,
     /// When flows last got an answer.
     pub successes: Successes,
-    /// Whether the kernel has room for new connections.
+    /// Whether the kernel has room for new connections, and what it finds invalid.
     pub connections: Connections,
 }
 

@@ -14,7 +14,7 @@ use rpds::HashTrieMapSync;
 
 use crate::policy::{DEFAULT_TIER, Policy, PolicyRef, index::PolicyIndex, tier::Tier};
 use history::History;
-pub use local::{Interface, TableFull};
+pub use local::{Interface, Invalid, TableFull};
 use look_up::LookUp;
 use object::{
     EndpointSlice, Key, Kind, Namespace, NetworkSet, Node, Object, Pod, Service, ServiceAccount,
@@ -87,6 +87,7 @@ pub struct Snapshot {
     holdings: HashTrieMapSync<IpAddr, Vec<Holding>>,
     interfaces: HashTrieMapSync<u32, Arc<Interface>>,
     table_full: Option<TableFull>,
+    invalid: Arc<[Invalid]>,
     looked_up: Option<HashTrieMapSync<IpAddr, LookUp>>,
     unsynced: BTreeMap<Kind, Option<Arc<str>>>,
     stale: BTreeMap<Kind, Timestamp>,

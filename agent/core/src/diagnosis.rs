@@ -413,7 +413,7 @@ impl Inquiry<'_> {
         let governed = governs(&self.verdict.egress) || governs(&self.verdict.ingress);
         match Died::of(evidence) {
             // Conntrack drops where filters do, and for the same reason as far as the kernel says.
-            _ if self.table_full(evidence).is_some() => Class::NotPolicy,
+            _ if self.table_full(evidence).is_some() || self.invalid(evidence) => Class::NotPolicy,
             Died::Filter if governed => Class::OutOfSync,
             _ => Class::NotPolicy,
         }
@@ -503,6 +503,12 @@ impl Inquiry<'_> {
         full.filter(|_| Died::of(evidence).is_filter())
     }
 
+    /// Whether a filter's victims were what conntrack found invalid: as many, and hardly any other.
+    fn invalid(&self, evidence: &Evidence) -> bool {
+        let (died, invalid) = (evidence.kernel_packets(), self.snapshot.invalid_packets(evidence));
+        Died::of(evidence).is_filter() && (died..=died + INVALID_OTHERS_MAX).contains(&invalid)
+    }
+
     /// The kind that nothing had been heard of for longest, and for how many seconds.
     fn stalest(&self) -> Option<(crate::cluster::object::Kind, i64)> {
         let at = self.case.at?;
@@ -574,6 +580,10 @@ pub const ENFORCED_WITHIN: SignedDuration = SignedDuration::from_secs(5);
 /// How old a pod's interface may be for a drop to be put down to its start. Measured: 0.1 to 2 s until
 /// a CNI has programmed a pod; loaded nodes take several times that.
 pub const STARTS_WITHIN: SignedDuration = SignedDuration::from_secs(10);
+
+/// How many packets of others may be invalid in the same seconds: a straggler of a closed connection
+/// or two. With more of them it cannot be said whose they were.
+const INVALID_OTHERS_MAX: u64 = 2;
 
 const DNS_PORT: u16 = 53;
 const DNS_NAMESPACE: &str = "kube-system";

@@ -1,12 +1,13 @@
-//! The kernel's table of connections (conntrack): whether it is full, and packets die for it.
+//! The kernel's table of connections (conntrack): whether it is full, and packets die for it, or finds
+//! packets invalid, which network plugins drop.
 //!
-//! A packet that finds no room in it is freed where filters free theirs, with the same reason. What
-//! tells the two apart is a counter of the network namespace, read now and then.
+//! Both are freed where filters free theirs, with the same reason. What tells them apart are counters
+//! of the network namespace, read now and then.
 
 use std::{fs, io};
 
 use jiff::Timestamp;
-use whydrop_core::cluster::TableFull;
+use whydrop_core::cluster::{Invalid, TableFull};
 
 /// One line for each CPU, below a line of names; numbers are hexadecimal
 /// (`net/netfilter/nf_conntrack_standalone.c`, `ct_cpu_seq_show`).
@@ -14,55 +15,85 @@ const COUNTERS: &str = "/proc/net/stat/nf_conntrack";
 const ENTRIES: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 const ENTRIES_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 
-/// What the counter of dropped packets was when it was read last.
+/// What the counters were when they were read last.
 #[derive(Debug, Default)]
 pub struct Connections {
-    last: Option<(Timestamp, u64)>,
+    last: Option<(Timestamp, Counted)>,
     /// It was once, and is not tried again.
     is_unreadable: bool,
 }
 
+/// Packets so far, over all CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Counted {
+    /// Dropped for want of room.
+    dropped: u64,
+    /// Found invalid.
+    invalid: u64,
+}
+
+/// What has happened since the counters were read before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Happened {
+    /// The table was full.
+    pub full: Option<TableFull>,
+    /// Packets were invalid.
+    pub invalid: Option<Invalid>,
+}
+
 impl Connections {
-    /// Reads the counter; where it has grown, since when the table was full.
+    /// Reads the counters.
     ///
     /// # Errors
     /// A file of the kernel's that has another form than is known: once. Where there is none,
     /// conntrack is not in use.
-    pub fn look(&mut self, now: Timestamp) -> io::Result<Option<TableFull>> {
+    pub fn look(&mut self, now: Timestamp) -> io::Result<Happened> {
         if self.is_unreadable {
-            return Ok(None);
+            return Ok(Happened::default());
         }
         let looked = self.read(now);
         self.is_unreadable = looked.is_err();
         looked
     }
 
-    fn read(&mut self, now: Timestamp) -> io::Result<Option<TableFull>> {
+    fn read(&mut self, now: Timestamp) -> io::Result<Happened> {
         let text = match fs::read_to_string(COUNTERS) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Happened::default()),
             Err(error) => return Err(error),
         };
-        let dropped = dropped(&text).ok_or_else(|| unknown(COUNTERS))?;
-        let Some((from, before)) = self.last.replace((now, dropped)) else { return Ok(None) };
-        if dropped <= before {
-            return Ok(None);
-        }
-        let number = |path| {
-            let text = fs::read_to_string(path)?;
-            text.trim().parse().map_err(|_| unknown(path))
+        let counted = counted(&text).ok_or_else(|| unknown(COUNTERS))?;
+        let Some((from, before)) = self.last.replace((now, counted)) else {
+            return Ok(Happened::default());
         };
-        let (entries, entries_max) = (number(ENTRIES)?, number(ENTRIES_MAX)?);
-        Ok(Some(TableFull { from, to: now, entries, entries_max }))
+        let invalid = counted.invalid.saturating_sub(before.invalid);
+        let mut happened = Happened {
+            full: None,
+            invalid: (invalid > 0).then_some(Invalid { from, to: now, packets: invalid }),
+        };
+        if counted.dropped > before.dropped {
+            let number = |path| {
+                let text = fs::read_to_string(path)?;
+                text.trim().parse().map_err(|_| unknown(path))
+            };
+            let (entries, entries_max) = (number(ENTRIES)?, number(ENTRIES_MAX)?);
+            happened.full = Some(TableFull { from, to: now, entries, entries_max });
+        }
+        Ok(happened)
     }
 }
 
-/// Packets that were dropped for want of room, over all CPUs.
-fn dropped(text: &str) -> Option<u64> {
+/// The counters of all CPUs, summed.
+fn counted(text: &str) -> Option<Counted> {
     let mut lines = text.lines();
-    let column = lines.next()?.split_whitespace().position(|name| name == "drop")?;
-    let of_cpu = |line: &str| u64::from_str_radix(line.split_whitespace().nth(column)?, 16).ok();
-    lines.map(of_cpu).sum()
+    let names: Vec<&str> = lines.next()?.split_whitespace().collect();
+    let sum = |name: &str| -> Option<u64> {
+        let column = names.iter().position(|other| *other == name)?;
+        let of_cpu =
+            |line: &str| u64::from_str_radix(line.split_whitespace().nth(column)?, 16).ok();
+        lines.clone().map(of_cpu).sum()
+    };
+    Some(Counted { dropped: sum("drop")?, invalid: sum("invalid")? })
 }
 
 fn unknown(path: &str) -> io::Error {
@@ -74,12 +105,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_drops_of_all_cpus_are_summed() {
+    fn the_counters_of_all_cpus_are_summed() {
         let text = "entries  found invalid drop early_drop\n\
                     00000003 00000000 00000001 0000000a 00000000\n\
                     00000003 00000000 00000002 00000010 00000000\n";
-        assert_eq!(dropped(text), Some(26));
-        assert_eq!(dropped("entries found\n00000001 00000002\n"), None, "no such counter");
-        assert_eq!(dropped("drop\nzz\n"), None);
+        assert_eq!(counted(text), Some(Counted { dropped: 26, invalid: 3 }));
+        assert_eq!(counted("entries invalid\n00000001 00000002\n"), None, "no such counter");
+        assert_eq!(counted("drop invalid\nzz 1\n"), None);
     }
 }

@@ -28,6 +28,16 @@ spec: {nodeName: worker-1, containers: [{name: c, image: example.com/c}]}
 status: {phase: Running, podIP: 10.244.1.50, podIPs: [{ip: 10.244.1.50}]}
 ";
 
+const ALLOW_WEB: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: allow-backend, namespace: frontend}
+spec:
+  podSelector: {}
+  policyTypes: [Egress]
+  egress: [{to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: backend}}}]}]
+";
+
 /// What the application of the newcomer waits: two SYNs.
 const IMPATIENT_WAIT: Duration = Duration::from_millis(1200);
 
@@ -74,6 +84,27 @@ fn a_full_table_of_connections_is_no_matter_of_policy() {
     assert_eq!(drop["cause"]["class"], "not-policy", "{drop}\n{}", told(&agent));
     let text = drop["cause"]["text"].as_str().unwrap_or_default();
     assert!(text.contains("the kernel's table of connections was full ("), "{drop}");
+}
+
+#[test]
+fn what_conntrack_finds_invalid_is_no_matter_of_policy() {
+    let stage = Stage::new(Settings::default());
+    let [mut agent, _] = stage.agents();
+    // Policies allow it, and Felix drops what has a wrong checksum before it asks them.
+    stage.fleet.kubectl().apply(ALLOW_WEB).expect("applied");
+    stage.wait_for(true);
+    let client = End::new(stage.fleet.pod("frontend/pod-a").expect("a pod"));
+    let SocketAddr::V4(server) = stage.server else { panic!("{}", stage.server) };
+    let to = (*server.ip(), server.port());
+    let mut syn = packet::syn((client.address, 40_000), to, 7);
+    let checksum = syn.len() - 4;
+    syn[checksum] ^= 0xff;
+    client.socket.send_to(&syn, &stage.server.into()).expect("sent");
+    let drop = record(&mut agent, "drop", |record| record["kind"] == "drop");
+    assert_eq!(drop["cause"]["class"], "not-policy", "{drop}\n{}", told(&agent));
+    let text = drop["cause"]["text"].as_str().unwrap_or_default();
+    assert!(text.contains("conntrack found it invalid"), "{drop}");
+    assert!(text.contains("policies allow it"), "{drop}");
 }
 
 /// One end of many connections of which only the packets exist.

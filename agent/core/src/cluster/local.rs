@@ -32,6 +32,21 @@ pub struct TableFull {
     pub entries_max: u64,
 }
 
+/// Packets that conntrack could not make sense of (`--ctstate INVALID`), which network plugins drop
+/// whatever the policies say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// When the counter was read before.
+    pub from: Timestamp,
+    /// When it was read.
+    pub to: Timestamp,
+    /// By how much it had grown.
+    pub packets: u64,
+}
+
+/// How many readings are kept: twice what a connect's first SYNs take until they are judged.
+const INVALID_MAX: usize = 16;
+
 /// A table that is full again after so short a time was full all the while: what died is judged some
 /// seconds after the fact, and between two attempts nothing shows.
 const FULL_AGAIN_WITHIN: SignedDuration = SignedDuration::from_secs(10);
@@ -52,6 +67,15 @@ impl Snapshot {
     /// When the table of connections was full last.
     pub fn table_full(&self) -> Option<&TableFull> {
         self.table_full.as_ref()
+    }
+
+    /// How many packets conntrack found invalid while these died.
+    pub fn invalid_packets(&self, evidence: &Evidence) -> u64 {
+        let meanwhile = self
+            .invalid
+            .iter()
+            .filter(|invalid| evidence.last() >= invalid.from && evidence.first() <= invalid.to);
+        meanwhile.map(|invalid| invalid.packets).sum()
     }
 
     /// The interface by which packets entered, where it had appeared no longer than this before the
@@ -77,6 +101,13 @@ impl Cluster {
                 snapshot.interfaces.remove_mut(&index);
             }
         }
+    }
+
+    /// Conntrack has found packets invalid.
+    pub fn add_invalid(&mut self, invalid: Invalid) {
+        let known = &self.snapshot.invalid;
+        let latest = known.iter().skip((known.len() + 1).saturating_sub(INVALID_MAX));
+        self.snapshot.invalid = latest.copied().chain([invalid]).collect();
     }
 
     /// The table of connections was full: still, or again.

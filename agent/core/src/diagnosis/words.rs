@@ -147,6 +147,10 @@ fn not_policy(inquiry: &Inquiry<'_>) -> String {
     });
     let how = match (evidence.rejected, evidence.kernel_drop()) {
         _ if full.is_some() => full.unwrap_or_default(),
+        _ if inquiry.invalid(evidence) => {
+            "conntrack found it invalid, as with a wrong checksum, and network plugins drop that"
+                .into()
+        }
         (Some(Rejection::Reset), None) => "it was refused".to_owned(),
         (Some(Rejection::Icmp { kind, code, .. }), _) => {
             format!("it was rejected with ICMP type {kind} code {code}")
