@@ -15,7 +15,7 @@ use rpds::HashTrieMapSync;
 use crate::policy::{DEFAULT_TIER, Policy, PolicyRef, index::PolicyIndex, tier::Tier};
 use history::History;
 pub use local::{Interface, Invalid, TableFull};
-use look_up::LookUp;
+use look_up::{LookUp, Sought};
 use object::{
     EndpointSlice, Key, Kind, Namespace, NetworkSet, Node, Object, Pod, Service, ServiceAccount,
 };
@@ -88,7 +88,7 @@ pub struct Snapshot {
     interfaces: HashTrieMapSync<u32, Arc<Interface>>,
     table_full: Option<TableFull>,
     invalid: Arc<[Invalid]>,
-    looked_up: Option<HashTrieMapSync<IpAddr, LookUp>>,
+    looked_up: Option<HashTrieMapSync<Sought, LookUp>>,
     unsynced: BTreeMap<Kind, Option<Arc<str>>>,
     stale: BTreeMap<Kind, Timestamp>,
     unread: Arc<BTreeMap<String, usize>>,

@@ -199,6 +199,14 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// The Services that its rules name.
+    pub fn services(&self) -> Vec<&ServicePeer> {
+        let rules = self.ingress.iter().chain(&self.egress).flatten();
+        rules.flat_map(|rule| [&rule.own, &rule.peers]).flat_map(Peers::services).collect()
+    }
+}
+
 /// A rule: what to do with flows whose ends and port all match.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
@@ -255,6 +263,22 @@ pub enum Peers {
     AnyOf(Vec<Peer>),
     /// Those that are each of these.
     AllOf(Vec<Self>),
+}
+
+impl Peers {
+    fn services(&self) -> Vec<&ServicePeer> {
+        match self {
+            Self::Everyone => Vec::new(),
+            Self::AllOf(all) => all.iter().flat_map(Self::services).collect(),
+            Self::AnyOf(any) => any
+                .iter()
+                .filter_map(|peer| match peer {
+                    Peer::Service(service) => Some(service),
+                    _ => None,
+                })
+                .collect(),
+        }
+    }
 }
 
 /// One end.

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use whydrop_core::{
     cluster::{
         Cluster, Snapshot,
-        look_up::LookUp,
+        look_up::{LookUp, Sought},
         object::{EndpointSlice, Key, Kind, Namespace, Object, Pod, Service},
         resolve::Holder,
     },
@@ -219,16 +219,24 @@ fn an_address_is_outside_only_once_it_was_looked_up() {
     let missing = |cluster: &Cluster, now| cluster.snapshot().to_look_up(&case(10, 20), now);
 
     assert!(matches!(holds(&cluster), Holder::Unknown(_)), "nobody has looked");
-    assert_eq!(missing(&cluster, at(0)), [address(20)], "who is followed is not looked up");
+    assert_eq!(
+        missing(&cluster, at(0)),
+        [Sought::from(address(20))],
+        "who is followed is not looked up"
+    );
     let failed = Some("forbidden".into());
     cluster.looked_up(address(20), LookUp { at: at(0), failed });
     assert!(matches!(holds(&cluster), Holder::Unknown(why) if why.contains("forbidden")));
     assert!(missing(&cluster, at(1)).is_empty(), "it is not asked for again at once");
-    assert_eq!(missing(&cluster, at(6)), [address(20)]);
+    assert_eq!(missing(&cluster, at(6)), [Sought::from(address(20))]);
     cluster.looked_up(address(20), LookUp { at: at(6), failed: None });
     assert_eq!(holds(&cluster), Holder::Outside);
     assert!(missing(&cluster, at(30)).is_empty());
-    assert_eq!(missing(&cluster, at(60)), [address(20)], "what was so need not be so any more");
+    assert_eq!(
+        missing(&cluster, at(60)),
+        [Sought::from(address(20))],
+        "what was so need not be so any more"
+    );
 }
 
 #[test]
@@ -271,7 +279,7 @@ fn the_backends_of_a_service_are_looked_up_as_well() {
         None,
     );
     cluster.looked_up(address(96), LookUp { at: at(0), failed: None });
-    assert_eq!(cluster.snapshot().to_look_up(&case(10, 96), at(1)), [address(20)]);
+    assert_eq!(cluster.snapshot().to_look_up(&case(10, 96), at(1)), [Sought::from(address(20))]);
 }
 
 #[test]

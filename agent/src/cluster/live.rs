@@ -12,7 +12,6 @@ mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
     sync::Arc,
 };
 
@@ -21,7 +20,7 @@ use kube::Client;
 use tokio::sync::mpsc;
 use whydrop_core::cluster::{
     Cluster, Engine, Snapshot,
-    look_up::LookUp,
+    look_up::{LookUp, Sought},
     object::{Key, Kind, Object},
 };
 
@@ -61,8 +60,8 @@ enum News {
     Skipped(String),
     /// A kind cannot be listed or followed, and why.
     Failing(Followed, String),
-    /// Who holds an address.
-    LookedUp(IpAddr, Result<Vec<Object>, String>),
+    /// What was looked up.
+    LookedUp(Sought, Result<Vec<Object>, String>),
 }
 
 impl News {
@@ -114,10 +113,10 @@ pub struct Live {
     /// What failed a turn ago, and the failures that have been told.
     failed: BTreeSet<Followed>,
     told: BTreeSet<Followed>,
-    looking_up: BTreeSet<IpAddr>,
+    looking_up: BTreeSet<Sought>,
     /// How many look-ups were begun in a second, and in which.
     begun: (i64, usize),
-    looked_up: BTreeMap<IpAddr, (Timestamp, Vec<Key>)>,
+    looked_up: BTreeMap<Sought, (Timestamp, Vec<Key>)>,
 }
 
 impl Live {
@@ -215,7 +214,7 @@ impl Live {
                     let since = self.failing.get(&followed).map_or(now, |(since, _)| *since);
                     self.failing.insert(followed, (since, why));
                 }
-                News::LookedUp(address, found) => self.looked_up(cluster, address, found, now),
+                News::LookedUp(sought, found) => self.looked_up(cluster, sought, found, now),
             }
         }
         let policies = self
@@ -257,24 +256,29 @@ impl Live {
         Trouble::Failing { what, since: since.unwrap_or_default() }
     }
 
-    /// Asks who holds these addresses; what comes of it is news.
-    pub fn look_up(&mut self, snapshot: &Snapshot, addresses: &[IpAddr], now: Timestamp) {
-        for address in addresses {
-            if self.looking_up.contains(address) || !self.may_look_up(now) {
+    /// Asks for these; what comes of it is news.
+    pub fn look_up(&mut self, snapshot: &Snapshot, all: &[Sought], now: Timestamp) {
+        for sought in all {
+            if self.looking_up.contains(sought) || !self.may_look_up(now) {
                 continue;
             }
-            self.looking_up.insert(*address);
-            let node = snapshot.node_of_pod_network(*address).map(|node| node.name.clone());
-            let (client, sender, address) = (self.client.clone(), self.sender.clone(), *address);
+            self.looking_up.insert(sought.clone());
+            let node = match sought {
+                Sought::Address(address) => snapshot.node_of_pod_network(*address),
+                Sought::Service(_) => None,
+            };
+            let node = node.map(|node| node.name.clone());
+            let (client, sender, sought) =
+                (self.client.clone(), self.sender.clone(), sought.clone());
             tokio::spawn(async move {
-                let found = look_up::look_up(client, address, node).await;
+                let found = look_up::look_up(client, sought.clone(), node).await;
                 // Nobody listens once the agent stops.
-                let _ = sender.send(News::LookedUp(address, found)).await;
+                let _ = sender.send(News::LookedUp(sought, found)).await;
             });
         }
     }
 
-    /// How many addresses are being looked up.
+    /// How many look-ups are under way.
     pub fn looking_up(&self) -> usize {
         self.looking_up.len()
     }
@@ -290,14 +294,14 @@ impl Live {
 
     /// Forgets what was looked up long ago.
     pub fn expire(&mut self, cluster: &mut Cluster, now: Timestamp) {
-        let old: Vec<IpAddr> = self
+        let old: Vec<Sought> = self
             .looked_up
             .iter()
             .filter(|(_, (at, _))| now.duration_since(*at) > REMEMBERED)
-            .map(|(address, _)| *address)
+            .map(|(sought, _)| sought.clone())
             .collect();
-        for address in old {
-            self.forget(cluster, address, now);
+        for sought in old {
+            self.forget(cluster, &sought, now);
         }
     }
 
@@ -331,18 +335,19 @@ impl Live {
     fn looked_up(
         &mut self,
         cluster: &mut Cluster,
-        address: IpAddr,
+        sought: Sought,
         found: Result<Vec<Object>, String>,
         now: Timestamp,
     ) {
-        self.looking_up.remove(&address);
+        self.looking_up.remove(&sought);
         let failed = match found {
             Ok(objects) => {
                 // Pods of this node are followed; what was asked a moment ago may be older.
                 let is_followed = |object: &Object| matches!(object, Object::Pod(pod) if pod.node.as_ref() == Some(&self.node));
                 let objects: Vec<_> = objects.into_iter().filter(|o| !is_followed(o)).collect();
                 let keys: Vec<Key> = objects.iter().map(Object::key).collect();
-                if let Some((_, before)) = self.looked_up.insert(address, (now, keys.clone())) {
+                let before = self.looked_up.insert(sought.clone(), (now, keys.clone()));
+                if let Some((_, before)) = before {
                     for key in before.iter().filter(|key| !keys.contains(key)) {
                         cluster.delete(key, now);
                     }
@@ -357,17 +362,17 @@ impl Live {
             }
             Err(why) => Some(why.into()),
         };
-        cluster.looked_up(address, LookUp { at: now, failed });
+        cluster.looked_up(sought, LookUp { at: now, failed });
         while self.looked_up.len() > REMEMBERED_MAX {
             let eldest = self.looked_up.iter().min_by_key(|(_, (at, _))| *at);
-            let Some(address) = eldest.map(|(address, _)| *address) else { break };
-            self.forget(cluster, address, now);
+            let Some(sought) = eldest.map(|(sought, _)| sought.clone()) else { break };
+            self.forget(cluster, &sought, now);
         }
     }
 
-    fn forget(&mut self, cluster: &mut Cluster, address: IpAddr, now: Timestamp) {
-        cluster.forget_look_up(address);
-        let Some((_, keys)) = self.looked_up.remove(&address) else { return };
+    fn forget(&mut self, cluster: &mut Cluster, sought: &Sought, now: Timestamp) {
+        cluster.forget_look_up(sought);
+        let Some((_, keys)) = self.looked_up.remove(sought) else { return };
         for key in keys {
             let others = self.looked_up.values().any(|(_, held)| held.contains(&key));
             if !others {

@@ -1,9 +1,7 @@
 //! Where the agent's cluster comes from: a folder of manifests, or an API server.
 
-use std::net::IpAddr;
-
 use jiff::Timestamp;
-use whydrop_core::cluster::{Cluster, Snapshot};
+use whydrop_core::cluster::{Cluster, Snapshot, look_up::Sought};
 
 use super::{
     folder::Folder,
@@ -77,9 +75,9 @@ impl Source {
     }
 
     /// Asks who holds these addresses; what comes of it is news.
-    pub fn look_up(&mut self, snapshot: &Snapshot, addresses: &[IpAddr], now: Timestamp) {
+    pub fn look_up(&mut self, snapshot: &Snapshot, all: &[Sought], now: Timestamp) {
         if let Self::Api(live) = self {
-            live.look_up(snapshot, addresses, now);
+            live.look_up(snapshot, all, now);
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod matrix;
 mod moments;
+mod services;
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -1,12 +1,12 @@
-//! Addresses that are looked up one by one, where the cluster is too large to be listed: of pods, an
-//! agent follows only those of its node; a Service or a pod elsewhere is asked for when a drop names
-//! its address.
+//! What is looked up one by one, where the cluster is too large to be listed: of pods, an agent
+//! follows only those of its node; a Service or a pod elsewhere is asked for when a drop names its
+//! address, and a Service when a rule names it that may decide.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Cluster, Snapshot, resolve::Holder};
+use super::{Cluster, Name, Snapshot, resolve::Holder};
 use crate::diagnosis::Case;
 
 /// How long what was looked up is taken as still so: pods come and go, and a peer that is asked for
@@ -16,12 +16,27 @@ pub const FRESH: SignedDuration = SignedDuration::from_secs(30);
 /// How long until an address is looked up again that could not be.
 const AGAIN: SignedDuration = SignedDuration::from_secs(5);
 
-/// What came of looking an address up.
+/// What is looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Sought {
+    /// Who holds an address.
+    Address(IpAddr),
+    /// A Service, with what is behind it.
+    Service(Name),
+}
+
+impl From<IpAddr> for Sought {
+    fn from(address: IpAddr) -> Self {
+        Self::Address(address.to_canonical())
+    }
+}
+
+/// What came of looking something up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LookUp {
     /// When.
     pub at: Timestamp,
-    /// Why it could not be done; `None`: whoever holds the address is among the objects.
+    /// Why it could not be done; `None`: what there is of it is among the objects.
     pub failed: Option<Arc<str>>,
 }
 
@@ -32,18 +47,18 @@ impl Cluster {
         self.snapshot.looked_up = Some(rpds::HashTrieMapSync::default());
     }
 
-    /// An address was looked up, and the objects found were applied.
-    pub fn looked_up(&mut self, address: IpAddr, look_up: LookUp) {
+    /// Something was looked up, and the objects found were applied.
+    pub fn looked_up(&mut self, sought: impl Into<Sought>, look_up: LookUp) {
         if let Some(looked_up) = &mut self.snapshot.looked_up {
-            looked_up.insert_mut(address.to_canonical(), look_up);
+            looked_up.insert_mut(sought.into(), look_up);
             self.snapshot.revision += 1;
         }
     }
 
     /// What was looked up long ago is of no use any more.
-    pub fn forget_look_up(&mut self, address: IpAddr) {
+    pub fn forget_look_up(&mut self, sought: &Sought) {
         if let Some(looked_up) = &mut self.snapshot.looked_up {
-            looked_up.remove_mut(&address.to_canonical());
+            looked_up.remove_mut(sought);
         }
     }
 }
@@ -54,40 +69,75 @@ impl Snapshot {
         self.looked_up.is_none()
     }
 
-    /// The addresses to look up before a case can be judged: none where everything is listed. Of a
-    /// Service that nobody translated, its backends'.
-    pub fn to_look_up(&self, case: &Case<'_>, now: Timestamp) -> Vec<IpAddr> {
+    /// What to look up before a case can be judged: nothing where everything is listed. Of a Service
+    /// that nobody translated, its backends; of the policies over either end, Services that they name.
+    pub fn to_look_up(&self, case: &Case<'_>, now: Timestamp) -> Vec<Sought> {
         let dialled = case.dialled.map(|(address, _)| address);
-        let mut missing: Vec<IpAddr> =
-            [Some(case.flow.source), Some(case.flow.destination), dialled]
-                .into_iter()
-                .flatten()
-                .filter(|address| self.is_missing(*address, case.at, now))
-                .collect();
+        let ends = [Some(case.flow.source), Some(case.flow.destination), dialled];
+        let mut missing: Vec<Sought> = ends
+            .into_iter()
+            .flatten()
+            .filter(|address| self.is_missing(*address, case.at, now))
+            .map(Sought::from)
+            .collect();
         if let Holder::Service(service) = self.resolve(case.flow.destination, case.at).holder {
             let backends = self.slices(&service).flat_map(|slice| &slice.addresses);
-            missing.extend(backends.filter(|address| self.is_missing(**address, None, now)));
+            let backends = backends.filter(|address| self.is_missing(**address, None, now));
+            missing.extend(backends.copied().map(Sought::from));
         }
+        missing.extend(self.services_of_rules(case).into_iter().map(Sought::Service).filter(
+            |sought| self.looked_up.is_some() && !self.is_fresh(sought, now).unwrap_or_default(),
+        ));
         missing.sort_unstable();
         missing.dedup();
         missing
     }
 
+    /// The Services that any policy names.
+    pub fn services_named(&self) -> BTreeSet<Name> {
+        let named = self.policies().iter().flat_map(|policy| policy.services());
+        named.map(|service| (service.namespace.clone(), service.name.clone())).collect()
+    }
+
+    /// The Services that policies name which may govern one of the ends.
+    fn services_of_rules(&self, case: &Case<'_>) -> Vec<Name> {
+        let ends = [case.flow.source, case.flow.destination];
+        let ends = ends.map(|address| self.resolve(address, case.at));
+        let pods = ends.iter().filter_map(|end| end.pod());
+        let policies = pods.flat_map(|pod| {
+            let labels = self.namespace(&pod.namespace).map(|namespace| &namespace.labels);
+            self.policies().candidates(&pod.namespace, &pod.labels, labels)
+        });
+        policies
+            .flat_map(|policy| {
+                let services = policy.services().into_iter();
+                let names = services.map(|s| (s.namespace.clone(), s.name.clone()));
+                names.collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
     fn is_missing(&self, address: IpAddr, at: Option<Timestamp>, now: Timestamp) -> bool {
-        let Some(looked_up) = &self.looked_up else { return false };
-        match looked_up.get(&address.to_canonical()) {
-            Some(LookUp { at, failed }) => {
-                let valid = if failed.is_some() { AGAIN } else { FRESH };
-                now.duration_since(*at) > valid
-            }
+        if self.looked_up.is_none() {
+            return false;
+        }
+        match self.is_fresh(&address.into(), now) {
+            Some(is_fresh) => !is_fresh,
             // Held by a pod or a node that is followed.
             None => !matches!(self.resolve(address, at).holder, Holder::Pod(_) | Holder::Node(_)),
         }
     }
 
+    /// Whether what was looked up need not be yet again; `None`: it never was.
+    fn is_fresh(&self, sought: &Sought, now: Timestamp) -> Option<bool> {
+        let LookUp { at, failed } = self.looked_up.as_ref()?.get(sought)?;
+        let valid = if failed.is_some() { AGAIN } else { FRESH };
+        Some(now.duration_since(*at) <= valid)
+    }
+
     /// Why an address that no object holds may be held all the same.
     pub(super) fn unclear(&self, address: IpAddr) -> Option<String> {
-        match self.looked_up.as_ref()?.get(&address) {
+        match self.looked_up.as_ref()?.get(&address.into()) {
             None => Some(format!("{address} has not been looked up")),
             Some(LookUp { failed: Some(why), .. }) => {
                 Some(format!("{address} could not be looked up: {why}"))

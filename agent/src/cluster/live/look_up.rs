@@ -1,4 +1,4 @@
-//! Looking up who holds an address, and saying why something could not be asked.
+//! Looking up who holds an address, or a Service, and saying why something could not be asked.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -8,7 +8,7 @@ use kube::{
     runtime::watcher,
 };
 use tokio::time::{Duration, timeout};
-use whydrop_core::cluster::object::Object;
+use whydrop_core::cluster::{look_up::Sought, object::Object};
 
 use super::{
     kinds::{ENDPOINT_SLICE, Followed, POD, SERVICE},
@@ -22,17 +22,27 @@ const WAIT: Duration = Duration::from_secs(2);
 /// The label by which an `EndpointSlice` names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// Who holds an address: pods of other nodes, or a Service with its `EndpointSlices`. `node`: whose
-/// pods to go through if nobody holds it as their first address, which is all that can be asked for.
+/// Who holds an address: pods of other nodes, or a Service with its `EndpointSlices`; or a Service by
+/// its name. `node`: whose pods to go through if nobody holds the address as their first one, which is
+/// all that can be asked for.
 ///
 /// # Errors
 /// Why it could not be asked.
 pub(super) async fn look_up(
     client: Client,
-    address: IpAddr,
+    sought: Sought,
     node: Option<Arc<str>>,
 ) -> Result<Vec<Object>, String> {
-    match timeout(WAIT, holders(&client, address, node)).await {
+    let asked = async {
+        match sought {
+            Sought::Address(address) => holders(&client, address, node).await,
+            Sought::Service((namespace, name)) => {
+                let named = ListParams::default().fields(&format!("metadata.name={name}"));
+                services(&client, Some(&namespace), &named).await
+            }
+        }
+    };
+    match timeout(WAIT, asked).await {
         Ok(found) => found.map_err(|error| chain(&error)),
         Err(_) => Err(format!("the API server did not answer within {} s", WAIT.as_secs())),
     }
@@ -46,17 +56,8 @@ async fn holders(
     let pods = ListParams::default().fields(&format!("status.podIP={address}"));
     let mut found = list(client, &POD, None, &pods).await?.objects;
     if found.is_empty() {
-        let services = ListParams::default().fields(&format!("spec.clusterIP={address}"));
-        found = list(client, &SERVICE, None, &services).await?.objects;
-        let mut slices = Vec::new();
-        for object in &found {
-            let Object::Service(service) = object else { continue };
-            let of_service =
-                ListParams::default().labels(&format!("{SERVICE_NAME}={}", service.name));
-            let namespace = Some(&*service.namespace);
-            slices.extend(list(client, &ENDPOINT_SLICE, namespace, &of_service).await?.objects);
-        }
-        found.extend(slices);
+        let of_address = ListParams::default().fields(&format!("spec.clusterIP={address}"));
+        found = services(client, None, &of_address).await?;
     }
     if let Some(node) = node.filter(|_| found.is_empty()) {
         let of_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
@@ -66,6 +67,24 @@ async fn holders(
     for object in &mut found {
         owners.complete(object).await;
     }
+    Ok(found)
+}
+
+/// Services, with their `EndpointSlices`.
+async fn services(
+    client: &Client,
+    namespace: Option<&str>,
+    which: &ListParams,
+) -> kube::Result<Vec<Object>> {
+    let mut found = list(client, &SERVICE, namespace, which).await?.objects;
+    let mut slices = Vec::new();
+    for object in &found {
+        let Object::Service(service) = object else { continue };
+        let of_service = ListParams::default().labels(&format!("{SERVICE_NAME}={}", service.name));
+        let namespace = Some(&*service.namespace);
+        slices.extend(list(client, &ENDPOINT_SLICE, namespace, &of_service).await?.objects);
+    }
+    found.extend(slices);
     Ok(found)
 }
 

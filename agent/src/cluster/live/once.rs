@@ -121,6 +121,11 @@ impl Reader {
         for followed in &self.of_cluster.clone() {
             self.all(followed, None, &ListParams::default()).await;
         }
+        for (namespace, name) in self.cluster.snapshot().services_named() {
+            let named = ListParams::default().fields(&format!("metadata.name={name}"));
+            self.all(&SERVICE, Some(&namespace), &named).await;
+            self.all(&ENDPOINT_SLICE, Some(&namespace), &ListParams::default()).await;
+        }
         self.count_unread().await;
         let read = [NAMESPACE, NODE].iter().chain(&self.of_namespaces).chain(&self.of_cluster);
         for followed in read {
@@ -159,7 +164,7 @@ impl Reader {
     async fn address(&mut self, address: IpAddr) -> BTreeSet<String> {
         let snapshot = self.cluster.snapshot();
         let node = snapshot.node_of_pod_network(address).map(|node| node.name.clone());
-        let found = look_up(self.client.clone(), address, node).await;
+        let found = look_up(self.client.clone(), address.into(), node).await;
         let failed = found.as_ref().err().map(|why| why.as_str().into());
         let mut namespaces = BTreeSet::new();
         for object in found.unwrap_or_default() {
