@@ -186,7 +186,10 @@ fn what_the_kernel_does_and_what_policies_say_are_told_apart() {
     let late =
         record(&mut agent, "out-of-sync", |record| record["flow"]["destination"]["port"] == 8081);
     assert_eq!(late["cause"]["class"], "out-of-sync", "{late}");
-    assert_eq!(late["cause"]["policy"], Value::Null, "{late}");
+    // Nobody denies it now; it is said whose denial that was, and until when.
+    assert_eq!(late["cause"]["policy"]["name"], "default-deny", "{late}");
+    assert_eq!(late["cause"]["changed"]["object"]["name"], "allow-all", "{late}");
+    assert_eq!(late["remedy"], Value::Null, "{late}");
     assert_eq!(late["evidence"]["reason"], "NETFILTER_DROP", "{late}");
 
     stage.fleet.start_felix("worker-2").expect("it starts");
