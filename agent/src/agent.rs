@@ -274,10 +274,11 @@ impl Agent {
     /// Takes over what the kernel routes where.
     fn take_topology(&mut self) {
         let topology = self.probe.interfaces.topology();
+        let snapshot = self.cluster.snapshot();
         for (index, name) in topology.links() {
             let addresses: Vec<IpAddr> = topology.addresses(index).collect();
             // What is there when the agent starts is older than that.
-            let since = match self.cluster.snapshot().interface(index) {
+            let since = match snapshot.interface(index) {
                 Some(known) => known.since,
                 None => self.is_ready.then(Timestamp::now),
             };

@@ -72,6 +72,9 @@ impl Snapshot {
     /// What to look up before a case can be judged: nothing where everything is listed. Of a Service
     /// that nobody translated, its backends; of the policies over either end, Services that they name.
     pub fn to_look_up(&self, case: &Case<'_>, now: Timestamp) -> Vec<Sought> {
+        if self.looked_up.is_none() {
+            return Vec::new();
+        }
         let dialled = case.dialled.map(|(address, _)| address);
         let ends = [Some(case.flow.source), Some(case.flow.destination), dialled];
         let mut missing: Vec<Sought> = ends
@@ -85,9 +88,8 @@ impl Snapshot {
             let backends = backends.filter(|address| self.is_missing(**address, None, now));
             missing.extend(backends.copied().map(Sought::from));
         }
-        missing.extend(self.services_of_rules(case).into_iter().map(Sought::Service).filter(
-            |sought| self.looked_up.is_some() && !self.is_fresh(sought, now).unwrap_or_default(),
-        ));
+        let services = self.services_of_rules(case).into_iter().map(Sought::Service);
+        missing.extend(services.filter(|sought| self.is_fresh(sought, now) != Some(true)));
         missing.sort_unstable();
         missing.dedup();
         missing
@@ -118,9 +120,6 @@ impl Snapshot {
     }
 
     fn is_missing(&self, address: IpAddr, at: Option<Timestamp>, now: Timestamp) -> bool {
-        if self.looked_up.is_none() {
-            return false;
-        }
         match self.is_fresh(&address.into(), now) {
             Some(is_fresh) => !is_fresh,
             // Held by a pod or a node that is followed.
