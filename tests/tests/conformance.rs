@@ -2,7 +2,14 @@
 //!
 //! The format is told in `conformance/README.md`.
 
-use std::{collections::BTreeSet, fmt::Write as _, fs, net::IpAddr, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    fmt::{Debug, Write as _},
+    fs,
+    net::IpAddr,
+    path::Path,
+    process::Command,
+};
 
 use serde_json::{Value, json};
 use whydrop::cluster::manifests::Manifests;
@@ -209,7 +216,50 @@ fn has_corner(probe: &Value, corner: &str) -> bool {
     probe["corner"].as_array().is_some_and(|corners| corners.iter().any(|c| c == corner))
 }
 
-fn check_calico(file: &str) {
+/// Holds Calico's account of a direction against ours.
+fn compare_calico(probe: &Value, verdict: &DirectionVerdict, expect: &Value) -> Option<String> {
+    let mut want = expected_of_calico(expect);
+    let got = told_of_calico(verdict);
+    if has_corner(probe, "tie-by") {
+        (want.decided, want.passed) = (got.decided.clone(), got.passed.clone());
+    }
+    // "For Kubernetes policies any one of the allowing rules may be named."
+    if let Some(decided) = &mut want.decided
+        && let Some((_, _, rule)) = decided.rule.as_ref().filter(|r| r.0 == "NetworkPolicy")
+        && verdict.allowed_by.iter().any(|r| {
+            let policy = decided.rule.as_ref().map(|(_, policy, _)| policy.as_str());
+            r.rule == *rule && Some(r.policy.to_string().as_str()) == policy
+        })
+    {
+        decided.rule = got.decided.as_ref().and_then(|d| d.rule.clone());
+    }
+    difference(&got, &want)
+}
+
+#[test]
+fn calico_policies_of_random_clusters() {
+    check("calico.jsonl", compare_calico);
+}
+
+fn exemption(verdict: &Verdict) -> Value {
+    match verdict.exempt {
+        None => Value::Null,
+        Some(Exemption::SamePod) => "same-pod".into(),
+        Some(Exemption::LocalNode) => "local-node".into(),
+    }
+}
+
+/// Holds an oracle's account of a direction against ours.
+fn compare(_probe: &Value, verdict: &DirectionVerdict, expect: &Value) -> Option<String> {
+    difference(&told(verdict), &expected(expect))
+}
+
+fn difference<T: PartialEq + Debug>(got: &T, want: &T) -> Option<String> {
+    (got != want).then(|| format!("got {got:#?}\nwant {want:#?}"))
+}
+
+/// Evaluates every probe of a file; `compare` says how a direction differs.
+fn check(file: &str, compare: fn(&Value, &DirectionVerdict, &Value) -> Option<String>) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance").join(file);
     let text = fs::read_to_string(&path).expect("the cases are part of the project");
     let mut probes = 0;
@@ -224,70 +274,10 @@ fn check_calico(file: &str) {
             let expect = &probe["expect"];
             let mut differs = exemption(&verdict) != expect["exempt"];
             for direction in [Direction::Egress, Direction::Ingress] {
-                let mut want = expected_of_calico(&expect[direction.to_string()]);
-                let verdict = verdict.direction(direction);
-                let got = told_of_calico(verdict);
-                if has_corner(probe, "tie-by") {
-                    (want.decided, want.passed) = (got.decided.clone(), got.passed.clone());
-                }
-                // "For Kubernetes policies any one of the allowing rules may be named."
-                if let Some(decided) = &mut want.decided
-                    && let Some((_, _, rule)) =
-                        decided.rule.as_ref().filter(|r| r.0 == "NetworkPolicy")
-                    && verdict.allowed_by.iter().any(|r| {
-                        let policy = decided.rule.as_ref().map(|(_, policy, _)| policy.as_str());
-                        r.rule == *rule && Some(r.policy.to_string().as_str()) == policy
-                    })
-                {
-                    decided.rule = got.decided.as_ref().and_then(|d| d.rule.clone());
-                }
-                if got != want {
+                let expect = &expect[direction.to_string()];
+                if let Some(difference) = compare(probe, verdict.direction(direction), expect) {
                     differs = true;
-                    let _ = writeln!(differences, "{direction}: got {got:#?}\nwant {want:#?}");
-                }
-            }
-            if differs {
-                let _ = writeln!(differences, "in {} probe {probe}\n", case["id"]);
-            }
-        }
-    }
-    assert!(probes > 0, "{file} holds no probes");
-    assert!(differences.is_empty(), "{file}, {probes} probes:\n{differences}");
-}
-
-#[test]
-fn calico_policies_of_random_clusters() {
-    check_calico("calico.jsonl");
-}
-
-fn exemption(verdict: &Verdict) -> Value {
-    match verdict.exempt {
-        None => Value::Null,
-        Some(Exemption::SamePod) => "same-pod".into(),
-        Some(Exemption::LocalNode) => "local-node".into(),
-    }
-}
-
-fn check(file: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance").join(file);
-    let text = fs::read_to_string(&path).expect("the cases are part of the project");
-    let mut probes = 0;
-    let mut differences = String::new();
-    for line in text.lines() {
-        let case: Value = serde_json::from_str(line).expect("a case");
-        let snapshot = cluster(&case);
-        for probe in case["probes"].as_array().expect("probes") {
-            probes += 1;
-            let question = question(&snapshot, probe);
-            let verdict = evaluate(&snapshot, &question);
-            let expect = &probe["expect"];
-            let mut differs = exemption(&verdict) != expect["exempt"];
-            for direction in [Direction::Egress, Direction::Ingress] {
-                let want = expected(&expect[direction.to_string()]);
-                let got = told(verdict.direction(direction));
-                if got != want {
-                    differs = true;
-                    let _ = writeln!(differences, "{direction}: got {got:#?}\nwant {want:#?}");
+                    let _ = writeln!(differences, "{direction}: {difference}");
                 }
             }
             if differs {
@@ -301,17 +291,17 @@ fn check(file: &str) {
 
 #[test]
 fn network_policies_of_random_clusters() {
-    check("np.jsonl");
+    check("np.jsonl", compare);
 }
 
 #[test]
 fn well_known_traps() {
-    check("traps.jsonl");
+    check("traps.jsonl", compare);
 }
 
 #[test]
 fn admin_policies_of_random_clusters() {
-    check("anp.jsonl");
+    check("anp.jsonl", compare);
 }
 
 /// What `whydrop check` says of a case's probes, one JSON line each; of those that are scored.
