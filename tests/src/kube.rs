@@ -19,6 +19,7 @@ pub mod node;
 pub mod parts;
 pub mod pki;
 mod ports;
+pub(crate) mod proxy;
 mod state;
 pub mod stories;
 pub mod wait;

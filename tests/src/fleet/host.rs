@@ -12,16 +12,15 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::json;
 
 use super::Settings;
 use crate::{
     cluster,
     kube::{
-        api::{Api, launch::PODS},
+        api::Api,
         calico::Felix,
         daemon::{Daemon, Lifetime, Place, Spawner},
-        parts,
+        proxy,
     },
     lab::{namespace::Namespace, router},
     scenario::ReversePath,
@@ -103,24 +102,8 @@ impl Host {
 
     /// Starts kube-proxy.
     pub(super) fn start_proxy(&mut self, api: &Api, folder: &Path) -> Result<()> {
-        let configuration = json!({
-            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-            "kind": "KubeProxyConfiguration",
-            "mode": "iptables",
-            "clientConnection": { "kubeconfig": api.kubeconfig() },
-            "clusterCIDR": PODS,
-            // The tables of connections belong to the machine.
-            "conntrack": {
-                "maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s",
-            },
-            "oomScoreAdj": 0,
-        });
-        let path = folder.join(format!("kube-proxy-{}.json", self.name));
-        std::fs::write(&path, configuration.to_string())?;
-        let mut proxy = apart(&self.spawner, parts::PROXY.program()?);
-        proxy.arg("--config").arg(path).args(["--hostname-override", &self.name]);
-        let name = format!("kube-proxy-{}", self.name);
-        self.proxy = Some(Daemon::start(&self.spawner, folder, &name, proxy)?);
+        let (spawner, kubeconfig) = (&self.spawner, api.kubeconfig());
+        self.proxy = Some(proxy::start(spawner, folder, &self.name, &kubeconfig, apart)?);
         Ok(())
     }
 }

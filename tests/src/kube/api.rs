@@ -3,7 +3,7 @@
 //! Without controllers nothing happens to objects by itself: a pod stays as it was written, and its
 //! status is set with `--subresource=status`. A namespace that is deleted stays, terminating.
 
-pub(crate) mod launch;
+pub(super) mod launch;
 
 use std::{
     fs,

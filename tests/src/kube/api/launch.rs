@@ -16,7 +16,7 @@ const SERVICES: &str = "10.96.0.0/16";
 /// The first of them, which is that of the API server.
 const SERVICE: &str = "10.96.0.1";
 /// The addresses of pods, a /24 of them for each node.
-pub(crate) const PODS: &str = "10.244.0.0/16";
+pub(in crate::kube) const PODS: &str = "10.244.0.0/16";
 
 /// The controllers that act on objects alone. Left out are those that act on nodes, for there is
 /// none: they would remove the pods.

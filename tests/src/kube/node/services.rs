@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use super::{ADDRESS, BUSYBOX, NAME, Network, Site};
 use crate::kube::{
-    api::{Api, User, launch::PODS},
+    api::{Api, User},
     calico,
     cgroups::Groups,
-    daemon::{Daemon, PATH},
-    debian, image, parts,
+    daemon::{Daemon, PATH, Spawner},
+    debian, image, parts, proxy,
     wait::{Look, until},
 };
 
@@ -58,7 +58,8 @@ impl Services {
         let [scheduler, proxy, node] = [0, 1, 2].map(|index| last_word(USERS[index].0));
         self.scheduler = Some(start_scheduler(site, api, scheduler)?);
         self.kubelet = Some(start_kubelet(site, api, node, groups)?);
-        self.proxy = Some(start_proxy(site, api, proxy)?);
+        let (spawner, kubeconfig) = (site.spawner, api.kubeconfig_for(proxy, proxy)?);
+        self.proxy = Some(proxy::start(spawner, site.folder, NAME, &kubeconfig, Spawner::serving)?);
         Ok(())
     }
 
@@ -162,7 +163,7 @@ fn network_list(site: &Site<'_>, network: Network) -> Value {
     json!({ "cniVersion": "0.3.1", "name": "lab", "plugins": [plugin, ports] })
 }
 
-/// The node's share of [`PODS`], which the controllers give to the first node.
+/// The node's share of the pods' addresses, which the controllers give to the first node.
 const NODE_PODS: &str = "10.244.0.0/24";
 
 /// The address that pods ask for names, as everywhere; somebody answers there once a Service of this
@@ -219,24 +220,4 @@ fn start_kubelet(site: &Site<'_>, api: &Api, token: &str, groups: &Groups) -> Re
     kubelet.arg("--kubeconfig").arg(api.kubeconfig_for(token, token)?);
     kubelet.args(["--hostname-override", NAME, "--node-ip", &ADDRESS.to_string()]);
     Daemon::start(site.spawner, site.folder, "kubelet", kubelet)
-}
-
-fn start_proxy(site: &Site<'_>, api: &Api, token: &str) -> Result<Daemon> {
-    let configuration = json!({
-        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-        "kind": "KubeProxyConfiguration",
-        "mode": "iptables",
-        "clientConnection": { "kubeconfig": api.kubeconfig_for(token, token)? },
-        "clusterCIDR": PODS,
-        // The tables of connections belong to the machine.
-        "conntrack": {
-            "maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s",
-        },
-        "oomScoreAdj": 0,
-    });
-    let path = site.folder.join("kube-proxy.json");
-    fs::write(&path, configuration.to_string())?;
-    let mut proxy = site.spawner.serving(parts::PROXY.program()?);
-    proxy.arg("--config").arg(path).args(["--hostname-override", NAME]);
-    Daemon::start(site.spawner, site.folder, "kube-proxy", proxy)
 }
