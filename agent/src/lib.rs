@@ -6,5 +6,6 @@ pub mod cluster;
 pub mod command;
 pub mod health;
 pub mod probe;
+pub mod records;
 pub mod report;
 pub mod sink;

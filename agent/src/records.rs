@@ -1,0 +1,105 @@
+//! Records read back, from the lines of agents' logs: of one node or of many, as they come.
+
+use serde::Deserialize;
+
+use crate::report::{Record, SCHEMA};
+
+/// What a line of a log turns out to be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Line {
+    /// A record.
+    Record(Box<Record>),
+    /// Anything else that a stream of logs holds: an agent's message, a line of text, nothing.
+    Other,
+    /// Meant as a record, and not one: cut off, or of a version that is not known here.
+    Unreadable {
+        /// What was expected, and where.
+        why: String,
+    },
+}
+
+/// What tells the kinds of records apart. Reading this first is quicker than trying one after the
+/// other, and gives an error that names the field.
+#[derive(Deserialize)]
+struct Head {
+    schema: String,
+    kind: String,
+}
+
+/// Reads a line as `whydrop agent --log-format json` writes it, or as `kubectl logs` passes it on:
+/// with `--prefix` or `--timestamps` something stands before it.
+pub fn read(line: &str) -> Line {
+    let Some(json) = line.find('{').map(|start| line[start..].trim_end()) else {
+        return Line::Other;
+    };
+    let Ok(head) = serde_json::from_str::<Head>(json) else {
+        // What begins as a record is one that was cut off; other programs write JSON as well.
+        let is_cut = json.starts_with(r#"{"schema":"whydrop/"#);
+        return if is_cut { unreadable("the line ends within the record") } else { Line::Other };
+    };
+    if head.schema != SCHEMA {
+        let is_ours = head.schema.starts_with("whydrop/");
+        let why = format!("schema: expected {SCHEMA}, found {}", head.schema);
+        return if is_ours { unreadable(&why) } else { Line::Other };
+    }
+    let record = match head.kind.as_str() {
+        "drop" | "finding" => parse(json).map(Record::Drop),
+        "incident" => parse(json).map(Record::Incident),
+        "agent" => parse(json).map(Record::Agent),
+        other => Err(format!("kind: expected drop, finding, incident or agent, found {other}")),
+    };
+    match record {
+        Ok(record) => Line::Record(Box::new(record)),
+        Err(why) => unreadable(&why),
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, String> {
+    let mut reader = serde_json::Deserializer::from_str(json);
+    serde_path_to_error::deserialize(&mut reader)
+        .map_err(|error| format!("{}: {}", error.path(), error.inner()))
+}
+
+fn unreadable(why: &str) -> Line {
+    Line::Unreadable { why: why.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READY: &str = concat!(
+        r#"{"schema":"whydrop/v1","kind":"agent","time":"2026-01-02T03:04:05Z","node":"worker-1","#,
+        r#""state":"degraded","what":"a watch ended","since":"2026-01-02T03:04:00Z"}"#
+    );
+
+    #[test]
+    fn a_record_is_found_behind_what_kubectl_puts_before_it() {
+        let plain = read(READY);
+        assert!(matches!(&plain, Line::Record(record) if matches!(**record, Record::Agent(_))));
+        let prefixed = format!("[pod/whydrop-x/whydrop] 2026-01-02T03:04:05.1Z {READY}\n");
+        assert_eq!(read(&prefixed), plain);
+    }
+
+    #[test]
+    fn what_is_no_record_is_told_from_one_that_is_broken() {
+        for other in ["", "2026-01-02T03:04:05Z AGENT node/a ready", r#"{"level":"INFO"}"#] {
+            assert_eq!(read(other), Line::Other, "{other}");
+        }
+        let why = |line: &str| match read(line) {
+            Line::Unreadable { why } => why,
+            line => panic!("expected an unreadable line, found {line:?}"),
+        };
+        assert_eq!(why(&READY[..60]), "the line ends within the record");
+        assert_eq!(
+            why(&READY.replace("whydrop/v1", "whydrop/v2")),
+            "schema: expected whydrop/v1, found whydrop/v2"
+        );
+        assert_eq!(
+            why(&READY.replace(r#""kind":"agent""#, r#""kind":"rumour""#)),
+            "kind: expected drop, finding, incident or agent, found rumour"
+        );
+        let missing = why(&READY.replace(r#""kind":"agent""#, r#""kind":"drop""#));
+        assert!(missing.contains("state"), "{missing}");
+    }
+}
