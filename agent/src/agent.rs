@@ -5,7 +5,7 @@
 //!  cluster::Source ────▶ Cluster ──▶ Snapshot ─────────────┐
 //!                                                          ▼
 //!  probe::Observations ▶ Correlator ─▶ Drop ─────▶ diagnose, remedy ─▶ Record ─▶ sink::{Log, Events,
-//!            tick ─────▶      │                           └▶ IncidentBook ─┤              Metrics}
+//!            tick ─────▶      │                           └▶ IncidentBook ─┤              Otlp, Metrics}
 //!                             │        Answered ─▶ diagnose ─▶ finding ─┤                  ▲
 //!                             └──────▶ Folded ─────────────────────────┘                  │
 //!  counts and lengths of all of these ─▶ Readings ────────────────────────────────────────┘
@@ -27,7 +27,7 @@ use std::{
     collections::BTreeMap,
     future::Future,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -55,6 +55,10 @@ use crate::{
         events::Events,
         log::{Format, Log},
         metrics::Metrics,
+        otlp::{
+            self, Origin, Otlp,
+            settings::{OtlpArgs, Settings},
+        },
     },
     state::StateDirectory,
 };
@@ -90,6 +94,8 @@ pub struct Options {
     pub health: Option<SocketAddr>,
     /// The reason that Kubernetes Events give; `None`: write none.
     pub event_reason: Option<String>,
+    /// How to reach a collector.
+    pub otlp: OtlpArgs,
     /// Where to keep what the next agent on this node goes on from; `None`: nowhere.
     pub state_directory: Option<PathBuf>,
 }
@@ -107,6 +113,8 @@ struct Agent {
     log: Log,
     /// Where there is an API server to write them to.
     events: Option<Events>,
+    /// Where there is a collector to send them to.
+    otlp: Option<Otlp>,
     metrics: Metrics,
     probe: Probe,
     source: Source,
@@ -127,8 +135,10 @@ pub async fn run(
     shutdown: impl Future<Output = &'static str>,
 ) -> anyhow::Result<()> {
     let node: Arc<str> = options.node.as_str().into();
+    let collector = Settings::read(&options.otlp)?;
     let mut cluster = Cluster::default();
     let mut events = None;
+    let mut api = None;
     let source = if let Some(path) = options.manifests {
         let folder = Folder::open(path, &mut cluster)?;
         cluster.history_begins(Timestamp::now());
@@ -137,10 +147,21 @@ pub async fn run(
         let client = connect(&options.kube).await.context("cannot reach the cluster")?;
         let start = |reason| Events::start(client.clone(), options.node.clone(), reason);
         events = options.event_reason.map(start);
+        api = Some(client.clone());
         Source::Api(Box::new(Live::start(client, node.clone(), &mut cluster)))
     };
     let _alone = alone::claim()?;
     let state = options.state_directory.as_deref().map(StateDirectory::open).transpose();
+    let folder = state.as_ref().ok().and_then(Option::as_ref).map(StateDirectory::path);
+    let start = |settings| {
+        let origin = Origin::new(&options.node)?;
+        let folder = folder.map(Path::to_path_buf);
+        Otlp::start(otlp::Options { settings, origin, folder, bounds: None })
+    };
+    let otlp = collector.map(start).transpose().context("cannot send to a collector")?;
+    if let (Some(otlp), Some(client)) = (&otlp, api) {
+        otlp.learn_cluster(client);
+    }
     let metrics = Metrics::default();
     let health = Health::start(options.health, metrics.clone()).await?;
     let config = Config { attach: options.attach, ..Config::default() };
@@ -156,6 +177,7 @@ pub async fn run(
         losses: Losses::default(),
         log: Log::start(options.format),
         events,
+        otlp,
         metrics,
         probe,
         source,
@@ -361,6 +383,11 @@ impl Agent {
                 self.node
             ));
         }
+        if self.otlp.as_ref().is_some_and(|otlp| !otlp.is_on_disk()) {
+            cannot.push(
+                "keep what waits for the collector across a restart: see --state-directory".into(),
+            );
+        }
         let attached = self.probe.interfaces.attached();
         let state = AgentState::Ready {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -395,6 +422,9 @@ impl Agent {
     /// Hands a record to the sinks that take every one.
     fn write(&self, record: Record) {
         self.metrics.write(&record);
+        if let Some(otlp) = &self.otlp {
+            otlp.write(record.clone());
+        }
         self.log.write(record);
     }
 
@@ -422,7 +452,13 @@ impl Agent {
             Err(_) => BTreeMap::new(),
         };
         self.tell(AgentState::Stopping { why, counts });
-        self.log.finish().await;
+        let Self { log, otlp, .. } = self;
+        let collected = async {
+            if let Some(otlp) = otlp {
+                otlp.finish().await;
+            }
+        };
+        tokio::join!(log.finish(), collected);
     }
 }
 

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use whydrop_core::correlate::{Account, Correlator};
 
-use crate::probe::{KERNEL_DROP, Totals};
+use crate::{
+    probe::{KERNEL_DROP, Totals},
+    sink::otlp::Fare,
+};
 
 /// Something that is counted since it was not told.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +28,8 @@ pub(super) fn losses(
     records_shed: u64,
     notes_shed: u64,
     incidents_shed: u64,
-) -> [Loss; 7] {
+    otlp: Fare,
+) -> [Loss; 10] {
     [
         ("observations", "observations for want of room in the kernel", totals.lost.iter().sum()),
         ("program-runs", "program runs skipped by the kernel", totals.skipped),
@@ -34,6 +38,9 @@ pub(super) fn losses(
         ("records", "records for a slow reader of the log", records_shed),
         ("incidents", "drops that no incident is told of", incidents_shed),
         ("notes", "reports that no Kubernetes Event tells of", notes_shed),
+        ("otlp-full", "records for want of room before the collector", otlp.full),
+        ("otlp-old", "records that waited too long for the collector", otlp.old),
+        ("otlp-refused", "records that the collector refused", otlp.refused),
     ]
     .map(|(what, words, count)| Loss { what, words, count })
 }

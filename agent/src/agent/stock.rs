@@ -15,6 +15,7 @@ use crate::{
         events::{self, Events},
         log,
         metrics::{Program, Queue, Readings},
+        otlp::{self, Fare, Otlp},
     },
 };
 
@@ -32,6 +33,7 @@ impl Agent {
             self.log.shed(),
             self.events.as_ref().map_or(0, Events::shed),
             self.incidents.shed(),
+            self.fare().unwrap_or_default(),
         );
         let counts = self.losses.news(&losses);
         if !counts.is_empty() {
@@ -63,16 +65,23 @@ impl Agent {
             fates: self.losses.fates(self.correlator.account()),
             losses: losses.iter().map(|loss| (loss.what, loss.count)).collect(),
             queues: self.queues(),
+            otlp: self.fare(),
             // Counted only while kernel.bpf_stats_enabled is set.
             programs: totals.programs.iter().filter(|cost| cost.runs > 0).map(program).collect(),
         }
     }
 
+    fn fare(&self) -> Option<Fare> {
+        self.otlp.as_ref().map(Otlp::fare)
+    }
+
     fn queues(&self) -> Vec<Queue> {
+        let otlp = self.fare().map_or(0, |fare| fare.queued);
         let events = self.events.as_ref().map_or(0, Events::queued);
         [
             ("log", self.log.queued(), log::QUEUE_MAX),
             ("events", events, events::QUEUE_MAX),
+            ("otlp", otlp, otlp::QUEUE_MAX),
             ("catching-up", self.waiting.len(), WAITING_MAX),
             ("seeking", self.seekers.len(), WAITING_MAX),
             ("look-ups", self.source.looking_up(), LOOK_UPS_MAX),
