@@ -80,6 +80,7 @@ pub struct Otlp {
 struct Counts {
     queued: AtomicUsize,
     queue_full: AtomicU64,
+    kept: AtomicU64,
     outbox_full: AtomicU64,
     outbox_old: AtomicU64,
     refused: AtomicU64,
@@ -96,6 +97,8 @@ struct Counts {
 pub struct Fare {
     /// Records that no event was made of: they wait in the queue.
     pub queued: usize,
+    /// Events that the outbox has taken in.
+    pub kept: u64,
     /// Events that a collector has.
     pub sent: u64,
     /// Requests that were to be sent again.
@@ -183,6 +186,7 @@ impl Otlp {
         };
         Fare {
             queued: counts.queued.load(Relaxed),
+            kept: counts.kept.load(Relaxed),
             sent: counts.sent.load(Relaxed),
             retries: counts.retries.load(Relaxed),
             full: counts.queue_full.load(Relaxed) + counts.outbox_full.load(Relaxed),

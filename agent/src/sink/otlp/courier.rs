@@ -167,7 +167,9 @@ impl Courier {
         if self.outbox.len() == 0 {
             self.due = self.due.max(Instant::now() + LINGER);
         }
+        let count = events.len() as u64;
         let shed = self.outbox.push(&mut events, now);
+        self.counts.kept.fetch_add(count, Relaxed);
         self.shed(shed);
     }
 

@@ -87,7 +87,11 @@ impl Settings {
         Self::from(args, &|name| env::var(name).ok())
     }
 
-    fn from(
+    /// The same, where variables are looked up elsewhere.
+    ///
+    /// # Errors
+    /// As [`Settings::read`].
+    pub fn from(
         args: &OtlpArgs,
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> anyhow::Result<Option<Self>> {
