@@ -156,7 +156,7 @@ pub async fn run(
     let start = |settings| {
         let origin = Origin::new(&options.node)?;
         let folder = folder.map(Path::to_path_buf);
-        Otlp::start(otlp::Options { settings, origin, folder, bounds: None })
+        Otlp::start(otlp::Options { settings: Arc::new(settings), origin, folder, bounds: None })
     };
     let otlp = collector.map(start).transpose().context("cannot send to a collector")?;
     if let (Some(otlp), Some(client)) = (&otlp, api) {

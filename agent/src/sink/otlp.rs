@@ -23,7 +23,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     thread,
 };
@@ -56,7 +56,7 @@ const CLUSTER_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How to reach the collector.
-    pub settings: Settings,
+    pub settings: Arc<Settings>,
     /// Who sends.
     pub origin: Origin,
     /// Where events wait; `None`: in memory.
@@ -71,7 +71,6 @@ pub struct Otlp {
     thread: thread::JoinHandle<()>,
     counts: Arc<Counts>,
     cluster: Arc<OnceLock<String>>,
-    is_on_disk: bool,
 }
 
 /// What became of records, and what waits; written by the sink's thread, but for `queued` and
@@ -90,6 +89,7 @@ struct Counts {
     waiting_bytes: AtomicU64,
     /// Milliseconds since 1970; 0: nothing waits.
     eldest: AtomicU64,
+    is_on_disk: AtomicBool,
 }
 
 /// How the sink fares. Counts begin with its start.
@@ -121,14 +121,15 @@ impl Otlp {
     /// Starts the sink's thread; it ends with the queue.
     ///
     /// # Errors
-    /// Certificates that cannot be read, or a machine without room for another thread. An outbox
-    /// that cannot be opened is an error to tell, and no reason not to send: it is in memory then.
+    /// Certificates that cannot be read, or a machine without room for another thread. The thread
+    /// opens the outbox; where it cannot, it says so, and what waits is in memory.
     pub fn start(options: Options) -> anyhow::Result<Self> {
         let (queue, records) = mpsc::channel(QUEUE_MAX);
         let counts = Arc::<Counts>::default();
         let cluster = Arc::<OnceLock<String>>::default();
-        let courier = courier::Courier::new(options, counts.clone(), cluster.clone())?;
-        let is_on_disk = courier.is_on_disk();
+        counts.is_on_disk.store(options.folder.is_some(), Relaxed);
+        let client = client::Client::new(&options.settings)?;
+        let (counted, learnt) = (counts.clone(), cluster.clone());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             // For looking up the collector's name alone.
@@ -136,9 +137,12 @@ impl Otlp {
             .build()?;
         let thread = thread::Builder::new().name("otlp".to_owned());
         let thread = thread
-            .spawn(move || runtime.block_on(courier.run(records)))
+            .spawn(move || {
+                let courier = courier::Courier::new(options, client, counted, learnt);
+                runtime.block_on(courier.run(records));
+            })
             .context("start a thread for the collector")?;
-        Ok(Self { queue, thread, counts, cluster, is_on_disk })
+        Ok(Self { queue, thread, counts, cluster })
     }
 
     /// Queues a record; where there is no room, it is counted as shed.
@@ -173,7 +177,7 @@ impl Otlp {
 
     /// Whether what waits is there after a restart.
     pub fn is_on_disk(&self) -> bool {
-        self.is_on_disk
+        self.counts.is_on_disk.load(Relaxed)
     }
 
     /// How it fares.

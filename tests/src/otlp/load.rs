@@ -42,7 +42,7 @@ pub fn sink(
     bytes: Option<u64>,
 ) -> Result<Otlp> {
     let bounds = bytes.map(|bytes| Bounds { bytes, ..Bounds::DISK });
-    Otlp::start(Options { settings, origin: Origin::new(node)?, folder, bounds })
+    Otlp::start(Options { settings: settings.into(), origin: Origin::new(node)?, folder, bounds })
 }
 
 /// The golden record of a snapshot.

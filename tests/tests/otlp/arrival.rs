@@ -156,7 +156,13 @@ fn documented(page: &str) {
     let missing: Vec<_> = sent.difference(&named).collect();
     assert!(missing.is_empty(), "docs/otlp.md is without {missing:?}");
     // Of other workloads, or of a cluster: the golden records have none of these.
-    let more = ["k8s.cluster.uid", "whydrop.verdict.exempt", "whydrop.incident.resolution"];
+    let more = [
+        "k8s.cluster.uid",
+        "whydrop.verdict.exempt",
+        "whydrop.verdict.egress.layer",
+        "whydrop.incident.resolution",
+        "destination.k8s.deployment.name",
+    ];
     let other = |name: &&str| {
         let kinds =
             ["statefulset", "daemonset", "replicaset", "replicationcontroller", "job", "cronjob"];

@@ -70,9 +70,10 @@ pub(super) struct Courier {
 impl Courier {
     pub(super) fn new(
         options: Options,
+        client: Client,
         counts: Arc<Counts>,
         cluster: Arc<OnceLock<String>>,
-    ) -> anyhow::Result<Self> {
+    ) -> Self {
         let Options { settings, origin, folder, bounds } = options;
         let in_memory = || Outbox::in_memory(bounds.unwrap_or(Bounds::MEMORY));
         let outbox = match &folder {
@@ -93,8 +94,7 @@ impl Courier {
                 })
             }
         };
-        let settings = Arc::new(settings);
-        let client = Client::new(&settings)?;
+        counts.is_on_disk.store(outbox.is_on_disk(), Relaxed);
         let courier = Self {
             settings,
             origin,
@@ -107,11 +107,7 @@ impl Courier {
             complaint: String::new(),
         };
         courier.tell();
-        Ok(courier)
-    }
-
-    pub(super) fn is_on_disk(&self) -> bool {
-        self.outbox.is_on_disk()
+        courier
     }
 
     /// Until the queue ends, and what waits is sent or the time for it is over.
@@ -255,7 +251,7 @@ impl Courier {
     fn leave(&self) {
         let waiting = self.outbox.len();
         if waiting > 0 {
-            let fate = if self.is_on_disk() { "sent after the next start" } else { "lost" };
+            let fate = if self.outbox.is_on_disk() { "sent after the next start" } else { "lost" };
             tracing::warn!("{waiting} records wait for the collector: they are {fate}");
         }
     }
