@@ -20,7 +20,7 @@ impl Agent {
             }
         }
         for change in self.incidents.tick(&self.cluster.snapshot(), now) {
-            self.log.write(self.reporter.incident(now, &change));
+            self.write(self.reporter.incident(now, &change));
         }
     }
 }
