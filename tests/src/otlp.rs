@@ -4,5 +4,6 @@
 pub mod collector;
 pub mod endpoint;
 pub mod events;
+pub mod fleet;
 pub mod kafka;
 pub mod load;

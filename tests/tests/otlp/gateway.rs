@@ -17,12 +17,22 @@ use whydrop_tests::{
     otlp::{
         collector::Collector,
         events::{distinct, read},
+        fleet::Fleet,
         kafka::Kafka,
         load::{INCIDENTS, Records, drain, incident_id, settings, sink},
     },
 };
 
 use crate::ARRIVAL;
+
+/// `cargo xtask fleet-load` plays it for a thousand.
+#[test]
+fn a_small_fleet_loses_nothing_through_one_collector() -> Result<()> {
+    let fleet = Fleet { agents: 40, records: 10, seconds: 1, http: false };
+    let report = fleet.play()?;
+    assert_eq!((report.received, report.lost, report.handed), (400, 0, 400), "{report}");
+    Ok(())
+}
 
 /// How long the gateway may take to bring all to Kafka, which has just come back.
 const STORED: Duration = Duration::from_secs(60);
