@@ -223,7 +223,7 @@ impl Agent {
                     Err(error) => self.degraded(&error),
                 },
                 _ = turns.tick() => self.turn().await,
-                _ = stock.tick() => self.take_stock(),
+                _ = stock.tick() => self.take_stock(Timestamp::now()),
                 () = sleep_until(due) => {}
             }
             let now = Timestamp::now();
@@ -348,7 +348,7 @@ impl Agent {
         }
         self.is_ready = true;
         self.health.beat(now, self.source.is_synced());
-        self.take_stock();
+        self.take_stock(now);
         self.tell_ready();
     }
 
@@ -446,7 +446,8 @@ impl Agent {
         while let Some(waited) = self.waiting.leave(Timestamp::MAX) {
             self.judge_again(waited, now);
         }
-        self.take_stock();
+        // Everything, however short ago it was told last.
+        self.take_stock(Timestamp::MAX);
         let counts = match self.probe.observations.totals() {
             Ok(totals) => self.losses.account(&totals, &self.correlator),
             Err(_) => BTreeMap::new(),

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use jiff::{SignedDuration, Timestamp};
 use whydrop_core::correlate::{Account, Correlator};
 
 use crate::{
     probe::{KERNEL_DROP, Totals},
     sink::otlp::Fare,
 };
+
+/// What the collector did not get is told at most this often: the record that tells of it may fare
+/// no better, and would be a loss to tell of.
+const COLLECTOR_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
 
 /// Something that is counted since it was not told.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +21,8 @@ pub(super) struct Loss {
     pub(super) what: &'static str,
     /// What and why, as the record tells it.
     words: &'static str,
+    /// Whether it was for the collector.
+    is_collectors: bool,
     /// How often since the start.
     pub(super) count: u64,
 }
@@ -42,7 +49,10 @@ pub(super) fn losses(
         ("otlp-old", "records that waited too long for the collector", otlp.old),
         ("otlp-refused", "records that the collector refused", otlp.refused),
     ]
-    .map(|(what, words, count)| Loss { what, words, count })
+    .map(|(what, words, count)| {
+        let is_collectors = what.starts_with("otlp-");
+        Loss { what, words, is_collectors, count }
+    })
 }
 
 /// Losses so far, and which of them have been told.
@@ -50,6 +60,8 @@ pub(super) fn losses(
 pub(super) struct Losses {
     of_no_pod: u64,
     told: BTreeMap<&'static str, u64>,
+    /// When it was last told what the collector did not get.
+    collectors_told: Option<Timestamp>,
 }
 
 impl Losses {
@@ -59,11 +71,17 @@ impl Losses {
     }
 
     /// What was lost since it was last asked.
-    pub(super) fn news(&mut self, losses: &[Loss]) -> BTreeMap<String, u64> {
+    pub(super) fn news(&mut self, losses: &[Loss], now: Timestamp) -> BTreeMap<String, u64> {
         let mut news = BTreeMap::new();
-        for Loss { what, words, count } in losses {
+        let told_of_collector = self.collectors_told;
+        let may_tell_of_collector =
+            told_of_collector.is_none_or(|told| now.duration_since(told) >= COLLECTOR_INTERVAL);
+        for Loss { what, words, is_collectors, count } in losses {
             let told = self.told.entry(what).or_default();
-            if count > told {
+            if count > told && (may_tell_of_collector || !is_collectors) {
+                if *is_collectors {
+                    self.collectors_told = Some(now);
+                }
                 news.insert((*words).to_owned(), count - *told);
                 *told = *count;
             }
@@ -107,5 +125,27 @@ impl Losses {
             counts.insert(format!("ns in {}", cost.program), cost.nanoseconds);
         }
         counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_collector_did_not_get_is_not_told_again_at_once() {
+        let loss =
+            |what, count| Loss { what, words: what, is_collectors: what == "otlp-old", count };
+        let mut losses = Losses::default();
+        let start = Timestamp::UNIX_EPOCH;
+        let told = |losses: &mut Losses, counts: [u64; 2], seconds| {
+            let now = start + SignedDuration::from_secs(seconds);
+            let now = losses.news(&[loss("records", counts[0]), loss("otlp-old", counts[1])], now);
+            now.into_iter().map(|(what, count)| format!("{count} {what}")).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&mut losses, [1, 4], 0), ["4 otlp-old", "1 records"]);
+        assert_eq!(told(&mut losses, [3, 5], 10), ["2 records"]);
+        assert!(told(&mut losses, [3, 6], 20).is_empty());
+        assert_eq!(told(&mut losses, [3, 7], 300), ["3 otlp-old"]);
     }
 }

@@ -1,5 +1,6 @@
 //! Taking stock: what was lost is told, and how the agent fares is read off for the metrics.
 
+use jiff::Timestamp;
 use whydrop_core::cluster::object::Kind;
 
 use super::{
@@ -21,7 +22,7 @@ use crate::{
 
 impl Agent {
     /// Tells what was lost since it last did, and renews the metrics' readings.
-    pub(super) fn take_stock(&mut self) {
+    pub(super) fn take_stock(&mut self, now: Timestamp) {
         let totals = match self.probe.observations.totals() {
             Ok(totals) => totals,
             Err(error) => return self.degraded(&error),
@@ -35,7 +36,7 @@ impl Agent {
             self.incidents.shed(),
             self.fare().unwrap_or_default(),
         );
-        let counts = self.losses.news(&losses);
+        let counts = self.losses.news(&losses, now);
         if !counts.is_empty() {
             self.tell(AgentState::Lost { counts });
         }

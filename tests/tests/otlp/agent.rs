@@ -1,12 +1,16 @@
 //! The real agent: a real drop reaches the collector, though neither was there all the time.
 
-use std::{fs, net::TcpStream, path::Path, time::Duration};
+use std::{fs, net::TcpStream, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Result;
-use whydrop::report::{AgentState, Record};
+use whydrop::{
+    cluster::connect::{KubeArgs, connect},
+    report::{AgentState, Record},
+};
 use whydrop_tests::{
     agent::{Agent, binary},
     kube::{
+        api::{Api, Settings},
         daemon::Place,
         wait::{Look, until},
     },
@@ -15,6 +19,7 @@ use whydrop_tests::{
     otlp::{
         collector::{Collector, TO_FILE},
         events::{Event, distinct},
+        load::{Records, settings, sink},
     },
 };
 
@@ -159,6 +164,43 @@ fn a_drop_reaches_the_collector_though_the_agent_was_killed_before_it_was_there(
         matches!(&last, Record::Agent(agent) if matches!(agent.state, AgentState::Stopping { .. }))
     );
     Ok(())
+}
+
+#[test]
+fn the_resource_names_the_cluster_by_the_uid_of_its_kube_system() -> Result<()> {
+    let api = Api::start(Settings::default())?;
+    let kubectl = api.kubectl()?;
+    let uid = until("the namespace kube-system", ARRIVAL, || {
+        let get = ["get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}"];
+        Ok(match kubectl.run(get) {
+            Ok(uid) if !uid.is_empty() => Look::Seen(uid),
+            other => Look::NotYet(format!("{other:?}")),
+        })
+    })?;
+    let collector = Collector::start(TO_FILE)?;
+    let endpoint = format!("http://{}", collector.http);
+    let settings = settings(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())])?;
+    let sink = Arc::new(sink("worker-1", settings, None, None)?);
+    let args = KubeArgs { kubeconfig: Some(api.kubeconfig()), context: None };
+    let learning = sink.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // It ends with the process.
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            learning.learn_cluster(connect(&args).await.expect("a client"));
+            std::future::pending::<()>().await;
+        });
+    });
+    // It is not waited for: what is sent before it is known goes without.
+    until("the cluster's uid", ARRIVAL, || {
+        sink.write(Records::of("worker-1").drop(0));
+        let events = collector.events()?;
+        let last = events.last().map(|event| event.resource.get("k8s.cluster.uid").cloned());
+        Ok(match last.flatten() {
+            Some(told) if told == uid => Look::Seen(()),
+            told => Look::NotYet(format!("{told:?}, not {uid}")),
+        })
+    })
 }
 
 #[test]

@@ -91,7 +91,7 @@ pub(super) struct Client {
 #[derive(Clone)]
 enum Way {
     Grpc(Box<Grpc<legacy::Client<Connector, tonic::body::Body>>>),
-    Http(legacy::Client<Connector, Full<Bytes>>),
+    Http(Box<legacy::Client<Connector, Full<Bytes>>>),
 }
 
 impl Client {
@@ -104,7 +104,7 @@ impl Client {
         let mut builder = legacy::Client::builder(TokioExecutor::new());
         builder.pool_timer(TokioTimer::new()).timer(TokioTimer::new());
         let way = match settings.protocol {
-            Protocol::Http => Way::Http(builder.build(connector)),
+            Protocol::Http => Way::Http(Box::new(builder.build(connector))),
             Protocol::Grpc => {
                 builder.http2_only(true);
                 builder.http2_keep_alive_interval(KEEP_ALIVE).http2_keep_alive_timeout(KEEP_ALIVE);

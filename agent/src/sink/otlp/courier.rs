@@ -196,9 +196,7 @@ impl Courier {
                 self.counts.refused.fetch_add(rejected, Relaxed);
                 self.counts.sent.fetch_add(events - rejected, Relaxed);
                 if rejected > 0 {
-                    self.complain(format!(
-                        "the collector rejects {rejected} of {events}: {message}"
-                    ));
+                    self.complain(format!("the collector rejects some records: {message}"));
                 } else if !message.is_empty() {
                     self.complain(format!("the collector warns: {message}"));
                 } else if self.failures > 0 {

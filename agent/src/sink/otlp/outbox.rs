@@ -340,9 +340,10 @@ fn is_broken(error: &redb::Error) -> bool {
     match error {
         redb::Error::Corrupted(_)
         | redb::Error::UpgradeRequired(_)
-        | redb::Error::RepairAborted => true,
+        | redb::Error::RepairAborted
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TypeDefinitionChanged { .. } => true,
         redb::Error::Io(error) => error.kind() == io::ErrorKind::InvalidData,
-        redb::Error::TableTypeMismatch { .. } | redb::Error::TypeDefinitionChanged { .. } => true,
         _ => false,
     }
 }
