@@ -56,6 +56,7 @@ use crate::{
         log::{Format, Log},
         metrics::Metrics,
     },
+    state::StateDirectory,
 };
 use losses::Losses;
 use recheck::Recheck;
@@ -89,6 +90,8 @@ pub struct Options {
     pub health: Option<SocketAddr>,
     /// The reason that Kubernetes Events give; `None`: write none.
     pub event_reason: Option<String>,
+    /// Where to keep what the next agent on this node goes on from; `None`: nowhere.
+    pub state_directory: Option<PathBuf>,
 }
 
 /// Everything that the agent's one task owns.
@@ -137,6 +140,7 @@ pub async fn run(
         Source::Api(Box::new(Live::start(client, node.clone(), &mut cluster)))
     };
     let _alone = alone::claim()?;
+    let state = options.state_directory.as_deref().map(StateDirectory::open).transpose();
     let metrics = Metrics::default();
     let health = Health::start(options.health, metrics.clone()).await?;
     let config = Config { attach: options.attach, ..Config::default() };
@@ -160,6 +164,11 @@ pub async fn run(
         is_ready: false,
         started: Timestamp::now(),
     };
+    match &state {
+        Ok(Some(state)) => tracing::info!(folder = %state.path().display(), "keeping state"),
+        Ok(None) => {}
+        Err(why) => agent.degraded(&format!("what is known ends with this agent: {why:#}")),
+    }
     agent.take_topology();
     agent.get_ready(Timestamp::now());
     let why = agent.follow(shutdown).await;

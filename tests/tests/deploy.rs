@@ -46,6 +46,7 @@ metrics:
   enabled: true
   address: "[::]"
   podMonitor: {enabled: true, labels: {release: stack}, interval: 1m30s}
+stateDirectory: /srv/drops
 extraArgs: [--node-name=worker-1]
 extraEnv:
   - {name: TZ, value: UTC}
@@ -312,6 +313,8 @@ fn every_value_of_the_chart_has_effect() {
         r#""release":"stack""#,
         r#""interval":"1m30s""#,
         r#""port":19472"#,
+        r#""hostPath":{"path":"/srv/drops","type":"DirectoryOrCreate"}"#,
+        r#""mountPath":"/var/lib/whydrop""#,
         "--node-name=worker-1",
         r#""name":"TZ""#,
         "status.podIP",
@@ -359,6 +362,7 @@ fn the_chart_refuses_values_that_it_does_not_know() {
         ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
         ("image.digest=sha256:12", "/image/digest"),
         ("extraArgs=--flag", "/extraArgs"),
+        ("stateDirectory=drops", "/stateDirectory"),
     ] {
         let output = helm(&["template", "--set", set]);
         let said = String::from_utf8_lossy(&output.stderr);
@@ -368,15 +372,25 @@ fn the_chart_refuses_values_that_it_does_not_know() {
 }
 
 #[test]
-fn the_agent_gets_three_capabilities_and_nothing_of_the_host_but_its_network() {
+fn the_agent_gets_three_capabilities_the_hosts_network_and_a_folder_of_its_own() {
     let pod = base_pod();
     assert_eq!(pod.host_network, Some(true));
     assert_eq!((pod.host_pid, pod.host_ipc), (None, None));
-    assert_eq!(pod.volumes, None, "no volume, so no host path");
+    let volumes = json!(pod.volumes);
+    let folder = json!({"path": "/var/lib/whydrop", "type": "DirectoryOrCreate"});
+    assert_eq!(volumes, json!([{"name": "state", "hostPath": folder}]));
     let everywhere = &pod.tolerations.as_deref().unwrap_or_default()[0];
     assert_eq!((everywhere.operator.as_deref(), &everywhere.key), (Some("Exists"), &None));
 
     let [container] = pod.containers.as_slice() else { panic!("one container") };
+    // It is where the agent looks for it, and can be left out.
+    let mount = &container.volume_mounts.as_deref().expect("a mount")[0].mount_path;
+    let argument = format!("--state-directory={mount}");
+    assert!(container.args.as_deref().expect("arguments").contains(&argument), "{argument}");
+    let without = serde_json::to_string(&chart(&["--set", "stateDirectory="])).expect("JSON");
+    for word in ["hostPath", "volume", "--state-directory"] {
+        assert!(!without.contains(word), "{word} in {without}");
+    }
     let security = container.security_context.as_ref().expect("a security context");
     let capabilities = security.capabilities.as_ref().expect("capabilities");
     let names = |list: &Option<Vec<String>>| list.clone().unwrap_or_default().join(" ");

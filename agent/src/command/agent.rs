@@ -40,6 +40,9 @@ pub(super) struct Args {
     /// Write no Kubernetes Events
     #[arg(long)]
     no_events: bool,
+    /// Where to keep what survives a restart, such as when flows worked last; nothing does without
+    #[arg(long, value_name = "DIR", env = "WHYDROP_STATE_DIRECTORY")]
+    state_directory: Option<PathBuf>,
     /// The form of records on standard output, and of messages on standard error
     #[arg(long, value_enum, env = "WHYDROP_LOG_FORMAT", default_value = "text")]
     pub(super) log_format: Format,
@@ -58,6 +61,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         attach: Attach::Auto,
         health: args.health_address,
         event_reason: (!args.no_events).then_some(args.event_reason),
+        state_directory: args.state_directory,
     };
     // One thread: the agent is one task, and resident memory counts.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
