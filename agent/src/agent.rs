@@ -19,6 +19,7 @@ mod alone;
 mod incidents;
 mod judge;
 mod losses;
+mod past;
 mod recheck;
 mod stock;
 mod waiting;
@@ -59,6 +60,7 @@ use crate::{
     state::StateDirectory,
 };
 use losses::Losses;
+use past::Past;
 use recheck::Recheck;
 use waiting::{Seekers, Seeking, WaitingRoom};
 
@@ -104,6 +106,7 @@ struct Agent {
     waiting: WaitingRoom,
     seekers: Seekers,
     losses: Losses,
+    past: Past,
     log: Log,
     /// Where there is an API server to write them to.
     events: Option<Events>,
@@ -140,7 +143,11 @@ pub async fn run(
         Source::Api(Box::new(Live::start(client, node.clone(), &mut cluster)))
     };
     let _alone = alone::claim()?;
-    let state = options.state_directory.as_deref().map(StateDirectory::open).transpose();
+    let opened = options.state_directory.as_deref().map(StateDirectory::open).transpose();
+    let (state, no_state) = match opened {
+        Ok(state) => (state, None),
+        Err(why) => (None, Some(format!("what is known ends with this agent: {why:#}"))),
+    };
     let metrics = Metrics::default();
     let health = Health::start(options.health, metrics.clone()).await?;
     let config = Config { attach: options.attach, ..Config::default() };
@@ -154,6 +161,7 @@ pub async fn run(
         waiting: WaitingRoom::default(),
         seekers: Seekers::default(),
         losses: Losses::default(),
+        past: Past::new(state),
         log: Log::start(options.format),
         events,
         metrics,
@@ -164,11 +172,10 @@ pub async fn run(
         is_ready: false,
         started: Timestamp::now(),
     };
-    match &state {
-        Ok(Some(state)) => tracing::info!(folder = %state.path().display(), "keeping state"),
-        Ok(None) => {}
-        Err(why) => agent.degraded(&format!("what is known ends with this agent: {why:#}")),
+    if let Some(what) = no_state {
+        agent.degraded(&what);
     }
+    agent.recall();
     agent.take_topology();
     agent.get_ready(Timestamp::now());
     let why = agent.follow(shutdown).await;
@@ -418,7 +425,10 @@ impl Agent {
         }
         self.take_stock();
         let counts = match self.probe.observations.totals() {
-            Ok(totals) => self.losses.account(&totals, &self.correlator),
+            Ok(totals) => {
+                self.keep_last(&totals).await;
+                self.losses.account(&totals, &self.correlator)
+            }
             Err(_) => BTreeMap::new(),
         };
         self.tell(AgentState::Stopping { why, counts });

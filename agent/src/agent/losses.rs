@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::{SignedDuration, Timestamp};
 use whydrop_core::correlate::{Account, Correlator};
 
 use crate::probe::{KERNEL_DROP, Totals};
@@ -17,6 +18,12 @@ pub(super) struct Loss {
     pub(super) count: u64,
 }
 
+/// The table of last answers forgets the eldest by design, on a node that many talk to all the time.
+const LAST_ANSWERS: &str = "last-answers";
+
+/// How often that is told at most; the metrics have it all the while.
+const FORGOTTEN_INTERVAL: SignedDuration = SignedDuration::from_hours(1);
+
 /// Everything that can be lost, in the order of its way.
 pub(super) fn losses(
     totals: &Totals,
@@ -25,7 +32,8 @@ pub(super) fn losses(
     records_shed: u64,
     notes_shed: u64,
     incidents_shed: u64,
-) -> [Loss; 7] {
+    answers_forgotten: u64,
+) -> [Loss; 8] {
     [
         ("observations", "observations for want of room in the kernel", totals.lost.iter().sum()),
         ("program-runs", "program runs skipped by the kernel", totals.skipped),
@@ -34,6 +42,7 @@ pub(super) fn losses(
         ("records", "records for a slow reader of the log", records_shed),
         ("incidents", "drops that no incident is told of", incidents_shed),
         ("notes", "reports that no Kubernetes Event tells of", notes_shed),
+        (LAST_ANSWERS, "flows whose last answer is forgotten", answers_forgotten),
     ]
     .map(|(what, words, count)| Loss { what, words, count })
 }
@@ -43,6 +52,7 @@ pub(super) fn losses(
 pub(super) struct Losses {
     of_no_pod: u64,
     told: BTreeMap<&'static str, u64>,
+    forgotten_told: Option<Timestamp>,
 }
 
 impl Losses {
@@ -51,17 +61,27 @@ impl Losses {
         self.of_no_pod += packets;
     }
 
-    /// What was lost since it was last asked.
-    pub(super) fn news(&mut self, losses: &[Loss]) -> BTreeMap<String, u64> {
+    /// What was lost since it was last told.
+    pub(super) fn news(&mut self, losses: &[Loss], now: Timestamp) -> BTreeMap<String, u64> {
         let mut news = BTreeMap::new();
         for Loss { what, words, count } in losses {
-            let told = self.told.entry(what).or_default();
-            if count > told {
-                news.insert((*words).to_owned(), count - *told);
-                *told = *count;
+            let told = self.told.get(what).copied().unwrap_or(0);
+            if *count > told && (*what != LAST_ANSWERS || self.is_time(now)) {
+                news.insert((*words).to_owned(), count - told);
+                self.told.insert(*what, *count);
             }
         }
         news
+    }
+
+    /// Whether what is forgotten is to be told again.
+    fn is_time(&mut self, now: Timestamp) -> bool {
+        let told = self.forgotten_told;
+        let is_time = told.is_none_or(|told| now.duration_since(told) >= FORGOTTEN_INTERVAL);
+        if is_time {
+            self.forgotten_told = Some(now);
+        }
+        is_time
     }
 
     /// Packets that this kernel dropped and no drop tells of, by what became of them.

@@ -1,5 +1,6 @@
 //! Taking stock: what was lost is told, and how the agent fares is read off for the metrics.
 
+use jiff::Timestamp;
 use whydrop_core::cluster::object::Kind;
 
 use super::{
@@ -25,6 +26,7 @@ impl Agent {
             Ok(totals) => totals,
             Err(error) => return self.degraded(&error),
         };
+        self.keep_past(&totals);
         let losses = losses(
             &totals,
             self.probe.observations.malformed(),
@@ -32,8 +34,9 @@ impl Agent {
             self.log.shed(),
             self.events.as_ref().map_or(0, Events::shed),
             self.incidents.shed(),
+            self.past.lost(),
         );
-        let counts = self.losses.news(&losses);
+        let counts = self.losses.news(&losses, Timestamp::now());
         if !counts.is_empty() {
             self.tell(AgentState::Lost { counts });
         }

@@ -205,7 +205,7 @@ pub(crate) fn drop_to(agent: &mut Agent, pod: &str) -> Value {
 }
 
 /// The one that is to lead comes last: of several, the latest does.
-const POLICIES: &str = "
+pub(crate) const POLICIES: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: allow-web, namespace: backend}

@@ -20,13 +20,32 @@ pub(super) fn text(incident: &Incident, now: Timestamp) -> String {
     let mut parts = vec![format!("{}: {}", suffering(incident), incident.cause.text)];
     parts.extend(change(incident, now));
     if let Some(success) = incident.last_success {
-        parts.push(format!("worked until {}", success.strftime("%H:%M:%S")));
+        parts.push(worked(incident, success, now));
     }
     if !incident.services_lost.is_empty() {
         parts.push(format!("no ready endpoint is left of {}", several(&incident.services_lost)));
     }
     parts.extend(incident.established.map(str::to_owned));
     parts.join("; ")
+}
+
+/// `worked until 02:54:03, 1 s after the change`; with the date where that is another day's.
+fn worked(incident: &Incident, success: Timestamp, now: Timestamp) -> String {
+    let day = |at: Timestamp| at.strftime("%F").to_string();
+    let at = match day(success) == day(now) {
+        true => success.strftime("%H:%M:%S"),
+        false => success.strftime("%FT%TZ"),
+    };
+    let mut text = format!("worked until {at}");
+    if let Some(change) = incident.changed.lead() {
+        let before = change.at.duration_since(success);
+        let distance = match before.is_negative() {
+            true => format!(", {} after the change", span(-before)),
+            false => format!(", {} before the change", span(before)),
+        };
+        text += &distance;
+    }
+    text
 }
 
 /// Who cannot do what: the worst, and how many others.
