@@ -19,7 +19,10 @@ impl Agent {
                 }
             }
         }
-        for change in self.incidents.tick(&self.cluster.snapshot(), now) {
+        let snapshot = self.cluster.snapshot();
+        let wanted = self.incidents.to_look_up(&snapshot, now);
+        self.source.look_up(&snapshot, &wanted, now);
+        for change in self.incidents.tick(&snapshot, now) {
             self.log.write(self.reporter.incident(now, &change));
         }
     }

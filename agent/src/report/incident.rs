@@ -175,10 +175,18 @@ pub struct AffectedPath {
     pub sufferer: Sufferer,
     /// For how many of the sufferer's pods it is cut.
     pub pods: usize,
-    /// Of how many with an address.
+    /// Of how many: all of them, or those with an address that this node knows.
     pub replicas: usize,
-    /// All pods of the cluster are known, not just this node's and some more.
+    /// These are all of them.
     pub knows_all: bool,
+    /// How many of all are ready, by the workload's own status; null where it was not to be had.
+    pub replicas_ready: Option<usize>,
+    /// How many of the pods that it is cut for are not ready; null where their statuses do not tell.
+    pub pods_not_ready: Option<usize>,
+    /// How often their containers were restarted.
+    pub restarts: Option<u64>,
+    /// How often at least since this node first saw them suffer.
+    pub restarts_since: Option<u64>,
     /// The first of them: `NAMESPACE/NAME`.
     pub pod_names: Vec<String>,
     /// The first pods or addresses at the other end.
@@ -367,6 +375,10 @@ fn path(affected: &Affected) -> AffectedPath {
         pods: affected.pods.len(),
         replicas: affected.replicas,
         knows_all: affected.knows_all,
+        replicas_ready: affected.replicas_ready,
+        pods_not_ready: affected.fare.not_ready,
+        restarts: affected.fare.restarts,
+        restarts_since: affected.fare.restarts_since,
         pod_names: affected.pods.iter().take(NAMES_TOLD_MAX).cloned().collect(),
         others: affected.others.iter().take(NAMES_TOLD_MAX).cloned().collect(),
         last_success: affected.worked.map(time),
