@@ -86,7 +86,13 @@ impl Stage {
         self.patch_status("pod", name, Some(namespace), &status);
     }
 
-    fn patch_status(&self, kind: &str, name: &str, namespace: Option<&str>, status: &Value) {
+    pub(crate) fn patch_status(
+        &self,
+        kind: &str,
+        name: &str,
+        namespace: Option<&str>,
+        status: &Value,
+    ) {
         let patch = json!({ "status": status }).to_string();
         let mut arguments =
             vec!["patch", kind, name, "--subresource=status", "--type=merge", "-p", &patch];
