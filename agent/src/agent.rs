@@ -9,6 +9,7 @@
 //!                             │        Answered ─▶ diagnose ─▶ finding ─┤                  ▲
 //!                             └──────▶ Folded ─────────────────────────┘                  │
 //!  counts and lengths of all of these ─▶ Readings ────────────────────────────────────────┘
+//!  probe::Successes ◀─▶ Past ◀─▶ state directory     when flows worked last, from agent to agent
 //! ```
 //!
 //! One task drives all of it: each state has one writer by construction. What has to wait (watches
@@ -59,6 +60,7 @@ use crate::{
     },
     state::StateDirectory,
 };
+use incidents::Notes;
 use losses::Losses;
 use past::Past;
 use recheck::Recheck;
@@ -102,6 +104,7 @@ struct Agent {
     cluster: Cluster,
     correlator: Correlator,
     incidents: IncidentBook,
+    notes: Notes,
     recheck: Recheck,
     waiting: WaitingRoom,
     seekers: Seekers,
@@ -157,6 +160,7 @@ pub async fn run(
         cluster,
         correlator: Correlator::default(),
         incidents: IncidentBook::default(),
+        notes: Notes::default(),
         recheck: Recheck::default(),
         waiting: WaitingRoom::default(),
         seekers: Seekers::default(),
@@ -423,6 +427,7 @@ impl Agent {
         while let Some(waited) = self.waiting.leave(Timestamp::MAX) {
             self.judge_again(waited, now);
         }
+        self.hand_on_notes(Timestamp::MAX);
         self.take_stock();
         let counts = match self.probe.observations.totals() {
             Ok(totals) => {

@@ -3,13 +3,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use proptest::{
     prelude::*,
     test_runner::{Config as CaseConfig, TestRunner},
 };
-use whydrop::probe::{ANSWERS_MAX, Answers, Attach, Config, Hook, Programs, SinceBoot};
+use whydrop::probe::{
+    ANSWERS_MAX, Answers, Attach, Config, Hook, LOOKED_UP_MAX, Programs, SinceBoot,
+};
 use whydrop_core::flow::{Flow, Protocol};
 use whydrop_ebpf::{Attempt, AttemptKey, address, flags};
 use whydrop_tests::netns::Node;
@@ -264,6 +269,23 @@ fn last_answers_that_give_way_are_counted() {
         let at = |n: u8| SinceBoot::from_secs(i64::from(n) - 300);
         probe.successes.remember((0..200).map(|n| (known(n), at(n))));
         assert!(probe.successes.last(&known(7))?.is_some());
+        // A few flows are looked up, and many found by reading all, with the same result.
+        let lately = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(1);
+        let web = |client: u32| {
+            let source = Ipv4Addr::from_bits(CLIENT.to_bits() + client).into();
+            Flow { source, destination: SERVER.into(), port: 80, protocol: Protocol::Tcp }
+        };
+        let many: HashSet<Flow> = (0..CLIENTS).map(web).collect();
+        let found = probe.successes.since_of(&many, lately)?;
+        assert!(found.len() > ANSWERS_MAX / 2, "{}", found.len());
+        let few: HashSet<Flow> = found.keys().copied().take(LOOKED_UP_MAX - 1).collect();
+        let unanswered = known(1);
+        let asked = few.iter().copied().chain([unanswered]).collect();
+        let looked_up = probe.successes.since_of(&asked, lately)?;
+        assert_eq!(looked_up.keys().copied().collect::<HashSet<_>>(), few);
+        let later = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(1);
+        assert!(probe.successes.since_of(&many, later)?.is_empty());
+        assert!(probe.successes.since_of(&few, later)?.is_empty());
         let all = probe.successes.all()?;
         let is_remembered = |flow: &Flow| (0..200).any(|n| known(n) == *flow);
         let remembered = all.last.iter().filter(|(flow, _)| is_remembered(flow)).count();

@@ -285,6 +285,11 @@ impl IncidentBook {
         self.entries.values().filter(|entry| entry.resolved_at().is_none()).count()
     }
 
+    /// How bad an incident is, as it was told last; `None`: it is not told, or over.
+    pub fn severity(&self, id: IncidentId) -> Option<Severity> {
+        self.entries.get(&id)?.severity()
+    }
+
     /// How many judged drops belong to no incident, for want of room.
     pub fn shed(&self) -> u64 {
         self.shed

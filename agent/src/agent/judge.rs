@@ -179,10 +179,10 @@ impl Agent {
         let judged = JudgedDrop { drop, judgement: &judgement, last_success: last };
         self.incidents.take(&judged, now);
         let record = self.reporter.drop(now, &snapshot, drop, &judgement, last);
-        if let (Some(events), Record::Drop(record)) = (&self.events, &record)
+        if let (Some(_), Record::Drop(record)) = (&self.events, &record)
             && let Some(note) = note(&judgement.diagnosis, record, now)
         {
-            events.write(note);
+            self.note(note);
         }
         self.write(record);
     }

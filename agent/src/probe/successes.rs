@@ -1,6 +1,9 @@
 //! When flows last got an answer.
 
-use std::{collections::HashMap, os::fd::AsFd as _};
+use std::{
+    collections::{HashMap, HashSet},
+    os::fd::AsFd as _,
+};
 
 use aya::maps::{HashMap as KernelHashMap, IterableMap as _, MapData, MapError};
 use jiff::{SignedDuration, Timestamp};
@@ -17,6 +20,9 @@ use super::{
 /// How many answers are handed on from one agent to the next: what the kernel's table has room for.
 /// The latest stay.
 pub const ANSWERS_MAX: usize = 16_384;
+
+/// How many flows are looked up one by one: beyond it, reading the whole table is the cheaper.
+pub const LOOKED_UP_MAX: usize = 512;
 
 /// The table of last answers. The destination is the one that was dialled, and for an answer that a
 /// local pod gave also the pod's own.
@@ -69,6 +75,27 @@ impl Successes {
             },
             Err(error) => Err(Error::kernel("looking up a flow's last answer", error)),
         }
+    }
+
+    /// Which of these flows got an answer at this time or later, and when.
+    ///
+    /// A few are looked up one by one. For more the table is read as a whole, in some twenty calls,
+    /// so that a bad moment of thirty thousand flows costs no more than that.
+    pub fn since_of(
+        &self,
+        flows: &HashSet<Flow>,
+        time: Timestamp,
+    ) -> Result<HashMap<Flow, Timestamp>, Error> {
+        if flows.len() <= LOOKED_UP_MAX {
+            let mut answered = HashMap::new();
+            for flow in flows {
+                let last = self.last(flow)?.filter(|at| *at >= time);
+                answered.extend(last.map(|at| (*flow, at)));
+            }
+            return Ok(answered);
+        }
+        let answered = self.since(time)?.into_iter();
+        Ok(answered.filter(|(flow, _)| flows.contains(flow)).collect())
     }
 
     /// The flows that got an answer at this time or later, in no order.

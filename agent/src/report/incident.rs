@@ -15,7 +15,7 @@ use super::{
     Changed, Direction, ObjectRef, Record, Remedy, Reporter, Schema, Situation, Workload,
     convert::{cause_of, changed_of, policy_ref, time},
     remedy_of,
-    text::{ID_SHOWN, seconds},
+    text::{seconds, short},
 };
 
 /// How many drops are listed by id: enough to follow some back; all are counted.
@@ -445,7 +445,7 @@ fn step(step: &Step) -> PlanStep {
 
 /// `TIME INCIDENT ID opened critical 97%  TEXT; 22 drops, 66 packets; do: FIRST STEP (6 steps more)`.
 pub(super) fn line(record: &IncidentRecord) -> String {
-    let id: String = record.id.chars().take(ID_SHOWN).collect();
+    let id = short(&record.id);
     let time = seconds(&record.time);
     let count =
         |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });

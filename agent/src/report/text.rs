@@ -10,7 +10,12 @@ use super::{
 };
 
 /// How many characters of an id are shown: enough to tell a cluster's drops of a day apart.
-pub(super) const ID_SHOWN: usize = 8;
+const ID_SHOWN: usize = 8;
+
+/// As much of an id as is shown.
+pub fn short(id: &str) -> String {
+    id.chars().take(ID_SHOWN).collect()
+}
 
 /// Writes a record as one line, without the newline.
 pub fn line(record: &Record) -> String {
@@ -71,8 +76,7 @@ fn drop_line(record: &DropRecord) -> String {
     if record.remedy.is_some() {
         let _ = write!(line, "; fix: {}", fix_command(record));
     }
-    let incident: String = record.incident.chars().take(ID_SHOWN).collect();
-    let _ = write!(line, "  [incident {incident}]");
+    let _ = write!(line, "  [incident {}]", short(&record.incident));
     line
 }
 

@@ -18,7 +18,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::report::{AgentState, Direction, DropKind, DropRecord, End, EvidenceLevel, Record};
+use crate::report::{
+    AgentState, Direction, DropKind, DropRecord, End, EvidenceLevel, ObjectRef, Record,
+    incident::{IncidentHappened, IncidentRecord, Severity, Sufferer},
+};
 
 /// What a scrape is answered with.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -104,8 +107,7 @@ impl Metrics {
         let mut values = lock(&self.values);
         match record {
             Record::Drop(record) => values.count(record),
-            // Its drops are counted as they are told.
-            Record::Incident(_) => {}
+            Record::Incident(record) => values.follow(record),
             Record::Agent(record) => {
                 *values.agent_records.entry(state(&record.state)).or_default() += 1;
             }
@@ -138,6 +140,9 @@ struct Values {
     findings: BTreeMap<Labels, u64>,
     /// Records that are counted under [`OTHER`].
     overflow: u64,
+    /// By the incident's id; as many at most as the agent's book has room for.
+    incidents: BTreeMap<String, IncidentLabels>,
+    incident_changes: BTreeMap<ChangeLabels, u64>,
     agent_records: BTreeMap<&'static str, u64>,
     readings: Readings,
 }
@@ -157,14 +162,10 @@ impl Labels {
     fn of(record: &DropRecord) -> Self {
         let cause = &record.cause;
         let end = concerned(record);
-        let policy = cause.policy.as_ref().map(|policy| match &policy.namespace {
-            Some(namespace) => format!("{namespace}/{}", policy.name),
-            None => policy.name.clone(),
-        });
         Self {
             namespace: escaped(end.namespace.as_deref().unwrap_or_default()),
             workload: escaped(end.workload.as_ref().map_or("", |workload| &workload.name)),
-            policy: escaped(&policy.unwrap_or_default()),
+            policy: policy_name(cause.policy.as_ref()),
             direction: match cause.direction {
                 Some(Direction::Egress) => "egress",
                 Some(Direction::Ingress) => "ingress",
@@ -185,6 +186,58 @@ impl Labels {
     fn without_names(self) -> Self {
         let other = || OTHER.to_owned();
         Self { namespace: other(), workload: other(), policy: other(), ..self }
+    }
+}
+
+/// `NAMESPACE/NAME`, or empty where none is to blame.
+fn policy_name(policy: Option<&ObjectRef>) -> String {
+    let name = policy.map(|policy| match &policy.namespace {
+        Some(namespace) => format!("{namespace}/{}", policy.name),
+        None => policy.name.clone(),
+    });
+    escaped(&name.unwrap_or_default())
+}
+
+/// What an open incident is told by: who suffers most, and by what.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct IncidentLabels {
+    severity: &'static str,
+    namespace: String,
+    workload: String,
+    policy: String,
+    cause: String,
+}
+
+impl IncidentLabels {
+    fn of(record: &IncidentRecord) -> Self {
+        let worst = record.affected.first().map(|path| match path.sufferer {
+            Sufferer::Source => &path.source,
+            Sufferer::Destination => &path.destination,
+        });
+        let namespace = worst.and_then(|end| end.namespace.as_deref());
+        let workload = worst.and_then(|end| end.workload.as_ref());
+        Self {
+            severity: severity(record.severity),
+            namespace: escaped(namespace.unwrap_or_default()),
+            workload: escaped(workload.map_or("", |workload| &workload.name)),
+            policy: policy_name(record.cause.policy.as_ref()),
+            cause: record.cause.class.clone(),
+        }
+    }
+}
+
+/// What became of incidents.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct ChangeLabels {
+    happened: &'static str,
+    severity: &'static str,
+}
+
+fn severity(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Info => "info",
+        Severity::Warning => "warning",
+        Severity::Critical => "critical",
     }
 }
 
@@ -228,6 +281,34 @@ impl Values {
         }
         *series.entry(labels).or_default() += 1;
     }
+
+    /// Its drops are counted as they are told; here is what becomes of it.
+    fn follow(&mut self, record: &IncidentRecord) {
+        let happened = match record.happened {
+            IncidentHappened::Opened => Some("opened"),
+            IncidentHappened::Updated => None,
+            IncidentHappened::Resolved => Some("resolved"),
+            IncidentHappened::Reopened => Some("reopened"),
+        };
+        if let Some(happened) = happened {
+            let labels = ChangeLabels { happened, severity: severity(record.severity) };
+            *self.incident_changes.entry(labels).or_default() += 1;
+        }
+        if record.happened == IncidentHappened::Resolved {
+            self.incidents.remove(&record.id);
+        } else {
+            self.incidents.insert(record.id.clone(), IncidentLabels::of(record));
+        }
+    }
+
+    /// How many incidents are open by what they are told by.
+    fn open_incidents(&self) -> BTreeMap<IncidentLabels, u64> {
+        let mut open = BTreeMap::new();
+        for labels in self.incidents.values() {
+            *open.entry(labels.clone()).or_default() += 1;
+        }
+        open
+    }
 }
 
 /// The values, as the registry holds them.
@@ -250,6 +331,17 @@ impl Collector for Shared {
             "findings",
             "Flows that were answered although policies deny them.",
             &values.findings,
+        )?;
+        page.incidents(
+            "incidents_open",
+            "Incidents that go on, by who suffers most.",
+            &values.open_incidents(),
+        )?;
+        let changes = values.incident_changes.iter();
+        page.series(
+            "incidents",
+            "Incidents that began, were over, or came back.",
+            changes.map(|(labels, count)| (labels.clone(), *count)),
         )?;
         page.counter(
             "series_overflow",
@@ -374,6 +466,20 @@ impl Page<'_> {
         self.series(name, help, values)
     }
 
+    fn incidents(
+        &mut self,
+        name: &str,
+        help: &str,
+        open: &BTreeMap<IncidentLabels, u64>,
+    ) -> fmt::Result {
+        if open.is_empty() {
+            return Ok(());
+        }
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        open.iter()
+            .try_for_each(|(labels, count)| metric.encode_family(labels)?.encode_gauge(count))
+    }
+
     fn records(&mut self, name: &str, help: &str, counts: &BTreeMap<Labels, u64>) -> fmt::Result {
         self.series(name, help, counts.iter().map(|(labels, count)| (labels.clone(), *count)))
     }
@@ -458,6 +564,59 @@ mod tests {
         assert!(text.ends_with("# EOF\n"), "{text}");
         assert!(!text.contains("program_run"), "no statistics are kept:\n{text}");
         assert!(!text.contains("10.1.0") && !text.contains("web-0"), "{text}");
+    }
+
+    /// What happened to an incident of a workload's.
+    fn incident(id: &str, happened: &str, severity: &str) -> Record {
+        let path = serde_json::json!({
+            "source": {"name": "frontend/web", "namespace": "frontend",
+                "workload": {"kind": "Deployment", "name": "web"}},
+            "destination": {"name": "backend/b", "namespace": "backend", "pod": "b"},
+            "port": 80, "protocol": "TCP", "sufferer": "source", "pods": 1, "replicas": 1,
+            "knows_all": true, "pod_names": ["frontend/web-0"], "others": ["backend/b"],
+            "last_success": null,
+        });
+        let value = serde_json::json!({
+            "schema": "whydrop/v1", "kind": "incident", "time": "", "id": id, "node": "",
+            "happened": happened, "resolution": null, "severity": severity,
+            "severity_reasons": [], "confidence": 1.0, "confidence_reasons": [],
+            "cause": {"class": "default-deny", "direction": "ingress", "situation": null,
+                "policy": {"kind": "NetworkPolicy", "namespace": "backend", "name": "deny"},
+                "responsible": [], "changed": [], "changed_by": "unknown", "known_since": null},
+            "affected": [path], "affected_untold": 0, "services_lost": [], "established": null,
+            "drops": {"count": 1, "packets": 1, "ids": []}, "first": "", "last": "",
+            "last_success": null, "reopened": 0, "text": "", "plan": [],
+        });
+        serde_json::from_value(value).expect("a record")
+    }
+
+    #[test]
+    fn incidents_are_counted_and_those_that_go_on_are_told_by_who_suffers() {
+        let metrics = Metrics::default();
+        let labels = "namespace=\"frontend\",workload=\"web\",policy=\"backend/deny\",\
+                      cause=\"default-deny\"";
+        let open = |severity: &str, count: u64| {
+            format!("whydrop_incidents_open{{severity=\"{severity}\",{labels}}} {count}")
+        };
+        let has = |line: &str| metrics.text().lines().any(|have| have == line);
+        metrics.write(&incident("a", "opened", "info"));
+        metrics.write(&incident("b", "opened", "info"));
+        assert!(has(&open("info", 2)), "{}", metrics.text());
+        metrics.write(&incident("a", "updated", "critical"));
+        assert!(has(&open("info", 1)) && has(&open("critical", 1)), "{}", metrics.text());
+        assert!(!metrics.text().contains("web-0"), "{}", metrics.text());
+        metrics.write(&incident("a", "resolved", "critical"));
+        metrics.write(&incident("b", "resolved", "info"));
+        assert!(!metrics.text().contains("whydrop_incidents_open"), "{}", metrics.text());
+        metrics.write(&incident("a", "reopened", "critical"));
+        for line in [
+            &open("critical", 1),
+            "whydrop_incidents_total{happened=\"opened\",severity=\"info\"} 2",
+            "whydrop_incidents_total{happened=\"resolved\",severity=\"critical\"} 1",
+            "whydrop_incidents_total{happened=\"reopened\",severity=\"critical\"} 1",
+        ] {
+            assert!(has(line), "no {line} in\n{}", metrics.text());
+        }
     }
 
     #[test]

@@ -135,6 +135,14 @@ impl Entry {
         }
     }
 
+    /// As it was told last, while it is open.
+    pub(super) fn severity(&self) -> Option<Severity> {
+        match self.told {
+            Told::Open { severity, .. } => Some(severity),
+            _ => None,
+        }
+    }
+
     pub(super) fn add(&mut self, judged: &JudgedDrop<'_>, now: Timestamp) {
         let JudgedDrop { drop, judgement, last_success } = judged;
         let (evidence, diagnosis) = (&drop.evidence, &judgement.diagnosis);
