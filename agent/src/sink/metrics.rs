@@ -3,7 +3,10 @@
 //!
 //! The agent's task writes plain values, and whoever answers a scrape encodes them: there is no
 //! queue, and a Prometheus that does not come costs nothing. Every label takes its values from a
-//! small set, or is bounded by [`SERIES_MAX`]; none names a pod or an address.
+//! small set, or is bounded by [`SERIES_MAX`] or by how many incidents an agent keeps; none names a
+//! pod or an address.
+
+mod labels;
 
 use std::{
     collections::BTreeMap,
@@ -19,9 +22,10 @@ use prometheus_client::{
 };
 
 use crate::report::{
-    AgentState, Direction, DropKind, DropRecord, End, EvidenceLevel, ObjectRef, Record,
-    incident::{IncidentHappened, IncidentRecord, Severity, Sufferer},
+    AgentState, DropKind, DropRecord, Record,
+    incident::{IncidentHappened, IncidentRecord},
 };
+use labels::{ChangeLabels, IncidentLabels, Labels, escaped, severity};
 
 /// What a scrape is answered with.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -30,9 +34,6 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// A node has some hundred pods of fewer workloads, and a workload suffers from few policies: this
 /// is several times what a node in trouble shows.
 const SERIES_MAX: usize = 1000;
-
-/// What stands for the names beyond [`SERIES_MAX`].
-const OTHER: &str = "other";
 
 /// The metrics of one agent, written by its task alone.
 #[derive(Clone, Debug)]
@@ -145,116 +146,6 @@ struct Values {
     incident_changes: BTreeMap<ChangeLabels, u64>,
     agent_records: BTreeMap<&'static str, u64>,
     readings: Readings,
-}
-
-/// What tells one series of records from another.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
-struct Labels {
-    namespace: String,
-    workload: String,
-    policy: String,
-    direction: &'static str,
-    cause: String,
-    evidence: &'static str,
-}
-
-impl Labels {
-    fn of(record: &DropRecord) -> Self {
-        let cause = &record.cause;
-        let end = concerned(record);
-        Self {
-            namespace: escaped(end.namespace.as_deref().unwrap_or_default()),
-            workload: escaped(end.workload.as_ref().map_or("", |workload| &workload.name)),
-            policy: policy_name(cause.policy.as_ref()),
-            direction: match cause.direction {
-                Some(Direction::Egress) => "egress",
-                Some(Direction::Ingress) => "ingress",
-                None => "",
-            },
-            cause: cause.class.clone(),
-            evidence: match record.evidence.level {
-                EvidenceLevel::KernelDrop => "kernel-drop",
-                EvidenceLevel::Unanswered => "unanswered",
-                EvidenceLevel::Rejected => "rejected",
-                EvidenceLevel::Answered => "answered",
-                EvidenceLevel::None => "",
-            },
-        }
-    }
-
-    /// The same without names: what is left takes its values from small sets.
-    fn without_names(self) -> Self {
-        let other = || OTHER.to_owned();
-        Self { namespace: other(), workload: other(), policy: other(), ..self }
-    }
-}
-
-/// `NAMESPACE/NAME`, or empty where none is to blame.
-fn policy_name(policy: Option<&ObjectRef>) -> String {
-    let name = policy.map(|policy| match &policy.namespace {
-        Some(namespace) => format!("{namespace}/{}", policy.name),
-        None => policy.name.clone(),
-    });
-    escaped(&name.unwrap_or_default())
-}
-
-/// What an open incident is told by: who suffers most, and by what.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
-struct IncidentLabels {
-    severity: &'static str,
-    namespace: String,
-    workload: String,
-    policy: String,
-    cause: String,
-}
-
-impl IncidentLabels {
-    fn of(record: &IncidentRecord) -> Self {
-        let worst = record.affected.first().map(|path| match path.sufferer {
-            Sufferer::Source => &path.source,
-            Sufferer::Destination => &path.destination,
-        });
-        let namespace = worst.and_then(|end| end.namespace.as_deref());
-        let workload = worst.and_then(|end| end.workload.as_ref());
-        Self {
-            severity: severity(record.severity),
-            namespace: escaped(namespace.unwrap_or_default()),
-            workload: escaped(workload.map_or("", |workload| &workload.name)),
-            policy: policy_name(record.cause.policy.as_ref()),
-            cause: record.cause.class.clone(),
-        }
-    }
-}
-
-/// What became of incidents.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
-struct ChangeLabels {
-    happened: &'static str,
-    severity: &'static str,
-}
-
-fn severity(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Info => "info",
-        Severity::Warning => "warning",
-        Severity::Critical => "critical",
-    }
-}
-
-/// The pod that a record is about: the one that suffers by a drop, which is the one that connects
-/// where that is a pod; the one that a policy leaves unprotected, of a finding.
-fn concerned(record: &DropRecord) -> &End {
-    let (source, destination) = (&record.flow.source, &record.flow.destination);
-    match (record.kind, record.cause.direction) {
-        (DropKind::Finding, Some(Direction::Ingress)) => destination,
-        _ if source.pod.is_some() => source,
-        _ => destination,
-    }
-}
-
-/// A label's value as the format wants it, which the encoder leaves to its caller.
-fn escaped(name: &str) -> String {
-    name.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n")
 }
 
 fn state(state: &AgentState) -> &'static str {
