@@ -9,6 +9,7 @@
 //!                             │        Answered ─▶ diagnose ─▶ finding ─┤                  ▲
 //!                             └──────▶ Folded ─────────────────────────┘                  │
 //!  counts and lengths of all of these ─▶ Readings ────────────────────────────────────────┘
+//!  probe::Successes ◀─▶ Past ◀─▶ state directory     when flows worked last, from agent to agent
 //! ```
 //!
 //! One task drives all of it: each state has one writer by construction. What has to wait (watches
@@ -19,6 +20,7 @@ mod alone;
 mod incidents;
 mod judge;
 mod losses;
+mod past;
 mod recheck;
 mod stock;
 mod waiting;
@@ -62,7 +64,9 @@ use crate::{
     },
     state::StateDirectory,
 };
+use incidents::Notes;
 use losses::Losses;
+use past::Past;
 use recheck::Recheck;
 use waiting::{Seekers, Seeking, WaitingRoom};
 
@@ -106,10 +110,12 @@ struct Agent {
     cluster: Cluster,
     correlator: Correlator,
     incidents: IncidentBook,
+    notes: Notes,
     recheck: Recheck,
     waiting: WaitingRoom,
     seekers: Seekers,
     losses: Losses,
+    past: Past,
     log: Log,
     /// Where there is an API server to write them to.
     events: Option<Events>,
@@ -151,8 +157,12 @@ pub async fn run(
         Source::Api(Box::new(Live::start(client, node.clone(), &mut cluster)))
     };
     let _alone = alone::claim()?;
-    let state = options.state_directory.as_deref().map(StateDirectory::open).transpose();
-    let folder = state.as_ref().ok().and_then(Option::as_ref).map(StateDirectory::path);
+    let opened = options.state_directory.as_deref().map(StateDirectory::open).transpose();
+    let (state, no_state) = match opened {
+        Ok(state) => (state, None),
+        Err(why) => (None, Some(format!("what is known ends with this agent: {why:#}"))),
+    };
+    let folder = state.as_ref().map(StateDirectory::path);
     let start = |settings| {
         let origin = Origin::new(&options.node)?;
         let folder = folder.map(Path::to_path_buf);
@@ -171,10 +181,12 @@ pub async fn run(
         cluster,
         correlator: Correlator::default(),
         incidents: IncidentBook::default(),
+        notes: Notes::default(),
         recheck: Recheck::default(),
         waiting: WaitingRoom::default(),
         seekers: Seekers::default(),
         losses: Losses::default(),
+        past: Past::new(state),
         log: Log::start(options.format),
         events,
         otlp,
@@ -186,11 +198,10 @@ pub async fn run(
         is_ready: false,
         started: Timestamp::now(),
     };
-    match &state {
-        Ok(Some(state)) => tracing::info!(folder = %state.path().display(), "keeping state"),
-        Ok(None) => {}
-        Err(why) => agent.degraded(&format!("what is known ends with this agent: {why:#}")),
+    if let Some(what) = no_state {
+        agent.degraded(&what);
     }
+    agent.recall();
     agent.take_topology();
     agent.get_ready(Timestamp::now());
     let why = agent.follow(shutdown).await;
@@ -446,10 +457,14 @@ impl Agent {
         while let Some(waited) = self.waiting.leave(Timestamp::MAX) {
             self.judge_again(waited, now);
         }
+        self.hand_on_notes(Timestamp::MAX);
         // Everything, however short ago it was told last.
         self.take_stock(Timestamp::MAX);
         let counts = match self.probe.observations.totals() {
-            Ok(totals) => self.losses.account(&totals, &self.correlator),
+            Ok(totals) => {
+                self.keep_last(&totals).await;
+                self.losses.account(&totals, &self.correlator)
+            }
             Err(_) => BTreeMap::new(),
         };
         self.tell(AgentState::Stopping { why, counts });

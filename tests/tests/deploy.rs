@@ -314,6 +314,9 @@ fn an_api_server_takes_the_base_and_the_chart() {
         ("watch", "serviceaccounts"),
         ("list", "endpointslices.discovery.k8s.io"),
         ("get", "replicasets.apps"),
+        ("get", "deployments.apps"),
+        ("get", "statefulsets.apps"),
+        ("get", "daemonsets.apps"),
         ("create", "events.events.k8s.io"),
         ("patch", "events.events.k8s.io"),
     ] {
@@ -324,6 +327,8 @@ fn an_api_server_takes_the_base_and_the_chart() {
         ("get", "configmaps"),
         ("get", "pods --subresource=log"),
         ("create", "pods --subresource=exec"),
+        ("list", "deployments.apps"),
+        ("patch", "deployments.apps"),
         ("delete", "networkpolicies.networking.k8s.io"),
         ("create", "networkpolicies.networking.k8s.io"),
         ("delete", "events.events.k8s.io"),
