@@ -38,6 +38,7 @@ use whydrop_core::{
     cluster::{Cluster, Interface, object::Kind},
     correlate::Correlator,
     incident::IncidentBook,
+    mute::{self, Muted},
     observation::Observation,
 };
 
@@ -89,6 +90,8 @@ pub struct Options {
     pub health: Option<SocketAddr>,
     /// The reason that Kubernetes Events give; `None`: write none.
     pub event_reason: Option<String>,
+    /// What is meant and not to be told.
+    pub mute: Vec<mute::Rule>,
 }
 
 /// Everything that the agent's one task owns.
@@ -101,6 +104,8 @@ struct Agent {
     waiting: WaitingRoom,
     seekers: Seekers,
     losses: Losses,
+    mute: Vec<mute::Rule>,
+    muted: Muted,
     log: Log,
     /// Where there is an API server to write them to.
     events: Option<Events>,
@@ -150,6 +155,8 @@ pub async fn run(
         waiting: WaitingRoom::default(),
         seekers: Seekers::default(),
         losses: Losses::default(),
+        mute: options.mute,
+        muted: Muted::default(),
         log: Log::start(options.format),
         events,
         metrics,
@@ -251,6 +258,9 @@ impl Agent {
         }
         if self.is_ready {
             self.follow_incidents(now);
+        }
+        if let Some((since, tallies)) = self.muted.due(now) {
+            self.write(self.reporter.muted(now, since, tallies));
         }
     }
 
@@ -408,8 +418,11 @@ impl Agent {
             self.judge_again(waited, now);
         }
         self.take_stock();
+        if let Some((since, tallies)) = self.muted.take() {
+            self.write(self.reporter.muted(now, since, tallies));
+        }
         let counts = match self.probe.observations.totals() {
-            Ok(totals) => self.losses.account(&totals, &self.correlator),
+            Ok(totals) => self.losses.account(&totals, &self.correlator, self.muted.packets()),
             Err(_) => BTreeMap::new(),
         };
         self.tell(AgentState::Stopping { why, counts });

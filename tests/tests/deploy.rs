@@ -40,6 +40,7 @@ image:
 fullnameOverride: drops
 logFormat: json
 eventReason: PolicyDropped
+mute: [{name: scanners, source: {namespace: security}}]
 logLevel: debug
 health: {port: 19472}
 metrics:
@@ -305,6 +306,7 @@ fn every_value_of_the_chart_has_effect() {
         r#""name":"drops""#,
         r#""WHYDROP_LOG_FORMAT":"json""#,
         r#""WHYDROP_EVENT_REASON":"PolicyDropped""#,
+        r#""WHYDROP_MUTE_RULES":"[{\"name\":\"scanners\""#,
         r#""RUST_LOG":"debug""#,
         r#"{"configMapRef":{"name":"drops"}}"#,
         "--health-address=[::]:19472",

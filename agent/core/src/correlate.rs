@@ -93,6 +93,15 @@ pub struct Drop {
     pub dialled: Option<(IpAddr, u16)>,
     /// What speaks for it.
     pub evidence: Evidence,
+    /// How many of the packets that this kernel dropped were in an earlier report of it.
+    pub told_packets: u64,
+}
+
+impl Drop {
+    /// Packets that this kernel dropped and no earlier report of this drop tells of.
+    pub fn untold_packets(&self) -> u64 {
+        self.evidence.kernel_packets().saturating_sub(self.told_packets)
+    }
 }
 
 /// Attempts of one source to more flows than are told apart.
@@ -157,6 +166,8 @@ pub struct Correlator {
     loose: HashMap<Flow, Loose>,
     /// Flows with an attempt that was answered late, and when: their counters are forgiven.
     forgiven: HashMap<Flow, Timestamp>,
+    /// Flows whose drop was concluded, and when their next may be reported.
+    paced: HashMap<Flow, Timestamp>,
     /// Pending attempts and open flows of each source.
     of_source: HashMap<IpAddr, usize>,
     folded: HashMap<IpAddr, Folded>,
@@ -226,6 +237,19 @@ impl Correlator {
         }
     }
 
+    /// Closes the drop of a flow, since what is known of it was counted and not told. Should the flow
+    /// go on, that is another drop, with evidence of its own, reported when this one would have been.
+    pub fn conclude(&mut self, flow: &Flow) {
+        let Some(key) = self.open_key(flow) else { return };
+        let Some(open) = self.close(&key) else { return };
+        if let Some(told) = open.told_at.filter(|_| self.paced.len() < OPEN_MAX) {
+            self.paced.insert(key, told + REPORT_INTERVAL);
+        }
+        if open.news {
+            self.clear.push(Correlated::Drop(open.drop));
+        }
+    }
+
     /// Says what has become clear by now.
     pub fn tick(&mut self, now: Timestamp) -> Vec<Correlated> {
         let mut told = std::mem::take(&mut self.clear);
@@ -239,6 +263,7 @@ impl Correlator {
             self.settle_loose(&flow, now);
         }
         self.forgiven.retain(|_, at| now.duration_since(*at) <= SETTLE * 2);
+        self.paced.retain(|_, due| *due > now);
         while let Some((due, flow)) = self.open_due.first().copied().filter(|(due, _)| *due <= now)
         {
             self.open_due.remove(&(due, flow));
@@ -385,7 +410,7 @@ impl Correlator {
         }
         let dialled = dialled.filter(|dialled| *dialled != flow);
         let dialled = dialled.map(|dialled| (dialled.destination, dialled.port));
-        self.open(Drop { id: DropId::of(attempt), flow, dialled, evidence }, now);
+        self.open(DropId::of(attempt), flow, dialled, evidence, now);
     }
 
     /// Counters without a told attempt: of an answered flow, or their event was lost.
@@ -398,22 +423,30 @@ impl Correlator {
             self.account.recovered += evidence.kernel_packets();
         } else {
             let id = DropId::of_flow(flow, evidence.first());
-            self.open(Drop { id, flow: *flow, dialled: None, evidence }, now);
+            self.open(id, *flow, None, evidence, now);
         }
     }
 
-    fn open(&mut self, drop: Drop, now: Timestamp) {
+    fn open(
+        &mut self,
+        id: DropId,
+        flow: Flow,
+        dialled: Option<(IpAddr, u16)>,
+        evidence: Evidence,
+        now: Timestamp,
+    ) {
         if self.open.len() >= OPEN_MAX {
-            self.account.shed += drop.evidence.kernel_packets();
+            self.account.shed += evidence.kernel_packets();
             return;
         }
-        let flow = drop.flow;
+        let drop = Drop { id, flow, dialled, evidence, told_packets: 0 };
         *self.of_source.entry(flow.source).or_default() += 1;
         if let Some((destination, port)) = drop.dialled {
             self.translated.insert(Flow { destination, port, ..flow }, flow);
         }
-        self.open.insert(flow, Open { drop, told_at: None, news: true, due: now });
-        self.open_due.insert((now, flow));
+        let due = self.paced.remove(&flow).unwrap_or(now).max(now);
+        self.open.insert(flow, Open { drop, told_at: None, news: true, due });
+        self.open_due.insert((due, flow));
     }
 
     /// A flow was open as dialled, and now it is known to which backend it goes: they are one.
@@ -422,6 +455,7 @@ impl Correlator {
         self.open_due.remove(&(open.due, *dialled));
         if let Some(other) = self.open.get_mut(flow) {
             other.drop.evidence.merge(open.drop.evidence);
+            other.drop.told_packets += open.drop.told_packets;
             other.news = true;
             self.release(dialled.source);
         } else {
@@ -448,6 +482,7 @@ impl Correlator {
         if open.news {
             open.news = false;
             open.told_at = Some(now);
+            open.drop.told_packets = open.drop.evidence.kernel_packets();
         } else if now.duration_since(open.drop.evidence.last()) >= IDLE {
             self.close(flow);
             return None;

@@ -14,6 +14,7 @@ pub mod correlate;
 pub mod diagnosis;
 pub mod flow;
 pub mod incident;
+pub mod mute;
 pub mod observation;
 pub mod policy;
 pub mod problem;

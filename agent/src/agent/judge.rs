@@ -1,6 +1,6 @@
 //! From what was observed to what is told: when a flow can be judged, and what waits for what.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -13,7 +13,7 @@ use whydrop_core::{
     diagnosis::{Case, Class, Diagnosis, Fate, Judgement, diagnose},
     flow::Flow,
     incident::JudgedDrop,
-    policy::evaluate::Question,
+    mute::{MutedBy, muted, muted_source},
 };
 
 use crate::{
@@ -79,6 +79,10 @@ impl Agent {
             Correlated::Answered { flow, at } => self.judge_answer(flow, at, now),
             Correlated::Folded(folded) => {
                 let snapshot = self.cluster.snapshot();
+                // None of its flows was judged, so that only what is said of the source itself counts.
+                if let Some(by) = muted_source(&snapshot, &self.mute, folded.source) {
+                    return self.mute(by, folded.packets, folded.example.to_string(), now);
+                }
                 self.write(self.reporter.folded(now, &snapshot, &folded));
             }
         }
@@ -88,7 +92,7 @@ impl Agent {
     fn judge_drop(&mut self, drop: Drop, now: Timestamp) {
         let diagnosis = diagnose(&self.cluster.snapshot(), &case_of(&drop));
         if !self.concerns_pods(&diagnosis, &drop) {
-            return self.losses.of_no_pod(drop.evidence.packets());
+            return self.losses.of_no_pod(drop.untold_packets());
         }
         let unsought = if self.is_known(&case_of(&drop), now) {
             Some(drop)
@@ -162,6 +166,9 @@ impl Agent {
                 let still = not_enforced(&snapshot, flow, at);
                 let both = still.filter(|_| not_enforced(&then, flow, at).is_some());
                 if let Some(diagnosis) = both.filter(|_| self.recheck.is_news(flow, now)) {
+                    if let Some(by) = muted(&snapshot, &self.mute, &diagnosis) {
+                        return self.mute(by, 0, diagnosis.question.to_string(), now);
+                    }
                     self.write(self.reporter.finding(now, at, diagnosis));
                 }
             }
@@ -170,11 +177,17 @@ impl Agent {
 
     fn tell_drop(&mut self, drop: &Drop, diagnosis: Diagnosis, now: Timestamp) {
         if !diagnosis.is_reportable(&drop.evidence) {
-            return;
+            return self.losses.refused(drop.untold_packets());
         }
         let snapshot = self.cluster.snapshot();
+        if let Some(by) = muted(&snapshot, &self.mute, &diagnosis) {
+            return self.mute_drop(by, drop, &diagnosis, now);
+        }
         let (history, case) = (self.cluster.history(), case_of(drop));
         let judgement = Judgement::in_hindsight(&snapshot, history, &case, diagnosis);
+        if let Some(by) = muted(&snapshot, &self.mute, &judgement.diagnosis) {
+            return self.mute_drop(by, drop, &judgement.diagnosis, now);
+        }
         let last = self.last_success(drop);
         let judged = JudgedDrop { drop, judgement: &judgement, last_success: last };
         self.incidents.take(&judged, now);
@@ -185,6 +198,24 @@ impl Agent {
             events.write(note);
         }
         self.write(record);
+    }
+
+    /// Counts a drop that is meant. What is to be told once it is not meant any more is another.
+    fn mute_drop(
+        &mut self,
+        by: (MutedBy, Arc<str>),
+        drop: &Drop,
+        diagnosis: &Diagnosis,
+        now: Timestamp,
+    ) {
+        self.incidents.mute(diagnosis, &drop.flow);
+        self.correlator.conclude(&drop.flow);
+        self.mute(by, drop.untold_packets(), diagnosis.question.to_string(), now);
+    }
+
+    fn mute(&mut self, by: (MutedBy, Arc<str>), packets: u64, flow: String, now: Timestamp) {
+        self.metrics.mute(&by.0);
+        self.muted.add(now, by, packets, flow);
     }
 
     /// Whether a pod is at either end: the kernel drops much else on a node that is none of ours.
@@ -272,11 +303,6 @@ fn note(diagnosis: &Diagnosis, record: &DropRecord, now: Timestamp) -> Option<No
         uid: policy.uid.as_deref().map(str::to_owned),
         ..ObjectReference::default()
     });
-    let Question { source, destination, port, protocol } = question;
-    let text = format!(
-        "{source} -> {destination}:{port}/{protocol}: {}. Try: {}",
-        diagnosis.cause.text,
-        fix_command(record)
-    );
+    let text = format!("{question}: {}. Try: {}", diagnosis.cause.text, fix_command(record));
     Some(Note { regarding, related, text, incident: diagnosis.incident(), at: now })
 }

@@ -1,5 +1,7 @@
 //! From the core's values to records.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use whydrop_core::{
     cluster::{
@@ -10,6 +12,7 @@ use whydrop_core::{
     correlate::{self, Drop, Level},
     diagnosis::{self, Attribution, Class, Diagnosis, Dialled, Judgement},
     flow,
+    mute::{MutedBy, Tally},
     observation::Rejection,
     policy::{self, Policy, evaluate},
     remedy,
@@ -17,8 +20,9 @@ use whydrop_core::{
 
 use super::{
     AgentKind, AgentRecord, AgentState, Cause, Changed, Decision, Direction, DirectionVerdict,
-    DropKind, DropRecord, End, Evidence, EvidenceLevel, Exemption, Flow, Layer, NearestMiss,
-    ObjectRef, Record, Remedy, RuleRef, Schema, Service, Situation, Verdict, Workload, yaml,
+    DropKind, DropRecord, End, Evidence, EvidenceLevel, Exemption, Flow, Layer, MutedDrops,
+    NearestMiss, ObjectRef, Record, Remedy, RuleRef, Schema, Service, Situation, Verdict, Workload,
+    yaml,
 };
 
 /// Writes the records of one agent.
@@ -93,6 +97,28 @@ impl Reporter {
                 example: folded.example.to_string(),
             },
         )
+    }
+
+    /// What was muted.
+    pub fn muted(
+        &self,
+        now: Timestamp,
+        since: Timestamp,
+        tallies: BTreeMap<MutedBy, Tally>,
+    ) -> Record {
+        let muted = tallies.into_iter().map(|(by, tally)| MutedDrops {
+            by: by.kind().to_owned(),
+            name: by.name(),
+            kind: match &by {
+                MutedBy::Policy(policy) => Some(policy.kind.name().to_owned()),
+                MutedBy::Namespace(_) | MutedBy::Rule(_) => None,
+            },
+            reason: (!tally.reason.is_empty()).then(|| tally.reason.to_string()),
+            reports: tally.reports,
+            packets: tally.packets,
+            example: tally.example,
+        });
+        self.agent(now, AgentState::Muted { since: time(since), muted: muted.collect() })
     }
 
     fn record(

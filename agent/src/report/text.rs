@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use super::{
     AgentRecord, AgentState, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel,
-    ObjectRef, Record, incident,
+    MutedDrops, ObjectRef, Record, incident,
 };
 
 /// How many characters of an id are shown: enough to tell a cluster's drops of a day apart.
@@ -188,6 +188,10 @@ fn agent_line(record: &AgentRecord) -> String {
              {packets} packets dropped, such as {example}",
             end(source)
         ),
+        AgentState::Muted { since, muted } => {
+            let muted: Vec<_> = muted.iter().map(muted_text).collect();
+            format!("{head} muted since {}: {}", seconds(since), muted.join("; "))
+        }
         AgentState::Stopping { why, counts } => {
             let mut line = format!("{head} stopping: {why}");
             for (what, count) in counts.iter().filter(|(_, count)| **count > 0) {
@@ -196,6 +200,19 @@ fn agent_line(record: &AgentRecord) -> String {
             line
         }
     }
+}
+
+/// `3 drops (9 packets) by NetworkPolicy shop/locked (REASON), such as FLOW`.
+fn muted_text(muted: &MutedDrops) -> String {
+    let MutedDrops { by, name, kind, reason, reports, packets, example } = muted;
+    let kind = kind.as_deref().unwrap_or(by);
+    let reason = reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let plural = |count: u64| if count == 1 { "" } else { "s" };
+    format!(
+        "{reports} drop{} ({packets} packet{}) by {kind} {name}{reason}, such as {example}",
+        plural(*reports),
+        plural(*packets)
+    )
 }
 
 /// `2026-01-02T03:04:05Z` of a time with a fraction.

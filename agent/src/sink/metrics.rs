@@ -18,6 +18,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use whydrop_core::mute::MutedBy;
+
 use crate::report::{AgentState, Direction, DropKind, DropRecord, End, EvidenceLevel, Record};
 
 /// What a scrape is answered with.
@@ -112,6 +114,11 @@ impl Metrics {
         }
     }
 
+    /// Counts what is not told, since this mutes it.
+    pub fn mute(&self, by: &MutedBy) {
+        lock(&self.values).mute(by);
+    }
+
     /// Takes new readings.
     pub fn set(&self, readings: Readings) {
         lock(&self.values).readings = readings;
@@ -136,6 +143,7 @@ fn lock(values: &Mutex<Values>) -> MutexGuard<'_, Values> {
 struct Values {
     drops: BTreeMap<Labels, u64>,
     findings: BTreeMap<Labels, u64>,
+    muted: BTreeMap<MutedLabels, u64>,
     /// Records that are counted under [`OTHER`].
     overflow: u64,
     agent_records: BTreeMap<&'static str, u64>,
@@ -188,6 +196,13 @@ impl Labels {
     }
 }
 
+/// What mutes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct MutedLabels {
+    by: &'static str,
+    name: String,
+}
+
 /// The pod that a record is about: the one that suffers by a drop, which is the one that connects
 /// where that is a pod; the one that a policy leaves unprotected, of a finding.
 fn concerned(record: &DropRecord) -> &End {
@@ -210,14 +225,28 @@ fn state(state: &AgentState) -> &'static str {
         AgentState::Degraded { .. } => "degraded",
         AgentState::Lost { .. } => "lost",
         AgentState::Folded { .. } => "folded",
+        AgentState::Muted { .. } => "muted",
         AgentState::Stopping { .. } => "stopping",
     }
 }
 
 impl Values {
+    fn is_full(&self) -> bool {
+        self.drops.len() + self.findings.len() + self.muted.len() >= SERIES_MAX
+    }
+
+    fn mute(&mut self, by: &MutedBy) {
+        let mut labels = MutedLabels { by: by.kind(), name: escaped(&by.name()) };
+        if self.is_full() && !self.muted.contains_key(&labels) {
+            labels.name = OTHER.to_owned();
+            self.overflow += 1;
+        }
+        *self.muted.entry(labels).or_default() += 1;
+    }
+
     fn count(&mut self, record: &DropRecord) {
         let mut labels = Labels::of(record);
-        let is_full = self.drops.len() + self.findings.len() >= SERIES_MAX;
+        let is_full = self.is_full();
         let series = match record.kind {
             DropKind::Drop => &mut self.drops,
             DropKind::Finding => &mut self.findings,
@@ -250,6 +279,11 @@ impl Collector for Shared {
             "findings",
             "Flows that were answered although policies deny them.",
             &values.findings,
+        )?;
+        page.series(
+            "muted",
+            "Drops and findings that are not told since they are meant, by what mutes them.",
+            values.muted.iter().map(|(labels, count)| (labels.clone(), *count)),
         )?;
         page.counter(
             "series_overflow",

@@ -2,6 +2,7 @@
 //! real filter on a node of network namespaces. Needs root.
 
 mod churn;
+mod mute;
 mod stage;
 mod trouble;
 

@@ -3,3 +3,4 @@
 mod build;
 mod history;
 mod incidents;
+mod mute;
