@@ -10,7 +10,7 @@
 mod evidence;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     fmt,
     net::IpAddr,
 };
@@ -53,6 +53,10 @@ pub const OPEN_MAX: usize = 4096;
 /// How many flows of one source are told apart. A client has few servers; beyond this it is a
 /// scan or a flood, which is told as one.
 pub const FLOWS_PER_SOURCE_MAX: usize = 64;
+
+/// How many attempts of an open flow are remembered, so that one of which more is told later counts
+/// once: a client has few connects to one destination under way at a time.
+const ATTEMPTS_REMEMBERED_MAX: usize = 8;
 
 /// Names a drop: a hash of what every node that sees the attempt can see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -166,8 +170,8 @@ pub struct Correlator {
     loose: HashMap<Flow, Loose>,
     /// Flows with an attempt that was answered late, and when: their counters are forgiven.
     forgiven: HashMap<Flow, Timestamp>,
-    /// Flows whose drop was concluded, and when their next may be reported.
-    paced: HashMap<Flow, Timestamp>,
+    /// Flows whose drop was concluded.
+    concluded: HashMap<Flow, Concluded>,
     /// Pending attempts and open flows of each source.
     of_source: HashMap<IpAddr, usize>,
     folded: HashMap<IpAddr, Folded>,
@@ -190,8 +194,17 @@ struct Pending {
 #[derive(Debug)]
 struct Open {
     drop: Drop,
+    /// Those that it counts, the latest last.
+    attempts: VecDeque<AttemptId>,
     told_at: Option<Timestamp>,
     news: bool,
+    due: Timestamp,
+}
+
+#[derive(Debug)]
+struct Concluded {
+    attempts: VecDeque<AttemptId>,
+    /// When what follows may be reported.
     due: Timestamp,
 }
 
@@ -242,8 +255,9 @@ impl Correlator {
     pub fn conclude(&mut self, flow: &Flow) {
         let Some(key) = self.open_key(flow) else { return };
         let Some(open) = self.close(&key) else { return };
-        if let Some(told) = open.told_at.filter(|_| self.paced.len() < OPEN_MAX) {
-            self.paced.insert(key, told + REPORT_INTERVAL);
+        if let Some(told) = open.told_at.filter(|_| self.concluded.len() < OPEN_MAX) {
+            let due = told + REPORT_INTERVAL;
+            self.concluded.insert(key, Concluded { attempts: open.attempts, due });
         }
         if open.news {
             self.clear.push(Correlated::Drop(open.drop));
@@ -263,7 +277,7 @@ impl Correlator {
             self.settle_loose(&flow, now);
         }
         self.forgiven.retain(|_, at| now.duration_since(*at) <= SETTLE * 2);
-        self.paced.retain(|_, due| *due > now);
+        self.concluded.retain(|_, concluded| concluded.due > now);
         while let Some((due, flow)) = self.open_due.first().copied().filter(|(due, _)| *due <= now)
         {
             self.open_due.remove(&(due, flow));
@@ -395,7 +409,7 @@ impl Correlator {
         let Some(pending) = self.pending.remove(attempt) else { return };
         self.release(attempt.source);
         let Pending { evidence, dialled, dropped, .. } = pending;
-        let evidence = evidence.sealed();
+        let mut evidence = evidence.sealed();
         if !evidence.is_unanswered() {
             self.account.recovered += evidence.kernel_packets();
             return;
@@ -405,12 +419,26 @@ impl Correlator {
         if let Some(dialled) = dialled.filter(|dialled| *dialled != flow) {
             self.join_translated(&dialled, &flow);
         }
+        let known = match self.open.get_mut(&flow) {
+            Some(open) => Some(&mut open.attempts),
+            None => self.concluded.get_mut(&flow).map(|concluded| &mut concluded.attempts),
+        };
+        if let Some(known) = known {
+            if known.contains(attempt) {
+                evidence.is_of_known_attempt();
+            } else {
+                remember(known, *attempt);
+            }
+        }
         if self.open.contains_key(&flow) {
             return self.add_to_open(&flow, evidence);
         }
         let dialled = dialled.filter(|dialled| *dialled != flow);
         let dialled = dialled.map(|dialled| (dialled.destination, dialled.port));
         self.open(DropId::of(attempt), flow, dialled, evidence, now);
+        if let Some(open) = self.open.get_mut(&flow).filter(|open| open.attempts.is_empty()) {
+            remember(&mut open.attempts, *attempt);
+        }
     }
 
     /// Counters without a told attempt: of an answered flow, or their event was lost.
@@ -444,8 +472,11 @@ impl Correlator {
         if let Some((destination, port)) = drop.dialled {
             self.translated.insert(Flow { destination, port, ..flow }, flow);
         }
-        let due = self.paced.remove(&flow).unwrap_or(now).max(now);
-        self.open.insert(flow, Open { drop, told_at: None, news: true, due });
+        let concluded = self.concluded.remove(&flow);
+        let Concluded { attempts, due } =
+            concluded.unwrap_or(Concluded { attempts: VecDeque::new(), due: now });
+        let due = due.max(now);
+        self.open.insert(flow, Open { drop, attempts, told_at: None, news: true, due });
         self.open_due.insert((due, flow));
     }
 
@@ -456,6 +487,7 @@ impl Correlator {
         if let Some(other) = self.open.get_mut(flow) {
             other.drop.evidence.merge(open.drop.evidence);
             other.drop.told_packets += open.drop.told_packets;
+            open.attempts.into_iter().for_each(|attempt| remember(&mut other.attempts, attempt));
             other.news = true;
             self.release(dialled.source);
         } else {
@@ -581,6 +613,13 @@ impl Correlator {
             self.account.shed += observation.packets;
         }
     }
+}
+
+fn remember(attempts: &mut VecDeque<AttemptId>, attempt: AttemptId) {
+    if attempts.len() >= ATTEMPTS_REMEMBERED_MAX {
+        attempts.pop_front();
+    }
+    attempts.push_back(attempt);
 }
 
 impl Observation {

@@ -122,6 +122,19 @@ fn what_goes_on_after_it_was_counted_apart_is_another_drop_in_its_time() {
 }
 
 #[test]
+fn a_connect_that_goes_on_after_it_was_told_is_one_attempt() {
+    // As Linux sends them: four SYNs a second apart, judged two at a time and then one by one.
+    let mut script = vec![seen(40000, 0, netfilter())];
+    for second in 1..4 {
+        script.push(seen(40000, second * 1_000, Fact::Retransmitted));
+        script.push(seen(40000, second * 1_000, netfilter()));
+    }
+    let (_, told) = play(&script, millis(REPORT_INTERVAL) + 5_000);
+    let packets: Vec<u64> = drops(&told).iter().map(|(_, drop)| drop.evidence.packets()).collect();
+    assert_eq!(packets, [2, 4]);
+}
+
+#[test]
 fn the_second_syn_that_dies_is_told_at_once() {
     let script = [
         seen(40000, 0, netfilter()),
