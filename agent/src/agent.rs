@@ -417,6 +417,9 @@ impl Agent {
         while let Some(waited) = self.waiting.leave(Timestamp::MAX) {
             self.judge_again(waited, now);
         }
+        if let Some(events) = &mut self.events {
+            events.finish().await;
+        }
         self.take_stock();
         if let Some((since, tallies)) = self.muted.take() {
             self.write(self.reporter.muted(now, since, tallies));
