@@ -8,6 +8,7 @@ mod convert;
 pub mod explanation;
 pub mod hubble;
 pub mod incident;
+pub mod patch;
 pub mod text;
 pub mod yaml;
 
