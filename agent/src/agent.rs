@@ -19,6 +19,7 @@ mod alone;
 mod incidents;
 mod judge;
 mod losses;
+mod own_path;
 mod recheck;
 mod stock;
 mod waiting;
@@ -33,6 +34,7 @@ use std::{
 
 use anyhow::Context as _;
 use jiff::{SignedDuration, Timestamp};
+use kube::{Client, Config as KubeConfig};
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use whydrop_core::{
     cluster::{Cluster, Interface, object::Kind},
@@ -44,7 +46,7 @@ use whydrop_core::{
 
 use crate::{
     cluster::{
-        connect::{KubeArgs, connect},
+        connect::{KubeArgs, config, dialled},
         folder::Folder,
         live::{Live, Trouble},
         source::Source,
@@ -59,6 +61,8 @@ use crate::{
     },
 };
 use losses::Losses;
+pub use own_path::Destination;
+use own_path::OwnPath;
 use recheck::Recheck;
 use waiting::{Seekers, Seeking, WaitingRoom};
 
@@ -101,6 +105,7 @@ struct Agent {
     correlator: Correlator,
     incidents: IncidentBook,
     recheck: Recheck,
+    own_path: OwnPath,
     waiting: WaitingRoom,
     seekers: Seekers,
     losses: Losses,
@@ -131,12 +136,15 @@ pub async fn run(
     let node: Arc<str> = options.node.as_str().into();
     let mut cluster = Cluster::default();
     let mut events = None;
+    let mut destinations = Vec::new();
     let source = if let Some(path) = options.manifests {
         let folder = Folder::open(path, &mut cluster)?;
         cluster.history_begins(Timestamp::now());
         Source::Manifests(folder)
     } else {
-        let client = connect(&options.kube).await.context("cannot reach the cluster")?;
+        let config = config(&options.kube).await.context("cannot reach the cluster")?;
+        destinations.extend(api_server(&config).await);
+        let client = Client::try_from(config).context("cannot reach the cluster")?;
         let start = |reason| Events::start(client.clone(), options.node.clone(), reason);
         events = options.event_reason.map(start);
         Source::Api(Box::new(Live::start(client, node.clone(), &mut cluster)))
@@ -152,6 +160,7 @@ pub async fn run(
         correlator: Correlator::default(),
         incidents: IncidentBook::default(),
         recheck: Recheck::default(),
+        own_path: OwnPath::to(destinations),
         waiting: WaitingRoom::default(),
         seekers: Seekers::default(),
         losses: Losses::default(),
@@ -257,6 +266,7 @@ impl Agent {
             Err(error) => self.degraded(&error),
         }
         if self.is_ready {
+            self.check_own_path(now);
             self.follow_incidents(now);
         }
         if let Some((since, tallies)) = self.muted.due(now) {
@@ -305,6 +315,7 @@ impl Agent {
         let taken = self.source.take(&mut self.cluster, now);
         if taken.policies_changed && self.is_ready {
             self.recheck.changed(now);
+            self.own_path.changed();
         }
         self.tell_troubles(taken.troubles);
     }
@@ -431,6 +442,12 @@ impl Agent {
         self.tell(AgentState::Stopping { why, counts });
         self.log.finish().await;
     }
+}
+
+/// The API server, as it is dialled.
+async fn api_server(config: &KubeConfig) -> Option<Destination> {
+    let address = dialled(config).await?;
+    Some(Destination { what: "API server".to_owned(), address })
 }
 
 fn kernel_release() -> String {

@@ -16,6 +16,7 @@ pub mod flow;
 pub mod incident;
 pub mod mute;
 pub mod observation;
+pub mod own_path;
 pub mod policy;
 pub mod problem;
 pub mod remedy;

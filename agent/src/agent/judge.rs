@@ -90,6 +90,7 @@ impl Agent {
 
     /// Judges a drop once it is known who is at its ends.
     fn judge_drop(&mut self, drop: Drop, now: Timestamp) {
+        self.watch_own_path(&drop, now);
         let diagnosis = diagnose(&self.cluster.snapshot(), &case_of(&drop));
         if !self.concerns_pods(&diagnosis, &drop) {
             return self.losses.of_no_pod(drop.untold_packets());
@@ -270,7 +271,7 @@ fn case_of_answer(flow: Flow, at: Timestamp) -> Case<'static> {
     Case { flow, dialled: None, at: Some(at), fate: Fate::Answered }
 }
 
-fn case_of(drop: &Drop) -> Case<'_> {
+pub(super) fn case_of(drop: &Drop) -> Case<'_> {
     Case {
         flow: drop.flow,
         dialled: drop.dialled,

@@ -3,6 +3,7 @@
 
 mod churn;
 mod mute;
+mod own_path;
 mod stage;
 mod trouble;
 

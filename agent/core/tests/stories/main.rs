@@ -4,3 +4,4 @@ mod build;
 mod history;
 mod incidents;
 mod mute;
+mod own_path;
