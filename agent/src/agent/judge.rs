@@ -181,15 +181,15 @@ impl Agent {
             return self.losses.refused(drop.untold_packets());
         }
         let snapshot = self.cluster.snapshot();
-        if let Some(by) = muted(&snapshot, &self.mute, &diagnosis) {
-            return self.mute_drop(by, drop, &diagnosis, now);
-        }
+        let last = self.last_success(drop);
         let (history, case) = (self.cluster.history(), case_of(drop));
-        let judgement = Judgement::in_hindsight(&snapshot, history, &case, diagnosis);
+        let judgement = Judgement::in_hindsight(&snapshot, history, &case, diagnosis, last);
+        if !judgement.diagnosis.is_reportable(&drop.evidence) {
+            return self.losses.refused(drop.untold_packets());
+        }
         if let Some(by) = muted(&snapshot, &self.mute, &judgement.diagnosis) {
             return self.mute_drop(by, drop, &judgement.diagnosis, now);
         }
-        let last = self.last_success(drop);
         let judged = JudgedDrop { drop, judgement: &judgement, last_success: last };
         self.incidents.take(&judged, now);
         let record = self.reporter.drop(now, &snapshot, drop, &judgement, last);
