@@ -7,6 +7,7 @@ mod check;
 mod ends;
 mod explain;
 mod fix;
+mod progress;
 mod source;
 
 use std::{
