@@ -78,7 +78,9 @@ impl Agent {
         let (due, waiting) = self.notes.waiting.drain(..).partition(is_due);
         self.notes.waiting = waiting;
         let due: VecDeque<Note> = due;
-        due.into_iter().for_each(|note| self.hand_on(note));
+        for note in due {
+            self.hand_on(note);
+        }
     }
 
     fn hand_on(&self, mut note: Note) {
