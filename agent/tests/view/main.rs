@@ -1,0 +1,5 @@
+//! What records of many nodes come to: the board, the view that is drawn from it, and the view in
+//! a terminal.
+
+mod board;
+mod stream;
