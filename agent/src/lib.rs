@@ -9,3 +9,4 @@ pub mod probe;
 pub mod records;
 pub mod report;
 pub mod sink;
+pub mod view;

@@ -2,4 +2,5 @@
 //! a terminal.
 
 mod board;
+mod draw;
 mod stream;
