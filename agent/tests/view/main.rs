@@ -3,4 +3,8 @@
 
 mod board;
 mod draw;
+mod load;
+mod picture;
+mod pty;
 mod stream;
+mod terminal;

@@ -2,19 +2,22 @@
 
 use super::{Page, Theme};
 use crate::{
-    records::board::{Incident, Status, Summary},
+    records::board::{Count, Incident, Status, Summary},
     report::{
         incident::{IncidentHappened, IncidentResolution, PlanStep},
         text::seconds,
     },
     view::{
         model::View,
-        words::{self, badge, count, count_of, headline, moment, moment_of, span, sparkline},
+        words::{self, badge, count, headline, moment, moment_of, span, sparkline},
     },
 };
 
-/// How many pods, or steps of one kind, are told before the others are a number.
+/// How many pods are told before the others are a number.
 const TOLD_MAX: usize = 8;
+
+/// How many steps of one kind are.
+const STEPS_MAX: usize = 3;
 
 pub(super) fn page(view: &View, incident: &Incident, width: usize, theme: Theme) -> Page {
     let mut page = Page::new(width, theme);
@@ -60,11 +63,11 @@ fn what_to_do(page: &mut Page, summary: &Summary) {
     for (index, step) in summary.plan.iter().enumerate() {
         let is_first = index == 0 || summary.plan[index - 1].step != step.step;
         of_kind = if is_first { 0 } else { of_kind + 1 };
-        if of_kind == TOLD_MAX {
+        if of_kind == STEPS_MAX {
             let same = summary.plan[index..].iter().take_while(|s| s.step == step.step).count();
             page.item(" ", &format!("and {same} more like this"));
         }
-        if of_kind >= TOLD_MAX {
+        if of_kind >= STEPS_MAX {
             continue;
         }
         number += 1;
@@ -144,8 +147,13 @@ fn who(page: &mut Page, summary: &Summary) {
     for service in &summary.services_lost {
         page.item("-", &format!("Service {service} has no ready endpoint any more"));
     }
-    page.field("flows", &count_of(summary.drops, "flow"));
-    page.field("packets", &count_of(summary.packets, "packet"));
+    page.field("flows", &number(summary.drops));
+    page.field("packets", &number(summary.packets));
+}
+
+fn number(count: Count) -> String {
+    let least = if count.is_exact { "" } else { "at least " };
+    format!("{least}{}", count.at_least)
 }
 
 fn how_sure(page: &mut Page, summary: &Summary) {

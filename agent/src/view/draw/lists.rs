@@ -89,7 +89,7 @@ fn window(total: usize, fit: u16, view: &View, selected: usize) -> Viewport {
 
 /// How wide badge and sparkline are.
 const fn mark_columns(width: usize) -> usize {
-    if width < 80 { 8 } else { 12 }
+    if width < 100 { 10 } else { 14 }
 }
 
 fn title(incident: &Incident, width: usize, is_selected: bool, theme: Theme) -> Line<'static> {
@@ -117,7 +117,7 @@ fn subtitle(view: &View, incident: &Incident, width: usize) -> Line<'static> {
     let spark = sparkline(&incident.activity().columns(begin, now, columns));
     let when = match summary.resolved {
         Some(resolved) => format!("ended {} ago", span(resolved, now)),
-        None => format!("{}, last {} ago", span(summary.first, now), span(summary.last, now)),
+        None => format!("for {}, last {} ago", span(summary.first, now), span(summary.last, now)),
     };
     let cause = match &summary.cause.policy {
         Some(policy) => format!("{}, {}", summary.cause.class, words::object(policy)),
@@ -134,7 +134,7 @@ fn brief(page: &mut Page, incident: &Incident) {
     let rows = usize::from(PREVIEW_ROWS) - 1;
     let mut todo = Page::new(page.width, page.theme());
     if let Some(step) = summary.plan.first().filter(|_| summary.status != Status::Resolved) {
-        todo.field("Do:", &step.text);
+        todo.item("do:", &step.text);
         todo.lines.truncate(2);
     }
     page.text(&summary.text);
