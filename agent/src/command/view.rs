@@ -64,7 +64,8 @@ fn summarise(reader: Box<dyn Read + Send>, name: &str) -> anyhow::Result<Outcome
     let lines = tally.others + tally.unreadable;
     if tally.records == 0 && lines > 0 {
         let why = tally.examples.back().map(|why| format!(", such as: {why}")).unwrap_or_default();
-        bail!("{name}: expected records of --log-format json, found none in {lines} lines{why}");
+        let lines = if lines == 1 { "1 line".to_owned() } else { format!("{lines} lines") };
+        bail!("{name}: expected records of --log-format json, found none in {lines}{why}");
     }
     print(&view::summary(&board))
 }

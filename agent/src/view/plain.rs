@@ -51,7 +51,7 @@ fn of_incident(lines: &mut Vec<String>, board: &Board, incident: &Incident) {
     let end = board.span().map_or(summary.last, |(_, last)| last);
     lines.push(String::new());
     lines.push(format!("{:8}  {}", badge(summary), headline(summary)));
-    lines.push(format!("  {}", summary.text));
+    lines.push(format!("  {}", words::why(summary)));
     let when = match summary.resolved {
         Some(resolved) => format!("over since {}", moment(resolved)),
         None => format!("for {}, last {} ago", span(summary.first, end), span(summary.last, end)),

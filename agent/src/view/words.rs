@@ -12,8 +12,8 @@ use crate::{
     },
 };
 
-/// The levels of a sparkline.
-const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+/// The levels of a sparkline. The full block would touch the line above.
+const BARS: [char; 7] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇'];
 
 /// How many columns a text takes.
 pub(super) fn width(text: &str) -> usize {
@@ -132,6 +132,14 @@ pub(super) fn headline(summary: &Summary) -> String {
     format!("{}{others}", path_text(path))
 }
 
+/// What happened, without what the headline says already.
+pub(super) fn why(summary: &Summary) -> &str {
+    match summary.text.split_once(": ") {
+        Some((who, why)) if who.contains(" cannot reach ") => why,
+        _ => &summary.text,
+    }
+}
+
 /// `8 of 8 backend/backend-api cannot reach backend/postgres-primary:5432/TCP`.
 pub(super) fn path_text(path: &AffectedPath) -> String {
     let AffectedPath { source, destination, port, protocol, pods, replicas, .. } = path;
@@ -202,8 +210,9 @@ mod tests {
 
     #[test]
     fn the_highest_bar_is_the_greatest_number() {
-        assert_eq!(sparkline(&[0, 1, 4, 8]), "·▁▄█");
-        assert_eq!(sparkline(&[1, 1]), "██");
+        assert_eq!(sparkline(&[0, 1, 4, 7]), "·▁▄▇");
+        assert_eq!(sparkline(&[1, 1]), "▇▇");
+        assert_eq!(sparkline(&[1, 1_000]), "▁▇");
         assert_eq!(sparkline(&[]), "");
     }
 

@@ -1,4 +1,4 @@
-//! How long 100,000 records take, and how long a frame. `docs/performance.md` has the figures of
+//! How long many records take, and how long a frame. `docs/performance.md` has the figures of
 //! an optimised build; here only what is out of all proportion fails.
 
 use std::{
@@ -15,7 +15,8 @@ use whydrop::{
 
 use super::{draw::PLAIN, stream::fleet};
 
-const LINES: usize = 100_000;
+/// An unoptimised build takes some twenty times as long, and shows the same.
+const LINES: usize = if cfg!(debug_assertions) { 10_000 } else { 100_000 };
 
 /// Half an hour of two nodes, again and again: other drops, of 200 incidents.
 fn stream() -> Vec<u8> {
@@ -40,7 +41,7 @@ fn stream() -> Vec<u8> {
 }
 
 #[test]
-fn a_hundred_thousand_records_without_lag() {
+fn many_records_without_lag() {
     let text = stream();
     let size_mb = text.len() >> 20;
     let (begun, input) = (Instant::now(), Input::start(Box::new(Cursor::new(text))));
@@ -82,7 +83,7 @@ fn a_hundred_thousand_records_without_lag() {
         slowest(&idle),
     )
     .expect("told");
-    // An unoptimised build on a busy machine takes some ten times as long as what a user runs.
-    assert!(loaded < Duration::from_secs(90), "{loaded:?}");
+    // On a busy machine.
+    assert!(loaded < Duration::from_secs(30), "{loaded:?}");
     assert!(slowest(&frames).max(slowest(&idle)) < Duration::from_secs(2), "{frames:?} {idle:?}");
 }

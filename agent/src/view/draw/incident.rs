@@ -25,7 +25,7 @@ pub(super) fn page(view: &View, incident: &Incident, width: usize, theme: Theme)
     page.heading(&format!("{}  incident {}", badge(summary), incident.id()));
     page.styled(&headline(summary), theme.strong());
     // The agent's sentence is made of clauses; each is a fact of its own.
-    for clause in clauses(summary) {
+    for clause in words::why(summary).split("; ") {
         page.item("-", clause);
     }
     what_to_do(&mut page, summary);
@@ -40,15 +40,6 @@ pub(super) fn page(view: &View, incident: &Incident, width: usize, theme: Theme)
     how_sure(&mut page, summary);
     where_told(&mut page, view, incident);
     page
-}
-
-/// What the headline does not say already.
-fn clauses(summary: &Summary) -> impl Iterator<Item = &str> {
-    let text = match summary.text.split_once(": ") {
-        Some((who, why)) if who.contains(" cannot reach ") => why,
-        _ => &summary.text,
-    };
-    text.split("; ")
 }
 
 fn what_to_do(page: &mut Page, summary: &Summary) {

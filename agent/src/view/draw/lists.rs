@@ -1,5 +1,7 @@
 //! Lists: incidents, and the drops of one.
 
+use std::ops::RangeInclusive;
+
 use ratatui::{
     Frame,
     layout::Rect,
@@ -18,8 +20,8 @@ use crate::{
 /// From this many rows on, the selected incident is told below the list.
 const ROWS_WITH_PREVIEW: u16 = 16;
 
-/// How many of them that takes, with the rule between.
-const PREVIEW_ROWS: u16 = 7;
+/// How many of them that takes, with the rule between: what the list leaves.
+const PREVIEW_ROWS: RangeInclusive<u16> = 7..=11;
 
 /// How far back a sparkline goes.
 const SPARKLINE: jiff::SignedDuration = jiff::SignedDuration::from_mins(60);
@@ -30,7 +32,9 @@ pub(super) fn incidents(frame: &mut Frame<'_>, area: Rect, view: &View, theme: T
         return nothing(frame, area, view, theme);
     }
     let has_preview = area.height >= ROWS_WITH_PREVIEW;
-    let below = if has_preview { PREVIEW_ROWS } else { 0 };
+    let listed = u16::try_from(incidents.len() * 2).unwrap_or(u16::MAX);
+    let left = area.height.saturating_sub(listed).clamp(*PREVIEW_ROWS.start(), *PREVIEW_ROWS.end());
+    let below = if has_preview { left } else { 0 };
     let (list, preview) = split(area, area.height - below);
     let ids: Vec<&str> = incidents.iter().map(|incident| incident.id()).collect();
     let selected = view.position(&ids);
@@ -46,7 +50,7 @@ pub(super) fn incidents(frame: &mut Frame<'_>, area: Rect, view: &View, theme: T
     if has_preview && let Some(incident) = incidents.get(selected) {
         let mut page = Page::new(usize::from(area.width), theme);
         page.line(vec![Span::styled("─".repeat(page.width), theme.quiet())]);
-        brief(&mut page, incident);
+        brief(&mut page, incident, usize::from(preview.height));
         for (row, told) in (preview.y..preview.bottom()).zip(page.lines) {
             line(frame, Rect { y: row, height: 1, ..preview }, told);
         }
@@ -128,17 +132,18 @@ fn subtitle(view: &View, incident: &Incident, width: usize) -> Line<'static> {
     Line::raw(format!("  {spark} {}", fit(&text, room)))
 }
 
-/// The selected incident, in the words of the agent, and what to do.
-fn brief(page: &mut Page, incident: &Incident) {
+/// Why, of the selected incident, and what to do, in so many rows.
+fn brief(page: &mut Page, incident: &Incident, rows: usize) {
     let summary = incident.summary();
-    let rows = usize::from(PREVIEW_ROWS) - 1;
-    let mut todo = Page::new(page.width, page.theme());
+    let (mut why, mut todo) =
+        (Page::new(page.width, page.theme()), Page::new(page.width, page.theme()));
+    why.text(words::why(summary));
     if let Some(step) = summary.plan.first().filter(|_| summary.status != Status::Resolved) {
         todo.item("do:", &step.text);
-        todo.lines.truncate(2);
+        todo.cut(2);
     }
-    page.text(&summary.text);
-    page.lines.truncate(1 + rows - todo.lines.len());
+    why.cut(rows.saturating_sub(page.lines.len() + todo.lines.len()));
+    page.lines.append(&mut why.lines);
     page.lines.append(&mut todo.lines);
 }
 

@@ -74,6 +74,17 @@ impl Page {
         self.lines.push(Line::from(spans));
     }
 
+    /// Leaves the first so many lines, and says so where there were more.
+    pub(super) fn cut(&mut self, lines: usize) {
+        if self.lines.len() > lines {
+            self.lines.truncate(lines);
+            if let Some(last) = self.lines.last_mut() {
+                let text = format!("{last} …");
+                *last = Line::raw(words::fit(&text, self.width));
+            }
+        }
+    }
+
     fn wrap(&mut self, text: &str, first: &str, next: &str, style: Style) {
         let text = escape(text);
         let options =
