@@ -27,6 +27,9 @@ use page::Page;
 /// Below this many rows only what is looked at is drawn, without a second line of heading.
 const ROWS_SMALL: u16 = 12;
 
+/// Less of a word than this says nothing.
+const HEADING_COLUMNS_MIN: usize = 6;
+
 /// How things look. Nothing is told by colour alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Theme {
@@ -185,7 +188,11 @@ fn heading(view: &View, width: usize) -> Line<'static> {
     };
     // Where both do not fit, what is coming says less.
     let room = width.saturating_sub(words::width(&left) + 2);
-    let right = if words::width(&right) <= room { right } else { fit(right.trim_end(), room) };
+    let right = match words::width(&right) <= room {
+        true => right,
+        false if room < HEADING_COLUMNS_MIN => String::new(),
+        false => fit(right.trim_end(), room),
+    };
     let blanks = width.saturating_sub(words::width(&left) + words::width(&right));
     Line::raw(format!("{}{}{right}", fit(&left, width), " ".repeat(blanks)))
 }
