@@ -32,22 +32,21 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
              -f -l app.kubernetes.io/name=whydrop --prefix=false | whydrop view"
         );
     }
-    let reader: Box<dyn Read + Send> = match is_stdin {
-        true => Box::new(io::stdin()),
-        false => {
-            let name = args.file.display().to_string();
-            let file = File::open(&args.file).with_context(|| name.clone())?;
-            if file.metadata().with_context(|| name.clone())?.is_dir() {
-                bail!("{name}: expected a file of records, found a folder");
-            }
-            Box::new(file)
+    let name = args.file.display().to_string();
+    let reader: Box<dyn Read + Send> = if is_stdin {
+        Box::new(io::stdin())
+    } else {
+        let file = File::open(&args.file).with_context(|| name.clone())?;
+        if file.metadata().with_context(|| name.clone())?.is_dir() {
+            bail!("{name}: expected a file of records, found a folder");
         }
+        Box::new(file)
     };
     if io::stdout().is_terminal() {
         view::run(reader, is_stdin)?;
         return Ok(Outcome::Done);
     }
-    summarise(reader, &args.file.display().to_string())
+    summarise(reader, &name)
 }
 
 /// Without a terminal: everything is read, and told as text.
@@ -55,7 +54,11 @@ fn summarise(reader: Box<dyn Read + Send>, name: &str) -> anyhow::Result<Outcome
     let (input, mut board) = (Input::start(reader), Board::default());
     while let Some(news) = input.wait() {
         match news {
-            News::Lines(lines) => lines.into_iter().for_each(|line| board.take(line)),
+            News::Lines(lines) => {
+                for line in lines {
+                    board.take(line);
+                }
+            }
             News::Ended => break,
             News::Failed(why) => bail!("{name}: {why}"),
         }

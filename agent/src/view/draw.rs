@@ -7,6 +7,8 @@ mod incident;
 mod lists;
 mod page;
 
+use std::fmt::Write as _;
+
 use ratatui::{
     Frame,
     layout::Rect,
@@ -19,7 +21,7 @@ use super::{
     words::{self, count, fit},
 };
 use crate::{
-    records::board::{AgentStatus, Status, Summary},
+    records::board::{Agent, AgentStatus, Incident, Status, Summary},
     report::incident::Severity,
 };
 use page::Page;
@@ -33,20 +35,35 @@ const HEADING_COLUMNS_MIN: usize = 6;
 /// How things look. Nothing is told by colour alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Theme {
-    /// Colours may be used.
-    pub colours: bool,
+    has_colours: bool,
+    alert: Style,
+    strong: Style,
+    quiet: Style,
+    bar: Style,
 }
 
 impl Theme {
+    /// With colours, or by bold, dim and reversed text alone.
+    pub fn new(has_colours: bool) -> Self {
+        let strong = Style::new().add_modifier(Modifier::BOLD);
+        Self {
+            has_colours,
+            alert: if has_colours { strong.fg(Color::Red) } else { strong },
+            strong,
+            quiet: Style::new().add_modifier(Modifier::DIM),
+            bar: Style::new().add_modifier(Modifier::REVERSED),
+        }
+    }
+
     /// Without colours where `NO_COLOR` is set to anything (<https://no-color.org>).
     pub fn of_environment() -> Self {
         let asked = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { colours: !asked }
+        Self::new(!asked)
     }
 
     /// Colours in pairs, where they are loud: they read alike on dark and on light.
     fn badge(self, summary: &Summary) -> Style {
-        let pair = |text, ground| match self.colours {
+        let pair = |text, ground| match self.has_colours {
             true => Style::new().fg(text).bg(ground).add_modifier(Modifier::BOLD),
             false => Style::new().add_modifier(Modifier::BOLD),
         };
@@ -54,26 +71,9 @@ impl Theme {
             (Status::Open, Some(Severity::Critical)) => pair(Color::White, Color::Red),
             (Status::Open, Some(Severity::Warning)) => pair(Color::Black, Color::Yellow),
             (Status::Open, _) => pair(Color::White, Color::Blue),
-            (Status::Unfollowed, _) => Style::new().add_modifier(Modifier::BOLD),
-            (Status::Resolved, _) => self.quiet(),
+            (Status::Unfollowed, _) => self.strong,
+            (Status::Resolved, _) => self.quiet,
         }
-    }
-
-    fn alert(self) -> Style {
-        let style = Style::new().add_modifier(Modifier::BOLD);
-        if self.colours { style.fg(Color::Red) } else { style }
-    }
-
-    fn strong(self) -> Style {
-        Style::new().add_modifier(Modifier::BOLD)
-    }
-
-    fn quiet(self) -> Style {
-        Style::new().add_modifier(Modifier::DIM)
-    }
-
-    fn bar(self) -> Style {
-        Style::new().add_modifier(Modifier::REVERSED)
     }
 }
 
@@ -82,7 +82,7 @@ pub fn draw(frame: &mut Frame<'_>, view: &View, theme: Theme) -> Viewport {
     let area = frame.area();
     let width = usize::from(area.width);
     let (top, rest) = split(area, 1);
-    line(frame, top, heading(view, width).style(theme.bar()));
+    line(frame, top, heading(view, width).style(theme.bar));
     let (mut body, footer) = split(rest, rest.height.saturating_sub(1));
     if area.height >= ROWS_SMALL {
         for told in [trouble(view, width, theme), filters(view, width, theme)].into_iter().flatten()
@@ -163,7 +163,7 @@ fn line(frame: &mut Frame<'_>, area: Rect, line: Line<'_>) {
 
 /// How it stands: what is open, of how many nodes, and whether more is coming.
 fn heading(view: &View, width: usize) -> Line<'static> {
-    let summaries = || view.board.incidents().map(|incident| incident.summary());
+    let summaries = || view.board.incidents().map(Incident::summary);
     let open = summaries().filter(|summary| summary.status != Status::Resolved).count();
     let critical = summaries()
         .filter(|s| s.status == Status::Open && s.severity == Some(Severity::Critical))
@@ -171,12 +171,12 @@ fn heading(view: &View, width: usize) -> Line<'static> {
     let over = summaries().count() - open;
     let mut left = format!(" whydrop  {open} open");
     if critical > 0 {
-        left += &format!(" ({critical} critical)");
+        let _ = write!(left, " ({critical} critical)");
     }
     if over > 0 {
-        left += &format!(", {over} over");
+        let _ = write!(left, ", {over} over");
     }
-    left += &format!("  {}", count(view.board.agents().count() as u64, "node"));
+    let _ = write!(left, "  {}", count(view.board.agents().count() as u64, "node"));
     let right = match (view.held(), &view.source) {
         (Some(held), _) => format!("PAUSED, {held} held "),
         (None, Source::Open) => "following ".to_owned(),
@@ -209,7 +209,7 @@ fn trouble(view: &View, width: usize, theme: Theme) -> Option<Line<'static>> {
     }
     let agents = |status| view.board.agents().filter(move |agent| agent.status() == status);
     for (status, word) in [(AgentStatus::Stopped, "stopped"), (AgentStatus::Degraded, "degraded")] {
-        let mut nodes = agents(status).map(|agent| agent.node());
+        let mut nodes = agents(status).map(Agent::node);
         match (nodes.next(), nodes.count()) {
             (Some(node), 0) => told.push(format!("{node} {word}")),
             (Some(node), more) => told.push(format!("{node} and {more} more {word}")),
@@ -224,7 +224,7 @@ fn trouble(view: &View, width: usize, theme: Theme) -> Option<Line<'static>> {
         told.push(format!("{} not kept", count(tally.incidents_let_go, "incident")));
     }
     let text = fit(&format!(" ! {} (a tells more)", told.join(", ")), width);
-    (!told.is_empty()).then(|| Line::styled(text, theme.alert()))
+    (!told.is_empty()).then(|| Line::styled(text, theme.alert))
 }
 
 fn filters(view: &View, width: usize, theme: Theme) -> Option<Line<'static>> {
@@ -233,7 +233,7 @@ fn filters(view: &View, width: usize, theme: Theme) -> Option<Line<'static>> {
     (is_list && !words.is_empty()).then(|| {
         let (shown, all) = (view.incidents().len(), view.board.incidents().count());
         let text = format!(" only {}: {shown} of {all}; Esc shows all", words.join(", "));
-        Line::styled(fit(&text, width), theme.strong())
+        Line::styled(fit(&text, width), theme.strong)
     })
 }
 
@@ -242,14 +242,14 @@ fn footing(view: &View, width: usize, theme: Theme) -> Line<'static> {
     if view.search.is_some() {
         let typed = fit(&view.filter.text, width.saturating_sub(30).max(10));
         return Line::from(vec![
-            Span::styled(" /", theme.strong()),
+            Span::styled(" /", theme.strong),
             Span::raw(typed),
-            Span::styled("▏", theme.strong()),
-            Span::styled("  Enter: keep  Esc: as before", theme.quiet()),
+            Span::styled("▏", theme.strong),
+            Span::styled("  Enter: keep  Esc: as before", theme.quiet),
         ]);
     }
     if let Some(notice) = &view.notice {
-        return Line::styled(format!(" {}", fit(notice, width.saturating_sub(1))), theme.strong());
+        return Line::styled(format!(" {}", fit(notice, width.saturating_sub(1))), theme.strong);
     }
     let keys: &[(&str, &str)] = match view.screen() {
         Screen::Incidents => &[
@@ -291,7 +291,7 @@ fn footing(view: &View, width: usize, theme: Theme) -> Line<'static> {
             break;
         }
         taken += columns;
-        spans.push(Span::styled((*key).to_owned(), theme.strong()));
+        spans.push(Span::styled((*key).to_owned(), theme.strong));
         spans.push(Span::raw(format!(" {what}  ")));
     }
     Line::from(spans)

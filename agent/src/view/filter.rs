@@ -133,7 +133,9 @@ fn told(incident: &Incident) -> String {
     };
     for path in &summary.affected {
         add(&words::path_text(path));
-        path.pod_names.iter().chain(&path.others).for_each(|name| add(name));
+        for name in path.pod_names.iter().chain(&path.others) {
+            add(name);
+        }
     }
     for policy in &summary.cause.responsible {
         add(&policy.name);
@@ -144,8 +146,9 @@ fn told(incident: &Incident) -> String {
         add(&record.id);
         for end in [source, destination] {
             add(&end.ip);
-            end.pod.iter().for_each(|pod| add(pod));
-            end.service.iter().for_each(|service| add(&service.name));
+            for name in end.pod.iter().chain(end.service.as_ref().map(|service| &service.name)) {
+                add(name);
+            }
         }
     }
     for node in &summary.nodes {

@@ -150,7 +150,9 @@ impl View {
         if let Some(held) = &mut self.held {
             held.extend(lines);
         } else {
-            lines.into_iter().for_each(|line| self.board.take(line));
+            for line in lines {
+                self.board.take(line);
+            }
         }
     }
 
@@ -286,7 +288,7 @@ impl View {
             Action::Open => self.open(),
             Action::Back => self.back(),
             Action::Search => {
-                self.to_incidents();
+                self.leave_to_list();
                 self.search = Some(self.filter.text.clone());
             }
             Action::Severity => self.filtered(|filter, _| filter.next_severity()),
@@ -327,12 +329,12 @@ impl View {
     }
 
     fn filtered(&mut self, change: impl Fn(&mut Filter, &Board)) {
-        self.to_incidents();
+        self.leave_to_list();
         change(&mut self.filter, &self.board);
         self.place_mut().selected = None;
     }
 
-    fn to_incidents(&mut self) {
+    fn leave_to_list(&mut self) {
         self.places.truncate(1);
     }
 

@@ -131,7 +131,9 @@ fn take(input: &Input, view: &mut View) -> Taken {
 fn paint(terminal: &mut DefaultTerminal, view: &mut View, theme: Theme) -> anyhow::Result<()> {
     let mut shown = None;
     terminal.draw(|frame| shown = Some(draw(frame, view, theme))).context("the terminal")?;
-    shown.into_iter().for_each(|viewport| view.shown(viewport));
+    if let Some(viewport) = shown {
+        view.shown(viewport);
+    }
     Ok(())
 }
 

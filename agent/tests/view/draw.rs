@@ -11,7 +11,9 @@ use whydrop::{
 
 use super::stream::{fleet, lines};
 
-pub(crate) const PLAIN: Theme = Theme { colours: false };
+pub(crate) fn plain() -> Theme {
+    Theme::new(false)
+}
 
 fn view(minutes: i64) -> View {
     let mut view = View::default();
@@ -24,7 +26,7 @@ fn view(minutes: i64) -> View {
 fn screen(view: &mut View, columns: u16, rows: u16) -> String {
     let mut terminal = Terminal::new(TestBackend::new(columns, rows)).expect("a screen");
     let mut shown = None;
-    terminal.draw(|frame| shown = Some(draw(frame, view, PLAIN))).expect("drawn");
+    terminal.draw(|frame| shown = Some(draw(frame, view, plain()))).expect("drawn");
     view.shown(shown.expect("drawn"));
     let mut text = String::new();
     for row in terminal.backend().buffer().content.chunks(usize::from(columns)) {
@@ -203,6 +205,6 @@ fn without_colours_there_are_none() {
         let cells = &terminal.backend().buffer().content;
         cells.iter().any(|cell| (cell.fg, cell.bg) != (Color::Reset, Color::Reset))
     };
-    assert!(colours(Theme { colours: true }));
-    assert!(!colours(PLAIN));
+    assert!(colours(Theme::new(true)));
+    assert!(!colours(plain()));
 }

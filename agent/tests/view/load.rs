@@ -13,7 +13,7 @@ use whydrop::{
     view::{Input, News, View, draw},
 };
 
-use super::{draw::PLAIN, stream::fleet};
+use super::{draw::plain, stream::fleet};
 
 /// An unoptimised build takes some twenty times as long, and shows the same.
 const LINES: usize = if cfg!(debug_assertions) { 10_000 } else { 100_000 };
@@ -50,7 +50,7 @@ fn many_records_without_lag() {
     let mut frame = |view: &mut View| {
         let begun = Instant::now();
         let mut shown = None;
-        terminal.draw(|frame| shown = Some(draw(frame, view, PLAIN))).expect("drawn");
+        terminal.draw(|frame| shown = Some(draw(frame, view, plain()))).expect("drawn");
         view.shown(shown.expect("drawn"));
         begun.elapsed()
     };

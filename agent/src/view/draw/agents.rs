@@ -67,6 +67,8 @@ fn of_agent(page: &mut Page, agent: &Agent) {
         page.field("is", &format!("whydrop {version} on Linux {kernel}, attached to {interfaces}"));
         let objects: Vec<_> = objects.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
         page.field("knows", &objects.join(", "));
-        cannot.iter().for_each(|what| page.field("cannot", what));
+        for what in cannot {
+            page.field("cannot", what);
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! One drop, or finding: what was seen, and how the policies were walked.
 
+use std::fmt::Write as _;
+
 use super::{Page, Theme};
 use crate::{
     records::board::ToldDrop,
@@ -52,7 +54,9 @@ fn evidence(page: &mut Page, view: &View, drop: &ToldDrop) {
         ("refused by", &evidence.rejection),
     ];
     for (name, value) in optional {
-        value.iter().for_each(|value| page.field(name, value));
+        if let Some(value) = value {
+            page.field(name, value);
+        }
     }
     page.field("first", &moment(first));
     page.field("last", &format!("{}, {} ago", moment(last), span(last, view.now())));
@@ -140,23 +144,25 @@ fn why(page: &mut Page, record: &DropRecord) {
     if let Some(changed) = &cause.changed {
         let object = words::object(&changed.object);
         page.field("changed", &format!("{object} {} {}", changed.change, moment_of(&changed.at)));
-        changed.difference.iter().for_each(|what| page.field("", what));
+        if let Some(difference) = &changed.difference {
+            page.field("", difference);
+        }
     }
 }
 
 fn end(page: &mut Page, name: &str, end: &End) {
     let mut told = crate::report::text::end(end);
     if let Some(workload) = &end.workload {
-        told += &format!(", of {} {}", workload.kind, workload.name);
+        let _ = write!(told, ", of {} {}", workload.kind, workload.name);
     }
-    told += &format!(", {}", end.ip);
+    let _ = write!(told, ", {}", end.ip);
     if let Some(node) = end.node.as_ref().filter(|_| end.pod.is_some()) {
-        told += &format!(", on {node}");
+        let _ = write!(told, ", on {node}");
     }
     if let Some(service) = &end.service {
         let (namespace, name) = (&service.namespace, &service.name);
-        told +=
-            &format!(", dialled as Service {namespace}/{name}, {}:{}", service.ip, service.port);
+        let (ip, port) = (&service.ip, service.port);
+        let _ = write!(told, ", dialled as Service {namespace}/{name}, {ip}:{port}");
     }
     page.field(name, &told);
 }

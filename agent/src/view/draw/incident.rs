@@ -23,7 +23,7 @@ pub(super) fn page(view: &View, incident: &Incident, width: usize, theme: Theme)
     let mut page = Page::new(width, theme);
     let summary = incident.summary();
     page.heading(&format!("{}  incident {}", badge(summary), incident.id()));
-    page.styled(&headline(summary), theme.strong());
+    page.styled(&headline(summary), theme.strong);
     // The agent's sentence is made of clauses; each is a fact of its own.
     for clause in words::why(summary).split("; ") {
         page.item("-", clause);

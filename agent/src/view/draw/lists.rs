@@ -1,6 +1,6 @@
 //! Lists: incidents, and the drops of one.
 
-use std::ops::RangeInclusive;
+use std::{fmt::Write as _, ops::RangeInclusive};
 
 use ratatui::{
     Frame,
@@ -49,7 +49,7 @@ pub(super) fn incidents(frame: &mut Frame<'_>, area: Rect, view: &View, theme: T
     }
     if has_preview && let Some(incident) = incidents.get(selected) {
         let mut page = Page::new(usize::from(area.width), theme);
-        page.line(vec![Span::styled("─".repeat(page.width), theme.quiet())]);
+        page.line(vec![Span::styled("─".repeat(page.width), theme.quiet)]);
         brief(&mut page, incident, usize::from(preview.height));
         for (row, told) in (preview.y..preview.bottom()).zip(page.lines) {
             line(frame, Rect { y: row, height: 1, ..preview }, told);
@@ -101,12 +101,12 @@ fn title(incident: &Incident, width: usize, is_selected: bool, theme: Theme) -> 
     let columns = mark_columns(width);
     let text = pad(&headline(summary), width.saturating_sub(columns + 4));
     let text_style = match (is_selected, summary.status) {
-        (true, _) => theme.bar(),
-        (false, Status::Resolved) => theme.quiet(),
-        (false, _) => theme.strong(),
+        (true, _) => theme.bar,
+        (false, Status::Resolved) => theme.quiet,
+        (false, _) => theme.strong,
     };
     Line::from(vec![
-        Span::styled(if is_selected { "> " } else { "  " }, theme.strong()),
+        Span::styled(if is_selected { "> " } else { "  " }, theme.strong),
         Span::styled(format!(" {}", pad(badge(summary), columns - 1)), theme.badge(summary)),
         Span::raw(" "),
         Span::styled(text, text_style),
@@ -167,9 +167,9 @@ pub(super) fn drops(
         ),
     };
     if let_go > 0 {
-        told += &format!(", the last told; {let_go} more are counted and not kept");
+        let _ = write!(told, ", the last told; {let_go} more are counted and not kept");
     }
-    line(frame, top, Line::styled(fit(&told, width), theme.strong()));
+    line(frame, top, Line::styled(fit(&told, width), theme.strong));
     let selected = view.position(&ids_of(drops));
     let viewport = window(drops.len(), list.height, view, selected);
     let shown = drops.iter().enumerate().skip(viewport.offset).take(viewport.fit);
@@ -184,9 +184,9 @@ pub(super) fn drops(
             last.strftime("%H:%M:%S"),
             pad(&words::evidence(&record.evidence, &record.flow.protocol), 22),
         );
-        let style = if is_selected { theme.bar() } else { ratatui::style::Style::new() };
+        let style = if is_selected { theme.bar } else { ratatui::style::Style::new() };
         let told = Line::from(vec![
-            Span::styled(if is_selected { "> " } else { "  " }, theme.strong()),
+            Span::styled(if is_selected { "> " } else { "  " }, theme.strong),
             Span::styled(pad(&text, width.saturating_sub(2)), style),
         ]);
         line(frame, Rect { y: row, height: 1, ..list }, told);

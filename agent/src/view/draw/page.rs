@@ -32,7 +32,7 @@ impl Page {
         if !self.lines.is_empty() {
             self.lines.push(Line::default());
         }
-        self.lines.push(Line::styled(words::fit(text, self.width), self.theme.strong()));
+        self.lines.push(Line::styled(words::fit(text, self.width), self.theme.strong));
     }
 
     pub(super) fn text(&mut self, text: &str) {
@@ -87,8 +87,11 @@ impl Page {
 
     fn wrap(&mut self, text: &str, first: &str, next: &str, style: Style) {
         let text = escape(text);
-        let options =
-            textwrap::Options::new(self.width.max(8)).initial_indent(first).subsequent_indent(next);
+        // A name is not broken at its hyphens, so that it can be read and copied whole.
+        let options = textwrap::Options::new(self.width.max(8))
+            .word_splitter(textwrap::WordSplitter::NoHyphenation)
+            .initial_indent(first)
+            .subsequent_indent(next);
         for line in textwrap::wrap(&text, options) {
             self.lines.push(Line::styled(line.into_owned(), style));
         }
