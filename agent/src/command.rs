@@ -9,6 +9,7 @@ mod explain;
 mod fix;
 mod progress;
 mod source;
+mod view;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -39,6 +40,8 @@ enum Command {
     Check(check::Args),
     /// The smallest rule that lets a denied flow pass, as YAML for `kubectl apply -f -`.
     Fix(fix::Args),
+    /// The agents' records in a terminal: incidents, drops, policy walk, remedy.
+    View(view::Args),
     /// The JSON Schema of the records.
     Schema,
 }
@@ -69,6 +72,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Fix(args) => fix::run(&args),
+        Command::View(args) => view::run(&args),
         Command::Schema => schema(),
     };
     match outcome {

@@ -11,3 +11,4 @@ pub mod records;
 pub mod report;
 pub mod sink;
 pub mod state;
+pub mod view;

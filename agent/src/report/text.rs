@@ -105,7 +105,7 @@ fn drop_line(record: &DropRecord) -> String {
 }
 
 /// The end's name, or its address where it has none.
-pub(super) fn end(end: &End) -> String {
+pub(crate) fn end(end: &End) -> String {
     match (&end.namespace, &end.pod, &end.node) {
         (Some(namespace), Some(pod), _) => format!("{}/{}", name(namespace), name(pod)),
         (_, _, Some(node)) => format!("node/{}", name(node)),
@@ -113,7 +113,7 @@ pub(super) fn end(end: &End) -> String {
     }
 }
 
-pub(super) fn destination_text(destination: &End) -> String {
+pub(crate) fn destination_text(destination: &End) -> String {
     let name = end(destination);
     let port = destination.port.unwrap_or_default();
     if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") }
@@ -251,7 +251,7 @@ fn muted_text(muted: &MutedDrops) -> String {
 }
 
 /// `2026-01-02T03:04:05Z` of a time with a fraction.
-pub(super) fn seconds(time: &str) -> String {
+pub(crate) fn seconds(time: &str) -> String {
     match time.split_once('.') {
         Some((seconds, _)) => format!("{seconds}Z"),
         None => time.to_owned(),
