@@ -7,6 +7,7 @@ mod check;
 mod ends;
 mod explain;
 mod fix;
+mod heal;
 mod source;
 
 use std::{
@@ -38,6 +39,8 @@ enum Command {
     Check(check::Args),
     /// The smallest rule that lets a denied flow pass, as YAML for `kubectl apply -f -`.
     Fix(fix::Args),
+    /// Apply verified remedies where namespaces ask for it, and take back what does not help.
+    Heal(heal::Args),
     /// The JSON Schema of the records.
     Schema,
 }
@@ -68,6 +71,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Fix(args) => fix::run(&args),
+        Command::Heal(args) => heal::run(args),
         Command::Schema => schema(),
     };
     match outcome {
@@ -86,6 +90,7 @@ pub fn run(cli: Cli) -> ExitCode {
 fn start_messages(command: &Command) {
     let (default, json) = match command {
         Command::Agent(args) => ("info", args.log_format == Format::Json),
+        Command::Heal(args) => ("info", args.log_format == Format::Json),
         _ => ("warn", false),
     };
     // The client says itself what its caller says better.

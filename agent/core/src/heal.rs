@@ -326,6 +326,10 @@ impl Healer {
             let is_over = !known.is_open() || now.duration_since(known.last) > SILENCE;
             let verdict = self.may_examine(id, known, now);
             let (flows, namespaces) = (known.flows(), known.namespaces.clone());
+            if flows.is_empty() && verdict.is_ok() && !is_over {
+                // Which of them died is told soon: a flow that goes on dying is told each minute.
+                continue;
+            }
             let Some(case) = self.cases.get_mut(&id) else { continue };
             case.has_news = false;
             if is_over || self.watches.contains_key(&id) {

@@ -105,7 +105,7 @@ impl Metrics {
         match record {
             Record::Drop(record) => values.count(record),
             // Its drops are counted as they are told.
-            Record::Incident(_) => {}
+            Record::Incident(_) | Record::Heal(_) => {}
             Record::Agent(record) => {
                 *values.agent_records.entry(state(&record.state)).or_default() += 1;
             }

@@ -51,8 +51,6 @@ pub struct Told {
     pub responsible: Vec<PolicyRef>,
     /// The namespaces of its pods and policies.
     pub namespaces: BTreeSet<Arc<str>>,
-    /// The flows that its plan says to test.
-    pub flows: Vec<Flow>,
     /// Whether its plan has a verified remedy.
     pub has_remedy: bool,
 }
@@ -110,9 +108,6 @@ impl Known {
         self.first = self.first.min(told.first);
         self.last = self.last.max(told.last);
         self.namespaces.extend(told.namespaces.iter().cloned());
-        for flow in &told.flows {
-            self.died(*flow, told.last);
-        }
         if self.nodes.len() < NODES_MAX || self.nodes.contains_key(&told.node) {
             self.nodes.insert(told.node.clone(), told.clone());
         }
@@ -176,8 +171,8 @@ impl Known {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Incidents {
     known: BTreeMap<IncidentId, Known>,
-    /// When each flow last died, by whatever cause.
-    died: BTreeMap<Flow, Timestamp>,
+    /// How each flow last died, by whatever cause. A flow is told before its incident is.
+    died: BTreeMap<Flow, Died>,
 }
 
 /// How many flows' last deaths are known, whatever their incidents.
@@ -193,7 +188,13 @@ impl Incidents {
                 self.known.remove(&id);
             }
         }
-        self.known.entry(id).or_insert_with(|| Known::new(&told)).take(told);
+        let deaths = self.died.values().filter(|died| died.incident == id);
+        let known = self.known.entry(id).or_insert_with(|| {
+            let mut known = Known::new(&told);
+            deaths.for_each(|died| known.died(died.flow, died.last));
+            known
+        });
+        known.take(told);
     }
 
     pub(super) fn died(&mut self, died: &Died) {
@@ -201,13 +202,15 @@ impl Incidents {
             known.died(died.flow, died.last);
         }
         if !self.died.contains_key(&died.flow) && self.died.len() >= DEATHS_MAX {
-            let eldest = self.died.iter().min_by_key(|(_, last)| **last).map(|(flow, _)| *flow);
+            let eldest = self.died.iter().min_by_key(|(_, died)| died.last).map(|(flow, _)| *flow);
             if let Some(flow) = eldest {
                 self.died.remove(&flow);
             }
         }
-        let last = self.died.entry(died.flow).or_insert(died.last);
-        *last = died.last.max(*last);
+        let known = self.died.entry(died.flow).or_insert(*died);
+        if died.last >= known.last {
+            *known = *died;
+        }
     }
 
     pub(super) fn get(&self, id: IncidentId) -> Option<&Known> {
@@ -220,6 +223,6 @@ impl Incidents {
 
     /// When one of these flows last died, by whatever cause.
     pub(super) fn last_death(&self, flows: &BTreeSet<Flow>) -> Option<Timestamp> {
-        flows.iter().filter_map(|flow| self.died.get(flow)).max().copied()
+        flows.iter().filter_map(|flow| self.died.get(flow)).map(|died| died.last).max()
     }
 }
