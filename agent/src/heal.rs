@@ -17,7 +17,10 @@ mod lease;
 mod policies;
 mod tell;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -86,7 +89,10 @@ pub struct Options {
 /// # Errors
 /// A cluster that cannot be reached, a file that cannot be read, an address that cannot be listened
 /// at.
-pub async fn run(options: Options, shutdown: impl Future<Output = &'static str>) -> anyhow::Result<()> {
+pub async fn run(
+    options: Options,
+    shutdown: impl Future<Output = &'static str>,
+) -> anyhow::Result<()> {
     let Options { kube, from, namespace, lease, identity, settings, format, health } = options;
     let client = connect(&kube).await?;
     // Asked before anything else, so that what is wrong is said at once.
@@ -154,6 +160,9 @@ struct Task {
     complaints: BTreeSet<String>,
 }
 
+/// What the annotations of namespaces ask for; of one without it, nothing.
+type Consents = BTreeMap<Arc<str>, Option<String>>;
+
 /// How many pods are remembered as told that their logs are not what was expected.
 const COMPLAINTS_MAX: usize = 256;
 
@@ -216,8 +225,16 @@ impl Task {
             // Each may take as long as the API server does.
             self.health.beat(Timestamp::now(), true);
             match action {
-                Action::Examine { incident, flows, namespaces } => {
-                    let found = self.examine(incident, flows, &namespaces).await;
+                Action::Examine { incident, flows, namespaces, is_proposed } => {
+                    let consents = self.consents(&namespaces).await;
+                    let wants_more = |consents: &Consents| {
+                        consents.values().flatten().any(|mode| mode != Mode::DryRun.name())
+                    };
+                    let found = match consents {
+                        Ok(consents) if is_proposed && !wants_more(&consents) => None,
+                        Ok(consents) => Some(self.examine(incident, flows, consents).await),
+                        Err(refusal) => Some(Err(refusal)),
+                    };
                     next = self.healer.examined(incident, found, Timestamp::now());
                 }
                 Action::Apply { incident, proposal, mode, expires } => {
@@ -246,21 +263,26 @@ impl Task {
         }
     }
 
-    /// Looks at the cluster as it is now: who consents, and what would help.
+    /// What the annotations of these namespaces ask for.
+    async fn consents(&self, namespaces: &BTreeSet<Arc<str>>) -> Result<Consents, Refusal> {
+        let mut consents = Consents::new();
+        for namespace in namespaces {
+            let consent = self.policies.consent(namespace).await.map_err(Refusal::Api)?;
+            consents.insert(namespace.clone(), consent);
+        }
+        Ok(consents)
+    }
+
+    /// Looks at the cluster as it is now: what would help, and whether that has consent.
     async fn examine(
         &self,
         incident: IncidentId,
         flows: BTreeSet<Flow>,
-        namespaces: &BTreeSet<std::sync::Arc<str>>,
+        mut consents: Consents,
     ) -> Result<(Proposal, Mode), Refusal> {
-        let mut consents: BTreeMap<String, Option<String>> = BTreeMap::new();
-        for namespace in namespaces {
-            let consent = self.policies.consent(namespace).await.map_err(Refusal::Api)?;
-            consents.insert(namespace.to_string(), consent);
-        }
         // Nobody asks for it: nothing is read.
         if consents.values().all(Option::is_none)
-            && let Some(namespace) = namespaces.first()
+            && let Some(namespace) = consents.keys().next()
         {
             return Err(Refusal::NoConsent(namespace.clone()));
         }
@@ -278,12 +300,8 @@ impl Task {
             tracing::debug!("{line}");
         }
         let proposal = propose(&part.snapshot, incident, &flows)?;
-        for namespace in proposal.namespaces() {
-            if !consents.contains_key(&*namespace) {
-                let consent = self.policies.consent(&namespace).await.map_err(Refusal::Api)?;
-                consents.insert(namespace.to_string(), consent);
-            }
-        }
+        // Those of the policies may be others than those that the agents named.
+        consents.extend(self.consents(&proposal.namespaces()).await?);
         let mode = Mode::of_all(&proposal.namespaces(), |namespace| {
             consents.get(namespace).cloned().flatten()
         })?;

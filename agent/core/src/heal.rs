@@ -48,6 +48,10 @@ pub const SETTLE: SignedDuration = SignedDuration::from_secs(10);
 /// How many incidents are examined at one tick: each reads a part of the cluster.
 const EXAMINED_AT_ONCE: usize = 4;
 
+/// How often it is asked again of an incident that goes on whether its namespaces consent by now: soon
+/// enough for whoever has just annotated one and waits.
+const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(15);
+
 /// How long before a policy's time is over that is said, or a quarter of that time where it is less.
 const WARNED_BEFORE: SignedDuration = SignedDuration::from_hours(1);
 
@@ -125,6 +129,8 @@ pub enum Action {
         flows: BTreeSet<Flow>,
         /// The namespaces that take part: where none of them consents, nothing is to be read.
         namespaces: BTreeSet<Arc<str>>,
+        /// It was proposed before in a dry run: only consent to more is news.
+        is_proposed: bool,
     },
     /// Create the policies, or in a dry run validate them, and tell [`Healer::applied`].
     Apply {
@@ -241,6 +247,8 @@ struct Case {
     has_news: bool,
     /// It is being examined, or applied.
     is_pending: bool,
+    /// Its namespaces do not consent, or to a dry run only: when to ask them again.
+    ask_again: Option<Timestamp>,
     /// The reasons that were told, once each.
     told: HashSet<Discriminant<Refusal>>,
 }
@@ -314,7 +322,8 @@ impl Healer {
     /// they cannot, no watch ends.
     pub fn tick(&mut self, now: Timestamp, hears: bool) -> Vec<Action> {
         let mut actions = self.look_after(now, hears);
-        let news = self.cases.iter().filter(|(_, case)| case.has_news && !case.is_pending);
+        let is_due = |case: &Case| case.has_news || case.ask_again.is_some_and(|at| now >= at);
+        let news = self.cases.iter().filter(|(_, case)| is_due(case) && !case.is_pending);
         let news: Vec<IncidentId> = news.map(|(id, _)| *id).collect();
         let mut examined = 0;
         for id in news {
@@ -332,6 +341,7 @@ impl Healer {
             }
             let Some(case) = self.cases.get_mut(&id) else { continue };
             case.has_news = false;
+            case.ask_again = None;
             if is_over || self.watches.contains_key(&id) {
                 continue;
             }
@@ -339,7 +349,9 @@ impl Healer {
                 Ok(()) => {
                     case.is_pending = true;
                     examined += 1;
-                    actions.push(Action::Examine { incident: id, flows, namespaces });
+                    let is_proposed = self.ledger.knows(id);
+                    let incident = id;
+                    actions.push(Action::Examine { incident, flows, namespaces, is_proposed });
                 }
                 Err(why) => actions.extend(self.refuse(id, why)),
             }
@@ -347,15 +359,20 @@ impl Healer {
         actions
     }
 
-    /// Takes what the cluster says: what would help, and whether its namespaces agree.
+    /// Takes what the cluster says: what would help, and whether its namespaces agree; `None` where
+    /// it was proposed before, and they agree to no more.
     pub fn examined(
         &mut self,
         incident: IncidentId,
-        found: Result<(Proposal, Mode), Refusal>,
+        found: Option<Result<(Proposal, Mode), Refusal>>,
         now: Timestamp,
     ) -> Option<Action> {
         let case = self.cases.entry(incident).or_default();
         case.is_pending = false;
+        let waits =
+            matches!(found, None | Some(Ok((_, Mode::DryRun)) | Err(Refusal::NoConsent(_))));
+        case.ask_again = waits.then(|| now + ASK_AGAIN);
+        let found = found?;
         let may = found.and_then(|(proposal, mode)| {
             self.may_act(incident, &proposal.namespaces(), mode, now)?;
             Ok((proposal, mode))
@@ -518,8 +535,10 @@ fn outcome(incidents: &Incidents, watch: &Watch) -> Outcome {
     let broke = incidents.iter().find(|(id, other)| {
         *id != incident
             && other.first > applied
+            && other.last > applied + SETTLE
             && other.is_open()
-            && other.severity() != Severity::Info
+            // What dies though policies allow it is what the remedy was to help.
+            && (other.severity() != Severity::Info || other.surest().class == Class::OutOfSync)
             && !other.namespaces.is_disjoint(&watch.namespaces)
     });
     match (broke, passes) {

@@ -84,7 +84,8 @@ pub async fn once(
         let pod: Arc<str> = agent.metadata.name.unwrap_or_default().into();
         let parameters = LogParams { since_time: since, ..parameters(false) };
         let read = async {
-            let mut log = std::pin::pin!(api.log_stream(&pod, &parameters).await.map_err(|e| chain(&e))?);
+            let mut log =
+                std::pin::pin!(api.log_stream(&pod, &parameters).await.map_err(|e| chain(&e))?);
             while let Some(line) = line(&mut log).await? {
                 let text = split(&line).1.to_owned();
                 lines.push(LogLine { pod: pod.clone(), text });

@@ -7,7 +7,10 @@ use clap::Args as ClapArgs;
 use jiff::SignedDuration;
 use whydrop_core::heal::{ENTRIES_MAX, SETTLE, Settings};
 
-use super::{Outcome, agent::{host_name, stop_signal}};
+use super::{
+    Outcome,
+    agent::{host_name, stop_signal},
+};
 use crate::{
     cluster::{agents::SELECTOR, connect::KubeArgs},
     heal::{self, From, Options},
