@@ -9,9 +9,9 @@ use std::{
 };
 
 use k8s_openapi::api::{
-    apps::v1::DaemonSet,
+    apps::v1::{DaemonSet, Deployment},
     core::v1::{ConfigMap, Namespace, PodSpec, ServiceAccount},
-    rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule},
+    rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -46,6 +46,15 @@ metrics:
   enabled: true
   address: "[::]"
   podMonitor: {enabled: true, labels: {release: stack}, interval: 1m30s}
+heal:
+  enabled: true
+  replicas: 3
+  minConfidence: 0.95
+  perHour: 12
+  perNamespaceAndHour: 5
+  watchTime: 3m
+  timeToLive: 48h
+  resources: {limits: {memory: 2Gi}}
 extraArgs: [--node-name=worker-1]
 extraEnv:
   - {name: TZ, value: UTC}
@@ -112,6 +121,11 @@ fn metrics_overlay() -> Vec<Value> {
     kustomized("overlays/metrics")
 }
 
+/// The overlay with a healer.
+fn heal_overlay() -> Vec<Value> {
+    kustomized("overlays/heal")
+}
+
 /// Objects as the API understands them, by kind and name.
 fn accepted(objects: &[Value]) -> BTreeMap<(String, String), Value> {
     let accepted = objects.iter().map(|object| {
@@ -122,6 +136,9 @@ fn accepted(objects: &[Value]) -> BTreeMap<(String, String), Value> {
             ("v1", "ConfigMap") => strictly::<ConfigMap>(object),
             ("v1", "ServiceAccount") => strictly::<ServiceAccount>(object),
             ("apps/v1", "DaemonSet") => strictly::<DaemonSet>(object),
+            ("apps/v1", "Deployment") => strictly::<Deployment>(object),
+            ("rbac.authorization.k8s.io/v1", "Role") => strictly::<Role>(object),
+            ("rbac.authorization.k8s.io/v1", "RoleBinding") => strictly::<RoleBinding>(object),
             ("rbac.authorization.k8s.io/v1", "ClusterRole") => strictly::<ClusterRole>(object),
             ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => {
                 strictly::<ClusterRoleBinding>(object)
@@ -212,6 +229,38 @@ fn the_chart_with_metrics_makes_what_the_overlay_holds() {
     assert_eq!(endpoint["port"], container["ports"][0]["name"]);
 }
 
+#[test]
+fn the_chart_with_a_healer_makes_what_the_overlay_holds() {
+    let overlay = heal_overlay();
+    assert_same(&chart(&["--set", "heal.enabled=true"]), &overlay);
+    let of_base = |object: &&Value| base().contains(object);
+    let unchanged = overlay.iter().filter(of_base).count();
+    assert_eq!(unchanged, base().len() - 1, "but for the form of the records");
+    let found = overlay.iter().find(|object| object["kind"] == "Deployment").expect("a healer");
+    let healer: Deployment = serde_json::from_value(found.clone()).expect("a Deployment");
+    let pod = healer.spec.expect("a spec").template.spec.expect("a pod");
+    assert_eq!((pod.host_network, pod.host_pid, &pod.volumes), (None, None, &None));
+    assert_eq!(pod.security_context.expect("a context").run_as_non_root, Some(true));
+    let [container] = &pod.containers[..] else { panic!("one container") };
+    assert_eq!(container.image, base_pod().containers[0].image, "the same image");
+    let security = container.security_context.as_ref().expect("a security context");
+    let capabilities = security.capabilities.as_ref().expect("capabilities");
+    assert_eq!(
+        (&capabilities.add, capabilities.drop.as_deref()),
+        (&None, Some(&["ALL".into()][..]))
+    );
+    assert_eq!(security.read_only_root_filesystem, Some(true));
+    assert_eq!(security.allow_privilege_escalation, Some(false));
+    // Its pods are none of the agents', whose logs are read by this very label.
+    let labels = healer.metadata.labels.expect("labels");
+    let agents = container.args.iter().flatten().find_map(|arg| arg.strip_prefix("--selector="));
+    let (key, value) = agents.and_then(|agents| agents.split_once('=')).expect("a selector");
+    let daemons: DaemonSet = of_kind("DaemonSet");
+    let template = daemons.spec.template.metadata.expect("metadata").labels.expect("labels");
+    assert_eq!(template.get(key).map(String::as_str), Some(value));
+    assert_ne!(labels.get(key).map(String::as_str), Some(value));
+}
+
 /// A chart's objects are a folder's.
 fn assert_same(chart: &[Value], folder: &[Value]) {
     let mut folder = accepted(folder);
@@ -249,6 +298,8 @@ fn an_api_server_takes_the_base_and_the_chart() {
         ("the chart", chart(&[]), &dry[..]),
         ("the chart with other values", other_chart(), &dry),
         ("the overlay for Prometheus", metrics_overlay(), &dry),
+        // For good as well. The namespace is the base's.
+        ("the overlay with a healer", heal_overlay(), &[]),
         // For good, since its rights are asked about below.
         ("the base", base(), &[]),
     ] {
@@ -262,12 +313,13 @@ fn an_api_server_takes_the_base_and_the_chart() {
     }
 
     // Nobody but the agent has its account; what that may do, the API server knows best.
-    let may = |verb: &str, resource: &str| {
-        let account = "--as=system:serviceaccount:whydrop:whydrop";
+    let may_in = |namespace: &str, account: &str, verb: &str, resource: &str| {
+        let account = format!("--as=system:serviceaccount:whydrop:{account}");
         let question = ["auth", "can-i", verb].into_iter().chain(resource.split(' '));
-        let asked = kubectl.output(question.chain(["-n", "backend", account]));
+        let asked = kubectl.output(question.chain(["-n", namespace, &account]));
         String::from_utf8_lossy(&asked.expect("kubectl").stdout).trim() == "yes"
     };
+    let may = |verb: &str, resource: &str| may_in("backend", "whydrop", verb, resource);
     for (verb, resource) in [
         ("watch", "pods"),
         ("watch", "nodes"),
@@ -291,6 +343,28 @@ fn an_api_server_takes_the_base_and_the_chart() {
         ("create", "serviceaccounts --subresource=token"),
     ] {
         assert!(!may(verb, resource), "it may {verb} {resource}");
+    }
+
+    // The healer changes policies of namespaces, and nothing else; it hears the agents alone.
+    for (namespace, verb, resource, yes) in [
+        ("backend", "create", "networkpolicies.networking.k8s.io", true),
+        ("backend", "delete", "networkpolicies.crd.projectcalico.org", true),
+        ("backend", "update", "networkpolicies.networking.k8s.io", false),
+        ("backend", "deletecollection", "networkpolicies.networking.k8s.io", false),
+        ("backend", "create", "globalnetworkpolicies.crd.projectcalico.org", false),
+        ("backend", "create", "adminnetworkpolicies.policy.networking.k8s.io", false),
+        ("backend", "patch", "tiers.crd.projectcalico.org", false),
+        ("backend", "patch", "namespaces", false),
+        ("backend", "get", "pods --subresource=log", false),
+        ("whydrop", "get", "pods --subresource=log", true),
+        ("backend", "get", "leases.coordination.k8s.io/whydrop-heal", false),
+        ("whydrop", "update", "leases.coordination.k8s.io/whydrop-heal", true),
+        ("whydrop", "update", "leases.coordination.k8s.io/other", false),
+        ("whydrop", "get", "secrets", false),
+        ("whydrop", "get", "configmaps", false),
+    ] {
+        let may = may_in(namespace, "whydrop-heal", verb, resource);
+        assert_eq!(may, yes, "in {namespace} the healer may {verb} {resource}");
     }
 }
 
@@ -326,6 +400,16 @@ fn every_value_of_the_chart_has_effect() {
         "spc_t",
         "example.com/role",
         r#""serviceAccountName":"agents""#,
+        r#""serviceAccountName":"drops-heal""#,
+        "--lease=drops-heal",
+        r#""resourceNames":["drops-heal"]"#,
+        r#""replicas":3"#,
+        "--min-confidence=0.95",
+        "--per-hour=12",
+        "--per-namespace-and-hour=5",
+        "--watch-time=3m",
+        "--time-to-live=48h",
+        r#""memory":"2Gi""#,
     ] {
         assert!(text.contains(expected), "no {expected} in {text}");
     }
@@ -359,6 +443,9 @@ fn the_chart_refuses_values_that_it_does_not_know() {
         ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
         ("image.digest=sha256:12", "/image/digest"),
         ("extraArgs=--flag", "/extraArgs"),
+        ("heal.enable=true", "enable"),
+        ("heal.minConfidence=2", "/heal/minConfidence"),
+        ("heal.watchTime=soon", "/heal/watchTime"),
     ] {
         let output = helm(&["template", "--set", set]);
         let said = String::from_utf8_lossy(&output.stderr);

@@ -533,13 +533,11 @@ fn outcome(incidents: &Incidents, watch: &Watch) -> Outcome {
         return Outcome::StillDying(last);
     }
     let broke = incidents.iter().find(|(id, other)| {
-        *id != incident
-            && other.first > applied
-            && other.last > applied + SETTLE
-            && other.is_open()
-            // What dies though policies allow it is what the remedy was to help.
-            && (other.severity() != Severity::Info || other.surest().class == Class::OutOfSync)
-            && !other.namespaces.is_disjoint(&watch.namespaces)
+        let is_new = *id != incident && other.first > applied && other.is_open();
+        // What dies though policies allow it is what the remedy was to help, and over once it passes.
+        let is_unhelped = other.surest().class == Class::OutOfSync;
+        let is_bad = other.severity() != Severity::Info && other.last > applied + SETTLE;
+        is_new && (is_unhelped || is_bad) && !other.namespaces.is_disjoint(&watch.namespaces)
     });
     match (broke, passes) {
         (Some((other, _)), _) => Outcome::Broke(other),
