@@ -238,7 +238,7 @@ fn the_chart_with_a_healer_makes_what_the_overlay_holds() {
     assert_eq!(unchanged, base().len() - 1, "but for the form of the records");
     let found = overlay.iter().find(|object| object["kind"] == "Deployment").expect("a healer");
     let healer: Deployment = serde_json::from_value(found.clone()).expect("a Deployment");
-    let pod = healer.spec.expect("a spec").template.spec.expect("a pod");
+    let pod = healer.spec.template.spec.expect("a pod");
     assert_eq!((pod.host_network, pod.host_pid, &pod.volumes), (None, None, &None));
     assert_eq!(pod.security_context.expect("a context").run_as_non_root, Some(true));
     let [container] = &pod.containers[..] else { panic!("one container") };
