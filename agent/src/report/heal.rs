@@ -223,8 +223,12 @@ pub fn sentence(record: &HealRecord) -> String {
         HealAction::Refused if policies.is_empty() => format!("leaves it alone: {why}"),
         HealAction::Refused => format!("leaves {policies} alone: {why}"),
     };
-    if let Some(count) = record.newly_allowed.filter(|count| *count > 0) {
-        let _ = write!(text, "; newly allows {count} other pairs");
+    match record.newly_allowed {
+        None | Some(0) => {}
+        Some(1) => text += "; it newly allows 1 other pair of ends",
+        Some(count) => {
+            let _ = write!(text, "; it newly allows {count} other pairs of ends");
+        }
     }
     text
 }

@@ -4,13 +4,13 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::Refusal;
 use crate::{
-    cluster::Snapshot,
+    cluster::{Snapshot, resolve::Holder},
     diagnosis::{Case, Class, Diagnosis, Fate, diagnose},
     flow::Flow,
     incident::IncidentId,
     policy::{
         DEFAULT_TIER, Policy, PolicyKind, PolicyRef,
-        evaluate::{Decision, Verdict},
+        evaluate::{Decision, Question, Verdict},
     },
     remedy::{Manifest, remedy_named},
 };
@@ -46,8 +46,8 @@ impl Proposal {
 }
 
 /// Finds what lets these flows of an incident pass, and proves it with the evaluator of all else:
-/// they are denied now, by policies of namespaces in the default tier and by no rule; they pass with
-/// it; and no rule that denies is got round by it.
+/// they are denied now, by policies of namespaces in the default tier and by no rule, between ends in
+/// the cluster; they pass with it; and no rule that denies is got round by it.
 ///
 /// # Errors
 /// Why there is nothing that may be applied.
@@ -64,6 +64,7 @@ pub fn propose(
         let diagnosis = ask(snapshot, flow);
         if is_denied(flow, &diagnosis)? {
             may_be_helped(&diagnosis.verdict)?;
+            is_inside(&diagnosis.question)?;
             denied.push(*flow);
         }
     }
@@ -151,6 +152,15 @@ fn may_be_helped(verdict: &Verdict) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// Whether both ends are of this cluster.
+fn is_inside(question: &Question) -> Result<(), Refusal> {
+    let mut ends = [&question.source, &question.destination].into_iter();
+    match ends.find(|end| matches!(end.holder, Holder::Outside)) {
+        Some(end) => Err(Refusal::Outside(end.address)),
+        None => Ok(()),
+    }
 }
 
 /// Whether a policy is of a namespace, and of a kind that a remedy may be.

@@ -1,6 +1,6 @@
 //! Why the healer leaves an incident alone, in words.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -26,6 +26,8 @@ pub enum Refusal {
         /// What it is instead of a policy of a namespace in the default tier.
         because: String,
     },
+    /// An end of it is outside the cluster: nobody there can be asked who that is.
+    Outside(IpAddr),
     /// It is meant so, or it is nothing yet.
     Severity(Severity),
     /// The cause is not sure enough.
@@ -80,12 +82,6 @@ impl Refusal {
     pub(super) fn kind(&self) -> std::mem::Discriminant<Self> {
         std::mem::discriminant(self)
     }
-
-    /// Whether the incident's namespaces have asked for healing, as far as this tells: only then is
-    /// anything written there about it.
-    pub fn is_about_consent(&self) -> bool {
-        matches!(self, Self::NoConsent(_))
-    }
 }
 
 impl fmt::Display for Refusal {
@@ -109,6 +105,9 @@ impl fmt::Display for Refusal {
             ),
             Self::NotOurs { policy, because } => {
                 write!(f, "{} {policy} {because}", policy.kind)
+            }
+            Self::Outside(address) => {
+                write!(f, "{address} is outside the cluster: a person decides who may come and go")
             }
             Self::Severity(severity) => {
                 write!(f, "its severity is {severity}: it is meant so, or it may pass by itself")
