@@ -318,6 +318,9 @@ impl Task {
         // Noted before it is done, and only by who leads.
         if let Err(why) = self.leadership.write(self.healer.ledger().clone()).await {
             tracing::warn!("nothing is done about incident {incident}: {why}");
+            let why = Refusal::Api(why);
+            // Who leads by now tells of it.
+            let _untold = self.healer.applied(incident, Err(why), Timestamp::now());
             return None;
         }
         let dry_run = mode == Mode::DryRun;
@@ -344,16 +347,34 @@ impl Task {
         }
     }
 
-    async fn keep(&self, standing: &Standing, outcome: &Outcome) {
+    async fn keep(&mut self, standing: &Standing, outcome: &Outcome) {
+        let mut kept = Standing { policies: Vec::new(), ..standing.clone() };
         for policy in &standing.policies {
-            // Where it cannot be noted, the next leader watches once more.
-            if let Err(failure) = self.policies.keep(policy).await {
-                tracing::warn!("{policy}: that it helps cannot be noted: {failure:?}");
+            match self.policies.keep(policy).await {
+                Ok(()) => kept.policies.push(policy.clone()),
+                Err(Failure::Gone) => tracing::info!("{policy} is gone: somebody has decided"),
+                Err(Failure::Foreign(why)) => self.left(standing.incident, policy, why).await,
+                Err(Failure::Other(why)) => {
+                    // The next leader watches it once more.
+                    tracing::warn!("{policy}: that it helps cannot be noted: {why}");
+                    kept.policies.push(policy.clone());
+                }
             }
         }
+        if kept.policies.is_empty() {
+            return self.healer.gone(standing.incident);
+        }
         let now = Timestamp::now();
-        let record = self.reporter.watched(now, standing, HealAction::Kept, outcome);
-        self.teller.tell(record, &standing.policies, None).await;
+        let record = self.reporter.watched(now, &kept, HealAction::Kept, outcome);
+        self.teller.tell(record, &kept.policies, None).await;
+    }
+
+    /// Says once that a policy is somebody else's by now.
+    async fn left(&mut self, incident: IncidentId, policy: &PolicyRef, why: String) {
+        if self.foreign.insert(policy.clone()) {
+            let refusal = Refusal::Foreign { policy: policy.clone(), why };
+            self.refuse(incident, std::slice::from_ref(policy), &refusal).await;
+        }
     }
 
     /// Deletes what stands; what cannot be deleted is tried again at the next tick.
@@ -368,12 +389,7 @@ impl Task {
             match self.policies.delete(policy).await {
                 Ok(()) => deleted.policies.push(policy.clone()),
                 Err(Failure::Gone) => tracing::info!("{policy} is gone already"),
-                Err(Failure::Foreign(why)) => {
-                    if self.foreign.insert(policy.clone()) {
-                        let why = Refusal::Foreign { policy: policy.clone(), why };
-                        self.refuse(standing.incident, std::slice::from_ref(policy), &why).await;
-                    }
-                }
+                Err(Failure::Foreign(why)) => self.left(standing.incident, policy, why).await,
                 Err(Failure::Other(why)) => {
                     tracing::warn!("{policy} cannot be deleted: {why}");
                     is_done = false;

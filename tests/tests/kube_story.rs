@@ -125,7 +125,9 @@ fn a_healer_in_its_pods_hears_the_agents_and_heals() {
     let described = ["describe", "networkpolicies", "-n", "backend"];
     let described = kubectl.run(described).expect("described");
     assert!(described.contains("whydrop.io/incident"), "{described}");
-    let events = ["events", "-n", "backend", "--types=Normal"];
+    // As docs/healing.md has it.
+    let selector = "--field-selector=reportingComponent=whydrop.io/heal";
+    let events = ["get", "events", "-A", selector];
     let events = kubectl.run(events).expect("events");
     for reason in ["WhydropHealApplied", "WhydropHealKept"] {
         assert!(events.contains(reason), "{reason}: {events}");
