@@ -4,6 +4,7 @@ pub mod agent;
 mod chain;
 pub mod cluster;
 pub mod command;
+pub mod heal;
 pub mod health;
 pub mod mute;
 pub mod probe;

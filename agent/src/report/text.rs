@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use super::{
     AgentRecord, AgentState, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel,
-    MutedDrops, ObjectRef, Record, incident,
+    MutedDrops, ObjectRef, Record, heal, incident,
 };
 
 /// How many characters of an id are shown: enough to tell a cluster's drops of a day apart.
@@ -22,6 +22,7 @@ pub fn line(record: &Record) -> String {
     let line = match record {
         Record::Drop(drop) => drop_line(drop),
         Record::Incident(incident) => incident::line(incident),
+        Record::Heal(heal) => heal::line(heal),
         Record::Agent(agent) => agent_line(agent),
     };
     escape(&line).into_owned()

@@ -114,6 +114,7 @@ impl Metrics {
         match record {
             Record::Drop(record) => values.count(record),
             Record::Incident(record) => values.follow(record),
+            Record::Heal(_) => {}
             Record::Agent(record) => {
                 *values.agent_records.entry(state(&record.state)).or_default() += 1;
             }
