@@ -71,9 +71,12 @@ pub(super) fn moment_of(text: &str) -> String {
     text.parse().map_or_else(|_| text.to_owned(), moment)
 }
 
-/// A bar for each number, the greatest of them the highest; a dot where there is nothing.
-pub(super) fn sparkline(numbers: &[u64]) -> String {
-    let most = numbers.iter().copied().max().unwrap_or(0).max(1);
+/// The least that a full bar stands for: a lone flow is a low one.
+const FULL_BAR_MIN: u64 = 4;
+
+/// A bar for each number, by the greatest that it is compared with; a dot where there is nothing.
+pub(super) fn sparkline(numbers: &[u64], most: u64) -> String {
+    let most = most.max(FULL_BAR_MIN);
     let bar = |number: &u64| match *number {
         0 => '·',
         number => {
@@ -210,10 +213,10 @@ mod tests {
 
     #[test]
     fn the_highest_bar_is_the_greatest_number() {
-        assert_eq!(sparkline(&[0, 1, 4, 7]), "·▁▄▇");
-        assert_eq!(sparkline(&[1, 1]), "▇▇");
-        assert_eq!(sparkline(&[1, 1_000]), "▁▇");
-        assert_eq!(sparkline(&[]), "");
+        assert_eq!(sparkline(&[0, 1, 4, 7], 7), "·▁▄▇");
+        assert_eq!(sparkline(&[1, 1], 1), "▂▂");
+        assert_eq!(sparkline(&[1, 1_000], 1_000), "▁▇");
+        assert_eq!(sparkline(&[], 0), "");
     }
 
     #[test]

@@ -75,10 +75,11 @@ fn when(page: &mut Page, view: &View, incident: &Incident) {
     let (summary, now) = (incident.summary(), view.now());
     page.heading("When (UTC)");
     let columns = page.width.saturating_sub(4).min(60);
-    let spark = sparkline(&incident.activity().columns(summary.first, now, columns));
-    page.text(&spark);
+    let flows = incident.activity().columns(summary.first, now, columns);
+    let most = flows.iter().copied().max().unwrap_or(0);
+    page.text(&sparkline(&flows, most));
     page.text(&format!(
-        "flows dying in each minute, from {} to {}",
+        "flows dying in each minute, up to {most}, from {} to {}",
         summary.first.strftime("%H:%M"),
         now.strftime("%H:%M")
     ));

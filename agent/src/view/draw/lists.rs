@@ -40,12 +40,16 @@ pub(super) fn incidents(frame: &mut Frame<'_>, area: Rect, view: &View, theme: T
     let selected = view.position(&ids);
     let viewport = window(incidents.len(), list.height / 2, view, selected);
     let shown = incidents.iter().enumerate().skip(viewport.offset).take(viewport.fit);
+    // One scale for all that are on the screen: who suffers more has the higher bars.
+    let columns = mark_columns(usize::from(area.width));
+    let numbers = shown.clone().flat_map(|(_, incident)| activity(view, incident, columns));
+    let most = numbers.max().unwrap_or(0);
     for (row, (index, incident)) in (list.y..).step_by(2).zip(shown) {
         let rows = Rect { y: row, height: 2.min(list.bottom().saturating_sub(row)), ..list };
         let (first, second) = split(rows, 1);
         let is_selected = index == selected;
         line(frame, first, title(incident, usize::from(area.width), is_selected, theme));
-        line(frame, second, subtitle(view, incident, usize::from(area.width)));
+        line(frame, second, subtitle(view, incident, most, usize::from(area.width)));
     }
     if has_preview && let Some(incident) = incidents.get(selected) {
         let mut page = Page::new(usize::from(area.width), theme);
@@ -113,12 +117,18 @@ fn title(incident: &Incident, width: usize, is_selected: bool, theme: Theme) -> 
     ])
 }
 
-fn subtitle(view: &View, incident: &Incident, width: usize) -> Line<'static> {
+/// How many of its flows were dying, in the last hour or since the log begins.
+fn activity(view: &View, incident: &Incident, columns: usize) -> Vec<u64> {
+    let now = view.now();
+    let begin = view.board().span().map_or(now, |(first, _)| first).max(now - SPARKLINE);
+    incident.activity().columns(begin, now, columns)
+}
+
+fn subtitle(view: &View, incident: &Incident, most: u64, width: usize) -> Line<'static> {
     let summary = incident.summary();
     let now = view.now();
     let columns = mark_columns(width);
-    let begin = view.board().span().map_or(now, |(first, _)| first).max(now - SPARKLINE);
-    let spark = sparkline(&incident.activity().columns(begin, now, columns));
+    let spark = sparkline(&activity(view, incident, columns), most);
     let when = match summary.resolved {
         Some(resolved) => format!("ended {} ago", span(resolved, now)),
         None => format!("for {}, last {} ago", span(summary.first, now), span(summary.last, now)),
