@@ -1,5 +1,6 @@
-//! How long many records take, and how long a frame. `docs/performance.md` has the figures of
-//! an optimised build; here only what is out of all proportion fails.
+//! How long many records take, and how long a frame. What a user's build takes is told by
+//! `cargo test --release -p whydrop --test view load -- --nocapture`; here only what is out of all
+//! proportion fails.
 
 use std::{
     io::{Cursor, Write as _},

@@ -281,7 +281,7 @@ impl Entry {
     ) -> Option<IncidentChange> {
         if self.is_muted() && matches!(self.told, Told::Nothing { .. } | Told::Back { .. }) {
             // Nobody has heard of it, and nobody needs to.
-            self.told = Told::Resolved { at: now };
+            self.told = Told::Resolved { at: now, passes: true };
             return None;
         }
         let happened = match self.told {

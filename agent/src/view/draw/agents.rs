@@ -59,6 +59,9 @@ fn of_agent(page: &mut Page, agent: &Agent) {
             &format!("{count} {what} of sources with too many flows to tell apart"),
         );
     }
+    for (by, count) in agent.muted() {
+        page.field("muted", &format!("{count} by {by}"));
+    }
     let Some(at) = agent.ready_since() else { return };
     page.field("ready since", &moment(at));
     if let Some(AgentState::Ready { version, kernel, interfaces, objects, cannot }) = agent.ready()

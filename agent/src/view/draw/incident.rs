@@ -108,9 +108,15 @@ fn when(page: &mut Page, view: &View, incident: &Incident) {
             (IncidentHappened::Resolved, Some(IncidentResolution::Allowed)) => {
                 "over: policies allow it".to_owned()
             }
+            (IncidentHappened::Resolved, Some(IncidentResolution::Muted)) => {
+                "over: it is meant so, and muted".to_owned()
+            }
             (IncidentHappened::Resolved, _) => "over: nobody attempts it any more".to_owned(),
         };
         told.push((moment(turn.at), format!("{what} (told by {})", turn.node)));
+    }
+    for (at, what) in view.board().heals(incident.id()) {
+        told.push((moment(*at), format!("healer: {what}")));
     }
     told.sort();
     for (at, what) in told {
