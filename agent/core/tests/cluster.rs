@@ -242,6 +242,21 @@ fn an_address_is_outside_only_once_it_was_looked_up() {
 }
 
 #[test]
+fn an_end_is_looked_up_as_it_was_when_the_flow_died() {
+    let mut cluster = Cluster::default();
+    cluster.look_up_on_demand();
+    cluster.apply(Object::Pod(pod("frontend", "pod-a", 10, &[])), None);
+    cluster.looked_up(address(20), LookUp { at: at(10), failed: None, scale: None });
+    let missing = |died| {
+        let case = Case { at: Some(at(died)), ..case(10, 20) };
+        cluster.snapshot().to_look_up(&case, at(14))
+    };
+    assert!(missing(9).is_empty());
+    assert!(missing(11).is_empty(), "a burst is one moment");
+    assert_eq!(missing(13), [Sought::from(address(20))], "its labels may be others since");
+}
+
+#[test]
 fn an_address_that_somebody_got_later_was_nobodys_that_is_known() {
     let mut cluster = Cluster::default();
     cluster.look_up_on_demand();

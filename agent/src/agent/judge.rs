@@ -173,9 +173,12 @@ impl Agent {
             return;
         }
         let snapshot = self.cluster.snapshot();
+        let last = self.last_success(drop, &diagnosis.question);
         let (history, case) = (self.cluster.history(), case_of(drop));
-        let judgement = Judgement::in_hindsight(&snapshot, history, &case, diagnosis);
-        let last = self.last_success(drop, &judgement.diagnosis.question);
+        let judgement = Judgement::in_hindsight(&snapshot, history, &case, diagnosis, last);
+        if !judgement.diagnosis.is_reportable(&drop.evidence) {
+            return;
+        }
         let judged = JudgedDrop { drop, judgement: &judgement, last_success: last };
         self.incidents.take(&judged, now);
         let record = self.reporter.drop(now, &snapshot, drop, &judgement, last);

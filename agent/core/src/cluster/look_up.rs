@@ -17,6 +17,10 @@ use crate::diagnosis::Case;
 /// again within a burst is the same one.
 pub const FRESH: SignedDuration = SignedDuration::from_secs(30);
 
+/// How long before a flow's last packet its ends may have been looked up: a burst is one moment, and
+/// longer ago its pods may have had other labels, which no watch tells of.
+const SAME_MOMENT: SignedDuration = SignedDuration::from_secs(1);
+
 /// How long until an address is looked up again that could not be.
 const AGAIN: SignedDuration = SignedDuration::from_secs(5);
 
@@ -109,7 +113,7 @@ impl Snapshot {
             missing.extend(backends.copied().map(Sought::from));
         }
         let services = self.services_of_rules(case).into_iter().map(Sought::Service);
-        missing.extend(services.filter(|sought| self.is_fresh(sought, now) != Some(true)));
+        missing.extend(services.filter(|sought| self.is_fresh(sought, None, now) != Some(true)));
         missing.sort_unstable();
         missing.dedup();
         missing
@@ -140,18 +144,22 @@ impl Snapshot {
     }
 
     fn is_missing(&self, address: IpAddr, at: Option<Timestamp>, now: Timestamp) -> bool {
-        match self.is_fresh(&address.into(), now) {
+        match self.is_fresh(&address.into(), at, now) {
             Some(is_fresh) => !is_fresh,
             // Held by a pod or a node that is followed.
             None => !matches!(self.resolve(address, at).holder, Holder::Pod(_) | Holder::Node(_)),
         }
     }
 
-    /// Whether what was looked up need not be yet again; `None`: it never was.
-    fn is_fresh(&self, sought: &Sought, now: Timestamp) -> Option<bool> {
+    /// Whether what was looked up need not be yet again, to tell how it was then; `None`: it never
+    /// was.
+    fn is_fresh(&self, sought: &Sought, then: Option<Timestamp>, now: Timestamp) -> Option<bool> {
         let LookUp { at, failed, .. } = self.looked_up.as_ref()?.get(sought)?;
-        let valid = if failed.is_some() { AGAIN } else { FRESH };
-        Some(now.duration_since(*at) <= valid)
+        let age = now.duration_since(*at);
+        Some(match failed {
+            Some(_) => age <= AGAIN,
+            None => age <= FRESH && then.is_none_or(|then| *at + SAME_MOMENT >= then),
+        })
     }
 
     /// Why an address that no object holds may be held all the same.
