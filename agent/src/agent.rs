@@ -5,7 +5,7 @@
 //!  cluster::Source ────▶ Cluster ──▶ Snapshot ─────────────┐
 //!                                                          ▼
 //!  probe::Observations ▶ Correlator ─▶ Drop ─────▶ diagnose, remedy ─▶ Record ─▶ sink::{Log, Events,
-//!            tick ─────▶      │                           └▶ IncidentBook ─┤              Metrics}
+//!            tick ─────▶      │                           └▶ IncidentBook ─┤              Otlp, Metrics}
 //!                             │        Answered ─▶ diagnose ─▶ finding ─┤                  ▲
 //!                             └──────▶ Folded ─────────────────────────┘                  │
 //!  counts and lengths of all of these ─▶ Readings ────────────────────────────────────────┘
@@ -29,7 +29,7 @@ use std::{
     collections::BTreeMap,
     future::Future,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -57,6 +57,10 @@ use crate::{
         events::Events,
         log::{Format, Log},
         metrics::Metrics,
+        otlp::{
+            self, Origin, Otlp,
+            settings::{OtlpArgs, Settings},
+        },
     },
     state::StateDirectory,
 };
@@ -94,6 +98,8 @@ pub struct Options {
     pub health: Option<SocketAddr>,
     /// The reason that Kubernetes Events give; `None`: write none.
     pub event_reason: Option<String>,
+    /// How to reach a collector.
+    pub otlp: OtlpArgs,
     /// Where to keep what the next agent on this node goes on from; `None`: nowhere.
     pub state_directory: Option<PathBuf>,
 }
@@ -113,6 +119,8 @@ struct Agent {
     log: Log,
     /// Where there is an API server to write them to.
     events: Option<Events>,
+    /// Where there is a collector to send them to.
+    otlp: Option<Otlp>,
     metrics: Metrics,
     probe: Probe,
     source: Source,
@@ -133,8 +141,10 @@ pub async fn run(
     shutdown: impl Future<Output = &'static str>,
 ) -> anyhow::Result<()> {
     let node: Arc<str> = options.node.as_str().into();
+    let collector = Settings::read(&options.otlp)?;
     let mut cluster = Cluster::default();
     let mut events = None;
+    let mut api = None;
     let source = if let Some(path) = options.manifests {
         let folder = Folder::open(path, &mut cluster)?;
         cluster.history_begins(Timestamp::now());
@@ -143,6 +153,7 @@ pub async fn run(
         let client = connect(&options.kube).await.context("cannot reach the cluster")?;
         let start = |reason| Events::start(client.clone(), options.node.clone(), reason);
         events = options.event_reason.map(start);
+        api = Some(client.clone());
         Source::Api(Box::new(Live::start(client, node.clone(), &mut cluster)))
     };
     let _alone = alone::claim()?;
@@ -151,6 +162,16 @@ pub async fn run(
         Ok(state) => (state, None),
         Err(why) => (None, Some(format!("what is known ends with this agent: {why:#}"))),
     };
+    let folder = state.as_ref().map(StateDirectory::path);
+    let start = |settings| {
+        let origin = Origin::new(&options.node)?;
+        let folder = folder.map(Path::to_path_buf);
+        Otlp::start(otlp::Options { settings: Arc::new(settings), origin, folder, bounds: None })
+    };
+    let otlp = collector.map(start).transpose().context("cannot send to a collector")?;
+    if let (Some(otlp), Some(client)) = (&otlp, api) {
+        otlp.learn_cluster(client);
+    }
     let metrics = Metrics::default();
     let health = Health::start(options.health, metrics.clone()).await?;
     let config = Config { attach: options.attach, ..Config::default() };
@@ -168,6 +189,7 @@ pub async fn run(
         past: Past::new(state),
         log: Log::start(options.format),
         events,
+        otlp,
         metrics,
         probe,
         source,
@@ -212,7 +234,7 @@ impl Agent {
                     Err(error) => self.degraded(&error),
                 },
                 _ = turns.tick() => self.turn().await,
-                _ = stock.tick() => self.take_stock(),
+                _ = stock.tick() => self.take_stock(Timestamp::now()),
                 () = sleep_until(due) => {}
             }
             let now = Timestamp::now();
@@ -337,7 +359,7 @@ impl Agent {
         }
         self.is_ready = true;
         self.health.beat(now, self.source.is_synced());
-        self.take_stock();
+        self.take_stock(now);
         self.tell_ready();
     }
 
@@ -371,6 +393,11 @@ impl Agent {
                 "find a Node object named {}: see --node-name and NODE_NAME",
                 self.node
             ));
+        }
+        if self.otlp.as_ref().is_some_and(|otlp| !otlp.is_on_disk()) {
+            cannot.push(
+                "keep what waits for the collector across a restart: see --state-directory".into(),
+            );
         }
         let attached = self.probe.interfaces.attached();
         let state = AgentState::Ready {
@@ -406,6 +433,9 @@ impl Agent {
     /// Hands a record to the sinks that take every one.
     fn write(&self, record: Record) {
         self.metrics.write(&record);
+        if let Some(otlp) = &self.otlp {
+            otlp.write(record.clone());
+        }
         self.log.write(record);
     }
 
@@ -428,7 +458,8 @@ impl Agent {
             self.judge_again(waited, now);
         }
         self.hand_on_notes(Timestamp::MAX);
-        self.take_stock();
+        // Everything, however short ago it was told last.
+        self.take_stock(Timestamp::MAX);
         let counts = match self.probe.observations.totals() {
             Ok(totals) => {
                 self.keep_last(&totals).await;
@@ -437,7 +468,13 @@ impl Agent {
             Err(_) => BTreeMap::new(),
         };
         self.tell(AgentState::Stopping { why, counts });
-        self.log.finish().await;
+        let Self { log, otlp, .. } = self;
+        let collected = async {
+            if let Some(otlp) = otlp {
+                otlp.finish().await;
+            }
+        };
+        tokio::join!(log.finish(), collected);
     }
 }
 

@@ -9,8 +9,8 @@ use std::{
 };
 
 use k8s_openapi::api::{
-    apps::v1::DaemonSet,
-    core::v1::{ConfigMap, Namespace, PodSpec, ServiceAccount},
+    apps::v1::{DaemonSet, StatefulSet},
+    core::v1::{ConfigMap, Namespace, PodSpec, Service, ServiceAccount},
     rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -46,6 +46,13 @@ metrics:
   enabled: true
   address: "[::]"
   podMonitor: {enabled: true, labels: {release: stack}, interval: 1m30s}
+otlp:
+  endpoint: https://collector.example:4317
+  protocol: grpc
+  compression: gzip
+  headers: {secret: collector, key: token}
+  tls: {secret: collector-tls, client: true}
+  resourceAttributes: {k8s.cluster.name: "east, 1"}
 stateDirectory: /srv/drops
 extraArgs: [--node-name=worker-1]
 extraEnv:
@@ -113,6 +120,16 @@ fn metrics_overlay() -> Vec<Value> {
     kustomized("overlays/metrics")
 }
 
+/// The overlay that sends to the gateway.
+fn otlp_overlay() -> Vec<Value> {
+    kustomized("overlays/otlp")
+}
+
+/// The gateway of a fleet.
+fn gateway() -> Vec<Value> {
+    kustomized("../collector")
+}
+
 /// Objects as the API understands them, by kind and name.
 fn accepted(objects: &[Value]) -> BTreeMap<(String, String), Value> {
     let accepted = objects.iter().map(|object| {
@@ -122,7 +139,9 @@ fn accepted(objects: &[Value]) -> BTreeMap<(String, String), Value> {
             ("v1", "Namespace") => strictly::<Namespace>(object),
             ("v1", "ConfigMap") => strictly::<ConfigMap>(object),
             ("v1", "ServiceAccount") => strictly::<ServiceAccount>(object),
+            ("v1", "Service") => strictly::<Service>(object),
             ("apps/v1", "DaemonSet") => strictly::<DaemonSet>(object),
+            ("apps/v1", "StatefulSet") => strictly::<StatefulSet>(object),
             ("rbac.authorization.k8s.io/v1", "ClusterRole") => strictly::<ClusterRole>(object),
             ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => {
                 strictly::<ClusterRoleBinding>(object)
@@ -213,6 +232,23 @@ fn the_chart_with_metrics_makes_what_the_overlay_holds() {
     assert_eq!(endpoint["port"], container["ports"][0]["name"]);
 }
 
+#[test]
+fn the_chart_with_the_gateways_endpoint_makes_what_the_overlay_holds() {
+    let set = "otlp.endpoint=http://otel-gateway.whydrop:4318";
+    assert_same(&chart(&["--set", set]), &otlp_overlay());
+    // The name and the port are those of the gateway's Service, and lead to its container.
+    let objects = accepted(&gateway());
+    let service = &objects[&("Service".to_owned(), "otel-gateway".to_owned())];
+    assert_eq!(service["metadata"]["namespace"], "whydrop");
+    let port = &service["spec"]["ports"][1];
+    assert_eq!((&port["port"], &port["targetPort"]), (&json!(4318), &json!("http")));
+    let gateway = &objects[&("StatefulSet".to_owned(), "otel-gateway".to_owned())];
+    let pod = &gateway["spec"]["template"];
+    assert_eq!(service["spec"]["selector"], pod["metadata"]["labels"]);
+    let listens = &pod["spec"]["containers"][0]["ports"][1];
+    assert_eq!((&listens["name"], &listens["containerPort"]), (&json!("http"), &json!(4318)));
+}
+
 /// A chart's objects are a folder's.
 fn assert_same(chart: &[Value], folder: &[Value]) {
     let mut folder = accepted(folder);
@@ -250,6 +286,8 @@ fn an_api_server_takes_the_base_and_the_chart() {
         ("the chart", chart(&[]), &dry[..]),
         ("the chart with other values", other_chart(), &dry),
         ("the overlay for Prometheus", metrics_overlay(), &dry),
+        ("the overlay that sends to the gateway", otlp_overlay(), &dry),
+        ("the gateway", gateway(), &dry),
         // For good, since its rights are asked about below.
         ("the base", base(), &[]),
     ] {
@@ -318,6 +356,15 @@ fn every_value_of_the_chart_has_effect() {
         r#""release":"stack""#,
         r#""interval":"1m30s""#,
         r#""port":19472"#,
+        r#""OTEL_EXPORTER_OTLP_ENDPOINT":"https://collector.example:4317""#,
+        r#""OTEL_EXPORTER_OTLP_PROTOCOL":"grpc""#,
+        r#""OTEL_EXPORTER_OTLP_COMPRESSION":"gzip""#,
+        r#""OTEL_EXPORTER_OTLP_CERTIFICATE":"/etc/whydrop/otlp/ca.crt""#,
+        r#""OTEL_EXPORTER_OTLP_CLIENT_KEY":"/etc/whydrop/otlp/tls.key""#,
+        r#""OTEL_RESOURCE_ATTRIBUTES":"k8s.cluster.name=east%2C%201""#,
+        r#""secretKeyRef":{"key":"token","name":"collector"}"#,
+        r#""secret":{"secretName":"collector-tls"}"#,
+        r#""dnsPolicy":"ClusterFirstWithHostNet""#,
         r#""hostPath":{"path":"/srv/drops","type":"DirectoryOrCreate"}"#,
         r#""mountPath":"/var/lib/whydrop""#,
         "--node-name=worker-1",

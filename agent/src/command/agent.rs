@@ -11,7 +11,7 @@ use crate::{
     agent::{self, Options},
     cluster::connect::KubeArgs,
     probe::Attach,
-    sink::log::Format,
+    sink::{log::Format, otlp::settings::OtlpArgs},
 };
 
 /// Flags of `agent`.
@@ -40,6 +40,8 @@ pub(super) struct Args {
     /// Write no Kubernetes Events
     #[arg(long)]
     no_events: bool,
+    #[command(flatten)]
+    otlp: OtlpArgs,
     /// Where to keep what survives a restart, such as when flows worked last; nothing does without
     #[arg(long, value_name = "DIR", env = "WHYDROP_STATE_DIRECTORY")]
     state_directory: Option<PathBuf>,
@@ -61,6 +63,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         attach: Attach::Auto,
         health: args.health_address,
         event_reason: (!args.no_events).then_some(args.event_reason),
+        otlp: args.otlp,
         state_directory: args.state_directory,
     };
     // One thread: the agent is one task, and resident memory counts.

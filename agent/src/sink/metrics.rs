@@ -21,6 +21,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::otlp::Fare;
 use crate::report::{
     AgentState, DropKind, DropRecord, Record,
     incident::{IncidentHappened, IncidentRecord},
@@ -67,6 +68,8 @@ pub struct Readings {
     pub losses: Vec<(&'static str, u64)>,
     /// What waits.
     pub queues: Vec<Queue>,
+    /// How the collector takes records, where there is one.
+    pub otlp: Option<Fare>,
     /// What programs cost; without those that the kernel keeps no statistics of.
     pub programs: Vec<Program>,
 }
@@ -248,6 +251,22 @@ impl Collector for Shared {
     }
 }
 
+fn encode_otlp(page: &mut Page<'_>, otlp: Fare) -> fmt::Result {
+    page.counter("otlp_sent", "Records that the collector has.", otlp.sent)?;
+    page.counter(
+        "otlp_retries",
+        "Requests that the collector did not take, and that were to be sent again.",
+        otlp.retries,
+    )?;
+    page.gauge("outbox_records", "Records that wait for the collector.", otlp.waiting as u64)?;
+    page.gauge("outbox_bytes", "What they take up.", otlp.waiting_bytes)?;
+    page.gauge(
+        "outbox_oldest_seconds",
+        "For how long the eldest of them has waited.",
+        otlp.waiting_seconds,
+    )
+}
+
 impl Readings {
     fn encode(&self, page: &mut Page<'_>) -> fmt::Result {
         let whether = |(name, is): &(&'static str, bool)| (*name, usize::from(*is));
@@ -303,6 +322,9 @@ impl Readings {
             "How much may wait, or be under way.",
             ("queue", self.queues.iter().map(|queue| (queue.name, queue.limit))),
         )?;
+        if let Some(otlp) = self.otlp {
+            encode_otlp(page, otlp)?;
+        }
         page.counters(
             "program_runs",
             "How often the kernel ran a program, while kernel.bpf_stats_enabled is set.",
