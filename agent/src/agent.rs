@@ -20,6 +20,7 @@ mod alone;
 mod incidents;
 mod judge;
 mod losses;
+mod own_path;
 mod past;
 mod recheck;
 mod stock;
@@ -35,17 +36,19 @@ use std::{
 
 use anyhow::Context as _;
 use jiff::{SignedDuration, Timestamp};
+use kube::{Client, Config as KubeConfig};
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use whydrop_core::{
     cluster::{Cluster, Interface, object::Kind},
     correlate::Correlator,
     incident::IncidentBook,
+    mute::{self, Muted},
     observation::Observation,
 };
 
 use crate::{
     cluster::{
-        connect::{KubeArgs, connect},
+        connect::{KubeArgs, config, dialled},
         folder::Folder,
         live::{Live, Trouble},
         source::Source,
@@ -66,6 +69,8 @@ use crate::{
 };
 use incidents::Notes;
 use losses::Losses;
+pub use own_path::Destination;
+use own_path::OwnPath;
 use past::Past;
 use recheck::Recheck;
 use waiting::{Seekers, Seeking, WaitingRoom};
@@ -102,6 +107,8 @@ pub struct Options {
     pub otlp: OtlpArgs,
     /// Where to keep what the next agent on this node goes on from; `None`: nowhere.
     pub state_directory: Option<PathBuf>,
+    /// What is meant and not to be told.
+    pub mute: Vec<mute::Rule>,
 }
 
 /// Everything that the agent's one task owns.
@@ -112,10 +119,13 @@ struct Agent {
     incidents: IncidentBook,
     notes: Notes,
     recheck: Recheck,
+    own_path: OwnPath,
     waiting: WaitingRoom,
     seekers: Seekers,
     losses: Losses,
     past: Past,
+    mute: Vec<mute::Rule>,
+    muted: Muted,
     log: Log,
     /// Where there is an API server to write them to.
     events: Option<Events>,
@@ -145,12 +155,15 @@ pub async fn run(
     let mut cluster = Cluster::default();
     let mut events = None;
     let mut api = None;
+    let mut destinations = Vec::new();
     let source = if let Some(path) = options.manifests {
         let folder = Folder::open(path, &mut cluster)?;
         cluster.history_begins(Timestamp::now());
         Source::Manifests(folder)
     } else {
-        let client = connect(&options.kube).await.context("cannot reach the cluster")?;
+        let config = config(&options.kube).await.context("cannot reach the cluster")?;
+        destinations.extend(api_server(&config).await);
+        let client = Client::try_from(config).context("cannot reach the cluster")?;
         let start = |reason| Events::start(client.clone(), options.node.clone(), reason);
         events = options.event_reason.map(start);
         api = Some(client.clone());
@@ -183,10 +196,13 @@ pub async fn run(
         incidents: IncidentBook::default(),
         notes: Notes::default(),
         recheck: Recheck::default(),
+        own_path: OwnPath::to(destinations),
         waiting: WaitingRoom::default(),
         seekers: Seekers::default(),
         losses: Losses::default(),
         past: Past::new(state),
+        mute: options.mute,
+        muted: Muted::default(),
         log: Log::start(options.format),
         events,
         otlp,
@@ -292,7 +308,11 @@ impl Agent {
             Err(error) => self.degraded(&error),
         }
         if self.is_ready {
+            self.check_own_path(now);
             self.follow_incidents(now);
+        }
+        if let Some((since, tallies)) = self.muted.due(now) {
+            self.write(self.reporter.muted(now, since, tallies));
         }
     }
 
@@ -337,6 +357,7 @@ impl Agent {
         let taken = self.source.take(&mut self.cluster, now);
         if taken.policies_changed && self.is_ready {
             self.recheck.changed(now);
+            self.own_path.changed();
         }
         self.tell_troubles(taken.troubles);
     }
@@ -458,12 +479,18 @@ impl Agent {
             self.judge_again(waited, now);
         }
         self.hand_on_notes(Timestamp::MAX);
+        if let Some(events) = &mut self.events {
+            events.finish().await;
+        }
         // Everything, however short ago it was told last.
         self.take_stock(Timestamp::MAX);
+        if let Some((since, tallies)) = self.muted.take() {
+            self.write(self.reporter.muted(now, since, tallies));
+        }
         let counts = match self.probe.observations.totals() {
             Ok(totals) => {
                 self.keep_last(&totals).await;
-                self.losses.account(&totals, &self.correlator)
+                self.losses.account(&totals, &self.correlator, self.muted.packets())
             }
             Err(_) => BTreeMap::new(),
         };
@@ -476,6 +503,12 @@ impl Agent {
         };
         tokio::join!(log.finish(), collected);
     }
+}
+
+/// The API server, as it is dialled.
+async fn api_server(config: &KubeConfig) -> Option<Destination> {
+    let address = dialled(config).await?;
+    Some(Destination { what: "API server".to_owned(), address })
 }
 
 fn kernel_release() -> String {

@@ -1,6 +1,8 @@
 //! The records of an incident as they are written: golden, read back strictly, and valid by their
 //! own schema.
 
+mod grammar;
+
 use std::{fmt::Write as _, net::IpAddr};
 
 use jiff::{SignedDuration, Timestamp};
@@ -163,6 +165,12 @@ fn incidents_as_json() {
 fn incidents_as_text() {
     let lines: Vec<_> = story().iter().map(text::line).collect();
     insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn every_line_is_of_the_documented_grammar() {
+    let lines: Vec<_> = story().iter().map(text::line).collect();
+    grammar::assert_lines(lines.iter().map(String::as_str));
 }
 
 #[test]

@@ -80,7 +80,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     cluster::{Snapshot, look_up::Sought},
     correlate::{Drop, DropId, REPORT_INTERVAL},
-    diagnosis::{Attribution, Cause, Class, Judgement},
+    diagnosis::{Attribution, Cause, Class, Diagnosis, Judgement},
     flow::Flow,
     policy::PolicyRef,
 };
@@ -209,6 +209,8 @@ pub enum Resolution {
     Allowed,
     /// Nothing has attempted it for [`SILENCE`].
     Silence,
+    /// It goes on, and is meant so, see [`crate::mute`].
+    Muted,
 }
 
 /// What happened to which incident.
@@ -240,6 +242,13 @@ impl IncidentBook {
             return;
         }
         self.entries.entry(id).or_insert_with(|| Entry::new(judged, now)).add(judged, now);
+    }
+
+    /// Takes that a flow of an incident goes on dying and is meant to.
+    pub fn mute(&mut self, diagnosis: &Diagnosis, flow: &Flow) {
+        if let Some(entry) = self.entries.get_mut(&IncidentId(diagnosis.incident())) {
+            entry.mute(flow);
+        }
     }
 
     /// The flows of open incidents that have not passed since they died, each as dialled as well

@@ -56,7 +56,7 @@ fn pod(namespace: &str, name: &str, last: u8, pod_labels: &[(&str, &str)]) -> Po
 fn namespace(name: &str, own: &[(&str, &str)]) -> Object {
     let mut labels = labels(own);
     labels.insert(NAMESPACE_NAME_LABEL.into(), name.into());
-    Object::Namespace(Namespace { name: name.into(), labels })
+    Object::Namespace(Namespace { name: name.into(), labels, mute: None })
 }
 
 fn key(pod: &Pod) -> Key {
@@ -144,6 +144,7 @@ fn policy(namespace: &str, name: &str, selects: Selector, peers: Peers) -> Polic
         uid: None,
         created: None,
         written: None,
+        mute: None,
         layer: Layer::NetworkPolicy,
         order: KUBERNETES_ORDER,
         subject: PodPeer::new(Namespaces::Own(namespace), selects),

@@ -62,12 +62,7 @@ pub(super) fn losses(totals: &Totals, malformed: u64, account: Account, shed: Sh
         ("records", "records for a slow reader of the log", shed.records, at_once),
         ("incidents", "drops that no incident is told of", shed.drops, at_once),
         ("notes", "reports that no Kubernetes Event tells of", shed.notes, at_once),
-        (
-            "last-answers",
-            "flows whose last answer is forgotten",
-            answers_forgotten,
-            FORGOTTEN_INTERVAL,
-        ),
+        ("last-answers", "flows whose last answer is forgotten", shed.answers, FORGOTTEN_INTERVAL),
         (
             "otlp-full",
             "records for want of room before the collector",
@@ -94,6 +89,7 @@ pub(super) fn losses(totals: &Totals, malformed: u64, account: Account, shed: Sh
 #[derive(Debug, Default)]
 pub(super) struct Losses {
     of_no_pod: u64,
+    refused: u64,
     /// How many of each were told, and when last.
     told: BTreeMap<&'static str, (u64, Timestamp)>,
 }
@@ -102,6 +98,11 @@ impl Losses {
     /// Packets of drops that no pod takes part in: not lost, but not judged either.
     pub(super) fn of_no_pod(&mut self, packets: u64) {
         self.of_no_pod += packets;
+    }
+
+    /// Packets to a closed port, which its kernel refused: who connects is told.
+    pub(super) fn refused(&mut self, packets: u64) {
+        self.refused += packets;
     }
 
     /// What was lost since it was last told, and may be told again by now.
@@ -120,13 +121,15 @@ impl Losses {
     }
 
     /// Packets that this kernel dropped and no drop tells of, by what became of them.
-    pub(super) fn fates(&self, account: Account) -> Vec<(&'static str, u64)> {
+    pub(super) fn fates(&self, account: Account, muted: u64) -> Vec<(&'static str, u64)> {
         let Account { recovered, folded, shed, .. } = account;
         vec![
             ("answered", recovered),
             ("folded", folded),
             ("shed", shed),
             ("of-no-pod", self.of_no_pod),
+            ("refused", self.refused),
+            ("muted", muted),
         ]
     }
 
@@ -135,6 +138,7 @@ impl Losses {
         &self,
         totals: &Totals,
         correlator: &Correlator,
+        muted: u64,
     ) -> BTreeMap<String, u64> {
         let Account { recovered, folded, shed, .. } = correlator.account();
         let mut counts: BTreeMap<String, u64> = [
@@ -145,6 +149,8 @@ impl Losses {
             ("dropped packets folded", folded),
             ("dropped packets shed", shed),
             ("dropped packets of no pod", self.of_no_pod),
+            ("dropped packets to closed ports", self.refused),
+            ("dropped packets muted", muted),
             ("dropped packets undecided", correlator.undecided()),
         ]
         .map(|(what, count)| (what.to_owned(), count))

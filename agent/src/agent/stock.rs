@@ -67,7 +67,7 @@ impl Agent {
                 ("failed", interfaces.failed().count()),
             ],
             observations: KINDS.into_iter().zip(totals.observed).collect(),
-            fates: self.losses.fates(self.correlator.account()),
+            fates: self.losses.fates(self.correlator.account(), self.muted.packets()),
             losses: losses.iter().map(|loss| (loss.what, loss.count)).collect(),
             queues: self.queues(),
             otlp: self.fare(),

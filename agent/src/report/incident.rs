@@ -111,6 +111,8 @@ pub enum IncidentResolution {
     Allowed,
     /// Nothing has attempted it for some time.
     Silence,
+    /// It goes on, and is meant so: an annotation or a rule mutes it.
+    Muted,
 }
 
 /// How bad an incident is.
@@ -337,6 +339,7 @@ fn happened_of(happened: Happened) -> (IncidentHappened, Option<IncidentResoluti
                 Resolution::Passes { at } => IncidentResolution::Passes { at: time(at) },
                 Resolution::Allowed => IncidentResolution::Allowed,
                 Resolution::Silence => IncidentResolution::Silence,
+                Resolution::Muted => IncidentResolution::Muted,
             };
             (IncidentHappened::Resolved, Some(resolution))
         }
@@ -460,6 +463,7 @@ pub(super) fn line(record: &IncidentRecord) -> String {
                     format!("traffic passes since {}", seconds(at))
                 }
                 Some(IncidentResolution::Allowed) => "policies allow it now".to_owned(),
+                Some(IncidentResolution::Muted) => "it is muted, and goes on".to_owned(),
                 Some(IncidentResolution::Silence) | None => "nobody attempts it now".to_owned(),
             };
             let was = format!("{drops} since {}", seconds(&record.first));

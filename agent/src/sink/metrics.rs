@@ -21,12 +21,14 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use whydrop_core::mute::MutedBy;
+
 use super::otlp::Fare;
 use crate::report::{
     AgentState, DropKind, DropRecord, Record,
     incident::{IncidentHappened, IncidentRecord},
 };
-use labels::{ChangeLabels, IncidentLabels, Labels, escaped, severity};
+use labels::{ChangeLabels, IncidentLabels, Labels, OTHER, escaped, severity};
 
 /// What a scrape is answered with.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -118,6 +120,11 @@ impl Metrics {
         }
     }
 
+    /// Counts what is not told, since this mutes it.
+    pub fn mute(&self, by: &MutedBy) {
+        lock(&self.values).mute(by);
+    }
+
     /// Takes new readings.
     pub fn set(&self, readings: Readings) {
         lock(&self.values).readings = readings;
@@ -142,6 +149,7 @@ fn lock(values: &Mutex<Values>) -> MutexGuard<'_, Values> {
 struct Values {
     drops: BTreeMap<Labels, u64>,
     findings: BTreeMap<Labels, u64>,
+    muted: BTreeMap<MutedLabels, u64>,
     /// Records that are counted under [`OTHER`].
     overflow: u64,
     /// By the incident's id; as many at most as the agent's book has room for.
@@ -151,20 +159,41 @@ struct Values {
     readings: Readings,
 }
 
+/// What mutes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct MutedLabels {
+    by: &'static str,
+    name: String,
+}
+
 fn state(state: &AgentState) -> &'static str {
     match state {
         AgentState::Ready { .. } => "ready",
         AgentState::Degraded { .. } => "degraded",
         AgentState::Lost { .. } => "lost",
         AgentState::Folded { .. } => "folded",
+        AgentState::Muted { .. } => "muted",
         AgentState::Stopping { .. } => "stopping",
     }
 }
 
 impl Values {
+    fn is_full(&self) -> bool {
+        self.drops.len() + self.findings.len() + self.muted.len() >= SERIES_MAX
+    }
+
+    fn mute(&mut self, by: &MutedBy) {
+        let mut labels = MutedLabels { by: by.kind(), name: escaped(&by.name()) };
+        if self.is_full() && !self.muted.contains_key(&labels) {
+            OTHER.clone_into(&mut labels.name);
+            self.overflow += 1;
+        }
+        *self.muted.entry(labels).or_default() += 1;
+    }
+
     fn count(&mut self, record: &DropRecord) {
         let mut labels = Labels::of(record);
-        let is_full = self.drops.len() + self.findings.len() >= SERIES_MAX;
+        let is_full = self.is_full();
         let series = match record.kind {
             DropKind::Drop => &mut self.drops,
             DropKind::Finding => &mut self.findings,
@@ -236,6 +265,11 @@ impl Collector for Shared {
             "incidents",
             "Incidents that began, were over, or came back.",
             changes.map(|(labels, count)| (labels.clone(), *count)),
+        )?;
+        page.series(
+            "muted",
+            "Drops and findings that are not told since they are meant, by what mutes them.",
+            values.muted.iter().map(|(labels, count)| (labels.clone(), *count)),
         )?;
         page.counter(
             "series_overflow",

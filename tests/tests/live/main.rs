@@ -3,6 +3,8 @@
 
 mod churn;
 mod facts;
+mod mute;
+mod own_path;
 mod restart;
 mod stage;
 mod trouble;
@@ -246,4 +248,39 @@ fn an_agent_of_no_node_and_without_veths_says_so_and_lives() {
         assert!(metrics.lines().any(|have| have == line), "no {line} in\n{metrics}");
     }
     agent.stop().expect("it ends");
+}
+
+#[test]
+fn progress_is_shown_on_a_terminal_and_nowhere_else() {
+    let stage = Stage::new(2);
+    stage.frontend_to_backend();
+    let program = whydrop_tests::agent::binary().expect("whydrop");
+    let config = stage.api.kubeconfig();
+    let explain = format!(
+        "{} explain --from frontend/pod-a --to backend/pod-b --port 8080 --kubeconfig {}",
+        program.display(),
+        config.display()
+    );
+    // script(1) gives what it runs a terminal of its own, and passes on what is shown there.
+    let on_terminal = |flag: &str| {
+        let mut script = stage.node.namespace().command("script");
+        script.env("TERM", "xterm").args(["--quiet", "--return", "--command"]);
+        let output = script.arg(format!("{explain} {flag}")).arg("/dev/null").output();
+        let output = output.expect("run script, of bsdutils");
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let answer = "frontend/pod-a -> backend/pod-b:8080/TCP: denied";
+    let shown = on_terminal("");
+    let (progress, rest) = shown.split_once(answer).expect("the answer");
+    assert!(progress.contains("reading NetworkPolicy objects in backend"), "{shown:?}");
+    // It goes before the answer comes.
+    assert!(progress.ends_with("\u{1b}[2K") && !rest.contains("reading"), "{shown:?}");
+    let quiet = on_terminal("--quiet");
+    assert!(quiet.starts_with(answer), "{quiet:?}");
+
+    let flow = ["explain", "--from", "frontend/pod-a", "--to", "backend/pod-b", "--port", "8080"];
+    let piped = stage.whydrop(&config, &flow).expect("whydrop explain");
+    assert!(piped.stderr.is_empty(), "{}", String::from_utf8_lossy(&piped.stderr));
+    assert!(piped.stdout.starts_with(answer.as_bytes()));
 }

@@ -242,6 +242,8 @@ pub struct Namespace {
     pub name: Arc<str>,
     /// Labels, with the one that the API server adds.
     pub labels: Labels,
+    /// Why what its policies deny is meant so, see [`crate::mute`]; `None`: nobody says that it is.
+    pub mute: Option<Arc<str>>,
 }
 
 /// A node.

@@ -17,6 +17,7 @@ use super::object::{
 };
 use crate::{
     flow::Protocol,
+    mute,
     policy::{
         NAMESPACE_NAME_LABEL, labels,
         network_policy::{port_number, protocol},
@@ -182,7 +183,7 @@ pub fn namespace(namespace: &core::Namespace) -> Result<Namespace, Problem> {
     let mut labels = labels_of(&namespace.metadata);
     // The API server sets it on every namespace, whatever the manifest says.
     labels.insert(NAMESPACE_NAME_LABEL.into(), name.clone());
-    Ok(Namespace { name, labels })
+    Ok(Namespace { name, labels, mute: mute::annotated(&namespace.metadata) })
 }
 
 /// Translates a service account.

@@ -41,6 +41,8 @@ pub(super) struct Dying {
     pub(super) worked: Option<Timestamp>,
     /// How often the containers of the pod that suffers had been restarted when it was first seen to.
     restarts_then: u64,
+    /// It goes on, and is meant to.
+    is_muted: bool,
 }
 
 impl Dying {
@@ -178,6 +180,7 @@ impl Entry {
             died: evidence.last().min(now),
             worked: (*last_success).max(evidence.answered),
             restarts_then: suffers(&diagnosis.question).map_or(0, |pod| pod.restarts),
+            is_muted: false,
         };
         self.keep_sufferer(&diagnosis.question);
         self.keep_flow(drop.flow, dying);
@@ -251,6 +254,18 @@ impl Entry {
         }
     }
 
+    /// A flow is meant to die, and is told no more.
+    pub(super) fn mute(&mut self, flow: &Flow) {
+        if let Some(dying) = self.flows.get_mut(flow) {
+            dying.is_muted = true;
+        }
+    }
+
+    /// Whether nothing is left of it that is not meant.
+    fn is_muted(&self) -> bool {
+        !self.flows.is_empty() && self.flows.values().all(|dying| dying.is_muted)
+    }
+
     /// Tells the incident, if there is something to tell by now.
     pub(super) fn attend(
         &mut self,
@@ -258,6 +273,11 @@ impl Entry {
         snapshot: &Snapshot,
         now: Timestamp,
     ) -> Option<IncidentChange> {
+        if self.is_muted() && matches!(self.told, Told::Nothing { .. } | Told::Back { .. }) {
+            // Nobody has heard of it, and nobody needs to.
+            self.told = Told::Resolved { at: now };
+            return None;
+        }
         let happened = match self.told {
             Told::Nothing { since } if now.duration_since(since) >= GATHER => Happened::Opened,
             Told::Back { resolved } if now.duration_since(resolved) >= UPDATE_INTERVAL => {
@@ -297,6 +317,9 @@ impl Entry {
 
     /// Whether the incident is over, and why.
     fn resolution(&self, snapshot: &Snapshot, now: Timestamp) -> Option<Resolution> {
+        if self.is_muted() {
+            return Some(Resolution::Muted);
+        }
         let quiet = now.duration_since(self.last);
         let answered = self.flows.values().filter(|f| f.passes()).filter_map(|f| f.worked).max();
         if let Some(at) = answered.filter(|at| *at > self.last) {
@@ -362,7 +385,7 @@ impl Entry {
         let choices =
             self.choices.get_or_insert_with(|| choices(snapshot, &self.diagnosis)).clone();
         let cause = self.diagnosis.cause.clone();
-        let is_cut = |dying: &Dying| is_over || !dying.passes();
+        let is_cut = |dying: &Dying| is_over || !(dying.passes() || dying.is_muted);
         let mut affected = affected(snapshot, &self.flows, is_cut);
         let affected_untold = affected.len().saturating_sub(PATHS_TOLD_MAX);
         let mut incident = Incident {

@@ -4,3 +4,5 @@ mod build;
 mod facts;
 mod history;
 mod incidents;
+mod mute;
+mod own_path;

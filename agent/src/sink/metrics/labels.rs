@@ -8,7 +8,7 @@ use crate::report::{
 };
 
 /// What stands for the names beyond [`super::SERIES_MAX`].
-const OTHER: &str = "other";
+pub(super) const OTHER: &str = "other";
 
 /// What tells one series of records from another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
