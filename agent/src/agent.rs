@@ -9,6 +9,7 @@
 //!                             │        Answered ─▶ diagnose ─▶ finding ─┤                  ▲
 //!                             └──────▶ Folded ─────────────────────────┘                  │
 //!  counts and lengths of all of these ─▶ Readings ────────────────────────────────────────┘
+//!  probe::Successes ◀─▶ Past ◀─▶ state directory     when flows worked last, from agent to agent
 //! ```
 //!
 //! One task drives all of it: each state has one writer by construction. What has to wait (watches
@@ -19,6 +20,8 @@ mod alone;
 mod incidents;
 mod judge;
 mod losses;
+mod own_path;
+mod past;
 mod recheck;
 mod stock;
 mod waiting;
@@ -33,17 +36,19 @@ use std::{
 
 use anyhow::Context as _;
 use jiff::{SignedDuration, Timestamp};
+use kube::{Client, Config as KubeConfig};
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use whydrop_core::{
     cluster::{Cluster, Interface, object::Kind},
     correlate::Correlator,
     incident::IncidentBook,
+    mute::{self, Muted},
     observation::Observation,
 };
 
 use crate::{
     cluster::{
-        connect::{KubeArgs, connect},
+        connect::{KubeArgs, config, dialled},
         folder::Folder,
         live::{Live, Trouble},
         source::Source,
@@ -62,7 +67,11 @@ use crate::{
     },
     state::StateDirectory,
 };
+use incidents::Notes;
 use losses::Losses;
+pub use own_path::Destination;
+use own_path::OwnPath;
+use past::Past;
 use recheck::Recheck;
 use waiting::{Seekers, Seeking, WaitingRoom};
 
@@ -98,6 +107,8 @@ pub struct Options {
     pub otlp: OtlpArgs,
     /// Where to keep what the next agent on this node goes on from; `None`: nowhere.
     pub state_directory: Option<PathBuf>,
+    /// What is meant and not to be told.
+    pub mute: Vec<mute::Rule>,
 }
 
 /// Everything that the agent's one task owns.
@@ -106,10 +117,15 @@ struct Agent {
     cluster: Cluster,
     correlator: Correlator,
     incidents: IncidentBook,
+    notes: Notes,
     recheck: Recheck,
+    own_path: OwnPath,
     waiting: WaitingRoom,
     seekers: Seekers,
     losses: Losses,
+    past: Past,
+    mute: Vec<mute::Rule>,
+    muted: Muted,
     log: Log,
     /// Where there is an API server to write them to.
     events: Option<Events>,
@@ -139,20 +155,27 @@ pub async fn run(
     let mut cluster = Cluster::default();
     let mut events = None;
     let mut api = None;
+    let mut destinations = Vec::new();
     let source = if let Some(path) = options.manifests {
         let folder = Folder::open(path, &mut cluster)?;
         cluster.history_begins(Timestamp::now());
         Source::Manifests(folder)
     } else {
-        let client = connect(&options.kube).await.context("cannot reach the cluster")?;
+        let config = config(&options.kube).await.context("cannot reach the cluster")?;
+        destinations.extend(api_server(&config).await);
+        let client = Client::try_from(config).context("cannot reach the cluster")?;
         let start = |reason| Events::start(client.clone(), options.node.clone(), reason);
         events = options.event_reason.map(start);
         api = Some(client.clone());
         Source::Api(Box::new(Live::start(client, node.clone(), &mut cluster)))
     };
     let _alone = alone::claim()?;
-    let state = options.state_directory.as_deref().map(StateDirectory::open).transpose();
-    let folder = state.as_ref().ok().and_then(Option::as_ref).map(StateDirectory::path);
+    let opened = options.state_directory.as_deref().map(StateDirectory::open).transpose();
+    let (state, no_state) = match opened {
+        Ok(state) => (state, None),
+        Err(why) => (None, Some(format!("what is known ends with this agent: {why:#}"))),
+    };
+    let folder = state.as_ref().map(StateDirectory::path);
     let start = |settings| {
         let origin = Origin::new(&options.node)?;
         let folder = folder.map(Path::to_path_buf);
@@ -171,10 +194,15 @@ pub async fn run(
         cluster,
         correlator: Correlator::default(),
         incidents: IncidentBook::default(),
+        notes: Notes::default(),
         recheck: Recheck::default(),
+        own_path: OwnPath::to(destinations),
         waiting: WaitingRoom::default(),
         seekers: Seekers::default(),
         losses: Losses::default(),
+        past: Past::new(state),
+        mute: options.mute,
+        muted: Muted::default(),
         log: Log::start(options.format),
         events,
         otlp,
@@ -186,11 +214,10 @@ pub async fn run(
         is_ready: false,
         started: Timestamp::now(),
     };
-    match &state {
-        Ok(Some(state)) => tracing::info!(folder = %state.path().display(), "keeping state"),
-        Ok(None) => {}
-        Err(why) => agent.degraded(&format!("what is known ends with this agent: {why:#}")),
+    if let Some(what) = no_state {
+        agent.degraded(&what);
     }
+    agent.recall();
     agent.take_topology();
     agent.get_ready(Timestamp::now());
     let why = agent.follow(shutdown).await;
@@ -281,7 +308,11 @@ impl Agent {
             Err(error) => self.degraded(&error),
         }
         if self.is_ready {
+            self.check_own_path(now);
             self.follow_incidents(now);
+        }
+        if let Some((since, tallies)) = self.muted.due(now) {
+            self.write(self.reporter.muted(now, since, tallies));
         }
     }
 
@@ -326,6 +357,7 @@ impl Agent {
         let taken = self.source.take(&mut self.cluster, now);
         if taken.policies_changed && self.is_ready {
             self.recheck.changed(now);
+            self.own_path.changed();
         }
         self.tell_troubles(taken.troubles);
     }
@@ -446,10 +478,20 @@ impl Agent {
         while let Some(waited) = self.waiting.leave(Timestamp::MAX) {
             self.judge_again(waited, now);
         }
+        self.hand_on_notes(Timestamp::MAX);
+        if let Some(events) = &mut self.events {
+            events.finish().await;
+        }
         // Everything, however short ago it was told last.
         self.take_stock(Timestamp::MAX);
+        if let Some((since, tallies)) = self.muted.take() {
+            self.write(self.reporter.muted(now, since, tallies));
+        }
         let counts = match self.probe.observations.totals() {
-            Ok(totals) => self.losses.account(&totals, &self.correlator),
+            Ok(totals) => {
+                self.keep_last(&totals).await;
+                self.losses.account(&totals, &self.correlator, self.muted.packets())
+            }
             Err(_) => BTreeMap::new(),
         };
         self.tell(AgentState::Stopping { why, counts });
@@ -461,6 +503,12 @@ impl Agent {
         };
         tokio::join!(log.finish(), collected);
     }
+}
+
+/// The API server, as it is dialled.
+async fn api_server(config: &KubeConfig) -> Option<Destination> {
+    let address = dialled(config).await?;
+    Some(Destination { what: "API server".to_owned(), address })
 }
 
 fn kernel_release() -> String {

@@ -7,6 +7,7 @@ mod check;
 mod ends;
 mod explain;
 mod fix;
+mod progress;
 mod source;
 
 use std::{
@@ -85,7 +86,7 @@ pub fn run(cli: Cli) -> ExitCode {
 /// Messages go to standard error, so that records and messages never mix.
 fn start_messages(command: &Command) {
     let (default, json) = match command {
-        Command::Agent(args) => ("info", args.log_format == Format::Json),
+        Command::Agent(args) => ("info", args.log_format != Format::Text),
         _ => ("warn", false),
     };
     // The client says itself what its caller says better.

@@ -3,10 +3,12 @@
 //! Whoever keeps something in it has a name of its own there. The folder may be lost, or be an older
 //! agent's: nothing that is told may rest on it alone.
 
+pub mod last_answers;
+
 use std::{
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt as _,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -14,6 +16,7 @@ use anyhow::{Context as _, bail};
 
 /// Nobody but the agent's user reads who talked to whom.
 const MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
 
 /// Written at the start, to see whether anything can be.
 const PROBE: &str = ".writable";
@@ -48,6 +51,45 @@ impl StateDirectory {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Puts a file there in place of the one of that name: whenever the agent or the machine ends,
+    /// there is the one or the other, whole.
+    ///
+    /// # Errors
+    /// Where it cannot be written; the one before is still there.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+        let (path, new) = (self.path.join(name), self.path.join(format!(".{name}.new")));
+        let written = || {
+            let mut options = OpenOptions::new();
+            let options = options.write(true).create(true).truncate(true).mode(FILE_MODE);
+            let mut file = options.open(&new)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        written().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Reads a file of so many bytes at most; `None`: there is none.
+    ///
+    /// # Errors
+    /// Where there is one that cannot be read, or is larger.
+    pub fn read(&self, name: &str, bytes_max: u64) -> anyhow::Result<Option<Vec<u8>>> {
+        let path = self.path.join(name);
+        let shown = path.display();
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.with_context(|| format!("cannot read {shown}"))?,
+        };
+        let mut bytes = Vec::new();
+        let read = file.take(bytes_max + 1).read_to_end(&mut bytes);
+        let length = read.with_context(|| format!("cannot read {shown}"))?;
+        if u64::try_from(length).is_ok_and(|length| length > bytes_max) {
+            bail!("{shown} is larger than {bytes_max} bytes");
+        }
+        Ok(Some(bytes))
     }
 }
 

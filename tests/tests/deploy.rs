@@ -11,13 +11,17 @@ use std::{
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, StatefulSet},
     core::v1::{ConfigMap, Namespace, PodSpec, Service, ServiceAccount},
+    networking::v1::NetworkPolicy,
     rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use whydrop_tests::kube::{
-    api::{Api, Settings},
-    parts::{HELM, KUSTOMIZE},
+use whydrop_tests::{
+    agent::binary,
+    kube::{
+        api::{Api, Settings},
+        parts::{HELM, KUSTOMIZE},
+    },
 };
 
 /// What Helm's conventions add to labels and annotations, and that says nothing of what runs.
@@ -40,6 +44,7 @@ image:
 fullnameOverride: drops
 logFormat: json
 eventReason: PolicyDropped
+mute: [{name: scanners, source: {namespace: security}}]
 logLevel: debug
 health: {port: 19472}
 metrics:
@@ -54,6 +59,7 @@ otlp:
   tls: {secret: collector-tls, client: true}
   resourceAttributes: {k8s.cluster.name: "east, 1"}
 stateDirectory: /srv/drops
+selfPolicy: {enabled: true}
 extraArgs: [--node-name=worker-1]
 extraEnv:
   - {name: TZ, value: UTC}
@@ -130,6 +136,11 @@ fn gateway() -> Vec<Value> {
     kustomized("../collector")
 }
 
+/// The overlay that keeps open the paths of its own pods.
+fn self_policy_overlay() -> Vec<Value> {
+    kustomized("overlays/self-policy")
+}
+
 /// Objects as the API understands them, by kind and name.
 fn accepted(objects: &[Value]) -> BTreeMap<(String, String), Value> {
     let accepted = objects.iter().map(|object| {
@@ -146,6 +157,7 @@ fn accepted(objects: &[Value]) -> BTreeMap<(String, String), Value> {
             ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => {
                 strictly::<ClusterRoleBinding>(object)
             }
+            ("networking.k8s.io/v1", "NetworkPolicy") => strictly::<NetworkPolicy>(object),
             // The API server checks its fields.
             ("monitoring.coreos.com/v1", "PodMonitor") => object.clone(),
             (version, kind) => panic!("{version} {kind} is not known here"),
@@ -249,6 +261,56 @@ fn the_chart_with_the_gateways_endpoint_makes_what_the_overlay_holds() {
     assert_eq!((&listens["name"], &listens["containerPort"]), (&json!("http"), &json!(4318)));
 }
 
+#[test]
+fn the_chart_with_a_policy_makes_what_the_overlay_holds() {
+    assert_same(&chart(&["--set", "selfPolicy.enabled=true"]), &self_policy_overlay());
+}
+
+#[test]
+fn the_policy_keeps_open_what_others_close() {
+    let pod = |name: &str, ip: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": name, "namespace": "whydrop", "labels": {"app.kubernetes.io/name": "whydrop"},
+            },
+            "spec": {"nodeName": "worker-2", "containers": [{"name": "c", "image": "c"}]},
+            "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]},
+        })
+    };
+    let node = json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "worker-1"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.168.77.2"}]},
+    });
+    let deny = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "deny-all", "namespace": "whydrop"},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]},
+    });
+    let flow = |from: &str, to: &str, port: u16, expect: &str| json!({"from": from, "to": to, "port": port, "expect": expect});
+    let flows = json!([
+        flow("node/worker-1", "whydrop/collector", 4317, "allow"),
+        flow("node/worker-1", "whydrop/collector", 4318, "allow"),
+        flow("node/worker-1", "whydrop/collector", 8888, "deny"),
+        flow("whydrop/collector", "192.0.2.1", 6443, "allow"),
+        flow("whydrop/collector", "192.0.2.1", 53, "allow"),
+        flow("whydrop/collector", "192.0.2.1", 80, "deny"),
+    ]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, value: Value| {
+        let path = folder.path().join(name);
+        fs::write(&path, value.to_string()).expect("write");
+        path
+    };
+    let mut items = self_policy_overlay();
+    items.extend([node, deny, pod("collector", "10.7.0.20")]);
+    let manifests = write("m.json", json!({"apiVersion": "v1", "kind": "List", "items": items}));
+    let flows = write("f.json", flows);
+    let mut check = Command::new(binary().expect("whydrop"));
+    check.arg("check").arg("-f").arg(manifests).arg("--flows").arg(flows);
+    printed(check.output().expect("run whydrop"));
+}
+
 /// A chart's objects are a folder's.
 fn assert_same(chart: &[Value], folder: &[Value]) {
     let mut folder = accepted(folder);
@@ -288,6 +350,7 @@ fn an_api_server_takes_the_base_and_the_chart() {
         ("the overlay for Prometheus", metrics_overlay(), &dry),
         ("the overlay that sends to the gateway", otlp_overlay(), &dry),
         ("the gateway", gateway(), &dry),
+        ("the overlay with a policy", self_policy_overlay(), &dry),
         // For good, since its rights are asked about below.
         ("the base", base(), &[]),
     ] {
@@ -314,6 +377,9 @@ fn an_api_server_takes_the_base_and_the_chart() {
         ("watch", "serviceaccounts"),
         ("list", "endpointslices.discovery.k8s.io"),
         ("get", "replicasets.apps"),
+        ("get", "deployments.apps"),
+        ("get", "statefulsets.apps"),
+        ("get", "daemonsets.apps"),
         ("create", "events.events.k8s.io"),
         ("patch", "events.events.k8s.io"),
     ] {
@@ -324,6 +390,8 @@ fn an_api_server_takes_the_base_and_the_chart() {
         ("get", "configmaps"),
         ("get", "pods --subresource=log"),
         ("create", "pods --subresource=exec"),
+        ("list", "deployments.apps"),
+        ("patch", "deployments.apps"),
         ("delete", "networkpolicies.networking.k8s.io"),
         ("create", "networkpolicies.networking.k8s.io"),
         ("delete", "events.events.k8s.io"),
@@ -344,6 +412,7 @@ fn every_value_of_the_chart_has_effect() {
         r#""name":"drops""#,
         r#""WHYDROP_LOG_FORMAT":"json""#,
         r#""WHYDROP_EVENT_REASON":"PolicyDropped""#,
+        r#""WHYDROP_MUTE_RULES":"[{\"name\":\"scanners\""#,
         r#""RUST_LOG":"debug""#,
         r#"{"configMapRef":{"name":"drops"}}"#,
         "--health-address=[::]:19472",

@@ -5,7 +5,7 @@ use whydrop_core::cluster::object::Kind;
 
 use super::{
     Agent,
-    losses::{Loss, losses},
+    losses::{Loss, Shed, losses},
     waiting::WAITING_MAX,
 };
 use crate::{
@@ -27,14 +27,18 @@ impl Agent {
             Ok(totals) => totals,
             Err(error) => return self.degraded(&error),
         };
+        self.keep_past(&totals);
         let losses = losses(
             &totals,
             self.probe.observations.malformed(),
             self.correlator.account(),
-            self.log.shed(),
-            self.events.as_ref().map_or(0, Events::shed),
-            self.incidents.shed(),
-            self.fare().unwrap_or_default(),
+            Shed {
+                records: self.log.shed(),
+                notes: self.events.as_ref().map_or(0, Events::shed),
+                drops: self.incidents.shed(),
+                answers: self.past.lost(),
+                otlp: self.fare().unwrap_or_default(),
+            },
         );
         let counts = self.losses.news(&losses, now);
         if !counts.is_empty() {
@@ -63,7 +67,7 @@ impl Agent {
                 ("failed", interfaces.failed().count()),
             ],
             observations: KINDS.into_iter().zip(totals.observed).collect(),
-            fates: self.losses.fates(self.correlator.account()),
+            fates: self.losses.fates(self.correlator.account(), self.muted.packets()),
             losses: losses.iter().map(|loss| (loss.what, loss.count)).collect(),
             queues: self.queues(),
             otlp: self.fare(),

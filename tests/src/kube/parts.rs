@@ -76,8 +76,12 @@ pub const HELM: Part = deploy("helm", "helm.sh/helm/v3/cmd/helm", 120);
 /// Builds the base.
 pub const KUSTOMIZE: Part = deploy("kustomize", "sigs.k8s.io/kustomize/kustomize/v5", 10);
 
-/// What the tests of `deploy/` run besides, in the order in which it is built.
-pub const DEPLOY: &[Part] = &[HELM, KUSTOMIZE];
+/// Reads flows as Hubble's own programs do.
+pub const HUBBLE: Part =
+    Part { name: "hubble-reader", module: "hubble", package: ".", seconds: 30 };
+
+/// What the tests of `deploy/` and of records run besides, in the order in which it is built.
+pub const DEPLOY: &[Part] = &[HELM, KUSTOMIZE, HUBBLE];
 
 const fn kubernetes(name: &'static str, package: &'static str, seconds: u64) -> Part {
     Part { name, module: "kubernetes", package, seconds }

@@ -91,6 +91,7 @@ fn incident<'a>(attributes: &mut Attributes, record: &'a IncidentRecord) -> Head
         IncidentResolution::Passes { .. } => "passes",
         IncidentResolution::Allowed => "allowed",
         IncidentResolution::Silence => "silence",
+        IncidentResolution::Muted => "muted",
     });
     attributes.maybe("whydrop.incident.resolution", resolution);
     attributes.word("whydrop.incident.severity", &record.severity);
@@ -154,6 +155,12 @@ fn agent<'a>(attributes: &mut Attributes, record: &'a AgentRecord) -> Head<'a> {
             attributes.count("whydrop.evidence.attempts", *attempts);
             attributes.count("whydrop.evidence.packets", *packets);
             SeverityNumber::Warn
+        }
+        AgentState::Muted { since, muted } => {
+            state(attributes, "muted");
+            attributes.text("whydrop.agent.since", since);
+            attributes.count("whydrop.agent.muted", muted.iter().map(|by| by.reports).sum());
+            SeverityNumber::Info
         }
         AgentState::Stopping { .. } => {
             state(attributes, "stopping");
