@@ -208,10 +208,10 @@ fn processor_time(pid: &str) -> Result<Duration> {
 
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let after = stat.rfind(')').context("a name in parentheses")?;
-    let fields: Vec<u64> =
-        stat[after + 1..].split_whitespace().filter_map(|field| field.parse().ok()).collect();
-    // Without pid, name and state the 14th and 15th fields are these.
-    let (user, system) = fields.get(10).zip(fields.get(11)).context("times")?;
+    // Without pid and name the 14th and 15th fields are these.
+    let mut fields = stat[after + 1..].split_whitespace().skip(11);
+    let mut next = || fields.next()?.parse::<u64>().ok();
+    let (user, system) = next().zip(next()).context("times")?;
     Ok(Duration::from_millis((user + system) * 1000 / TICKS))
 }
 

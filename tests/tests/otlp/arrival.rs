@@ -122,7 +122,7 @@ fn page(events: &[Event]) -> String {
         let json = &event.json;
         let severity = json["severityText"].as_str().unwrap_or_default();
         let _ = writeln!(page, "\n{} {} {severity}", event.name, json["severityNumber"]);
-        let is_agent = event.name.ends_with(".agent");
+        let is_agent = event.name == "k8s.network_policy.agent";
         if !is_agent {
             let _ = writeln!(page, "time {}", json["timeUnixNano"]);
             let _ = writeln!(page, "body {}", json["body"]["stringValue"]);

@@ -79,7 +79,7 @@ fn incidents_of_a_fleet_are_merged_from_kafka_whichever_of_all_was_killed() -> R
 
     let open = |agent: u64| -> Result<(Otlp, Records)> {
         // Every other agent speaks gRPC.
-        let is_grpc = agent % 2 == 0;
+        let is_grpc = agent.is_multiple_of(2);
         let endpoint = format!("http://{}", if is_grpc { gateway.grpc } else { gateway.http });
         let settings = settings(&[
             ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
