@@ -183,8 +183,9 @@ fn hubble_reads_what_the_agent_writes() {
         let nearest = nearest.min_by_key(Vec::len).expect("a flow");
         assert!(nearest.is_empty(), "{nearest:#?}\n{text}");
     }
-    // What is no flow is beside them, whole.
+    // What is no flow is beside them, whole, and messages are JSON as well.
     let said = read(&err);
+    assert!(json_lines(&said).iter().any(|line| line["level"] == "INFO"), "{said}");
     for kind in [r#""kind":"incident""#, r#""state":"stopping""#] {
         assert!(said.lines().any(|line| line.contains(kind)), "{said}");
     }

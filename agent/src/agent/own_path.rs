@@ -115,7 +115,9 @@ impl Agent {
             }
         }
         self.own_path.next = Some(next);
-        cut_now.iter().for_each(|words| self.degraded(words));
+        for words in &cut_now {
+            self.degraded(words);
+        }
         if is_free_again {
             tracing::info!("policies do not cut off this agent any more");
             self.tell_ready();
