@@ -1,5 +1,6 @@
 //! Records read back, from the lines of agents' logs: of one node or of many, as they come.
 
+pub mod board;
 pub mod named;
 
 use serde::Deserialize;
@@ -48,7 +49,10 @@ pub fn read(line: &str) -> Line {
         "drop" | "finding" => parse(json).map(Record::Drop),
         "incident" => parse(json).map(Record::Incident),
         "agent" => parse(json).map(Record::Agent),
-        other => Err(format!("kind: expected drop, finding, incident or agent, found {other}")),
+        "heal" => parse(json).map(Record::Heal),
+        other => {
+            Err(format!("kind: expected drop, finding, incident, heal or agent, found {other}"))
+        }
     };
     match record {
         Ok(record) => Line::Record(Box::new(record)),
@@ -99,7 +103,7 @@ mod tests {
         );
         assert_eq!(
             why(&READY.replace(r#""kind":"agent""#, r#""kind":"rumour""#)),
-            "kind: expected drop, finding, incident or agent, found rumour"
+            "kind: expected drop, finding, incident, heal or agent, found rumour"
         );
         let missing = why(&READY.replace(r#""kind":"agent""#, r#""kind":"drop""#));
         assert!(missing.contains("state"), "{missing}");

@@ -48,6 +48,8 @@ fn pod(namespace: &str, name: &str, last: u8, pod_labels: &[(&str, &str)]) -> Po
         ports: Vec::new(),
         probes: Vec::new(),
         workload: None,
+        ready: None,
+        restarts: 0,
     }
 }
 
@@ -226,11 +228,11 @@ fn an_address_is_outside_only_once_it_was_looked_up() {
         "who is followed is not looked up"
     );
     let failed = Some("forbidden".into());
-    cluster.looked_up(address(20), LookUp { at: at(0), failed });
+    cluster.looked_up(address(20), LookUp { at: at(0), failed, scale: None });
     assert!(matches!(holds(&cluster), Holder::Unknown(why) if why.contains("forbidden")));
     assert!(missing(&cluster, at(1)).is_empty(), "it is not asked for again at once");
     assert_eq!(missing(&cluster, at(6)), [Sought::from(address(20))]);
-    cluster.looked_up(address(20), LookUp { at: at(6), failed: None });
+    cluster.looked_up(address(20), LookUp { at: at(6), failed: None, scale: None });
     assert_eq!(holds(&cluster), Holder::Outside);
     assert!(missing(&cluster, at(30)).is_empty());
     assert_eq!(
@@ -262,7 +264,7 @@ fn an_address_that_somebody_got_later_was_nobodys_that_is_known() {
     let created = Some(at(100));
     let heir = Pod { created, ..pod("backend", "heir", 20, &[]) };
     cluster.apply(Object::Pod(heir), None);
-    cluster.looked_up(address(20), LookUp { at: at(101), failed: None });
+    cluster.looked_up(address(20), LookUp { at: at(101), failed: None, scale: None });
     let snapshot = cluster.snapshot();
     assert_eq!(holder(&snapshot, 20, Some(at(110))), "backend/heir");
     let then = snapshot.resolve(address(20), Some(at(0))).holder;
@@ -294,7 +296,7 @@ fn the_backends_of_a_service_are_looked_up_as_well() {
         }),
         None,
     );
-    cluster.looked_up(address(96), LookUp { at: at(0), failed: None });
+    cluster.looked_up(address(96), LookUp { at: at(0), failed: None, scale: None });
     assert_eq!(cluster.snapshot().to_look_up(&case(10, 96), at(1)), [Sought::from(address(20))]);
 }
 

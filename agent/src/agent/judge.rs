@@ -14,6 +14,7 @@ use whydrop_core::{
     flow::Flow,
     incident::JudgedDrop,
     mute::{MutedBy, muted, muted_source},
+    policy::evaluate::Question,
 };
 
 use crate::{
@@ -183,7 +184,7 @@ impl Agent {
             return self.losses.refused(drop.untold_packets());
         }
         let snapshot = self.cluster.snapshot();
-        let last = self.last_success(drop);
+        let last = self.last_success(drop, &diagnosis.question);
         let (history, case) = (self.cluster.history(), case_of(drop));
         let judgement = Judgement::in_hindsight(&snapshot, history, &case, diagnosis, last);
         if !judgement.diagnosis.is_reportable(&drop.evidence) {
@@ -195,10 +196,10 @@ impl Agent {
         let judged = JudgedDrop { drop, judgement: &judgement, last_success: last };
         self.incidents.take(&judged, now);
         let record = self.reporter.drop(now, &snapshot, drop, &judgement, last);
-        if let (Some(events), Record::Drop(record)) = (&self.events, &record)
+        if let (Some(_), Record::Drop(record)) = (&self.events, &record)
             && let Some(note) = note(&judgement.diagnosis, record, now)
         {
-            events.write(note);
+            self.note(note);
         }
         self.write(record);
     }
@@ -249,13 +250,19 @@ impl Agent {
     }
 
     /// When the flow, as dialled or as translated, last got an answer.
-    fn last_success(&mut self, drop: &Drop) -> Option<Timestamp> {
+    ///
+    /// One that is older than a pod was not this pod's: its address was another's then. What is
+    /// behind a Service may change, and the Service was reached all the same.
+    fn last_success(&self, drop: &Drop, question: &Question) -> Option<Timestamp> {
+        let made = |end: &Endpoint| end.pod().and_then(|pod| pod.created);
+        let (source, destination) = (made(&question.source), made(&question.destination));
         let dialled =
             drop.dialled.map(|(destination, port)| Flow { destination, port, ..drop.flow });
+        let asked = [(Some(drop.flow), source.max(destination)), (dialled, source)];
         let mut last = None;
-        for flow in [Some(drop.flow), dialled].into_iter().flatten() {
+        for (flow, made) in asked.into_iter().filter_map(|(flow, made)| Some((flow?, made))) {
             match self.probe.successes.last(&flow) {
-                Ok(success) => last = last.max(success),
+                Ok(success) => last = last.max(success.filter(|at| Some(*at) >= made)),
                 Err(error) => self.degraded(&error),
             }
         }

@@ -12,7 +12,7 @@ use crate::{
     cluster::connect::KubeArgs,
     mute,
     probe::Attach,
-    sink::log::Format,
+    sink::{log::Format, otlp::settings::OtlpArgs},
 };
 
 /// Flags of `agent`.
@@ -41,6 +41,11 @@ pub(super) struct Args {
     /// Write no Kubernetes Events
     #[arg(long)]
     no_events: bool,
+    #[command(flatten)]
+    otlp: OtlpArgs,
+    /// Where to keep what survives a restart, such as when flows worked last; nothing does without
+    #[arg(long, value_name = "DIR", env = "WHYDROP_STATE_DIRECTORY")]
+    state_directory: Option<PathBuf>,
     /// Denials that are meant, and not to be told but counted: a list of rules, YAML or JSON
     #[arg(long, value_name = "FILE")]
     mute: Option<PathBuf>,
@@ -70,6 +75,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         health: args.health_address,
         mute: rules,
         event_reason: (!args.no_events).then_some(args.event_reason),
+        otlp: args.otlp,
+        state_directory: args.state_directory,
     };
     // One thread: the agent is one task, and resident memory counts.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -80,7 +87,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
+/// Which signal says to stop, once it has come.
+pub(super) fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
@@ -91,7 +99,8 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
     })
 }
 
-fn host_name() -> anyhow::Result<String> {
+/// The host's name.
+pub(super) fn host_name() -> anyhow::Result<String> {
     let name = nix::sys::utsname::uname()?.nodename().to_owned();
     name.into_string().map_err(|_| anyhow::anyhow!("it is not UTF-8"))
 }

@@ -6,17 +6,23 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use super::{
     AgentRecord, AgentState, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel,
-    MutedDrops, ObjectRef, Record, incident,
+    MutedDrops, ObjectRef, Record, heal, incident,
 };
 
 /// How many characters of an id are shown: enough to tell a cluster's drops of a day apart.
-pub(super) const ID_SHOWN: usize = 8;
+const ID_SHOWN: usize = 8;
+
+/// As much of an id as is shown.
+pub fn short(id: &str) -> String {
+    id.chars().take(ID_SHOWN).collect()
+}
 
 /// Writes a record as one line, without the newline.
 pub fn line(record: &Record) -> String {
     let line = match record {
         Record::Drop(drop) => drop_line(drop),
         Record::Incident(incident) => incident::line(incident),
+        Record::Heal(heal) => heal::line(heal),
         Record::Agent(agent) => agent_line(agent),
     };
     escape(&line).into_owned()
@@ -84,7 +90,7 @@ fn drop_line(record: &DropRecord) -> String {
             service.port
         );
     }
-    let evidence = evidence_text(&record.evidence, &record.flow.protocol);
+    let evidence = evidence_text(record);
     let _ = write!(line, "  {}; {evidence}", record.cause.text);
     if let Some(node) = record.flow.destination.node.as_deref().filter(|_| !record.primary) {
         let _ = write!(line, "; see the agent of node {}", name(node));
@@ -95,13 +101,12 @@ fn drop_line(record: &DropRecord) -> String {
     if record.remedy.is_some() {
         let _ = write!(line, "; fix: {}", fix_command(record));
     }
-    let incident: String = record.incident.chars().take(ID_SHOWN).collect();
-    let _ = write!(line, "  [incident {incident}]");
+    let _ = write!(line, "  [incident {}]", short(&record.incident));
     line
 }
 
 /// The end's name, or its address where it has none.
-pub(super) fn end(end: &End) -> String {
+pub(crate) fn end(end: &End) -> String {
     match (&end.namespace, &end.pod, &end.node) {
         (Some(namespace), Some(pod), _) => format!("{}/{}", name(namespace), name(pod)),
         (_, _, Some(node)) => format!("node/{}", name(node)),
@@ -109,16 +114,17 @@ pub(super) fn end(end: &End) -> String {
     }
 }
 
-pub(super) fn destination_text(destination: &End) -> String {
+pub(crate) fn destination_text(destination: &End) -> String {
     let name = end(destination);
     let port = destination.port.unwrap_or_default();
     if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") }
 }
 
-fn evidence_text(evidence: &Evidence, protocol: &str) -> String {
+fn evidence_text(record: &DropRecord) -> String {
+    let evidence = &record.evidence;
     let Evidence { attempts, first, last, .. } = evidence;
     let seconds = span_secs(first, last);
-    let packet = match protocol {
+    let packet = match &*record.flow.protocol {
         "TCP" => "SYN",
         "SCTP" => "INIT",
         _ => "packet",
@@ -144,10 +150,10 @@ fn evidence_text(evidence: &Evidence, protocol: &str) -> String {
     match &evidence.last_success {
         // Both are in the one form that sorts by time.
         Some(success) if success > last => {
-            let _ = write!(text, "; works since {}", clock(success));
+            let _ = write!(text, "; works since {}", moment(success, record));
         }
         Some(success) => {
-            let _ = write!(text, "; worked until {}", clock(success));
+            let _ = write!(text, "; worked until {}", moment(success, record));
         }
         None => {}
     }
@@ -164,8 +170,7 @@ fn changed_text(changed: &Changed, record: &DropRecord) -> String {
         Some(namespace) => format!("{kind} {namespace}/{name}"),
         None => format!("{kind} {name}"),
     };
-    let same_day = changed.at.get(..10) == record.time.get(..10);
-    let at = if same_day { clock(&changed.at) } else { seconds(&changed.at) };
+    let at = moment(&changed.at, record);
     let difference = changed.difference.as_deref().map(|d| format!(" ({d})")).unwrap_or_default();
     format!("{object} {} {at}{difference}", changed.change)
 }
@@ -247,11 +252,17 @@ fn muted_text(muted: &MutedDrops) -> String {
 }
 
 /// `2026-01-02T03:04:05Z` of a time with a fraction.
-pub(super) fn seconds(time: &str) -> String {
+pub(crate) fn seconds(time: &str) -> String {
     match time.split_once('.') {
         Some((seconds, _)) => format!("{seconds}Z"),
         None => time.to_owned(),
     }
+}
+
+/// The time of day; with the date, where that is another one than the record's.
+fn moment(time: &str, record: &DropRecord) -> String {
+    let same_day = time.get(..10) == record.time.get(..10);
+    if same_day { clock(time) } else { seconds(time) }
 }
 
 /// `03:04:05`.

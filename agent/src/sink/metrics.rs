@@ -3,7 +3,10 @@
 //!
 //! The agent's task writes plain values, and whoever answers a scrape encodes them: there is no
 //! queue, and a Prometheus that does not come costs nothing. Every label takes its values from a
-//! small set, or is bounded by [`SERIES_MAX`]; none names a pod or an address.
+//! small set, or is bounded by [`SERIES_MAX`] or by how many incidents an agent keeps; none names a
+//! pod or an address.
+
+mod labels;
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +23,12 @@ use prometheus_client::{
 
 use whydrop_core::mute::MutedBy;
 
-use crate::report::{AgentState, Direction, DropKind, DropRecord, End, EvidenceLevel, Record};
+use super::otlp::Fare;
+use crate::report::{
+    AgentState, DropKind, DropRecord, Record,
+    incident::{IncidentHappened, IncidentRecord},
+};
+use labels::{ChangeLabels, IncidentLabels, Labels, OTHER, escaped, severity};
 
 /// What a scrape is answered with.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -29,9 +37,6 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// A node has some hundred pods of fewer workloads, and a workload suffers from few policies: this
 /// is several times what a node in trouble shows.
 const SERIES_MAX: usize = 1000;
-
-/// What stands for the names beyond [`SERIES_MAX`].
-const OTHER: &str = "other";
 
 /// The metrics of one agent, written by its task alone.
 #[derive(Clone, Debug)]
@@ -65,6 +70,8 @@ pub struct Readings {
     pub losses: Vec<(&'static str, u64)>,
     /// What waits.
     pub queues: Vec<Queue>,
+    /// How the collector takes records, where there is one.
+    pub otlp: Option<Fare>,
     /// What programs cost; without those that the kernel keeps no statistics of.
     pub programs: Vec<Program>,
 }
@@ -106,8 +113,8 @@ impl Metrics {
         let mut values = lock(&self.values);
         match record {
             Record::Drop(record) => values.count(record),
-            // Its drops are counted as they are told.
-            Record::Incident(_) => {}
+            Record::Incident(record) => values.follow(record),
+            Record::Heal(_) => {}
             Record::Agent(record) => {
                 *values.agent_records.entry(state(&record.state)).or_default() += 1;
             }
@@ -146,54 +153,11 @@ struct Values {
     muted: BTreeMap<MutedLabels, u64>,
     /// Records that are counted under [`OTHER`].
     overflow: u64,
+    /// By the incident's id; as many at most as the agent's book has room for.
+    incidents: BTreeMap<String, IncidentLabels>,
+    incident_changes: BTreeMap<ChangeLabels, u64>,
     agent_records: BTreeMap<&'static str, u64>,
     readings: Readings,
-}
-
-/// What tells one series of records from another.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
-struct Labels {
-    namespace: String,
-    workload: String,
-    policy: String,
-    direction: &'static str,
-    cause: String,
-    evidence: &'static str,
-}
-
-impl Labels {
-    fn of(record: &DropRecord) -> Self {
-        let cause = &record.cause;
-        let end = concerned(record);
-        let policy = cause.policy.as_ref().map(|policy| match &policy.namespace {
-            Some(namespace) => format!("{namespace}/{}", policy.name),
-            None => policy.name.clone(),
-        });
-        Self {
-            namespace: escaped(end.namespace.as_deref().unwrap_or_default()),
-            workload: escaped(end.workload.as_ref().map_or("", |workload| &workload.name)),
-            policy: escaped(&policy.unwrap_or_default()),
-            direction: match cause.direction {
-                Some(Direction::Egress) => "egress",
-                Some(Direction::Ingress) => "ingress",
-                None => "",
-            },
-            cause: cause.class.clone(),
-            evidence: match record.evidence.level {
-                EvidenceLevel::KernelDrop => "kernel-drop",
-                EvidenceLevel::Unanswered => "unanswered",
-                EvidenceLevel::Rejected => "rejected",
-                EvidenceLevel::Answered => "answered",
-                EvidenceLevel::None => "",
-            },
-        }
-    }
-
-    /// The same without names: what is left takes its values from small sets.
-    fn without_names(self) -> Self {
-        let other = || OTHER.to_owned();
-        Self { namespace: other(), workload: other(), policy: other(), ..self }
-    }
 }
 
 /// What mutes.
@@ -201,22 +165,6 @@ impl Labels {
 struct MutedLabels {
     by: &'static str,
     name: String,
-}
-
-/// The pod that a record is about: the one that suffers by a drop, which is the one that connects
-/// where that is a pod; the one that a policy leaves unprotected, of a finding.
-fn concerned(record: &DropRecord) -> &End {
-    let (source, destination) = (&record.flow.source, &record.flow.destination);
-    match (record.kind, record.cause.direction) {
-        (DropKind::Finding, Some(Direction::Ingress)) => destination,
-        _ if source.pod.is_some() => source,
-        _ => destination,
-    }
-}
-
-/// A label's value as the format wants it, which the encoder leaves to its caller.
-fn escaped(name: &str) -> String {
-    name.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n")
 }
 
 fn state(state: &AgentState) -> &'static str {
@@ -257,6 +205,34 @@ impl Values {
         }
         *series.entry(labels).or_default() += 1;
     }
+
+    /// Its drops are counted as they are told; here is what becomes of it.
+    fn follow(&mut self, record: &IncidentRecord) {
+        let happened = match record.happened {
+            IncidentHappened::Opened => Some("opened"),
+            IncidentHappened::Updated => None,
+            IncidentHappened::Resolved => Some("resolved"),
+            IncidentHappened::Reopened => Some("reopened"),
+        };
+        if let Some(happened) = happened {
+            let labels = ChangeLabels { happened, severity: severity(record.severity) };
+            *self.incident_changes.entry(labels).or_default() += 1;
+        }
+        if record.happened == IncidentHappened::Resolved {
+            self.incidents.remove(&record.id);
+        } else {
+            self.incidents.insert(record.id.clone(), IncidentLabels::of(record));
+        }
+    }
+
+    /// How many incidents are open by what they are told by.
+    fn open_incidents(&self) -> BTreeMap<IncidentLabels, u64> {
+        let mut open = BTreeMap::new();
+        for labels in self.incidents.values() {
+            *open.entry(labels.clone()).or_default() += 1;
+        }
+        open
+    }
 }
 
 /// The values, as the registry holds them.
@@ -280,6 +256,17 @@ impl Collector for Shared {
             "Flows that were answered although policies deny them.",
             &values.findings,
         )?;
+        page.incidents(
+            "incidents_open",
+            "Incidents that go on, by who suffers most.",
+            &values.open_incidents(),
+        )?;
+        let changes = values.incident_changes.iter();
+        page.series(
+            "incidents",
+            "Incidents that began, were over, or came back.",
+            changes.map(|(labels, count)| (labels.clone(), *count)),
+        )?;
         page.series(
             "muted",
             "Drops and findings that are not told since they are meant, by what mutes them.",
@@ -297,6 +284,22 @@ impl Collector for Shared {
         )?;
         values.readings.encode(&mut page)
     }
+}
+
+fn encode_otlp(page: &mut Page<'_>, otlp: Fare) -> fmt::Result {
+    page.counter("otlp_sent", "Records that the collector has.", otlp.sent)?;
+    page.counter(
+        "otlp_retries",
+        "Requests that the collector did not take, and that were to be sent again.",
+        otlp.retries,
+    )?;
+    page.gauge("outbox_records", "Records that wait for the collector.", otlp.waiting as u64)?;
+    page.gauge("outbox_bytes", "What they take up.", otlp.waiting_bytes)?;
+    page.gauge(
+        "outbox_oldest_seconds",
+        "For how long the eldest of them has waited.",
+        otlp.waiting_seconds,
+    )
 }
 
 impl Readings {
@@ -354,6 +357,9 @@ impl Readings {
             "How much may wait, or be under way.",
             ("queue", self.queues.iter().map(|queue| (queue.name, queue.limit))),
         )?;
+        if let Some(otlp) = self.otlp {
+            encode_otlp(page, otlp)?;
+        }
         page.counters(
             "program_runs",
             "How often the kernel ran a program, while kernel.bpf_stats_enabled is set.",
@@ -406,6 +412,20 @@ impl Page<'_> {
     ) -> fmt::Result {
         let values = values.map(|(of, value)| ([(label, escaped(of.as_ref()))], value));
         self.series(name, help, values)
+    }
+
+    fn incidents(
+        &mut self,
+        name: &str,
+        help: &str,
+        open: &BTreeMap<IncidentLabels, u64>,
+    ) -> fmt::Result {
+        if open.is_empty() {
+            return Ok(());
+        }
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        open.iter()
+            .try_for_each(|(labels, count)| metric.encode_family(labels)?.encode_gauge(count))
     }
 
     fn records(&mut self, name: &str, help: &str, counts: &BTreeMap<Labels, u64>) -> fmt::Result {
@@ -492,6 +512,59 @@ mod tests {
         assert!(text.ends_with("# EOF\n"), "{text}");
         assert!(!text.contains("program_run"), "no statistics are kept:\n{text}");
         assert!(!text.contains("10.1.0") && !text.contains("web-0"), "{text}");
+    }
+
+    /// What happened to an incident of a workload's.
+    fn incident(id: &str, happened: &str, severity: &str) -> Record {
+        let path = serde_json::json!({
+            "source": {"name": "frontend/web", "namespace": "frontend",
+                "workload": {"kind": "Deployment", "name": "web"}},
+            "destination": {"name": "backend/b", "namespace": "backend", "pod": "b"},
+            "port": 80, "protocol": "TCP", "sufferer": "source", "pods": 1, "replicas": 1,
+            "knows_all": true, "pod_names": ["frontend/web-0"], "others": ["backend/b"],
+            "last_success": null,
+        });
+        let value = serde_json::json!({
+            "schema": "whydrop/v1", "kind": "incident", "time": "", "id": id, "node": "",
+            "happened": happened, "resolution": null, "severity": severity,
+            "severity_reasons": [], "confidence": 1.0, "confidence_reasons": [],
+            "cause": {"class": "default-deny", "direction": "ingress", "situation": null,
+                "policy": {"kind": "NetworkPolicy", "namespace": "backend", "name": "deny"},
+                "responsible": [], "changed": [], "changed_by": "unknown", "known_since": null},
+            "affected": [path], "affected_untold": 0, "services_lost": [], "established": null,
+            "drops": {"count": 1, "packets": 1, "ids": []}, "first": "", "last": "",
+            "last_success": null, "reopened": 0, "text": "", "plan": [],
+        });
+        serde_json::from_value(value).expect("a record")
+    }
+
+    #[test]
+    fn incidents_are_counted_and_those_that_go_on_are_told_by_who_suffers() {
+        let metrics = Metrics::default();
+        let labels = "namespace=\"frontend\",workload=\"web\",policy=\"backend/deny\",\
+                      cause=\"default-deny\"";
+        let open = |severity: &str, count: u64| {
+            format!("whydrop_incidents_open{{severity=\"{severity}\",{labels}}} {count}")
+        };
+        let has = |line: &str| metrics.text().lines().any(|have| have == line);
+        metrics.write(&incident("a", "opened", "info"));
+        metrics.write(&incident("b", "opened", "info"));
+        assert!(has(&open("info", 2)), "{}", metrics.text());
+        metrics.write(&incident("a", "updated", "critical"));
+        assert!(has(&open("info", 1)) && has(&open("critical", 1)), "{}", metrics.text());
+        assert!(!metrics.text().contains("web-0"), "{}", metrics.text());
+        metrics.write(&incident("a", "resolved", "critical"));
+        metrics.write(&incident("b", "resolved", "info"));
+        assert!(!metrics.text().contains("whydrop_incidents_open"), "{}", metrics.text());
+        metrics.write(&incident("a", "reopened", "critical"));
+        for line in [
+            &open("critical", 1),
+            "whydrop_incidents_total{happened=\"opened\",severity=\"info\"} 2",
+            "whydrop_incidents_total{happened=\"resolved\",severity=\"critical\"} 1",
+            "whydrop_incidents_total{happened=\"reopened\",severity=\"critical\"} 1",
+        ] {
+            assert!(has(line), "no {line} in\n{}", metrics.text());
+        }
     }
 
     #[test]

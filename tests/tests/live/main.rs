@@ -2,8 +2,10 @@
 //! real filter on a node of network namespaces. Needs root.
 
 mod churn;
+mod facts;
 mod mute;
 mod own_path;
+mod restart;
 mod stage;
 mod trouble;
 
@@ -63,6 +65,10 @@ fn a_drop_is_named_and_described_on_the_pod_that_suffers() {
     let described = stage.run(&["describe", "pod", "pod-a", "-n", "frontend"]);
     assert!(described.contains("NetworkPolicyDenied"), "{described}");
     assert!(described.contains("backend/default-deny"), "{described}");
+    // With how bad its incident is, which was told by the time that it was written.
+    let id: String = record["incident"].as_str().expect("an id").chars().take(8).collect();
+    let note = event["note"].as_str().unwrap_or_default();
+    assert!(note.starts_with(&format!("info incident {id}: frontend/pod-a -> ")), "{note}");
 
     // With the remedy applied to the same API server, the policies let the flow pass.
     let remedy = record["remedy"]["manifest"].as_str().expect("a manifest");

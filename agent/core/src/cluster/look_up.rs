@@ -6,7 +6,11 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Cluster, Name, Snapshot, resolve::Holder};
+use super::{
+    Cluster, Name, Snapshot,
+    object::{Scale, Workload},
+    resolve::Holder,
+};
 use crate::diagnosis::Case;
 
 /// How long what was looked up is taken as still so: pods come and go, and a peer that is asked for
@@ -27,6 +31,10 @@ pub enum Sought {
     Address(IpAddr),
     /// A Service, with what is behind it.
     Service(Name),
+    /// The Services that select a pod, with what is behind them.
+    ServicesOf(Name),
+    /// How many pods a workload of a namespace has.
+    Scale(Arc<str>, Workload),
 }
 
 impl From<IpAddr> for Sought {
@@ -42,6 +50,8 @@ pub struct LookUp {
     pub at: Timestamp,
     /// Why it could not be done; `None`: what there is of it is among the objects.
     pub failed: Option<Arc<str>>,
+    /// How many pods a workload has, if that was looked up and the workload tells.
+    pub scale: Option<Scale>,
 }
 
 impl Cluster {
@@ -71,6 +81,16 @@ impl Snapshot {
     /// Whether all pods of the cluster are listed, rather than this node's and those asked for.
     pub fn knows_all_pods(&self) -> bool {
         self.looked_up.is_none()
+    }
+
+    /// What came of looking something up, if it was.
+    pub fn look_up_of(&self, sought: &Sought) -> Option<&LookUp> {
+        self.looked_up.as_ref()?.get(sought)
+    }
+
+    /// How many pods a workload has by its own status, if that was looked up and told.
+    pub fn scale(&self, namespace: &Arc<str>, workload: &Workload) -> Option<Scale> {
+        self.look_up_of(&Sought::Scale(namespace.clone(), workload.clone()))?.scale
     }
 
     /// What to look up before a case can be judged: nothing where everything is listed. Of a Service
@@ -134,7 +154,7 @@ impl Snapshot {
     /// Whether what was looked up need not be yet again, to tell how it was then; `None`: it never
     /// was.
     fn is_fresh(&self, sought: &Sought, then: Option<Timestamp>, now: Timestamp) -> Option<bool> {
-        let LookUp { at, failed } = self.looked_up.as_ref()?.get(sought)?;
+        let LookUp { at, failed, .. } = self.looked_up.as_ref()?.get(sought)?;
         let age = now.duration_since(*at);
         Some(match failed {
             Some(_) => age <= AGAIN,

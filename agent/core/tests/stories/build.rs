@@ -48,6 +48,8 @@ pub(crate) fn pod(namespace: &str, name: &str, last: u8, pod_labels: &[(&str, &s
         ports: Vec::new(),
         probes: Vec::new(),
         workload: None,
+        ready: None,
+        restarts: 0,
     }
 }
 

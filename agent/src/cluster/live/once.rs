@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use kube::{Client, api::ListParams};
 use whydrop_core::cluster::{
     Cluster, Engine, Snapshot,
-    look_up::LookUp,
+    look_up::{LookUp, Sought},
     object::{Kind, Object},
 };
 
@@ -20,7 +20,7 @@ use super::{
         ENDPOINT_SLICE, Followed, NAMESPACE, NETWORK_POLICY, NODE, POD, SERVICE, SERVICE_ACCOUNT,
         UNREAD,
     },
-    look_up::{Listing, chain, count, list, look_up},
+    look_up::{About, Listing, chain, count, list, look_up},
 };
 
 /// What a question names.
@@ -168,11 +168,12 @@ impl Reader<'_> {
     async fn address(&mut self, address: IpAddr) -> BTreeSet<String> {
         (self.say)(&format!("looking up {address}"));
         let snapshot = self.cluster.snapshot();
-        let node = snapshot.node_of_pod_network(address).map(|node| node.name.clone());
-        let found = look_up(self.client.clone(), address.into(), node).await;
+        let sought = Sought::from(address);
+        let about = About::of(&sought, &snapshot);
+        let found = look_up(self.client.clone(), sought, about).await;
         let failed = found.as_ref().err().map(|why| why.as_str().into());
         let mut namespaces = BTreeSet::new();
-        for object in found.unwrap_or_default() {
+        for object in found.unwrap_or_default().objects {
             if let Object::Pod(pod) = &object {
                 namespaces.insert(pod.namespace.to_string());
             } else if let Object::Service(service) = &object {
@@ -180,7 +181,7 @@ impl Reader<'_> {
             }
             self.cluster.apply(object, None);
         }
-        self.cluster.looked_up(address, LookUp { at: self.now, failed });
+        self.cluster.looked_up(address, LookUp { at: self.now, failed, scale: None });
         namespaces
     }
 
