@@ -603,6 +603,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_muted_counts_by_what_mutes_it_within_the_bound() {
+        let metrics = Metrics::default();
+        let rule = |name: &str| MutedBy::Rule(name.into());
+        metrics.mute(&rule("scanners"));
+        metrics.mute(&rule("scanners"));
+        metrics.mute(&MutedBy::Namespace("shop".into()));
+        for number in 0..SERIES_MAX {
+            metrics.mute(&rule(&format!("rule-{number}")));
+        }
+        let text = metrics.text();
+        for line in [
+            "whydrop_muted_total{by=\"rule\",name=\"scanners\"} 2",
+            "whydrop_muted_total{by=\"namespace\",name=\"shop\"} 1",
+            "whydrop_muted_total{by=\"rule\",name=\"other\"} 2",
+            "whydrop_series_overflow_total 2",
+        ] {
+            assert!(text.lines().any(|have| have == line), "no {line}");
+        }
+    }
+
+    #[test]
     fn names_cannot_break_the_format() {
         let metrics = Metrics::default();
         metrics.write(&record(DropKind::Drop, "a\"} 1\n\\"));
