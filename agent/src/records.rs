@@ -1,6 +1,7 @@
 //! Records read back, from the lines of agents' logs: of one node or of many, as they come.
 
 pub mod board;
+pub mod named;
 
 use serde::Deserialize;
 

@@ -7,6 +7,7 @@
 mod convert;
 pub mod explanation;
 pub mod incident;
+pub mod patch;
 pub mod text;
 pub mod yaml;
 

@@ -41,6 +41,11 @@ enum From {
 }
 
 impl ClusterArgs {
+    /// Whether manifests come from standard input.
+    pub(super) fn reads_stdin(&self) -> bool {
+        self.paths.iter().any(|path| path.as_os_str() == "-")
+    }
+
     /// Reads the manifests, or connects to the cluster.
     ///
     /// # Errors

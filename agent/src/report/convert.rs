@@ -231,6 +231,13 @@ fn direction_verdict(verdict: &evaluate::DirectionVerdict) -> DirectionVerdict {
     }
 }
 
+pub(super) fn direction_of(direction: flow::Direction) -> Direction {
+    match direction {
+        flow::Direction::Egress => Direction::Egress,
+        flow::Direction::Ingress => Direction::Ingress,
+    }
+}
+
 pub(super) fn policy_ref(reference: &policy::PolicyRef) -> ObjectRef {
     ObjectRef {
         kind: reference.kind.to_string(),
@@ -253,10 +260,7 @@ fn rule_ref(rule: &policy::RuleRef) -> RuleRef {
 pub fn cause_of(cause: &diagnosis::Cause, changed: Option<&Change>) -> Cause {
     Cause {
         class: cause.class.name().to_owned(),
-        direction: cause.direction.map(|direction| match direction {
-            flow::Direction::Egress => Direction::Egress,
-            flow::Direction::Ingress => Direction::Ingress,
-        }),
+        direction: cause.direction.map(direction_of),
         situation: cause.situation.map(|situation| match situation {
             diagnosis::Situation::Dns => Situation::Dns,
             diagnosis::Situation::Probe(_) => Situation::Probe,

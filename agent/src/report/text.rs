@@ -148,6 +148,13 @@ fn changed_text(changed: &Changed, record: &DropRecord) -> String {
 
 /// The command that prints the remedy.
 pub fn fix_command(record: &DropRecord) -> String {
+    let (from, to, port) = asked(record);
+    format!("whydrop fix --from {from} --to {to} --port {port}")
+}
+
+/// The flow as commands are asked about it: from whom, to whom (the Service, if that was dialled),
+/// and on which port.
+pub fn asked(record: &DropRecord) -> (String, String, String) {
     let destination = &record.flow.destination;
     let to = match &destination.service {
         Some(service) => format!("{}/svc/{}", service.namespace, service.name),
@@ -157,8 +164,7 @@ pub fn fix_command(record: &DropRecord) -> String {
         Some(service) => service.port,
         None => destination.port.unwrap_or_default(),
     };
-    let (from, protocol) = (end(&record.flow.source), &record.flow.protocol);
-    format!("whydrop fix --from {from} --to {to} --port {port}/{protocol}")
+    (end(&record.flow.source), to, format!("{port}/{}", record.flow.protocol))
 }
 
 fn agent_line(record: &AgentRecord) -> String {
