@@ -7,6 +7,7 @@ mod check;
 mod ends;
 mod explain;
 mod fix;
+mod report;
 mod source;
 
 use std::{
@@ -38,6 +39,8 @@ enum Command {
     Check(check::Args),
     /// The smallest rule that lets a denied flow pass, as YAML for `kubectl apply -f -`.
     Fix(fix::Args),
+    /// The agents' records as one HTML page that stands alone: what to show in a post-mortem.
+    Report(report::Args),
     /// The JSON Schema of the records.
     Schema,
 }
@@ -68,6 +71,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Fix(args) => fix::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Schema => schema(),
     };
     match outcome {

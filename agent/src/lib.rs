@@ -5,6 +5,7 @@ mod chain;
 pub mod cluster;
 pub mod command;
 pub mod health;
+pub mod page;
 pub mod probe;
 pub mod records;
 pub mod report;

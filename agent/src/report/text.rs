@@ -27,7 +27,7 @@ pub fn line(record: &Record) -> String {
 pub fn escape(text: &str) -> Cow<'_, str> {
     let harmful = |c: char| {
         c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     if !text.contains(harmful) {
         return Cow::Borrowed(text);
@@ -77,7 +77,7 @@ fn drop_line(record: &DropRecord) -> String {
 }
 
 /// The end's name, or its address where it has none.
-pub(super) fn end(end: &End) -> String {
+pub(crate) fn end(end: &End) -> String {
     match (&end.namespace, &end.pod, &end.node) {
         (Some(namespace), Some(pod), _) => format!("{namespace}/{pod}"),
         (_, _, Some(node)) => format!("node/{node}"),
@@ -85,7 +85,7 @@ pub(super) fn end(end: &End) -> String {
     }
 }
 
-pub(super) fn destination_text(destination: &End) -> String {
+pub(crate) fn destination_text(destination: &End) -> String {
     let name = end(destination);
     let port = destination.port.unwrap_or_default();
     if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") }
