@@ -127,6 +127,7 @@ fn facts(summary: &Summary) -> Markup {
     let lasted = summary.last.duration_since(summary.first);
     html! {
         dl.facts {
+            div { dt { "State" } dd { (state(summary)) } }
             div { dt { "First drop" } dd { (words::moment(summary.first)) } }
             div { dt { "Last drop" } dd { (words::moment(summary.last)) } }
             div { dt { "From first to last" } dd { (words::span(lasted)) } }
@@ -146,7 +147,6 @@ fn facts(summary: &Summary) -> Markup {
                     (words::at_least(summary.packets, "packet"))
                 }
             }
-            div { dt { "State" } dd { (state(summary)) } }
             div {
                 dt { "Seen by" }
                 dd {
@@ -211,7 +211,7 @@ fn certainty(summary: &Summary) -> Markup {
                         "."
                     }
                 }
-                @if let Some(established) = &summary.established { p { (established) "." } }
+                @if let Some(established) = &summary.established { p.sentence { (established) "." } }
             }
         }
         @if !summary.text.is_empty() {

@@ -111,7 +111,7 @@ pub(super) fn section(summary: &Summary) -> Markup {
 /// The manifest, all of it new; the marks are drawn, so that what is copied can be applied.
 fn added(remedy: &Remedy) -> Markup {
     html! {
-        p { (remedy.summary) }
+        p.sentence { (remedy.summary) }
         p.checks {
             @if remedy.verified { strong { "Checked: " } "with it the flow passes, by the same evaluator. " }
             @else { strong { "Not checked" } " by the evaluator. " }
@@ -137,10 +137,37 @@ pub(super) fn plan(summary: &Summary, number: usize) -> Markup {
     let (others, steps): (Vec<&PlanStep>, Vec<&PlanStep>) = summary.plan.iter().partition(is_other);
     html! {
         @if steps.is_empty() { p { "The records tell of no plan." } }
-        @else { ol.plan { @for step in steps { li { (self::step(step, number)) } } } }
+        @else { ol.plan { @for steps in grouped(&steps) { li { (group(steps, number)) } } } }
         @if !others.is_empty() {
             h4 { "If the first step does not suit" }
             ul.plan { @for step in others { li { (self::step(step, number)) } } }
+        }
+    }
+}
+
+/// Steps that are done in one go: tests of one flow after the other.
+fn grouped<'a, 'b>(steps: &'a [&'b PlanStep]) -> Vec<&'a [&'b PlanStep]> {
+    let is_test = |step: &PlanStep| step.step == "test";
+    steps.chunk_by(|one, next| is_test(one) && is_test(next)).collect()
+}
+
+fn group(steps: &[&PlanStep], number: usize) -> Markup {
+    html! {
+        @match steps {
+            [] => {}
+            [step] => (self::step(step, number)),
+            steps => {
+                p { "test these " (steps.len()) " flows" }
+                ul.flows { @for step in steps { li {
+                    @match &step.flow {
+                        Some(flow) => {
+                            (words::name(&flow.from)) " to " (words::name(&flow.to)) ", "
+                            code { (flow.ip) } " port " (flow.port) "/" (flow.protocol)
+                        }
+                        None => (step.text),
+                    }
+                } } }
+            }
         }
     }
 }
@@ -167,8 +194,7 @@ fn step(step: &PlanStep, number: usize) -> Markup {
             }
         }
         @if let Some(flow) = &step.flow {
-            p.aside { (words::name(&flow.from)) " to " (words::name(&flow.to)) ": "
-                      code { (flow.ip) } " port " (flow.port) "/" (flow.protocol) }
+            p.aside { "Address " code { (flow.ip) } ", port " (flow.port) "/" (flow.protocol) }
         }
     }
 }

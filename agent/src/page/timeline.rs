@@ -59,6 +59,7 @@ pub(super) fn section(incident: &Incident, number: usize) -> Markup {
     let events = events(incident);
     html! {
         (histogram(incident, &events, number))
+        p.note { "Spans are counted from the first drop." }
         ol.timeline {
             @for (index, event) in events.iter().enumerate() {
                 @if events.len() > EVENTS_MAX && index == EVENTS_MAX - LAST_EVENTS {
@@ -85,8 +86,7 @@ fn item(event: &Event, first: Timestamp) -> Markup {
                 @if !apart.is_zero() {
                     span.apart {
                         (words::span(apart))
-                        @if apart.is_negative() { " before the first drop" }
-                        @else { " after the first drop" }
+                        @if apart.is_negative() { " before" } @else { " later" }
                     }
                 }
             }
@@ -151,7 +151,8 @@ fn turn(moment: &Moment) -> Event {
             _ => { ", " (severity) }
         }
     };
-    Event { at: moment.at, kind, what, mark: None }
+    let mark = (moment.happened == IncidentHappened::Resolved).then_some("resolved");
+    Event { at: moment.at, kind, what, mark }
 }
 
 /// The time that the histogram shows, in whole minutes.
@@ -191,11 +192,11 @@ impl Window {
 }
 
 /// Above this the marks' names stand, a line for each; below, the axis.
-const TOP: f64 = 46.0;
-const BOTTOM: f64 = 146.0;
-const HEIGHT: f64 = 168.0;
+const TOP: f64 = 64.0;
+const BOTTOM: f64 = 164.0;
+const HEIGHT: f64 = 186.0;
 /// How many marks there is room for.
-const MARKS_MAX: usize = 3;
+const MARKS_MAX: usize = 4;
 const MARK_LINE: f64 = 14.0;
 
 /// Widths are in per cent and text is not scaled, so that it is read on any screen.
@@ -229,6 +230,7 @@ fn histogram(incident: &Incident, events: &[Event], number: usize) -> Markup {
                     " and " (window.last.strftime("%F %H:%M")) " UTC; the first packet died at "
                     (summary.first.strftime("%T")) ", the last at " (summary.last.strftime("%T")) "."
                 }
+                text.tick x="100%" y=(TOP - 5.0) text-anchor="end" { (most) }
                 line.grid x1="0" x2="100%" y1=(TOP) y2=(TOP) {}
                 (bars(&counts, most))
                 line.axis x1="0" x2="100%" y1=(BOTTOM) y2=(BOTTOM) {}
@@ -262,7 +264,7 @@ fn bars(counts: &[u64], most: u64) -> Markup {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "one of three lines")]
+#[expect(clippy::cast_precision_loss, reason = "one of four lines")]
 fn mark(event: &Event, name: &str, at: f64, row: usize) -> Markup {
     let y = MARK_LINE * (row as f64 + 1.0) - 4.0;
     let x = format!("{at:.3}%");

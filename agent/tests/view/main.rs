@@ -2,4 +2,5 @@
 //! a terminal.
 
 mod board;
+mod page;
 mod stream;
