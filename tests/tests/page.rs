@@ -62,14 +62,16 @@ impl Shown {
     /// Nothing was asked for but the page itself, and nothing went wrong.
     fn ensure_quiet(&self) -> Result<()> {
         let url = |event: &Value| event["request"]["url"].as_str().unwrap_or_default().to_owned();
-        let asked: Vec<String> =
-            self.browser.told("Network.requestWillBeSent").map(url).collect();
+        let asked: Vec<String> = self.browser.told("Network.requestWillBeSent").map(url).collect();
         let outside = |url: &&String| !url.starts_with("data:");
         let asked: Vec<&String> = asked.iter().filter(outside).collect();
         ensure!(asked == [&format!("file://{}", self.page.display())], "asked for {asked:?}");
-        for complaint in
-            ["Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Audits.issueAdded"]
-        {
+        for complaint in [
+            "Log.entryAdded",
+            "Runtime.consoleAPICalled",
+            "Runtime.exceptionThrown",
+            "Audits.issueAdded",
+        ] {
             let said: Vec<_> = self.browser.told(complaint).collect();
             ensure!(said.is_empty(), "{complaint}: {said:?}");
         }
@@ -158,7 +160,9 @@ fn the_page_stands_alone_and_can_be_read() -> Result<()> {
         for screen in [WIDE, PHONE] {
             shown.open(Screen { is_dark, ..screen })?;
             shown.ensure_quiet()?;
-            shown.browser.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")?;
+            shown
+                .browser
+                .evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")?;
             shown.ensure("beyond the screen", OVERFLOWING)?;
             shown.ensure("too pale", PALE)?;
             shown.ensure("not to be heard", UNNAMED)?;
@@ -188,7 +192,10 @@ fn names_are_text_whatever_they_hold() -> Result<()> {
     shown.ensure_quiet()?;
     shown.ensure("beyond the screen", OVERFLOWING)?;
     shown.ensure("not to be heard", UNNAMED)?;
-    shown.ensure("elements out of names", "[...document.querySelectorAll('img, script')].map(String)")?;
+    shown.ensure(
+        "elements out of names",
+        "[...document.querySelectorAll('img, script')].map(String)",
+    )?;
     let text = shown.browser.evaluate("document.body.textContent")?;
     let text = text.as_str().context("text")?;
     ensure!(text.contains("postgres<script>document.title=1</script>\"><img"), "not as it stands");

@@ -100,10 +100,26 @@ fn sums(counts: &BTreeMap<String, u64>) -> Option<String> {
 /// What has become of the lines that are not on the page.
 pub(super) fn unread(tally: &Tally) -> Markup {
     let gone = [
-        (tally.unreadable, "line that was meant as a record and could not be read", "lines that were meant as records and could not be read"),
-        (tally.incidents_let_go, "incident that made way for more recent ones", "incidents that made way for more recent ones"),
-        (tally.findings_let_go, "finding that made way for more recent ones", "findings that made way for more recent ones"),
-        (tally.agents_untold, "record of an agent beyond those kept", "records of agents beyond those kept"),
+        (
+            tally.unreadable,
+            "line that was meant as a record and could not be read",
+            "lines that were meant as records and could not be read",
+        ),
+        (
+            tally.incidents_let_go,
+            "incident that made way for more recent ones",
+            "incidents that made way for more recent ones",
+        ),
+        (
+            tally.findings_let_go,
+            "finding that made way for more recent ones",
+            "findings that made way for more recent ones",
+        ),
+        (
+            tally.agents_untold,
+            "record of an agent beyond those kept",
+            "records of agents beyond those kept",
+        ),
     ];
     html! {
         @if gone.iter().any(|(count, ..)| *count > 0) {

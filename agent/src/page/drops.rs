@@ -22,7 +22,9 @@ pub(super) fn section(incident: &Incident) -> Markup {
     let summary = incident.summary();
     let mut drops: Vec<&ToldDrop> = incident.drops().collect();
     // Those to count first, then by when they began.
-    drops.sort_by_key(|drop| (Reverse(drop.record().primary), drop.seen(), drop.record().id.clone()));
+    drops.sort_by_key(|drop| {
+        (Reverse(drop.record().primary), drop.seen(), drop.record().id.clone())
+    });
     let listed = drops.len().min(LISTED_MAX);
     let more = summary.drops.at_least.saturating_sub(words::len(listed));
     html! {

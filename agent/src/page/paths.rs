@@ -225,7 +225,7 @@ fn described(summary: &Summary, title: &str, desc: &str) -> Markup {
 /// A path from the one side to the other, with its port, and the wall where it ends.
 fn cut(path: &AffectedPath, from: usize, to: usize, at_source: bool) -> Markup {
     let (left, right) = (BOX, WIDTH - BOX);
-    let (bend, straight) = (left + 150, right - 34);
+    let (bend, straight) = (left + 100, right - 30);
     let middle = usize::midpoint(bend, straight);
     let wall = if at_source { left + 20 } else { right - 20 };
     let (at, before, after) = match at_source {

@@ -67,11 +67,7 @@ pub fn play(kind: Kind, audience: &mut dyn Audience) -> Result<()> {
 
 /// Plays it, with the replicas trying on for so long before somebody mends it; what the agent told
 /// of it, to its end.
-pub fn record(
-    kind: Kind,
-    outage: Duration,
-    audience: &mut dyn Audience,
-) -> Result<Vec<Record>> {
+pub fn record(kind: Kind, outage: Duration, audience: &mut dyn Audience) -> Result<Vec<Record>> {
     audience.say(
         "15 pods in the namespace backend, on a node where Calico's Felix enforces what a real API \
          server says. The 8 API replicas talk to postgres-primary-0.",
