@@ -9,6 +9,7 @@ mod explain;
 mod fix;
 mod heal;
 mod progress;
+mod report;
 mod source;
 mod view;
 
@@ -45,6 +46,8 @@ enum Command {
     View(view::Args),
     /// Apply verified remedies where namespaces ask for it, and take back what does not help.
     Heal(heal::Args),
+    /// The agents' records as one HTML page that stands alone: what to show in a post-mortem.
+    Report(report::Args),
     /// The JSON Schema of the records.
     Schema,
 }
@@ -77,6 +80,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Fix(args) => fix::run(&args),
         Command::View(args) => view::run(&args),
         Command::Heal(args) => heal::run(args),
+        Command::Report(args) => report::run(&args),
         Command::Schema => schema(),
     };
     match outcome {

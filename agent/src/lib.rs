@@ -7,6 +7,7 @@ pub mod command;
 pub mod heal;
 pub mod health;
 pub mod mute;
+pub mod page;
 pub mod probe;
 pub mod records;
 pub mod report;

@@ -4,6 +4,7 @@
 mod board;
 mod draw;
 mod load;
+mod page;
 mod picture;
 mod pty;
 mod stream;
