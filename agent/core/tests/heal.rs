@@ -339,7 +339,9 @@ proptest! {
                 Event::Time(seconds) => now += SignedDuration::from_secs(seconds),
                 Event::TakesOver => {
                     let mut next = Healer::new(settings());
-                    latest.values().for_each(|told| next.heard(told.clone()));
+                    for told in latest.values() {
+                        next.heard(told.clone());
+                    }
                     next.take_over(healer.ledger().clone(), in_force.clone(), now);
                     healer = next;
                 }
