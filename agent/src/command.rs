@@ -8,6 +8,7 @@ mod ends;
 mod explain;
 mod fix;
 mod heal;
+mod progress;
 mod source;
 
 use std::{
@@ -89,8 +90,8 @@ pub fn run(cli: Cli) -> ExitCode {
 /// Messages go to standard error, so that records and messages never mix.
 fn start_messages(command: &Command) {
     let (default, json) = match command {
-        Command::Agent(args) => ("info", args.log_format == Format::Json),
-        Command::Heal(args) => ("info", args.log_format == Format::Json),
+        Command::Agent(args) => ("info", args.log_format != Format::Text),
+        Command::Heal(args) => ("info", args.log_format != Format::Text),
         _ => ("warn", false),
     };
     // The client says itself what its caller says better.

@@ -288,7 +288,12 @@ impl Task {
         }
         let addresses = flows.iter().flat_map(|flow| [flow.source, flow.destination]).collect();
         let wanted = Wanted { namespaces: BTreeSet::new(), addresses, nodes: true };
-        let part = match timeout(READ_PATIENCE, read(self.client.clone(), wanted)).await {
+        let part = match timeout(
+            READ_PATIENCE,
+            read(self.client.clone(), wanted, &|what| tracing::debug!("{what}")),
+        )
+        .await
+        {
             Ok(Ok(part)) => part,
             Ok(Err(error)) => return Err(Refusal::Api(format!("{error:#}"))),
             Err(_) => {

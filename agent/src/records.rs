@@ -1,5 +1,7 @@
 //! Records read back, from the lines of agents' logs: of one node or of many, as they come.
 
+pub mod named;
+
 use serde::Deserialize;
 
 use crate::report::{Record, SCHEMA};

@@ -119,6 +119,109 @@ fn a_fix_fixes_it() {
     assert!(stderr(&again).contains("nothing to fix"), "{}", stderr(&again));
 }
 
+/// What a golden file of another test holds.
+fn golden(name: &str) -> String {
+    let path = format!("{}/tests/snapshots/{name}.snap", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).expect("a golden file");
+    text.splitn(3, "---\n").nth(2).expect("its content").to_owned()
+}
+
+fn records(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), text).expect("written");
+    file
+}
+
+/// Looks an id up in lines of a log, and asks for its fix in the cluster.
+fn fix_by_id(id: &str, lines: &str, more: &[&str]) -> Output {
+    let file = records(lines);
+    let path = file.path().to_str().expect("UTF-8");
+    let arguments = [&["fix", id, "--records", path, "-f", "-"], more].concat();
+    whydrop(&arguments, CLUSTER)
+}
+
+#[test]
+fn a_drop_is_fixed_by_its_id_or_its_incidents_in_either_form_of_the_log() {
+    let dialled = flow("fix", "frontend/pod-a", "backend/svc/pod-b", "80/TCP");
+    let by_name = stdout(&whydrop(&dialled, CLUSTER));
+    assert!(by_name.contains("kind: NetworkPolicy"), "{by_name}");
+    let record: Value = serde_json::from_str(&golden("records__records_as_json")).expect("JSON");
+    let (id, incident) = (&record["id"], &record["incident"]);
+    let [id, incident] = [id, incident].map(|id| id.as_str().expect("an id"));
+    let prefixed = format!("[pod/whydrop-x/whydrop] {record}\nsome message\n");
+    let text = golden("records__records_as_text");
+    for (id, lines) in
+        [(id, &prefixed), (&id[..6], &prefixed), (incident, &prefixed), (incident, &text)]
+    {
+        let by_id = fix_by_id(id, lines, &[]);
+        assert_eq!(by_id.status.code(), Some(0), "{id}: {}", stderr(&by_id));
+        assert_eq!(stdout(&by_id), by_name, "{id}");
+    }
+}
+
+#[test]
+fn an_incident_is_fixed_for_all_of_its_flows() {
+    let incident: Value =
+        serde_json::from_str(&golden("incidents__incidents_as_json")).expect("JSON");
+    let mut incident = incident;
+    let test = |from: &str| {
+        serde_json::json!({"step": "test", "text": "", "flow": {"from": from, "to": "backend/pod-b",
+            "ip": "10.1.0.20", "port": 8080, "protocol": "TCP"}})
+    };
+    // One that is fixed along with the first, one that has gone, and one of its own.
+    let from = ["frontend/pod-a", "frontend/pod-a", "frontend/gone", "node/worker-9", "10.9.9.9"];
+    incident["plan"] = Value::Array(from.map(test).to_vec());
+    let id = incident["id"].as_str().expect("an id").to_owned();
+    let fix = fix_by_id(&id, &incident.to_string(), &[]);
+    assert_eq!(fix.status.code(), Some(0), "{}", stderr(&fix));
+    let documents = stdout(&fix);
+    assert_eq!(documents.matches("kind: NetworkPolicy").count(), 2, "{documents}");
+    let fixed = format!("{CLUSTER}\n---\n{documents}");
+    for from in ["frontend/pod-a", "10.9.9.9"] {
+        let explain = flow("explain", from, "backend/pod-b", "8080/TCP");
+        assert_eq!(whydrop(&explain, &fixed).status.code(), Some(0), "{from}: {documents}");
+    }
+}
+
+#[test]
+fn a_patch_adds_a_rule_to_the_policy_that_came_nearest() {
+    let mut arguments = flow("fix", "frontend/pod-a", "backend/pod-b", "8080/TCP");
+    arguments.push("--patch");
+    let output = whydrop(&arguments, CLUSTER);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    insta::assert_snapshot!(stdout(&output));
+    arguments.extend(["-o", "json"]);
+    let json: Value = serde_json::from_str(&stdout(&whydrop(&arguments, CLUSTER))).expect("JSON");
+    assert_eq!(json["edits"][0]["policy"]["name"], "allow-web");
+    assert_eq!(json["verified"], true);
+}
+
+#[test]
+fn an_id_that_names_nothing_or_too_much_is_told() {
+    let text = golden("records__records_as_text");
+    for (id, expected) in [
+        ("ffffffff", "no drop or incident ffffffff in the records"),
+        (
+            "xyz",
+            "expected the id of a drop or an incident, 4 or more hex digits of it, found \"xyz\"",
+        ),
+    ] {
+        let output = fix_by_id(id, &text, &[]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+    let record: Value = serde_json::from_str(&golden("records__records_as_json")).expect("JSON");
+    let mut other = record.clone();
+    other["id"] = "914a000000000000".into();
+    let output = fix_by_id("914a", &format!("{record}\n{other}\n"), &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("may be any of 914a000000000000, 914a"),
+        "{}",
+        stderr(&output)
+    );
+}
+
 struct Flows(tempfile::NamedTempFile);
 
 impl Flows {

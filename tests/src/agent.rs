@@ -74,11 +74,21 @@ pub struct Agent {
 impl Agent {
     /// Starts `whydrop agent` over a folder of manifests on a node.
     pub fn start(node: &Namespace, name: &str, manifests: &Path) -> Result<Self> {
+        Self::start_with(node, name, manifests, &[])
+    }
+
+    /// The same, with more flags.
+    pub fn start_with(
+        node: &Namespace,
+        name: &str,
+        manifests: &Path,
+        more: &[&str],
+    ) -> Result<Self> {
         // Ends with us, however we end: `kill` from a lab's drop does not run when we are killed.
         let mut command = node.command("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(binary()?);
         command.args(["agent", "--log-format", "json", "--node-name", name, "--manifests"]);
-        command.arg(manifests);
+        command.arg(manifests).args(more);
         Self::spawn(&mut command)
     }
 

@@ -1,18 +1,20 @@
 //! Closing the loop: a remedy, applied to the cluster it was found in, lets its flow pass, takes
-//! nothing away, and leaves every explicit deny in force. Over every denied probe of the cases.
+//! nothing away, and leaves every explicit deny in force; so does its rule, added to a policy that
+//! is there. Over every denied probe of the cases.
 
 use std::{fs, net::IpAddr, path::Path};
 
 use serde_json::Value;
 use whydrop::{
     cluster::manifests::Manifests,
-    report::{Remedy, remedy_of},
+    report::{Direction, Remedy, patch::edits_of, remedy_of},
 };
 use whydrop_core::{
     cluster::{Cluster, Snapshot, history::History},
     diagnosis::{Case, Fate, Judgement, judge},
     flow::Flow,
     policy::evaluate::{Decision, evaluate},
+    remedy::patch::{Patch, patch},
 };
 
 struct Probe {
@@ -20,7 +22,7 @@ struct Probe {
     judgement: Judgement,
 }
 
-fn objects(case: &Value) -> Manifests {
+fn objects_of(case: &Value) -> Manifests {
     let mut manifests = Manifests::default();
     for object in case["objects"].as_array().expect("objects") {
         manifests.read_text("case", &object.to_string());
@@ -48,7 +50,7 @@ fn probes(snapshot: &Snapshot, case: &Value) -> Vec<Probe> {
 
 /// The cluster with the remedy's YAML read as a user's manifest.
 fn applied(case: &Value, remedy: &Remedy) -> Snapshot {
-    let mut cluster: Cluster = objects(case).cluster();
+    let mut cluster: Cluster = objects_of(case).cluster();
     let mut manifests = Manifests::default();
     manifests.read_text("remedy", &remedy.manifest);
     assert!(manifests.errors.is_empty(), "{:?}\n{}", manifests.errors, remedy.manifest);
@@ -58,22 +60,63 @@ fn applied(case: &Value, remedy: &Remedy) -> Snapshot {
     cluster.snapshot()
 }
 
+/// The cluster with the rules added to the policies as the commands of a patch would add them.
+fn patched(case: &Value, patch: &Patch) -> Snapshot {
+    let mut case = case.clone();
+    let objects = case["objects"].as_array_mut().expect("objects");
+    for (edit, own) in edits_of(patch).iter().zip(&patch.edits) {
+        let is_it = |object: &&mut Value| {
+            let metadata = &object["metadata"];
+            object["apiVersion"].as_str() == Some(&*own.api_version)
+                && metadata["name"].as_str() == Some(&*edit.policy.name)
+                && metadata["namespace"].as_str() == edit.policy.namespace.as_deref()
+        };
+        let policy = objects.iter_mut().find(is_it).expect("the policy of the patch");
+        let rules = match edit.direction {
+            Direction::Egress => &mut policy["spec"]["egress"],
+            Direction::Ingress => &mut policy["spec"]["ingress"],
+        };
+        let has_rules = rules.as_array().is_some_and(|rules| !rules.is_empty());
+        let appends = edit.command.contains("/-\"");
+        assert_eq!(has_rules, appends, "{}", edit.command);
+        match rules {
+            Value::Array(rules) => rules.push(edit.rule.clone()),
+            absent => *absent = Value::Array(vec![edit.rule.clone()]),
+        }
+    }
+    objects_of(&case).cluster().snapshot()
+}
+
+fn decision(probe: &Probe, snapshot: &Snapshot) -> Decision {
+    evaluate(snapshot, &probe.judgement.diagnosis.question).decision()
+}
+
+fn explicitly(probe: &Probe) -> bool {
+    let verdict = &probe.judgement.diagnosis.verdict;
+    [&verdict.egress, &verdict.ingress].into_iter().any(|d| d.denied_by.is_some())
+}
+
+/// What passed passes, and what a rule denies is denied.
+fn takes_nothing_away(probes: &[Probe], before: &Snapshot, after: &Snapshot, place: &str) {
+    for other in probes {
+        let (before, now) = (decision(other, before), decision(other, after));
+        let newly_denied = now == Decision::Denied && before != Decision::Denied;
+        assert!(!newly_denied, "{} newly denied by {place}", other.flow);
+        if explicitly(other) {
+            assert_eq!(now, Decision::Denied, "{} let in by {place}", other.flow);
+        }
+    }
+}
+
 fn check(file: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance").join(file);
     let text = fs::read_to_string(&path).expect("the cases are part of the project");
-    let (mut denied, mut remedied) = (0, 0);
+    let (mut denied, mut remedied, mut patches) = (0, 0, 0);
     for line in text.lines() {
         let case: Value = serde_json::from_str(line).expect("a case");
-        let snapshot = objects(&case).cluster().snapshot();
+        let snapshot = objects_of(&case).cluster().snapshot();
         let probes = probes(&snapshot, &case);
         for probe in &probes {
-            let decision = |p: &Probe, snapshot: &Snapshot| {
-                evaluate(snapshot, &p.judgement.diagnosis.question).decision()
-            };
-            let explicitly = |p: &Probe| {
-                let verdict = &p.judgement.diagnosis.verdict;
-                [&verdict.egress, &verdict.ingress].into_iter().any(|d| d.denied_by.is_some())
-            };
             let Some(remedy) = &probe.judgement.remedy else {
                 let decision = decision(probe, &snapshot);
                 assert!(
@@ -85,22 +128,24 @@ fn check(file: &str) {
                 continue;
             };
             denied += 1;
+            let patch = patch(&snapshot, &probe.judgement.diagnosis, remedy);
             let remedy = remedy_of(remedy);
             let after = applied(&case, &remedy);
             let place = || format!("{}: {}\n{}", case["id"], probe.flow, remedy.manifest);
             assert_ne!(decision(probe, &after), Decision::Denied, "{}", place());
             remedied += 1;
-            for other in &probes {
-                let (before, now) = (decision(other, &snapshot), decision(other, &after));
-                let newly_denied = now == Decision::Denied && before != Decision::Denied;
-                assert!(!newly_denied, "{} newly denied by {}", other.flow, place());
-                if explicitly(other) {
-                    assert_eq!(now, Decision::Denied, "{} let in by {}", other.flow, place());
-                }
+            takes_nothing_away(&probes, &snapshot, &after, &place());
+            if let Some(patch) = patch {
+                patches += 1;
+                let after = patched(&case, &patch);
+                let place = format!("{} {:?}", place(), edits_of(&patch));
+                assert_ne!(decision(probe, &after), Decision::Denied, "{place}");
+                takes_nothing_away(&probes, &snapshot, &after, &place);
             }
         }
     }
     assert!(denied > 0 && denied == remedied, "{remedied} of {denied}");
+    assert!(patches > 0, "no policy of {file} can be added to");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 pub mod choices;
 mod in_calico;
 mod in_kubernetes;
+pub mod patch;
 mod selection;
 
 use std::{net::IpAddr, sync::Arc};
@@ -49,6 +50,14 @@ pub struct Remedy {
     pub verified: bool,
     /// How many other pairs of ends it newly allows, at least.
     pub newly_allowed: usize,
+}
+
+impl Remedy {
+    /// The cluster with it.
+    pub fn applied(&self, snapshot: &Snapshot) -> Snapshot {
+        let policies = self.policies.iter().filter_map(Manifest::lower);
+        policies.fold(snapshot.clone(), |with, policy| with.with_policy(policy))
+    }
 }
 
 /// A policy to apply.

@@ -100,7 +100,30 @@ pub(super) struct FlowArgs {
     port: Port,
 }
 
+/// A flow whose ends have been read.
+#[derive(Debug)]
+pub(super) struct Between {
+    /// Who connects.
+    pub from: End,
+    /// Who is connected to.
+    pub to: End,
+    /// On which port.
+    pub port: Port,
+}
+
 impl FlowArgs {
+    /// Reads the ends; what names no namespace is in `namespace`.
+    ///
+    /// # Errors
+    /// An end that cannot be read.
+    pub(super) fn read(&self, namespace: Option<&str>) -> anyhow::Result<Between> {
+        let end = |flag: &str, text: &str| {
+            End::parse(text, namespace).map_err(|expected| anyhow!("{flag}: {expected}"))
+        };
+        let (from, to) = (end("--from", &self.from)?, end("--to", &self.to)?);
+        Ok(Between { from, to, port: self.port })
+    }
+
     /// Judges the flow in the cluster; returns that as well.
     ///
     /// # Errors
@@ -108,12 +131,9 @@ impl FlowArgs {
     /// family in common; a cluster that cannot be read.
     pub(super) fn diagnose(&self, cluster: &ClusterArgs) -> anyhow::Result<(Snapshot, Diagnosis)> {
         let source = cluster.open()?;
-        let end = |flag: &str, text: &str| {
-            End::parse(text, source.namespace()).map_err(|expected| anyhow!("{flag}: {expected}"))
-        };
-        let (from, to) = (end("--from", &self.from)?, end("--to", &self.to)?);
+        let Between { from, to, port } = self.read(source.namespace())?;
         let snapshot = source.snapshot([&from, &to])?;
-        let diagnosis = judge(&snapshot, &from, &to, self.port)?;
+        let diagnosis = judge(&snapshot, &from, &to, port)?;
         Ok((snapshot, diagnosis))
     }
 }

@@ -1,46 +1,229 @@
-//! `whydrop fix`: the verified remedy as YAML.
+//! `whydrop fix`: the verified remedy as YAML, or as a change to the policies that are there.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    fs::File,
+    io::{BufRead, BufReader, stdin},
+    path::{Path, PathBuf},
+};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args as ClapArgs;
-use whydrop_core::{diagnosis::Class, remedy::remedy};
+use serde_json::json;
+use whydrop_core::{
+    cluster::Snapshot,
+    diagnosis::{Class, Diagnosis},
+    policy::evaluate::Decision,
+    remedy::{Remedy, patch::patch, remedy},
+};
 
-use super::{Outcome, Output, complain, ends::FlowArgs, print, source::ClusterArgs};
-use crate::report::{explanation::cost, remedy_of, text::escape};
+use super::{
+    Outcome, Output, complain,
+    ends::{Between, End, FlowArgs, judge},
+    print,
+    source::ClusterArgs,
+};
+use crate::{
+    records::named::{Asked, Named},
+    report::{
+        Direction,
+        explanation::cost,
+        patch::{Edit, edits_of},
+        remedy_of,
+        text::escape,
+        yaml,
+    },
+};
 
 /// Flags of `fix`.
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
+    /// The drop or the incident to fix: its id, or the beginning of it
+    #[arg(required_unless_present = "FlowArgs", conflicts_with = "FlowArgs")]
+    id: Option<String>,
+    /// Where the id is looked up: a file of the agents' lines, or `-` for standard input
+    #[arg(short, long, value_name = "FILE", requires = "id")]
+    records: Option<PathBuf>,
+    #[command(flatten)]
+    flow: Option<FlowArgs>,
+    /// The rules to add to policies that are there, instead of new policies
+    #[arg(long)]
+    patch: bool,
     #[command(flatten)]
     cluster: ClusterArgs,
-    #[command(flatten)]
-    flow: FlowArgs,
-    /// Output format: text is YAML for kubectl apply -f -
+    /// Output format: text is YAML for kubectl apply -f -, or commands with --patch
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
 }
 
+/// What fixes one flow.
+struct Fix {
+    summary: String,
+    newly_allowed: usize,
+    what: What,
+}
+
+enum What {
+    Policies(Remedy),
+    Edits(Vec<Edit>),
+}
+
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let (snapshot, diagnosis) = args.flow.diagnose(&args.cluster)?;
-    let Some(remedy) = remedy(&snapshot, &diagnosis) else {
-        let cause = &diagnosis.cause;
-        let why = match cause.class {
-            Class::None => "nothing to fix: no policy denies it".to_owned(),
-            Class::ExplicitDeny => format!("{}: that is for the policy's owner", cause.text),
-            _ => format!("no additive rule can be proved to fix it: {}", cause.text),
-        };
-        complain(&escape(&why));
-        return Ok(Outcome::No);
+    let asked = args.id.as_deref().map(|id| args.named(id)).transpose()?;
+    let source = args.cluster.open()?;
+    let flows = match (&asked, &args.flow) {
+        (Some(asked), _) => asked.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?,
+        (None, Some(flow)) => vec![flow.read(source.namespace())?],
+        (None, None) => bail!("expected an id, or --from, --to and --port"),
     };
-    let remedy = remedy_of(&remedy);
-    if args.output == Output::Json {
-        return print(&(serde_json::to_string(&remedy)? + "\n"));
+    let mut snapshot = source.snapshot(flows.iter().flat_map(|flow| [&flow.from, &flow.to]))?;
+    let mut fixes = Vec::new();
+    let (mut refusals, mut absent) = (Vec::new(), Vec::new());
+    for Between { from, to, port } in &flows {
+        let diagnosis = match judge(&snapshot, from, to, *port) {
+            Ok(diagnosis) => diagnosis,
+            // Of an incident, pods that have gone since need no fix.
+            Err(error) if flows.len() > 1 => {
+                absent.push(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        match fix(&snapshot, &diagnosis, args.patch) {
+            Ok((fix, after)) => {
+                snapshot = after;
+                fixes.push(fix);
+            }
+            // What was found so far fixes this flow as well.
+            Err(_) if !fixes.is_empty() && passes(&diagnosis) => {}
+            Err(why) => refusals.push(why),
+        }
     }
+    refusals.dedup();
+    for why in &refusals {
+        complain(&escape(why));
+    }
+    match (fixes.is_empty(), absent.into_iter().next()) {
+        (false, _) => show(&fixes, args.output),
+        (true, Some(error)) if refusals.is_empty() => Err(error),
+        (true, _) => Ok(Outcome::No),
+    }
+}
+
+impl Args {
+    /// The flows that an id names.
+    fn named(&self, id: &str) -> anyhow::Result<Vec<Asked>> {
+        let mut named = Named::new(id).map_err(|expected| anyhow!(expected))?;
+        let Some(path) = &self.records else { bail!("--records FILE is missing") };
+        let from_stdin = path.as_os_str() == "-";
+        if from_stdin && self.cluster.reads_stdin() {
+            bail!("--records and --filename: expected one of them at most to be standard input");
+        }
+        let read = |lines: &mut dyn BufRead, named: &mut Named| -> std::io::Result<()> {
+            for line in lines.lines() {
+                named.take(&line?);
+            }
+            Ok(())
+        };
+        let taken = match from_stdin {
+            true => read(&mut stdin().lock(), &mut named),
+            false => File::open(path).and_then(|f| read(&mut BufReader::new(f), &mut named)),
+        };
+        taken.with_context(|| Path::new(path).display().to_string())?;
+        named.flows().map_err(|found| anyhow!(found))
+    }
+}
+
+fn read(asked: &Asked) -> anyhow::Result<Between> {
+    let end = |text: &str| End::parse(text, None).map_err(|e| anyhow!("in the record: {e}"));
+    let port = asked.port.parse().map_err(|e| anyhow!("in the record: {e}"))?;
+    Ok(Between { from: end(&asked.from)?, to: end(&asked.to)?, port })
+}
+
+fn passes(diagnosis: &Diagnosis) -> bool {
+    matches!(diagnosis.verdict.decision(), Decision::Allowed | Decision::NotIsolated)
+}
+
+/// What fixes a flow, and the cluster with it; else why there is nothing.
+fn fix(
+    snapshot: &Snapshot,
+    diagnosis: &Diagnosis,
+    as_patch: bool,
+) -> Result<(Fix, Snapshot), String> {
+    let cause = &diagnosis.cause;
+    let remedy = remedy(snapshot, diagnosis).ok_or_else(|| match cause.class {
+        Class::None => "nothing to fix: no policy denies it".to_owned(),
+        Class::ExplicitDeny => format!("{}: that is for the policy's owner", cause.text),
+        _ => format!("no additive rule can be proved to fix it: {}", cause.text),
+    })?;
+    let question = &diagnosis.question;
+    if !as_patch {
+        let after = remedy.applied(snapshot);
+        let summary = remedy.summary.clone();
+        let newly_allowed = remedy.newly_allowed;
+        return Ok((Fix { summary, newly_allowed, what: What::Policies(remedy) }, after));
+    }
+    let patch = patch(snapshot, diagnosis, &remedy).ok_or_else(|| {
+        format!(
+            "no policy that is there can be proved to fix it with one more rule: {}",
+            cause.text
+        )
+    })?;
+    let edits = edits_of(&patch);
+    let hosts: Vec<_> =
+        patch.edits.iter().map(|edit| format!("{} {}", edit.policy.kind, edit.policy)).collect();
+    let summary = format!(
+        "allow {} to reach {} on {}/{}: one more rule in {}",
+        question.source,
+        question.destination,
+        question.port,
+        question.protocol,
+        hosts.join(" and ")
+    );
+    let what = What::Edits(edits);
+    Ok((Fix { summary, newly_allowed: patch.newly_allowed, what }, patch.after))
+}
+
+fn show(fixes: &[Fix], output: Output) -> anyhow::Result<Outcome> {
     let mut text = String::new();
-    writeln!(text, "# {}", escape(&remedy.summary)).context("writing to memory")?;
-    writeln!(text, "# Verified: with it the flow passes. {}", cost(remedy.newly_allowed))
-        .context("writing to memory")?;
-    text += &remedy.manifest;
+    for fix in fixes {
+        match output {
+            Output::Json => writeln!(text, "{}", json_of(fix)?)?,
+            Output::Text => write_text(&mut text, fix)?,
+        }
+    }
     print(&text)
+}
+
+fn json_of(fix: &Fix) -> serde_json::Result<String> {
+    let Fix { summary, newly_allowed, what } = fix;
+    match what {
+        What::Policies(remedy) => serde_json::to_string(&remedy_of(remedy)),
+        What::Edits(edits) => serde_json::to_string(&json!({
+            "summary": summary, "edits": edits, "verified": true, "newly_allowed": newly_allowed,
+        })),
+    }
+}
+
+fn write_text(text: &mut String, fix: &Fix) -> std::fmt::Result {
+    let is_first = text.is_empty();
+    if let (What::Policies(_), false) = (&fix.what, is_first) {
+        writeln!(text, "---")?;
+    }
+    writeln!(text, "# {}", escape(&fix.summary))?;
+    writeln!(text, "# Verified: with it the flow passes. {}", cost(fix.newly_allowed))?;
+    match &fix.what {
+        What::Policies(remedy) => text.push_str(&yaml::documents(&remedy.policies)),
+        What::Edits(edits) => {
+            for Edit { rule, command, direction, .. } in edits {
+                let direction = match direction {
+                    Direction::Egress => "egress",
+                    Direction::Ingress => "ingress",
+                };
+                write!(text, "# The {direction} rule:\n{}", yaml::commented(rule))?;
+                writeln!(text, "{command}")?;
+            }
+        }
+    }
+    Ok(())
 }

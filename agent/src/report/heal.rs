@@ -14,7 +14,7 @@ use whydrop_core::{
 use super::{
     ObjectRef, Record, Schema,
     convert::{policy_ref, time},
-    text::{ID_SHOWN, seconds},
+    text::{seconds, short},
     yaml,
 };
 
@@ -235,6 +235,6 @@ pub fn sentence(record: &HealRecord) -> String {
 
 /// `TIME HEAL INCIDENT applied NetworkPolicy backend/allow-… until …: WHY`.
 pub(super) fn line(record: &HealRecord) -> String {
-    let id: String = record.incident.chars().take(ID_SHOWN).collect();
+    let id = short(&record.incident);
     format!("{} HEAL {id} {}", seconds(&record.time), sentence(record))
 }

@@ -60,6 +60,12 @@ pub fn documents(policies: &[Manifest]) -> String {
     policies.iter().filter_map(document).collect::<Vec<_>>().join("---\n")
 }
 
+/// A part of an object as comments, to be read before what changes it.
+pub(crate) fn commented(part: &serde_json::Value) -> String {
+    let yaml = serde_saphyr::to_string(part).unwrap_or_default();
+    format!("#   {}\n", yaml.trim_end().replace('\n', "\n#   "))
+}
+
 fn of_kubernetes(policy: &NetworkPolicy) -> Document<'_, Spec<'_>> {
     Document {
         api_version: "networking.k8s.io/v1",

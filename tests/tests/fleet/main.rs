@@ -1,5 +1,6 @@
 //! Nodes on which a real Felix enforces what a real API server says. Needs root.
 
+mod changes;
 mod heal;
 mod matrix;
 mod moments;
