@@ -29,7 +29,7 @@ pub const SEQUENCE: &str = "whydrop.sequence";
 /// The body is the line that `kubectl logs` shows, and [`RECORD`] the record's JSON.
 pub fn event(record: &Record, observed: Timestamp) -> LogRecord {
     let mut attributes = Attributes::default();
-    let (name, time, severity) = match record {
+    let (name, time, severity): Head<'_> = match record {
         Record::Drop(record) => drop(&mut attributes, record),
         Record::Incident(record) => incident(&mut attributes, record),
         Record::Heal(record) => heal(&mut attributes, record),
