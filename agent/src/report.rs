@@ -6,6 +6,7 @@
 
 mod convert;
 pub mod explanation;
+pub mod heal;
 pub mod hubble;
 pub mod incident;
 pub mod patch;
@@ -28,6 +29,8 @@ pub enum Record {
     Drop(Box<DropRecord>),
     /// One cause with many drops begins, goes on or is over.
     Incident(Box<incident::IncidentRecord>),
+    /// The healer did something about an incident, or says why not.
+    Heal(Box<heal::HealRecord>),
     /// The agent tells of itself.
     Agent(Box<AgentRecord>),
 }

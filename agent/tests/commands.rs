@@ -358,3 +358,77 @@ fn schema_prints_a_schema() {
     let schema: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
     assert!(jsonschema::meta::is_valid(&schema));
 }
+
+#[test]
+fn view_says_what_it_cannot_view() {
+    let view = |input: &str| whydrop(&["view"], input);
+    let nothing = view("");
+    assert_eq!(nothing.status.code(), Some(0));
+    assert!(stdout(&nothing).starts_with("0 incidents, 0 open"), "{}", stdout(&nothing));
+    let text = view("2026-01-02T03:04:05Z AGENT node/worker-1 ready\n");
+    assert_eq!(text.status.code(), Some(2));
+    assert_eq!(
+        stderr(&text),
+        "whydrop: -: expected records of --log-format json, found none in 1 line\n"
+    );
+    let other = view("{\"schema\":\"whydrop/v2\",\"kind\":\"drop\"}\n");
+    assert_eq!(other.status.code(), Some(2));
+    assert!(stderr(&other).contains("schema: expected whydrop/v1, found whydrop/v2"));
+    for (path, why) in [("/nowhere/log", "No such file"), ("/", "found a folder")] {
+        let missing = whydrop(&["view", path], "");
+        assert_eq!(missing.status.code(), Some(2));
+        let error = stderr(&missing);
+        assert!(error.starts_with(&format!("whydrop: {path}: ")) && error.contains(why), "{error}");
+    }
+}
+
+/// A line of an agent's log, of an incident with this id.
+fn incident_line(id: &str) -> String {
+    let snapshot = include_str!("snapshots/incidents__incidents_as_json.snap");
+    let (_, json) = snapshot.split_once("\n---\n").expect("a snapshot");
+    let mut record: Value = serde_json::from_str(json).expect("JSON");
+    record["id"] = id.into();
+    record.to_string()
+}
+
+#[test]
+fn report_makes_a_page_of_what_can_be_read() {
+    let lines = format!(
+        "a message\n{}\n{}\n{{\"schema\":\"whydrop/v1\",\"kind\n",
+        incident_line("aaaa000000000000"),
+        incident_line("bbbb000000000000")
+    );
+    let page = whydrop(&["report"], &lines);
+    assert_eq!(page.status.code(), Some(0), "{}", stderr(&page));
+    assert!(stdout(&page).starts_with("<!DOCTYPE html>"));
+    assert!(stdout(&page).contains("1 line that was meant as a record"));
+    assert_eq!(stdout(&page).matches("<article").count(), 2);
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("page.html");
+    let path = file.to_str().expect("UTF-8");
+    let one = whydrop(&["report", "-", "--incident", "bbbb", "-o", path], &lines);
+    assert_eq!((one.status.code(), stdout(&one).as_str()), (Some(0), ""), "{}", stderr(&one));
+    let written = std::fs::read_to_string(&file).expect("a page");
+    assert_eq!(written.matches("<article").count(), 1);
+}
+
+#[test]
+fn report_says_what_it_misses() {
+    let fails = |arguments: &[&str], input: &str| {
+        let output = whydrop(arguments, input);
+        assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+        assert_eq!(stdout(&output), "");
+        stderr(&output)
+    };
+    let none = fails(&["report"], "2026-01-02T03:04:05Z AGENT node/a ready\n");
+    assert!(none.contains("standard input: expected records"), "{none}");
+    assert!(none.contains("found none among 1 lines"), "{none}");
+    let absent = fails(&["report", "/absent.ndjson"], "");
+    assert!(absent.contains("/absent.ndjson: No such file"), "{absent}");
+    let lines = incident_line("aaaa000000000000");
+    let other = fails(&["report", "--incident", "bbbb"], &lines);
+    assert!(other.contains("no incident bbbb") && other.contains("aaaa000000000000"), "{other}");
+    let nowhere = fails(&["report", "-o", "/absent/page.html"], &lines);
+    assert!(nowhere.contains("/absent/page.html"), "{nowhere}");
+}

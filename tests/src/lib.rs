@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod bench;
+pub mod browser;
 pub mod cluster;
 pub mod differential;
 pub mod expect;

@@ -1,8 +1,13 @@
 //! Plays a scenario on a terminal: `whydrop-demo [NAME]`.
 
-use std::process::ExitCode;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use whydrop_tests::{
     fleet,
@@ -28,13 +33,23 @@ struct Arguments {
     /// Plays the traffic alone, without whydrop: for writing a scenario.
     #[arg(long)]
     traffic_only: bool,
+    /// Of the story with Calico: also keeps what the agent tells, as lines of a log.
+    #[arg(long, value_name = "FILE")]
+    records: Option<PathBuf>,
+    /// With `--records`: how long it goes on before somebody mends it.
+    #[arg(long, default_value_t = 0, requires = "records")]
+    minutes: u64,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut story = Story::on_stdout();
     let watched = if arguments.traffic_only { Watched::Not } else { Watched::ByAgent };
-    match tell(&mut story, &arguments.name, watched) {
+    let told = match &arguments.records {
+        Some(file) => record(&mut story, &arguments, file),
+        None => tell(&mut story, &arguments.name, watched),
+    };
+    match told {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             story.heading(&format!("\nerror: {error:#}"));
@@ -53,4 +68,15 @@ fn tell(story: &mut Story<std::io::Stdout>, name: &str, watched: Watched) -> Res
         .context("no such scenario; `cargo xtask demo --list` names them all")?;
     story.introduce(&scenario);
     play(&scenario, watched, story)
+}
+
+fn record(story: &mut Story<std::io::Stdout>, arguments: &Arguments, file: &Path) -> Result<()> {
+    ensure!(arguments.name == CALICO, "--records: only {CALICO} can be kept");
+    let outage = Duration::from_secs(arguments.minutes * 60);
+    let mut lines = String::new();
+    for record in fleet::story::record(fleet::story::Kind::Calico, outage, story)? {
+        lines += &serde_json::to_string(&record)?;
+        lines.push('\n');
+    }
+    fs::write(file, lines).with_context(|| file.display().to_string())
 }

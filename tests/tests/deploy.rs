@@ -9,10 +9,10 @@ use std::{
 };
 
 use k8s_openapi::api::{
-    apps::v1::{DaemonSet, StatefulSet},
+    apps::v1::{DaemonSet, Deployment, StatefulSet},
     core::v1::{ConfigMap, Namespace, PodSpec, Service, ServiceAccount},
     networking::v1::NetworkPolicy,
-    rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule},
+    rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -60,6 +60,15 @@ otlp:
   resourceAttributes: {k8s.cluster.name: "east, 1"}
 stateDirectory: /srv/drops
 selfPolicy: {enabled: true}
+heal:
+  enabled: true
+  replicas: 3
+  minConfidence: 0.95
+  perHour: 12
+  perNamespaceAndHour: 5
+  watchTime: 3m
+  timeToLive: 48h
+  resources: {limits: {memory: 2Gi}}
 extraArgs: [--node-name=worker-1]
 extraEnv:
   - {name: TZ, value: UTC}
@@ -141,6 +150,11 @@ fn self_policy_overlay() -> Vec<Value> {
     kustomized("overlays/self-policy")
 }
 
+/// The overlay with a healer.
+fn heal_overlay() -> Vec<Value> {
+    kustomized("overlays/heal")
+}
+
 /// Objects as the API understands them, by kind and name.
 fn accepted(objects: &[Value]) -> BTreeMap<(String, String), Value> {
     let accepted = objects.iter().map(|object| {
@@ -153,6 +167,9 @@ fn accepted(objects: &[Value]) -> BTreeMap<(String, String), Value> {
             ("v1", "Service") => strictly::<Service>(object),
             ("apps/v1", "DaemonSet") => strictly::<DaemonSet>(object),
             ("apps/v1", "StatefulSet") => strictly::<StatefulSet>(object),
+            ("apps/v1", "Deployment") => strictly::<Deployment>(object),
+            ("rbac.authorization.k8s.io/v1", "Role") => strictly::<Role>(object),
+            ("rbac.authorization.k8s.io/v1", "RoleBinding") => strictly::<RoleBinding>(object),
             ("rbac.authorization.k8s.io/v1", "ClusterRole") => strictly::<ClusterRole>(object),
             ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => {
                 strictly::<ClusterRoleBinding>(object)
@@ -311,6 +328,38 @@ fn the_policy_keeps_open_what_others_close() {
     printed(check.output().expect("run whydrop"));
 }
 
+#[test]
+fn the_chart_with_a_healer_makes_what_the_overlay_holds() {
+    let overlay = heal_overlay();
+    assert_same(&chart(&["--set", "heal.enabled=true"]), &overlay);
+    let of_base = |object: &&Value| base().contains(object);
+    let unchanged = overlay.iter().filter(of_base).count();
+    assert_eq!(unchanged, base().len() - 1, "but for the form of the records");
+    let found = overlay.iter().find(|object| object["kind"] == "Deployment").expect("a healer");
+    let healer: Deployment = serde_json::from_value(found.clone()).expect("a Deployment");
+    let pod = healer.spec.template.spec.expect("a pod");
+    assert_eq!((pod.host_network, pod.host_pid, &pod.volumes), (None, None, &None));
+    assert_eq!(pod.security_context.expect("a context").run_as_non_root, Some(true));
+    let [container] = &pod.containers[..] else { panic!("one container") };
+    assert_eq!(container.image, base_pod().containers[0].image, "the same image");
+    let security = container.security_context.as_ref().expect("a security context");
+    let capabilities = security.capabilities.as_ref().expect("capabilities");
+    assert_eq!(
+        (&capabilities.add, capabilities.drop.as_deref()),
+        (&None, Some(&["ALL".into()][..]))
+    );
+    assert_eq!(security.read_only_root_filesystem, Some(true));
+    assert_eq!(security.allow_privilege_escalation, Some(false));
+    // Its pods are none of the agents', whose logs are read by this very label.
+    let labels = healer.metadata.labels.expect("labels");
+    let agents = container.args.iter().flatten().find_map(|arg| arg.strip_prefix("--selector="));
+    let (key, value) = agents.and_then(|agents| agents.split_once('=')).expect("a selector");
+    let daemons: DaemonSet = of_kind("DaemonSet");
+    let template = daemons.spec.template.metadata.expect("metadata").labels.expect("labels");
+    assert_eq!(template.get(key).map(String::as_str), Some(value));
+    assert_ne!(labels.get(key).map(String::as_str), Some(value));
+}
+
 /// A chart's objects are a folder's.
 fn assert_same(chart: &[Value], folder: &[Value]) {
     let mut folder = accepted(folder);
@@ -351,6 +400,8 @@ fn an_api_server_takes_the_base_and_the_chart() {
         ("the overlay that sends to the gateway", otlp_overlay(), &dry),
         ("the gateway", gateway(), &dry),
         ("the overlay with a policy", self_policy_overlay(), &dry),
+        // For good as well. The namespace is the base's.
+        ("the overlay with a healer", heal_overlay(), &[]),
         // For good, since its rights are asked about below.
         ("the base", base(), &[]),
     ] {
@@ -364,12 +415,13 @@ fn an_api_server_takes_the_base_and_the_chart() {
     }
 
     // Nobody but the agent has its account; what that may do, the API server knows best.
-    let may = |verb: &str, resource: &str| {
-        let account = "--as=system:serviceaccount:whydrop:whydrop";
+    let may_in = |namespace: &str, account: &str, verb: &str, resource: &str| {
+        let account = format!("--as=system:serviceaccount:whydrop:{account}");
         let question = ["auth", "can-i", verb].into_iter().chain(resource.split(' '));
-        let asked = kubectl.output(question.chain(["-n", "backend", account]));
+        let asked = kubectl.output(question.chain(["-n", namespace, &account]));
         String::from_utf8_lossy(&asked.expect("kubectl").stdout).trim() == "yes"
     };
+    let may = |verb: &str, resource: &str| may_in("backend", "whydrop", verb, resource);
     for (verb, resource) in [
         ("watch", "pods"),
         ("watch", "nodes"),
@@ -398,6 +450,25 @@ fn an_api_server_takes_the_base_and_the_chart() {
         ("create", "serviceaccounts --subresource=token"),
     ] {
         assert!(!may(verb, resource), "it may {verb} {resource}");
+    }
+
+    // The healer changes policies of namespaces, and nothing else; it hears the agents alone.
+    for (namespace, verb, resource, yes) in [
+        ("backend", "create", "networkpolicies.networking.k8s.io", true),
+        ("backend", "delete", "networkpolicies.networking.k8s.io", true),
+        ("backend", "update", "networkpolicies.networking.k8s.io", false),
+        ("backend", "deletecollection", "networkpolicies.networking.k8s.io", false),
+        ("backend", "patch", "namespaces", false),
+        ("backend", "get", "pods --subresource=log", false),
+        ("whydrop", "get", "pods --subresource=log", true),
+        ("backend", "get", "leases.coordination.k8s.io/whydrop-heal", false),
+        ("whydrop", "update", "leases.coordination.k8s.io/whydrop-heal", true),
+        ("whydrop", "update", "leases.coordination.k8s.io/other", false),
+        ("whydrop", "get", "secrets", false),
+        ("whydrop", "get", "configmaps", false),
+    ] {
+        let may = may_in(namespace, "whydrop-heal", verb, resource);
+        assert_eq!(may, yes, "in {namespace} the healer may {verb} {resource}");
     }
 }
 
@@ -445,6 +516,16 @@ fn every_value_of_the_chart_has_effect() {
         "spc_t",
         "example.com/role",
         r#""serviceAccountName":"agents""#,
+        r#""serviceAccountName":"drops-heal""#,
+        "--lease=drops-heal",
+        r#""resourceNames":["drops-heal"]"#,
+        r#""replicas":3"#,
+        "--min-confidence=0.95",
+        "--per-hour=12",
+        "--per-namespace-and-hour=5",
+        "--watch-time=3m",
+        "--time-to-live=48h",
+        r#""memory":"2Gi""#,
     ] {
         assert!(text.contains(expected), "no {expected} in {text}");
     }
@@ -479,6 +560,9 @@ fn the_chart_refuses_values_that_it_does_not_know() {
         ("image.digest=sha256:12", "/image/digest"),
         ("extraArgs=--flag", "/extraArgs"),
         ("stateDirectory=drops", "/stateDirectory"),
+        ("heal.enable=true", "enable"),
+        ("heal.minConfidence=2", "/heal/minConfidence"),
+        ("heal.watchTime=soon", "/heal/watchTime"),
     ] {
         let output = helm(&["template", "--set", set]);
         let said = String::from_utf8_lossy(&output.stderr);
@@ -529,6 +613,26 @@ fn the_agent_may_write_events_and_read_what_it_judges_by() {
         for secret in ["*", "secrets", "configmaps", "pods/log", "pods/exec"] {
             assert!(!resources.iter().any(|resource| resource == secret), "{secret}");
         }
+    }
+}
+
+/// What the API server above cannot be asked, for it does not have these kinds.
+#[test]
+fn the_healer_may_write_no_kind_of_the_whole_cluster() {
+    let roles = heal_overlay().into_iter().filter(|object| {
+        let is_healers = object["metadata"]["name"].as_str().is_some_and(|n| n.contains("heal"));
+        object["kind"] == "ClusterRole" && is_healers
+    });
+    let roles: Vec<ClusterRole> =
+        roles.map(|role| serde_json::from_value(role).expect("a role")).collect();
+    assert_eq!(roles.len(), 2);
+    for rule in roles.into_iter().flat_map(|role| role.rules.unwrap_or_default()) {
+        let PolicyRule { verbs, resources, .. } = rule;
+        let writes = verbs.iter().any(|verb| !["get", "list"].contains(&verb.as_str()));
+        let resources = resources.unwrap_or_default();
+        let may = resources == ["networkpolicies"] || resources == ["events"];
+        assert!(!writes || may, "{verbs:?} on {resources:?}");
+        assert!(!verbs.iter().any(|verb| verb == "*" || verb == "update"), "{verbs:?}");
     }
 }
 

@@ -70,6 +70,9 @@ spec:
     - {action: Deny, from: [{namespaces: {}}], ports: [{portNumber: {protocol: TCP, port: 23}}]}
 ";
 
+/// What the agent has a message about when it comes.
+const MORE: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: more}}";
+
 const FILTER: &str = "table inet cni {
   chain forward {
     type filter hook forward priority filter; policy accept
@@ -141,6 +144,8 @@ fn hubble_reads_what_the_agent_writes() {
         assert!(client.enter(connect).expect("a client"), "it is dropped");
     }
     wait("a flow for each", &out, 3, "DROPPED");
+    fs::write(manifests.join("more.yaml"), MORE).expect("write");
+    wait("a message", &err, 1, "manifests changed");
     kill(Pid::from_raw(i32::try_from(agent.0.id()).expect("a pid")), Signal::SIGTERM)
         .expect("told");
     assert!(agent.0.wait().expect("it ends").success());
@@ -183,8 +188,9 @@ fn hubble_reads_what_the_agent_writes() {
         let nearest = nearest.min_by_key(Vec::len).expect("a flow");
         assert!(nearest.is_empty(), "{nearest:#?}\n{text}");
     }
-    // What is no flow is beside them, whole.
+    // What is no flow is beside them, whole, and messages are JSON as well.
     let said = read(&err);
+    assert!(json_lines(&said).iter().any(|line| line["level"] == "INFO"), "{said}");
     for kind in [r#""kind":"incident""#, r#""state":"stopping""#] {
         assert!(said.lines().any(|line| line.contains(kind)), "{said}");
     }

@@ -81,6 +81,12 @@ const STORE_PROGRAMS: [(&str, &str, &str); 3] = [
     ("mvn", "maven", "fetches Kafka"),
     ("jq", "jq", "is what docs/otlp.md reads incidents of a fleet with"),
 ];
+/// What shows a page in a test: a browser without a window, and the fonts of its pictures. 98 MB to
+/// fetch, 301 MB on disk.
+const BROWSER: (&str, &str, &str) =
+    ("chromium-headless-shell", "chromium-headless-shell", "shows the page of `whydrop report`");
+const BROWSER_SECONDS: u64 = 30;
+const FONTS: &str = "fonts-dejavu-core";
 /// What measuring runs besides.
 const BENCH_PROGRAM: (&str, &str, &str) =
     ("bpftrace", "bpftrace", "is what whydrop's cost is compared with");
@@ -181,6 +187,18 @@ pub(crate) fn prepare(plan: &mut Plan, purpose: Purpose) -> Result<()> {
         }
     }
     let mut seconds = if packages.is_empty() { 0 } else { PROGRAMS_SECONDS };
+    if purpose == Purpose::Test {
+        let (program, package, what_for) = BROWSER;
+        if !found(program) {
+            say(&format!("missing: {program} (Debian package {package}), which {what_for}"));
+            packages.push(package);
+            seconds += BROWSER_SECONDS;
+        }
+        if !installed(FONTS) {
+            say(&format!("missing: {FONTS} (Debian package), which pages are shown in"));
+            packages.push(FONTS);
+        }
+    }
     let mut tools = vec![&BPF_LINKER];
     if purpose == Purpose::Test {
         tools.extend([&NEXTEST, &DENY]);

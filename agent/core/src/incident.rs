@@ -205,7 +205,7 @@ pub enum Resolution {
         /// When an attempt was answered.
         at: Timestamp,
     },
-    /// Policies do not deny it any more.
+    /// Policies do not deny it any more. Once all of it is seen to pass, that is told as well.
     Allowed,
     /// Nothing has attempted it for [`SILENCE`].
     Silence,
@@ -251,11 +251,12 @@ impl IncidentBook {
         }
     }
 
-    /// The flows of open incidents that have not passed since they died, each as dialled as well
-    /// where that differs: whether they have is for the kernel's table to say.
+    /// The flows that have not passed since they died, of incidents that are open or that policies
+    /// merely allow by now, each as dialled as well where that differs: whether they have is for the
+    /// kernel's table to say.
     pub fn unanswered(&self) -> impl Iterator<Item = (&Flow, Option<&Flow>)> {
-        let open = self.entries.values().filter(|entry| entry.resolved_at().is_none());
-        open.flat_map(Entry::unanswered)
+        let followed = self.entries.values().filter(|entry| entry.is_followed());
+        followed.flat_map(Entry::unanswered)
     }
 
     /// What to look up so that open incidents tell all replicas of those who suffer and the Services

@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod correlate;
 pub mod diagnosis;
 pub mod flow;
+pub mod heal;
 pub mod incident;
 pub mod mute;
 pub mod observation;

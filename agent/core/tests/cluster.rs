@@ -247,7 +247,7 @@ fn an_end_is_looked_up_as_it_was_when_the_flow_died() {
     let mut cluster = Cluster::default();
     cluster.look_up_on_demand();
     cluster.apply(Object::Pod(pod("frontend", "pod-a", 10, &[])), None);
-    cluster.looked_up(address(20), LookUp { at: at(10), failed: None });
+    cluster.looked_up(address(20), LookUp { at: at(10), failed: None, scale: None });
     let missing = |died| {
         let case = Case { at: Some(at(died)), ..case(10, 20) };
         cluster.snapshot().to_look_up(&case, at(14))

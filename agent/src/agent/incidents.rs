@@ -75,9 +75,8 @@ impl Agent {
             self.incidents.severity(IncidentId(note.incident)).is_some()
                 || now.duration_since(note.at) >= TOLD_WITHIN
         };
-        let (due, waiting) = self.notes.waiting.drain(..).partition(is_due);
+        let (due, waiting): (VecDeque<Note>, _) = self.notes.waiting.drain(..).partition(is_due);
         self.notes.waiting = waiting;
-        let due: VecDeque<Note> = due;
         for note in due {
             self.hand_on(note);
         }

@@ -82,7 +82,9 @@ impl Agent {
                 let snapshot = self.cluster.snapshot();
                 // None of its flows was judged, so that only what is said of the source itself counts.
                 if let Some(by) = muted_source(&snapshot, &self.mute, folded.source) {
-                    return self.mute(by, folded.packets, folded.example.to_string(), now);
+                    self.metrics.mute(&by.0);
+                    let example = folded.example.to_string();
+                    return self.muted.add_folded(now, by, folded.packets, example);
                 }
                 self.write(self.reporter.folded(now, &snapshot, &folded));
             }

@@ -87,7 +87,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
+/// Which signal says to stop, once it has come.
+pub(super) fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
@@ -98,7 +99,8 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
     })
 }
 
-fn host_name() -> anyhow::Result<String> {
+/// The host's name.
+pub(super) fn host_name() -> anyhow::Result<String> {
     let name = nix::sys::utsname::uname()?.nodename().to_owned();
     name.into_string().map_err(|_| anyhow::anyhow!("it is not UTF-8"))
 }

@@ -24,7 +24,7 @@ const REMOTE_NODE: (u32, &str) = (6, "reserved:remote-node");
 pub fn flow(record: &Record) -> Option<Value> {
     match record {
         Record::Drop(drop) if drop.kind == DropKind::Drop => Some(pruned(exported(drop))),
-        Record::Drop(_) | Record::Incident(_) | Record::Agent(_) => None,
+        Record::Drop(_) | Record::Incident(_) | Record::Heal(_) | Record::Agent(_) => None,
     }
 }
 

@@ -85,7 +85,9 @@ pub enum IncidentKind {
 }
 
 /// What happened to an incident.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum IncidentHappened {
     /// It began.
@@ -99,7 +101,7 @@ pub enum IncidentHappened {
 }
 
 /// Why an incident is over.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "why", rename_all = "lowercase", deny_unknown_fields)]
 pub enum IncidentResolution {
     /// Its traffic passes again.
@@ -115,8 +117,10 @@ pub enum IncidentResolution {
     Muted,
 }
 
-/// How bad an incident is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// How bad an incident is, the mildest first.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// It is meant so, or it is nothing yet.

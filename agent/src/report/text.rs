@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use super::{
     AgentRecord, AgentState, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel,
-    MutedDrops, ObjectRef, Record, incident,
+    MutedDrops, ObjectRef, Record, heal, incident,
 };
 
 /// How many characters of an id are shown: enough to tell a cluster's drops of a day apart.
@@ -22,6 +22,7 @@ pub fn line(record: &Record) -> String {
     let line = match record {
         Record::Drop(drop) => drop_line(drop),
         Record::Incident(incident) => incident::line(incident),
+        Record::Heal(heal) => heal::line(heal),
         Record::Agent(agent) => agent_line(agent),
     };
     escape(&line).into_owned()
@@ -105,7 +106,7 @@ fn drop_line(record: &DropRecord) -> String {
 }
 
 /// The end's name, or its address where it has none.
-pub(super) fn end(end: &End) -> String {
+pub(crate) fn end(end: &End) -> String {
     match (&end.namespace, &end.pod, &end.node) {
         (Some(namespace), Some(pod), _) => format!("{}/{}", name(namespace), name(pod)),
         (_, _, Some(node)) => format!("node/{}", name(node)),
@@ -113,7 +114,7 @@ pub(super) fn end(end: &End) -> String {
     }
 }
 
-pub(super) fn destination_text(destination: &End) -> String {
+pub(crate) fn destination_text(destination: &End) -> String {
     let name = end(destination);
     let port = destination.port.unwrap_or_default();
     if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") }
@@ -251,7 +252,7 @@ fn muted_text(muted: &MutedDrops) -> String {
 }
 
 /// `2026-01-02T03:04:05Z` of a time with a fraction.
-pub(super) fn seconds(time: &str) -> String {
+pub(crate) fn seconds(time: &str) -> String {
     match time.split_once('.') {
         Some((seconds, _)) => format!("{seconds}Z"),
         None => time.to_owned(),

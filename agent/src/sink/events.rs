@@ -318,7 +318,7 @@ fn name(note: &Note) -> String {
 }
 
 /// A text cut off where the API would refuse more.
-fn bounded(text: &str) -> String {
+pub(crate) fn bounded(text: &str) -> String {
     if text.len() <= NOTE_BYTES_MAX {
         return text.to_owned();
     }

@@ -114,6 +114,7 @@ impl Metrics {
         match record {
             Record::Drop(record) => values.count(record),
             Record::Incident(record) => values.follow(record),
+            Record::Heal(_) => {}
             Record::Agent(record) => {
                 *values.agent_records.entry(state(&record.state)).or_default() += 1;
             }
@@ -599,6 +600,27 @@ mod tests {
         };
         assert_eq!((count("other").as_str(), count("web-0").as_str()), ("5", "2"));
         assert!(text.contains("whydrop_series_overflow_total 5"), "{}", text.len());
+    }
+
+    #[test]
+    fn what_is_muted_counts_by_what_mutes_it_within_the_bound() {
+        let metrics = Metrics::default();
+        let rule = |name: &str| MutedBy::Rule(name.into());
+        metrics.mute(&rule("scanners"));
+        metrics.mute(&rule("scanners"));
+        metrics.mute(&MutedBy::Namespace("shop".into()));
+        for number in 0..SERIES_MAX {
+            metrics.mute(&rule(&format!("rule-{number}")));
+        }
+        let text = metrics.text();
+        for line in [
+            "whydrop_muted_total{by=\"rule\",name=\"scanners\"} 2",
+            "whydrop_muted_total{by=\"namespace\",name=\"shop\"} 1",
+            "whydrop_muted_total{by=\"rule\",name=\"other\"} 2",
+            "whydrop_series_overflow_total 2",
+        ] {
+            assert!(text.lines().any(|have| have == line), "no {line}");
+        }
     }
 
     #[test]

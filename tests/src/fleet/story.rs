@@ -6,11 +6,12 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use whydrop::report::Record;
 
 use super::{Fleet, Settings};
 use crate::{
@@ -27,6 +28,8 @@ const CONNECT_WAIT: Duration = Duration::from_secs(4);
 const ENFORCED_WAIT: Duration = Duration::from_secs(20);
 /// How long all reports may take after the last SYN.
 const REPORT_WAIT: Duration = Duration::from_secs(20);
+/// How long the agent may take to see that all is well again.
+const RESOLVED_WAIT: Duration = Duration::from_secs(120);
 
 const DATABASE: &str = "backend/postgres-primary-0";
 const REPLICAS: usize = 8;
@@ -59,6 +62,12 @@ impl Kind {
 
 /// Plays it to its end; the error says what was not as it should be.
 pub fn play(kind: Kind, audience: &mut dyn Audience) -> Result<()> {
+    record(kind, Duration::ZERO, audience).map(drop)
+}
+
+/// Plays it, with the replicas trying on for so long before somebody mends it; what the agent told
+/// of it, to its end.
+pub fn record(kind: Kind, outage: Duration, audience: &mut dyn Audience) -> Result<Vec<Record>> {
     audience.say(
         "15 pods in the namespace backend, on a node where Calico's Felix enforces what a real API \
          server says. The 8 API replicas talk to postgres-primary-0.",
@@ -69,16 +78,16 @@ pub fn play(kind: Kind, audience: &mut dyn Audience) -> Result<()> {
     let database = fleet.address(DATABASE, 5432)?;
     let pod = &fleet.pod(DATABASE)?.namespace;
     let _serving = pod.enter(|| Server::echo(database))?;
-    let replicas: Vec<String> =
-        fleet.pods.keys().filter(|key| key.starts_with("backend/backend-api-")).cloned().collect();
+    let replicas = fleet.pods_like("backend/backend-api-");
     ensure!(replicas.len() == REPLICAS && fleet.pods.len() == 15, "{:?}", fleet.pods.keys());
     let agent = fleet.agent("worker-1")?;
     let mut stage = Stage { fleet, database, replicas, agent, audience };
-    let played = stage.play(kind);
+    let played = stage.play(kind, outage);
     let records: Vec<String> =
         stage.agent.records().iter().map(|heard| heard.record.to_string()).collect();
     played.with_context(|| format!("{}\n{}", records.join("\n"), stage.agent.stderr()))?;
-    stage.agent.stop()
+    let records = stage.agent.stop_and_read()?;
+    records.into_iter().map(|record| Ok(serde_json::from_value(record)?)).collect()
 }
 
 struct Stage<'a> {
@@ -90,7 +99,7 @@ struct Stage<'a> {
 }
 
 impl Stage<'_> {
-    fn play(&mut self, kind: Kind) -> Result<()> {
+    fn play(&mut self, kind: Kind, outage: Duration) -> Result<()> {
         let mut established = self.all_connect()?.pop().context("a connection")?;
         self.audience.say("Somebody applies a policy that was to keep the outside out.");
         let text = fs::read_to_string(root().join(kind.file()))?;
@@ -123,10 +132,17 @@ impl Stage<'_> {
         ensure!(incident["affected"][0]["pods"] == REPLICAS, "{incident}");
         self.audience.say("All of it is one incident:");
         self.audience.record(&incident);
+        let mended = Instant::now() + outage;
+        while Instant::now() < mended {
+            self.nobody_connects()?;
+        }
         self.remedy(&drops[0])?;
         self.wait_for(true)?;
         self.all_connect()?;
         echo(&mut established)?;
+        if !outage.is_zero() {
+            return self.resolved();
+        }
         let reported = self.agent.records().iter().filter(|heard| is_drop(heard)).count();
         ensure!(reported == REPLICAS, "{reported} reported");
         Ok(())
@@ -198,6 +214,12 @@ impl Stage<'_> {
         self.agent.wait_for(REPORT_WAIT, told).context("no critical incident")?;
         let incident = self.agent.records().iter().find(is_it);
         Ok(incident.context("an incident")?.record.clone())
+    }
+
+    /// Waits until the agent tells that it is over.
+    fn resolved(&mut self) -> Result<()> {
+        let is_it = |heard: &Heard| heard.record["happened"] == "resolved";
+        self.agent.wait_for(RESOLVED_WAIT, |heard| heard.iter().any(is_it))
     }
 
     /// Runs the command that the record's line proposes, and applies what it prints.

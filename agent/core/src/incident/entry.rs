@@ -72,8 +72,9 @@ enum Told {
     Nothing { since: Timestamp },
     /// That it is open.
     Open { at: Timestamp, severity: Severity },
-    /// That it is over.
-    Resolved { at: Timestamp },
+    /// That it is over, and whether by traffic that was seen to pass: of what policies merely allow
+    /// that is told once it is.
+    Resolved { at: Timestamp, passes: bool },
     /// That it was over; it is back.
     Back { resolved: Timestamp },
 }
@@ -132,7 +133,7 @@ impl Entry {
 
     pub(super) fn resolved_at(&self) -> Option<Timestamp> {
         match self.told {
-            Told::Resolved { at } => Some(at),
+            Told::Resolved { at, .. } => Some(at),
             _ => None,
         }
     }
@@ -148,7 +149,7 @@ impl Entry {
     pub(super) fn add(&mut self, judged: &JudgedDrop<'_>, now: Timestamp) {
         let JudgedDrop { drop, judgement, last_success } = judged;
         let (evidence, diagnosis) = (&drop.evidence, &judgement.diagnosis);
-        if let Told::Resolved { at } = self.told
+        if let Told::Resolved { at, .. } = self.told
             && evidence.last() > at
         {
             self.told = Told::Back { resolved: at };
@@ -242,6 +243,11 @@ impl Entry {
         self.facts(snapshot).filter_map(|sought| Some(snapshot.look_up_of(&sought)?.at)).max()
     }
 
+    /// Whether it is still to be told whether its traffic passes.
+    pub(super) fn is_followed(&self) -> bool {
+        !matches!(self.told, Told::Resolved { passes: true, .. })
+    }
+
     /// The flows that have not passed since they died, each as dialled as well where that differs.
     pub(super) fn unanswered(&self) -> impl Iterator<Item = (&Flow, Option<&Flow>)> {
         let unanswered = self.flows.iter().filter(|(_, dying)| !dying.passes());
@@ -275,7 +281,7 @@ impl Entry {
     ) -> Option<IncidentChange> {
         if self.is_muted() && matches!(self.told, Told::Nothing { .. } | Told::Back { .. }) {
             // Nobody has heard of it, and nobody needs to.
-            self.told = Told::Resolved { at: now };
+            self.told = Told::Resolved { at: now, passes: true };
             return None;
         }
         let happened = match self.told {
@@ -284,6 +290,7 @@ impl Entry {
                 Happened::Reopened
             }
             Told::Open { at, .. } => self.goes_on(at, snapshot, now)?,
+            Told::Resolved { passes: false, .. } => Happened::Resolved(self.all_pass()?),
             _ => return None,
         };
         let incident = self.incident(id, snapshot, now, happened);
@@ -299,7 +306,10 @@ impl Entry {
         }
         self.has_news = false;
         self.told = match happened {
-            Happened::Resolved(_) => Told::Resolved { at: now },
+            Happened::Resolved(Resolution::Allowed) => Told::Resolved { at: now, passes: false },
+            Happened::Resolved(_) => {
+                Told::Resolved { at: self.resolved_at().unwrap_or(now), passes: true }
+            }
             _ => Told::Open { at: now, severity },
         };
         Some(IncidentChange { happened, incident })
@@ -315,18 +325,25 @@ impl Entry {
         (self.is_unassessed || is_due || has_facts).then_some(Happened::Updated)
     }
 
+    /// That all of its flows pass, if they do.
+    fn all_pass(&self) -> Option<Resolution> {
+        let all = self.unlinked == 0 && self.flows.values().all(Dying::passes);
+        let at = self.flows.values().filter_map(|flow| flow.worked).max()?;
+        (all && at > self.last).then_some(Resolution::Passes { at })
+    }
+
     /// Whether the incident is over, and why.
     fn resolution(&self, snapshot: &Snapshot, now: Timestamp) -> Option<Resolution> {
         if self.is_muted() {
             return Some(Resolution::Muted);
         }
         let quiet = now.duration_since(self.last);
+        if let Some(passes) = self.all_pass() {
+            return Some(passes);
+        }
         let answered = self.flows.values().filter(|f| f.passes()).filter_map(|f| f.worked).max();
-        if let Some(at) = answered.filter(|at| *at > self.last) {
-            let all_pass = self.unlinked == 0 && self.flows.values().all(Dying::passes);
-            if all_pass || quiet >= PASSING {
-                return Some(Resolution::Passes { at });
-            }
+        if let Some(at) = answered.filter(|at| *at > self.last && quiet >= PASSING) {
+            return Some(Resolution::Passes { at });
         }
         if self.diagnosis.cause.class.is_denial() && self.is_allowed(snapshot) {
             return Some(Resolution::Allowed);

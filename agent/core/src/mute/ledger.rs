@@ -40,7 +40,13 @@ pub struct Muted {
 
 impl Muted {
     /// Counts what was not told.
-    pub fn add(
+    pub fn add(&mut self, now: Timestamp, by: (MutedBy, Arc<str>), packets: u64, example: String) {
+        self.packets += packets;
+        self.add_folded(now, by, packets, example);
+    }
+
+    /// The same of many flows of one source, whose packets were counted when they were folded.
+    pub fn add_folded(
         &mut self,
         now: Timestamp,
         (by, reason): (MutedBy, Arc<str>),
@@ -48,7 +54,6 @@ impl Muted {
         example: String,
     ) {
         self.since.get_or_insert(now);
-        self.packets += packets;
         let is_known = self.tallies.contains_key(&by) || self.tallies.len() < APART_MAX;
         let by = if is_known { by } else { MutedBy::Rule(OTHERS.into()) };
         let tally = self.tallies.entry(by).or_default();
@@ -71,7 +76,7 @@ impl Muted {
     }
 
     /// Packets that this kernel dropped and no record but that of the muted tells of, since the
-    /// start.
+    /// start, but for those that were folded.
     pub fn packets(&self) -> u64 {
         self.packets
     }

@@ -87,12 +87,12 @@ fn the_scale_and_the_services_of_those_who_suffer_are_asked_for_and_again_when_o
     let scale = Sought::Scale("backend".into(), workload("Deployment", "backend-api"));
     assert_eq!(node.wanted(3), [services.clone(), scale.clone()]);
     node.scale(3, Ok(Scale { replicas: 3, ready: 3 }));
-    assert_eq!(node.wanted(4), [services.clone()]);
+    assert_eq!(node.wanted(4), std::slice::from_ref(&services));
     // What may not be asked is not asked all the time either.
     let failed = Some("forbidden (403)".into());
     node.cluster.looked_up(services.clone(), LookUp { at: at(4), failed, scale: None });
     assert_eq!(node.wanted(30), []);
-    assert_eq!(node.wanted(33), [scale.clone()]);
+    assert_eq!(node.wanted(33), std::slice::from_ref(&scale));
     assert_eq!(node.wanted(40), [scale, services]);
     // Nobody attempts any more.
     assert_eq!(node.wanted(2 + 2 * UPDATE_INTERVAL.as_secs()), []);

@@ -211,6 +211,9 @@ fn what_was_muted_is_told_once_an_hour_and_never_lost() {
     assert_eq!(tallies.values().map(|tally| tally.packets).sum::<u64>(), 1000);
     assert!(tallies.len() < 200 && tallies[&by(OTHERS).0].reports > 800, "{}", tallies.len());
     assert_eq!(ledger.packets(), 1007);
+    ledger.add_folded(at(hour), by("a"), 50, String::new());
+    let (_, tallies) = ledger.take().expect("what has not been told");
+    assert_eq!((tallies[&by("a").0].packets, ledger.packets()), (50, 1007));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::report::{
     AgentRecord, AgentState, Cause, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel,
     NearestMiss, ObjectRef, Record, Remedy, Verdict, Workload,
+    heal::HealRecord,
     incident::{IncidentHappened, IncidentRecord, IncidentResolution, Severity},
     text,
 };
@@ -31,6 +32,7 @@ pub fn event(record: &Record, observed: Timestamp) -> LogRecord {
     let (name, time, severity) = match record {
         Record::Drop(record) => drop(&mut attributes, record),
         Record::Incident(record) => incident(&mut attributes, record),
+        Record::Heal(record) => heal(&mut attributes, record),
         Record::Agent(record) => agent(&mut attributes, record),
     };
     // Writing it fails only for maps whose keys are no strings, and ours are.
@@ -127,6 +129,15 @@ fn incident<'a>(attributes: &mut Attributes, record: &'a IncidentRecord) -> Head
     attributes.maybe("whydrop.plan.first", record.plan.first().map(|step| step.text.as_str()));
     attributes.remedy(record.plan.iter().find_map(|step| step.remedy.as_ref()));
     ("k8s.network_policy.incident", &record.time, severity)
+}
+
+/// The agents do not write these, but whoever passes their records on may.
+fn heal<'a>(attributes: &mut Attributes, record: &'a HealRecord) -> Head<'a> {
+    attributes.text("whydrop.incident.id", &record.incident);
+    attributes.word("whydrop.heal.action", &record.action);
+    attributes.maybe("whydrop.heal.outcome", record.outcome.as_deref());
+    attributes.object("whydrop.policy", record.policies.first());
+    ("k8s.network_policy.heal", &record.time, SeverityNumber::Info)
 }
 
 fn agent<'a>(attributes: &mut Attributes, record: &'a AgentRecord) -> Head<'a> {

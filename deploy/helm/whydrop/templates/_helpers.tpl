@@ -23,6 +23,19 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
+{{/* The healer's: not the agents', by whose labels their pods are found. */}}
+{{- define "whydrop.healSelectorLabels" -}}
+app.kubernetes.io/name: {{ include "whydrop.name" . }}-heal
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "whydrop.healLabels" -}}
+{{ include "whydrop.healSelectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
 {{- define "whydrop.serviceAccountName" -}}
 {{- $own := .Values.serviceAccount.create | ternary (include "whydrop.fullname" .) "default" }}
 {{- .Values.serviceAccount.name | default $own }}

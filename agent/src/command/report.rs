@@ -1,0 +1,109 @@
+//! `whydrop report`: the agents' records as one page, for a post-mortem.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Read, stdin},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use clap::Args as ClapArgs;
+
+use super::{Outcome, print};
+use crate::{
+    page,
+    records::{
+        board::{Board, Incident},
+        read,
+    },
+};
+
+/// How long a line is at most, in bytes. A record is at most 100 kB or so; what is longer is no log.
+const LINE_BYTES_MAX: u64 = 4 << 20;
+
+/// Flags of `report`.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// The agents' lines, as `kubectl logs` prints them with --log-format json; `-` is standard input
+    #[arg(value_name = "FILE", default_value = "-")]
+    files: Vec<PathBuf>,
+    /// Where the page goes, instead of to standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Only this incident: its id, or the beginning of it
+    #[arg(long, value_name = "ID")]
+    incident: Option<String>,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let mut board = Board::default();
+    for path in &args.files {
+        let taken = match path.as_os_str() == "-" {
+            true => take(stdin().lock(), &mut board),
+            false => File::open(path)
+                .map_err(Into::into)
+                .and_then(|file| take(BufReader::new(file), &mut board)),
+        };
+        taken.with_context(|| named(path))?;
+    }
+    let tally = board.tally();
+    if tally.records == 0 {
+        let files: Vec<String> = args.files.iter().map(|path| named(path)).collect();
+        let why = tally.examples.back().map(|why| format!("; of the last: {why}"));
+        bail!(
+            "{}: expected records of `whydrop agent --log-format json`, found none among {} \
+             lines, {} of which were meant as such{}",
+            files.join(", "),
+            tally.others + tally.unreadable,
+            tally.unreadable,
+            why.unwrap_or_default()
+        );
+    }
+    let page = match &args.incident {
+        Some(id) => page::page_of(&board, find(&board, id)?),
+        None => page::page(&board),
+    };
+    match &args.output {
+        Some(path) => {
+            fs::write(path, page).with_context(|| path.display().to_string())?;
+            Ok(Outcome::Done)
+        }
+        None => print(&page),
+    }
+}
+
+/// Line by line, whatever bytes there are in between: a log may hold anything.
+fn take(mut lines: impl BufRead, board: &mut Board) -> anyhow::Result<()> {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let length = lines.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+        if length == 0 {
+            return Ok(());
+        }
+        board.take(read(&String::from_utf8_lossy(&line)));
+    }
+}
+
+fn find<'a>(board: &'a Board, id: &str) -> anyhow::Result<&'a Incident> {
+    let found: Vec<&Incident> =
+        board.incidents().filter(|incident| incident.id().starts_with(id)).collect();
+    let ids = |incidents: &[&Incident]| {
+        incidents.iter().map(|incident| incident.id()).collect::<Vec<_>>().join(", ")
+    };
+    match found.as_slice() {
+        [incident] => Ok(incident),
+        [] => bail!(
+            "--incident: no incident {id} in the records; there are: {}",
+            ids(&board.by_urgency())
+        ),
+        several => bail!("--incident: {id} may be any of {}", ids(several)),
+    }
+}
+
+fn named(path: &Path) -> String {
+    match path.as_os_str() == "-" {
+        true => "standard input".to_owned(),
+        false => path.display().to_string(),
+    }
+}
