@@ -47,6 +47,7 @@ fn records() -> Vec<Record> {
         },
         AgentState::Lost { counts: counts() },
         AgentState::Folded { source, attempts: 70, packets: 210, example },
+        AgentState::Muted { since: "2026-01-02T02:04:00Z".to_owned(), muted: Vec::new() },
         AgentState::Stopping { why: "SIGTERM".to_owned(), counts: counts() },
     ];
     let mut all = vec![records.drop(0), finding, records.incident(0, 8)];
