@@ -7,7 +7,7 @@
 
 /// Version of everything in this file. User space refuses programs of another version: the map
 /// `ABI` has this many entries, which can be told before any program runs.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// An IPv6 or IPv4-mapped address, as on the wire.
 pub type Address = [u32; 4];
@@ -190,6 +190,10 @@ pub struct SuccessKey {
     /// Zero.
     pub pad: u8,
 }
+
+/// Where the map `COUNTERS` has how many entries were ever made in `SUCCESSES`: those that are not
+/// there any more have given way.
+pub const SUCCESSES_MADE: u32 = 2 * kind::COUNT as u32 + 1;
 
 /// Length of a name in `LOCATIONS`: the kernel's `KSYM_NAME_LEN` is longer, its names are not.
 pub const LOCATION_BYTES: usize = 64;

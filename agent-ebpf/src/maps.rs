@@ -6,8 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use whydrop_ebpf::{
-    ABI_VERSION, Attempt, AttemptKey, Event, LOCATION_BYTES, Layout, SuccessKey, Tally, TallyKey,
-    kind,
+    ABI_VERSION, Attempt, AttemptKey, Event, LOCATION_BYTES, Layout, SUCCESSES_MADE, SuccessKey,
+    Tally, TallyKey,
 };
 
 /// Attempts remembered: those of some two minutes, which is how long a SYN is retransmitted
@@ -122,12 +122,11 @@ pub(crate) static TALLY_B: Counts = Counts::new();
 #[btf_map]
 static BARRIER: ArrayOfMaps<Counts, 1> = ArrayOfMaps::new();
 
-/// Index by [`kind`]: all observations of the kind. Plus [`kind::COUNT`]: those neither told nor
-/// counted, for the ring and the counts were both full. The last: keys that found no room among the
-/// counts.
+/// Index by [`whydrop_ebpf::kind`]: all observations of the kind. Plus `kind::COUNT`: those neither
+/// told nor counted, for the ring and the counts were both full. Then: keys that found no room among
+/// the counts. The last: [`SUCCESSES_MADE`].
 #[map]
-pub(crate) static COUNTERS: PerCpuArray<u64> =
-    PerCpuArray::with_max_entries(2 * kind::COUNT as u32 + 1, 0);
+pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SUCCESSES_MADE + 1, 0);
 
 /// The names of the kernel functions that have dropped something.
 #[map]

@@ -9,7 +9,8 @@ use aya_ebpf::{
     helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_snprintf},
 };
 use whydrop_ebpf::{
-    Address, Attempt, AttemptKey, Event, LOCATION_BYTES, SuccessKey, Tally, TallyKey, flags, kind,
+    Address, Attempt, AttemptKey, Event, LOCATION_BYTES, SUCCESSES_MADE, SuccessKey, Tally,
+    TallyKey, flags, kind,
 };
 
 use crate::{
@@ -356,7 +357,13 @@ pub(crate) fn succeeded(
             *last = at_ns;
             false
         },
-        None => SUCCESSES.insert(&success, &at_ns, u64::from(BPF_NOEXIST)).is_ok(),
+        None => {
+            let made = SUCCESSES.insert(&success, &at_ns, u64::from(BPF_NOEXIST)).is_ok();
+            if made {
+                count(SUCCESSES_MADE);
+            }
+            made
+        }
     };
     let late = known.flags & flags::TOLD != 0;
     if !first && !late {

@@ -5,10 +5,11 @@
 //!  cluster::Source ────▶ Cluster ──▶ Snapshot ─────────────┐
 //!                                                          ▼
 //!  probe::Observations ▶ Correlator ─▶ Drop ─────▶ diagnose, remedy ─▶ Record ─▶ sink::{Log, Events,
-//!            tick ─────▶      │                           └▶ IncidentBook ─┤              Metrics}
+//!            tick ─────▶      │                           └▶ IncidentBook ─┤              Otlp, Metrics}
 //!                             │        Answered ─▶ diagnose ─▶ finding ─┤                  ▲
 //!                             └──────▶ Folded ─────────────────────────┘                  │
 //!  counts and lengths of all of these ─▶ Readings ────────────────────────────────────────┘
+//!  probe::Successes ◀─▶ Past ◀─▶ state directory     when flows worked last, from agent to agent
 //! ```
 //!
 //! One task drives all of it: each state has one writer by construction. What has to wait (watches
@@ -19,6 +20,8 @@ mod alone;
 mod incidents;
 mod judge;
 mod losses;
+mod own_path;
+mod past;
 mod recheck;
 mod stock;
 mod waiting;
@@ -27,23 +30,25 @@ use std::{
     collections::BTreeMap,
     future::Future,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use anyhow::Context as _;
 use jiff::{SignedDuration, Timestamp};
+use kube::{Client, Config as KubeConfig};
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use whydrop_core::{
     cluster::{Cluster, Interface, object::Kind},
     correlate::Correlator,
     incident::IncidentBook,
+    mute::{self, Muted},
     observation::Observation,
 };
 
 use crate::{
     cluster::{
-        connect::{KubeArgs, connect},
+        connect::{KubeArgs, config, dialled},
         folder::Folder,
         live::{Live, Trouble},
         source::Source,
@@ -55,9 +60,18 @@ use crate::{
         events::Events,
         log::{Format, Log},
         metrics::Metrics,
+        otlp::{
+            self, Origin, Otlp,
+            settings::{OtlpArgs, Settings},
+        },
     },
+    state::StateDirectory,
 };
+use incidents::Notes;
 use losses::Losses;
+pub use own_path::Destination;
+use own_path::OwnPath;
+use past::Past;
 use recheck::Recheck;
 use waiting::{Seekers, Seeking, WaitingRoom};
 
@@ -89,6 +103,12 @@ pub struct Options {
     pub health: Option<SocketAddr>,
     /// The reason that Kubernetes Events give; `None`: write none.
     pub event_reason: Option<String>,
+    /// How to reach a collector.
+    pub otlp: OtlpArgs,
+    /// Where to keep what the next agent on this node goes on from; `None`: nowhere.
+    pub state_directory: Option<PathBuf>,
+    /// What is meant and not to be told.
+    pub mute: Vec<mute::Rule>,
 }
 
 /// Everything that the agent's one task owns.
@@ -97,13 +117,20 @@ struct Agent {
     cluster: Cluster,
     correlator: Correlator,
     incidents: IncidentBook,
+    notes: Notes,
     recheck: Recheck,
+    own_path: OwnPath,
     waiting: WaitingRoom,
     seekers: Seekers,
     losses: Losses,
+    past: Past,
+    mute: Vec<mute::Rule>,
+    muted: Muted,
     log: Log,
     /// Where there is an API server to write them to.
     events: Option<Events>,
+    /// Where there is a collector to send them to.
+    otlp: Option<Otlp>,
     metrics: Metrics,
     probe: Probe,
     source: Source,
@@ -124,19 +151,40 @@ pub async fn run(
     shutdown: impl Future<Output = &'static str>,
 ) -> anyhow::Result<()> {
     let node: Arc<str> = options.node.as_str().into();
+    let collector = Settings::read(&options.otlp)?;
     let mut cluster = Cluster::default();
     let mut events = None;
+    let mut api = None;
+    let mut destinations = Vec::new();
     let source = if let Some(path) = options.manifests {
         let folder = Folder::open(path, &mut cluster)?;
         cluster.history_begins(Timestamp::now());
         Source::Manifests(folder)
     } else {
-        let client = connect(&options.kube).await.context("cannot reach the cluster")?;
+        let config = config(&options.kube).await.context("cannot reach the cluster")?;
+        destinations.extend(api_server(&config).await);
+        let client = Client::try_from(config).context("cannot reach the cluster")?;
         let start = |reason| Events::start(client.clone(), options.node.clone(), reason);
         events = options.event_reason.map(start);
+        api = Some(client.clone());
         Source::Api(Box::new(Live::start(client, node.clone(), &mut cluster)))
     };
     let _alone = alone::claim()?;
+    let opened = options.state_directory.as_deref().map(StateDirectory::open).transpose();
+    let (state, no_state) = match opened {
+        Ok(state) => (state, None),
+        Err(why) => (None, Some(format!("what is known ends with this agent: {why:#}"))),
+    };
+    let folder = state.as_ref().map(StateDirectory::path);
+    let start = |settings| {
+        let origin = Origin::new(&options.node)?;
+        let folder = folder.map(Path::to_path_buf);
+        Otlp::start(otlp::Options { settings: Arc::new(settings), origin, folder, bounds: None })
+    };
+    let otlp = collector.map(start).transpose().context("cannot send to a collector")?;
+    if let (Some(otlp), Some(client)) = (&otlp, api) {
+        otlp.learn_cluster(client);
+    }
     let metrics = Metrics::default();
     let health = Health::start(options.health, metrics.clone()).await?;
     let config = Config { attach: options.attach, ..Config::default() };
@@ -146,12 +194,18 @@ pub async fn run(
         cluster,
         correlator: Correlator::default(),
         incidents: IncidentBook::default(),
+        notes: Notes::default(),
         recheck: Recheck::default(),
+        own_path: OwnPath::to(destinations),
         waiting: WaitingRoom::default(),
         seekers: Seekers::default(),
         losses: Losses::default(),
+        past: Past::new(state),
+        mute: options.mute,
+        muted: Muted::default(),
         log: Log::start(options.format),
         events,
+        otlp,
         metrics,
         probe,
         source,
@@ -160,6 +214,10 @@ pub async fn run(
         is_ready: false,
         started: Timestamp::now(),
     };
+    if let Some(what) = no_state {
+        agent.degraded(&what);
+    }
+    agent.recall();
     agent.take_topology();
     agent.get_ready(Timestamp::now());
     let why = agent.follow(shutdown).await;
@@ -192,7 +250,7 @@ impl Agent {
                     Err(error) => self.degraded(&error),
                 },
                 _ = turns.tick() => self.turn().await,
-                _ = stock.tick() => self.take_stock(),
+                _ = stock.tick() => self.take_stock(Timestamp::now()),
                 () = sleep_until(due) => {}
             }
             let now = Timestamp::now();
@@ -250,7 +308,11 @@ impl Agent {
             Err(error) => self.degraded(&error),
         }
         if self.is_ready {
+            self.check_own_path(now);
             self.follow_incidents(now);
+        }
+        if let Some((since, tallies)) = self.muted.due(now) {
+            self.write(self.reporter.muted(now, since, tallies));
         }
     }
 
@@ -295,6 +357,7 @@ impl Agent {
         let taken = self.source.take(&mut self.cluster, now);
         if taken.policies_changed && self.is_ready {
             self.recheck.changed(now);
+            self.own_path.changed();
         }
         self.tell_troubles(taken.troubles);
     }
@@ -317,7 +380,7 @@ impl Agent {
         }
         self.is_ready = true;
         self.health.beat(now, self.source.is_synced());
-        self.take_stock();
+        self.take_stock(now);
         self.tell_ready();
     }
 
@@ -351,6 +414,11 @@ impl Agent {
                 "find a Node object named {}: see --node-name and NODE_NAME",
                 self.node
             ));
+        }
+        if self.otlp.as_ref().is_some_and(|otlp| !otlp.is_on_disk()) {
+            cannot.push(
+                "keep what waits for the collector across a restart: see --state-directory".into(),
+            );
         }
         let attached = self.probe.interfaces.attached();
         let state = AgentState::Ready {
@@ -386,6 +454,9 @@ impl Agent {
     /// Hands a record to the sinks that take every one.
     fn write(&self, record: Record) {
         self.metrics.write(&record);
+        if let Some(otlp) = &self.otlp {
+            otlp.write(record.clone());
+        }
         self.log.write(record);
     }
 
@@ -407,14 +478,37 @@ impl Agent {
         while let Some(waited) = self.waiting.leave(Timestamp::MAX) {
             self.judge_again(waited, now);
         }
-        self.take_stock();
+        self.hand_on_notes(Timestamp::MAX);
+        if let Some(events) = &mut self.events {
+            events.finish().await;
+        }
+        // Everything, however short ago it was told last.
+        self.take_stock(Timestamp::MAX);
+        if let Some((since, tallies)) = self.muted.take() {
+            self.write(self.reporter.muted(now, since, tallies));
+        }
         let counts = match self.probe.observations.totals() {
-            Ok(totals) => self.losses.account(&totals, &self.correlator),
+            Ok(totals) => {
+                self.keep_last(&totals).await;
+                self.losses.account(&totals, &self.correlator, self.muted.packets())
+            }
             Err(_) => BTreeMap::new(),
         };
         self.tell(AgentState::Stopping { why, counts });
-        self.log.finish().await;
+        let Self { log, otlp, .. } = self;
+        let collected = async {
+            if let Some(otlp) = otlp {
+                otlp.finish().await;
+            }
+        };
+        tokio::join!(log.finish(), collected);
     }
+}
+
+/// The API server, as it is dialled.
+async fn api_server(config: &KubeConfig) -> Option<Destination> {
+    let address = dialled(config).await?;
+    Some(Destination { what: "API server".to_owned(), address })
 }
 
 fn kernel_release() -> String {

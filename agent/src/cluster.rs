@@ -1,5 +1,6 @@
 //! The edge to the cluster: where its objects come from.
 
+pub mod agents;
 pub mod connect;
 pub mod decode;
 pub mod folder;

@@ -7,8 +7,11 @@ mod check;
 mod ends;
 mod explain;
 mod fix;
+mod heal;
+mod progress;
 mod report;
 mod source;
+mod view;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -39,6 +42,10 @@ enum Command {
     Check(check::Args),
     /// The smallest rule that lets a denied flow pass, as YAML for `kubectl apply -f -`.
     Fix(fix::Args),
+    /// The agents' records in a terminal: incidents, drops, policy walk, remedy.
+    View(view::Args),
+    /// Apply verified remedies where namespaces ask for it, and take back what does not help.
+    Heal(heal::Args),
     /// The agents' records as one HTML page that stands alone: what to show in a post-mortem.
     Report(report::Args),
     /// The JSON Schema of the records.
@@ -71,6 +78,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Fix(args) => fix::run(&args),
+        Command::View(args) => view::run(&args),
+        Command::Heal(args) => heal::run(args),
         Command::Report(args) => report::run(&args),
         Command::Schema => schema(),
     };
@@ -89,7 +98,8 @@ pub fn run(cli: Cli) -> ExitCode {
 /// Messages go to standard error, so that records and messages never mix.
 fn start_messages(command: &Command) {
     let (default, json) = match command {
-        Command::Agent(args) => ("info", args.log_format == Format::Json),
+        Command::Agent(args) => ("info", args.log_format != Format::Text),
+        Command::Heal(args) => ("info", args.log_format == Format::Json),
         _ => ("warn", false),
     };
     // The client says itself what its caller says better.

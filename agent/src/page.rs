@@ -65,7 +65,7 @@ fn document(board: &Board, incidents: &[&Incident]) -> String {
                 main id="main" {
                     @if incidents.len() > 1 { (overview::table(incidents)) }
                     @for (incident, number) in incidents.iter().take(INCIDENTS_TOLD_MAX).zip(1..) {
-                        (incident::section(incident, number))
+                        (incident::section(board, incident, number))
                     }
                     @if incidents.len() > INCIDENTS_TOLD_MAX {
                         p.note {

@@ -4,7 +4,7 @@
 //! ```text
 //!  kernel ─ ring, counts ─▶ Observations ─▶ Observation     next(), turn()
 //!  kernel ─ rtnetlink ────▶ Interfaces   ─▶ Change          next(); attaches and detaches
-//!  kernel ─ table ────────▶ Successes    ─▶ last answers    last(), since()
+//!  kernel ─ table ────────▶ Successes    ─▶ last answers    last(), since(), all()
 //!  kernel ─ conntrack ────▶ Connections  ─▶ Happened        look()
 //! ```
 //!
@@ -30,13 +30,14 @@ mod topology;
 
 use std::{fmt, path::PathBuf};
 
+pub use clock::{Boot, SinceBoot};
 pub use connections::{Connections, Happened};
 pub use counters::{ByKind, Cost, KERNEL_DROP, KINDS, Totals};
 pub use error::Error;
 pub use interfaces::{Change, Interfaces};
 pub use load::{Hook, Programs};
 pub use observations::Observations;
-pub use successes::Successes;
+pub use successes::{ANSWERS_MAX, Answers, LOOKED_UP_MAX, Successes};
 pub use topology::Topology;
 
 /// Names of the programs: in the object, in the kernel, and of filters at clsact.

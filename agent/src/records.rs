@@ -21,6 +21,12 @@ pub enum Line {
     },
 }
 
+/// How a record begins as agents write it. Of these the kind is known without reading the line
+/// twice, which counts for 100,000 of them.
+const BEGINNING: &str = r#"{"schema":"whydrop/v1","kind":""#;
+
+const CUT_OFF: &str = "the line ends within the record";
+
 /// What tells the kinds of records apart. Reading this first is quicker than trying one after the
 /// other, and gives an error that names the field.
 #[derive(Deserialize)]
@@ -35,21 +41,31 @@ pub fn read(line: &str) -> Line {
     let Some(json) = line.find('{').map(|start| line[start..].trim_end()) else {
         return Line::Other;
     };
+    if let Some((kind, _)) = json.strip_prefix(BEGINNING).and_then(|rest| rest.split_once('"')) {
+        return parse(kind, json);
+    }
     let Ok(head) = serde_json::from_str::<Head>(json) else {
         // What begins as a record is one that was cut off; other programs write JSON as well.
         let is_cut = json.starts_with(r#"{"schema":"whydrop/"#);
-        return if is_cut { unreadable("the line ends within the record") } else { Line::Other };
+        return if is_cut { unreadable(CUT_OFF) } else { Line::Other };
     };
     if head.schema != SCHEMA {
         let is_ours = head.schema.starts_with("whydrop/");
         let why = format!("schema: expected {SCHEMA}, found {}", head.schema);
         return if is_ours { unreadable(&why) } else { Line::Other };
     }
-    let record = match head.kind.as_str() {
-        "drop" | "finding" => parse(json).map(Record::Drop),
-        "incident" => parse(json).map(Record::Incident),
-        "agent" => parse(json).map(Record::Agent),
-        other => Err(format!("kind: expected drop, finding, incident or agent, found {other}")),
+    parse(&head.kind, json)
+}
+
+fn parse(kind: &str, json: &str) -> Line {
+    let record = match kind {
+        "drop" | "finding" => fields(json).map(Record::Drop),
+        "incident" => fields(json).map(Record::Incident),
+        "agent" => fields(json).map(Record::Agent),
+        "heal" => fields(json).map(Record::Heal),
+        other => {
+            Err(format!("kind: expected drop, finding, incident, heal or agent, found {other}"))
+        }
     };
     match record {
         Ok(record) => Line::Record(Box::new(record)),
@@ -57,10 +73,12 @@ pub fn read(line: &str) -> Line {
     }
 }
 
-fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, String> {
+fn fields<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, String> {
     let mut reader = serde_json::Deserializer::from_str(json);
-    serde_path_to_error::deserialize(&mut reader)
-        .map_err(|error| format!("{}: {}", error.path(), error.inner()))
+    serde_path_to_error::deserialize(&mut reader).map_err(|error| match error.inner().is_eof() {
+        true => CUT_OFF.to_owned(),
+        false => format!("{}: {}", error.path(), error.inner()),
+    })
 }
 
 fn unreadable(why: &str) -> Line {
@@ -100,7 +118,7 @@ mod tests {
         );
         assert_eq!(
             why(&READY.replace(r#""kind":"agent""#, r#""kind":"rumour""#)),
-            "kind: expected drop, finding, incident or agent, found rumour"
+            "kind: expected drop, finding, incident, heal or agent, found rumour"
         );
         let missing = why(&READY.replace(r#""kind":"agent""#, r#""kind":"drop""#));
         assert!(missing.contains("state"), "{missing}");

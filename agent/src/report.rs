@@ -6,6 +6,8 @@
 
 mod convert;
 pub mod explanation;
+pub mod heal;
+pub mod hubble;
 pub mod incident;
 pub mod patch;
 pub mod text;
@@ -27,6 +29,8 @@ pub enum Record {
     Drop(Box<DropRecord>),
     /// One cause with many drops begins, goes on or is over.
     Incident(Box<incident::IncidentRecord>),
+    /// The healer did something about an incident, or says why not.
+    Heal(Box<heal::HealRecord>),
     /// The agent tells of itself.
     Agent(Box<AgentRecord>),
 }
@@ -116,7 +120,23 @@ pub struct End {
     /// The Service that was dialled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<Service>,
+    /// The pod's labels.
+    #[serde(skip)]
+    pub labels: Labels,
 }
+
+/// A pod's labels, `KEY=VALUE`: for Hubble's form alone, and no part of the schema, so that a record
+/// is the same with and without them.
+#[derive(Clone, Debug, Default)]
+pub struct Labels(pub Vec<String>);
+
+impl PartialEq for Labels {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Labels {}
 
 /// A workload in the pod's namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -389,6 +409,28 @@ pub struct AgentRecord {
     pub state: AgentState,
 }
 
+/// What one annotation or rule muted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MutedDrops {
+    /// What muted: the annotation of a `policy` or a `namespace`, or a `rule` of the agent's.
+    pub by: String,
+    /// Its name.
+    pub name: String,
+    /// A policy's kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The reason that it gives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Drops and findings that were not told; a flow that goes on counts once a minute.
+    pub reports: u64,
+    /// Packets that this kernel dropped.
+    pub packets: u64,
+    /// The latest of the flows.
+    pub example: String,
+}
+
 /// The kind of agent records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -436,6 +478,13 @@ pub enum AgentState {
         packets: u64,
         /// One of the flows, as an example.
         example: String,
+    },
+    /// What was not told since it is meant so, by what muted it.
+    Muted {
+        /// Since when it was counted, RFC 3339 in UTC.
+        since: String,
+        /// What was muted.
+        muted: Vec<MutedDrops>,
     },
     /// It stops.
     Stopping {

@@ -3,3 +3,4 @@
 pub mod events;
 pub mod log;
 pub mod metrics;
+pub mod otlp;

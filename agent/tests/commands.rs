@@ -359,6 +359,29 @@ fn schema_prints_a_schema() {
     assert!(jsonschema::meta::is_valid(&schema));
 }
 
+#[test]
+fn view_says_what_it_cannot_view() {
+    let view = |input: &str| whydrop(&["view"], input);
+    let nothing = view("");
+    assert_eq!(nothing.status.code(), Some(0));
+    assert!(stdout(&nothing).starts_with("0 incidents, 0 open"), "{}", stdout(&nothing));
+    let text = view("2026-01-02T03:04:05Z AGENT node/worker-1 ready\n");
+    assert_eq!(text.status.code(), Some(2));
+    assert_eq!(
+        stderr(&text),
+        "whydrop: -: expected records of --log-format json, found none in 1 line\n"
+    );
+    let other = view("{\"schema\":\"whydrop/v2\",\"kind\":\"drop\"}\n");
+    assert_eq!(other.status.code(), Some(2));
+    assert!(stderr(&other).contains("schema: expected whydrop/v1, found whydrop/v2"));
+    for (path, why) in [("/nowhere/log", "No such file"), ("/", "found a folder")] {
+        let missing = whydrop(&["view", path], "");
+        assert_eq!(missing.status.code(), Some(2));
+        let error = stderr(&missing);
+        assert!(error.starts_with(&format!("whydrop: {path}: ")) && error.contains(why), "{error}");
+    }
+}
+
 /// A line of an agent's log, of an incident with this id.
 fn incident_line(id: &str) -> String {
     let snapshot = include_str!("snapshots/incidents__incidents_as_json.snap");

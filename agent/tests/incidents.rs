@@ -1,6 +1,8 @@
 //! The records of an incident as they are written: golden, read back strictly, and valid by their
 //! own schema.
 
+mod grammar;
+
 use std::{fmt::Write as _, net::IpAddr};
 
 use jiff::{SignedDuration, Timestamp};
@@ -27,8 +29,8 @@ spec:
   ingress: [{from: [{podSelector: {matchLabels: {app: backend-api}}}], ports: [{port: 5433}]}]
 ";
 
-/// Eight replicas and their database.
-fn backend() -> String {
+/// Eight replicas and their database. `restarts`: of each replica, none of which is ready after one.
+fn backend(restarts: u32) -> String {
     let mut manifests = "
 apiVersion: v1
 kind: Namespace
@@ -57,9 +59,14 @@ metadata:
   labels: {{app: backend-api, pod-template-hash: 6f8d9c7b}}
   ownerReferences: [{{apiVersion: apps/v1, kind: ReplicaSet, name: backend-api-6f8d9c7b, uid: u, controller: true}}]
 spec: {{nodeName: worker-1, containers: [{{name: api, image: api}}]}}
-status: {{phase: Running, podIP: 10.1.0.{}}}
+status:
+  phase: Running
+  podIP: 10.1.0.{}
+  conditions: [{{type: Ready, status: \"{}\"}}]
+  containerStatuses: [{{name: api, image: api, imageID: api, ready: true, restartCount: {restarts}}}]
 ",
-            10 + n
+            10 + n,
+            if restarts == 0 { "True" } else { "False" }
         )
         .expect("writing to memory");
     }
@@ -120,7 +127,7 @@ fn apply(cluster: &mut Cluster, manifests: &str, at: Option<Timestamp>) {
 /// Opened with one replica, worse with all of them, updated after ten minutes, and over.
 fn story() -> Vec<Record> {
     let mut cluster = Cluster::default();
-    apply(&mut cluster, &backend(), None);
+    apply(&mut cluster, &backend(0), None);
     cluster.history_begins(at(-3_600));
     apply(&mut cluster, POLICY, Some(at(0)));
     let mut book = IncidentBook::default();
@@ -142,6 +149,7 @@ fn story() -> Vec<Record> {
     };
     turn(&cluster, &[0], &[3, 4], 7);
     turn(&cluster, &[1, 2, 3, 4, 5, 6, 7], &[5, 6], 8);
+    apply(&mut cluster, &backend(2), Some(at(500)));
     turn(&cluster, &[0, 1, 2, 3, 4, 5, 6, 7], &[5, 6, 570, 590], 600);
     apply(&mut cluster, &POLICY.replace("port: 5433", "port: 5432"), Some(at(700)));
     turn(&cluster, &[], &[], 701);
@@ -157,6 +165,12 @@ fn incidents_as_json() {
 fn incidents_as_text() {
     let lines: Vec<_> = story().iter().map(text::line).collect();
     insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn every_line_is_of_the_documented_grammar() {
+    let lines: Vec<_> = story().iter().map(text::line).collect();
+    grammar::assert_lines(lines.iter().map(String::as_str));
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! The records as they are written: golden, read back strictly, and valid by their own schema.
 
+mod grammar;
+
 use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 use serde_json::Value;
 use whydrop::{
     cluster::manifests::Manifests,
-    report::{AgentState, Record, Reporter, text},
+    report::{AgentState, End, MutedDrops, Record, Reporter, hubble, text},
 };
 use whydrop_core::{
     cluster::{Cluster, Interface},
@@ -158,6 +160,18 @@ fn finding() -> Record {
     reporter().finding(at, at, diagnosis)
 }
 
+fn muted(by: &str, name: &str, kind: Option<&str>, reason: Option<&str>) -> MutedDrops {
+    MutedDrops {
+        by: by.to_owned(),
+        name: name.to_owned(),
+        kind: kind.map(str::to_owned),
+        reason: reason.map(str::to_owned),
+        reports: 1,
+        packets: 3,
+        example: "frontend/pod-a -> backend/pod-b:8080/TCP".to_owned(),
+    }
+}
+
 fn agent_records() -> Vec<Record> {
     let now = time("2026-01-02T03:04:05.678901Z");
     let states = [
@@ -174,6 +188,19 @@ fn agent_records() -> Vec<Record> {
         },
         AgentState::Lost {
             counts: [("records for a slow reader of the log".to_owned(), 3)].into(),
+        },
+        AgentState::Folded {
+            source: End { ip: "10.1.0.10".to_owned(), ..End::default() },
+            attempts: 1,
+            packets: 3,
+            example: "10.1.0.10 -> 10.1.0.20:8080/TCP".to_owned(),
+        },
+        AgentState::Muted {
+            since: "2026-01-02T02:04:05.678901Z".to_owned(),
+            muted: vec![
+                muted("policy", "backend/default-deny", Some("NetworkPolicy"), Some("on purpose")),
+                muted("rule", "scanners", None, None),
+            ],
         },
         AgentState::Stopping {
             why: "SIGTERM".to_owned(),
@@ -210,6 +237,14 @@ fn records_as_text() {
 }
 
 #[test]
+fn records_as_hubble_exports_flows() {
+    let flow = hubble::flow(&all_records()[0]).expect("a flow");
+    insta::assert_snapshot!(serde_json::to_string_pretty(&flow).expect("JSON"));
+    let flows = all_records().iter().filter(|record| hubble::flow(record).is_some()).count();
+    assert_eq!(flows, 4, "drops, and nothing else");
+}
+
+#[test]
 fn records_are_read_back_as_they_were_written() {
     for record in all_records() {
         let written = serde_json::to_value(&record).expect("JSON");
@@ -237,6 +272,59 @@ fn records_are_valid_by_their_own_schema() {
     }
     let no_record: Value = serde_json::json!({"schema": "whydrop/v1", "kind": "drop"});
     assert!(!validator.is_valid(&no_record));
+}
+
+#[test]
+fn every_line_is_of_the_documented_grammar() {
+    let lines: Vec<_> = all_records().iter().map(text::line).collect();
+    grammar::assert_lines(lines.iter().map(String::as_str));
+    let grammar = grammar::line();
+    for wrong in [
+        "",
+        "2026-01-02T03:04:05Z DROP a b",
+        "2026-01-02T03:04:05.6Z AGENT node/a lost: 1 x",
+        "2026-01-02T03:04:05Z AGENT node/a b lost: 1 x",
+    ] {
+        assert!(!grammar.is_match(wrong), "{wrong}");
+    }
+    assert!(!grammar.is_match(&lines[0].replace("  [incident", " [incident")));
+}
+
+#[test]
+fn names_that_are_none_stay_in_their_fields() {
+    let nasty = [
+        ("new\nline", r"new\u{a}line"),
+        ("two words", r"two\u{20}words"),
+        ("-> x:1/TCP  y; 1 SYN  [incident 00000000]", r"->\u{20}x:1/TCP"),
+        ("wide-\u{ff21}\u{1f600}", r"wide-\u{ff21}\u{1f600}"),
+        ("no\u{200b}width\u{301}", r"no\u{200b}width\u{301}"),
+        ("\u{202e}dertrevni", r"\u{202e}dertrevni"),
+        ("\u{1b}[31mred", r"\u{1b}[31mred"),
+    ];
+    for (name, shown) in nasty {
+        let Record::Drop(mut record) = all_records().swap_remove(0) else { panic!("a drop") };
+        record.flow.source.pod = Some(name.to_owned());
+        record.flow.destination.namespace = Some(name.to_owned());
+        record.cause.text = format!("ingress denied by {name}");
+        record.primary = false;
+        if let Some(service) = &mut record.flow.destination.service {
+            service.name = name.to_owned();
+        }
+        let line = text::line(&Record::Drop(record));
+        grammar::assert_lines([&*line]);
+        let fields: Vec<_> = line.split(' ').take(5).collect();
+        assert_eq!((fields[1], fields[3]), ("DROP", "->"), "{line}");
+        assert!(fields[2].starts_with(&format!("frontend/{shown}")), "{line}");
+
+        let mut tally = muted("policy", name, Some("NetworkPolicy"), Some(name));
+        tally.example = name.to_owned();
+        let since = "2026-01-02T02:04:05Z".to_owned();
+        let state = AgentState::Muted { since, muted: vec![tally] };
+        let line = text::line(
+            &Reporter { node: name.to_owned() }.agent(time("2026-01-02T03:04:05Z"), state),
+        );
+        grammar::assert_lines([&*line]);
+    }
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! The real agent, as a process on a lab's node.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
     time::{Duration, Instant},
 };
@@ -46,6 +46,21 @@ impl Heard {
     }
 }
 
+/// What an agent has printed, and who else is to read it as it comes.
+#[derive(Debug, Default)]
+struct Feed {
+    lines: Vec<String>,
+    readers: Vec<ChildStdin>,
+}
+
+impl Feed {
+    fn push(&mut self, line: &str) {
+        self.lines.push(line.to_owned());
+        // One that has ended reads no more.
+        self.readers.retain_mut(|reader| writeln!(reader, "{line}").is_ok());
+    }
+}
+
 /// A running agent; killed when dropped.
 #[derive(Debug)]
 pub struct Agent {
@@ -53,28 +68,62 @@ pub struct Agent {
     lines: mpsc::Receiver<String>,
     records: Vec<Heard>,
     stderr: Arc<Mutex<String>>,
+    feed: Arc<Mutex<Feed>>,
 }
 
 impl Agent {
     /// Starts `whydrop agent` over a folder of manifests on a node.
     pub fn start(node: &Namespace, name: &str, manifests: &Path) -> Result<Self> {
+        Self::start_with(node, name, manifests, &[])
+    }
+
+    /// The same, with more flags.
+    pub fn start_with(
+        node: &Namespace,
+        name: &str,
+        manifests: &Path,
+        more: &[&str],
+    ) -> Result<Self> {
         // Ends with us, however we end: `kill` from a lab's drop does not run when we are killed.
         let mut command = node.command("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(binary()?);
         command.args(["agent", "--log-format", "json", "--node-name", name, "--manifests"]);
-        command.arg(manifests);
+        command.arg(manifests).args(more);
         Self::spawn(&mut command)
     }
 
     /// Starts any command that prints records.
     pub fn spawn(command: &mut Command) -> Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::null());
+        Ok(Self::spawn_with(command)?.0)
+    }
+
+    /// The same, of one that reads on its standard input what this agent has printed, and goes on
+    /// to print.
+    pub fn spawn_reader(&self, command: &mut Command) -> Result<Self> {
+        command.stdin(Stdio::piped());
+        let (reader, stdin) = Self::spawn_with(command)?;
+        let mut stdin = stdin.context("standard input")?;
+        let mut feed = self.feed.lock().unwrap_or_else(PoisonError::into_inner);
+        for line in &feed.lines {
+            writeln!(stdin, "{line}")?;
+        }
+        feed.readers.push(stdin);
+        Ok(reader)
+    }
+
+    fn spawn_with(command: &mut Command) -> Result<(Self, Option<ChildStdin>)> {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
+        let stdin = child.stdin.take();
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let (sender, lines) = mpsc::channel();
+        let feed = Arc::<Mutex<Feed>>::default();
+        let fed = Arc::clone(&feed);
         // The threads end when the pipes close, with the process.
         std::thread::spawn(move || {
             for line in stdout.into_iter().flat_map(|out| BufReader::new(out).lines()).flatten() {
+                fed.lock().unwrap_or_else(PoisonError::into_inner).push(&line);
                 let _ = sender.send(line);
             }
         });
@@ -87,7 +136,7 @@ impl Agent {
                 heard.push('\n');
             }
         });
-        Ok(Self { child, lines, records: Vec::new(), stderr: words })
+        Ok((Self { child, lines, records: Vec::new(), stderr: words, feed }, stdin))
     }
 
     /// Waits until the agent says that it is ready.

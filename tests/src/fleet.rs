@@ -9,6 +9,7 @@
 //! A pod's end of things is as Calico's network plugin leaves it: a veth with the name that Felix
 //! looks for, a /32, and a link-local gateway for which proxy ARP answers.
 
+mod heal;
 mod host;
 pub mod story;
 
@@ -202,6 +203,11 @@ impl Fleet {
     /// A pod by `namespace/name`.
     pub fn pod(&self, key: &str) -> Result<&Pod> {
         self.pods.get(key).with_context(|| format!("no pod {key}"))
+    }
+
+    /// The pods whose `namespace/name` begins like this.
+    pub fn pods_like(&self, beginning: &str) -> Vec<String> {
+        self.pods.keys().filter(|key| key.starts_with(beginning)).cloned().collect()
     }
 
     /// The first address of a pod, with a port.

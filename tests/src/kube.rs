@@ -18,7 +18,7 @@ pub mod lab;
 pub mod node;
 pub mod parts;
 pub mod pki;
-mod ports;
+pub(crate) mod ports;
 pub(crate) mod proxy;
 mod state;
 pub mod stories;

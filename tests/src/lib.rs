@@ -12,6 +12,7 @@ pub mod kube;
 pub mod lab;
 pub mod marker;
 pub mod netns;
+pub mod otlp;
 pub mod play;
 pub mod scenario;
 pub mod story;

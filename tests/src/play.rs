@@ -66,7 +66,7 @@ pub enum Watched {
 pub fn play(scenario: &Scenario, watched: Watched, audience: &mut dyn Audience) -> Result<()> {
     let mut stage = Stage::set(scenario, watched)?;
     match stage.play(audience) {
-        Ok(()) => stage.agent.map_or(Ok(()), Agent::stop),
+        Ok(()) => stage.end(),
         Err(error) => Err(stage.explain(&error)),
     }
 }
@@ -106,7 +106,12 @@ impl<'s> Stage<'s> {
         let servers = scenario.servers.iter().map(|server| Server::start(&lab, server));
         let servers = servers.collect::<Result<_>>()?;
         let agent = match watched {
-            Watched::ByAgent => Some(Agent::start(&lab.node, &scenario.node, manifests.path())?),
+            Watched::ByAgent => {
+                let mute = scenario.mute.as_ref().map(|file| scenario.folder.join(file));
+                let mute = mute.map(|file| format!("--mute={}", file.display()));
+                let more: Vec<_> = mute.iter().map(String::as_str).collect();
+                Some(Agent::start_with(&lab.node, &scenario.node, manifests.path(), &more)?)
+            }
             Watched::Not => None,
         };
         Ok(Self {
@@ -128,6 +133,17 @@ impl<'s> Stage<'s> {
         }
         for (index, step) in self.scenario.steps.iter().enumerate() {
             self.take(step, audience).with_context(|| format!("step {}", index + 1))?;
+        }
+        Ok(())
+    }
+
+    /// Stops the agent, and looks at the last that it says.
+    fn end(self) -> Result<()> {
+        let Some(agent) = self.agent else { return Ok(()) };
+        let records = agent.stop_and_read()?;
+        for expected in &self.scenario.stops_with {
+            let is_told = records.iter().any(|record| expect::matches(expected, record));
+            ensure!(is_told, "it did not stop with {expected}:\n{records:#?}");
         }
         Ok(())
     }

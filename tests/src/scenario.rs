@@ -5,6 +5,7 @@
 //! NAME/manifests/*.yaml  what the cluster holds when the agent starts: plain Kubernetes objects
 //! NAME/filter/*          rules that stand in for the CNI
 //! NAME/later/*.yaml      manifests that a step applies
+//! NAME/*.yaml            rules of what is muted, where the scenario names them
 //! ```
 
 use std::{
@@ -39,8 +40,13 @@ pub struct Scenario {
     /// Who listens where.
     #[serde(default)]
     pub servers: Vec<Server>,
+    /// The agent's rules of what is muted: a file in the scenario's folder.
+    pub mute: Option<PathBuf>,
     /// What happens, in order.
     pub steps: Vec<Step>,
+    /// Records that are among those the agent tells when it is stopped at the end.
+    #[serde(default)]
+    pub stops_with: Vec<Value>,
     /// The folder it was read from.
     #[serde(skip)]
     pub folder: PathBuf,

@@ -157,3 +157,15 @@ fn other_commands_refuse_the_same() {
         assert_refused(&output, &["broken.yaml"]);
     }
 }
+
+#[test]
+fn a_rule_of_what_is_muted_that_makes_no_sense_is_named() {
+    let manifests = folder(&[("node.yaml", NODE)]);
+    let rules =
+        folder(&[("mute.yaml", "- {name: scan, source: {namespace: ops}}\n- {name: all}\n")]);
+    let file = rules.path().join("mute.yaml");
+    let (manifests, file) =
+        (manifests.path().to_str().expect("a path"), file.to_str().expect("one"));
+    let output = agent(&[], &["--node-name", "worker-1", "--manifests", manifests, "--mute", file]);
+    assert_refused(&output, &["mute.yaml, rule 2 (all): expected source, destination, port"]);
+}

@@ -1,7 +1,74 @@
 //! The stories on a whole Kubernetes node, with nothing but `kubectl`; `cargo xtask demo node` shows
 //! the same. Needs root.
 
-use whydrop_tests::{kube::stories, story::Story};
+use std::{process::Command, time::Duration};
+
+use serde_json::Value;
+use whydrop_tests::{
+    agent::beside,
+    kube::{
+        kubectl::Kubectl,
+        node::{Node, Settings},
+        parts::KUSTOMIZE,
+        stories,
+        wait::{Look, until},
+    },
+    story::Story,
+};
+
+/// From a command to its effect in the cluster: a pod's start, a policy's way into the kernel, a
+/// client's next try, the healer's look at it.
+const WAIT: Duration = Duration::from_secs(90);
+
+/// Two replicas that say every second how it went, and whom they talk to.
+const WORKLOADS: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: frontend}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: backend, annotations: {whydrop.io/heal: apply}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: api, namespace: backend, labels: {app: api}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+    - {name: api, image: localhost/busybox:1, imagePullPolicy: Never, command: [httpd, -f, -p, "8080", -h, /www]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: api, namespace: backend}
+spec: {clusterIP: 10.96.0.80, selector: {app: api}, ports: [{port: 8080}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: frontend}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: client
+          image: localhost/busybox:1
+          imagePullPolicy: Never
+          command:
+            - sh
+            - -c
+            - while sleep 1; do if nc -w 2 10.96.0.80 8080 </dev/null; then echo reached; else echo blocked; fi; done
+"#;
+
+const DEFAULT_DENY: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: default-deny, namespace: backend}
+spec: {podSelector: {}, policyTypes: [Ingress]}
+";
 
 #[test]
 fn kubectl_logs_name_the_policy_behind_a_real_drop() {
@@ -9,4 +76,75 @@ fn kubectl_logs_name_the_policy_behind_a_real_drop() {
     let played = stories::play(&mut story);
     let told = String::from_utf8_lossy(&story.into_inner()).into_owned();
     played.unwrap_or_else(|error| panic!("{told}\n{error:?}"));
+}
+
+/// Everything from the overlay and the image as they are, but for how long it watches: the healer
+/// hears the agent through the API, with the rights that it has.
+#[test]
+fn a_healer_in_its_pods_hears_the_agents_and_heals() {
+    let node = Node::start(&Settings::default()).expect("a node");
+    let kubectl = node.kubectl().expect("kubectl");
+    let folder = tempfile::tempdir().expect("a folder");
+    let archive = folder.path().join("whydrop.tar");
+    let mut make = Command::new(beside("xtask").expect("xtask"));
+    let made = make.args(["image", "-o"]).arg(&archive).output().expect("an image");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
+    node.import_archive(&archive).expect("imported");
+    let overlay = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kustomize/overlays/heal");
+    let mut build = Command::new(KUSTOMIZE.program().expect("kustomize"));
+    let built = build.args(["build", overlay]).output().expect("it builds");
+    let built = String::from_utf8(built.stdout).expect("UTF-8");
+    assert!(built.contains("--watch-time=2m"), "{built}");
+    kubectl.apply(&built.replace("--watch-time=2m", "--watch-time=20s")).expect("applied");
+    kubectl.apply(WORKLOADS).expect("applied");
+    for (what, namespace) in [
+        ("daemonset/whydrop", "whydrop"),
+        ("deployment/whydrop-heal", "whydrop"),
+        ("deployment/web", "frontend"),
+    ] {
+        let status = ["rollout", "status", what, "-n", namespace, "--timeout=60s"];
+        kubectl.run(status).unwrap_or_else(|error| panic!("{error:#}\n{}", heal_log(&kubectl)));
+    }
+    clients(&kubectl, "reached");
+    kubectl.apply(DEFAULT_DENY).expect("applied");
+    for action in ["applied", "kept"] {
+        until(action, WAIT, || {
+            let log = heal_log(&kubectl);
+            let is_it = |line: &str| {
+                serde_json::from_str(line).is_ok_and(|record: Value| record["action"] == action)
+            };
+            Ok(if log.lines().any(is_it) { Look::Seen(()) } else { Look::NotYet(log) })
+        })
+        .expect("what the healer does");
+    }
+    clients(&kubectl, "reached");
+    let log = heal_log(&kubectl);
+    assert!(log.contains(r#""outcome":"recovered""#), "{log}");
+    let policies = ["get", "networkpolicies", "-n", "backend", "-o", "name"];
+    assert_eq!(kubectl.run(policies).expect("policies").lines().count(), 2);
+    let described = ["describe", "networkpolicies", "-n", "backend"];
+    let described = kubectl.run(described).expect("described");
+    assert!(described.contains("whydrop.io/incident"), "{described}");
+    // As docs/healing.md has it.
+    let selector = "--field-selector=reportingComponent=whydrop.io/heal";
+    let events = ["get", "events", "-A", selector];
+    let events = kubectl.run(events).expect("events");
+    for reason in ["WhydropHealApplied", "WhydropHealKept"] {
+        assert!(events.contains(reason), "{reason}: {events}");
+    }
+}
+
+fn heal_log(kubectl: &Kubectl) -> String {
+    let label = "app.kubernetes.io/name=whydrop-heal";
+    kubectl.run(["logs", "-n", "whydrop", "-l", label, "--tail=-1"]).unwrap_or_default()
+}
+
+/// Waits until the last word of all clients is this one.
+fn clients(kubectl: &Kubectl, word: &str) {
+    until(word, WAIT, || {
+        let said = kubectl.run(["logs", "-n", "frontend", "-l", "app=web", "--tail=1"])?;
+        let words: Vec<&str> = said.lines().collect();
+        Ok(if words == [word, word] { Look::Seen(()) } else { Look::NotYet(said) })
+    })
+    .expect("the clients");
 }

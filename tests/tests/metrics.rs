@@ -161,6 +161,15 @@ fn a_scrape_tells_the_drop_and_how_the_agent_fares() {
     ] {
         assert!(body.lines().any(|have| have == line), "no {line} in\n{body}");
     }
+    // What has been dropped is an incident by now, or in a moment.
+    let open = "whydrop_incidents_open{severity=\"";
+    until("incident", READING_WAIT, || {
+        let text = stage.curl(&["--fail", &page])?;
+        let has = |start: &str| text.lines().any(|line| line.starts_with(start));
+        let is_told = has(open) && has("whydrop_incidents_total{happened=\"opened\",severity=\"");
+        Ok(if is_told { Look::Seen(()) } else { Look::NotYet(text) })
+    })
+    .expect("an incident");
     let losses: Vec<_> =
         body.lines().filter(|line| line.starts_with("whydrop_lost_total")).collect();
     assert!(losses.len() >= 5 && losses.iter().all(|line| line.ends_with(" 0")), "{losses:?}");

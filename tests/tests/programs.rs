@@ -3,14 +3,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use proptest::{
     prelude::*,
     test_runner::{Config as CaseConfig, TestRunner},
 };
-use whydrop::probe::{Config, Hook, Programs};
+use whydrop::probe::{
+    ANSWERS_MAX, Answers, Attach, Config, Hook, LOOKED_UP_MAX, Programs, SinceBoot,
+};
+use whydrop_core::flow::{Flow, Protocol};
 use whydrop_ebpf::{Attempt, AttemptKey, address, flags};
+use whydrop_tests::netns::Node;
 
 /// Passed on, for the next program in line to decide: `TCX_NEXT`, `TC_ACT_UNSPEC`.
 const PASS: i32 = -1;
@@ -234,6 +241,62 @@ fn an_answer_to_the_client_settles_the_attempt() {
     kernel.only(Hook::ToPod, &answer(ISN));
     kernel.only(Hook::FromPod, &answer(ISN + 1));
     kernel.nothing(Hook::ToPod, &answer(ISN + 1));
+}
+
+/// In a network of its own, since a whole probe attaches to what it finds there.
+#[test]
+fn last_answers_that_give_way_are_counted() {
+    const CLIENTS: u32 = 20_000;
+    let lab = Node::new(0).unwrap();
+    let counted = lab.namespace().enter(|| {
+        let kernel = Kernel::new();
+        for client in 0..CLIENTS {
+            let client = Ipv4Addr::from_bits(CLIENT.to_bits() + client);
+            let syn = ipv4(TCP, client, SERVER, &tcp(TO_WEB, ISN, 0, SYN));
+            kernel.run(Hook::FromPod, &ethernet(IPV4, &syn));
+            let answer = ipv4(TCP, SERVER, client, &tcp(FROM_WEB, 7, ISN + 1, SYN | ACK));
+            kernel.run(Hook::ToPod, &ethernet(IPV4, &answer));
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let _inside = runtime.enter();
+        let mut probe = kernel.0.start(Attach::Auto)?;
+        assert_eq!(probe.observations.totals()?.answers_kept, u64::from(CLIENTS));
+        // Of what another agent knew, the latest find room beside these.
+        let known = |n: u8| {
+            let source = IpAddr::from([10, 9, 0, n]);
+            Flow { source, destination: SERVER.into(), port: 8080, protocol: Protocol::Tcp }
+        };
+        let at = |n: u8| SinceBoot::from_secs(i64::from(n) - 300);
+        probe.successes.remember((0..200).map(|n| (known(n), at(n))));
+        assert!(probe.successes.last(&known(7))?.is_some());
+        // A few flows are looked up, and many found by reading all, with the same result.
+        let lately = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(1);
+        let web = |client: u32| {
+            let source = Ipv4Addr::from_bits(CLIENT.to_bits() + client).into();
+            Flow { source, destination: SERVER.into(), port: 80, protocol: Protocol::Tcp }
+        };
+        let many: HashSet<Flow> = (0..CLIENTS).map(web).collect();
+        let found = probe.successes.since_of(&many, lately)?;
+        assert!(found.len() > ANSWERS_MAX / 2, "{}", found.len());
+        let few: HashSet<Flow> = found.keys().copied().take(LOOKED_UP_MAX - 1).collect();
+        let unanswered = known(1);
+        let asked = few.iter().copied().chain([unanswered]).collect();
+        let looked_up = probe.successes.since_of(&asked, lately)?;
+        assert_eq!(looked_up.keys().copied().collect::<HashSet<_>>(), few);
+        let later = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(1);
+        assert!(probe.successes.since_of(&many, later)?.is_empty());
+        assert!(probe.successes.since_of(&few, later)?.is_empty());
+        let all = probe.successes.all()?;
+        let is_remembered = |flow: &Flow| (0..200).any(|n| known(n) == *flow);
+        let remembered = all.last.iter().filter(|(flow, _)| is_remembered(flow)).count();
+        assert_eq!(remembered, 200 - all.forgotten);
+        assert_eq!(all.last.len(), all.in_kernel + remembered);
+        Ok(all)
+    });
+    let Answers { last, in_kernel, forgotten } = counted.unwrap();
+    assert!(last.len() <= ANSWERS_MAX);
+    assert!((ANSWERS_MAX / 2..=ANSWERS_MAX).contains(&in_kernel), "{in_kernel} of {CLIENTS}");
+    assert_eq!(forgotten, (in_kernel + 200).saturating_sub(ANSWERS_MAX));
 }
 
 #[test]

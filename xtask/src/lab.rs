@@ -32,6 +32,11 @@ const DEPLOY: Parts = Parts {
     title: "building Helm and kustomize, fetching Prometheus, once",
     seconds: 140,
 };
+const OTLP: Parts = Parts {
+    name: "otlp",
+    title: "building OpenTelemetry's Collector, fetching Kafka, once",
+    seconds: 145,
+};
 const CILIUM: Parts =
     Parts { name: "cilium", title: "building Cilium's agent, once", seconds: 290 };
 
@@ -60,7 +65,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Adds to a plan what tests run; the programs are built before.
 pub(crate) fn prepare_all(plan: &mut Plan) -> Result<()> {
-    prepare_parts(plan, &[API, DEPLOY, NODE, CILIUM])
+    prepare_parts(plan, &[API, DEPLOY, OTLP, NODE, CILIUM])
 }
 
 /// Adds to a plan what a whole node consists of; the programs are built before.

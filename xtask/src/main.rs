@@ -4,6 +4,7 @@ mod bench;
 mod cargo;
 mod demo;
 mod differential;
+mod fleet;
 mod image;
 mod lab;
 mod lint;
@@ -32,6 +33,8 @@ enum Job {
     Differential(differential::Arguments),
     /// Measures what whydrop costs against nobody and against bpftrace, in turn.
     Bench(bench::Arguments),
+    /// Sends a fleet's worth of records through one real collector, and says what that took.
+    FleetLoad(fleet::Arguments),
     /// Makes the agent's container image, as an archive that containerd and Docker take.
     Image(image::Arguments),
     /// Builds, starts and ends a real Kubernetes that leaves the machine as it is.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Job::Test(arguments) => test::run(&arguments),
         Job::Differential(arguments) => differential::run(&arguments),
         Job::Bench(arguments) => bench::run(&arguments),
+        Job::FleetLoad(arguments) => fleet::run(&arguments),
         Job::Image(arguments) => image::run(&arguments),
         Job::Lab(arguments) => lab::run(&arguments),
         Job::Setup => setup::run(),

@@ -75,6 +75,12 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
 /// What a node with Cilium runs besides.
 const CILIUM_PROGRAM: (&str, &str, &str) =
     ("clang", "clang", "compiles what Cilium's agent loads into the kernel");
+/// What stores what agents send, in tests: Kafka, and what reads from it.
+const STORE_PROGRAMS: [(&str, &str, &str); 3] = [
+    ("java", "default-jre-headless", "runs Kafka, which stores what agents send"),
+    ("mvn", "maven", "fetches Kafka"),
+    ("jq", "jq", "is what docs/otlp.md reads incidents of a fleet with"),
+];
 /// What shows a page in a test: a browser without a window, and the fonts of its pictures. 98 MB to
 /// fetch, 301 MB on disk.
 const BROWSER: (&str, &str, &str) =
@@ -166,12 +172,15 @@ pub(crate) fn prepare(plan: &mut Plan, purpose: Purpose) -> Result<()> {
     }
     let mut packages = Vec::new();
     let programs = if purpose == Purpose::Image { &[] } else { PROGRAMS };
-    let besides = match purpose {
-        Purpose::Test | Purpose::Lab => Some(&CILIUM_PROGRAM),
-        Purpose::Bench => Some(&BENCH_PROGRAM),
-        Purpose::Demo | Purpose::Image => None,
+    let mut besides = match purpose {
+        Purpose::Test | Purpose::Lab => vec![CILIUM_PROGRAM],
+        Purpose::Bench => vec![BENCH_PROGRAM],
+        Purpose::Demo | Purpose::Image => Vec::new(),
     };
-    for (program, package, what_for) in programs.iter().chain(besides) {
+    if purpose == Purpose::Test {
+        besides.extend(STORE_PROGRAMS);
+    }
+    for (program, package, what_for) in programs.iter().chain(&besides) {
         if !found(program) {
             say(&format!("missing: {program} (Debian package {package}), which {what_for}"));
             packages.push(*package);

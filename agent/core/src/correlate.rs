@@ -7,11 +7,11 @@
 //!
 //! The answer depends on what was observed, not on the order in which it was told.
 
+mod drop;
 mod evidence;
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    fmt,
+    collections::{BTreeSet, HashMap, VecDeque},
     net::IpAddr,
 };
 
@@ -21,6 +21,7 @@ use crate::{
     flow::Flow,
     observation::{AttemptId, Fact, Observation},
 };
+pub use drop::{Correlated, Drop, DropId, Folded};
 pub use evidence::{Evidence, KernelDrops, Level};
 
 /// How long after its last sign an attempt may still be answered: longer than the first SYN's
@@ -54,79 +55,9 @@ pub const OPEN_MAX: usize = 4096;
 /// scan or a flood, which is told as one.
 pub const FLOWS_PER_SOURCE_MAX: usize = 64;
 
-/// Names a drop: a hash of what every node that sees the attempt can see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DropId(pub u64);
-
-impl fmt::Display for DropId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl DropId {
-    fn of(attempt: &AttemptId) -> Self {
-        let AttemptId { protocol, source, source_port, sequence } = attempt;
-        Self::hash(&format!("{protocol} {source} {source_port} {sequence}"))
-    }
-
-    /// For attempts of which only the number is known.
-    fn of_flow(flow: &Flow, first: Timestamp) -> Self {
-        Self::hash(&format!("{flow} {}", first.as_second()))
-    }
-
-    fn hash(text: &str) -> Self {
-        let hash = blake3::hash(text.as_bytes());
-        let (first, _) = hash.as_bytes().split_at(8);
-        Self(first.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
-    }
-}
-
-/// A flow whose attempts die silently.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Drop {
-    /// Its name, which stays while the flow goes on.
-    pub id: DropId,
-    /// The flow where it died: after DNAT, where that is known.
-    pub flow: Flow,
-    /// The destination that the client dialled, where it differs.
-    pub dialled: Option<(IpAddr, u16)>,
-    /// What speaks for it.
-    pub evidence: Evidence,
-}
-
-/// Attempts of one source to more flows than are told apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Folded {
-    /// The source.
-    pub source: IpAddr,
-    /// A flow among them.
-    pub example: Flow,
-    /// Attempts that opened another flow.
-    pub attempts: u64,
-    /// Dropped packets.
-    pub packets: u64,
-    /// When the first was seen.
-    pub first: Timestamp,
-    /// When the last was seen.
-    pub last: Timestamp,
-}
-
-/// What correlation comes to.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Correlated {
-    /// A flow dies, or goes on dying.
-    Drop(Drop),
-    /// Many flows of one source die.
-    Folded(Folded),
-    /// A flow that had never been answered was.
-    Answered {
-        /// The flow at the pod's veth.
-        flow: Flow,
-        /// When.
-        at: Timestamp,
-    },
-}
+/// How many attempts of an open flow are remembered, so that one of which more is told later counts
+/// once: a client has few connects to one destination under way at a time.
+const ATTEMPTS_REMEMBERED_MAX: usize = 8;
 
 /// Where the packets of kernel drops went: nothing is lost uncounted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -157,6 +88,8 @@ pub struct Correlator {
     loose: HashMap<Flow, Loose>,
     /// Flows with an attempt that was answered late, and when: their counters are forgiven.
     forgiven: HashMap<Flow, Timestamp>,
+    /// Flows whose drop was concluded.
+    concluded: HashMap<Flow, Concluded>,
     /// Pending attempts and open flows of each source.
     of_source: HashMap<IpAddr, usize>,
     folded: HashMap<IpAddr, Folded>,
@@ -179,8 +112,17 @@ struct Pending {
 #[derive(Debug)]
 struct Open {
     drop: Drop,
+    /// Those that it counts, the latest last.
+    attempts: VecDeque<AttemptId>,
     told_at: Option<Timestamp>,
     news: bool,
+    due: Timestamp,
+}
+
+#[derive(Debug)]
+struct Concluded {
+    attempts: VecDeque<AttemptId>,
+    /// When what follows may be reported.
     due: Timestamp,
 }
 
@@ -226,6 +168,20 @@ impl Correlator {
         }
     }
 
+    /// Closes the drop of a flow, since what is known of it was counted and not told. Should the flow
+    /// go on, that is another drop, with evidence of its own, reported when this one would have been.
+    pub fn conclude(&mut self, flow: &Flow) {
+        let Some(key) = self.open_key(flow) else { return };
+        let Some(open) = self.close(&key) else { return };
+        if let Some(told) = open.told_at.filter(|_| self.concluded.len() < OPEN_MAX) {
+            let due = told + REPORT_INTERVAL;
+            self.concluded.insert(key, Concluded { attempts: open.attempts, due });
+        }
+        if open.news {
+            self.clear.push(Correlated::Drop(open.drop));
+        }
+    }
+
     /// Says what has become clear by now.
     pub fn tick(&mut self, now: Timestamp) -> Vec<Correlated> {
         let mut told = std::mem::take(&mut self.clear);
@@ -239,6 +195,7 @@ impl Correlator {
             self.settle_loose(&flow, now);
         }
         self.forgiven.retain(|_, at| now.duration_since(*at) <= SETTLE * 2);
+        self.concluded.retain(|_, concluded| concluded.due > now);
         while let Some((due, flow)) = self.open_due.first().copied().filter(|(due, _)| *due <= now)
         {
             self.open_due.remove(&(due, flow));
@@ -370,7 +327,7 @@ impl Correlator {
         let Some(pending) = self.pending.remove(attempt) else { return };
         self.release(attempt.source);
         let Pending { evidence, dialled, dropped, .. } = pending;
-        let evidence = evidence.sealed();
+        let mut evidence = evidence.sealed();
         if !evidence.is_unanswered() {
             self.account.recovered += evidence.kernel_packets();
             return;
@@ -380,12 +337,26 @@ impl Correlator {
         if let Some(dialled) = dialled.filter(|dialled| *dialled != flow) {
             self.join_translated(&dialled, &flow);
         }
+        let known = match self.open.get_mut(&flow) {
+            Some(open) => Some(&mut open.attempts),
+            None => self.concluded.get_mut(&flow).map(|concluded| &mut concluded.attempts),
+        };
+        if let Some(known) = known {
+            if known.contains(attempt) {
+                evidence.is_of_known_attempt();
+            } else {
+                remember(known, *attempt);
+            }
+        }
         if self.open.contains_key(&flow) {
             return self.add_to_open(&flow, evidence);
         }
         let dialled = dialled.filter(|dialled| *dialled != flow);
         let dialled = dialled.map(|dialled| (dialled.destination, dialled.port));
-        self.open(Drop { id: DropId::of(attempt), flow, dialled, evidence }, now);
+        self.open(DropId::of(attempt), flow, dialled, evidence, now);
+        if let Some(open) = self.open.get_mut(&flow).filter(|open| open.attempts.is_empty()) {
+            remember(&mut open.attempts, *attempt);
+        }
     }
 
     /// Counters without a told attempt: of an answered flow, or their event was lost.
@@ -398,22 +369,33 @@ impl Correlator {
             self.account.recovered += evidence.kernel_packets();
         } else {
             let id = DropId::of_flow(flow, evidence.first());
-            self.open(Drop { id, flow: *flow, dialled: None, evidence }, now);
+            self.open(id, *flow, None, evidence, now);
         }
     }
 
-    fn open(&mut self, drop: Drop, now: Timestamp) {
+    fn open(
+        &mut self,
+        id: DropId,
+        flow: Flow,
+        dialled: Option<(IpAddr, u16)>,
+        evidence: Evidence,
+        now: Timestamp,
+    ) {
         if self.open.len() >= OPEN_MAX {
-            self.account.shed += drop.evidence.kernel_packets();
+            self.account.shed += evidence.kernel_packets();
             return;
         }
-        let flow = drop.flow;
+        let drop = Drop { id, flow, dialled, evidence, told_packets: 0 };
         *self.of_source.entry(flow.source).or_default() += 1;
         if let Some((destination, port)) = drop.dialled {
             self.translated.insert(Flow { destination, port, ..flow }, flow);
         }
-        self.open.insert(flow, Open { drop, told_at: None, news: true, due: now });
-        self.open_due.insert((now, flow));
+        let concluded = self.concluded.remove(&flow);
+        let Concluded { attempts, due } =
+            concluded.unwrap_or(Concluded { attempts: VecDeque::new(), due: now });
+        let due = due.max(now);
+        self.open.insert(flow, Open { drop, attempts, told_at: None, news: true, due });
+        self.open_due.insert((due, flow));
     }
 
     /// A flow was open as dialled, and now it is known to which backend it goes: they are one.
@@ -422,6 +404,8 @@ impl Correlator {
         self.open_due.remove(&(open.due, *dialled));
         if let Some(other) = self.open.get_mut(flow) {
             other.drop.evidence.merge(open.drop.evidence);
+            other.drop.told_packets += open.drop.told_packets;
+            open.attempts.into_iter().for_each(|attempt| remember(&mut other.attempts, attempt));
             other.news = true;
             self.release(dialled.source);
         } else {
@@ -448,6 +432,7 @@ impl Correlator {
         if open.news {
             open.news = false;
             open.told_at = Some(now);
+            open.drop.told_packets = open.drop.evidence.kernel_packets();
         } else if now.duration_since(open.drop.evidence.last()) >= IDLE {
             self.close(flow);
             return None;
@@ -546,6 +531,13 @@ impl Correlator {
             self.account.shed += observation.packets;
         }
     }
+}
+
+fn remember(attempts: &mut VecDeque<AttemptId>, attempt: AttemptId) {
+    if attempts.len() >= ATTEMPTS_REMEMBERED_MAX {
+        attempts.pop_front();
+    }
+    attempts.push_back(attempt);
 }
 
 impl Observation {

@@ -63,6 +63,24 @@ pub enum Class {
 }
 
 impl Class {
+    /// Every class.
+    pub const ALL: [Self; 14] = [
+        Self::ExplicitDeny,
+        Self::NamespaceSelectorMismatch,
+        Self::PodSelectorMismatch,
+        Self::PortMismatch,
+        Self::ProtocolMismatch,
+        Self::IpBlockMismatch,
+        Self::IpBlockExcept,
+        Self::NamedPortUnresolved,
+        Self::DefaultDeny,
+        Self::NotEnforced,
+        Self::OutOfSync,
+        Self::NotPolicy,
+        Self::CannotTell,
+        Self::None,
+    ];
+
     /// The class as records spell it.
     pub const fn name(self) -> &'static str {
         match self {

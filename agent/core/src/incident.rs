@@ -65,6 +65,7 @@
 mod affected;
 mod assessment;
 mod entry;
+mod facts;
 mod plan;
 pub mod words;
 
@@ -77,13 +78,13 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    cluster::Snapshot,
+    cluster::{Snapshot, look_up::Sought},
     correlate::{Drop, DropId, REPORT_INTERVAL},
-    diagnosis::{Attribution, Cause, Class, Judgement},
+    diagnosis::{Attribution, Cause, Class, Diagnosis, Judgement},
     flow::Flow,
     policy::PolicyRef,
 };
-pub use affected::{Affected, Party, Path};
+pub use affected::{Affected, Party, Path, Pods};
 pub use assessment::{Assessment, Severity};
 use entry::Entry;
 pub use plan::Step;
@@ -204,10 +205,12 @@ pub enum Resolution {
         /// When an attempt was answered.
         at: Timestamp,
     },
-    /// Policies do not deny it any more.
+    /// Policies do not deny it any more. Once all of it is seen to pass, that is told as well.
     Allowed,
     /// Nothing has attempted it for [`SILENCE`].
     Silence,
+    /// It goes on, and is meant so, see [`crate::mute`].
+    Muted,
 }
 
 /// What happened to which incident.
@@ -241,11 +244,29 @@ impl IncidentBook {
         self.entries.entry(id).or_insert_with(|| Entry::new(judged, now)).add(judged, now);
     }
 
-    /// The flows of open incidents that have not passed since they died, each as dialled as well
-    /// where that differs: whether they have is for the kernel's table to say.
+    /// Takes that a flow of an incident goes on dying and is meant to.
+    pub fn mute(&mut self, diagnosis: &Diagnosis, flow: &Flow) {
+        if let Some(entry) = self.entries.get_mut(&IncidentId(diagnosis.incident())) {
+            entry.mute(flow);
+        }
+    }
+
+    /// The flows that have not passed since they died, of incidents that are open or that policies
+    /// merely allow by now, each as dialled as well where that differs: whether they have is for the
+    /// kernel's table to say.
     pub fn unanswered(&self) -> impl Iterator<Item = (&Flow, Option<&Flow>)> {
-        let open = self.entries.values().filter(|entry| entry.resolved_at().is_none());
-        open.flat_map(Entry::unanswered)
+        let followed = self.entries.values().filter(|entry| entry.is_followed());
+        followed.flat_map(Entry::unanswered)
+    }
+
+    /// What to look up so that open incidents tell all replicas of those who suffer and the Services
+    /// that they are behind: those first that lack it longest. Nothing where everything is listed.
+    pub fn to_look_up(&self, snapshot: &Snapshot, now: Timestamp) -> Vec<Sought> {
+        if snapshot.knows_all_pods() {
+            return Vec::new();
+        }
+        let wanted = self.entries.values().flat_map(|entry| entry.wants(snapshot, now)).collect();
+        facts::to_look_up(snapshot, wanted, now)
     }
 
     /// Takes that a flow was answered: one after translation, as drops name it.
@@ -272,6 +293,11 @@ impl IncidentBook {
     /// How many incidents are open.
     pub fn open(&self) -> usize {
         self.entries.values().filter(|entry| entry.resolved_at().is_none()).count()
+    }
+
+    /// How bad an incident is, as it was told last; `None`: it is not told, or over.
+    pub fn severity(&self, id: IncidentId) -> Option<Severity> {
+        self.entries.get(&id)?.severity()
     }
 
     /// How many judged drops belong to no incident, for want of room.

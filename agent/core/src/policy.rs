@@ -177,6 +177,8 @@ pub struct Policy {
     pub created: Option<Timestamp>,
     /// When a manager last wrote to its spec, by `metadata.managedFields`.
     pub written: Option<Timestamp>,
+    /// Why what it denies is meant so, see [`crate::mute`]; `None`: nobody says that it is.
+    pub mute: Option<Arc<str>>,
     /// Where it stands in the order of decisions.
     pub layer: Layer,
     /// Its place within the layer.

@@ -70,7 +70,8 @@ pub enum Manifest {
 }
 
 impl Manifest {
-    fn lower(&self) -> Option<Policy> {
+    /// The policy that it is, if it is one.
+    pub fn lower(&self) -> Option<Policy> {
         match self {
             Self::Kubernetes(policy) => network_policy::lower(policy).ok(),
             Self::Calico(policy, group) => {
@@ -114,6 +115,15 @@ impl Sought<'_> {
 /// Finds the remedy for a denied flow; `None` where there is no additive rule to give, or where it
 /// cannot be proved.
 pub fn remedy(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<Remedy> {
+    remedy_named(snapshot, diagnosis, "")
+}
+
+/// The same, of policies whose names end like this.
+pub(crate) fn remedy_named(
+    snapshot: &Snapshot,
+    diagnosis: &Diagnosis,
+    ending: &str,
+) -> Option<Remedy> {
     let Diagnosis { verdict, cause, .. } = diagnosis;
     if !cause.class.is_denial() || cause.class == Class::ExplicitDeny {
         return None;
@@ -123,10 +133,10 @@ pub fn remedy(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<Remedy> {
     }
     let of_kind = |direction| form(verdict.direction(direction));
     let as_calico = |_| Some(Form::Calico(Group::Stored));
-    remedy_of_form(snapshot, diagnosis, of_kind).or_else(|| {
+    remedy_of_form(snapshot, diagnosis, ending, of_kind).or_else(|| {
         // A policy of Kubernetes comes before Calico's of a higher order, whose denials stand.
         let is_calico = snapshot.engine() == Engine::Calico;
-        is_calico.then(|| remedy_of_form(snapshot, diagnosis, as_calico)).flatten()
+        is_calico.then(|| remedy_of_form(snapshot, diagnosis, ending, as_calico)).flatten()
     })
 }
 
@@ -144,6 +154,7 @@ fn form(verdict: &DirectionVerdict) -> Option<Form> {
 fn remedy_of_form(
     snapshot: &Snapshot,
     diagnosis: &Diagnosis,
+    ending: &str,
     form: impl Fn(Direction) -> Option<Form>,
 ) -> Option<Remedy> {
     let Diagnosis { question, verdict, cause, .. } = diagnosis;
@@ -161,7 +172,7 @@ fn remedy_of_form(
         let (pod, lead) = (target.pod()?, responsible.first()?);
         let situation = cause.situation;
         let sought = Sought { snapshot, direction, pod, other, lead, ports: &ports, situation };
-        let name = free_name(&sought, diagnosis, form);
+        let name = free_name(&sought, diagnosis, form, ending);
         let manifest = match form {
             Form::Kubernetes => Manifest::Kubernetes(in_kubernetes::policy(&sought, name)?),
             Form::Calico(group) => Manifest::Calico(in_calico::policy(&sought, name)?, group),
@@ -206,7 +217,7 @@ fn ports(question: &Question, situation: Option<Situation>) -> Vec<(u16, Protoco
 
 /// `allow-pod-a-to-pod-b-8080`, or with a number behind it where that is taken: a remedy is a new
 /// policy, and never replaces one.
-fn free_name(sought: &Sought<'_>, diagnosis: &Diagnosis, form: Form) -> String {
+fn free_name(sought: &Sought<'_>, diagnosis: &Diagnosis, form: Form, given_ending: &str) -> String {
     let direction = sought.direction;
     let short = |end: &Endpoint| match &end.holder {
         Holder::Pod(pod) => {
@@ -240,7 +251,7 @@ fn free_name(sought: &Sought<'_>, diagnosis: &Diagnosis, form: Form) -> String {
     };
     // Two policies of one remedy may stand in one namespace.
     let both = diagnosis.verdict.denied_directions().count() > 1;
-    let ending = if both { format!("-{direction}") } else { String::new() };
+    let ending = if both { format!("-{direction}") } else { String::new() } + given_ending;
     let name = |ending: &str| {
         let mut name: String = base.chars().take(NAME_MAX - ending.len()).collect();
         name.truncate(name.trim_end_matches(['-', '.']).len());

@@ -48,13 +48,15 @@ fn pod(namespace: &str, name: &str, last: u8, pod_labels: &[(&str, &str)]) -> Po
         ports: Vec::new(),
         probes: Vec::new(),
         workload: None,
+        ready: None,
+        restarts: 0,
     }
 }
 
 fn namespace(name: &str, own: &[(&str, &str)]) -> Object {
     let mut labels = labels(own);
     labels.insert(NAMESPACE_NAME_LABEL.into(), name.into());
-    Object::Namespace(Namespace { name: name.into(), labels })
+    Object::Namespace(Namespace { name: name.into(), labels, mute: None })
 }
 
 fn key(pod: &Pod) -> Key {
@@ -142,6 +144,7 @@ fn policy(namespace: &str, name: &str, selects: Selector, peers: Peers) -> Polic
         uid: None,
         created: None,
         written: None,
+        mute: None,
         layer: Layer::NetworkPolicy,
         order: KUBERNETES_ORDER,
         subject: PodPeer::new(Namespaces::Own(namespace), selects),
@@ -225,11 +228,11 @@ fn an_address_is_outside_only_once_it_was_looked_up() {
         "who is followed is not looked up"
     );
     let failed = Some("forbidden".into());
-    cluster.looked_up(address(20), LookUp { at: at(0), failed });
+    cluster.looked_up(address(20), LookUp { at: at(0), failed, scale: None });
     assert!(matches!(holds(&cluster), Holder::Unknown(why) if why.contains("forbidden")));
     assert!(missing(&cluster, at(1)).is_empty(), "it is not asked for again at once");
     assert_eq!(missing(&cluster, at(6)), [Sought::from(address(20))]);
-    cluster.looked_up(address(20), LookUp { at: at(6), failed: None });
+    cluster.looked_up(address(20), LookUp { at: at(6), failed: None, scale: None });
     assert_eq!(holds(&cluster), Holder::Outside);
     assert!(missing(&cluster, at(30)).is_empty());
     assert_eq!(
@@ -240,13 +243,28 @@ fn an_address_is_outside_only_once_it_was_looked_up() {
 }
 
 #[test]
+fn an_end_is_looked_up_as_it_was_when_the_flow_died() {
+    let mut cluster = Cluster::default();
+    cluster.look_up_on_demand();
+    cluster.apply(Object::Pod(pod("frontend", "pod-a", 10, &[])), None);
+    cluster.looked_up(address(20), LookUp { at: at(10), failed: None, scale: None });
+    let missing = |died| {
+        let case = Case { at: Some(at(died)), ..case(10, 20) };
+        cluster.snapshot().to_look_up(&case, at(14))
+    };
+    assert!(missing(9).is_empty());
+    assert!(missing(11).is_empty(), "a burst is one moment");
+    assert_eq!(missing(13), [Sought::from(address(20))], "its labels may be others since");
+}
+
+#[test]
 fn an_address_that_somebody_got_later_was_nobodys_that_is_known() {
     let mut cluster = Cluster::default();
     cluster.look_up_on_demand();
     let created = Some(at(100));
     let heir = Pod { created, ..pod("backend", "heir", 20, &[]) };
     cluster.apply(Object::Pod(heir), None);
-    cluster.looked_up(address(20), LookUp { at: at(101), failed: None });
+    cluster.looked_up(address(20), LookUp { at: at(101), failed: None, scale: None });
     let snapshot = cluster.snapshot();
     assert_eq!(holder(&snapshot, 20, Some(at(110))), "backend/heir");
     let then = snapshot.resolve(address(20), Some(at(0))).holder;
@@ -278,7 +296,7 @@ fn the_backends_of_a_service_are_looked_up_as_well() {
         }),
         None,
     );
-    cluster.looked_up(address(96), LookUp { at: at(0), failed: None });
+    cluster.looked_up(address(96), LookUp { at: at(0), failed: None, scale: None });
     assert_eq!(cluster.snapshot().to_look_up(&case(10, 96), at(1)), [Sought::from(address(20))]);
 }
 

@@ -97,6 +97,44 @@ fn drops(told: &[(Timestamp, Correlated)]) -> Vec<(i64, &Drop)> {
 }
 
 #[test]
+fn what_goes_on_after_it_was_counted_apart_is_another_drop_in_its_time() {
+    let interval = millis(REPORT_INTERVAL);
+    let mut correlator = Correlator::default();
+    correlator.observe(&seen(40000, 0, netfilter()));
+    let told = correlator.tick(at(2_000));
+    let [Correlated::Drop(first)] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!(first.untold_packets(), 1);
+    // Two more while it was judged: they belong to it, and are counted with the next report of it.
+    correlator.observe(&counted(2_100, 2, netfilter()));
+    correlator.conclude(&flow());
+    let told = correlator.tick(at(2_200));
+    let [Correlated::Drop(rest)] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!((rest.id, rest.evidence.kernel_packets(), rest.untold_packets()), (first.id, 3, 2));
+    correlator.conclude(&flow());
+
+    // It goes on: nothing before its time, and then with evidence of its own alone.
+    correlator.observe(&seen(40001, 5_000, netfilter()));
+    assert_eq!(correlator.tick(at(interval)), []);
+    let told = correlator.tick(at(interval + 2_500));
+    let [Correlated::Drop(next)] = told.as_slice() else { panic!("{told:?}") };
+    assert_ne!(next.id, first.id);
+    assert_eq!((next.evidence.kernel_packets(), next.untold_packets()), (1, 1));
+}
+
+#[test]
+fn a_connect_that_goes_on_after_it_was_told_is_one_attempt() {
+    // As Linux sends them: four SYNs a second apart, judged two at a time and then one by one.
+    let mut script = vec![seen(40000, 0, netfilter())];
+    for second in 1..4 {
+        script.push(seen(40000, second * 1_000, Fact::Retransmitted));
+        script.push(seen(40000, second * 1_000, netfilter()));
+    }
+    let (_, told) = play(&script, millis(REPORT_INTERVAL) + 5_000);
+    let packets: Vec<u64> = drops(&told).iter().map(|(_, drop)| drop.evidence.packets()).collect();
+    assert_eq!(packets, [2, 4]);
+}
+
+#[test]
 fn the_second_syn_that_dies_is_told_at_once() {
     let script = [
         seen(40000, 0, netfilter()),

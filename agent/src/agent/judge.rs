@@ -1,6 +1,6 @@
 //! From what was observed to what is told: when a flow can be judged, and what waits for what.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -13,6 +13,7 @@ use whydrop_core::{
     diagnosis::{Case, Class, Diagnosis, Fate, Judgement, diagnose},
     flow::Flow,
     incident::JudgedDrop,
+    mute::{MutedBy, muted, muted_source},
     policy::evaluate::Question,
 };
 
@@ -79,6 +80,12 @@ impl Agent {
             Correlated::Answered { flow, at } => self.judge_answer(flow, at, now),
             Correlated::Folded(folded) => {
                 let snapshot = self.cluster.snapshot();
+                // None of its flows was judged, so that only what is said of the source itself counts.
+                if let Some(by) = muted_source(&snapshot, &self.mute, folded.source) {
+                    self.metrics.mute(&by.0);
+                    let example = folded.example.to_string();
+                    return self.muted.add_folded(now, by, folded.packets, example);
+                }
                 self.write(self.reporter.folded(now, &snapshot, &folded));
             }
         }
@@ -86,9 +93,10 @@ impl Agent {
 
     /// Judges a drop once it is known who is at its ends.
     fn judge_drop(&mut self, drop: Drop, now: Timestamp) {
+        self.watch_own_path(&drop, now);
         let diagnosis = diagnose(&self.cluster.snapshot(), &case_of(&drop));
         if !self.concerns_pods(&diagnosis, &drop) {
-            return self.losses.of_no_pod(drop.evidence.packets());
+            return self.losses.of_no_pod(drop.untold_packets());
         }
         let unsought = if self.is_known(&case_of(&drop), now) {
             Some(drop)
@@ -162,6 +170,9 @@ impl Agent {
                 let still = not_enforced(&snapshot, flow, at);
                 let both = still.filter(|_| not_enforced(&then, flow, at).is_some());
                 if let Some(diagnosis) = both.filter(|_| self.recheck.is_news(flow, now)) {
+                    if let Some(by) = muted(&snapshot, &self.mute, &diagnosis) {
+                        return self.mute(by, 0, diagnosis.question.to_string(), now);
+                    }
                     self.write(self.reporter.finding(now, at, diagnosis));
                 }
             }
@@ -170,21 +181,45 @@ impl Agent {
 
     fn tell_drop(&mut self, drop: &Drop, diagnosis: Diagnosis, now: Timestamp) {
         if !diagnosis.is_reportable(&drop.evidence) {
-            return;
+            return self.losses.refused(drop.untold_packets());
         }
         let snapshot = self.cluster.snapshot();
+        let last = self.last_success(drop, &diagnosis.question);
         let (history, case) = (self.cluster.history(), case_of(drop));
-        let judgement = Judgement::in_hindsight(&snapshot, history, &case, diagnosis);
-        let last = self.last_success(drop);
+        let judgement = Judgement::in_hindsight(&snapshot, history, &case, diagnosis, last);
+        if !judgement.diagnosis.is_reportable(&drop.evidence) {
+            return self.losses.refused(drop.untold_packets());
+        }
+        if let Some(by) = muted(&snapshot, &self.mute, &judgement.diagnosis) {
+            return self.mute_drop(by, drop, &judgement.diagnosis, now);
+        }
         let judged = JudgedDrop { drop, judgement: &judgement, last_success: last };
         self.incidents.take(&judged, now);
         let record = self.reporter.drop(now, &snapshot, drop, &judgement, last);
-        if let (Some(events), Record::Drop(record)) = (&self.events, &record)
+        if let (Some(_), Record::Drop(record)) = (&self.events, &record)
             && let Some(note) = note(&judgement.diagnosis, record, now)
         {
-            events.write(note);
+            self.note(note);
         }
         self.write(record);
+    }
+
+    /// Counts a drop that is meant. What is to be told once it is not meant any more is another.
+    fn mute_drop(
+        &mut self,
+        by: (MutedBy, Arc<str>),
+        drop: &Drop,
+        diagnosis: &Diagnosis,
+        now: Timestamp,
+    ) {
+        self.incidents.mute(diagnosis, &drop.flow);
+        self.correlator.conclude(&drop.flow);
+        self.mute(by, drop.untold_packets(), diagnosis.question.to_string(), now);
+    }
+
+    fn mute(&mut self, by: (MutedBy, Arc<str>), packets: u64, flow: String, now: Timestamp) {
+        self.metrics.mute(&by.0);
+        self.muted.add(now, by, packets, flow);
     }
 
     /// Whether a pod is at either end: the kernel drops much else on a node that is none of ours.
@@ -215,13 +250,19 @@ impl Agent {
     }
 
     /// When the flow, as dialled or as translated, last got an answer.
-    fn last_success(&mut self, drop: &Drop) -> Option<Timestamp> {
+    ///
+    /// One that is older than a pod was not this pod's: its address was another's then. What is
+    /// behind a Service may change, and the Service was reached all the same.
+    fn last_success(&self, drop: &Drop, question: &Question) -> Option<Timestamp> {
+        let made = |end: &Endpoint| end.pod().and_then(|pod| pod.created);
+        let (source, destination) = (made(&question.source), made(&question.destination));
         let dialled =
             drop.dialled.map(|(destination, port)| Flow { destination, port, ..drop.flow });
+        let asked = [(Some(drop.flow), source.max(destination)), (dialled, source)];
         let mut last = None;
-        for flow in [Some(drop.flow), dialled].into_iter().flatten() {
+        for (flow, made) in asked.into_iter().filter_map(|(flow, made)| Some((flow?, made))) {
             match self.probe.successes.last(&flow) {
-                Ok(success) => last = last.max(success),
+                Ok(success) => last = last.max(success.filter(|at| Some(*at) >= made)),
                 Err(error) => self.degraded(&error),
             }
         }
@@ -239,7 +280,7 @@ fn case_of_answer(flow: Flow, at: Timestamp) -> Case<'static> {
     Case { flow, dialled: None, at: Some(at), fate: Fate::Answered }
 }
 
-fn case_of(drop: &Drop) -> Case<'_> {
+pub(super) fn case_of(drop: &Drop) -> Case<'_> {
     Case {
         flow: drop.flow,
         dialled: drop.dialled,
@@ -272,11 +313,6 @@ fn note(diagnosis: &Diagnosis, record: &DropRecord, now: Timestamp) -> Option<No
         uid: policy.uid.as_deref().map(str::to_owned),
         ..ObjectReference::default()
     });
-    let Question { source, destination, port, protocol } = question;
-    let text = format!(
-        "{source} -> {destination}:{port}/{protocol}: {}. Try: {}",
-        diagnosis.cause.text,
-        fix_command(record)
-    );
+    let text = format!("{question}: {}. Try: {}", diagnosis.cause.text, fix_command(record));
     Some(Note { regarding, related, text, incident: diagnosis.incident(), at: now })
 }

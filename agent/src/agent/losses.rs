@@ -2,9 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use jiff::{SignedDuration, Timestamp};
 use whydrop_core::correlate::{Account, Correlator};
 
-use crate::probe::{KERNEL_DROP, Totals};
+use crate::{
+    probe::{KERNEL_DROP, Totals},
+    sink::otlp::Fare,
+};
+
+/// What the collector did not get is told at most this often: the record that tells of it may fare
+/// no better, and would be a loss to tell of.
+const COLLECTOR_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
+
+/// The table of last answers forgets the eldest by design, on a node that many talk to all the time;
+/// the metrics have it all the while.
+const FORGOTTEN_INTERVAL: SignedDuration = SignedDuration::from_hours(1);
 
 /// Something that is counted since it was not told.
 #[derive(Clone, Copy, Debug)]
@@ -13,36 +25,73 @@ pub(super) struct Loss {
     pub(super) what: &'static str,
     /// What and why, as the record tells it.
     words: &'static str,
+    /// How long after it was told it may be told again.
+    interval: SignedDuration,
     /// How often since the start.
     pub(super) count: u64,
 }
 
+/// What the agent's own parts had no room for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shed {
+    /// Records, by the log.
+    pub(super) records: u64,
+    /// Notes, by the writer of Events.
+    pub(super) notes: u64,
+    /// Drops, by the incidents.
+    pub(super) drops: u64,
+    /// Last answers, by the kernel's table.
+    pub(super) answers: u64,
+    /// Records for the collector.
+    pub(super) otlp: Fare,
+}
+
 /// Everything that can be lost, in the order of its way.
-pub(super) fn losses(
-    totals: &Totals,
-    malformed: u64,
-    account: Account,
-    records_shed: u64,
-    notes_shed: u64,
-    incidents_shed: u64,
-) -> [Loss; 7] {
+pub(super) fn losses(totals: &Totals, malformed: u64, account: Account, shed: Shed) -> [Loss; 11] {
+    let at_once = SignedDuration::ZERO;
     [
-        ("observations", "observations for want of room in the kernel", totals.lost.iter().sum()),
-        ("program-runs", "program runs skipped by the kernel", totals.skipped),
-        ("malformed", "observations that could not be read", malformed),
-        ("packets", "dropped packets for want of room in the agent", account.shed),
-        ("records", "records for a slow reader of the log", records_shed),
-        ("incidents", "drops that no incident is told of", incidents_shed),
-        ("notes", "reports that no Kubernetes Event tells of", notes_shed),
+        (
+            "observations",
+            "observations for want of room in the kernel",
+            totals.lost.iter().sum(),
+            at_once,
+        ),
+        ("program-runs", "program runs skipped by the kernel", totals.skipped, at_once),
+        ("malformed", "observations that could not be read", malformed, at_once),
+        ("packets", "dropped packets for want of room in the agent", account.shed, at_once),
+        ("records", "records for a slow reader of the log", shed.records, at_once),
+        ("incidents", "drops that no incident is told of", shed.drops, at_once),
+        ("notes", "reports that no Kubernetes Event tells of", shed.notes, at_once),
+        ("last-answers", "flows whose last answer is forgotten", shed.answers, FORGOTTEN_INTERVAL),
+        (
+            "otlp-full",
+            "records for want of room before the collector",
+            shed.otlp.full,
+            COLLECTOR_INTERVAL,
+        ),
+        (
+            "otlp-old",
+            "records that waited too long for the collector",
+            shed.otlp.old,
+            COLLECTOR_INTERVAL,
+        ),
+        (
+            "otlp-refused",
+            "records that the collector refused",
+            shed.otlp.refused,
+            COLLECTOR_INTERVAL,
+        ),
     ]
-    .map(|(what, words, count)| Loss { what, words, count })
+    .map(|(what, words, count, interval)| Loss { what, words, interval, count })
 }
 
 /// Losses so far, and which of them have been told.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
     of_no_pod: u64,
-    told: BTreeMap<&'static str, u64>,
+    refused: u64,
+    /// How many of each were told, and when last.
+    told: BTreeMap<&'static str, (u64, Timestamp)>,
 }
 
 impl Losses {
@@ -51,27 +100,36 @@ impl Losses {
         self.of_no_pod += packets;
     }
 
-    /// What was lost since it was last asked.
-    pub(super) fn news(&mut self, losses: &[Loss]) -> BTreeMap<String, u64> {
+    /// Packets to a closed port, which its kernel refused: who connects is told.
+    pub(super) fn refused(&mut self, packets: u64) {
+        self.refused += packets;
+    }
+
+    /// What was lost since it was last told, and may be told again by now.
+    pub(super) fn news(&mut self, losses: &[Loss], now: Timestamp) -> BTreeMap<String, u64> {
         let mut news = BTreeMap::new();
-        for Loss { what, words, count } in losses {
-            let told = self.told.entry(what).or_default();
-            if count > told {
-                news.insert((*words).to_owned(), count - *told);
-                *told = *count;
+        for Loss { what, words, interval, count } in losses {
+            let told = self.told.get(what).copied();
+            let is_due = told.is_none_or(|(_, at)| now.duration_since(at) >= *interval);
+            let (before, _) = told.unwrap_or_default();
+            if *count > before && is_due {
+                news.insert((*words).to_owned(), count - before);
+                self.told.insert(what, (*count, now));
             }
         }
         news
     }
 
     /// Packets that this kernel dropped and no drop tells of, by what became of them.
-    pub(super) fn fates(&self, account: Account) -> Vec<(&'static str, u64)> {
+    pub(super) fn fates(&self, account: Account, muted: u64) -> Vec<(&'static str, u64)> {
         let Account { recovered, folded, shed, .. } = account;
         vec![
             ("answered", recovered),
             ("folded", folded),
             ("shed", shed),
             ("of-no-pod", self.of_no_pod),
+            ("refused", self.refused),
+            ("muted", muted),
         ]
     }
 
@@ -80,6 +138,7 @@ impl Losses {
         &self,
         totals: &Totals,
         correlator: &Correlator,
+        muted: u64,
     ) -> BTreeMap<String, u64> {
         let Account { recovered, folded, shed, .. } = correlator.account();
         let mut counts: BTreeMap<String, u64> = [
@@ -90,6 +149,8 @@ impl Losses {
             ("dropped packets folded", folded),
             ("dropped packets shed", shed),
             ("dropped packets of no pod", self.of_no_pod),
+            ("dropped packets to closed ports", self.refused),
+            ("dropped packets muted", muted),
             ("dropped packets undecided", correlator.undecided()),
         ]
         .map(|(what, count)| (what.to_owned(), count))
@@ -100,5 +161,29 @@ impl Losses {
             counts.insert(format!("ns in {}", cost.program), cost.nanoseconds);
         }
         counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_collector_did_not_get_is_not_told_again_at_once() {
+        let loss = |what, count| {
+            let late = if what == "otlp-old" { COLLECTOR_INTERVAL } else { SignedDuration::ZERO };
+            Loss { what, words: what, interval: late, count }
+        };
+        let mut losses = Losses::default();
+        let start = Timestamp::UNIX_EPOCH;
+        let told = |losses: &mut Losses, counts: [u64; 2], seconds| {
+            let now = start + SignedDuration::from_secs(seconds);
+            let now = losses.news(&[loss("records", counts[0]), loss("otlp-old", counts[1])], now);
+            now.into_iter().map(|(what, count)| format!("{count} {what}")).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&mut losses, [1, 4], 0), ["4 otlp-old", "1 records"]);
+        assert_eq!(told(&mut losses, [3, 5], 10), ["2 records"]);
+        assert!(told(&mut losses, [3, 6], 20).is_empty());
+        assert_eq!(told(&mut losses, [3, 7], 300), ["3 otlp-old"]);
     }
 }

@@ -1,10 +1,11 @@
 //! Taking stock: what was lost is told, and how the agent fares is read off for the metrics.
 
+use jiff::Timestamp;
 use whydrop_core::cluster::object::Kind;
 
 use super::{
     Agent,
-    losses::{Loss, losses},
+    losses::{Loss, Shed, losses},
     waiting::WAITING_MAX,
 };
 use crate::{
@@ -15,25 +16,31 @@ use crate::{
         events::{self, Events},
         log,
         metrics::{Program, Queue, Readings},
+        otlp::{self, Fare, Otlp},
     },
 };
 
 impl Agent {
     /// Tells what was lost since it last did, and renews the metrics' readings.
-    pub(super) fn take_stock(&mut self) {
+    pub(super) fn take_stock(&mut self, now: Timestamp) {
         let totals = match self.probe.observations.totals() {
             Ok(totals) => totals,
             Err(error) => return self.degraded(&error),
         };
+        self.keep_past(&totals);
         let losses = losses(
             &totals,
             self.probe.observations.malformed(),
             self.correlator.account(),
-            self.log.shed(),
-            self.events.as_ref().map_or(0, Events::shed),
-            self.incidents.shed(),
+            Shed {
+                records: self.log.shed(),
+                notes: self.events.as_ref().map_or(0, Events::shed),
+                drops: self.incidents.shed(),
+                answers: self.past.lost(),
+                otlp: self.fare().unwrap_or_default(),
+            },
         );
-        let counts = self.losses.news(&losses);
+        let counts = self.losses.news(&losses, now);
         if !counts.is_empty() {
             self.tell(AgentState::Lost { counts });
         }
@@ -60,19 +67,26 @@ impl Agent {
                 ("failed", interfaces.failed().count()),
             ],
             observations: KINDS.into_iter().zip(totals.observed).collect(),
-            fates: self.losses.fates(self.correlator.account()),
+            fates: self.losses.fates(self.correlator.account(), self.muted.packets()),
             losses: losses.iter().map(|loss| (loss.what, loss.count)).collect(),
             queues: self.queues(),
+            otlp: self.fare(),
             // Counted only while kernel.bpf_stats_enabled is set.
             programs: totals.programs.iter().filter(|cost| cost.runs > 0).map(program).collect(),
         }
     }
 
+    fn fare(&self) -> Option<Fare> {
+        self.otlp.as_ref().map(Otlp::fare)
+    }
+
     fn queues(&self) -> Vec<Queue> {
+        let otlp = self.fare().map_or(0, |fare| fare.queued);
         let events = self.events.as_ref().map_or(0, Events::queued);
         [
             ("log", self.log.queued(), log::QUEUE_MAX),
             ("events", events, events::QUEUE_MAX),
+            ("otlp", otlp, otlp::QUEUE_MAX),
             ("catching-up", self.waiting.len(), WAITING_MAX),
             ("seeking", self.seekers.len(), WAITING_MAX),
             ("look-ups", self.source.looking_up(), LOOK_UPS_MAX),

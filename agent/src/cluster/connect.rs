@@ -1,6 +1,6 @@
 //! A client of the API server, by what `kubectl` would use.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -8,6 +8,7 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use tokio::net::lookup_host;
 
 /// How to reach the API server.
 #[derive(Clone, Debug, Default, Args)]
@@ -26,8 +27,16 @@ pub struct KubeArgs {
 /// A kubeconfig that cannot be read or does not have the context; where there is none, and this is
 /// not a pod.
 pub async fn connect(args: &KubeArgs) -> anyhow::Result<Client> {
+    Ok(Client::try_from(config(args).await?)?)
+}
+
+/// How [`connect`] does.
+///
+/// # Errors
+/// As there.
+pub async fn config(args: &KubeArgs) -> anyhow::Result<Config> {
     let options = KubeConfigOptions { context: args.context.clone(), ..Default::default() };
-    let config = match &args.kubeconfig {
+    Ok(match &args.kubeconfig {
         Some(path) => {
             let kubeconfig = Kubeconfig::read_from(path)?;
             let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
@@ -38,6 +47,17 @@ pub async fn connect(args: &KubeArgs) -> anyhow::Result<Client> {
             "no cluster to ask: expected a kubeconfig (--kubeconfig, $KUBECONFIG or \
              ~/.kube/config) or a pod's service account",
         )?,
-    };
-    Ok(Client::try_from(config)?)
+    })
+}
+
+/// The address at which the API server is dialled; `None`: by way of a proxy, or under a name that
+/// nobody knows now.
+pub async fn dialled(config: &Config) -> Option<SocketAddr> {
+    let url = &config.cluster_url;
+    if config.proxy_url.is_some() {
+        return None;
+    }
+    let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("http") { 80 } else { 443 });
+    let host = url.host()?.trim_start_matches('[').trim_end_matches(']');
+    lookup_host((host, port)).await.ok()?.next()
 }

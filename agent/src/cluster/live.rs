@@ -27,6 +27,7 @@ use whydrop_core::cluster::{
 use super::source::Taken;
 use kinds::Followed;
 pub(crate) use look_up::chain;
+use look_up::{About, Found};
 
 /// How much news waits for the agent's one task, which takes it as it comes: a burst of a rollout.
 const NEWS_MAX: usize = 1024;
@@ -61,7 +62,7 @@ enum News {
     /// A kind cannot be listed or followed, and why.
     Failing(Followed, String),
     /// What was looked up.
-    LookedUp(Sought, Result<Vec<Object>, String>),
+    LookedUp(Sought, Result<Found, String>),
 }
 
 impl News {
@@ -263,15 +264,11 @@ impl Live {
                 continue;
             }
             self.looking_up.insert(sought.clone());
-            let node = match sought {
-                Sought::Address(address) => snapshot.node_of_pod_network(*address),
-                Sought::Service(_) => None,
-            };
-            let node = node.map(|node| node.name.clone());
+            let about = About::of(sought, snapshot);
             let (client, sender, sought) =
                 (self.client.clone(), self.sender.clone(), sought.clone());
             tokio::spawn(async move {
-                let found = look_up::look_up(client, sought.clone(), node).await;
+                let found = look_up::look_up(client, sought.clone(), about).await;
                 // Nobody listens once the agent stops.
                 let _ = sender.send(News::LookedUp(sought, found)).await;
             });
@@ -336,20 +333,25 @@ impl Live {
         &mut self,
         cluster: &mut Cluster,
         sought: Sought,
-        found: Result<Vec<Object>, String>,
+        found: Result<Found, String>,
         now: Timestamp,
     ) {
         self.looking_up.remove(&sought);
-        let failed = match found {
-            Ok(objects) => {
+        let (failed, scale) = match found {
+            Ok(Found { objects, scale }) => {
                 // Pods of this node are followed; what was asked a moment ago may be older.
                 let is_followed = |object: &Object| matches!(object, Object::Pod(pod) if pod.node.as_ref() == Some(&self.node));
                 let objects: Vec<_> = objects.into_iter().filter(|o| !is_followed(o)).collect();
                 let keys: Vec<Key> = objects.iter().map(Object::key).collect();
                 let before = self.looked_up.insert(sought.clone(), (now, keys.clone()));
                 if let Some((_, before)) = before {
-                    for key in before.iter().filter(|key| !keys.contains(key)) {
-                        cluster.delete(key, now);
+                    let gone = before.iter().filter(|key| !keys.contains(key));
+                    for key in gone.filter(|key| !self.is_held(key)) {
+                        match sought {
+                            // A Service may have another selector now, and be there.
+                            Sought::ServicesOf(_) => cluster.forget(key, now),
+                            _ => cluster.delete(key, now),
+                        }
                     }
                 }
                 let snapshot = cluster.snapshot();
@@ -358,11 +360,11 @@ impl Live {
                     let known = snapshot.object(&object.key()).is_some();
                     cluster.apply(object, known.then_some(now));
                 }
-                None
+                (None, scale)
             }
-            Err(why) => Some(why.into()),
+            Err(why) => (Some(why.into()), None),
         };
-        cluster.looked_up(sought, LookUp { at: now, failed });
+        cluster.looked_up(sought, LookUp { at: now, failed, scale });
         while self.looked_up.len() > REMEMBERED_MAX {
             let eldest = self.looked_up.iter().min_by_key(|(_, (at, _))| *at);
             let Some(sought) = eldest.map(|(sought, _)| sought.clone()) else { break };
@@ -374,10 +376,14 @@ impl Live {
         cluster.forget_look_up(sought);
         let Some((_, keys)) = self.looked_up.remove(sought) else { return };
         for key in keys {
-            let others = self.looked_up.values().any(|(_, held)| held.contains(&key));
-            if !others {
+            if !self.is_held(&key) {
                 cluster.forget(&key, now);
             }
         }
+    }
+
+    /// Whether another look-up has found this.
+    fn is_held(&self, key: &Key) -> bool {
+        self.looked_up.values().any(|(_, held)| held.contains(key))
     }
 }

@@ -10,8 +10,9 @@ use super::Outcome;
 use crate::{
     agent::{self, Options},
     cluster::connect::KubeArgs,
+    mute,
     probe::Attach,
-    sink::log::Format,
+    sink::{log::Format, otlp::settings::OtlpArgs},
 };
 
 /// Flags of `agent`.
@@ -40,6 +41,17 @@ pub(super) struct Args {
     /// Write no Kubernetes Events
     #[arg(long)]
     no_events: bool,
+    #[command(flatten)]
+    otlp: OtlpArgs,
+    /// Where to keep what survives a restart, such as when flows worked last; nothing does without
+    #[arg(long, value_name = "DIR", env = "WHYDROP_STATE_DIRECTORY")]
+    state_directory: Option<PathBuf>,
+    /// Denials that are meant, and not to be told but counted: a list of rules, YAML or JSON
+    #[arg(long, value_name = "FILE")]
+    mute: Option<PathBuf>,
+    /// More such rules, themselves
+    #[arg(long, value_name = "YAML", env = "WHYDROP_MUTE_RULES", default_value = "")]
+    mute_rules: String,
     /// The form of records on standard output, and of messages on standard error
     #[arg(long, value_enum, env = "WHYDROP_LOG_FORMAT", default_value = "text")]
     pub(super) log_format: Format,
@@ -50,6 +62,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         Some(name) => name,
         None => host_name().context("the host's name cannot be read; give --node-name")?,
     };
+    let mut rules = mute::parse("WHYDROP_MUTE_RULES", &args.mute_rules)?;
+    if let Some(file) = &args.mute {
+        rules.extend(mute::read(file)?);
+    }
     let options = Options {
         manifests: args.manifests,
         kube: args.kube,
@@ -57,7 +73,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         format: args.log_format,
         attach: Attach::Auto,
         health: args.health_address,
+        mute: rules,
         event_reason: (!args.no_events).then_some(args.event_reason),
+        otlp: args.otlp,
+        state_directory: args.state_directory,
     };
     // One thread: the agent is one task, and resident memory counts.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -68,7 +87,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
+/// Which signal says to stop, once it has come.
+pub(super) fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
@@ -79,7 +99,8 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
     })
 }
 
-fn host_name() -> anyhow::Result<String> {
+/// The host's name.
+pub(super) fn host_name() -> anyhow::Result<String> {
     let name = nix::sys::utsname::uname()?.nodename().to_owned();
     name.into_string().map_err(|_| anyhow::anyhow!("it is not UTF-8"))
 }

@@ -8,7 +8,7 @@ use kube::Client;
 use tokio::runtime::Runtime;
 use whydrop_core::cluster::Snapshot;
 
-use super::{complain, ends::End};
+use super::{complain, ends::End, progress::Progress};
 use crate::cluster::{
     connect::{KubeArgs, connect},
     live::once::{Wanted, read},
@@ -25,6 +25,9 @@ pub(super) struct ClusterArgs {
     /// The namespace of ends that name none [default: the context's]
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
+    /// Show no progress; there is none but on a terminal
+    #[arg(short, long)]
+    quiet: bool,
     #[command(flatten)]
     kube: KubeArgs,
 }
@@ -32,6 +35,7 @@ pub(super) struct ClusterArgs {
 /// A cluster that can be asked.
 pub(super) struct Source {
     namespace: Option<String>,
+    quiet: bool,
     from: From,
 }
 
@@ -53,12 +57,13 @@ impl ClusterArgs {
     pub(super) fn open(&self) -> anyhow::Result<Source> {
         let namespace = self.namespace.clone();
         if !self.paths.is_empty() {
-            return Ok(Source { namespace, from: From::Manifests(Box::new(self.manifests()?)) });
+            let from = From::Manifests(Box::new(self.manifests()?));
+            return Ok(Source { namespace, quiet: self.quiet, from });
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let client = runtime.block_on(connect(&self.kube))?;
         let namespace = namespace.or_else(|| Some(client.default_namespace().to_owned()));
-        Ok(Source { namespace, from: From::Api(client, runtime) })
+        Ok(Source { namespace, quiet: self.quiet, from: From::Api(client, runtime) })
     }
 
     fn manifests(&self) -> anyhow::Result<Snapshot> {
@@ -104,7 +109,10 @@ impl Source {
                 }
             }
         }
-        let part = runtime.block_on(read(client, wanted))?;
+        let progress = Progress::start(self.quiet);
+        let part = runtime.block_on(read(client, wanted, &|what| progress.say(what)))?;
+        // Before anything else is written to the terminal.
+        drop(progress);
         for line in &part.unreadable {
             complain(line);
         }

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::{drops, overview::chip, paths, remedy, timeline, walk, words};
 use crate::{
-    records::board::{Incident, Status, Summary},
+    records::board::{Board, Incident, Status, Summary},
     report::{
         Situation,
         incident::{AffectedPath, IncidentResolution, Sufferer},
@@ -48,12 +48,12 @@ pub(super) fn headline(incident: &Incident) -> String {
 }
 
 /// All of it.
-pub(super) fn section(incident: &Incident, number: usize) -> Markup {
+pub(super) fn section(board: &Board, incident: &Incident, number: usize) -> Markup {
     let summary = incident.summary();
     let severity = words::severity(summary.severity);
     let id = |part: &str| format!("i{number}-{part}");
     let parts = [
-        ("timeline", "In order of time", timeline::section(incident, number)),
+        ("timeline", "In order of time", timeline::section(board, incident, number)),
         ("paths", "Who cannot reach whom", paths::section(summary, number)),
         ("walk", "What the policies say", walk::section(incident)),
         ("change", "What changed", remedy::changes(summary)),
@@ -180,6 +180,7 @@ fn state(summary: &Summary) -> Markup {
                     }
                     Some(IncidentResolution::Allowed) => ": policies allow it now",
                     Some(IncidentResolution::Silence) => ": nobody has tried for some time",
+                    Some(IncidentResolution::Muted) => ": it is meant so, and muted",
                     None => {}
                 }
             }

@@ -6,7 +6,7 @@ use maud::{Markup, html};
 
 use super::words;
 use crate::{
-    records::board::{Incident, Moment, Summary},
+    records::board::{Board, Incident, Moment, Summary},
     report::incident::{ChangedBy, IncidentHappened, IncidentResolution},
 };
 
@@ -54,9 +54,9 @@ struct Event {
     mark: Option<&'static str>,
 }
 
-pub(super) fn section(incident: &Incident, number: usize) -> Markup {
+pub(super) fn section(board: &Board, incident: &Incident, number: usize) -> Markup {
     let summary = incident.summary();
-    let events = events(incident);
+    let events = events(board, incident);
     html! {
         (histogram(incident, &events, number))
         p.note { "Spans are counted from the first drop." }
@@ -95,7 +95,7 @@ fn item(event: &Event, first: Timestamp) -> Markup {
     }
 }
 
-fn events(incident: &Incident) -> Vec<Event> {
+fn events(board: &Board, incident: &Incident) -> Vec<Event> {
     let summary = incident.summary();
     let mut events = Vec::new();
     if let Some(at) = summary.last_success {
@@ -113,6 +113,10 @@ fn events(incident: &Incident) -> Vec<Event> {
     let what = html! { strong { "The first packet died" } };
     events.push(Event { at: summary.first, kind: Kind::Drop, what, mark: None });
     events.extend(incident.moments().iter().map(turn));
+    events.extend(board.heals(incident.id()).map(|(at, what)| {
+        let what = html! { "The healer " (what) };
+        Event { at: *at, kind: Kind::Turn, what, mark: None }
+    }));
     if let Some(IncidentResolution::Passes { at }) = &summary.resolution
         && let Ok(at) = at.parse()
     {
@@ -146,6 +150,9 @@ fn turn(moment: &Moment) -> Event {
             }
             (IncidentHappened::Resolved, Some(IncidentResolution::Silence)) => {
                 ", nobody has tried for some time"
+            }
+            (IncidentHappened::Resolved, Some(IncidentResolution::Muted)) => {
+                ", it is meant so, and muted"
             }
             (IncidentHappened::Resolved, None) => {}
             _ => { ", " (severity) }

@@ -6,7 +6,7 @@ use aya::{
     maps::{MapData, PerCpuArray},
     programs::ProgramFd,
 };
-use whydrop_ebpf::kind;
+use whydrop_ebpf::{SUCCESSES_MADE, kind};
 
 use super::error::Error;
 
@@ -40,6 +40,8 @@ pub struct Totals {
     /// Runs that the kernel skipped since the same program was running on that CPU already: an
     /// upper bound of what was not observed, for most runs observe nothing.
     pub skipped: u64,
+    /// Entries ever made in the table of last answers, which has room for the latest.
+    pub answers_kept: u64,
     /// What each program cost.
     pub programs: Vec<Cost>,
 }
@@ -76,16 +78,18 @@ impl Counters {
         let mut all = [ByKind::default(); 2];
         for (part, counts) in (0_u32..).zip(&mut all) {
             for (kind, count) in (0_u32..).zip(counts) {
-                let index = part * u32::from(kind::COUNT) + kind;
-                let values = self
-                    .map
-                    .get(&index, 0)
-                    .map_err(|error| Error::kernel("reading the programs' counters", error))?;
-                *count = values.iter().sum();
+                *count = self.read(part * u32::from(kind::COUNT) + kind)?;
             }
         }
         let [observed, lost] = all;
         Ok((observed, lost))
+    }
+
+    fn read(&self, index: u32) -> Result<u64, Error> {
+        let values = self.map.get(&index, 0);
+        let values =
+            values.map_err(|error| Error::kernel("reading the programs' counters", error))?;
+        Ok(values.iter().sum())
     }
 
     /// All totals. `told` is what [`super::Observations`] has handed out.
@@ -104,7 +108,8 @@ impl Counters {
             })
             .collect();
         let skipped = programs.iter().map(|cost| cost.skipped).sum();
-        Ok(Totals { observed, told, lost, skipped, programs })
+        let answers_kept = self.read(SUCCESSES_MADE)?;
+        Ok(Totals { observed, told, lost, skipped, answers_kept, programs })
     }
 }
 

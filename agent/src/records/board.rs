@@ -12,14 +12,16 @@ mod merge;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
 };
 
 use jiff::Timestamp;
 
 use super::Line;
 use crate::report::{
-    AgentRecord, AgentState, DropKind, DropRecord, Record, incident::IncidentRecord,
+    AgentRecord, AgentState, DropKind, DropRecord, Record,
+    heal::{self, HealRecord},
+    incident::IncidentRecord,
 };
 
 pub use activity::{ACTIVITY_MINUTES_MAX, Activity};
@@ -37,6 +39,9 @@ pub const FINDINGS_MAX: usize = 1024;
 
 /// How many nodes' agents are kept apart: above what Kubernetes supports in one cluster (5,000).
 pub const AGENTS_MAX: usize = 8192;
+
+/// How much of what a healer did about one incident is kept, the latest.
+const HEALS_MAX: usize = 32;
 
 /// How many examples are kept of what could not be read, the latest.
 const EXAMPLES_MAX: usize = 8;
@@ -67,6 +72,8 @@ pub struct Board {
     /// By the drops' ids.
     findings: BTreeMap<String, ToldDrop>,
     agents: BTreeMap<String, Agent>,
+    /// By the incidents' ids.
+    heals: BTreeMap<String, BTreeSet<(Timestamp, String)>>,
     tally: Tally,
     span: Option<(Timestamp, Timestamp)>,
 }
@@ -80,6 +87,7 @@ impl Board {
             Line::Record(record) => match *record {
                 Record::Drop(drop) => self.drop(drop),
                 Record::Incident(incident) => self.incident_told(incident),
+                Record::Heal(record) => self.healed(&record),
                 Record::Agent(agent) => self.agent_told(&agent),
             },
         };
@@ -123,6 +131,11 @@ impl Board {
         self.agents.values()
     }
 
+    /// What a healer did about an incident, and when, in its words.
+    pub fn heals(&self, incident: &str) -> impl Iterator<Item = &(Timestamp, String)> {
+        self.heals.get(incident).into_iter().flatten()
+    }
+
     /// What has become of the lines.
     pub fn tally(&self) -> &Tally {
         &self.tally
@@ -157,6 +170,19 @@ impl Board {
         if let Some(incident) = self.incident_of(&id, last) {
             incident.take_told(told);
             incident.agent_turned(&node, restarted);
+        }
+        Ok(())
+    }
+
+    fn healed(&mut self, record: &HealRecord) -> Result<(), String> {
+        let at = parse_time("time", &record.time)?;
+        if !self.heals.contains_key(&record.incident) && self.heals.len() >= INCIDENTS_MAX {
+            return Ok(());
+        }
+        let heals = self.heals.entry(record.incident.clone()).or_default();
+        heals.insert((at, heal::sentence(record)));
+        if heals.len() > HEALS_MAX {
+            heals.pop_first();
         }
         Ok(())
     }

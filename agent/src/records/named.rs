@@ -62,7 +62,7 @@ impl Named {
             Line::Record(record) => match *record {
                 Record::Drop(drop) => self.take_drop(&drop),
                 Record::Incident(incident) => self.take_incident(&incident),
-                Record::Agent(_) => {}
+                Record::Heal(_) | Record::Agent(_) => {}
             },
             Line::Other => self.take_text(line),
             Line::Unreadable { .. } => {}

@@ -1,5 +1,7 @@
 //! From the core's values to records.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use whydrop_core::{
     cluster::{
@@ -10,6 +12,7 @@ use whydrop_core::{
     correlate::{self, Drop, Level},
     diagnosis::{self, Attribution, Class, Diagnosis, Dialled, Judgement},
     flow,
+    mute::{MutedBy, Tally},
     observation::Rejection,
     policy::{self, Policy, evaluate},
     remedy,
@@ -17,8 +20,9 @@ use whydrop_core::{
 
 use super::{
     AgentKind, AgentRecord, AgentState, Cause, Changed, Decision, Direction, DirectionVerdict,
-    DropKind, DropRecord, End, Evidence, EvidenceLevel, Exemption, Flow, Layer, NearestMiss,
-    ObjectRef, Record, Remedy, RuleRef, Schema, Service, Situation, Verdict, Workload, yaml,
+    DropKind, DropRecord, End, Evidence, EvidenceLevel, Exemption, Flow, Labels, Layer, MutedDrops,
+    NearestMiss, ObjectRef, Record, Remedy, RuleRef, Schema, Service, Situation, Verdict, Workload,
+    yaml,
 };
 
 /// Writes the records of one agent.
@@ -95,6 +99,28 @@ impl Reporter {
         )
     }
 
+    /// What was muted.
+    pub fn muted(
+        &self,
+        now: Timestamp,
+        since: Timestamp,
+        tallies: BTreeMap<MutedBy, Tally>,
+    ) -> Record {
+        let muted = tallies.into_iter().map(|(by, tally)| MutedDrops {
+            by: by.kind().to_owned(),
+            name: by.name(),
+            kind: match &by {
+                MutedBy::Policy(policy) => Some(policy.kind.name().to_owned()),
+                MutedBy::Namespace(_) | MutedBy::Rule(_) => None,
+            },
+            reason: (!tally.reason.is_empty()).then(|| tally.reason.to_string()),
+            reports: tally.reports,
+            packets: tally.packets,
+            example: tally.example,
+        });
+        self.agent(now, AgentState::Muted { since: time(since), muted: muted.collect() })
+    }
+
     fn record(
         &self,
         now: Timestamp,
@@ -154,6 +180,8 @@ fn end(endpoint: &Endpoint) -> End {
             end.namespace = Some(pod.namespace.to_string());
             end.pod = Some(pod.name.to_string());
             end.node = pod.node.as_deref().map(str::to_owned);
+            let labels = pod.labels.iter();
+            end.labels = Labels(labels.map(|(key, value)| format!("{key}={value}")).collect());
             end.workload = pod.workload.as_ref().map(|workload| Workload {
                 kind: workload.kind.to_string(),
                 name: workload.name.to_string(),

@@ -15,7 +15,7 @@ use super::{
     Changed, Direction, ObjectRef, Record, Remedy, Reporter, Schema, Situation, Workload,
     convert::{cause_of, changed_of, policy_ref, time},
     remedy_of,
-    text::{ID_SHOWN, seconds},
+    text::{seconds, short},
 };
 
 /// How many drops are listed by id: enough to follow some back; all are counted.
@@ -113,6 +113,8 @@ pub enum IncidentResolution {
     Allowed,
     /// Nothing has attempted it for some time.
     Silence,
+    /// It goes on, and is meant so: an annotation or a rule mutes it.
+    Muted,
 }
 
 /// How bad an incident is, the mildest first.
@@ -179,10 +181,18 @@ pub struct AffectedPath {
     pub sufferer: Sufferer,
     /// For how many of the sufferer's pods it is cut.
     pub pods: usize,
-    /// Of how many with an address.
+    /// Of how many: all of them, or those with an address that this node knows.
     pub replicas: usize,
-    /// All pods of the cluster are known, not just this node's and some more.
+    /// These are all of them.
     pub knows_all: bool,
+    /// How many of all are ready, by the workload's own status; null where it was not to be had.
+    pub replicas_ready: Option<usize>,
+    /// How many of the pods that it is cut for are not ready; null where their statuses do not tell.
+    pub pods_not_ready: Option<usize>,
+    /// How often their containers were restarted.
+    pub restarts: Option<u64>,
+    /// How often at least since this node first saw them suffer.
+    pub restarts_since: Option<u64>,
     /// The first of them: `NAMESPACE/NAME`.
     pub pod_names: Vec<String>,
     /// The first pods or addresses at the other end.
@@ -333,6 +343,7 @@ fn happened_of(happened: Happened) -> (IncidentHappened, Option<IncidentResoluti
                 Resolution::Passes { at } => IncidentResolution::Passes { at: time(at) },
                 Resolution::Allowed => IncidentResolution::Allowed,
                 Resolution::Silence => IncidentResolution::Silence,
+                Resolution::Muted => IncidentResolution::Muted,
             };
             (IncidentHappened::Resolved, Some(resolution))
         }
@@ -371,6 +382,10 @@ fn path(affected: &Affected) -> AffectedPath {
         pods: affected.pods.len(),
         replicas: affected.replicas,
         knows_all: affected.knows_all,
+        replicas_ready: affected.replicas_ready,
+        pods_not_ready: affected.fare.not_ready,
+        restarts: affected.fare.restarts,
+        restarts_since: affected.fare.restarts_since,
         pod_names: affected.pods.iter().take(NAMES_TOLD_MAX).cloned().collect(),
         others: affected.others.iter().take(NAMES_TOLD_MAX).cloned().collect(),
         last_success: affected.worked.map(time),
@@ -437,7 +452,7 @@ fn step(step: &Step) -> PlanStep {
 
 /// `TIME INCIDENT ID opened critical 97%  TEXT; 22 drops, 66 packets; do: FIRST STEP (6 steps more)`.
 pub(super) fn line(record: &IncidentRecord) -> String {
-    let id: String = record.id.chars().take(ID_SHOWN).collect();
+    let id = short(&record.id);
     let time = seconds(&record.time);
     let count =
         |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
@@ -452,6 +467,7 @@ pub(super) fn line(record: &IncidentRecord) -> String {
                     format!("traffic passes since {}", seconds(at))
                 }
                 Some(IncidentResolution::Allowed) => "policies allow it now".to_owned(),
+                Some(IncidentResolution::Muted) => "it is muted, and goes on".to_owned(),
                 Some(IncidentResolution::Silence) | None => "nobody attempts it now".to_owned(),
             };
             let was = format!("{drops} since {}", seconds(&record.first));

@@ -6,30 +6,54 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use super::{
     AgentRecord, AgentState, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel,
-    ObjectRef, Record, incident,
+    MutedDrops, ObjectRef, Record, heal, incident,
 };
 
 /// How many characters of an id are shown: enough to tell a cluster's drops of a day apart.
-pub(super) const ID_SHOWN: usize = 8;
+const ID_SHOWN: usize = 8;
+
+/// As much of an id as is shown.
+pub fn short(id: &str) -> String {
+    id.chars().take(ID_SHOWN).collect()
+}
 
 /// Writes a record as one line, without the newline.
 pub fn line(record: &Record) -> String {
     let line = match record {
         Record::Drop(drop) => drop_line(drop),
         Record::Incident(incident) => incident::line(incident),
+        Record::Heal(heal) => heal::line(heal),
         Record::Agent(agent) => agent_line(agent),
     };
     escape(&line).into_owned()
 }
 
-/// Control characters, and those that turn the reading direction or break lines, as `\u{..}`:
-/// names and labels come from users.
+/// Control characters, and those that take no width, turn the reading direction or break lines, as
+/// `\u{..}`: names and labels come from users.
 pub fn escape(text: &str) -> Cow<'_, str> {
-    let harmful = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if !text.contains(harmful) {
+    escaped(text, |c| c.is_control() || is_format(c) || matches!(c, '\u{2028}' | '\u{2029}'))
+}
+
+/// A name as a field of a line: what is not printable ASCII as `\u{..}`, and a space as well. No name
+/// that the API server takes has any.
+fn name(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| !c.is_ascii_graphic())
+}
+
+/// Whether it is of Unicode's category Cf.
+fn is_format(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}'
+            | '\u{8e2}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0001}' | '\u{e0020}'..='\u{e007f}'
+    )
+}
+
+fn escaped(text: &str, harmful: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&harmful) {
         return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(text.len() + 8);
@@ -58,12 +82,18 @@ fn drop_line(record: &DropRecord) -> String {
         record.flow.protocol
     );
     if let Some(service) = &destination.service {
-        let _ = write!(line, " (Service {}/{}:{})", service.namespace, service.name, service.port);
+        let _ = write!(
+            line,
+            " (Service {}/{}:{})",
+            name(&service.namespace),
+            name(&service.name),
+            service.port
+        );
     }
-    let evidence = evidence_text(&record.evidence, &record.flow.protocol);
+    let evidence = evidence_text(record);
     let _ = write!(line, "  {}; {evidence}", record.cause.text);
     if let Some(node) = record.flow.destination.node.as_deref().filter(|_| !record.primary) {
-        let _ = write!(line, "; see the agent of node {node}");
+        let _ = write!(line, "; see the agent of node {}", name(node));
     }
     if let Some(changed) = &record.cause.changed {
         let _ = write!(line, "; {}", changed_text(changed, record));
@@ -71,16 +101,15 @@ fn drop_line(record: &DropRecord) -> String {
     if record.remedy.is_some() {
         let _ = write!(line, "; fix: {}", fix_command(record));
     }
-    let incident: String = record.incident.chars().take(ID_SHOWN).collect();
-    let _ = write!(line, "  [incident {incident}]");
+    let _ = write!(line, "  [incident {}]", short(&record.incident));
     line
 }
 
 /// The end's name, or its address where it has none.
 pub(crate) fn end(end: &End) -> String {
     match (&end.namespace, &end.pod, &end.node) {
-        (Some(namespace), Some(pod), _) => format!("{namespace}/{pod}"),
-        (_, _, Some(node)) => format!("node/{node}"),
+        (Some(namespace), Some(pod), _) => format!("{}/{}", name(namespace), name(pod)),
+        (_, _, Some(node)) => format!("node/{}", name(node)),
         _ => end.ip.clone(),
     }
 }
@@ -91,10 +120,11 @@ pub(crate) fn destination_text(destination: &End) -> String {
     if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") }
 }
 
-fn evidence_text(evidence: &Evidence, protocol: &str) -> String {
+fn evidence_text(record: &DropRecord) -> String {
+    let evidence = &record.evidence;
     let Evidence { attempts, first, last, .. } = evidence;
     let seconds = span_secs(first, last);
-    let packet = match protocol {
+    let packet = match &*record.flow.protocol {
         "TCP" => "SYN",
         "SCTP" => "INIT",
         _ => "packet",
@@ -120,10 +150,10 @@ fn evidence_text(evidence: &Evidence, protocol: &str) -> String {
     match &evidence.last_success {
         // Both are in the one form that sorts by time.
         Some(success) if success > last => {
-            let _ = write!(text, "; works since {}", clock(success));
+            let _ = write!(text, "; works since {}", moment(success, record));
         }
         Some(success) => {
-            let _ = write!(text, "; worked until {}", clock(success));
+            let _ = write!(text, "; worked until {}", moment(success, record));
         }
         None => {}
     }
@@ -140,8 +170,7 @@ fn changed_text(changed: &Changed, record: &DropRecord) -> String {
         Some(namespace) => format!("{kind} {namespace}/{name}"),
         None => format!("{kind} {name}"),
     };
-    let same_day = changed.at.get(..10) == record.time.get(..10);
-    let at = if same_day { clock(&changed.at) } else { seconds(&changed.at) };
+    let at = moment(&changed.at, record);
     let difference = changed.difference.as_deref().map(|d| format!(" ({d})")).unwrap_or_default();
     format!("{object} {} {at}{difference}", changed.change)
 }
@@ -157,7 +186,7 @@ pub fn fix_command(record: &DropRecord) -> String {
 pub fn asked(record: &DropRecord) -> (String, String, String) {
     let destination = &record.flow.destination;
     let to = match &destination.service {
-        Some(service) => format!("{}/svc/{}", service.namespace, service.name),
+        Some(service) => format!("{}/svc/{}", name(&service.namespace), name(&service.name)),
         None => end(destination),
     };
     let port = match &destination.service {
@@ -168,14 +197,15 @@ pub fn asked(record: &DropRecord) -> (String, String, String) {
 }
 
 fn agent_line(record: &AgentRecord) -> String {
-    let head = format!("{} AGENT node/{}", seconds(&record.time), record.node);
+    let head = format!("{} AGENT node/{}", seconds(&record.time), name(&record.node));
     match &record.state {
         AgentState::Ready { version, kernel, interfaces, objects, cannot } => {
             let objects: Vec<_> =
                 objects.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
             let mut line = format!(
-                "{head} ready: whydrop {version} on Linux {kernel}, attached to {} veths; knows {}",
+                "{head} ready: whydrop {version} on Linux {kernel}, attached to {} veth{}; knows {}",
                 interfaces.len(),
+                if interfaces.len() == 1 { "" } else { "s" },
                 if objects.is_empty() { "no objects".to_owned() } else { objects.join(", ") }
             );
             for what in cannot {
@@ -194,6 +224,10 @@ fn agent_line(record: &AgentRecord) -> String {
              {packets} packets dropped, such as {example}",
             end(source)
         ),
+        AgentState::Muted { since, muted } => {
+            let muted: Vec<_> = muted.iter().map(muted_text).collect();
+            format!("{head} muted since {}: {}", seconds(since), muted.join("; "))
+        }
         AgentState::Stopping { why, counts } => {
             let mut line = format!("{head} stopping: {why}");
             for (what, count) in counts.iter().filter(|(_, count)| **count > 0) {
@@ -204,12 +238,31 @@ fn agent_line(record: &AgentRecord) -> String {
     }
 }
 
+/// `3 drops (9 packets) by NetworkPolicy shop/locked (REASON), such as FLOW`.
+fn muted_text(muted: &MutedDrops) -> String {
+    let MutedDrops { by, kind, reason, reports, packets, example, .. } = muted;
+    let (kind, name) = (kind.as_deref().unwrap_or(by), name(&muted.name));
+    let reason = reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let plural = |count: u64| if count == 1 { "" } else { "s" };
+    format!(
+        "{reports} drop{} ({packets} packet{}) by {kind} {name}{reason}, such as {example}",
+        plural(*reports),
+        plural(*packets)
+    )
+}
+
 /// `2026-01-02T03:04:05Z` of a time with a fraction.
-pub(super) fn seconds(time: &str) -> String {
+pub(crate) fn seconds(time: &str) -> String {
     match time.split_once('.') {
         Some((seconds, _)) => format!("{seconds}Z"),
         None => time.to_owned(),
     }
+}
+
+/// The time of day; with the date, where that is another one than the record's.
+fn moment(time: &str, record: &DropRecord) -> String {
+    let same_day = time.get(..10) == record.time.get(..10);
+    if same_day { clock(time) } else { seconds(time) }
 }
 
 /// `03:04:05`.

@@ -25,7 +25,8 @@ use kube::{
 use serde_json::json;
 use tokio::{
     sync::mpsc,
-    time::{Duration, MissedTickBehavior, interval},
+    task::JoinHandle,
+    time::{Duration, MissedTickBehavior, interval, timeout},
 };
 
 use crate::cluster::live::chain;
@@ -48,6 +49,9 @@ const QUIET: SignedDuration = SignedDuration::from_mins(30);
 const PER_NAMESPACE_AND_MINUTE: usize = 20;
 const PER_MINUTE: usize = 60;
 
+/// How often a series is written at a turn where another agent writes it, too: two nodes see a flow.
+const TRIES_MAX: usize = 4;
+
 /// The API's bound is 1 kB for a note.
 const NOTE_BYTES_MAX: usize = 1000;
 
@@ -69,10 +73,16 @@ pub struct Note {
     pub at: Timestamp,
 }
 
+/// How long the agent's end waits for the last to be written: a few requests to an API server that
+/// answers, and well within the half minute that a pod has to end.
+const FINISH_WAIT: Duration = Duration::from_secs(3);
+
 /// The queue to the task that writes Events.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Events {
-    queue: mpsc::Sender<Note>,
+    /// `None`: it was closed.
+    queue: Option<mpsc::Sender<Note>>,
+    writer: JoinHandle<()>,
     shed: Arc<AtomicU64>,
 }
 
@@ -90,20 +100,28 @@ impl Events {
             minute: (0, BTreeMap::new()),
             complaint: String::new(),
         };
-        tokio::spawn(writer.run(notes));
-        Self { queue, shed }
+        let writer = tokio::spawn(writer.run(notes));
+        Self { queue: Some(queue), writer, shed }
     }
 
     /// Queues a note; where there is no room, it is counted as shed.
     pub fn write(&self, note: Note) {
-        if self.queue.try_send(note).is_err() {
+        if self.queue.as_ref().is_none_or(|queue| queue.try_send(note).is_err()) {
             self.shed.fetch_add(1, Ordering::Relaxed);
         }
     }
 
+    /// Takes no more, and waits until what was taken is written, for as long as that is worth.
+    pub async fn finish(&mut self) {
+        self.queue = None;
+        // What comes to nothing was counted by the task; of what is cut off nobody can be told.
+        let _ = timeout(FINISH_WAIT, &mut self.writer).await;
+        self.writer.abort();
+    }
+
     /// Notes that wait to be written.
     pub fn queued(&self) -> usize {
-        self.queue.max_capacity() - self.queue.capacity()
+        self.queue.as_ref().map_or(0, |queue| queue.max_capacity() - queue.capacity())
     }
 
     /// Notes that no Event tells of.
@@ -201,6 +219,8 @@ impl Writer {
                         known.uncounted -= uncounted;
                     }
                 }
+                // Others are quicker each time: there is another turn.
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
                 // Gone, or not to be had: the next note begins anew.
                 Err(error) => {
                     self.known.remove(&name);
@@ -210,6 +230,7 @@ impl Writer {
         }
     }
 
+    /// Counts on in an Event's series. Of two agents that do so at one time neither is lost.
     async fn add(
         &self,
         namespace: &str,
@@ -218,12 +239,26 @@ impl Writer {
         uncounted: i32,
     ) -> kube::Result<()> {
         let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
-        let before = api.get(name).await?.series.map_or(1, |series| series.count);
-        let count = before.saturating_add(uncounted);
-        let series = EventSeries { count, last_observed_time: MicroTime(last) };
-        let patch = Patch::Merge(json!({ "series": series }));
-        api.patch(name, &PatchParams::default(), &patch).await?;
-        Ok(())
+        let mut tries = 1;
+        loop {
+            let before = api.get(name).await?;
+            let (count, last) = match &before.series {
+                Some(series) => (series.count, last.max(series.last_observed_time.0)),
+                None => (1, last),
+            };
+            let count = count.saturating_add(uncounted);
+            let series = EventSeries { count, last_observed_time: MicroTime(last) };
+            // Refused if it is another by then.
+            let version = json!({ "resourceVersion": before.metadata.resource_version });
+            let patch = Patch::Merge(json!({ "metadata": version, "series": series }));
+            match api.patch(name, &PatchParams::default(), &patch).await {
+                Ok(_) => return Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 409 && tries < TRIES_MAX => {
+                    tries += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn may_write(&mut self, namespace: &str, at: Timestamp) -> bool {
@@ -236,8 +271,9 @@ impl Writer {
             return false;
         }
         let of_namespace = written.entry(namespace.to_owned()).or_default();
-        *of_namespace += 1;
-        *of_namespace <= PER_NAMESPACE_AND_MINUTE
+        let may = *of_namespace < PER_NAMESPACE_AND_MINUTE;
+        *of_namespace += usize::from(may);
+        may
     }
 
     /// Counts notes that no Event tells of; says why once, not each time.
@@ -282,7 +318,7 @@ fn name(note: &Note) -> String {
 }
 
 /// A text cut off where the API would refuse more.
-fn bounded(text: &str) -> String {
+pub(crate) fn bounded(text: &str) -> String {
     if text.len() <= NOTE_BYTES_MAX {
         return text.to_owned();
     }

@@ -1,7 +1,7 @@
 //! Records as lines on standard output: what `kubectl logs` shows.
 
 use std::{
-    io::{self, Write as _},
+    io::{self, Write},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -12,7 +12,7 @@ use std::{
 
 use clap::ValueEnum;
 
-use crate::report::{Record, text};
+use crate::report::{Record, hubble, text};
 
 /// How many records wait for a slow reader (about 3 kB each): some seconds of a bad moment.
 pub const QUEUE_MAX: usize = 1024;
@@ -24,6 +24,8 @@ pub enum Format {
     Text,
     /// One JSON object a line.
     Json,
+    /// Drops as Hubble exports flows, one JSON object a line; other records on standard error.
+    Hubble,
 }
 
 /// The queue to the thread that writes.
@@ -79,12 +81,17 @@ impl Log {
 }
 
 fn write(format: Format, records: &Receiver<Record>, counts: &Counts) {
-    let mut out = io::stdout().lock();
+    let (mut out, mut beside) = (io::stdout().lock(), io::stderr());
     while let Ok(record) = records.recv() {
         counts.queued.fetch_sub(1, Ordering::Relaxed);
-        let line = match format {
-            Format::Text => Ok(text::line(&record)),
-            Format::Json => serde_json::to_string(&record),
+        let (out, line): (&mut dyn Write, _) = match format {
+            Format::Text => (&mut out, Ok(text::line(&record))),
+            Format::Json => (&mut out, serde_json::to_string(&record)),
+            Format::Hubble => match hubble::flow(&record) {
+                Some(flow) => (&mut out, serde_json::to_string(&flow)),
+                // Who reads flows would not know what it is, and it must not get lost.
+                None => (&mut beside, serde_json::to_string(&record)),
+            },
         };
         let written = line.map_err(io::Error::from).and_then(|mut line| {
             line.push('\n');

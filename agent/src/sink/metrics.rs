@@ -3,7 +3,10 @@
 //!
 //! The agent's task writes plain values, and whoever answers a scrape encodes them: there is no
 //! queue, and a Prometheus that does not come costs nothing. Every label takes its values from a
-//! small set, or is bounded by [`SERIES_MAX`]; none names a pod or an address.
+//! small set, or is bounded by [`SERIES_MAX`] or by how many incidents an agent keeps; none names a
+//! pod or an address.
+
+mod labels;
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +21,14 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::report::{AgentState, Direction, DropKind, DropRecord, End, EvidenceLevel, Record};
+use whydrop_core::mute::MutedBy;
+
+use super::otlp::Fare;
+use crate::report::{
+    AgentState, DropKind, DropRecord, Record,
+    incident::{IncidentHappened, IncidentRecord},
+};
+use labels::{ChangeLabels, IncidentLabels, Labels, OTHER, escaped, severity};
 
 /// What a scrape is answered with.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -27,9 +37,6 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// A node has some hundred pods of fewer workloads, and a workload suffers from few policies: this
 /// is several times what a node in trouble shows.
 const SERIES_MAX: usize = 1000;
-
-/// What stands for the names beyond [`SERIES_MAX`].
-const OTHER: &str = "other";
 
 /// The metrics of one agent, written by its task alone.
 #[derive(Clone, Debug)]
@@ -63,6 +70,8 @@ pub struct Readings {
     pub losses: Vec<(&'static str, u64)>,
     /// What waits.
     pub queues: Vec<Queue>,
+    /// How the collector takes records, where there is one.
+    pub otlp: Option<Fare>,
     /// What programs cost; without those that the kernel keeps no statistics of.
     pub programs: Vec<Program>,
 }
@@ -104,12 +113,17 @@ impl Metrics {
         let mut values = lock(&self.values);
         match record {
             Record::Drop(record) => values.count(record),
-            // Its drops are counted as they are told.
-            Record::Incident(_) => {}
+            Record::Incident(record) => values.follow(record),
+            Record::Heal(_) => {}
             Record::Agent(record) => {
                 *values.agent_records.entry(state(&record.state)).or_default() += 1;
             }
         }
+    }
+
+    /// Counts what is not told, since this mutes it.
+    pub fn mute(&self, by: &MutedBy) {
+        lock(&self.values).mute(by);
     }
 
     /// Takes new readings.
@@ -136,72 +150,21 @@ fn lock(values: &Mutex<Values>) -> MutexGuard<'_, Values> {
 struct Values {
     drops: BTreeMap<Labels, u64>,
     findings: BTreeMap<Labels, u64>,
+    muted: BTreeMap<MutedLabels, u64>,
     /// Records that are counted under [`OTHER`].
     overflow: u64,
+    /// By the incident's id; as many at most as the agent's book has room for.
+    incidents: BTreeMap<String, IncidentLabels>,
+    incident_changes: BTreeMap<ChangeLabels, u64>,
     agent_records: BTreeMap<&'static str, u64>,
     readings: Readings,
 }
 
-/// What tells one series of records from another.
+/// What mutes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
-struct Labels {
-    namespace: String,
-    workload: String,
-    policy: String,
-    direction: &'static str,
-    cause: String,
-    evidence: &'static str,
-}
-
-impl Labels {
-    fn of(record: &DropRecord) -> Self {
-        let cause = &record.cause;
-        let end = concerned(record);
-        let policy = cause.policy.as_ref().map(|policy| match &policy.namespace {
-            Some(namespace) => format!("{namespace}/{}", policy.name),
-            None => policy.name.clone(),
-        });
-        Self {
-            namespace: escaped(end.namespace.as_deref().unwrap_or_default()),
-            workload: escaped(end.workload.as_ref().map_or("", |workload| &workload.name)),
-            policy: escaped(&policy.unwrap_or_default()),
-            direction: match cause.direction {
-                Some(Direction::Egress) => "egress",
-                Some(Direction::Ingress) => "ingress",
-                None => "",
-            },
-            cause: cause.class.clone(),
-            evidence: match record.evidence.level {
-                EvidenceLevel::KernelDrop => "kernel-drop",
-                EvidenceLevel::Unanswered => "unanswered",
-                EvidenceLevel::Rejected => "rejected",
-                EvidenceLevel::Answered => "answered",
-                EvidenceLevel::None => "",
-            },
-        }
-    }
-
-    /// The same without names: what is left takes its values from small sets.
-    fn without_names(self) -> Self {
-        let other = || OTHER.to_owned();
-        Self { namespace: other(), workload: other(), policy: other(), ..self }
-    }
-}
-
-/// The pod that a record is about: the one that suffers by a drop, which is the one that connects
-/// where that is a pod; the one that a policy leaves unprotected, of a finding.
-fn concerned(record: &DropRecord) -> &End {
-    let (source, destination) = (&record.flow.source, &record.flow.destination);
-    match (record.kind, record.cause.direction) {
-        (DropKind::Finding, Some(Direction::Ingress)) => destination,
-        _ if source.pod.is_some() => source,
-        _ => destination,
-    }
-}
-
-/// A label's value as the format wants it, which the encoder leaves to its caller.
-fn escaped(name: &str) -> String {
-    name.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n")
+struct MutedLabels {
+    by: &'static str,
+    name: String,
 }
 
 fn state(state: &AgentState) -> &'static str {
@@ -210,14 +173,28 @@ fn state(state: &AgentState) -> &'static str {
         AgentState::Degraded { .. } => "degraded",
         AgentState::Lost { .. } => "lost",
         AgentState::Folded { .. } => "folded",
+        AgentState::Muted { .. } => "muted",
         AgentState::Stopping { .. } => "stopping",
     }
 }
 
 impl Values {
+    fn is_full(&self) -> bool {
+        self.drops.len() + self.findings.len() + self.muted.len() >= SERIES_MAX
+    }
+
+    fn mute(&mut self, by: &MutedBy) {
+        let mut labels = MutedLabels { by: by.kind(), name: escaped(&by.name()) };
+        if self.is_full() && !self.muted.contains_key(&labels) {
+            OTHER.clone_into(&mut labels.name);
+            self.overflow += 1;
+        }
+        *self.muted.entry(labels).or_default() += 1;
+    }
+
     fn count(&mut self, record: &DropRecord) {
         let mut labels = Labels::of(record);
-        let is_full = self.drops.len() + self.findings.len() >= SERIES_MAX;
+        let is_full = self.is_full();
         let series = match record.kind {
             DropKind::Drop => &mut self.drops,
             DropKind::Finding => &mut self.findings,
@@ -227,6 +204,34 @@ impl Values {
             self.overflow += 1;
         }
         *series.entry(labels).or_default() += 1;
+    }
+
+    /// Its drops are counted as they are told; here is what becomes of it.
+    fn follow(&mut self, record: &IncidentRecord) {
+        let happened = match record.happened {
+            IncidentHappened::Opened => Some("opened"),
+            IncidentHappened::Updated => None,
+            IncidentHappened::Resolved => Some("resolved"),
+            IncidentHappened::Reopened => Some("reopened"),
+        };
+        if let Some(happened) = happened {
+            let labels = ChangeLabels { happened, severity: severity(record.severity) };
+            *self.incident_changes.entry(labels).or_default() += 1;
+        }
+        if record.happened == IncidentHappened::Resolved {
+            self.incidents.remove(&record.id);
+        } else {
+            self.incidents.insert(record.id.clone(), IncidentLabels::of(record));
+        }
+    }
+
+    /// How many incidents are open by what they are told by.
+    fn open_incidents(&self) -> BTreeMap<IncidentLabels, u64> {
+        let mut open = BTreeMap::new();
+        for labels in self.incidents.values() {
+            *open.entry(labels.clone()).or_default() += 1;
+        }
+        open
     }
 }
 
@@ -251,6 +256,22 @@ impl Collector for Shared {
             "Flows that were answered although policies deny them.",
             &values.findings,
         )?;
+        page.incidents(
+            "incidents_open",
+            "Incidents that go on, by who suffers most.",
+            &values.open_incidents(),
+        )?;
+        let changes = values.incident_changes.iter();
+        page.series(
+            "incidents",
+            "Incidents that began, were over, or came back.",
+            changes.map(|(labels, count)| (labels.clone(), *count)),
+        )?;
+        page.series(
+            "muted",
+            "Drops and findings that are not told since they are meant, by what mutes them.",
+            values.muted.iter().map(|(labels, count)| (labels.clone(), *count)),
+        )?;
         page.counter(
             "series_overflow",
             "Drops and findings counted under other names, since there were too many names.",
@@ -263,6 +284,22 @@ impl Collector for Shared {
         )?;
         values.readings.encode(&mut page)
     }
+}
+
+fn encode_otlp(page: &mut Page<'_>, otlp: Fare) -> fmt::Result {
+    page.counter("otlp_sent", "Records that the collector has.", otlp.sent)?;
+    page.counter(
+        "otlp_retries",
+        "Requests that the collector did not take, and that were to be sent again.",
+        otlp.retries,
+    )?;
+    page.gauge("outbox_records", "Records that wait for the collector.", otlp.waiting as u64)?;
+    page.gauge("outbox_bytes", "What they take up.", otlp.waiting_bytes)?;
+    page.gauge(
+        "outbox_oldest_seconds",
+        "For how long the eldest of them has waited.",
+        otlp.waiting_seconds,
+    )
 }
 
 impl Readings {
@@ -320,6 +357,9 @@ impl Readings {
             "How much may wait, or be under way.",
             ("queue", self.queues.iter().map(|queue| (queue.name, queue.limit))),
         )?;
+        if let Some(otlp) = self.otlp {
+            encode_otlp(page, otlp)?;
+        }
         page.counters(
             "program_runs",
             "How often the kernel ran a program, while kernel.bpf_stats_enabled is set.",
@@ -372,6 +412,20 @@ impl Page<'_> {
     ) -> fmt::Result {
         let values = values.map(|(of, value)| ([(label, escaped(of.as_ref()))], value));
         self.series(name, help, values)
+    }
+
+    fn incidents(
+        &mut self,
+        name: &str,
+        help: &str,
+        open: &BTreeMap<IncidentLabels, u64>,
+    ) -> fmt::Result {
+        if open.is_empty() {
+            return Ok(());
+        }
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        open.iter()
+            .try_for_each(|(labels, count)| metric.encode_family(labels)?.encode_gauge(count))
     }
 
     fn records(&mut self, name: &str, help: &str, counts: &BTreeMap<Labels, u64>) -> fmt::Result {
@@ -460,6 +514,59 @@ mod tests {
         assert!(!text.contains("10.1.0") && !text.contains("web-0"), "{text}");
     }
 
+    /// What happened to an incident of a workload's.
+    fn incident(id: &str, happened: &str, severity: &str) -> Record {
+        let path = serde_json::json!({
+            "source": {"name": "frontend/web", "namespace": "frontend",
+                "workload": {"kind": "Deployment", "name": "web"}},
+            "destination": {"name": "backend/b", "namespace": "backend", "pod": "b"},
+            "port": 80, "protocol": "TCP", "sufferer": "source", "pods": 1, "replicas": 1,
+            "knows_all": true, "pod_names": ["frontend/web-0"], "others": ["backend/b"],
+            "last_success": null,
+        });
+        let value = serde_json::json!({
+            "schema": "whydrop/v1", "kind": "incident", "time": "", "id": id, "node": "",
+            "happened": happened, "resolution": null, "severity": severity,
+            "severity_reasons": [], "confidence": 1.0, "confidence_reasons": [],
+            "cause": {"class": "default-deny", "direction": "ingress", "situation": null,
+                "policy": {"kind": "NetworkPolicy", "namespace": "backend", "name": "deny"},
+                "responsible": [], "changed": [], "changed_by": "unknown", "known_since": null},
+            "affected": [path], "affected_untold": 0, "services_lost": [], "established": null,
+            "drops": {"count": 1, "packets": 1, "ids": []}, "first": "", "last": "",
+            "last_success": null, "reopened": 0, "text": "", "plan": [],
+        });
+        serde_json::from_value(value).expect("a record")
+    }
+
+    #[test]
+    fn incidents_are_counted_and_those_that_go_on_are_told_by_who_suffers() {
+        let metrics = Metrics::default();
+        let labels = "namespace=\"frontend\",workload=\"web\",policy=\"backend/deny\",\
+                      cause=\"default-deny\"";
+        let open = |severity: &str, count: u64| {
+            format!("whydrop_incidents_open{{severity=\"{severity}\",{labels}}} {count}")
+        };
+        let has = |line: &str| metrics.text().lines().any(|have| have == line);
+        metrics.write(&incident("a", "opened", "info"));
+        metrics.write(&incident("b", "opened", "info"));
+        assert!(has(&open("info", 2)), "{}", metrics.text());
+        metrics.write(&incident("a", "updated", "critical"));
+        assert!(has(&open("info", 1)) && has(&open("critical", 1)), "{}", metrics.text());
+        assert!(!metrics.text().contains("web-0"), "{}", metrics.text());
+        metrics.write(&incident("a", "resolved", "critical"));
+        metrics.write(&incident("b", "resolved", "info"));
+        assert!(!metrics.text().contains("whydrop_incidents_open"), "{}", metrics.text());
+        metrics.write(&incident("a", "reopened", "critical"));
+        for line in [
+            &open("critical", 1),
+            "whydrop_incidents_total{happened=\"opened\",severity=\"info\"} 2",
+            "whydrop_incidents_total{happened=\"resolved\",severity=\"critical\"} 1",
+            "whydrop_incidents_total{happened=\"reopened\",severity=\"critical\"} 1",
+        ] {
+            assert!(has(line), "no {line} in\n{}", metrics.text());
+        }
+    }
+
     #[test]
     fn programs_have_their_cost_where_the_kernel_keeps_it() {
         let metrics = Metrics::default();
@@ -493,6 +600,27 @@ mod tests {
         };
         assert_eq!((count("other").as_str(), count("web-0").as_str()), ("5", "2"));
         assert!(text.contains("whydrop_series_overflow_total 5"), "{}", text.len());
+    }
+
+    #[test]
+    fn what_is_muted_counts_by_what_mutes_it_within_the_bound() {
+        let metrics = Metrics::default();
+        let rule = |name: &str| MutedBy::Rule(name.into());
+        metrics.mute(&rule("scanners"));
+        metrics.mute(&rule("scanners"));
+        metrics.mute(&MutedBy::Namespace("shop".into()));
+        for number in 0..SERIES_MAX {
+            metrics.mute(&rule(&format!("rule-{number}")));
+        }
+        let text = metrics.text();
+        for line in [
+            "whydrop_muted_total{by=\"rule\",name=\"scanners\"} 2",
+            "whydrop_muted_total{by=\"namespace\",name=\"shop\"} 1",
+            "whydrop_muted_total{by=\"rule\",name=\"other\"} 2",
+            "whydrop_series_overflow_total 2",
+        ] {
+            assert!(text.lines().any(|have| have == line), "no {line}");
+        }
     }
 
     #[test]

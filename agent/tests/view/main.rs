@@ -2,5 +2,10 @@
 //! a terminal.
 
 mod board;
+mod draw;
+mod load;
 mod page;
+mod picture;
+mod pty;
 mod stream;
+mod terminal;

@@ -78,8 +78,7 @@ pub fn record(kind: Kind, outage: Duration, audience: &mut dyn Audience) -> Resu
     let database = fleet.address(DATABASE, 5432)?;
     let pod = &fleet.pod(DATABASE)?.namespace;
     let _serving = pod.enter(|| Server::echo(database))?;
-    let replicas: Vec<String> =
-        fleet.pods.keys().filter(|key| key.starts_with("backend/backend-api-")).cloned().collect();
+    let replicas = fleet.pods_like("backend/backend-api-");
     ensure!(replicas.len() == REPLICAS && fleet.pods.len() == 15, "{:?}", fleet.pods.keys());
     let agent = fleet.agent("worker-1")?;
     let mut stage = Stage { fleet, database, replicas, agent, audience };

@@ -55,6 +55,7 @@ pub enum Lifetime {
 pub struct Spawner {
     requests: mpsc::Sender<Request>,
     lifetime: Lifetime,
+    place: Place,
 }
 
 #[derive(Debug)]
@@ -67,6 +68,7 @@ impl Spawner {
     /// A spawner in a place.
     pub fn new(place: Place, lifetime: Lifetime) -> Result<Self> {
         let (requests, inbox) = mpsc::channel::<Request>();
+        let here = place.clone();
         let (entered, outcome) = mpsc::channel();
         std::thread::spawn(move || {
             let there = place.enter();
@@ -81,7 +83,12 @@ impl Spawner {
             }
         });
         outcome.recv().context("the thread that starts processes is gone")??;
-        Ok(Self { requests, lifetime })
+        Ok(Self { requests, lifetime, place: here })
+    }
+
+    /// Where it starts them.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Starts a command whose standard streams are set.
@@ -126,7 +133,7 @@ pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 
 impl Place {
     /// Calls `work` there, on a thread of its own.
-    pub(super) fn visit<T: Send + 'static>(
+    pub(crate) fn visit<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {

@@ -18,6 +18,7 @@ use super::{
     node::{self, Node},
     parts::{self, Part},
 };
+use crate::otlp::kafka;
 
 /// What a cluster consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -39,6 +40,8 @@ pub enum Built {
     Cilium,
     /// What the tests of `deploy/` run besides.
     Deploy,
+    /// What takes and stores what agents send: a collector, and Kafka.
+    Otlp,
 }
 
 /// The one cluster that is left running, known by its folder.
@@ -60,6 +63,7 @@ impl Lab {
             Built::Node => parts::NODE,
             Built::Cilium => parts::CILIUM_NODE,
             Built::Deploy => parts::DEPLOY,
+            Built::Otlp => parts::OTLP,
         };
         build_all(parts, &mut say)?;
         match built {
@@ -71,6 +75,11 @@ impl Lab {
                 calico::provide_definitions()?;
             }
             Built::Cilium => node::cilium::provide_sources()?,
+            Built::Otlp => {
+                if kafka::provide()? {
+                    say("Kafka fetched from Maven's repository");
+                }
+            }
             Built::Deploy => {
                 if debian::PROMETHEUS.unpack()? {
                     say("Prometheus unpacked from Debian's package");

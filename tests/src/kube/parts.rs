@@ -56,6 +56,13 @@ pub const CILIUM_CNI: Part =
 /// Resolves the names of Services.
 pub const COREDNS: Part = Part { name: "coredns", module: "coredns", package: ".", seconds: 60 };
 
+/// Takes what agents send, and passes it on.
+pub const COLLECTOR: Part =
+    Part { name: "otelcol", module: "collector", package: ".", seconds: 130 };
+
+/// What the tests of sending run.
+pub const OTLP: &[Part] = &[COLLECTOR];
+
 /// What an API server for tests needs, in the order in which it is built.
 pub const API: &[Part] = &[ETCD, APISERVER, KUBECTL, CONTROLLER_MANAGER];
 /// What a node needs besides.
@@ -69,8 +76,12 @@ pub const HELM: Part = deploy("helm", "helm.sh/helm/v3/cmd/helm", 120);
 /// Builds the base.
 pub const KUSTOMIZE: Part = deploy("kustomize", "sigs.k8s.io/kustomize/kustomize/v5", 10);
 
-/// What the tests of `deploy/` run besides, in the order in which it is built.
-pub const DEPLOY: &[Part] = &[HELM, KUSTOMIZE];
+/// Reads flows as Hubble's own programs do.
+pub const HUBBLE: Part =
+    Part { name: "hubble-reader", module: "hubble", package: ".", seconds: 30 };
+
+/// What the tests of `deploy/` and of records run besides, in the order in which it is built.
+pub const DEPLOY: &[Part] = &[HELM, KUSTOMIZE, HUBBLE];
 
 const fn kubernetes(name: &'static str, package: &'static str, seconds: u64) -> Part {
     Part { name, module: "kubernetes", package, seconds }
@@ -188,7 +199,7 @@ impl Part {
 }
 
 /// The folder of a Go module in `tests/kube`.
-pub(super) fn module(name: &str) -> PathBuf {
+pub(crate) fn module(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kube").join(name)
 }
 
@@ -206,7 +217,7 @@ mod tests {
 
     #[test]
     fn every_part_is_pinned_and_stamped() {
-        for part in API.iter().chain(NODE).chain(CILIUM_NODE).chain(DEPLOY) {
+        for part in API.iter().chain(NODE).chain(CILIUM_NODE).chain(DEPLOY).chain(OTLP) {
             part.path().expect(part.name);
         }
         let flags = APISERVER.linker_flags().expect("flags");

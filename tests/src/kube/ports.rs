@@ -18,7 +18,7 @@ const RANGE: Range<u16> = 10_240..30_000;
 const EACH: u16 = 3;
 
 /// Loopback ports that nobody listens on in this place.
-pub(super) fn free(place: &Place) -> Result<[u16; EACH as usize]> {
+pub(crate) fn free(place: &Place) -> Result<[u16; EACH as usize]> {
     /// Tells the clusters of one process apart.
     static TAKEN: AtomicU16 = AtomicU16::new(0);
 

@@ -27,6 +27,10 @@ use crate::{
 /// client's next try, the agent's certainty.
 const WAIT: Duration = Duration::from_secs(60);
 
+/// How long after its traffic passes an incident may take to be over: a flow that goes on dying is
+/// told once a minute, and only then is it known that it does not.
+const OVER_WAIT: Duration = Duration::from_secs(120);
+
 /// The image that `resolver.yaml` names.
 const COREDNS: &str = "localhost/coredns:1";
 
@@ -150,6 +154,7 @@ impl Stage<'_> {
         for part in [":53/UDP", "egress denied by NetworkPolicy shop/allow-backend-only"] {
             ensure!(line.contains(part), "not {part:?}: {line}");
         }
+        self.critical("shop/allow-backend-only")?;
         let manifest = self.remedy(&line)?;
         ensure!(manifest.contains("k8s-app: kube-dns"), "not the resolver:\n{manifest}");
         self.client("shop", "checkout", "resolved")
@@ -169,6 +174,7 @@ impl Stage<'_> {
         for part in ["ingress denied by NetworkPolicy shop/same-namespace-only", "probe"] {
             ensure!(line.contains(part), "not {part:?}: {line}");
         }
+        self.critical("shop/same-namespace-only")?;
         let restarted = ["get", "pod", "api", "-n", "shop"];
         let restarts = "jsonpath={.status.containerStatuses[0].restartCount}";
         until("restart by the kubelet", WAIT, || {
@@ -187,7 +193,9 @@ impl Stage<'_> {
             "--for=condition=Ready",
             "--timeout=60s",
         ])?;
-        Ok(())
+        self.audience.say("Once nothing has died for a while, the incidents are over.");
+        self.over("shop/allow-backend-only")?;
+        self.over("shop/same-namespace-only")
     }
 
     /// Runs kubectl in sight; a path below the repository is the last word.
@@ -227,6 +235,37 @@ impl Stage<'_> {
         self.audience.command("", &typed);
         self.audience.output(&line);
         Ok(line)
+    }
+
+    /// Waits until an incident by this policy is told as critical, and shows what is to be done.
+    fn critical(&mut self, policy: &str) -> Result<()> {
+        let line = until("critical incident", WAIT, || {
+            let log = self.agent_log();
+            let is_it = |line: &&str| {
+                [" INCIDENT ", " critical ", policy, "; do: "]
+                    .iter()
+                    .all(|part| line.contains(part))
+            };
+            let line = log.lines().find(is_it).map(str::to_owned);
+            Ok(line.map_or(Look::NotYet(log), Look::Seen))
+        })?;
+        self.audience.output(&line);
+        Ok(())
+    }
+
+    /// Waits until the incident by this policy is over.
+    fn over(&mut self, policy: &str) -> Result<()> {
+        let line = until("end of the incident", OVER_WAIT, || {
+            let log = self.agent_log();
+            let is_it = |line: &&str| {
+                line.contains(" INCIDENT ") && line.contains(" resolved: ") && line.contains(policy)
+            };
+            let line = log.lines().find(is_it).map(str::to_owned);
+            Ok(line.map_or(Look::NotYet(log), Look::Seen))
+        })?;
+        ensure!(line.contains("traffic passes since"), "{line}");
+        self.audience.output(&line);
+        Ok(())
     }
 
     /// Waits until the events of a pod hold all these words.

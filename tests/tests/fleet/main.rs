@@ -1,5 +1,7 @@
 //! Nodes on which a real Felix enforces what a real API server says. Needs root.
 
+mod changes;
+mod heal;
 mod matrix;
 mod moments;
 mod services;
@@ -62,7 +64,12 @@ struct Stage {
 
 impl Stage {
     fn new(settings: Settings) -> Self {
-        let fleet = Fleet::start(settings, TWO_NODES).expect("a fleet");
+        Self::of(settings, TWO_NODES)
+    }
+
+    /// The same, of other manifests with these pods.
+    fn of(settings: Settings, manifests: &str) -> Self {
+        let fleet = Fleet::start(settings, manifests).expect("a fleet");
         let [server, neighbour] = ["backend/pod-b", "backend/pod-c"]
             .map(|pod| fleet.address(pod, 8080).expect("an address"));
         let serving =

@@ -2,6 +2,10 @@
 //! real filter on a node of network namespaces. Needs root.
 
 mod churn;
+mod facts;
+mod mute;
+mod own_path;
+mod restart;
 mod stage;
 mod trouble;
 
@@ -61,6 +65,10 @@ fn a_drop_is_named_and_described_on_the_pod_that_suffers() {
     let described = stage.run(&["describe", "pod", "pod-a", "-n", "frontend"]);
     assert!(described.contains("NetworkPolicyDenied"), "{described}");
     assert!(described.contains("backend/default-deny"), "{described}");
+    // With how bad its incident is, which was told by the time that it was written.
+    let id: String = record["incident"].as_str().expect("an id").chars().take(8).collect();
+    let note = event["note"].as_str().unwrap_or_default();
+    assert!(note.starts_with(&format!("info incident {id}: frontend/pod-a -> ")), "{note}");
 
     // With the remedy applied to the same API server, the policies let the flow pass.
     let remedy = record["remedy"]["manifest"].as_str().expect("a manifest");
@@ -240,4 +248,39 @@ fn an_agent_of_no_node_and_without_veths_says_so_and_lives() {
         assert!(metrics.lines().any(|have| have == line), "no {line} in\n{metrics}");
     }
     agent.stop().expect("it ends");
+}
+
+#[test]
+fn progress_is_shown_on_a_terminal_and_nowhere_else() {
+    let stage = Stage::new(2);
+    stage.frontend_to_backend();
+    let program = whydrop_tests::agent::binary().expect("whydrop");
+    let config = stage.api.kubeconfig();
+    let explain = format!(
+        "{} explain --from frontend/pod-a --to backend/pod-b --port 8080 --kubeconfig {}",
+        program.display(),
+        config.display()
+    );
+    // script(1) gives what it runs a terminal of its own, and passes on what is shown there.
+    let on_terminal = |flag: &str| {
+        let mut script = stage.node.namespace().command("script");
+        script.env("TERM", "xterm").args(["--quiet", "--return", "--command"]);
+        let output = script.arg(format!("{explain} {flag}")).arg("/dev/null").output();
+        let output = output.expect("run script, of bsdutils");
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let answer = "frontend/pod-a -> backend/pod-b:8080/TCP: denied";
+    let shown = on_terminal("");
+    let (progress, rest) = shown.split_once(answer).expect("the answer");
+    assert!(progress.contains("reading NetworkPolicy objects in backend"), "{shown:?}");
+    // It goes before the answer comes.
+    assert!(progress.ends_with("\u{1b}[2K") && !rest.contains("reading"), "{shown:?}");
+    let quiet = on_terminal("--quiet");
+    assert!(quiet.starts_with(answer), "{quiet:?}");
+
+    let flow = ["explain", "--from", "frontend/pod-a", "--to", "backend/pod-b", "--port", "8080"];
+    let piped = stage.whydrop(&config, &flow).expect("whydrop explain");
+    assert!(piped.stderr.is_empty(), "{}", String::from_utf8_lossy(&piped.stderr));
+    assert!(piped.stdout.starts_with(answer.as_bytes()));
 }

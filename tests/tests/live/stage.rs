@@ -86,7 +86,13 @@ impl Stage {
         self.patch_status("pod", name, Some(namespace), &status);
     }
 
-    fn patch_status(&self, kind: &str, name: &str, namespace: Option<&str>, status: &Value) {
+    pub(crate) fn patch_status(
+        &self,
+        kind: &str,
+        name: &str,
+        namespace: Option<&str>,
+        status: &Value,
+    ) {
         let patch = json!({ "status": status }).to_string();
         let mut arguments =
             vec!["patch", kind, name, "--subresource=status", "--type=merge", "-p", &patch];
@@ -205,7 +211,7 @@ pub(crate) fn drop_to(agent: &mut Agent, pod: &str) -> Value {
 }
 
 /// The one that is to lead comes last: of several, the latest does.
-const POLICIES: &str = "
+pub(crate) const POLICIES: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: allow-web, namespace: backend}

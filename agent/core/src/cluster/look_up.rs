@@ -6,12 +6,20 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Cluster, Name, Snapshot, resolve::Holder};
+use super::{
+    Cluster, Name, Snapshot,
+    object::{Scale, Workload},
+    resolve::Holder,
+};
 use crate::diagnosis::Case;
 
 /// How long what was looked up is taken as still so: pods come and go, and a peer that is asked for
 /// again within a burst is the same one.
 pub const FRESH: SignedDuration = SignedDuration::from_secs(30);
+
+/// How long before a flow's last packet its ends may have been looked up: a burst is one moment, and
+/// longer ago its pods may have had other labels, which no watch tells of.
+const SAME_MOMENT: SignedDuration = SignedDuration::from_secs(1);
 
 /// How long until an address is looked up again that could not be.
 const AGAIN: SignedDuration = SignedDuration::from_secs(5);
@@ -23,6 +31,10 @@ pub enum Sought {
     Address(IpAddr),
     /// A Service, with what is behind it.
     Service(Name),
+    /// The Services that select a pod, with what is behind them.
+    ServicesOf(Name),
+    /// How many pods a workload of a namespace has.
+    Scale(Arc<str>, Workload),
 }
 
 impl From<IpAddr> for Sought {
@@ -38,6 +50,8 @@ pub struct LookUp {
     pub at: Timestamp,
     /// Why it could not be done; `None`: what there is of it is among the objects.
     pub failed: Option<Arc<str>>,
+    /// How many pods a workload has, if that was looked up and the workload tells.
+    pub scale: Option<Scale>,
 }
 
 impl Cluster {
@@ -69,6 +83,16 @@ impl Snapshot {
         self.looked_up.is_none()
     }
 
+    /// What came of looking something up, if it was.
+    pub fn look_up_of(&self, sought: &Sought) -> Option<&LookUp> {
+        self.looked_up.as_ref()?.get(sought)
+    }
+
+    /// How many pods a workload has by its own status, if that was looked up and told.
+    pub fn scale(&self, namespace: &Arc<str>, workload: &Workload) -> Option<Scale> {
+        self.look_up_of(&Sought::Scale(namespace.clone(), workload.clone()))?.scale
+    }
+
     /// What to look up before a case can be judged: nothing where everything is listed. Of a Service
     /// that nobody translated, its backends; of the policies over either end, Services that they name.
     pub fn to_look_up(&self, case: &Case<'_>, now: Timestamp) -> Vec<Sought> {
@@ -89,7 +113,7 @@ impl Snapshot {
             missing.extend(backends.copied().map(Sought::from));
         }
         let services = self.services_of_rules(case).into_iter().map(Sought::Service);
-        missing.extend(services.filter(|sought| self.is_fresh(sought, now) != Some(true)));
+        missing.extend(services.filter(|sought| self.is_fresh(sought, None, now) != Some(true)));
         missing.sort_unstable();
         missing.dedup();
         missing
@@ -120,18 +144,22 @@ impl Snapshot {
     }
 
     fn is_missing(&self, address: IpAddr, at: Option<Timestamp>, now: Timestamp) -> bool {
-        match self.is_fresh(&address.into(), now) {
+        match self.is_fresh(&address.into(), at, now) {
             Some(is_fresh) => !is_fresh,
             // Held by a pod or a node that is followed.
             None => !matches!(self.resolve(address, at).holder, Holder::Pod(_) | Holder::Node(_)),
         }
     }
 
-    /// Whether what was looked up need not be yet again; `None`: it never was.
-    fn is_fresh(&self, sought: &Sought, now: Timestamp) -> Option<bool> {
-        let LookUp { at, failed } = self.looked_up.as_ref()?.get(sought)?;
-        let valid = if failed.is_some() { AGAIN } else { FRESH };
-        Some(now.duration_since(*at) <= valid)
+    /// Whether what was looked up need not be yet again, to tell how it was then; `None`: it never
+    /// was.
+    fn is_fresh(&self, sought: &Sought, then: Option<Timestamp>, now: Timestamp) -> Option<bool> {
+        let LookUp { at, failed, .. } = self.looked_up.as_ref()?.get(sought)?;
+        let age = now.duration_since(*at);
+        Some(match failed {
+            Some(_) => age <= AGAIN,
+            None => age <= FRESH && then.is_none_or(|then| *at + SAME_MOMENT >= then),
+        })
     }
 
     /// Why an address that no object holds may be held all the same.

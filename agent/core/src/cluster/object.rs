@@ -170,6 +170,10 @@ pub struct Pod {
     pub probes: Vec<ProbePort>,
     /// Who made it.
     pub workload: Option<Workload>,
+    /// Its condition `Ready`; `None`: its status does not tell.
+    pub ready: Option<bool>,
+    /// How often its containers were restarted: the sum of their `restartCount`.
+    pub restarts: u64,
 }
 
 /// A named container port.
@@ -222,6 +226,15 @@ pub struct Workload {
     pub name: Arc<str>,
 }
 
+/// How many pods a workload has, by its own status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scale {
+    /// All of them: `status.replicas`, of a `DaemonSet` `status.desiredNumberScheduled`.
+    pub replicas: usize,
+    /// Those that are ready: `status.readyReplicas`, of a `DaemonSet` `status.numberReady`.
+    pub ready: usize,
+}
+
 /// A namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
@@ -229,6 +242,8 @@ pub struct Namespace {
     pub name: Arc<str>,
     /// Labels, with the one that the API server adds.
     pub labels: Labels,
+    /// Why what its policies deny is meant so, see [`crate::mute`]; `None`: nobody says that it is.
+    pub mute: Option<Arc<str>>,
 }
 
 /// A node.
@@ -257,6 +272,14 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// `spec.selector`; empty: its endpoints are somebody else's to name.
     pub selector: Labels,
+}
+
+impl Service {
+    /// Whether it selects pods of its namespace with these labels.
+    pub fn selects(&self, labels: &Labels) -> bool {
+        !self.selector.is_empty()
+            && self.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
 }
 
 /// A port of a Service.

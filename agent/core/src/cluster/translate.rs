@@ -17,6 +17,7 @@ use super::object::{
 };
 use crate::{
     flow::Protocol,
+    mute,
     policy::{
         NAMESPACE_NAME_LABEL, labels,
         network_policy::{port_number, protocol},
@@ -104,8 +105,20 @@ pub fn pod(pod: &core::Pod) -> Result<Pod, Problem> {
         ports,
         probes,
         workload: workload(metadata.owner_references.as_deref().unwrap_or_default(), &labels),
+        ready: status.and_then(is_ready),
+        restarts: status.map(restarts).unwrap_or_default(),
         labels,
     })
+}
+
+fn is_ready(status: &core::PodStatus) -> Option<bool> {
+    let mut conditions = status.conditions.iter().flatten();
+    Some(conditions.find(|condition| condition.type_ == "Ready")?.status == "True")
+}
+
+fn restarts(status: &core::PodStatus) -> u64 {
+    let containers = status.container_statuses.iter().flatten();
+    containers.filter_map(|container| u64::try_from(container.restart_count).ok()).sum()
 }
 
 fn container_ports(spec: &core::PodSpec) -> Result<Vec<ContainerPort>, Problem> {
@@ -170,7 +183,7 @@ pub fn namespace(namespace: &core::Namespace) -> Result<Namespace, Problem> {
     let mut labels = labels_of(&namespace.metadata);
     // The API server sets it on every namespace, whatever the manifest says.
     labels.insert(NAMESPACE_NAME_LABEL.into(), name.clone());
-    Ok(Namespace { name, labels })
+    Ok(Namespace { name, labels, mute: mute::annotated(&namespace.metadata) })
 }
 
 /// Translates a service account.

@@ -106,6 +106,11 @@ impl Evidence {
         self
     }
 
+    /// It is more of an attempt that was counted when its first packets were judged.
+    pub(super) fn is_of_known_attempt(&mut self) {
+        self.attempts = 0;
+    }
+
     /// Adds what speaks for another attempt of the same flow.
     pub(super) fn merge(&mut self, other: Self) {
         if let Some((first, last)) = other.span {

@@ -1,6 +1,7 @@
-//! A filter dropped what no policy denies: whether one did a moment ago.
+//! Packets die under the policies of their moment: what a filter dropped may be denied no more when
+//! it is judged, and what died of something else may be denied by then.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Attribution, Case, Class, Diagnosis, ENFORCED_WITHIN, Fate, Inquiry, Situation,
@@ -62,6 +63,28 @@ pub(super) fn in_hindsight(
     }
     let told = out_of_sync(&flip, evidence, diagnosis, change, late);
     Some((told, Attribution::Seen(flip.changes)))
+}
+
+/// The diagnosis as it was when the packets died, where policies deny the flow only since then: it
+/// worked after they died, and what denies it came later than they did.
+pub(super) fn before_denial(
+    history: &History,
+    snapshot: &Snapshot,
+    case: &Case<'_>,
+    diagnosis: Diagnosis,
+    worked: Option<Timestamp>,
+) -> Diagnosis {
+    let Fate::Died(evidence) = case.fate else { return diagnosis };
+    let died = evidence.last();
+    if !diagnosis.cause.class.is_denial() || worked.is_none_or(|worked| worked <= died) {
+        return diagnosis;
+    }
+    match latest_flip(history, snapshot, &diagnosis.question, Sought::Passes) {
+        Ok(flip) if flip.changes.iter().any(|change| change.at > died) => {
+            diagnose(&flip.before, case)
+        }
+        _ => diagnosis,
+    }
 }
 
 /// The denial stood when the packets died.

@@ -1,7 +1,12 @@
 //! A diagnosis, with since when it is so and what to do.
 
+use jiff::Timestamp;
+
 use super::{
-    Attribution, Case, Diagnosis, attribution::attribute, diagnose, hindsight::in_hindsight,
+    Attribution, Case, Diagnosis,
+    attribution::attribute,
+    diagnose,
+    hindsight::{before_denial, in_hindsight},
 };
 use crate::{
     cluster::{Snapshot, history::History},
@@ -21,18 +26,20 @@ pub struct Judgement {
 
 /// Judges a flow, and finds the change and the remedy.
 pub fn judge(snapshot: &Snapshot, history: &History, case: &Case<'_>) -> Judgement {
-    Judgement::in_hindsight(snapshot, history, case, diagnose(snapshot, case))
+    Judgement::in_hindsight(snapshot, history, case, diagnose(snapshot, case), None)
 }
 
 impl Judgement {
     /// Finds the change and the remedy for a drop, which may have died of what policies say no
-    /// more.
+    /// more, or before what they say now. `worked`: when the flow last got an answer.
     pub fn in_hindsight(
         snapshot: &Snapshot,
         history: &History,
         case: &Case<'_>,
         diagnosis: Diagnosis,
+        worked: Option<Timestamp>,
     ) -> Self {
+        let diagnosis = before_denial(history, snapshot, case, diagnosis, worked);
         match in_hindsight(history, snapshot, case, &diagnosis) {
             Some((diagnosis, changed)) => Self { diagnosis, changed, remedy: None },
             None => Self::of(snapshot, history, diagnosis),

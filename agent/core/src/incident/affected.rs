@@ -116,10 +116,16 @@ pub struct Affected {
     pub path: Path,
     /// The sufferer's pods that it is cut for, `NAMESPACE/NAME`; those that pass again left out.
     pub pods: BTreeSet<String>,
-    /// How many pods with an address the sufferer has, as far as is known.
+    /// How many pods the sufferer has: all of them, or those with an address that are known.
     pub replicas: usize,
-    /// All pods of the cluster are known, not just this node's and some more.
+    /// These are all of them: every pod of the cluster is known, or the workload's own status says.
     pub knows_all: bool,
+    /// How many of all are ready, by the workload's own status.
+    pub replicas_ready: Option<usize>,
+    /// How many of the sufferer's pods with an address are known one by one.
+    pub known: usize,
+    /// How the pods fare that it is cut for.
+    pub fare: Pods,
     /// The pods or addresses at the other end.
     pub others: BTreeSet<String>,
     /// When one of the flows last got an answer.
@@ -130,12 +136,33 @@ pub struct Affected {
     pub is_scan: bool,
 }
 
+/// How some pods fare, as far as their statuses tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pods {
+    /// How many are not ready.
+    pub not_ready: Option<usize>,
+    /// How often their containers were restarted.
+    pub restarts: Option<u64>,
+    /// How often at least since this node first saw them suffer.
+    pub restarts_since: Option<u64>,
+}
+
 impl Affected {
-    /// Whether the sufferer is a workload that none of its known pods is spared of.
+    /// Whether the sufferer is a workload of which no pod is spared.
     pub fn is_whole_workload(&self) -> bool {
         matches!(self.path.sufferer(), Party::Workload(..))
+            && self.knows_all
             && self.replicas > 0
             && self.pods.len() >= self.replicas
+    }
+
+    /// Whether the sufferer is a workload without a ready pod, of which no pod is spared that is
+    /// known: this node's agent sees its own pods die, and the others fare no better.
+    pub fn is_down(&self) -> bool {
+        matches!(self.path.sufferer(), Party::Workload(..))
+            && self.replicas_ready == Some(0)
+            && self.known > 0
+            && self.pods.len() >= self.known
     }
 }
 
@@ -148,6 +175,8 @@ pub(super) fn affected(
 ) -> Vec<Affected> {
     let mut paths: BTreeMap<Path, Affected> = BTreeMap::new();
     let mut ports: BTreeMap<Party, BTreeSet<u16>> = BTreeMap::new();
+    let mut cut: BTreeMap<Path, Vec<Sufferer>> = BTreeMap::new();
+    let mut gone: BTreeMap<Path, BTreeSet<String>> = BTreeMap::new();
     for dying in flows.values() {
         let question = &dying.question;
         let path = Path::of(question);
@@ -159,9 +188,14 @@ pub(super) fn affected(
             true => (&question.source, &question.destination),
             false => (&question.destination, &question.source),
         };
-        let of_path = paths.entry(path.clone()).or_insert_with(|| path_of(snapshot, path));
+        let of_path = paths.entry(path.clone()).or_insert_with(|| path_of(snapshot, path.clone()));
         if is_cut(dying) {
-            of_path.pods.insert(sufferer.to_string());
+            let now = dying.sufferer(snapshot);
+            let is_gone = now.is_none() && sufferer.pod().is_some();
+            let pods =
+                if is_gone { gone.entry(path.clone()).or_default() } else { &mut of_path.pods };
+            pods.insert(sufferer.to_string());
+            cut.entry(path.clone()).or_default().extend(now);
         }
         of_path.others.insert(other.to_string());
         of_path.worked = of_path.worked.max(dying.worked);
@@ -170,6 +204,11 @@ pub(super) fn affected(
     for of_path in &mut affected {
         let tried = ports.get(&of_path.path.source).map_or(0, BTreeSet::len);
         of_path.is_scan = of_path.worked.is_none() && tried >= SCANNED_PORTS_MIN;
+        // Those that a rollout has replaced count where no other suffers.
+        if of_path.pods.is_empty() {
+            of_path.pods = gone.remove(&of_path.path).unwrap_or_default();
+        }
+        of_path.fare = fare(cut.remove(&of_path.path).unwrap_or_default());
     }
     affected.sort_by_key(|of_path| (of_path.is_scan, Reverse(of_path.pods.len())));
     affected
@@ -177,20 +216,57 @@ pub(super) fn affected(
 
 fn path_of(snapshot: &Snapshot, path: Path) -> Affected {
     let own = |pod: &&Arc<Pod>| path.sufferer().has(pod) && !pod.addresses.is_empty();
-    let (mut replicas, mut oldest_pod) = (0, None);
+    let (mut known, mut oldest_pod) = (0, None);
     for pod in snapshot.pods().filter(own) {
-        replicas += 1;
+        known += 1;
         oldest_pod = [oldest_pod, pod.created].into_iter().flatten().min();
     }
+    let scale = match path.sufferer() {
+        Party::Workload(namespace, workload) => snapshot.scale(namespace, workload),
+        _ => None,
+    };
     Affected {
         path,
         pods: BTreeSet::new(),
-        replicas,
-        knows_all: snapshot.knows_all_pods(),
+        // In a rollout its status may be behind the pods.
+        replicas: scale.map_or(known, |scale| scale.replicas.max(known)),
+        knows_all: snapshot.knows_all_pods() || scale.is_some(),
+        replicas_ready: scale.map(|scale| scale.ready),
+        known,
+        fare: Pods::default(),
         others: BTreeSet::new(),
         worked: None,
         oldest_pod,
         is_scan: false,
+    }
+}
+
+/// A pod that suffers, as it is now, and how often its containers had been restarted when it was
+/// first seen to.
+pub(super) struct Sufferer {
+    pub(super) pod: Arc<Pod>,
+    pub(super) restarts_then: Option<u64>,
+}
+
+/// How pods fare; one that suffers by several flows is one.
+fn fare(sufferers: Vec<Sufferer>) -> Pods {
+    let mut pods: BTreeMap<Arc<str>, Sufferer> = BTreeMap::new();
+    for Sufferer { pod, restarts_then } in sufferers {
+        // Without a condition there is no status: nothing is known of it.
+        if pod.ready.is_some() {
+            let known = pods.entry(pod.name.clone()).or_insert(Sufferer { pod, restarts_then });
+            known.restarts_then = [known.restarts_then, restarts_then].into_iter().flatten().min();
+        }
+    }
+    if pods.is_empty() {
+        return Pods::default();
+    }
+    let since = |s: &Sufferer| Some(s.pod.restarts.saturating_sub(s.restarts_then?));
+    let is_known = pods.values().any(|sufferer| sufferer.restarts_then.is_some());
+    Pods {
+        not_ready: Some(pods.values().filter(|s| s.pod.ready == Some(false)).count()),
+        restarts: Some(pods.values().map(|s| s.pod.restarts).sum()),
+        restarts_since: is_known.then(|| pods.values().filter_map(since).sum()),
     }
 }
 
@@ -200,9 +276,7 @@ pub(super) fn services_lost(snapshot: &Snapshot, flows: &BTreeMap<Flow, Dying>) 
     let ends = flows.values().flat_map(|f| [&f.question.source, &f.question.destination]);
     let pods: Vec<&Arc<Pod>> = ends.filter_map(Endpoint::pod).collect();
     let selects = |service: &Service, pod: &Pod| {
-        service.namespace == pod.namespace
-            && !service.selector.is_empty()
-            && service.selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+        service.namespace == pod.namespace && service.selects(&pod.labels)
     };
     let is_lost = |service: &&Arc<Service>| {
         let mut slices = snapshot.slices(service).peekable();

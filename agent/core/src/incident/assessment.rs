@@ -167,11 +167,12 @@ fn denied_since(incident: &Incident) -> Option<Timestamp> {
 /// What a workload has lost by a path, if it is DNS, its probes, or a path of all its replicas.
 fn lost(incident: &Incident, affected: &Affected, is_sustained: bool) -> Option<String> {
     let who = pods_of(affected);
+    let is_all = affected.is_whole_workload() || affected.is_down();
     match incident.cause.situation {
-        Some(Situation::Dns) if affected.is_whole_workload() || is_sustained => {
+        Some(Situation::Dns) if is_all || is_sustained => {
             return Some(format!("{who} lost DNS: nothing that uses names works"));
         }
-        Some(Situation::Probe(probe)) if affected.is_whole_workload() => {
+        Some(Situation::Probe(probe)) if is_all => {
             let then = match probe {
                 Probe::Readiness => "none will be ready",
                 Probe::Liveness | Probe::Startup => "all will be restarted",
@@ -180,7 +181,7 @@ fn lost(incident: &Incident, affected: &Affected, is_sustained: bool) -> Option<
         }
         Some(_) | None => {}
     }
-    if !affected.is_whole_workload() {
+    if !is_all {
         return None;
     }
     // One pod that fails for some seconds is no outage, unless it is known to have worked.
@@ -189,13 +190,18 @@ fn lost(incident: &Incident, affected: &Affected, is_sustained: bool) -> Option<
         || matches!(incident.changed, Attribution::Seen(_));
     let counts = affected.replicas > 1 || is_sustained || had_it;
     let path = &affected.path;
-    counts.then(|| match path.sufferer() == &path.source {
+    let what = match path.sufferer() == &path.source {
         true => {
             let (port, protocol) = (path.port, path.protocol);
             format!("{who} lost their path to {} on {port}/{protocol}", path.destination)
         }
         false => format!("{who} cannot be reached from {}", path.source),
-    })
+    };
+    let none_ready = match affected.is_whole_workload() {
+        true => String::new(),
+        false => format!(", and none of all {} is ready", affected.replicas),
+    };
+    counts.then(|| what + &none_ready)
 }
 
 /// The best evidence's confidence, with what speaks for it taking part of the remaining doubt, and

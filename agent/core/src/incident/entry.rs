@@ -1,19 +1,23 @@
 //! What the book keeps of one incident, and when it is told.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 
 use super::{
     FLOWS_MAX, GATHER, Happened, Incident, IncidentChange, IncidentId, JudgedDrop, LINKED_MAX,
-    PASSING, PATHS_TOLD_MAX, Path, Resolution, SILENCE, Severity, UPDATE_INTERVAL,
-    affected::{affected, services_lost},
+    PASSING, PATHS_TOLD_MAX, Party, Path, Resolution, SILENCE, Severity, UPDATE_INTERVAL,
+    affected::{Sufferer, affected, services_lost},
     assessment::{Agreement, assess},
+    facts,
     plan::{self, plan},
     words,
 };
 use crate::{
-    cluster::{Snapshot, resolve::Endpoint},
+    cluster::{Name, Snapshot, look_up::Sought, object::Pod, resolve::Endpoint},
     correlate::DropId,
     diagnosis::{Attribution, Diagnosis},
     flow::Flow,
@@ -35,12 +39,30 @@ pub(super) struct Dying {
     pub(super) died: Timestamp,
     /// When it last got an answer, before or since.
     pub(super) worked: Option<Timestamp>,
+    /// How often the containers of the pod that suffers had been restarted when it was first seen to.
+    restarts_then: u64,
+    /// It goes on, and is meant to.
+    is_muted: bool,
 }
 
 impl Dying {
     pub(super) fn passes(&self) -> bool {
         self.worked.is_some_and(|worked| worked > self.died)
     }
+
+    /// The pod that suffers as it is now, if it is still the same.
+    pub(super) fn sufferer(&self, snapshot: &Snapshot) -> Option<Sufferer> {
+        let then = suffers(&self.question)?;
+        let pod = snapshot.pod(&then.namespace, &then.name).filter(|now| now.uid == then.uid)?;
+        // Without a status at the time nothing can be said of what has come since.
+        let restarts_then = then.ready.is_some().then_some(self.restarts_then);
+        Some(Sufferer { pod: pod.clone(), restarts_then })
+    }
+}
+
+/// The pod that suffers: whoever connects, if it is one.
+fn suffers(question: &Question) -> Option<&Arc<Pod>> {
+    question.source.pod().or(question.destination.pod())
 }
 
 /// What was told of an incident.
@@ -50,8 +72,9 @@ enum Told {
     Nothing { since: Timestamp },
     /// That it is open.
     Open { at: Timestamp, severity: Severity },
-    /// That it is over.
-    Resolved { at: Timestamp },
+    /// That it is over, and whether by traffic that was seen to pass: of what policies merely allow
+    /// that is told once it is.
+    Resolved { at: Timestamp, passes: bool },
     /// That it was over; it is back.
     Back { resolved: Timestamp },
 }
@@ -62,6 +85,8 @@ pub(super) struct Entry {
     diagnosis: Diagnosis,
     changed: Attribution,
     pub(super) flows: BTreeMap<Flow, Dying>,
+    /// Some who suffer, and some pods of each.
+    sufferers: BTreeMap<Party, BTreeSet<Name>>,
     remedies: Vec<(Path, Arc<Remedy>)>,
     /// Computed once, as they take many evaluations.
     choices: Option<Vec<Choice>>,
@@ -78,6 +103,8 @@ pub(super) struct Entry {
     has_news: bool,
     /// Something has come since it was last assessed.
     is_unassessed: bool,
+    /// The latest look-up that it was assessed by.
+    facts_at: Option<Timestamp>,
 }
 
 impl Entry {
@@ -87,6 +114,8 @@ impl Entry {
             diagnosis: judged.judgement.diagnosis.clone(),
             changed: judged.judgement.changed.clone(),
             flows: BTreeMap::new(),
+            sufferers: BTreeMap::new(),
+            facts_at: None,
             remedies: Vec::new(),
             choices: None,
             established: None,
@@ -104,7 +133,15 @@ impl Entry {
 
     pub(super) fn resolved_at(&self) -> Option<Timestamp> {
         match self.told {
-            Told::Resolved { at } => Some(at),
+            Told::Resolved { at, .. } => Some(at),
+            _ => None,
+        }
+    }
+
+    /// As it was told last, while it is open.
+    pub(super) fn severity(&self) -> Option<Severity> {
+        match self.told {
+            Told::Open { severity, .. } => Some(severity),
             _ => None,
         }
     }
@@ -112,7 +149,7 @@ impl Entry {
     pub(super) fn add(&mut self, judged: &JudgedDrop<'_>, now: Timestamp) {
         let JudgedDrop { drop, judgement, last_success } = judged;
         let (evidence, diagnosis) = (&drop.evidence, &judgement.diagnosis);
-        if let Told::Resolved { at } = self.told
+        if let Told::Resolved { at, .. } = self.told
             && evidence.last() > at
         {
             self.told = Told::Back { resolved: at };
@@ -143,7 +180,10 @@ impl Entry {
             dialled,
             died: evidence.last().min(now),
             worked: (*last_success).max(evidence.answered),
+            restarts_then: suffers(&diagnosis.question).map_or(0, |pod| pod.restarts),
+            is_muted: false,
         };
+        self.keep_sufferer(&diagnosis.question);
         self.keep_flow(drop.flow, dying);
         if let Some(remedy) = &judgement.remedy {
             let path = Path::of(&diagnosis.question);
@@ -159,10 +199,53 @@ impl Entry {
     fn keep_flow(&mut self, flow: Flow, dying: Dying) {
         if let Some(known) = self.flows.get_mut(&flow) {
             let (died, worked) = (known.died.max(dying.died), known.worked.max(dying.worked));
-            *known = Dying { died, worked, ..dying };
+            // Another pod of that name begins anew.
+            let uid = |dying: &Dying| suffers(&dying.question).and_then(|pod| pod.uid.clone());
+            let is_same = uid(known) == uid(&dying);
+            let restarts_then = if is_same { known.restarts_then } else { dying.restarts_then };
+            *known = Dying { died, worked, restarts_then, ..dying };
         } else if self.flows.len() < FLOWS_MAX {
             self.flows.insert(flow, dying);
         }
+    }
+
+    fn keep_sufferer(&mut self, question: &Question) {
+        let (path, pod) = (Path::of(question), suffers(question));
+        let Some(pod) = pod.filter(|_| path.sufferer().is_of_pods()) else { return };
+        let party = path.sufferer();
+        if !self.sufferers.contains_key(party) && self.sufferers.len() >= facts::PARTIES_MAX {
+            return;
+        }
+        let pods = self.sufferers.entry(party.clone()).or_default();
+        if pods.len() < facts::PODS_MAX {
+            pods.insert((pod.namespace.clone(), pod.name.clone()));
+        }
+    }
+
+    /// What to look up to tell it, while it goes on.
+    pub(super) fn wants(&self, snapshot: &Snapshot, now: Timestamp) -> Vec<Sought> {
+        let goes_on = now.duration_since(self.last) < UPDATE_INTERVAL * 2;
+        if !goes_on || self.resolved_at().is_some() {
+            return Vec::new();
+        }
+        self.facts(snapshot).collect()
+    }
+
+    fn facts<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = Sought> + 'a {
+        self.sufferers.iter().flat_map(move |(party, pods)| {
+            let is_there = |(namespace, name): &&Name| snapshot.pod(namespace, name).is_some();
+            pods.iter().find(is_there).into_iter().flat_map(|pod| facts::of(party, pod))
+        })
+    }
+
+    /// When the latest of what it wants was looked up.
+    fn looked_up_at(&self, snapshot: &Snapshot) -> Option<Timestamp> {
+        self.facts(snapshot).filter_map(|sought| Some(snapshot.look_up_of(&sought)?.at)).max()
+    }
+
+    /// Whether it is still to be told whether its traffic passes.
+    pub(super) fn is_followed(&self) -> bool {
+        !matches!(self.told, Told::Resolved { passes: true, .. })
     }
 
     /// The flows that have not passed since they died, each as dialled as well where that differs.
@@ -177,6 +260,18 @@ impl Entry {
         }
     }
 
+    /// A flow is meant to die, and is told no more.
+    pub(super) fn mute(&mut self, flow: &Flow) {
+        if let Some(dying) = self.flows.get_mut(flow) {
+            dying.is_muted = true;
+        }
+    }
+
+    /// Whether nothing is left of it that is not meant.
+    fn is_muted(&self) -> bool {
+        !self.flows.is_empty() && self.flows.values().all(|dying| dying.is_muted)
+    }
+
     /// Tells the incident, if there is something to tell by now.
     pub(super) fn attend(
         &mut self,
@@ -184,27 +279,37 @@ impl Entry {
         snapshot: &Snapshot,
         now: Timestamp,
     ) -> Option<IncidentChange> {
+        if self.is_muted() && matches!(self.told, Told::Nothing { .. } | Told::Back { .. }) {
+            // Nobody has heard of it, and nobody needs to.
+            self.told = Told::Resolved { at: now, passes: true };
+            return None;
+        }
         let happened = match self.told {
             Told::Nothing { since } if now.duration_since(since) >= GATHER => Happened::Opened,
             Told::Back { resolved } if now.duration_since(resolved) >= UPDATE_INTERVAL => {
                 Happened::Reopened
             }
             Told::Open { at, .. } => self.goes_on(at, snapshot, now)?,
+            Told::Resolved { passes: false, .. } => Happened::Resolved(self.all_pass()?),
             _ => return None,
         };
         let incident = self.incident(id, snapshot, now, happened);
         self.is_unassessed = false;
+        self.facts_at = self.looked_up_at(snapshot);
         let severity = incident.assessment.severity;
         // What has become worse is told at once, all else in its time.
         if let (Happened::Updated, Told::Open { at, severity: before }) = (happened, self.told)
             && severity <= before
-            && now.duration_since(at) < UPDATE_INTERVAL
+            && (now.duration_since(at) < UPDATE_INTERVAL || !self.has_news)
         {
             return None;
         }
         self.has_news = false;
         self.told = match happened {
-            Happened::Resolved(_) => Told::Resolved { at: now },
+            Happened::Resolved(Resolution::Allowed) => Told::Resolved { at: now, passes: false },
+            Happened::Resolved(_) => {
+                Told::Resolved { at: self.resolved_at().unwrap_or(now), passes: true }
+            }
             _ => Told::Open { at: now, severity },
         };
         Some(IncidentChange { happened, incident })
@@ -216,18 +321,29 @@ impl Entry {
             return Some(Happened::Resolved(resolution));
         }
         let is_due = self.has_news && now.duration_since(told) >= UPDATE_INTERVAL;
-        (self.is_unassessed || is_due).then_some(Happened::Updated)
+        let has_facts = self.looked_up_at(snapshot) > self.facts_at;
+        (self.is_unassessed || is_due || has_facts).then_some(Happened::Updated)
+    }
+
+    /// That all of its flows pass, if they do.
+    fn all_pass(&self) -> Option<Resolution> {
+        let all = self.unlinked == 0 && self.flows.values().all(Dying::passes);
+        let at = self.flows.values().filter_map(|flow| flow.worked).max()?;
+        (all && at > self.last).then_some(Resolution::Passes { at })
     }
 
     /// Whether the incident is over, and why.
     fn resolution(&self, snapshot: &Snapshot, now: Timestamp) -> Option<Resolution> {
+        if self.is_muted() {
+            return Some(Resolution::Muted);
+        }
         let quiet = now.duration_since(self.last);
+        if let Some(passes) = self.all_pass() {
+            return Some(passes);
+        }
         let answered = self.flows.values().filter(|f| f.passes()).filter_map(|f| f.worked).max();
-        if let Some(at) = answered.filter(|at| *at > self.last) {
-            let all_pass = self.unlinked == 0 && self.flows.values().all(Dying::passes);
-            if all_pass || quiet >= PASSING {
-                return Some(Resolution::Passes { at });
-            }
+        if let Some(at) = answered.filter(|at| *at > self.last && quiet >= PASSING) {
+            return Some(Resolution::Passes { at });
         }
         if self.diagnosis.cause.class.is_denial() && self.is_allowed(snapshot) {
             return Some(Resolution::Allowed);
@@ -286,7 +402,7 @@ impl Entry {
         let choices =
             self.choices.get_or_insert_with(|| choices(snapshot, &self.diagnosis)).clone();
         let cause = self.diagnosis.cause.clone();
-        let is_cut = |dying: &Dying| is_over || !dying.passes();
+        let is_cut = |dying: &Dying| is_over || !(dying.passes() || dying.is_muted);
         let mut affected = affected(snapshot, &self.flows, is_cut);
         let affected_untold = affected.len().saturating_sub(PATHS_TOLD_MAX);
         let mut incident = Incident {

@@ -20,13 +20,33 @@ pub(super) fn text(incident: &Incident, now: Timestamp) -> String {
     let mut parts = vec![format!("{}: {}", suffering(incident), incident.cause.text)];
     parts.extend(change(incident, now));
     if let Some(success) = incident.last_success {
-        parts.push(format!("worked until {}", success.strftime("%H:%M:%S")));
+        parts.push(worked(incident, success, now));
     }
+    parts.extend(incident.affected.first().and_then(fare));
     if !incident.services_lost.is_empty() {
         parts.push(format!("no ready endpoint is left of {}", several(&incident.services_lost)));
     }
     parts.extend(incident.established.map(str::to_owned));
     parts.join("; ")
+}
+
+/// `worked until 02:54:03, 1 s after the change`; with the date where that is another day's.
+fn worked(incident: &Incident, success: Timestamp, now: Timestamp) -> String {
+    let day = |at: Timestamp| at.strftime("%F").to_string();
+    let at = match day(success) == day(now) {
+        true => success.strftime("%H:%M:%S"),
+        false => success.strftime("%FT%TZ"),
+    };
+    let mut text = format!("worked until {at}");
+    if let Some(change) = incident.changed.lead() {
+        let before = change.at.duration_since(success);
+        let distance = match before.is_negative() {
+            true => format!(", {} after the change", span(-before)),
+            false => format!(", {} before the change", span(before)),
+        };
+        text += &distance;
+    }
+    text
 }
 
 /// Who cannot do what: the worst, and how many others.
@@ -57,15 +77,53 @@ fn suffering(incident: &Incident) -> String {
     }
 }
 
-/// `8 of 8 backend/backend-api`, `3 of 3 backend/backend-api known to this node`, `frontend/pod-a`.
+/// `8 of 8 backend/backend-api`, `3 of 8 backend/backend-api (those known to this node)`, `3 of 3
+/// backend/backend-api known to this node`, `frontend/pod-a`.
 pub(super) fn pods_of(affected: &Affected) -> String {
     let sufferer = affected.path.sufferer();
     let (cut, replicas) = (affected.pods.len(), affected.replicas);
     match sufferer {
-        Party::Workload(..) if affected.knows_all => format!("{cut} of {replicas} {sufferer}"),
+        Party::Workload(..) if affected.knows_all => {
+            let known = affected.known;
+            let of_node = match cut >= known {
+                _ if known >= replicas => String::new(),
+                true => " (those known to this node)".to_owned(),
+                false => format!(" (of {known} known to this node)"),
+            };
+            format!("{cut} of {replicas} {sufferer}{of_node}")
+        }
         Party::Workload(..) => format!("{cut} of {replicas} {sufferer} known to this node"),
         _ => sufferer.to_string(),
     }
+}
+
+/// `8 of 8 backend-api not ready, 12 restarts since`: how those fare who suffer most.
+fn fare(affected: &Affected) -> Option<String> {
+    let name = match affected.path.sufferer() {
+        Party::Workload(_, workload) => &workload.name,
+        Party::Pod(_, name) => name,
+        Party::Node(_) | Party::Outside | Party::Other(_) => return None,
+    };
+    let fare = &affected.fare;
+    // The workload's status may be some seconds behind the pods.
+    let of_pods = fare.not_ready.unwrap_or(0);
+    let (not_ready, of) = match affected.replicas_ready {
+        Some(ready) => (of_pods.max(affected.replicas.saturating_sub(ready)), affected.replicas),
+        None => (of_pods, affected.pods.len()),
+    };
+    let restarts =
+        |count: u64| if count == 1 { "1 restart".into() } else { format!("{count} restarts") };
+    let restarted = match (fare.restarts_since, fare.restarts) {
+        (Some(0), _) | (None, None | Some(0)) => None,
+        (Some(since), _) => Some(restarts(since) + " since"),
+        (None, Some(all)) => Some(restarts(all) + " ever"),
+    };
+    let not_ready = (not_ready > 0).then(|| match affected.path.sufferer() {
+        Party::Pod(..) => format!("{name} not ready"),
+        _ => format!("{not_ready} of {of} {name} not ready"),
+    });
+    let told: Vec<String> = [not_ready, restarted].into_iter().flatten().collect();
+    (!told.is_empty()).then(|| told.join(", "))
 }
 
 /// `policy applied 10 minutes ago, 3 s before the first drop`.

@@ -1,6 +1,6 @@
 //! The one evaluator: a flow's verdict in both directions, with the trace it rests on.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{cmp::Reverse, fmt, sync::Arc};
 
 use super::{
     Action, Layer, Policy, PolicyKind, RuleRef,
@@ -28,6 +28,14 @@ pub struct Question {
     pub port: u16,
     /// Protocol.
     pub protocol: Protocol,
+}
+
+impl fmt::Display for Question {
+    /// `frontend/pod-a -> backend/pod-b:8080/TCP`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { source, destination, port, protocol } = self;
+        write!(f, "{source} -> {destination}:{port}/{protocol}")
+    }
 }
 
 /// What the policies say of a flow.

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     flow::Protocol,
+    mute,
     problem::{FieldPath, Problem},
 };
 
@@ -66,6 +67,7 @@ pub fn lower(policy: &NetworkPolicy) -> Result<Policy, Problem> {
         uid: metadata.uid.as_deref().map(Into::into),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
         written: spec_written(metadata),
+        mute: mute::annotated(metadata),
         layer: Layer::NetworkPolicy,
         order: KUBERNETES_ORDER,
         subject: PodPeer::new(Namespaces::Own(namespace), pods),

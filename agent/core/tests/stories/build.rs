@@ -48,6 +48,8 @@ pub(crate) fn pod(namespace: &str, name: &str, last: u8, pod_labels: &[(&str, &s
         ports: Vec::new(),
         probes: Vec::new(),
         workload: None,
+        ready: None,
+        restarts: 0,
     }
 }
 
@@ -58,7 +60,7 @@ pub(crate) fn workload(kind: &str, name: &str) -> Workload {
 pub(crate) fn namespace(name: &str, own: &[(&str, &str)]) -> Object {
     let mut labels = labels(own);
     labels.insert(NAMESPACE_NAME_LABEL.into(), name.into());
-    Object::Namespace(Namespace { name: name.into(), labels })
+    Object::Namespace(Namespace { name: name.into(), labels, mute: None })
 }
 
 pub(crate) fn equals(pairs: &[(&str, &str)]) -> Selector {
@@ -97,6 +99,7 @@ pub(crate) fn ingress(namespace: &str, name: &str, selects: Selector, rules: Vec
         uid: None,
         created: None,
         written: None,
+        mute: None,
         layer: Layer::NetworkPolicy,
         order: KUBERNETES_ORDER,
         subject: PodPeer::new(Namespaces::Own(namespace), selects),

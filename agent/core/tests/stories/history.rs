@@ -521,6 +521,26 @@ fn a_drop_that_a_policy_explained_when_it_happened_is_still_explained() {
 }
 
 #[test]
+fn what_died_and_worked_again_before_the_denial_did_not_die_of_it() {
+    let mut cluster = open();
+    apply_policy(&mut cluster, "default-deny", Vec::new(), 100);
+    let drop = dropped(address(10), address(20), 8080, &[95, 96]);
+    let judged = |worked| {
+        let (snapshot, case) = (cluster.snapshot(), case_of(&drop));
+        let diagnosis = diagnose(&snapshot, &case);
+        Judgement::in_hindsight(&snapshot, cluster.history(), &case, diagnosis, worked)
+    };
+    let judgement = judged(Some(at(98)));
+    assert_eq!(judgement.diagnosis.cause.class, Class::NotPolicy);
+    assert_eq!(judgement.changed, Attribution::None);
+    assert!(judgement.remedy.is_none());
+    // Nothing tells that it did not: the policy may be seen later than it was enforced.
+    for worked in [None, Some(at(90))] {
+        assert_eq!(judged(worked).diagnosis.cause.class, Class::DefaultDeny, "{worked:?}");
+    }
+}
+
+#[test]
 fn a_filter_that_drops_long_after_the_last_denial_has_other_reasons() {
     let mut cluster = open();
     apply_policy(&mut cluster, "default-deny", Vec::new(), 10);

@@ -163,6 +163,17 @@ fn the_story_of_eight_replicas_and_their_database() {
     let (happened, _) = story.told(660);
     assert_eq!(happened, Happened::Resolved(Resolution::Allowed));
     assert_eq!(story.book.open(), 0);
+
+    // That policies allow it is one thing; that it passes is another, and told once it is seen.
+    let unanswered: Vec<Flow> = story.book.unanswered().map(|(flow, _)| *flow).collect();
+    assert_eq!(unanswered.len(), 22);
+    for (passing, flow) in unanswered.iter().enumerate() {
+        assert!(story.tick(661).is_empty(), "only {passing} pass");
+        story.book.answered(flow, at(661));
+    }
+    let (happened, _) = story.told(662);
+    assert_eq!(happened, Happened::Resolved(Resolution::Passes { at: at(661) }));
+    assert_eq!((story.book.unanswered().count(), story.tick(663).len()), (0, 0));
 }
 
 /// The agent came after the policy: only the object's own time tells of it.

@@ -1,14 +1,23 @@
-//! Looking up who holds an address, or a Service, and saying why something could not be asked.
+//! Looking up who holds an address, a Service, or what an incident wants to know of those who suffer;
+//! and saying why something could not be asked.
 
 use std::{net::IpAddr, sync::Arc};
 
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use kube::{
     Api, Client,
     api::{DynamicObject, ListParams},
     runtime::watcher,
 };
 use tokio::time::{Duration, timeout};
-use whydrop_core::cluster::{look_up::Sought, object::Object};
+use whydrop_core::{
+    cluster::{
+        Snapshot,
+        look_up::Sought,
+        object::{Object, Scale, Workload},
+    },
+    policy::selector::Labels,
+};
 
 use super::{
     kinds::{ENDPOINT_SLICE, Followed, POD, SERVICE},
@@ -22,23 +31,65 @@ const WAIT: Duration = Duration::from_secs(2);
 /// The label by which an `EndpointSlice` names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// Who holds an address: pods of other nodes, or a Service with its `EndpointSlices`; or a Service by
-/// its name. `node`: whose pods to go through if nobody holds the address as their first one, which is
-/// all that can be asked for.
+/// How many Services of a namespace are looked at for those that select a pod, and how many of those
+/// are asked for what is behind them.
+const SERVICES_MAX: u32 = 500;
+const SERVICES_OF_POD_MAX: usize = 8;
+
+/// What is known beforehand of something that is sought.
+#[derive(Debug, Default)]
+pub(super) struct About {
+    /// Of an address: whose pods to go through if nobody holds it as their first one, which is all
+    /// that can be asked for.
+    node: Option<Arc<str>>,
+    /// Of a pod: what Services select it by.
+    labels: Labels,
+}
+
+impl About {
+    pub(super) fn of(sought: &Sought, snapshot: &Snapshot) -> Self {
+        match sought {
+            Sought::Address(address) => {
+                let node = snapshot.node_of_pod_network(*address);
+                Self { node: node.map(|node| node.name.clone()), ..Self::default() }
+            }
+            Sought::ServicesOf((namespace, name)) => {
+                let labels = snapshot.pod(namespace, name).map(|pod| pod.labels.clone());
+                Self { labels: labels.unwrap_or_default(), ..Self::default() }
+            }
+            Sought::Service(_) | Sought::Scale(..) => Self::default(),
+        }
+    }
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) objects: Vec<Object>,
+    /// Of a workload that tells.
+    pub(super) scale: Option<Scale>,
+}
+
+/// Who holds an address: pods of other nodes, or a Service with its `EndpointSlices`; a Service by its
+/// name, or by a pod that it selects; or how many pods a workload has.
 ///
 /// # Errors
 /// Why it could not be asked.
-pub(super) async fn look_up(
-    client: Client,
-    sought: Sought,
-    node: Option<Arc<str>>,
-) -> Result<Vec<Object>, String> {
+pub(super) async fn look_up(client: Client, sought: Sought, about: About) -> Result<Found, String> {
+    let objects = |objects| Found { objects, scale: None };
     let asked = async {
         match sought {
-            Sought::Address(address) => holders(&client, address, node).await,
+            Sought::Address(address) => holders(&client, address, about.node).await.map(objects),
             Sought::Service((namespace, name)) => {
                 let named = ListParams::default().fields(&format!("metadata.name={name}"));
-                services(&client, Some(&namespace), &named).await
+                services(&client, Some(&namespace), &named).await.map(objects)
+            }
+            Sought::ServicesOf((namespace, _)) => {
+                services_of(&client, &namespace, &about.labels).await.map(objects)
+            }
+            Sought::Scale(namespace, workload) => {
+                let scale = scale(&client, &namespace, &workload).await?;
+                Ok(Found { scale, ..Found::default() })
             }
         }
     };
@@ -76,7 +127,24 @@ async fn services(
     namespace: Option<&str>,
     which: &ListParams,
 ) -> kube::Result<Vec<Object>> {
-    let mut found = list(client, &SERVICE, namespace, which).await?.objects;
+    let found = list(client, &SERVICE, namespace, which).await?.objects;
+    with_slices(client, found).await
+}
+
+/// The Services of a namespace that select pods with these labels, with their `EndpointSlices`.
+async fn services_of(
+    client: &Client,
+    namespace: &str,
+    labels: &Labels,
+) -> kube::Result<Vec<Object>> {
+    let some = ListParams::default().limit(SERVICES_MAX);
+    let mut found = list(client, &SERVICE, Some(namespace), &some).await?.objects;
+    found.retain(|object| matches!(object, Object::Service(service) if service.selects(labels)));
+    found.truncate(SERVICES_OF_POD_MAX);
+    with_slices(client, found).await
+}
+
+async fn with_slices(client: &Client, mut found: Vec<Object>) -> kube::Result<Vec<Object>> {
     let mut slices = Vec::new();
     for object in &found {
         let Object::Service(service) = object else { continue };
@@ -86,6 +154,45 @@ async fn services(
     }
     found.extend(slices);
     Ok(found)
+}
+
+/// How many pods a workload has, by its status; nothing where it is gone, or of another kind.
+async fn scale(
+    client: &Client,
+    namespace: &str,
+    workload: &Workload,
+) -> kube::Result<Option<Scale>> {
+    /// Numbers of the API are signed, and an absent one stands for none.
+    fn scale(replicas: Option<i32>, ready: Option<i32>) -> Scale {
+        let count = |number: Option<i32>| usize::try_from(number.unwrap_or(0)).unwrap_or(0);
+        Scale { replicas: count(replicas), ready: count(ready) }
+    }
+    let name = &workload.name;
+    Ok(match &*workload.kind {
+        "Deployment" => {
+            let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+            let status = api.get_opt(name).await?.and_then(|found| found.status);
+            status.map(|status| scale(status.replicas, status.ready_replicas))
+        }
+        "ReplicaSet" => {
+            let api: Api<ReplicaSet> = Api::namespaced(client.clone(), namespace);
+            let status = api.get_opt(name).await?.and_then(|found| found.status);
+            status.map(|status| scale(Some(status.replicas), status.ready_replicas))
+        }
+        "StatefulSet" => {
+            let api: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
+            let status = api.get_opt(name).await?.and_then(|found| found.status);
+            status.map(|status| scale(Some(status.replicas), status.ready_replicas))
+        }
+        "DaemonSet" => {
+            let api: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
+            let status = api.get_opt(name).await?.and_then(|found| found.status);
+            status.map(|status| {
+                scale(Some(status.desired_number_scheduled), Some(status.number_ready))
+            })
+        }
+        _ => None,
+    })
 }
 
 /// What was listed of a kind.

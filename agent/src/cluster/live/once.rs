@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use kube::{Client, api::ListParams};
 use whydrop_core::cluster::{
     Cluster, Engine, Snapshot,
-    look_up::LookUp,
+    look_up::{LookUp, Sought},
     object::{Kind, Object},
 };
 
@@ -20,7 +20,7 @@ use super::{
         ENDPOINT_SLICE, Followed, NAMESPACE, NETWORK_POLICY, NODE, POD, SERVICE, SERVICE_ACCOUNT,
         UNREAD,
     },
-    look_up::{Listing, chain, count, list, look_up},
+    look_up::{About, Listing, chain, count, list, look_up},
 };
 
 /// What a question names.
@@ -43,12 +43,13 @@ pub struct Part {
     pub unreadable: Vec<String>,
 }
 
-/// Reads what a question needs: who holds the addresses, of all namespaces that take part the pods,
+/// Reads what a question needs, and says what it is about to read: who holds the addresses, of all namespaces that take part the pods,
 /// Services and policies, and the policies of the cluster.
 ///
 /// # Errors
 /// Where the API server does not answer, or does not accept who asks.
-pub async fn read(client: Client, wanted: Wanted) -> anyhow::Result<Part> {
+pub async fn read(client: Client, wanted: Wanted, say: &dyn Fn(&str)) -> anyhow::Result<Part> {
+    say("asking the API server what it serves");
     let served: BTreeSet<String> = match client.list_api_groups().await {
         Ok(groups) => groups.groups.into_iter().map(|group| group.name).collect(),
         Err(error) => bail!("the API server cannot be asked: {}", chain(&error)),
@@ -67,6 +68,7 @@ pub async fn read(client: Client, wanted: Wanted) -> anyhow::Result<Part> {
     }
     cluster.look_up_on_demand();
     let mut reader = Reader {
+        say,
         client,
         served,
         of_namespaces,
@@ -86,7 +88,8 @@ fn is_served(served: &BTreeSet<String>, followed: &Followed) -> bool {
     followed.group().is_empty() || served.contains(followed.group())
 }
 
-struct Reader {
+struct Reader<'a> {
+    say: &'a dyn Fn(&str),
     client: Client,
     /// API groups that the server knows.
     served: BTreeSet<String>,
@@ -101,7 +104,7 @@ struct Reader {
     unreadable: BTreeMap<(Option<Kind>, String), String>,
 }
 
-impl Reader {
+impl Reader<'_> {
     async fn read(&mut self, wanted: Wanted) {
         let Wanted { mut namespaces, addresses, nodes } = wanted;
         // Without nodes it cannot be told whose an address is; a pod names its own.
@@ -139,6 +142,8 @@ impl Reader {
 
     /// Reads all objects of a kind; what cannot be read stays unsynced.
     async fn all(&mut self, followed: &Followed, namespace: Option<&str>, which: &ListParams) {
+        let place = namespace.map(|name| format!(" in {name}")).unwrap_or_default();
+        (self.say)(&format!("reading {} objects{place}", followed.name()));
         match list(&self.client, followed, namespace, which).await {
             Ok(Listing { objects, malformed }) => {
                 for object in objects {
@@ -153,7 +158,6 @@ impl Reader {
                 if let Some(kind) = followed.is {
                     self.cluster.failing(kind, self.now, &why);
                 }
-                let place = namespace.map(|name| format!(" in {name}")).unwrap_or_default();
                 let line = format!("cannot read {} objects{place}: {why}", followed.name());
                 self.unreadable.insert((followed.is, place), line);
             }
@@ -162,12 +166,14 @@ impl Reader {
 
     /// Looks up who holds an address; returns the namespaces of those.
     async fn address(&mut self, address: IpAddr) -> BTreeSet<String> {
+        (self.say)(&format!("looking up {address}"));
         let snapshot = self.cluster.snapshot();
-        let node = snapshot.node_of_pod_network(address).map(|node| node.name.clone());
-        let found = look_up(self.client.clone(), address.into(), node).await;
+        let sought = Sought::from(address);
+        let about = About::of(&sought, &snapshot);
+        let found = look_up(self.client.clone(), sought, about).await;
         let failed = found.as_ref().err().map(|why| why.as_str().into());
         let mut namespaces = BTreeSet::new();
-        for object in found.unwrap_or_default() {
+        for object in found.unwrap_or_default().objects {
             if let Object::Pod(pod) = &object {
                 namespaces.insert(pod.namespace.to_string());
             } else if let Object::Service(service) = &object {
@@ -175,7 +181,7 @@ impl Reader {
             }
             self.cluster.apply(object, None);
         }
-        self.cluster.looked_up(address, LookUp { at: self.now, failed });
+        self.cluster.looked_up(address, LookUp { at: self.now, failed, scale: None });
         namespaces
     }
 
@@ -183,6 +189,7 @@ impl Reader {
     async fn count_unread(&mut self) {
         let mut unread = std::mem::take(&mut self.unread);
         for followed in UNREAD.iter().filter(|kind| is_served(&self.served, kind)) {
+            (self.say)(&format!("counting {}", followed.name()));
             match count(&self.client, followed).await {
                 Ok(0) => {}
                 Ok(count) => {

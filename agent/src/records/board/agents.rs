@@ -22,6 +22,7 @@ pub struct Agent {
     degraded: BTreeMap<String, Degradation>,
     lost: Counted,
     folded: Counted,
+    muted: Counted,
 }
 
 /// Something that does not work as it should.
@@ -79,6 +80,7 @@ impl Agent {
             degraded: BTreeMap::new(),
             lost: Counted::default(),
             folded: Counted::default(),
+            muted: Counted::default(),
         }
     }
 
@@ -142,6 +144,12 @@ impl Agent {
         &self.folded.counts
     }
 
+    /// Drops and findings that are meant so, by what muted them; one that goes on counts once a
+    /// minute.
+    pub fn muted(&self) -> &BTreeMap<String, u64> {
+        &self.muted.counts
+    }
+
     /// When it last began or stopped: what it followed before, it follows no more.
     pub(super) fn turned(&self) -> Option<Timestamp> {
         self.ready_since().max(self.stopped_at())
@@ -164,6 +172,13 @@ impl Agent {
             AgentState::Degraded { what, since } => self.complain(at, what, since),
             AgentState::Lost { counts } => {
                 self.lost.add(at, counts.iter().map(|(what, count)| (what.as_str(), *count)));
+            }
+            AgentState::Muted { muted, .. } => {
+                let named: Vec<(String, u64)> = muted
+                    .iter()
+                    .map(|muted| (format!("{} {}", muted.by, muted.name), muted.reports))
+                    .collect();
+                self.muted.add(at, named.iter().map(|(by, reports)| (by.as_str(), *reports)));
             }
             AgentState::Folded { attempts, packets, .. } => {
                 let counts = [("attempts", *attempts), ("packets", *packets)];

@@ -23,6 +23,19 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
+{{/* The healer's: not the agents', by whose labels their pods are found. */}}
+{{- define "whydrop.healSelectorLabels" -}}
+app.kubernetes.io/name: {{ include "whydrop.name" . }}-heal
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "whydrop.healLabels" -}}
+{{ include "whydrop.healSelectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
 {{- define "whydrop.serviceAccountName" -}}
 {{- $own := .Values.serviceAccount.create | ternary (include "whydrop.fullname" .) "default" }}
 {{- .Values.serviceAccount.name | default $own }}
@@ -34,3 +47,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- .repository }}:{{ .tag | default $.Chart.AppVersion }}{{ with .digest }}@{{ . }}{{ end }}
 {{- end }}
 {{- end }}
+
+{{/* A map as NAME=VALUE,NAME=VALUE, percent-encoded. */}}
+{{- define "whydrop.pairs" -}}
+{{- $pairs := list -}}
+{{- range $name, $value := . -}}
+{{- $pairs = append $pairs (printf "%s=%s" $name ($value | urlquery | replace "+" "%20")) -}}
+{{- end -}}
+{{- join "," $pairs -}}
+{{- end -}}

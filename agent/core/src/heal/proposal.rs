@@ -1,0 +1,176 @@
+//! The remedy for the flows of an incident, proved against the cluster as it is now.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::Refusal;
+use crate::{
+    cluster::{Snapshot, resolve::Holder},
+    diagnosis::{Case, Class, Diagnosis, Fate, diagnose},
+    flow::Flow,
+    incident::IncidentId,
+    policy::{
+        DEFAULT_TIER, Policy, PolicyKind, PolicyRef,
+        evaluate::{Decision, Question, Verdict},
+    },
+    remedy::{Manifest, remedy_named},
+};
+
+/// How many policies one incident may take: one for each path and direction. One of more paths
+/// wants a policy written by a person.
+pub const POLICIES_MAX: usize = 4;
+
+/// How many hex digits of the incident's name end the names of policies: enough to tell incidents
+/// apart, as text lines do.
+const ID_DIGITS: usize = 8;
+
+/// What is to be applied.
+#[derive(Clone, Debug)]
+pub struct Proposal {
+    /// The policies: new ones, by names that no object has.
+    pub manifests: Vec<Manifest>,
+    /// Their names, in the same order.
+    pub policies: Vec<PolicyRef>,
+    /// What they do.
+    pub summary: String,
+    /// How many other pairs of ends they newly allow, at least.
+    pub newly_allowed: usize,
+    /// How many flows were denied, and pass with it.
+    pub proved: usize,
+}
+
+impl Proposal {
+    /// The namespaces in which something is created.
+    pub fn namespaces(&self) -> BTreeSet<Arc<str>> {
+        self.policies.iter().filter_map(|policy| policy.namespace.clone()).collect()
+    }
+}
+
+/// Finds what lets these flows of an incident pass, and proves it with the evaluator of all else:
+/// they are denied now, by policies of namespaces in the default tier and by no rule, between ends in
+/// the cluster; they pass with it; and no rule that denies is got round by it.
+///
+/// # Errors
+/// Why there is nothing that may be applied.
+pub fn propose(
+    snapshot: &Snapshot,
+    incident: IncidentId,
+    flows: &BTreeSet<Flow>,
+) -> Result<Proposal, Refusal> {
+    let ask = |snapshot: &Snapshot, flow: &Flow| {
+        diagnose(snapshot, &Case { flow: *flow, dialled: None, at: None, fate: Fate::Asked })
+    };
+    let mut denied = Vec::new();
+    for flow in flows {
+        let diagnosis = ask(snapshot, flow);
+        if is_denied(flow, &diagnosis)? {
+            may_be_helped(&diagnosis.verdict)?;
+            is_inside(&diagnosis.question)?;
+            denied.push(*flow);
+        }
+    }
+    if denied.is_empty() {
+        return Err(Refusal::NotDenied);
+    }
+    let name = incident.to_string();
+    let ending = format!("-{}", &name[..ID_DIGITS]);
+    let mut with = snapshot.clone();
+    let mut summaries = Vec::new();
+    let mut proposal = Proposal {
+        manifests: Vec::new(),
+        policies: Vec::new(),
+        summary: String::new(),
+        newly_allowed: 0,
+        proved: denied.len(),
+    };
+    for flow in &denied {
+        let diagnosis = ask(&with, flow);
+        if !is_denied(flow, &diagnosis)? {
+            continue;
+        }
+        let Some(remedy) = remedy_named(&with, &diagnosis, &ending) else {
+            return Err(Refusal::CannotTell(format!("no rule can be proved to let {flow} pass")));
+        };
+        let lowered: Option<Vec<Policy>> = remedy.policies.iter().map(Manifest::lower).collect();
+        let Some(lowered) = lowered.filter(|_| remedy.verified) else {
+            return Err(Refusal::CannotTell(format!("no rule can be proved to let {flow} pass")));
+        };
+        for policy in lowered {
+            proposal.policies.push(policy.reference.clone());
+            with = with.with_policy(policy);
+        }
+        proposal.manifests.extend(remedy.policies);
+        proposal.newly_allowed += remedy.newly_allowed;
+        summaries.push(remedy.summary);
+        if proposal.manifests.len() > POLICIES_MAX {
+            return Err(Refusal::TooManyPolicies(POLICIES_MAX));
+        }
+    }
+    for flow in flows {
+        if is_denied(flow, &ask(&with, flow))? {
+            return Err(Refusal::CannotTell(format!("{flow} would still be denied")));
+        }
+    }
+    if let Some(policy) = proposal.policies.iter().find(|policy| policy.namespace.is_none()) {
+        return Err(Refusal::ClusterWide(policy.clone()));
+    }
+    proposal.summary = summaries.join("; ");
+    Ok(proposal)
+}
+
+/// Whether policies deny the flow; an error where that cannot be told.
+fn is_denied(flow: &Flow, diagnosis: &Diagnosis) -> Result<bool, Refusal> {
+    let Diagnosis { verdict, cause, .. } = diagnosis;
+    match verdict.decision() {
+        _ if cause.class == Class::CannotTell => {
+            Err(Refusal::CannotTell(format!("{flow}: {}", cause.text)))
+        }
+        Decision::Denied => Ok(verdict.exempt.is_none()),
+        Decision::Allowed | Decision::NotIsolated => Ok(false),
+        Decision::Unknown => {
+            let why: Vec<_> = verdict.unknowns().map(|why| &**why).collect();
+            Err(Refusal::CannotTell(format!("{flow}: {}", why.join(", "))))
+        }
+    }
+}
+
+/// Whether what denies it is what a namespace's own policies left out, and nothing that somebody
+/// wrote down or that is not the namespace's.
+fn may_be_helped(verdict: &Verdict) -> Result<(), Refusal> {
+    for direction in verdict.denied_directions() {
+        let verdict = verdict.direction(direction);
+        if let Some(rule) = &verdict.denied_by {
+            return Err(Refusal::ExplicitDeny(Some(rule.policy.clone())));
+        }
+        for policy in verdict.responsible() {
+            let reference = &policy.reference;
+            is_of_namespace(reference)?;
+            if policy.layer.tier() != Some(DEFAULT_TIER) {
+                let tier = policy.layer.tier().unwrap_or("none");
+                let because = format!("is of the tier {tier}: its owner decides");
+                return Err(Refusal::NotOurs { policy: reference.clone(), because });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether both ends are of this cluster.
+fn is_inside(question: &Question) -> Result<(), Refusal> {
+    let mut ends = [&question.source, &question.destination].into_iter();
+    match ends.find(|end| matches!(end.holder, Holder::Outside)) {
+        Some(end) => Err(Refusal::Outside(end.address)),
+        None => Ok(()),
+    }
+}
+
+/// Whether a policy is of a namespace, and of a kind that a remedy may be.
+pub(super) fn is_of_namespace(policy: &PolicyRef) -> Result<(), Refusal> {
+    match policy.kind {
+        PolicyKind::NetworkPolicy | PolicyKind::CalicoNetworkPolicy => Ok(()),
+        _ if policy.namespace.is_none() => Err(Refusal::ClusterWide(policy.clone())),
+        _ => {
+            let because = "is of a kind that the healer leaves alone".to_owned();
+            Err(Refusal::NotOurs { policy: policy.clone(), because })
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! `whydrop heal`: remedies applied by a machine, where namespaces ask for it.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use anyhow::{Context as _, ensure};
+use clap::Args as ClapArgs;
+use jiff::SignedDuration;
+use whydrop_core::heal::{ENTRIES_MAX, SETTLE, Settings};
+
+use super::{
+    Outcome,
+    agent::{host_name, stop_signal},
+};
+use crate::{
+    cluster::{agents::SELECTOR, connect::KubeArgs},
+    heal::{self, From, Options},
+    sink::log::Format,
+};
+
+/// Flags of `heal`.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Args {
+    /// The agents' records, as JSON; `-` is standard input [default: the logs of the agents' pods]
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    kube: KubeArgs,
+    /// Where the Lease is, and the agents' pods
+    #[arg(short, long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "whydrop")]
+    namespace: String,
+    /// The label of the agents' pods
+    #[arg(long, value_name = "SELECTOR", default_value = SELECTOR)]
+    selector: String,
+    /// The Lease by which one of several leads; two of different names do not know of each other
+    #[arg(long, value_name = "NAME", default_value = "whydrop-heal")]
+    lease: String,
+    /// What this one is called by in the Lease [default: the host's name and the process]
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    identity: Option<String>,
+    /// How sure an incident's cause must be, from 0 to 1
+    #[arg(long, value_name = "SHARE", default_value = "0.9", value_parser = share)]
+    min_confidence: f64,
+    /// How many incidents are healed within an hour at most
+    #[arg(long, value_name = "COUNT", default_value = "6", value_parser = count)]
+    per_hour: usize,
+    /// How many of them in one namespace
+    #[arg(long, value_name = "COUNT", default_value = "3", value_parser = count)]
+    per_namespace_and_hour: usize,
+    /// How long it is watched whether a policy helps; flows that go on dying are told every minute
+    #[arg(long, value_name = "TIME", default_value = "2m")]
+    watch_time: SignedDuration,
+    /// How long a policy stands that helps, until which a person decides
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    time_to_live: SignedDuration,
+    /// Where to answer /healthz
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    health_address: Option<SocketAddr>,
+    /// The form of records on standard output, and of messages on standard error
+    #[arg(long, value_enum, env = "WHYDROP_LOG_FORMAT", default_value = "text")]
+    pub(super) log_format: Format,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "expected a number from 0 to 1".to_owned())
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    // More would be forgotten within the hour.
+    let count = text.parse().ok().filter(|count| (1..=ENTRIES_MAX / 2).contains(count));
+    count.ok_or_else(|| format!("expected a number from 1 to {}", ENTRIES_MAX / 2))
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
+    ensure!(args.watch_time > SETTLE, "--watch-time: expected more than {SETTLE:#}");
+    ensure!(
+        args.time_to_live > args.watch_time,
+        "--time-to-live: expected more than --watch-time, which is {:#}",
+        args.watch_time
+    );
+    let identity = match args.identity {
+        Some(identity) => identity,
+        None => {
+            let host = host_name().context("the host's name cannot be read; give --identity")?;
+            format!("{host}-{}", std::process::id())
+        }
+    };
+    let from = match args.file {
+        Some(file) => From::File(file),
+        None => From::Agents { namespace: args.namespace.clone(), selector: args.selector },
+    };
+    let options = Options {
+        kube: args.kube,
+        from,
+        namespace: args.namespace,
+        lease: args.lease,
+        identity,
+        settings: Settings {
+            confidence_min: args.min_confidence,
+            per_hour: args.per_hour,
+            per_namespace_and_hour: args.per_namespace_and_hour,
+            watch: args.watch_time,
+            time_to_live: args.time_to_live,
+        },
+        format: args.log_format,
+        health: args.health_address,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = stop_signal()?;
+        heal::run(options, shutdown).await
+    })?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,419 @@
+//! `whydrop heal`: applies verified remedies where namespaces ask for it, and takes back what does
+//! not help.
+//!
+//! ```text
+//! agents' logs | file ─▶ input ─▶ facts ─┐
+//!                                        ├─▶ core Healer ─▶ Action ─▶ policies (server-side apply)
+//! Lease (who leads, what was done) ──────┤                     └────▶ tell (records, Events)
+//! snapshot, consent, policies that stand ┘
+//! ```
+//!
+//! The task here is the only one that decides. The Lease is held by a task of its own, so that it is
+//! renewed while the API server takes its time; each log is followed by one.
+
+mod facts;
+mod input;
+mod lease;
+mod policies;
+mod tell;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use kube::Client;
+use tokio::{
+    sync::watch,
+    time::{Duration, MissedTickBehavior, interval, timeout},
+};
+use whydrop_core::{
+    flow::Flow,
+    heal::{Action, Healer, Ledger, Mode, Outcome, Proposal, Refusal, Settings, Standing, propose},
+    incident::IncidentId,
+    policy::PolicyRef,
+};
+
+pub use input::From;
+use input::Input;
+use lease::Leadership;
+use policies::{Failure, Policies};
+use tell::Teller;
+
+use crate::{
+    cluster::{
+        connect::{KubeArgs, connect},
+        live::once::{Wanted, read},
+    },
+    health::Health,
+    records::{Line, read as read_line},
+    report::{
+        Record,
+        heal::{HealAction, HealReporter},
+    },
+    sink::{log::Format, metrics::Metrics},
+};
+
+/// How often it is decided what is to be done.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long the cluster may take to be read for one incident: a Lease stands that long, and what is
+/// read more slowly is old by then.
+const READ_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How a healer is to be.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How the API server is reached.
+    pub kube: KubeArgs,
+    /// Where records come from.
+    pub from: From,
+    /// The namespace of the Lease.
+    pub namespace: String,
+    /// The name of the Lease.
+    pub lease: String,
+    /// What this one is called by: no other that runs is.
+    pub identity: String,
+    /// What bounds it.
+    pub settings: Settings,
+    /// The form of its own records.
+    pub format: Format,
+    /// Where `/healthz` answers.
+    pub health: Option<std::net::SocketAddr>,
+}
+
+/// Heals until it is told to stop, or until its file ends.
+///
+/// # Errors
+/// A cluster that cannot be reached, a file that cannot be read, an address that cannot be listened
+/// at.
+pub async fn run(
+    options: Options,
+    shutdown: impl Future<Output = &'static str>,
+) -> anyhow::Result<()> {
+    let Options { kube, from, namespace, lease, identity, settings, format, health } = options;
+    let client = connect(&kube).await?;
+    // Asked before anything else, so that what is wrong is said at once.
+    client.apiserver_version().await.context("the API server cannot be asked")?;
+    let mut input = Input::open(from, client.clone())?;
+    let policies = Policies::new(client.clone(), format!("{namespace}/{lease}"));
+    let health = Health::start(health, Metrics::default()).await?;
+    let leadership = Leadership::seek(client.clone(), &namespace, &lease, &identity);
+    let teller = Teller::new(client.clone(), format, identity.clone(), policies.clone());
+    let mut task = Task {
+        client,
+        policies,
+        leads: leadership.leads.clone(),
+        leadership,
+        reporter: HealReporter { healer: identity },
+        teller,
+        healer: Healer::new(settings),
+        is_leading: false,
+        health,
+        foreign: BTreeSet::new(),
+        complaints: BTreeSet::new(),
+    };
+    tracing::info!("whydrop heal {} reads records", env!("CARGO_PKG_VERSION"));
+    let mut shutdown = std::pin::pin!(shutdown);
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            why = &mut shutdown => {
+                tracing::info!("stops: {why}; what stands is found again by the next");
+                break;
+            }
+            line = input.next() => match line {
+                Some(line) => task.take(&line.pod, &line.text),
+                None => {
+                    tracing::info!("stops: the records end; what stands is found again by the next");
+                    break;
+                }
+            },
+            _ = ticks.tick() => {
+                task.step(Timestamp::now(), input.hears()).await;
+            }
+        }
+    }
+    let Task { leadership, teller, .. } = task;
+    leadership.release().await;
+    teller.finish().await;
+    Ok(())
+}
+
+struct Task {
+    client: Client,
+    policies: Policies,
+    leads: watch::Receiver<Option<Ledger>>,
+    leadership: Leadership,
+    reporter: HealReporter,
+    teller: Teller,
+    healer: Healer,
+    /// The lead was taken over, with what stands.
+    is_leading: bool,
+    health: Health,
+    /// Policies that somebody else has written to since: told once each.
+    foreign: BTreeSet<PolicyRef>,
+    /// Pods whose log is not what was expected: told once each.
+    complaints: BTreeSet<String>,
+}
+
+/// What the annotations of namespaces ask for; of one without it, nothing.
+type Consents = BTreeMap<Arc<str>, Option<String>>;
+
+/// How many pods are remembered as told that their logs are not what was expected.
+const COMPLAINTS_MAX: usize = 256;
+
+impl Task {
+    /// Takes a line of an agent's log.
+    fn take(&mut self, pod: &str, text: &str) {
+        let read = match read_line(text) {
+            Line::Record(record) => match *record {
+                Record::Incident(incident) => facts::told(&incident).map(|t| self.healer.heard(t)),
+                Record::Drop(drop) => facts::died(&drop).map(|died| {
+                    if let Some(died) = died {
+                        self.healer.died(&died);
+                    }
+                }),
+                Record::Heal(_) | Record::Agent(_) => Ok(()),
+            },
+            Line::Unreadable { why } => Err(why),
+            // What begins with a time is a record in text: those cannot be read back.
+            Line::Other if text.contains(" INCIDENT ") || text.contains(" DROP ") => {
+                Err("it writes its records as text: set --log-format json".to_owned())
+            }
+            Line::Other => Ok(()),
+        };
+        if let Err(why) = read
+            && self.complaints.len() < COMPLAINTS_MAX
+            && self.complaints.insert(format!("{pod}: {why}"))
+        {
+            tracing::warn!("a record of {pod} cannot be read: {why}");
+        }
+    }
+
+    /// Does what is to be done by now, if this one leads.
+    async fn step(&mut self, now: Timestamp, hears: bool) {
+        self.health.beat(now, true);
+        let changed = self.leads.has_changed().unwrap_or(false);
+        let ledger = self.leads.borrow_and_update().clone();
+        let Some(ledger) = ledger else {
+            self.is_leading = false;
+            return;
+        };
+        if changed || !self.is_leading {
+            self.is_leading = false;
+            match self.policies.standing().await {
+                Ok(standing) => self.healer.take_over(ledger, standing, now),
+                Err(why) => {
+                    tracing::warn!("what stands cannot be listed: {why}");
+                    return;
+                }
+            }
+            self.is_leading = true;
+        }
+        for action in self.healer.tick(now, hears) {
+            self.act(action).await;
+        }
+    }
+
+    async fn act(&mut self, action: Action) {
+        let mut next = Some(action);
+        while let Some(action) = next.take() {
+            // Each may take as long as the API server does.
+            self.health.beat(Timestamp::now(), true);
+            match action {
+                Action::Examine { incident, flows, namespaces, is_proposed } => {
+                    let consents = self.consents(&namespaces).await;
+                    let wants_more = |consents: &Consents| {
+                        consents.values().flatten().any(|mode| mode != Mode::DryRun.name())
+                    };
+                    let found = match consents {
+                        Ok(consents) if is_proposed && !wants_more(&consents) => None,
+                        Ok(consents) => Some(self.examine(incident, flows, consents).await),
+                        Err(refusal) => Some(Err(refusal)),
+                    };
+                    next = self.healer.examined(incident, found, Timestamp::now());
+                }
+                Action::Apply { incident, proposal, mode, expires } => {
+                    next = self.apply(incident, &proposal, mode, expires).await;
+                }
+                Action::Keep(standing, outcome) => self.keep(&standing, &outcome).await,
+                Action::RollBack(standing, outcome) => {
+                    self.delete(&standing, HealAction::RolledBack, Some(&outcome)).await;
+                }
+                Action::Expire(standing) => {
+                    self.delete(&standing, HealAction::Expired, None).await;
+                }
+                Action::Warn(standing) => {
+                    let why = "decide until then: keep what it allows in a policy of your own, or \
+                               take the label app.kubernetes.io/managed-by off this one";
+                    let record = self.reporter.standing(
+                        Timestamp::now(),
+                        &standing,
+                        HealAction::Expiring,
+                        why.to_owned(),
+                    );
+                    self.teller.tell(record, &standing.policies, None).await;
+                }
+                Action::Refuse { incident, why } => self.refuse(incident, &[], &why).await,
+            }
+        }
+    }
+
+    /// What the annotations of these namespaces ask for.
+    async fn consents(&self, namespaces: &BTreeSet<Arc<str>>) -> Result<Consents, Refusal> {
+        let mut consents = Consents::new();
+        for namespace in namespaces {
+            let consent = self.policies.consent(namespace).await.map_err(Refusal::Api)?;
+            consents.insert(namespace.clone(), consent);
+        }
+        Ok(consents)
+    }
+
+    /// Looks at the cluster as it is now: what would help, and whether that has consent.
+    async fn examine(
+        &self,
+        incident: IncidentId,
+        flows: BTreeSet<Flow>,
+        mut consents: Consents,
+    ) -> Result<(Proposal, Mode), Refusal> {
+        // Nobody asks for it: nothing is read.
+        if consents.values().all(Option::is_none)
+            && let Some(namespace) = consents.keys().next()
+        {
+            return Err(Refusal::NoConsent(namespace.clone()));
+        }
+        let addresses = flows.iter().flat_map(|flow| [flow.source, flow.destination]).collect();
+        let wanted = Wanted { namespaces: BTreeSet::new(), addresses, nodes: true };
+        let part = match timeout(READ_PATIENCE, read(self.client.clone(), wanted, &|_| {})).await {
+            Ok(Ok(part)) => part,
+            Ok(Err(error)) => return Err(Refusal::Api(format!("{error:#}"))),
+            Err(_) => {
+                let why = format!("the cluster cannot be read within {READ_PATIENCE:?}");
+                return Err(Refusal::CannotTell(why));
+            }
+        };
+        for line in &part.unreadable {
+            tracing::debug!("{line}");
+        }
+        let proposal = propose(&part.snapshot, incident, &flows)?;
+        // Those of the policies may be others than those that the agents named.
+        consents.extend(self.consents(&proposal.namespaces()).await?);
+        let mode = Mode::of_all(&proposal.namespaces(), |namespace| {
+            consents.get(namespace).cloned().flatten()
+        })?;
+        Ok((proposal, mode))
+    }
+
+    async fn apply(
+        &mut self,
+        incident: IncidentId,
+        proposal: &Proposal,
+        mode: Mode,
+        expires: Timestamp,
+    ) -> Option<Action> {
+        // Noted before it is done, and only by who leads.
+        if let Err(why) = self.leadership.write(self.healer.ledger().clone()).await {
+            tracing::warn!("nothing is done about incident {incident}: {why}");
+            let why = Refusal::Api(why);
+            // Who leads by now tells of it.
+            let _untold = self.healer.applied(incident, Err(why), Timestamp::now());
+            return None;
+        }
+        let dry_run = mode == Mode::DryRun;
+        let created = self.policies.create(incident, proposal, expires, dry_run).await;
+        let now = Timestamp::now();
+        if created.is_ok() {
+            let record = self.reporter.applied(now, incident, proposal, mode, expires);
+            // What does not exist is told on its namespace.
+            let namespaces = proposal.namespaces();
+            let namespace = namespaces.first().filter(|_| dry_run);
+            let policies = if dry_run { &[][..] } else { &proposal.policies };
+            self.teller.tell(record, policies, namespace.map(|name| &**name)).await;
+        }
+        match created {
+            Ok(None) => None,
+            Ok(Some(standing)) => self.healer.applied(incident, Ok(standing), now),
+            Err(why) => {
+                let next = self.healer.applied(incident, Err(why), now);
+                if let Some(Action::Refuse { incident, why }) = next {
+                    self.refuse(incident, &proposal.policies, &why).await;
+                }
+                None
+            }
+        }
+    }
+
+    async fn keep(&mut self, standing: &Standing, outcome: &Outcome) {
+        let mut kept = Standing { policies: Vec::new(), ..standing.clone() };
+        for policy in &standing.policies {
+            match self.policies.keep(policy).await {
+                Ok(()) => kept.policies.push(policy.clone()),
+                Err(Failure::Gone) => tracing::info!("{policy} is gone: somebody has decided"),
+                Err(Failure::Foreign(why)) => self.left(standing.incident, policy, why).await,
+                Err(Failure::Other(why)) => {
+                    // The next leader watches it once more.
+                    tracing::warn!("{policy}: that it helps cannot be noted: {why}");
+                    kept.policies.push(policy.clone());
+                }
+            }
+        }
+        if kept.policies.is_empty() {
+            return self.healer.gone(standing.incident);
+        }
+        let now = Timestamp::now();
+        let record = self.reporter.watched(now, &kept, HealAction::Kept, outcome);
+        self.teller.tell(record, &kept.policies, None).await;
+    }
+
+    /// Says once that a policy is somebody else's by now.
+    async fn left(&mut self, incident: IncidentId, policy: &PolicyRef, why: String) {
+        if self.foreign.insert(policy.clone()) {
+            let refusal = Refusal::Foreign { policy: policy.clone(), why };
+            self.refuse(incident, std::slice::from_ref(policy), &refusal).await;
+        }
+    }
+
+    /// Deletes what stands; what cannot be deleted is tried again at the next tick.
+    async fn delete(&mut self, standing: &Standing, action: HealAction, outcome: Option<&Outcome>) {
+        if let Err(why) = self.leadership.write(self.healer.ledger().clone()).await {
+            tracing::warn!("incident {}: nothing is deleted: {why}", standing.incident);
+            return;
+        }
+        let mut is_done = true;
+        let mut deleted = Standing { policies: Vec::new(), ..standing.clone() };
+        for policy in &standing.policies {
+            match self.policies.delete(policy).await {
+                Ok(()) => deleted.policies.push(policy.clone()),
+                Err(Failure::Gone) => tracing::info!("{policy} is gone already"),
+                Err(Failure::Foreign(why)) => self.left(standing.incident, policy, why).await,
+                Err(Failure::Other(why)) => {
+                    tracing::warn!("{policy} cannot be deleted: {why}");
+                    is_done = false;
+                }
+            }
+        }
+        if !deleted.policies.is_empty() {
+            let now = Timestamp::now();
+            let record = match outcome {
+                Some(outcome) => self.reporter.watched(now, &deleted, action, outcome),
+                None => {
+                    let why = "nobody has decided in time: what it allowed is denied again";
+                    self.reporter.standing(now, &deleted, action, why.to_owned())
+                }
+            };
+            self.teller.tell(record, &deleted.policies, None).await;
+        }
+        if is_done {
+            self.healer.gone(standing.incident);
+        }
+    }
+
+    async fn refuse(&self, incident: IncidentId, policies: &[PolicyRef], why: &Refusal) {
+        let record = self.reporter.refused(Timestamp::now(), incident, policies, why);
+        self.teller.tell(record, &[], None).await;
+    }
+}

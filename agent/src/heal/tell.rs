@@ -1,0 +1,113 @@
+//! Everything that the healer does, told: as a record, and as an Event on the policy, or on the
+//! namespace where there is none.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Client,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use tokio::time::{Duration, timeout};
+use whydrop_core::policy::{PolicyKind, PolicyRef};
+
+use super::policies::Policies;
+use crate::{
+    cluster::live::chain,
+    report::heal::{HealAction, HealRecord, sentence},
+    sink::{
+        events::bounded,
+        log::{Format, Log},
+    },
+};
+
+/// By which controller Events say that they were written.
+const CONTROLLER: &str = "whydrop.io/heal";
+
+/// How long the API server may take for an Event: they are help, not record.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Where what is done is told.
+pub(super) struct Teller {
+    log: Log,
+    events: Recorder,
+    policies: Policies,
+}
+
+impl Teller {
+    pub(super) fn new(
+        client: Client,
+        format: Format,
+        identity: String,
+        policies: Policies,
+    ) -> Self {
+        let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(identity) };
+        Self { log: Log::start(format), events: Recorder::new(client, reporter), policies }
+    }
+
+    /// Tells a record, and writes its Event in the namespaces of the policies, or in this one.
+    pub(super) async fn tell(
+        &self,
+        record: HealRecord,
+        policies: &[PolicyRef],
+        namespace: Option<&str>,
+    ) {
+        let (action, note) = (record.action, bounded(&sentence(&record)));
+        let note = format!("incident {}: {note}", record.incident);
+        self.log.write(record.into());
+        let mut regarding = Vec::new();
+        for policy in policies {
+            // One that is not there yet, or no longer, has no uid.
+            regarding.push(reference(policy, self.policies.uid(policy).await));
+        }
+        if let Some(namespace) = namespace {
+            regarding.push(ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Namespace".to_owned()),
+                name: Some(namespace.to_owned()),
+                namespace: Some(namespace.to_owned()),
+                ..ObjectReference::default()
+            });
+        }
+        let event = Event {
+            type_: match action {
+                HealAction::Proposed
+                | HealAction::Applied
+                | HealAction::Kept
+                | HealAction::Expired => EventType::Normal,
+                HealAction::RolledBack | HealAction::Expiring | HealAction::Refused => {
+                    EventType::Warning
+                }
+            },
+            reason: action.reason().to_owned(),
+            note: Some(bounded(&note)),
+            action: "Heal".to_owned(),
+            secondary: None,
+        };
+        for regarding in regarding {
+            match timeout(PATIENCE, self.events.publish(&event, &regarding)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!("an Event cannot be written: {}", chain(&error)),
+                Err(_) => tracing::warn!("an Event cannot be written within {PATIENCE:?}"),
+            }
+        }
+    }
+
+    /// Waits until all records are written.
+    pub(super) async fn finish(self) {
+        self.log.finish().await;
+    }
+}
+
+fn reference(policy: &PolicyRef, uid: Option<String>) -> ObjectReference {
+    let api_version = match policy.kind {
+        PolicyKind::CalicoNetworkPolicy => "crd.projectcalico.org/v1",
+        _ => "networking.k8s.io/v1",
+    };
+    ObjectReference {
+        api_version: Some(api_version.to_owned()),
+        kind: Some(policy.kind.api_name().to_owned()),
+        name: Some(policy.name.to_string()),
+        namespace: policy.namespace.as_deref().map(str::to_owned),
+        uid,
+        ..ObjectReference::default()
+    }
+}

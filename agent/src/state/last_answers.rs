@@ -1,0 +1,235 @@
+//! When flows last got an answer, handed on from one agent to the next.
+//!
+//! A file, rather than the kernel's table pinned to a file system. A pinned table goes with the
+//! machine's restart, has the layout of the agent that made it, and wants a second path of the host;
+//! a file outlives an upgrade and a restart of the machine as well. What it costs: an agent that is
+//! killed takes the answers since the last writing with it, some seconds of them, and one that is
+//! told to end takes none. While no agent runs, neither would know more.
+//!
+//! Times are kept by the clock that the programs read, with the boot it began at, since the wall
+//! clock may be set in between: see [`Boot::translate`].
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, bail, ensure};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use whydrop_core::flow::{Flow, Protocol};
+
+use super::StateDirectory;
+use crate::probe::{ANSWERS_MAX, Boot, SinceBoot};
+
+/// The file's name.
+pub const NAME: &str = "last-answers.json";
+
+/// What tells it from any other file.
+const FORMAT: &str = "whydrop last answers";
+
+/// The form of what follows. Another one is not guessed at.
+const VERSION: u32 = 1;
+
+/// The longest answer takes 119 bytes, of two IPv6 addresses; and some for the rest.
+const BYTES_MAX: u64 = 128 * ANSWERS_MAX as u64 + 4096;
+
+/// What every version of the file begins with.
+#[derive(Deserialize)]
+struct Head {
+    format: String,
+    version: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Document {
+    format: String,
+    version: u32,
+    /// Whose addresses these are: a folder may come with a copy of another node's disk.
+    node: String,
+    boot: Began,
+    answers: Vec<Answer>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Began {
+    id: String,
+    began: Timestamp,
+}
+
+/// Protocol, source, destination, port, and nanoseconds since the boot.
+#[derive(Serialize, Deserialize)]
+struct Answer(String, IpAddr, IpAddr, u16, i64);
+
+/// Writes what the node's next agent will know.
+///
+/// # Errors
+/// Where the file cannot be written; the one before is still there.
+pub fn write(
+    state: &StateDirectory,
+    node: &str,
+    boot: &Boot,
+    answers: &[(Flow, SinceBoot)],
+) -> anyhow::Result<()> {
+    let answer = |(flow, at): &(Flow, SinceBoot)| {
+        let ns = i64::try_from(at.as_nanos()).ok()?;
+        Some(Answer(flow.protocol.to_string(), flow.source, flow.destination, flow.port, ns))
+    };
+    let document = Document {
+        format: FORMAT.to_owned(),
+        version: VERSION,
+        node: node.to_owned(),
+        boot: Began { id: boot.id.clone(), began: boot.began },
+        answers: answers.iter().filter_map(answer).collect(),
+    };
+    state.write(NAME, &serde_json::to_vec(&document)?)
+}
+
+/// Reads what the agent before this one knew, as times of this boot; nothing where there was none.
+///
+/// # Errors
+/// Where there is a file that is broken, or is not of this node or version: it says nothing, and is
+/// replaced by the next one.
+pub fn read(
+    state: &StateDirectory,
+    node: &str,
+    boot: &Boot,
+) -> anyhow::Result<Vec<(Flow, SinceBoot)>> {
+    let Some(bytes) = state.read(NAME, BYTES_MAX)? else { return Ok(Vec::new()) };
+    let decoded = decode(&bytes, node, boot);
+    decoded.with_context(|| state.path().join(NAME).display().to_string())
+}
+
+fn decode(bytes: &[u8], node: &str, boot: &Boot) -> anyhow::Result<Vec<(Flow, SinceBoot)>> {
+    let head: Head = serde_json::from_slice(bytes)?;
+    ensure!(head.format == FORMAT, "field format: expected {FORMAT:?}, found {:?}", head.format);
+    if head.version != VERSION {
+        bail!("field version: expected {VERSION}, found {}: another agent's", head.version);
+    }
+    let document: Document = serde_json::from_slice(bytes)?;
+    let (of, count) = (&document.node, document.answers.len());
+    ensure!(of == node, "field node: expected {node:?}, found {of:?}: another node's");
+    ensure!(count <= ANSWERS_MAX, "field answers: expected at most {ANSWERS_MAX}, found {count}");
+    let then = Boot { id: document.boot.id, began: document.boot.began };
+    let now = boot.age();
+    let mut answers = Vec::with_capacity(count);
+    for (i, answer) in document.answers.into_iter().enumerate() {
+        let Answer(protocol, source, destination, port, ns) = answer;
+        let protocol: Protocol = protocol
+            .parse()
+            .map_err(|expected: String| anyhow::anyhow!("field answers[{i}][0]: {expected}"))?;
+        let at = boot.translate(&then, SinceBoot::from_nanos(ns));
+        // What is yet to come was noted by a clock that was wrong.
+        if at <= now {
+            answers.push((Flow { source, destination, port, protocol }, at));
+        }
+    }
+    Ok(answers)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+
+    fn boot(id: &str, began: &str) -> Boot {
+        Boot { id: id.into(), began: began.parse().unwrap() }
+    }
+
+    fn answers() -> Vec<(Flow, SinceBoot)> {
+        let flow = |source: &str, destination: &str, protocol| Flow {
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            port: 8080,
+            protocol,
+        };
+        vec![
+            (flow("10.1.0.10", "10.96.0.7", Protocol::Tcp), SignedDuration::new(4, 5)),
+            (flow("fd00::1", "fd00::2", Protocol::Udp), SignedDuration::new(-7, -8)),
+        ]
+    }
+
+    fn state() -> (tempfile::TempDir, StateDirectory) {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(folder.path()).unwrap();
+        (folder, state)
+    }
+
+    #[test]
+    fn what_was_written_is_read_in_its_own_boot_and_in_a_later_one() {
+        let (_folder, state) = state();
+        let first = boot("a", "2026-01-02T03:00:00Z");
+        assert_eq!(read(&state, "worker-1", &first).unwrap(), []);
+        write(&state, "worker-1", &first, &answers()).unwrap();
+        assert_eq!(read(&state, "worker-1", &first).unwrap(), answers());
+        let later = boot("b", "2026-01-02T03:01:00Z");
+        let moved =
+            answers().into_iter().map(|(flow, at)| (flow, at - SignedDuration::from_mins(1)));
+        assert_eq!(read(&state, "worker-1", &later).unwrap(), moved.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_answer_from_the_future_is_none() {
+        let (_folder, state) = state();
+        let now = Boot { id: "a".into(), began: Timestamp::now() - SignedDuration::from_secs(5) };
+        let flow = answers()[0].0;
+        let all = [(flow, SignedDuration::from_secs(1)), (flow, SignedDuration::from_mins(1))];
+        write(&state, "worker-1", &now, &all).unwrap();
+        assert_eq!(read(&state, "worker-1", &now).unwrap(), all[..1]);
+    }
+
+    #[test]
+    fn a_file_that_says_nothing_is_named_with_what_is_wrong() {
+        let (folder, state) = state();
+        let now = boot("a", "2026-01-02T03:00:00Z");
+        let path = folder.path().join(NAME);
+        write(&state, "worker-1", &now, &answers()).unwrap();
+        let good = std::fs::read_to_string(&path).unwrap();
+        let larger = " ".repeat(usize::try_from(BYTES_MAX).unwrap() + 1);
+        for (text, node, wrong) in [
+            (&good[..good.len() - 9], "worker-1", "EOF while parsing"),
+            ("", "worker-1", "EOF while parsing"),
+            ("\0\0\0\0", "worker-1", "expected value at line 1 column 1"),
+            (
+                &good.replace(FORMAT, "notes"),
+                "worker-1",
+                "field format: expected \"whydrop last answers\", found \"notes\"",
+            ),
+            (
+                &good.replace("\"version\":1", "\"version\":0"),
+                "worker-1",
+                "field version: expected 1, found 0",
+            ),
+            (
+                &good.replace("TCP", "tcp"),
+                "worker-1",
+                "field answers[0][0]: expected TCP, UDP or SCTP, found \"tcp\"",
+            ),
+            (&good.replace("10.1.0.10", "10.1.0"), "worker-1", "invalid IP address"),
+            (&good, "worker-2", "field node: expected \"worker-2\", found \"worker-1\""),
+            (&larger, "worker-1", "is larger than"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let said = format!("{:#}", read(&state, node, &now).unwrap_err());
+            assert!(said.contains(wrong), "no {wrong:?} in {said:?}");
+            assert!(said.starts_with(&path.display().to_string()), "{said}");
+        }
+        // The next writing replaces it.
+        write(&state, "worker-1", &now, &answers()).unwrap();
+        assert_eq!(read(&state, "worker-1", &now).unwrap(), answers());
+    }
+
+    #[test]
+    fn the_largest_table_fits_into_the_file() {
+        let (_folder, state) = state();
+        let now = boot("a", "2026-01-02T03:00:00Z");
+        let address = |n: u128| IpAddr::from((u128::MAX - n).to_be_bytes());
+        let all: Vec<_> = (0..ANSWERS_MAX as u128)
+            .map(|n| {
+                let (source, destination) = (address(n), address(n + 1));
+                let flow = Flow { source, destination, port: 65_535, protocol: Protocol::Sctp };
+                (flow, SignedDuration::from_nanos(i64::MIN))
+            })
+            .collect();
+        write(&state, "worker-1", &now, &all).unwrap();
+        assert_eq!(read(&state, "worker-1", &now).unwrap().len(), ANSWERS_MAX);
+    }
+}

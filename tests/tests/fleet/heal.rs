@@ -1,0 +1,373 @@
+//! Healing: what a real API server, a real Felix and real agents make of it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use whydrop_tests::{
+    agent::{Agent, Heard},
+    fleet::{Fleet, Settings},
+    kube::wait::{Look, until},
+    lab::server::Server,
+    netns::nft,
+};
+
+use crate::{CONNECT_WAIT, DEFAULT_DENY, ENFORCED_WAIT, Stage, TWO_NODES, record, told};
+
+/// From an incident's first packet, or a change, to what the healer does about it.
+const HEAL_WAIT: Duration = Duration::from_secs(40);
+
+const WATCH: [&str; 2] = ["--watch-time", "20s"];
+
+/// A second client of the same kind, which has not tried yet.
+const NEWCOMER: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: pod-d, namespace: frontend, labels: {app: web}}
+spec: {nodeName: worker-2, containers: [{name: c, image: example.com/c}]}
+status: {phase: Running, podIP: 10.244.2.40, podIPs: [{ip: 10.244.2.40}]}
+";
+
+const OWNED: &str = "ownerReferences: [{apiVersion: apps/v1, kind: StatefulSet, name: web, \
+                     uid: 0d9b7a54-6a63-4c0e-9b5a-6f1f4c1a7e01, controller: true}]";
+
+const EXPLICIT_DENY: &str = "
+apiVersion: crd.projectcalico.org/v1
+kind: NetworkPolicy
+metadata: {name: default.no-metrics, namespace: backend}
+spec:
+  order: 10
+  selector: app == 'cache'
+  types: [Ingress]
+  ingress:
+    - {action: Deny, protocol: TCP, destination: {ports: [8080]}}
+";
+
+/// All pods on one node, and `pod-a` of a workload: its agent so knows that all of that suffers, and
+/// tells it as critical at once, not only when it has gone on for some time.
+fn stage() -> Stage {
+    let manifests = TWO_NODES.replace("nodeName: worker-1", "nodeName: worker-2");
+    let manifests = manifests.replace("10.244.1.10", "10.244.2.10");
+    let owned =
+        manifests.replace("labels: {app: web}}", &format!("labels: {{app: web}}, {OWNED}}}"));
+    Stage::of(Settings::default(), &owned)
+}
+
+fn annotate(fleet: &Fleet, namespace: &str, consent: &str) {
+    let consent = format!("whydrop.io/heal={consent}");
+    let annotate = ["annotate", "--overwrite", "namespace", namespace, &consent];
+    fleet.kubectl().run(annotate).expect("annotated");
+}
+
+/// The first record of the healer's with this action.
+fn healed(healer: &mut Agent, action: &str) -> Value {
+    healed_while(healer, action, || {})
+}
+
+fn healed_while(healer: &mut Agent, action: &str, mut meanwhile: impl FnMut()) -> Value {
+    let is_it = |heard: &&Heard| heard.record["action"] == action;
+    let found = until(action, HEAL_WAIT, || {
+        meanwhile();
+        let _ = healer.wait_for(crate::LOOK, |heard| heard.iter().any(|heard| is_it(&heard)));
+        let found = healer.records().iter().find(is_it);
+        Ok(found.map_or(Look::NotYet(String::new()), |heard| Look::Seen(heard.record.clone())))
+    });
+    found.unwrap_or_else(|error| panic!("{error:#}\n{}", told(healer)))
+}
+
+fn actions(healer: &Agent) -> Vec<&str> {
+    healer.records().iter().filter_map(|heard| heard.record["action"].as_str()).collect()
+}
+
+/// The healer's policies that are in the cluster.
+fn standing(fleet: &Fleet) -> Vec<Value> {
+    let label = "app.kubernetes.io/managed-by=whydrop-heal";
+    let kinds = "networkpolicies.networking.k8s.io,networkpolicies.crd.projectcalico.org";
+    let found = fleet.kubectl().json([
+        "get",
+        kinds,
+        "-A",
+        "-l",
+        label,
+        "-o",
+        "json",
+        "--show-managed-fields",
+    ]);
+    found.expect("policies")["items"].as_array().cloned().unwrap_or_default()
+}
+
+/// The reasons of the healer's Events in a namespace, each with what it regards.
+fn events(fleet: &Fleet, namespace: &str) -> Vec<(String, String)> {
+    let get = ["get", "events.events.k8s.io", "-n", namespace, "-o", "json"];
+    let found = fleet.kubectl().json(get).expect("Events");
+    let items = found["items"].as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let ours = items.iter().filter(|event| event["reportingController"] == "whydrop.io/heal");
+    ours.map(|event| (text(&event["reason"]), text(&event["regarding"]["kind"]))).collect()
+}
+
+fn connects(fleet: &Fleet, from: &str, to: std::net::SocketAddr) -> bool {
+    fleet.connect(from, to, CONNECT_WAIT).expect("a client").is_ok()
+}
+
+/// The story of the 8 replicas: proposed, then applied and kept, and at its end denied again.
+#[test]
+fn the_story_is_healed_from_onset_to_recovery() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
+    let cluster = "scenarios/restrict-backend-ingress/manifests/cluster.yaml";
+    let read = |file: &str| std::fs::read_to_string(format!("{root}{file}")).expect(file);
+    let fleet = Fleet::start(Settings::default(), &read(cluster)).expect("a fleet");
+    let database = fleet.address("backend/postgres-primary-0", 5432).expect("an address");
+    let pod = &fleet.pod("backend/postgres-primary-0").expect("a pod").namespace;
+    let _serving = pod.enter(|| Server::echo(database)).expect("a server");
+    let replicas: Vec<String> = fleet.pods_like("backend/backend-api-");
+    assert_eq!(replicas.len(), 8);
+    let all_connect = || {
+        std::thread::scope(|scope| {
+            let tries = replicas.iter().map(|pod| scope.spawn(|| connects(&fleet, pod, database)));
+            let tries: Vec<_> = tries.collect();
+            tries.into_iter().map(|each| each.join().expect("a try")).filter(|done| *done).count()
+        })
+    };
+    let agent = fleet.agent("worker-1").expect("an agent");
+    let kubeconfig = fleet.admit_healer().expect("rights");
+    let flags = [&WATCH[..], &["--time-to-live", "44s"]].concat();
+    let mut healer = fleet.healer("worker-1", &agent, &kubeconfig, &flags).expect("a healer");
+    assert_eq!(all_connect(), 8);
+    annotate(&fleet, "backend", "dry-run");
+    let policy = read("fleet/restrict-backend-ingress/calico.yaml");
+    fleet.kubectl().apply(&policy).expect("applied");
+    until("policy in force", ENFORCED_WAIT, || {
+        Ok(if all_connect() == 0 { Look::Seen(()) } else { Look::NotYet(String::new()) })
+    })
+    .expect("in force");
+
+    // It says what it would do, which the API server would take, and does nothing.
+    let proposed = healed(&mut healer, "proposed");
+    let manifest = proposed["manifest"].as_str().expect("a manifest").to_owned();
+    assert!(manifest.contains("crd.projectcalico.org/v1"), "{manifest}");
+    assert!(standing(&fleet).is_empty());
+    assert!(
+        events(&fleet, "backend").contains(&("WhydropHealProposed".into(), "Namespace".into()))
+    );
+
+    // With leave to, it does just that; all replicas recover by themselves.
+    annotate(&fleet, "backend", "apply");
+    let applied = healed(&mut healer, "applied");
+    assert_eq!(applied["manifest"], manifest.as_str(), "{applied}");
+    assert_eq!(applied["incident"], proposed["incident"], "{applied}");
+    let [standing_now] = &standing(&fleet)[..] else { panic!("one policy") };
+    let managers = standing_now["metadata"]["managedFields"].as_array().expect("managers");
+    assert_eq!(managers.len(), 1, "{managers:?}");
+    assert_eq!(
+        (&managers[0]["manager"], &managers[0]["operation"]),
+        (&json!("whydrop-heal"), &json!("Apply"))
+    );
+    let annotations = &standing_now["metadata"]["annotations"];
+    assert_eq!(annotations["whydrop.io/incident"], applied["incident"], "{annotations}");
+    assert_eq!(annotations["whydrop.io/owner"], "whydrop/whydrop-heal", "{annotations}");
+    until("recovery", ENFORCED_WAIT, || {
+        let connecting = all_connect();
+        Ok(if connecting == 8 { Look::Seen(()) } else { Look::NotYet(connecting.to_string()) })
+    })
+    .expect("all replicas reach their database");
+    let kept = healed(&mut healer, "kept");
+    assert_eq!(kept["outcome"], "recovered", "{kept}\n{}", told(&agent));
+    let [kept_now] = &standing(&fleet)[..] else { panic!("one policy") };
+    assert_eq!(kept_now["metadata"]["uid"], standing_now["metadata"]["uid"]);
+    assert_eq!(kept_now["metadata"]["annotations"]["whydrop.io/outcome"], "kept", "{kept_now}");
+    assert_eq!(kept_now["spec"], standing_now["spec"]);
+
+    // Nobody decides: it says so beforehand, and then takes it back.
+    healed(&mut healer, "expiring");
+    assert_eq!(standing(&fleet).len(), 1);
+    healed(&mut healer, "expired");
+    assert_eq!(standing(&fleet).len(), 0);
+    assert_eq!(actions(&healer), ["proposed", "applied", "kept", "expiring", "expired"]);
+    let reasons: Vec<String> = events(&fleet, "backend").into_iter().map(|(r, _)| r).collect();
+    for reason in ["Applied", "Kept", "Expiring", "Expired"] {
+        assert!(reasons.contains(&format!("WhydropHeal{reason}")), "{reason}: {reasons:?}");
+    }
+    healer.stop().expect("it ends");
+}
+
+/// A second filter on the node drops the same packets: the remedy does not help, and is taken back.
+#[test]
+fn what_does_not_help_is_rolled_back() {
+    let mut stage = stage();
+    let agent = stage.fleet.agent("worker-2").expect("an agent");
+    let kubeconfig = stage.fleet.admit_healer().expect("rights");
+    let mut healer = stage.fleet.healer("worker-2", &agent, &kubeconfig, &WATCH).expect("a healer");
+    assert!(stage.connects(stage.server));
+    annotate(&stage.fleet, "backend", "apply");
+    let host = &stage.fleet.host("worker-2").expect("a node").namespace;
+    nft(
+        host,
+        "table inet beneath { chain forward { type filter hook forward priority 10; \
+         tcp dport 8080 ct state new drop; }; }\n",
+    )
+    .expect("rules");
+    stage.fleet.kubectl().apply(DEFAULT_DENY).expect("applied");
+    stage.wait_for(false);
+    let applied = healed_while(&mut healer, "applied", || {
+        stage.connects(stage.server);
+    });
+    assert_eq!(standing(&stage.fleet).len(), 1);
+    // Another client tries, some time after.
+    stage.fleet.run(NEWCOMER).expect("a pod");
+    let rolled_back = healed_while(&mut healer, "rolled-back", || {
+        assert!(
+            !connects(&stage.fleet, "frontend/pod-d", stage.server),
+            "there is the other filter"
+        );
+    });
+    assert_eq!(rolled_back["incident"], applied["incident"], "{rolled_back}");
+    let outcome = rolled_back["outcome"].as_str().unwrap_or_default();
+    assert!(["broke", "still-dying"].contains(&outcome), "{rolled_back}");
+    assert!(standing(&stage.fleet).is_empty(), "nothing of it is left");
+    assert!(
+        events(&stage.fleet, "backend")
+            .contains(&("WhydropHealRolledBack".into(), "NetworkPolicy".into()))
+    );
+    let policies = ["get", "networkpolicies", "-n", "backend", "-o", "name"];
+    let left = stage.fleet.kubectl().run(policies).expect("policies");
+    assert_eq!(left.trim(), "networkpolicy.networking.k8s.io/default-deny");
+
+    assert_eq!(actions(&healer).iter().filter(|action| **action == "applied").count(), 1);
+    healer.stop().expect("it ends");
+}
+
+/// No consent, an explicit deny, an object of the same name, and a policy that is no longer its own.
+#[test]
+fn what_is_not_its_own_is_left_alone() {
+    let stage = stage();
+    let mut agent = stage.fleet.agent("worker-2").expect("an agent");
+    let kubeconfig = stage.fleet.admit_healer().expect("rights");
+    let flags = [&WATCH[..], &["--time-to-live", "35s"]].concat();
+    let mut healer = stage.fleet.healer("worker-2", &agent, &kubeconfig, &flags).expect("a healer");
+    assert!(stage.connects(stage.server));
+    stage.fleet.kubectl().apply(DEFAULT_DENY).expect("applied");
+    stage.wait_for(false);
+    let refused = healed(&mut healer, "refused");
+    assert_eq!(
+        refused["why"], "namespace backend is not annotated whydrop.io/heal=dry-run or apply",
+        "{refused}"
+    );
+    assert!(events(&stage.fleet, "backend").is_empty(), "nobody has asked for any");
+
+    // Somebody has a policy of the very name that the remedy would get.
+    let incident = refused["incident"].as_str().expect("an incident").to_owned();
+    let name = format!("allow-web-to-pod-b-8080-{}", &incident[..8]);
+    let foreign = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": { "name": name, "namespace": "backend" },
+        "spec": { "podSelector": { "matchLabels": { "app": "other" } } },
+    });
+    stage.fleet.kubectl().apply(&foreign.to_string()).expect("applied");
+    let get =
+        ["get", "networkpolicy", &name, "-n", "backend", "-o", "json", "--show-managed-fields"];
+    let before = stage.fleet.kubectl().json(get).expect("a policy");
+
+    // An explicit deny, in a namespace that consents.
+    stage.fleet.kubectl().apply(EXPLICIT_DENY).expect("applied");
+    annotate(&stage.fleet, "backend", "apply");
+    let is_explicit = |record: &Value| {
+        record["kind"] == "incident" && record["cause"]["class"] == "explicit-deny"
+    };
+    crate::record_while(&mut agent, "explicit deny", is_explicit, || {
+        stage.connects(stage.neighbour);
+    });
+    let why = "explicit deny by CalicoNetworkPolicy backend/default.no-metrics: its owner decides, \
+               not a machine";
+    until("refusal", HEAL_WAIT, || {
+        let _ = healer.wait_for(crate::LOOK, |heard| heard.iter().any(|h| h.record["why"] == why));
+        let is_told = healer.records().iter().any(|heard| heard.record["why"] == why);
+        Ok(if is_told { Look::Seen(()) } else { Look::NotYet(told(&healer)) })
+    })
+    .expect("the explicit deny is refused");
+
+    let applied = healed(&mut healer, "applied");
+    assert_eq!(applied["incident"], incident.as_str(), "{applied}");
+    let [ours] = &standing(&stage.fleet)[..] else { panic!("one policy") };
+    assert_eq!(ours["metadata"]["name"], format!("{name}-2"), "{ours}");
+    assert_eq!(stage.fleet.kubectl().json(get).expect("a policy"), before, "it was touched");
+
+    // Somebody changes its rules: from then on it is theirs, whoever created it.
+    let patch = r#"[{"op": "add", "path": "/spec/ingress/0/ports/-", "value": {"port": 8082}}]"#;
+    let name = format!("{name}-2");
+    let edit = ["patch", "networkpolicy", &name, "-n", "backend", "--type=json", "-p", patch];
+    stage.fleet.kubectl().run(edit).expect("patched");
+    let is_left = |heard: &Heard| {
+        let why = heard.record["why"].as_str().unwrap_or_default();
+        why.contains("is not the healer's: its rules were written by")
+    };
+    until("refusal", HEAL_WAIT, || {
+        let _ = healer.wait_for(crate::LOOK, |heard| heard.iter().any(is_left));
+        let is_told = healer.records().iter().any(is_left);
+        Ok(if is_told { Look::Seen(()) } else { Look::NotYet(told(&healer)) })
+    })
+    .expect("it is left alone");
+    assert_eq!(standing(&stage.fleet).len(), 1, "it stands, and is theirs");
+    assert!(!actions(&healer).contains(&"expired"), "{:?}", actions(&healer));
+    healer.stop().expect("it ends");
+}
+
+/// Of two one acts; where it dies the other goes on where it was, within the same bounds.
+#[test]
+fn of_two_healers_one_acts_and_the_other_takes_over() {
+    let stage = stage();
+    let mut agent = stage.fleet.agent("worker-2").expect("an agent");
+    let kubeconfig = stage.fleet.admit_healer().expect("rights");
+    annotate(&stage.fleet, "backend", "apply");
+    let start = |name: &str| {
+        let flags = [&WATCH[..], &["--per-hour", "1", "--identity", name]].concat();
+        stage.fleet.healer("worker-2", &agent, &kubeconfig, &flags).expect("a healer")
+    };
+    let holder = || {
+        let get = ["get", "lease", "whydrop-heal", "-n", "whydrop", "--ignore-not-found", "-o"];
+        let holder = get.into_iter().chain(["jsonpath={.spec.holderIdentity}"]);
+        stage.fleet.kubectl().run(holder).expect("kubectl")
+    };
+    let mut leader = start("one");
+    until("a leader", HEAL_WAIT, || {
+        let holder = holder();
+        Ok(if holder == "one" { Look::Seen(()) } else { Look::NotYet(holder) })
+    })
+    .expect("it leads");
+    let mut other = start("two");
+    assert!(stage.connects(stage.server) && stage.connects(stage.neighbour));
+    stage.fleet.kubectl().apply(DEFAULT_DENY).expect("applied");
+    stage.wait_for(false);
+    healed(&mut leader, "applied");
+    let before = standing(&stage.fleet);
+    assert_eq!(before.len(), 1);
+    assert_eq!(actions(&other), Vec::<&str>::new(), "it only listens");
+
+    // Killed in the middle of its watch.
+    drop(leader);
+    stage.wait_for(true);
+    let kept = healed(&mut other, "kept");
+    assert_eq!((holder().as_str(), &kept["healer"]), ("two", &json!("two")));
+    assert_eq!(kept["outcome"], "recovered", "{kept}\n{}", told(&agent));
+    let after = standing(&stage.fleet);
+    assert_eq!(after.len(), 1);
+    assert_eq!(after[0]["metadata"]["uid"], before[0]["metadata"]["uid"]);
+
+    // The hour's only healing was that of the one that died.
+    let is_other = |record: &Value| {
+        record["kind"] == "incident"
+            && record["id"] != kept["incident"]
+            && record["happened"] == "opened"
+    };
+    crate::record_while(&mut agent, "another incident", is_other, || {
+        stage.connects(stage.neighbour);
+    });
+    let refused = healed(&mut other, "refused");
+    let why = refused["why"].as_str().unwrap_or_default();
+    assert!(why.starts_with("1 were healed within"), "{refused}");
+    assert_eq!(standing(&stage.fleet).len(), 1);
+    assert_eq!(actions(&other), ["kept", "refused"]);
+    other.stop().expect("it ends");
+    assert_eq!(holder(), "", "it lets others lead at once");
+    // The agent has told of its own; nothing of the healer's is among it.
+    record(&mut agent, "resolution", |record| record["happened"] == "resolved");
+}
