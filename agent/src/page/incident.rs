@@ -41,7 +41,8 @@ pub(super) fn headline(incident: &Incident) -> String {
     };
     let more = summary.affected.len() - 1 + summary.affected_untold;
     if more > 0 {
-        line += &format!(", and {}", words::count(words::len(more), "more path"));
+        line += ", and ";
+        line += &words::count(words::len(more), "more path");
     }
     line
 }

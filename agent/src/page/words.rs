@@ -23,9 +23,10 @@ pub(super) fn clock(at: Timestamp) -> Markup {
 
 /// A time as a record tells it; as it stands where it is none.
 pub(super) fn moment_told(text: &str) -> Markup {
-    match text.parse() {
-        Ok(at) => moment(at),
-        Err(_) => html! { (text) },
+    if let Ok(at) = text.parse() {
+        moment(at)
+    } else {
+        html! { (text) }
     }
 }
 
