@@ -99,7 +99,7 @@ pub fn run(cli: Cli) -> ExitCode {
 fn start_messages(command: &Command) {
     let (default, json) = match command {
         Command::Agent(args) => ("info", args.log_format != Format::Text),
-        Command::Heal(args) => ("info", args.log_format == Format::Json),
+        Command::Heal(args) => ("info", args.log_format != Format::Text),
         _ => ("warn", false),
     };
     // The client says itself what its caller says better.

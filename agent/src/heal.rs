@@ -125,12 +125,12 @@ pub async fn run(
                 tracing::info!("stops: {why}; what stands is found again by the next");
                 break;
             }
-            line = input.next() => match line {
-                Some(line) => task.take(&line.pod, &line.text),
-                None => {
+            line = input.next() => {
+                let Some(line) = line else {
                     tracing::info!("stops: the records end; what stands is found again by the next");
                     break;
-                }
+                };
+                task.take(&line.pod, &line.text);
             },
             _ = ticks.tick() => {
                 task.step(Timestamp::now(), input.hears()).await;
@@ -398,12 +398,11 @@ impl Task {
         }
         if !deleted.policies.is_empty() {
             let now = Timestamp::now();
-            let record = match outcome {
-                Some(outcome) => self.reporter.watched(now, &deleted, action, outcome),
-                None => {
-                    let why = "nobody has decided in time: what it allowed is denied again";
-                    self.reporter.standing(now, &deleted, action, why.to_owned())
-                }
+            let record = if let Some(outcome) = outcome {
+                self.reporter.watched(now, &deleted, action, outcome)
+            } else {
+                let why = "nobody has decided in time: what it allowed is denied again";
+                self.reporter.standing(now, &deleted, action, why.to_owned())
             };
             self.teller.tell(record, &deleted.policies, None).await;
         }

@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use futures_util::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, StreamExt as _};
+use futures_util::{AsyncBufReadExt as _, AsyncReadExt as _, StreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -322,7 +322,7 @@ async fn line(
 }
 
 async fn read_until(
-    mut log: impl futures_util::AsyncBufRead + AsyncRead + Unpin,
+    mut log: impl futures_util::AsyncBufRead + Unpin,
     line: &mut Vec<u8>,
 ) -> Result<usize, String> {
     log.read_until(b'\n', line).await.map_err(|error| error.to_string())

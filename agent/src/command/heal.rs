@@ -78,12 +78,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         "--time-to-live: expected more than --watch-time, which is {:#}",
         args.watch_time
     );
-    let identity = match args.identity {
-        Some(identity) => identity,
-        None => {
-            let host = host_name().context("the host's name cannot be read; give --identity")?;
-            format!("{host}-{}", std::process::id())
-        }
+    let identity = if let Some(identity) = args.identity {
+        identity
+    } else {
+        let host = host_name().context("the host's name cannot be read; give --identity")?;
+        format!("{host}-{}", std::process::id())
     };
     let from = match args.file {
         Some(file) => From::File(file),

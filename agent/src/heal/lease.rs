@@ -84,7 +84,7 @@ impl Leadership {
 
     async fn send(&self, ledger: Option<Ledger>) -> Result<(), String> {
         let (sender, answer) = oneshot::channel();
-        let ended = |_| "the task that holds the Lease has ended".to_owned();
+        let ended = |()| "the task that holds the Lease has ended".to_owned();
         self.writes.send(Write(ledger, sender)).await.map_err(|_| ended(()))?;
         answer.await.map_err(|_| ended(()))?
     }
