@@ -33,7 +33,7 @@ fn stream() -> Vec<u8> {
                 drop.incident = rename(&drop.incident, round % 50);
             }
             Record::Incident(incident) => incident.id = rename(&incident.id, round % 50),
-            Record::Agent(_) => {}
+            Record::Heal(_) | Record::Agent(_) => {}
         }
         serde_json::to_writer(&mut text, &record).expect("JSON");
         text.push(b'\n');

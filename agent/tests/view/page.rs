@@ -21,10 +21,13 @@ fn board_of<'a>(records: impl IntoIterator<Item = &'a Record>) -> Board {
     board
 }
 
+/// The attributes of a tag, each with its value.
+type Attributes = Vec<(String, String)>;
+
 /// The tags of a page in their order, each with its attributes, and the text between them.
 ///
 /// A page of ours is strict enough for this: what is text has no `<`, `>` or `"`.
-fn parts(page: &str) -> (Vec<(String, Vec<(String, String)>)>, String) {
+fn parts(page: &str) -> (Vec<(String, Attributes)>, String) {
     let (mut tags, mut text) = (Vec::new(), String::new());
     // The style sheet is ours, and full of marks.
     let (head, rest) = page.split_once("<style>").expect("a style sheet");

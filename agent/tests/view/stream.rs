@@ -324,6 +324,7 @@ pub(crate) fn time_of(record: &Record) -> &str {
     match record {
         Record::Drop(record) => &record.time,
         Record::Incident(record) => &record.time,
+        Record::Heal(record) => &record.time,
         Record::Agent(record) => &record.time,
     }
 }

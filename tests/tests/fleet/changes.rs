@@ -114,7 +114,8 @@ fn stories() -> BTreeMap<String, Story> {
     for file in fs::read_dir(folder).expect("the folder is part of the project") {
         let path = file.expect("a file").path();
         let text = fs::read_to_string(&path).expect("readable");
-        let story = serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+        let story =
+            serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         stories.insert(path.file_stem().expect("a name").to_string_lossy().into_owned(), story);
     }
     stories
@@ -203,7 +204,7 @@ impl Stage {
                 // What is missing is looked for once more.
                 let _ = agent.wait_for(crate::LOOK, |heard| heard.iter().any(|h| like(&h.record)));
             }
-            let now = agents.iter().flat_map(|agent| agent.records()).map(|heard| &heard.record);
+            let now = agents.iter().flat_map(Agent::records).map(|heard| &heard.record);
             let found = earlier.iter().chain(now).find(|record| like(record));
             Ok(found.map_or(Look::NotYet(String::new()), |found| Look::Seen(found.clone())))
         });
@@ -217,8 +218,8 @@ impl Stage {
     fn fix(&self, id: &str, form: &Fix) {
         let records = tempfile::NamedTempFile::new_in(self.fleet.folder()).expect("a file");
         let now = self.agents.iter().flat_map(Agent::records).map(|heard| &heard.record);
-        let lines: String = self.earlier.iter().chain(now).map(|r| format!("{r}\n")).collect();
-        fs::write(records.path(), lines).expect("written");
+        let lines: Vec<String> = self.earlier.iter().chain(now).map(Value::to_string).collect();
+        fs::write(records.path(), lines.join("\n")).expect("written");
         let node = &self.fleet.host("worker-1").expect("a node").namespace;
         let mut fix = node.command(binary().expect("built"));
         fix.args(["fix", id, "--records"]).arg(records.path());
