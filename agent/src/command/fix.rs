@@ -21,7 +21,7 @@ use super::{
     Outcome, Output, complain,
     ends::{Between, End, FlowArgs, judge},
     print,
-    source::ClusterArgs,
+    source::{ClusterArgs, Source},
 };
 use crate::{
     records::named::{Asked, Named},
@@ -41,9 +41,13 @@ pub(super) struct Args {
     /// The drop or the incident to fix: its id, or the beginning of it
     #[arg(required_unless_present = "FlowArgs", conflicts_with = "FlowArgs")]
     id: Option<String>,
-    /// Where the id is looked up: a file of the agents' lines, or `-` for standard input
+    /// Where the id is looked up: a file of the agents' lines, or `-` for standard input [default:
+    /// the logs of the agents' pods]
     #[arg(short, long, value_name = "FILE", requires = "id")]
     records: Option<PathBuf>,
+    /// Where the agents are whose logs the id is looked up in
+    #[arg(long, value_name = "NAMESPACE", default_value = "whydrop", requires = "id")]
+    agents: String,
     #[command(flatten)]
     flow: Option<FlowArgs>,
     /// The rules to add to policies that are there, instead of new policies
@@ -69,8 +73,8 @@ enum What {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let asked = args.id.as_deref().map(|id| args.named(id)).transpose()?;
     let source = args.cluster.open()?;
+    let asked = args.id.as_deref().map(|id| args.named(id, &source)).transpose()?;
     let flows = match (&asked, &args.flow) {
         (Some(asked), _) => asked.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?,
         (None, Some(flow)) => vec![flow.read(source.namespace())?],
@@ -112,9 +116,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 
 impl Args {
     /// The flows that an id names.
-    fn named(&self, id: &str) -> anyhow::Result<Vec<Asked>> {
+    fn named(&self, id: &str, source: &Source) -> anyhow::Result<Vec<Asked>> {
         let mut named = Named::new(id).map_err(|expected| anyhow!(expected))?;
-        let Some(path) = &self.records else { bail!("--records FILE is missing") };
+        let Some(path) = &self.records else {
+            let lines = source.agents_lines(&self.agents)?;
+            for line in &lines {
+                named.take(&line.text);
+            }
+            return named.flows().map_err(|found| anyhow!(found));
+        };
         let from_stdin = path.as_os_str() == "-";
         if from_stdin && self.cluster.reads_stdin() {
             bail!("--records and --filename: expected one of them at most to be standard input");

@@ -4,16 +4,21 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::Args;
+use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use tokio::runtime::Runtime;
 use whydrop_core::cluster::Snapshot;
 
 use super::{complain, ends::End, progress::Progress};
 use crate::cluster::{
+    agents::{LogLine, SELECTOR, once},
     connect::{KubeArgs, connect},
     live::once::{Wanted, read},
     manifests::Manifests,
 };
+
+/// How far back agents are asked what they told: whoever has an id got it today.
+const RECALLED: SignedDuration = SignedDuration::from_hours(24);
 
 /// The cluster to ask about: the one that a kubeconfig names, or manifests.
 #[derive(Debug, Args)]
@@ -80,6 +85,18 @@ impl ClusterArgs {
 }
 
 impl Source {
+    /// What the agents in a namespace have logged for the last day, as far as their nodes keep it.
+    ///
+    /// # Errors
+    /// Where there is no cluster to ask, or no agent in it.
+    pub(super) fn agents_lines(&self, namespace: &str) -> anyhow::Result<Vec<LogLine>> {
+        let From::Api(client, runtime) = &self.from else {
+            bail!("--records FILE is missing: manifests have no agents to ask");
+        };
+        let since = Timestamp::now() - RECALLED;
+        runtime.block_on(once(client, namespace, SELECTOR, Some(since)))
+    }
+
     /// The namespace of ends that name none, if there is one.
     pub(super) fn namespace(&self) -> Option<&str> {
         self.namespace.as_deref()

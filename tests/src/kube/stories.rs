@@ -154,8 +154,9 @@ impl Stage<'_> {
         for part in [":53/UDP", "egress denied by NetworkPolicy shop/allow-backend-only"] {
             ensure!(line.contains(part), "not {part:?}: {line}");
         }
-        self.critical("shop/allow-backend-only")?;
-        let manifest = self.remedy(&line)?;
+        let id = self.critical("shop/allow-backend-only")?;
+        self.audience.say("A pager has nothing but the incident's id. It is enough:");
+        let manifest = self.apply_fix(&["fix".to_owned(), id])?;
         ensure!(manifest.contains("k8s-app: kube-dns"), "not the resolver:\n{manifest}");
         self.client("shop", "checkout", "resolved")
     }
@@ -237,8 +238,8 @@ impl Stage<'_> {
         Ok(line)
     }
 
-    /// Waits until an incident by this policy is told as critical, and shows what is to be done.
-    fn critical(&mut self, policy: &str) -> Result<()> {
+    /// Waits until an incident by this policy is told as critical, and returns its id.
+    fn critical(&mut self, policy: &str) -> Result<String> {
         let line = until("critical incident", WAIT, || {
             let log = self.agent_log();
             let is_it = |line: &&str| {
@@ -250,7 +251,8 @@ impl Stage<'_> {
             Ok(line.map_or(Look::NotYet(log), Look::Seen))
         })?;
         self.audience.output(&line);
-        Ok(())
+        let id = line.split_whitespace().skip_while(|word| *word != "INCIDENT").nth(1);
+        Ok(id.context("an id")?.to_owned())
     }
 
     /// Waits until the incident by this policy is over.
@@ -290,7 +292,11 @@ impl Stage<'_> {
 
     /// Runs the command that a line of the log proposes, and applies what it prints.
     fn remedy(&mut self, line: &str) -> Result<String> {
-        let words = hint::of_line(line)?;
+        self.apply_fix(&hint::of_line(line)?)
+    }
+
+    /// Runs `whydrop fix …`, and applies what it prints.
+    fn apply_fix(&mut self, words: &[String]) -> Result<String> {
         self.audience.command("", &format!("whydrop {} | tee remedy.yaml", words.join(" ")));
         let mut fix = self.node.in_network(binary()?);
         fix.args(words).arg("--kubeconfig").arg(self.node.api().kubeconfig());
