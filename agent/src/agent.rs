@@ -36,7 +36,7 @@ use std::{
 
 use anyhow::Context as _;
 use jiff::{SignedDuration, Timestamp};
-use kube::{Client, Config as KubeConfig};
+use kube::Client;
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use whydrop_core::{
     cluster::{Cluster, Interface, object::Kind},
@@ -48,7 +48,7 @@ use whydrop_core::{
 
 use crate::{
     cluster::{
-        connect::{KubeArgs, config, dialled},
+        connect::{KubeArgs, address_of, config, dialled},
         folder::Folder,
         live::{Live, Trouble},
         source::Source,
@@ -162,13 +162,16 @@ pub async fn run(
         Source::Manifests(folder)
     } else {
         let config = config(&options.kube).await.context("cannot reach the cluster")?;
-        destinations.extend(api_server(&config).await);
+        destinations.extend(destination("API server", dialled(&config).await));
         let client = Client::try_from(config).context("cannot reach the cluster")?;
         let start = |reason| Events::start(client.clone(), options.node.clone(), reason);
         events = options.event_reason.map(start);
         api = Some(client.clone());
         Source::Api(Box::new(Live::start(client, node.clone(), &mut cluster)))
     };
+    if let Some(collector) = &collector {
+        destinations.extend(destination("collector", address_of(&collector.url).await));
+    }
     let _alone = alone::claim()?;
     let opened = options.state_directory.as_deref().map(StateDirectory::open).transpose();
     let (state, no_state) = match opened {
@@ -505,10 +508,9 @@ impl Agent {
     }
 }
 
-/// The API server, as it is dialled.
-async fn api_server(config: &KubeConfig) -> Option<Destination> {
-    let address = dialled(config).await?;
-    Some(Destination { what: "API server".to_owned(), address })
+/// What the agent must reach, where its address is known.
+fn destination(what: &str, address: Option<SocketAddr>) -> Option<Destination> {
+    Some(Destination { what: what.to_owned(), address: address? })
 }
 
 fn kernel_release() -> String {

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
+use hyper::Uri;
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
@@ -53,10 +54,14 @@ pub async fn config(args: &KubeArgs) -> anyhow::Result<Config> {
 /// The address at which the API server is dialled; `None`: by way of a proxy, or under a name that
 /// nobody knows now.
 pub async fn dialled(config: &Config) -> Option<SocketAddr> {
-    let url = &config.cluster_url;
-    if config.proxy_url.is_some() {
-        return None;
+    match config.proxy_url {
+        Some(_) => None,
+        None => address_of(&config.cluster_url).await,
     }
+}
+
+/// The address that a URL stands for; `None`: nobody knows its name now.
+pub async fn address_of(url: &Uri) -> Option<SocketAddr> {
     let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("http") { 80 } else { 443 });
     let host = url.host()?.trim_start_matches('[').trim_end_matches(']');
     lookup_host((host, port)).await.ok()?.next()
