@@ -2,10 +2,13 @@
 
 use std::{
     io::{self, Read},
+    os::fd::AsFd as _,
+    process,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -18,6 +21,8 @@ use crossterm::{
 };
 use jiff::Timestamp;
 use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -53,11 +58,28 @@ pub fn run(reader: Box<dyn Read + Send>, is_live: bool) -> anyhow::Result<()> {
     for signal in [SIGTERM, SIGINT, SIGHUP] {
         signal_hook::flag::register(signal, stop.clone()).context("a signal's handler")?;
     }
+    end_with_terminal();
     // Restores the terminal when it panics, too.
     let mut terminal = ratatui::try_init().context("the terminal")?;
     let shown = follow(&mut terminal, &Input::start(reader), is_live, &stop);
     let restored = ratatui::try_restore().context("the terminal");
     shown.and(restored)
+}
+
+/// Ends the process once its terminal is gone: nobody looks any more, nothing is left to restore, and
+/// a read of such a terminal comes back at once, empty, for ever.
+fn end_with_terminal() {
+    thread::spawn(|| {
+        let terminal = io::stdout();
+        loop {
+            // That it is gone is told without being asked for.
+            let mut asked = [PollFd::new(terminal.as_fd(), PollFlags::empty())];
+            match poll(&mut asked, PollTimeout::NONE) {
+                Err(Errno::EINTR) => {}
+                Ok(_) | Err(_) => process::exit(0),
+            }
+        }
+    });
 }
 
 fn follow(

@@ -1,6 +1,11 @@
 //! The real view in a pseudo-terminal, from its start to the terminal it leaves behind.
 
-use std::process::Command;
+use std::{
+    io::Read as _,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
 
@@ -125,6 +130,24 @@ fn signals_leave_the_terminal_as_it_was() {
             let pid = pid.and_then(|(pid, _)| pid.parse().ok()).expect("a pid");
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("signalled");
         });
+    }
+}
+
+#[test]
+fn it_ends_with_its_terminal() {
+    let (_folder, path) = file(&lines(&fleet(2)));
+    let (terminal, inner) = pty_process::blocking::open().expect("a pseudo-terminal");
+    let command = pty_process::blocking::Command::new(BINARY).args(["view", &path]);
+    let mut child = command.env("TERM", "xterm-256color").spawn(inner).expect("it runs");
+    (&terminal).read_exact(&mut [0; 16]).expect("it draws");
+    drop(terminal);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while child.try_wait().expect("a child").is_none() {
+        if Instant::now() > deadline {
+            child.kill().expect("killed");
+            panic!("it goes on without a terminal");
+        }
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -27,8 +27,8 @@ use crate::{
 /// client's next try, the agent's certainty.
 const WAIT: Duration = Duration::from_secs(60);
 
-/// How long after its traffic passes an incident may take to be over: a flow that goes on dying is
-/// told once a minute, and only then is it known that it does not.
+/// How long an incident may take to become worse, or to be over: a flow that goes on dying is told
+/// once a minute, and only then is it known that it does, or does not.
 const OVER_WAIT: Duration = Duration::from_secs(120);
 
 /// The image that `resolver.yaml` names.
@@ -240,7 +240,7 @@ impl Stage<'_> {
 
     /// Waits until an incident by this policy is told as critical, and returns its id.
     fn critical(&mut self, policy: &str) -> Result<String> {
-        let line = until("critical incident", WAIT, || {
+        let line = until("critical incident", OVER_WAIT, || {
             let log = self.agent_log();
             let is_it = |line: &&str| {
                 [" INCIDENT ", " critical ", policy, "; do: "]

@@ -31,22 +31,22 @@ const LATE: f64 = 0.8;
 const SEEN_WITHIN: SignedDuration = SignedDuration::from_secs(1);
 
 /// The diagnosis of a drop that policies deny no more: the denial, and what changed so that it was
-/// one, if it stood when the packets died; else that the filter is out of sync, and what took the
+/// one, if it stood when the packets died or the last of them did while it was taken away; else that the filter is out of sync, and what took the
 /// denial away. `None`: there was no such denial, or something else killed the flow.
 pub(super) fn in_hindsight(
     history: &History,
     snapshot: &Snapshot,
     case: &Case<'_>,
     diagnosis: &Diagnosis,
+    worked: Option<Timestamp>,
 ) -> Option<(Diagnosis, Attribution)> {
     let Fate::Died(evidence) = case.fate else { return None };
     let passes = matches!(diagnosis.verdict.decision(), Decision::Allowed | Decision::NotIsolated);
     let unexplained = matches!(diagnosis.cause.class, Class::OutOfSync | Class::NotPolicy);
     let inquiry =
         Inquiry { snapshot, case, question: &diagnosis.question, verdict: &diagnosis.verdict };
-    let other_reasons = inquiry.spoofed(evidence).is_some()
-        || inquiry.table_full(evidence).is_some()
-        || diagnosis.cause.situation == Some(Situation::Start);
+    let other_reasons =
+        inquiry.spoofed(evidence).is_some() || inquiry.table_full(evidence).is_some();
     if !passes || !unexplained || !Died::of(evidence).is_filter() || other_reasons {
         return None;
     }
@@ -56,10 +56,15 @@ pub(super) fn in_hindsight(
     if late > LAG_MAX {
         return None;
     }
-    if late < -SEEN_WITHIN {
+    // The last of what was denied, while the plugin took the change in: it has worked since.
+    let is_tail = late <= ENFORCED_WITHIN && worked > Some(evidence.last());
+    if late < -SEEN_WITHIN || is_tail {
         let told = denied_then(&flip, case, change);
         let changed = attribute(history, &flip.before, &told);
         return Some((told, changed));
+    }
+    if diagnosis.cause.situation == Some(Situation::Start) {
+        return None;
     }
     let told = out_of_sync(&flip, evidence, diagnosis, change, late);
     Some((told, Attribution::Seen(flip.changes)))

@@ -40,7 +40,7 @@ impl Judgement {
         worked: Option<Timestamp>,
     ) -> Self {
         let diagnosis = before_denial(history, snapshot, case, diagnosis, worked);
-        match in_hindsight(history, snapshot, case, &diagnosis) {
+        match in_hindsight(history, snapshot, case, &diagnosis, worked) {
             Some((diagnosis, changed)) => Self { diagnosis, changed, remedy: None },
             None => Self::of(snapshot, history, diagnosis),
         }

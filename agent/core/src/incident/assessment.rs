@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Affected, Incident,
+    Affected, Incident, Party,
     words::{pods_of, span},
 };
 use crate::{
@@ -168,11 +168,13 @@ fn denied_since(incident: &Incident) -> Option<Timestamp> {
 fn lost(incident: &Incident, affected: &Affected, is_sustained: bool) -> Option<String> {
     let who = pods_of(affected);
     let is_all = affected.is_whole_workload() || affected.is_down();
+    let is_alone = matches!(affected.path.sufferer(), Party::Pod(..));
     match incident.cause.situation {
         Some(Situation::Dns) if is_all || is_sustained => {
             return Some(format!("{who} lost DNS: nothing that uses names works"));
         }
-        Some(Situation::Probe(probe)) if is_all => {
+        // A pod that nothing owns is all there is of it.
+        Some(Situation::Probe(probe)) if is_all || (is_alone && is_sustained) => {
             let then = match probe {
                 Probe::Readiness => "none will be ready",
                 Probe::Liveness | Probe::Startup => "all will be restarted",

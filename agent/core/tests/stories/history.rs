@@ -521,6 +521,26 @@ fn a_drop_that_a_policy_explained_when_it_happened_is_still_explained() {
 }
 
 #[test]
+fn the_last_of_what_was_denied_is_no_lag_once_it_has_worked_since() {
+    let mut cluster = open();
+    apply_policy(&mut cluster, "default-deny", Vec::new(), 10);
+    apply_policy(&mut cluster, "allow", vec![allow_web()], 100);
+    let judged = |died, worked: Option<i64>| {
+        let drop = dropped(address(10), address(20), 8080, &[died]);
+        let (snapshot, case) = (cluster.snapshot(), case_of(&drop));
+        let diagnosis = diagnose(&snapshot, &case);
+        let worked = worked.map(at);
+        Judgement::in_hindsight(&snapshot, cluster.history(), &case, diagnosis, worked)
+    };
+    let class = |died, worked| judged(died, worked).diagnosis.cause.class;
+    assert_eq!(class(101, Some(102)), class(95, None));
+    assert!(class(95, None).is_denial());
+    assert_eq!(class(101, None), Class::OutOfSync, "nothing shows that it works");
+    assert_eq!(class(101, Some(50)), Class::OutOfSync, "it worked before");
+    assert_eq!(class(160, Some(170)), Class::OutOfSync, "no plugin takes a minute");
+}
+
+#[test]
 fn what_died_and_worked_again_before_the_denial_did_not_die_of_it() {
     let mut cluster = open();
     apply_policy(&mut cluster, "default-deny", Vec::new(), 100);
