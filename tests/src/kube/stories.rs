@@ -31,6 +31,9 @@ const WAIT: Duration = Duration::from_secs(60);
 /// once a minute, and only then is it known that it does, or does not.
 const OVER_WAIT: Duration = Duration::from_secs(120);
 
+/// How long a client has to fare the same: longer than the agent takes a recovered flow for the same.
+const STEADY: jiff::SignedDuration = jiff::SignedDuration::from_secs(7);
+
 /// The image that `resolver.yaml` names.
 const COREDNS: &str = "localhost/coredns:1";
 
@@ -111,9 +114,33 @@ impl Stage<'_> {
         }
         self.show("apply -f", "tests/node/workloads.yaml")?;
         self.audience.say("Everybody reaches whom they talk to.");
-        self.client("frontend", "pod-a", "reached")?;
-        self.client("frontend", "network-test", "reached")?;
-        self.client("shop", "checkout", "resolved")
+        for (namespace, pod, word) in [
+            ("frontend", "pod-a", "reached"),
+            ("frontend", "network-test", "reached"),
+            ("shop", "checkout", "resolved"),
+        ] {
+            self.client(namespace, pod, word)?;
+            self.steadily(namespace, pod, word)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a client has said the same for a while. What died in a pod's first moments, before
+    /// it was programmed, is another drop than what a policy denies only once it has worked between.
+    fn steadily(&self, namespace: &str, pod: &str, word: &str) -> Result<()> {
+        let logs = ["logs", pod, "-n", namespace, "--timestamps"];
+        until(&format!("steadily {word:?} from {pod}"), WAIT, || {
+            let said = self.kubectl.run(logs)?;
+            let lines = said.lines().rev().map_while(|line| line.split_once(' '));
+            let steady = lines.take_while(|(_, said)| said.trim() == word);
+            let times: Vec<jiff::Timestamp> =
+                steady.filter_map(|(at, _)| at.parse().ok()).collect();
+            let for_long = match (times.first(), times.last()) {
+                (Some(last), Some(first)) => last.duration_since(*first) >= STEADY,
+                _ => false,
+            };
+            Ok(if for_long { Look::Seen(()) } else { Look::NotYet(said) })
+        })
     }
 
     fn frontend_to_backend(&mut self) -> Result<()> {
