@@ -292,7 +292,8 @@ impl Stage<'_> {
             let line = log.lines().find(is_it).map(str::to_owned);
             Ok(line.map_or(Look::NotYet(log), Look::Seen))
         })?;
-        ensure!(line.contains("traffic passes since"), "{line}");
+        let is_well = ["traffic passes since", "policies allow it now"];
+        ensure!(is_well.iter().any(|why| line.contains(why)), "{line}");
         self.audience.output(&line);
         Ok(())
     }
