@@ -21,21 +21,9 @@ const RULES_MAX: usize = 256;
 const NAME_BYTES_MAX: usize = 63;
 
 /// The causes that a rule can name: those of drops and findings.
-const CAUSES: [Class; 13] = [
-    Class::ExplicitDeny,
-    Class::NamespaceSelectorMismatch,
-    Class::PodSelectorMismatch,
-    Class::PortMismatch,
-    Class::ProtocolMismatch,
-    Class::IpBlockMismatch,
-    Class::IpBlockExcept,
-    Class::NamedPortUnresolved,
-    Class::DefaultDeny,
-    Class::NotEnforced,
-    Class::OutOfSync,
-    Class::NotPolicy,
-    Class::CannotTell,
-];
+fn named_causes() -> impl Iterator<Item = Class> {
+    Class::ALL.into_iter().filter(|class| *class != Class::None)
+}
 
 /// A rule as written.
 #[derive(Debug, Deserialize)]
@@ -184,9 +172,9 @@ fn ports(value: &Value) -> Result<(u16, u16), String> {
 
 /// One cause, or a list of them.
 fn causes(value: Value) -> Result<Vec<Class>, String> {
-    let known = || CAUSES.map(Class::name).join(", ");
+    let known = || named_causes().map(Class::name).collect::<Vec<_>>().join(", ");
     let class = |value: &Value| {
-        let class = CAUSES.into_iter().find(|class| value == class.name());
+        let class = named_causes().find(|class| value == class.name());
         class.ok_or_else(|| format!("cause: expected {}, found {value}", known()))
     };
     match value {
