@@ -3,13 +3,11 @@
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
+pub(super) use crate::report::text::{count, short};
 use crate::{
     records::board::{Count, Status},
     report::{Decision, ObjectRef, RuleRef, incident::Severity},
 };
-
-/// How much of an id is shown; all of it is in the table of drops, and in the incident's facts.
-pub(super) const ID_SHOWN: usize = 8;
 
 /// Day and time, to the second.
 pub(super) fn moment(at: Timestamp) -> Markup {
@@ -48,11 +46,6 @@ pub(super) fn span(duration: SignedDuration) -> String {
     }
 }
 
-/// `1 drop`, `3 drops`.
-pub(super) fn count(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
 /// The same of a number of which parts may be unknown.
 pub(super) fn at_least(of: Count, what: &str) -> String {
     let known = count(of.at_least, what);
@@ -62,11 +55,6 @@ pub(super) fn at_least(of: Count, what: &str) -> String {
 /// A length for [`count`].
 pub(super) fn len(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
-}
-
-/// The beginning of an id.
-pub(super) fn short(id: &str) -> String {
-    id.chars().take(ID_SHOWN).collect()
 }
 
 /// `NetworkPolicy backend/default-deny`.

@@ -15,7 +15,7 @@ use super::{
     Changed, Direction, ObjectRef, Record, Remedy, Reporter, Schema, Situation, Workload,
     convert::{cause_of, changed_of, policy_ref, time},
     remedy_of,
-    text::{seconds, short},
+    text::{count, seconds, short},
 };
 
 /// How many drops are listed by id: enough to follow some back; all are counted.
@@ -454,8 +454,6 @@ fn step(step: &Step) -> PlanStep {
 pub(super) fn line(record: &IncidentRecord) -> String {
     let id = short(&record.id);
     let time = seconds(&record.time);
-    let count =
-        |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let drops = count(record.drops.count, "drop");
     let what = match (record.happened, &record.resolution) {
         (IncidentHappened::Opened, _) => "opened".to_owned(),

@@ -17,6 +17,11 @@ pub fn short(id: &str) -> String {
     id.chars().take(ID_SHOWN).collect()
 }
 
+/// A number and its noun: `1 drop`, `3 drops`.
+pub(crate) fn count(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Writes a record as one line, without the newline.
 pub fn line(record: &Record) -> String {
     let line = match record {

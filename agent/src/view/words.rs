@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
+pub(super) use crate::report::text::count;
 use crate::{
     records::board::{Count, Status, Summary},
     report::{
@@ -85,11 +86,6 @@ pub(super) fn sparkline(numbers: &[u64], most: u64) -> String {
         }
     };
     numbers.iter().map(bar).collect()
-}
-
-/// A number and its noun.
-pub(super) fn count(number: u64, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 /// The same of a number that may be greater.
