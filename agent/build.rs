@@ -7,8 +7,8 @@ use std::{
 
 use aya_build::{Package, Toolchain, build_ebpf};
 
-/// What `rust-toolchain.toml` pins; the child cargo is started by name, through rustup.
-const TOOLCHAIN: &str = "1.98.0";
+/// What the workspace's `rust-version` pins; the child cargo is started by name, through rustup.
+const TOOLCHAIN: &str = env!("CARGO_PKG_RUST_VERSION");
 
 /// Allows `-Z build-std` on a stable compiler: the BPF target has no prebuilt `core`.
 const BOOTSTRAP: &str = "RUSTC_BOOTSTRAP";

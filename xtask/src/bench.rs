@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::{
     cargo::{build_release, path, program_released},
     plan::Plan,
-    setup::{Purpose, prepare, require_root},
+    setup::{Need, prepare, require_root},
 };
 
 /// How long the optimised build takes on two cores.
@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     require_root("making network namespaces and loading eBPF programs")?;
     let mut plan = Plan::default();
-    prepare(&mut plan, Purpose::Bench)?;
+    prepare(&mut plan, &[Need::Play, Need::Bench])?;
     plan.add("building whydrop, optimised", build_release(), BUILD_SECONDS);
     plan.run()?;
     let mut bench = Command::new(program_released("whydrop-bench")?);

@@ -9,6 +9,8 @@ use std::{
 
 use anyhow::{Context, Result};
 
+use crate::toolchain;
+
 /// The repository.
 pub(crate) fn root() -> PathBuf {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -32,10 +34,9 @@ pub(crate) fn path() -> OsString {
 /// anew where it differs, and it differs between this program and a test that runs it.
 const OF_A_PACKAGE: [&str; 3] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"];
 
-/// A call of cargo in the repository.
+/// A call of the pinned toolchain's cargo in the repository.
 pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
-    let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(program);
+    let mut command = toolchain::program("cargo");
     command.args(arguments).current_dir(root()).env("PATH", path());
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();

@@ -11,7 +11,7 @@ use crate::{
     cargo::{build, path, program, root},
     image, lab,
     plan::{Plan, say},
-    setup::{Purpose, prepare, require_root},
+    setup::{Need, prepare, require_root},
 };
 
 /// How long the build takes on two cores.
@@ -49,7 +49,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     require_root("making network namespaces and loading eBPF programs")?;
     let mut plan = Plan::default();
     let is_real = REAL.iter().any(|(name, _)| *name == arguments.name);
-    prepare(&mut plan, if is_real { Purpose::Lab } else { Purpose::Demo })?;
+    let mut needs = vec![Need::Play];
+    needs.extend(is_real.then_some([Need::Go, Need::Node]).into_iter().flatten());
+    needs.extend((arguments.name == NODE).then_some(Need::Image));
+    prepare(&mut plan, &needs)?;
     plan.add("building whydrop", build(), BUILD_SECONDS);
     if is_real {
         lab::prepare_node(&mut plan)?;

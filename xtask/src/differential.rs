@@ -9,7 +9,7 @@ use crate::{
     cargo::{build, cargo},
     lab,
     plan::Plan,
-    setup::{Purpose, prepare, require_root},
+    setup::{Need, prepare, require_root},
 };
 
 /// How long the build takes on two cores.
@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         Some(other) => anyhow::bail!("{other}: expected felix or cilium"),
     };
     let mut plan = Plan::default();
-    prepare(&mut plan, Purpose::Lab)?;
+    prepare(&mut plan, &[Need::Play, Need::Go, Need::Node, Need::Cilium])?;
     plan.add("building whydrop", build(), BUILD_SECONDS);
     lab::prepare_all(&mut plan)?;
     plan.run()?;

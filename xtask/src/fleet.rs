@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::{
     cargo::{build_release, path, program_released},
     plan::Plan,
-    setup::{Purpose, prepare},
+    setup::{Need, prepare},
 };
 
 /// How long the optimised build takes on two cores.
@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
 /// Sets up, builds, and plays it.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut plan = Plan::default();
-    prepare(&mut plan, Purpose::Lab)?;
+    prepare(&mut plan, &[Need::Play, Need::Go, Need::Store])?;
     plan.add("building whydrop, optimised", build_release(), BUILD_SECONDS);
     plan.run()?;
     let mut load = Command::new(program_released("whydrop-fleet-load")?);

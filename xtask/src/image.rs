@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use crate::{
     cargo::{cargo, program, root},
     plan::{Plan, say},
-    setup::{self, Purpose},
+    setup, toolchain,
 };
 use archive::{Content, Image};
 
@@ -79,7 +79,7 @@ impl Arch {
     }
 
     /// musl, for a program that needs nothing of the file system it is started in.
-    fn target(self) -> &'static str {
+    pub(crate) fn target(self) -> &'static str {
         match self {
             Self::Amd64 => "x86_64-unknown-linux-musl",
             Self::Arm64 => "aarch64-unknown-linux-musl",
@@ -117,7 +117,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
 
     let mut plan = Plan::default();
-    setup::prepare(&mut plan, Purpose::Image)?;
+    setup::prepare(&mut plan, &[])?;
     prepare(&mut plan, arch)?;
     plan.run()?;
 
@@ -146,7 +146,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 pub(crate) fn prepare(plan: &mut Plan, arch: Arch) -> Result<()> {
     let (compiler, packages) = arch.compiler();
     setup::prepare_compiler(plan, compiler, packages)?;
-    setup::prepare_target(plan, arch.target())?;
+    toolchain::prepare(plan, Some(arch.target()))?;
     let what = format!("building the image's program for {}", arch.name());
     plan.add(what, build(arch), BUILD_SECONDS);
     Ok(())

@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::{
     cargo::{build, path, program},
     plan::Plan,
-    setup::{Purpose, prepare, require_root},
+    setup::{Need, prepare, require_root},
 };
 
 /// How long the build of our own programs takes on two cores.
@@ -55,7 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let starts = matches!(arguments.arguments[0].as_str(), "up" | "build");
     if starts || !program("whydrop-lab")?.is_file() {
         let mut plan = Plan::default();
-        prepare(&mut plan, Purpose::Lab)?;
+        prepare(&mut plan, &[Need::Play, Need::Go, Need::Node, Need::Cilium])?;
         plan.add("building whydrop", build(), BUILD_SECONDS);
         plan.run()?;
     }
@@ -63,9 +63,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Adds to a plan what tests run; the programs are built before.
+/// Adds to a plan what all tests run; the programs are built before.
 pub(crate) fn prepare_all(plan: &mut Plan) -> Result<()> {
     prepare_parts(plan, &[API, DEPLOY, OTLP, NODE, CILIUM])
+}
+
+/// Adds to a plan what the tests of the main path run; the programs are built before.
+pub(crate) fn prepare_api(plan: &mut Plan) -> Result<()> {
+    prepare_parts(plan, &[API])
 }
 
 /// Adds to a plan what a whole node consists of; the programs are built before.

@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::{
     cargo::cargo,
     plan::Plan,
-    setup::{self, Purpose},
+    setup::{self, Need},
 };
 
 /// Every package by itself: a manifest that leans on features which only another package turns on
@@ -25,7 +25,7 @@ const PACKAGES: &[(&str, u64)] = &[
 /// Sets up and checks.
 pub(crate) fn run() -> Result<ExitCode> {
     let mut plan = Plan::default();
-    setup::prepare(&mut plan, Purpose::Test)?;
+    setup::prepare(&mut plan, &[Need::Lint])?;
     prepare(&mut plan);
     plan.run()?;
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
 //! cargo xtask JOB: everything that is done to this repository, on one machine.
 
+mod bare;
 mod bench;
 mod cargo;
 mod demo;
@@ -11,6 +12,7 @@ mod lint;
 mod plan;
 mod setup;
 mod test;
+mod toolchain;
 
 use std::process::ExitCode;
 
@@ -39,6 +41,8 @@ enum Job {
     Image(image::Arguments),
     /// Builds, starts and ends a real Kubernetes that leaves the machine as it is.
     Lab(lab::Arguments),
+    /// Runs a README command in a bare Debian, as on a new machine; says how long it took.
+    Bare(bare::Arguments),
     /// Installs what is missing to build, to play scenarios and to test; says what and why.
     Setup,
     /// Formatting, licences, lints, and each crate alone.
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         Job::FleetLoad(arguments) => fleet::run(&arguments),
         Job::Image(arguments) => image::run(&arguments),
         Job::Lab(arguments) => lab::run(&arguments),
+        Job::Bare(arguments) => bare::run(&arguments),
         Job::Setup => setup::run(),
         Job::Lint => lint::run(),
     };

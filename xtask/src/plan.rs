@@ -184,7 +184,8 @@ fn rewrite(line: &str) {
     let _ = write!(stdout, "\r\x1b[2K{line}").and_then(|()| stdout.flush());
 }
 
-fn seconds(time: Duration) -> String {
+/// A duration for people: `45 s`, `2 min 5 s`.
+pub(crate) fn seconds(time: Duration) -> String {
     match time.as_secs() {
         seconds @ 0..=99 => format!("{seconds} s"),
         seconds => format!("{} min {} s", seconds / 60, seconds % 60),

@@ -2,18 +2,22 @@
 //!
 //! Installed is only what is missing, and each thing is named with what it is for.
 
+mod programs;
+
 use std::{
     env,
-    path::Path,
     process::{Command, ExitCode, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::{
-    cargo::{cargo, path, root},
+    cargo::{cargo, path},
+    image::Arch,
     plan::{Plan, say},
+    toolchain,
 };
+use programs::{FONTS, LLVM, PROGRAMS, Program};
 
 /// Links eBPF programs; its version goes with the LLVM it is linked to.
 const BPF_LINKER: Tool = Tool {
@@ -57,44 +61,53 @@ const DENY: Tool = Tool {
 /// The `go` line of the modules in `tests/kube`.
 const GO: &str = "1.26.0";
 
-/// What bpf-linker is compiled against.
-const LLVM: &[&str] =
-    &["g++", "llvm-22-dev", "libpolly-22-dev", "zlib1g-dev", "libzstd-dev", "libxml2-dev"];
+/// How long Debian's packages take to fetch and unpack: some small ones, the LLVM that bpf-linker is
+/// compiled with, a browser.
+const PACKAGES_SECONDS: u64 = 15;
 const LLVM_SECONDS: u64 = 60;
-
-/// Programs that scenarios run: the program, its Debian package, and what for.
-const PROGRAMS: &[(&str, &str, &str)] = &[
-    ("ip", "iproute2", "makes the network namespaces and veths of a scenario"),
-    ("nft", "nftables", "stands in for a CNI that uses nftables"),
-    ("iptables-legacy", "iptables", "stands in for a CNI that uses iptables or an NFQUEUE"),
-    ("ipset", "ipset", "holds the addresses of a policy that Calico enforces"),
-    ("curl", "curl", "is the client of the demo"),
-    ("setpriv", "util-linux", "starts the agent so that it ends with its test, or without rights"),
-    ("timeout", "coreutils", "bounds what a test runs"),
-];
-/// What a node with Cilium runs besides.
-const CILIUM_PROGRAM: (&str, &str, &str) =
-    ("clang", "clang", "compiles what Cilium's agent loads into the kernel");
-/// What stores what agents send, in tests: Kafka, and what reads from it.
-const STORE_PROGRAMS: [(&str, &str, &str); 3] = [
-    ("java", "default-jre-headless", "runs Kafka, which stores what agents send"),
-    ("mvn", "maven", "fetches Kafka"),
-    ("jq", "jq", "is what docs/otlp.md reads incidents of a fleet with"),
-];
-/// What shows a page in a test: a browser without a window, and the fonts of its pictures. 98 MB to
-/// fetch, 301 MB on disk.
-const BROWSER: (&str, &str, &str) =
-    ("chromium-headless-shell", "chromium-headless-shell", "shows the page of `whydrop report`");
 const BROWSER_SECONDS: u64 = 30;
-const FONTS: &str = "fonts-dejavu-core";
-/// What measuring runs besides.
-const BENCH_PROGRAM: (&str, &str, &str) =
-    ("bpftrace", "bpftrace", "is what whydrop's cost is compared with");
-const PROGRAMS_SECONDS: u64 = 15;
-/// A standard library, 30 MB, from rustup.
-const TARGET_SECONDS: u64 = 10;
 /// A C compiler for another processor, 40 MB.
 const COMPILER_SECONDS: u64 = 20;
+
+/// What a job is about to do, and the machine must have something for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Play scenarios: namespaces, filters, clients.
+    Play,
+    /// Run tests.
+    Tests,
+    /// Check licences and sources.
+    Lint,
+    /// Build and run an API server.
+    Go,
+    /// Make the agent's image for this machine's processor.
+    Image,
+    /// Run a whole node, or nodes with Calico's Felix.
+    Node,
+    /// Run Cilium.
+    Cilium,
+    /// Run a collector, and what stores what it receives.
+    Store,
+    /// Show the page of `whydrop report`.
+    Page,
+    /// Measure.
+    Bench,
+    /// Make a bare Debian, and build nothing here.
+    Bare,
+}
+
+/// What every test together needs.
+pub(crate) const ALL_TESTS: &[Need] = &[
+    Need::Play,
+    Need::Tests,
+    Need::Lint,
+    Need::Go,
+    Need::Image,
+    Need::Node,
+    Need::Cilium,
+    Need::Store,
+    Need::Page,
+];
 
 /// Fails where this is not root, which `what` needs.
 pub(crate) fn require_root(what: &str) -> Result<()> {
@@ -129,21 +142,6 @@ fn require_go() -> Result<()> {
     Ok(())
 }
 
-/// What the set-up is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// Building and playing scenarios.
-    Demo,
-    /// The same, and running tests.
-    Test,
-    /// Building and measuring.
-    Bench,
-    /// Building, and running a Kubernetes.
-    Lab,
-    /// Building alone.
-    Image,
-}
-
 /// A program that cargo installs.
 struct Tool {
     name: &'static str,
@@ -159,60 +157,65 @@ struct Tool {
 /// `cargo xtask setup`.
 pub(crate) fn run() -> Result<ExitCode> {
     let mut plan = Plan::default();
-    prepare(&mut plan, Purpose::Test)?;
+    prepare(&mut plan, ALL_TESTS)?;
     plan.run()?;
     say("everything is there; nothing else was changed");
     Ok(ExitCode::SUCCESS)
 }
 
-/// Adds to a plan what is missing on this machine.
-pub(crate) fn prepare(plan: &mut Plan, purpose: Purpose) -> Result<()> {
-    if matches!(purpose, Purpose::Test | Purpose::Lab) {
+/// Adds to a plan what is missing on this machine for all of these needs.
+pub(crate) fn prepare(plan: &mut Plan, needs: &[Need]) -> Result<()> {
+    if needs.contains(&Need::Go) {
         require_go()?;
     }
-    let mut packages = Vec::new();
-    let programs = if purpose == Purpose::Image { &[] } else { PROGRAMS };
-    let mut besides = match purpose {
-        Purpose::Test | Purpose::Lab => vec![CILIUM_PROGRAM],
-        Purpose::Bench => vec![BENCH_PROGRAM],
-        Purpose::Demo | Purpose::Image => Vec::new(),
-    };
-    if purpose == Purpose::Test {
-        besides.extend(STORE_PROGRAMS);
+    let is_built_here = needs != [Need::Bare];
+    let target = needs.contains(&Need::Image).then(Arch::of_this_machine).transpose()?;
+    if is_built_here {
+        toolchain::prepare(plan, target.map(Arch::target))?;
     }
-    for (program, package, what_for) in programs.iter().chain(&besides) {
-        if !found(program) {
-            say(&format!("missing: {program} (Debian package {package}), which {what_for}"));
-            packages.push(*package);
-        }
+    let tools = missing_tools(needs);
+    prepare_packages(plan, needs, tools.iter().any(|tool| tool.name == BPF_LINKER.name))?;
+    for tool in tools {
+        plan.add(format!("{} {}", tool.name, tool.version), tool.install(), tool.seconds);
     }
-    let mut seconds = if packages.is_empty() { 0 } else { PROGRAMS_SECONDS };
-    if purpose == Purpose::Test {
-        let (program, package, what_for) = BROWSER;
-        if !found(program) {
-            say(&format!("missing: {program} (Debian package {package}), which {what_for}"));
-            packages.push(package);
-            seconds += BROWSER_SECONDS;
-        }
-        if !installed(FONTS) {
-            say(&format!("missing: {FONTS} (Debian package), which pages are shown in"));
-            packages.push(FONTS);
-        }
-    }
-    let mut tools = vec![&BPF_LINKER];
-    if purpose == Purpose::Test {
-        tools.extend([&NEXTEST, &DENY]);
-    }
+    Ok(())
+}
+
+/// The programs of cargo's that are missing, each said with what it is for.
+fn missing_tools(needs: &[Need]) -> Vec<&'static Tool> {
+    let builds = needs != [Need::Bare];
+    let mut tools: Vec<_> = builds.then_some(&BPF_LINKER).into_iter().collect();
+    tools.extend(needs.contains(&Need::Tests).then_some(&NEXTEST));
+    tools.extend(needs.contains(&Need::Lint).then_some(&DENY));
     tools.retain(|tool| !tool.present());
-    for tool in &tools {
-        let Tool { name, version, purpose, .. } = tool;
+    for Tool { name, version, purpose, .. } in &tools {
         say(&format!(
             "missing: {name} {version} (from crates.io, into cargo's bin), which {purpose}"
         ));
     }
-    if tools.iter().any(|tool| tool.name == BPF_LINKER.name) {
-        let mut missing = LLVM.to_vec();
-        missing.retain(|package| !installed(package));
+    tools
+}
+
+/// Adds Debian's packages to a plan, of those that are missing.
+fn prepare_packages(plan: &mut Plan, needs: &[Need], compiles_linker: bool) -> Result<()> {
+    let mut packages = Vec::new();
+    let mut seconds = PACKAGES_SECONDS;
+    for Program { name, package, purpose, need } in PROGRAMS {
+        if !needs.contains(need) || found(name) {
+            continue;
+        }
+        say(&format!("missing: {name} (Debian package {package}), which {purpose}"));
+        if !packages.contains(package) {
+            packages.push(*package);
+        }
+        seconds += if *need == Need::Page { BROWSER_SECONDS } else { 0 };
+    }
+    if needs.contains(&Need::Page) && !installed(FONTS) {
+        say(&format!("missing: {FONTS} (Debian package), which pages are shown in"));
+        packages.push(FONTS);
+    }
+    if compiles_linker {
+        let missing: Vec<_> = LLVM.iter().copied().filter(|package| !installed(package)).collect();
         if !missing.is_empty() {
             seconds += LLVM_SECONDS;
             let names = missing.join(" ");
@@ -220,13 +223,7 @@ pub(crate) fn prepare(plan: &mut Plan, purpose: Purpose) -> Result<()> {
         }
         packages.extend(missing);
     }
-    if !packages.is_empty() {
-        install(plan, &packages, seconds)?;
-    }
-    for tool in tools {
-        plan.add(format!("{} {}", tool.name, tool.version), tool.install(), tool.seconds);
-    }
-    Ok(())
+    if packages.is_empty() { Ok(()) } else { install(plan, &packages, seconds) }
 }
 
 /// Adds to a plan what is missing of a C compiler, which these Debian packages have.
@@ -237,22 +234,6 @@ pub(crate) fn prepare_compiler(plan: &mut Plan, program: &str, packages: &[&str]
     let names = packages.join(" ");
     say(&format!("missing: {program} (Debian packages {names}), which compiles what TLS has of C"));
     install(plan, packages, COMPILER_SECONDS)
-}
-
-/// Adds to a plan Rust's standard library for a target, where the toolchain is without it.
-pub(crate) fn prepare_target(plan: &mut Plan, target: &str) -> Result<()> {
-    let mut ask = Command::new("rustc");
-    ask.args(["--print", "target-libdir", "--target", target]).current_dir(root());
-    let output = ask.output().context("run rustc")?;
-    ensure!(output.status.success(), "rustc knows no target {target}");
-    let folder = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if !Path::new(&folder).is_dir() {
-        say(&format!("missing: {target} (from rustup, into the toolchain), the image's target"));
-        let mut add = Command::new("rustup");
-        add.args(["target", "add", target]).current_dir(root());
-        plan.add(format!("rustup target {target}"), add, TARGET_SECONDS);
-    }
-    Ok(())
 }
 
 /// Adds the installation of Debian packages.
