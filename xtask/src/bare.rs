@@ -1,9 +1,9 @@
 //! `cargo xtask bare`: the README's commands on a machine that has nothing.
 //!
 //! A Debian made by debootstrap, with nothing brought in but a clone of the last commit, rustup with
-//! the machine's default toolchain, Go, and `git`-less root: what a job calls and does not install is
-//! missing there, whatever the machine around it has. It runs in mount, process, IPC and host name
-//! namespaces of its own, and shares the machine's network, which it fetches packages over.
+//! the machine's default toolchain, and Go: what a job calls and does not install is missing there,
+//! whatever the machine around it has. It runs in mount, process, IPC and host name namespaces of its
+//! own, and shares the machine's network, which packages are fetched over.
 
 use std::{
     env, fs,
@@ -58,23 +58,12 @@ exec chroot "$bare" sh -ec 'cd /root/whydrop; exec "$@"' sh "$@"
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// What to run.
-    #[arg(value_enum, default_value_t = Job::Demo)]
-    job: Job,
-    /// Also what takes long, as CI does; of `test` alone.
-    #[arg(long)]
-    all: bool,
     /// Goes on in the root of the last run, with all that it installed and built.
     #[arg(long)]
     warm: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Job {
-    /// `cargo xtask demo`.
-    Demo,
-    /// `cargo xtask test`.
-    Test,
+    /// The job of `cargo xtask` with its flags, such as `test --all`.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, default_value = "demo")]
+    job: Vec<String>,
 }
 
 /// Makes the root and runs the command there; says how long it took.
@@ -86,12 +75,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         make(&pristine, &bare)?;
     }
     update_clone(&bare)?;
-    let mut words = vec!["cargo", "xtask"];
-    words.push(if arguments.job == Job::Demo { "demo" } else { "test" });
-    words.extend((arguments.all && arguments.job == Job::Test).then_some("--all"));
+    let words: Vec<&str> =
+        ["cargo", "xtask"].into_iter().chain(arguments.job.iter().map(String::as_str)).collect();
     say(&format!("in {}: {}", bare.display(), words.join(" ")));
     let started = Instant::now();
-    let status = command(&bare, &words)?.status().context("run unshare")?;
+    let status = command(&bare, &words).status().context("run unshare")?;
     let state = if arguments.warm { "warm" } else { "with nothing there" };
     say(&format!("{}, {state}: {}, {status}", words.join(" "), seconds(started.elapsed())));
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -161,7 +149,7 @@ fn update_clone(bare: &Path) -> Result<()> {
 }
 
 /// The call of a command within.
-fn command(bare: &Path, words: &[&str]) -> Result<Command> {
+fn command(bare: &Path, words: &[&str]) -> Command {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--pid", "--fork", "--kill-child", "--ipc", "--uts"]);
     command.args(["sh", "-ec", INSIDE, "bare"]).arg(bare).args(words);
@@ -172,7 +160,7 @@ fn command(bare: &Path, words: &[&str]) -> Result<Command> {
     for name in ["GOPROXY", "GOSUMDB", "http_proxy", "https_proxy", "no_proxy"] {
         command.envs(env::var_os(name).map(|value| (name, value)));
     }
-    Ok(command)
+    command
 }
 
 /// Where the roots are kept: beside what tests build once, outside the clone.
