@@ -24,6 +24,9 @@ use crate::{
 const RELEASE: &str = "bookworm";
 /// How long debootstrap takes, once.
 const BOOTSTRAP_SECONDS: u64 = 90;
+/// What it has beside Debian's own minimum: the certificates that every download is checked with, and
+/// the linker that rustup asks its users to have.
+const INCLUDED: &str = "--include=ca-certificates,gcc,libc6-dev";
 /// What the archive's addresses are; the release's security suite has LLVM 22.
 const SOURCES: &str = "\
 deb http://deb.debian.org/debian bookworm main
@@ -89,10 +92,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn make(pristine: &Path, bare: &Path) -> Result<()> {
     let mut plan = Plan::default();
     setup::prepare(&mut plan, &[Need::Bare])?;
-    if !pristine.join("etc/debian_version").is_file() {
+    // debootstrap removes its own folder at its good end.
+    if !pristine.is_dir() || pristine.join("debootstrap").exists() {
         let mut debootstrap = Command::new("debootstrap");
-        // What is half made is made again; a browser's or a compiler's packages come later.
-        debootstrap.args(["--variant=minbase", "--include=ca-certificates", RELEASE]).arg(pristine);
+        debootstrap.args(["--variant=minbase", INCLUDED, RELEASE]).arg(pristine);
         plan.add(format!("debootstrap {RELEASE}"), debootstrap, BOOTSTRAP_SECONDS);
     }
     plan.run()?;
