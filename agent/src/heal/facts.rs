@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use whydrop_core::{
     diagnosis::Class,
-    flow::Flow,
-    heal::{Died, State, Told},
+    flow::{Flow, Worked},
+    heal::{Died, Past, State, Told},
     incident::{self, IncidentId},
     policy::{PolicyKind, PolicyRef},
 };
@@ -59,8 +59,31 @@ pub(super) fn died(record: &DropRecord) -> Result<Option<Died>, String> {
         port: destination.port.ok_or("flow.destination.port: expected a port, found none")?,
         protocol: record.flow.protocol.parse().map_err(|why| format!("flow.protocol: {why}"))?,
     };
-    let incident = id("incident", &record.incident)?;
-    Ok(Some(Died { incident, flow, last: time("evidence.last", &record.evidence.last)? }))
+    Ok(Some(Died {
+        incident: id("incident", &record.incident)?,
+        node: record.node.as_str().into(),
+        flow,
+        last: time("evidence.last", &record.evidence.last)?,
+        past: past(record)?,
+    }))
+}
+
+/// What a record says of the time before the flow was denied. Of an agent that does not count, one
+/// connection is known.
+fn past(record: &DropRecord) -> Result<Past, String> {
+    let evidence = &record.evidence;
+    let optional = |field: &str, text: &Option<String>| {
+        text.as_deref().map(|text| time(field, text)).transpose()
+    };
+    let first = optional("evidence.first_success", &evidence.first_success)?;
+    let last = optional("evidence.last_success", &evidence.last_success)?;
+    let worked = last.map(|last| Worked {
+        first: first.unwrap_or(last),
+        last,
+        connections: evidence.successes.max(1),
+    });
+    let denied_since = optional("cause.denied_since", &record.cause.denied_since)?;
+    Ok(Past { worked, denied_since })
 }
 
 fn state(record: &IncidentRecord) -> Result<State, String> {

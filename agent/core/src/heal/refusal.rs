@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     diagnosis::Class,
+    flow::Flow,
     incident::{Severity, words::span},
     policy::PolicyRef,
 };
@@ -28,6 +29,25 @@ pub enum Refusal {
     },
     /// An end of it is outside the cluster: nobody there can be asked who that is.
     Outside(IpAddr),
+    /// One of its flows was never seen to work: nothing is known to have broken.
+    NeverWorked(Flow),
+    /// One of its flows was seen to work, but over too few connections.
+    WorkedTooLittle {
+        /// The flow.
+        flow: Flow,
+        /// Over how many.
+        connections: u64,
+    },
+    /// One of its flows is not known to have worked before it was denied: the denial is older than
+    /// that, or of unknown age.
+    DenialOlder {
+        /// The flow.
+        flow: Flow,
+        /// When it last worked.
+        worked: Timestamp,
+        /// Since when it is denied, at the least.
+        denied_since: Option<Timestamp>,
+    },
     /// It is meant so, or it is nothing yet.
     Severity(Severity),
     /// The cause is not sure enough.
@@ -39,7 +59,8 @@ pub enum Refusal {
     },
     /// The agents give no remedy for it.
     NoRemedy,
-    /// A namespace in which something would be created does not ask for it.
+    /// A namespace does not ask for it in which something would be created, or in which one of the
+    /// ends is.
     NoConsent(Arc<str>),
     /// A namespace's annotation says something that is not known.
     BadConsent {
@@ -109,6 +130,26 @@ impl fmt::Display for Refusal {
             Self::Outside(address) => {
                 write!(f, "{address} is outside the cluster: a person decides who may come and go")
             }
+            Self::NeverWorked(flow) => {
+                write!(f, "{flow} was never seen to work: a person decides whether it should")
+            }
+            Self::WorkedTooLittle { flow, connections } => write!(
+                f,
+                "{flow} was seen to work over {connections} connection only: it takes more than one \
+                 to know that it worked"
+            ),
+            Self::DenialOlder { flow, worked, denied_since: Some(denied_since) } => write!(
+                f,
+                "{flow} has been denied since {}, and worked last at {}: it is not known to have \
+                 worked before that denial",
+                seconds(*denied_since),
+                seconds(*worked)
+            ),
+            Self::DenialOlder { flow, worked, denied_since: None } => write!(
+                f,
+                "{flow} worked last at {}, and since when it is denied is unknown",
+                seconds(*worked)
+            ),
             Self::Severity(severity) => {
                 write!(f, "its severity is {severity}: it is meant so, or it may pass by itself")
             }
@@ -138,7 +179,7 @@ impl fmt::Display for Refusal {
                 write!(f, "{most} were healed{place} within {hour}, and no more may be")
             }
             Self::Tried { at } => {
-                write!(f, "it was tried at {}, and is not tried again", at.strftime("%FT%TZ"))
+                write!(f, "it was tried at {}, and is not tried again", seconds(*at))
             }
             Self::Foreign { policy, why } => {
                 write!(f, "{} {policy} is not the healer's: {why}", policy.kind)
@@ -146,6 +187,10 @@ impl fmt::Display for Refusal {
             Self::Api(why) => write!(f, "the API server does not take it: {why}"),
         }
     }
+}
+
+fn seconds(at: Timestamp) -> String {
+    at.strftime("%FT%TZ").to_string()
 }
 
 fn percent(share: f64) -> String {
