@@ -20,7 +20,6 @@ mod refusal;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    mem::Discriminant,
     sync::Arc,
 };
 
@@ -37,6 +36,7 @@ use known::{Incidents, Known};
 pub use ledger::{ENTRIES_MAX, Entry, Ledger};
 pub use proposal::{POLICIES_MAX, Proposal, propose};
 pub use refusal::Refusal;
+use refusal::RefusalKind;
 
 /// The annotation by which a namespace asks for healing.
 pub const CONSENT_ANNOTATION: &str = "whydrop.io/heal";
@@ -252,7 +252,7 @@ struct Case {
     /// Its namespaces do not consent, or to a dry run only: when to ask them again.
     ask_again: Option<Timestamp>,
     /// The reasons that were told, once each.
-    told: HashSet<Discriminant<Refusal>>,
+    told: HashSet<RefusalKind>,
 }
 
 /// The fold. Only its own methods change it.

@@ -112,3 +112,60 @@ pub(super) fn id(field: &str, text: &str) -> Result<IncidentId, String> {
 fn time(field: &str, text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| format!("{field}: expected a time of RFC 3339, found {text}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::report::Record;
+
+    /// What the agent of `worker-1` tells of a flow that died, with this of the time before.
+    fn past_of(before: &Value) -> Past {
+        let mut record = json!({
+            "schema": "whydrop/v1", "kind": "drop", "time": "2026-01-02T03:04:05.000000Z",
+            "id": "00000000000000aa", "node": "worker-1", "primary": true,
+            "flow": {"protocol": "TCP", "source": {"ip": "10.1.0.10"},
+                     "destination": {"ip": "10.1.0.20", "port": 5432}},
+            "evidence": {"level": "kernel-drop", "reason": "NETFILTER_DROP", "location": null,
+                         "interface": null, "attempts": 3, "first": "2026-01-02T03:04:01Z",
+                         "last": "2026-01-02T03:04:04Z", "last_success": null},
+            "verdict": {"revision": 1, "exempt": null,
+                        "egress": {"decision": "not-isolated", "layer": null, "isolating": [],
+                                   "allowed_by": [], "denied_by": null},
+                        "ingress": {"decision": "denied", "layer": "network-policy", "isolating": [],
+                                    "allowed_by": [], "denied_by": null}},
+            "cause": {"class": "default-deny", "direction": "ingress", "situation": null,
+                      "policy": null, "nearest_miss": null, "changed": null, "confidence": 0.9,
+                      "reasons": [], "text": ""},
+            "remedy": null, "incident": "00000000000000bb",
+        });
+        for (part, fields) in before.as_object().expect("parts") {
+            for (field, value) in fields.as_object().expect("fields") {
+                record[part][field] = value.clone();
+            }
+        }
+        let Ok(Record::Drop(record)) = serde_json::from_value(record) else { panic!("a drop") };
+        let died = died(&record).expect("it can be read").expect("a flow that died");
+        assert_eq!(&*died.node, "worker-1");
+        died.past
+    }
+
+    #[test]
+    fn what_there_was_before_a_flow_was_denied_is_read_as_facts() {
+        let at = |text: &str| -> Timestamp { text.parse().expect("a time") };
+        assert_eq!(past_of(&json!({})), Past { worked: None, denied_since: None });
+        let told = json!({
+            "evidence": {"first_success": "2026-01-02T01:00:00Z", "successes": 7,
+                         "last_success": "2026-01-02T03:00:00Z"},
+            "cause": {"denied_since": "2026-01-02T03:04:00Z"},
+        });
+        let (first, last) = (at("2026-01-02T01:00:00Z"), at("2026-01-02T03:00:00Z"));
+        let worked = Some(Worked { first, last, connections: 7 });
+        let denied_since = Some(at("2026-01-02T03:04:00Z"));
+        assert_eq!(past_of(&told), Past { worked, denied_since });
+        // An agent that does not count knows of the last one.
+        let older = json!({"evidence": {"last_success": "2026-01-02T03:00:00Z"}});
+        assert_eq!(past_of(&older), Past { worked: Some(Worked::once(last)), denied_since: None });
+    }
+}

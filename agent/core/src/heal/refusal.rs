@@ -1,6 +1,11 @@
 //! Why the healer leaves an incident alone, in words.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{
+    fmt,
+    mem::{self, Discriminant},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -98,10 +103,19 @@ pub enum Refusal {
     Api(String),
 }
 
+/// A refusal without what may differ from one time to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct RefusalKind(Discriminant<Refusal>, Option<Arc<str>>);
+
 impl Refusal {
-    /// What tells the refusals of one incident apart that are told once each.
-    pub(super) fn kind(&self) -> std::mem::Discriminant<Self> {
-        std::mem::discriminant(self)
+    /// What tells the refusals of one incident apart that are told once each: one that lacks the
+    /// consent of two namespaces lacks the second's once it has the first's.
+    pub(super) fn kind(&self) -> RefusalKind {
+        let namespace = match self {
+            Self::NoConsent(namespace) | Self::BadConsent { namespace, .. } => Some(namespace),
+            _ => None,
+        };
+        RefusalKind(mem::discriminant(self), namespace.cloned())
     }
 }
 
