@@ -37,10 +37,10 @@ pub fn phrase(text: &str) -> Cow<'_, str> {
     escaped(text, |c| is_harmful(c) || is_separator(c), rust)
 }
 
-/// A name as a field of a line: what is not printable ASCII as `\u{..}`, and a space, brackets, braces
-/// and semicolons as well. No name that the API server takes has any.
+/// A name as a field of a line: what is not printable ASCII as `\u{..}`, and a space as well. No name
+/// that the API server takes has any.
 pub fn name(text: &str) -> Cow<'_, str> {
-    escaped(text, |c| !c.is_ascii_graphic() || is_separator(c), rust)
+    escaped(text, |c| !c.is_ascii_graphic(), rust)
 }
 
 /// One word for a shell, quoted where it has to be; control characters are [`escape`]d, since no

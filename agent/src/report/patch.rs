@@ -44,8 +44,10 @@ fn edit_of(edit: &patch::Edit) -> Edit {
     };
     let group = edit.api_version.split('/').next().unwrap_or_default();
     let namespace = edit.policy.namespace.as_deref().unwrap_or_default();
+    // What begins with a dash would be an option.
+    let between = if edit.policy.name.starts_with('-') { '/' } else { ' ' };
     let command = format!(
-        "kubectl patch networkpolicies.{group} {} --namespace {} --type json --patch {}",
+        "kubectl patch networkpolicies.{group}{between}{} --namespace {} --type json --patch {}",
         shell_word(&edit.policy.name),
         shell_word(namespace),
         shell_word(&json_text(&operation.to_string()))

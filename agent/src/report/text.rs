@@ -235,8 +235,8 @@ fn muted_text(muted: &MutedDrops) -> String {
 /// `2026-01-02T03:04:05Z` of a time with a fraction.
 pub(crate) fn seconds(time: &str) -> String {
     match time.split_once('.') {
-        Some((seconds, _)) => format!("{seconds}Z"),
-        None => time.to_owned(),
+        Some((seconds, _)) => format!("{}Z", name(seconds)),
+        None => name(time).into_owned(),
     }
 }
 
