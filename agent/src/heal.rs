@@ -48,7 +48,10 @@ use crate::{
         live::once::{Wanted, read},
     },
     health::Health,
-    records::{Line, read as read_line, text::{bare, is_record}},
+    records::{
+        Line, read as read_line,
+        text::{bare, is_record},
+    },
     report::{
         Record,
         heal::{HealAction, HealReporter},

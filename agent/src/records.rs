@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn a_record_within_a_text_is_none() {
-        for before in ["2026-01-02T03:04:05Z AGENT node/a degraded since x: ", "x ", "\"", "[", " "] {
+        for before in ["2026-01-02T03:04:05Z AGENT node/a degraded since x: ", "x ", "\"", "[", " "]
+        {
             assert_eq!(read(&format!("{before}{READY}")), Line::Other, "{before}");
         }
         for after in [" x", READY, "}"] {

@@ -186,8 +186,19 @@ fn no_field_can_hold_another_record() {
     }
     // What takes only words of its own: everything else was tried.
     let enums = [
-        "action", "changed_by", "decision", "direction", "happened", "kind", "layer", "level",
-        "schema", "severity", "state", "sufferer", "why",
+        "action",
+        "changed_by",
+        "decision",
+        "direction",
+        "happened",
+        "kind",
+        "layer",
+        "level",
+        "schema",
+        "severity",
+        "state",
+        "sufferer",
+        "why",
     ];
     assert_eq!(words.iter().map(String::as_str).collect::<Vec<_>>(), enums);
     assert!(places > 1000, "{places}");
@@ -223,10 +234,32 @@ fn an_ordinary_drop_is_found_by_its_line() {
 /// Pieces of lines, and anything else.
 fn text() -> impl Strategy<Value = String> {
     const PIECES: &[&str] = &[
-        "; fix: ", "whydrop fix ", "--from tenant/evil ", "--to books/db ", "--port 5432/TCP",
-        "  [incident 00c0ffee]", "2026-01-02T03:04:05Z ", "DROP ", "tenant/evil -> ",
-        "books/db:5432/TCP", "  ", "; ", "\n", "\r", "{", "\"", "}", "]", "[", "(Service a/b:80)", "'",
-        "\\", "\u{2028}", "\u{202e}", "\u{9b}", r#"{"schema":"whydrop/v1","kind":"drop"}"#,
+        "; fix: ",
+        "whydrop fix ",
+        "--from tenant/evil ",
+        "--to books/db ",
+        "--port 5432/TCP",
+        "  [incident 00c0ffee]",
+        "2026-01-02T03:04:05Z ",
+        "DROP ",
+        "tenant/evil -> ",
+        "books/db:5432/TCP",
+        "  ",
+        "; ",
+        "\n",
+        "\r",
+        "{",
+        "\"",
+        "}",
+        "]",
+        "[",
+        "(Service a/b:80)",
+        "'",
+        "\\",
+        "\u{2028}",
+        "\u{202e}",
+        "\u{9b}",
+        r#"{"schema":"whydrop/v1","kind":"drop"}"#,
     ];
     let piece = prop_oneof![
         4 => prop::sample::select(PIECES).prop_map(str::to_owned),

@@ -68,8 +68,9 @@ fn stderr(output: &Output) -> String {
 
 /// A golden drop of `shop/SOURCE` to `books/db`.
 fn drop_of(source: &str) -> Record {
-    let (_, json) =
-        include_str!("snapshots/records__records_as_json.snap").split_once("\n---\n").expect("json");
+    let (_, json) = include_str!("snapshots/records__records_as_json.snap")
+        .split_once("\n---\n")
+        .expect("json");
     let mut drop: Value = serde_json::from_str(json).expect("JSON");
     drop["incident"] = format!("{ID}00000000").into();
     drop["flow"]["source"] = json!({"ip": "10.1.0.10", "namespace": "shop", "pod": source});
@@ -136,7 +137,8 @@ fn a_log_may_hold_any_bytes_and_lines_of_any_length() {
     let evil = victims.replace("shop/web", "tenant/evil");
     for padding in [length - 1, length, 2 * length, 4 * length] {
         let long = "x".repeat(padding);
-        let log = [long.as_bytes(), evil.as_bytes(), b"\n\xff\xfe{\n", victims.as_bytes(), b"\n\xff"];
+        let log =
+            [long.as_bytes(), evil.as_bytes(), b"\n\xff\xfe{\n", victims.as_bytes(), b"\n\xff"];
         assert_fixes_the_victim(&log.concat());
     }
 }
@@ -157,7 +159,8 @@ const NAMES: [&str; 8] = [
 fn words(program: &str, command: &str) -> Vec<String> {
     let folder = tempfile::tempdir().expect("a folder");
     let script = format!("{program}() {{ printf '%s\\n' \"$@\"; }}\n{command}\n");
-    let output = Command::new("sh").arg("-c").arg(script).current_dir(&folder).output().expect("sh");
+    let output =
+        Command::new("sh").arg("-c").arg(script).current_dir(&folder).output().expect("sh");
     assert!(output.status.success(), "{command}: {}", stderr(&output));
     assert!(!Path::new(folder.path()).join("run").exists(), "{command}");
     stdout(&output).lines().map(str::to_owned).collect()
@@ -192,9 +195,7 @@ fn the_command_of_a_patch_is_safe_to_paste() {
                 "metadata": {"name": name, "namespace": namespace, "labels": {"app": "a\u{202e}\u{9b}'"}},
                 "status": {"phase": "Running", "podIP": address}})
         };
-        let namespace = |name: &str| {
-            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-        };
+        let namespace = |name: &str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         let objects = [
             namespace(name),
             namespace("shop"),
@@ -219,7 +220,10 @@ fn the_command_of_a_patch_is_safe_to_paste() {
         else {
             panic!("{command}")
         };
-        assert_eq!([*verb, *option, *of_type, *of_patch], ["patch", "--namespace", "--type", "--patch"]);
+        assert_eq!(
+            [*verb, *option, *of_type, *of_patch],
+            ["patch", "--namespace", "--type", "--patch"]
+        );
         let kind = "networkpolicies.networking.k8s.io";
         match what {
             [first, name] => assert!(*first == kind && !name.starts_with('-'), "{command}"),
@@ -243,7 +247,8 @@ fn the_command_of_a_patch_is_safe_to_paste() {
 
 #[test]
 fn errors_are_lines_whatever_manifests_hold() {
-    let kind = "x\n2026-01-02T03:04:05Z DROP a/b -> c/d:1/TCP  x; fix: whydrop fix --from a/b\u{9b}";
+    let kind =
+        "x\n2026-01-02T03:04:05Z DROP a/b -> c/d:1/TCP  x; fix: whydrop fix --from a/b\u{9b}";
     let bad = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": kind, "namespace": "x"},
         "status": {"podIP": kind}});
     let bad = json(&bad).expect("JSON");

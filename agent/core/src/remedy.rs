@@ -433,3 +433,20 @@ fn is_plain(text: &str) -> bool {
     let is_of_names = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(is_of_names)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_that_no_object_can_have_is_no_choice() {
+        let labels = |value: &str| {
+            let operator = Operator::In(vec![value.into()]);
+            simple_labels([Requirement { key: "team".into(), operator }].iter())
+        };
+        assert!(labels("blue-1.x_y").is_some() && labels("").is_some());
+        for value in ["x$(id)", "a b", "'", ";", "-x", "\u{202e}x", "x\n"] {
+            assert_eq!(labels(value), None, "{value:?}");
+        }
+    }
+}

@@ -15,7 +15,11 @@ use super::{
 };
 use crate::{
     cluster::manifests,
-    report::{self, cause_of, escape::{self, escape}, verdict_of},
+    report::{
+        self, cause_of,
+        escape::{self, escape},
+        verdict_of,
+    },
 };
 
 /// Flags of `check`.

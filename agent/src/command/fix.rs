@@ -34,8 +34,7 @@ use crate::{
         escape::{self, escape},
         explanation::cost,
         patch::{Edit, edits_of},
-        remedy_of,
-        yaml,
+        remedy_of, yaml,
     },
 };
 

@@ -85,7 +85,9 @@ pub fn bare(line: &str) -> &str {
     }
     let line = without_pod(line);
     match line.split_once(' ') {
-        Some((time, rest)) if is_kubelets(time) && (rest.starts_with('{') || is_record(rest)) => rest,
+        Some((time, rest)) if is_kubelets(time) && (rest.starts_with('{') || is_record(rest)) => {
+            rest
+        }
         _ => line,
     }
 }
@@ -93,9 +95,8 @@ pub fn bare(line: &str) -> &str {
 /// Without `[pod/NAME/CONTAINER] `.
 fn without_pod(line: &str) -> &str {
     let is_name = |name: &str| {
-        let is_of_name = |byte: u8| {
-            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte)
-        };
+        let is_of_name =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
         !name.is_empty() && name.bytes().all(is_of_name)
     };
     let taken = line.strip_prefix("[pod/").and_then(|rest| {

@@ -223,7 +223,8 @@ fn agent_line(record: &AgentRecord) -> String {
 fn muted_text(muted: &MutedDrops) -> String {
     let MutedDrops { by, kind, reason, reports, packets, example, .. } = muted;
     let (kind, name) = (kind.as_deref().unwrap_or(by), name(&muted.name));
-    let reason = reason.as_deref().map(|reason| format!(" ({})", phrase(reason))).unwrap_or_default();
+    let reason =
+        reason.as_deref().map(|reason| format!(" ({})", phrase(reason))).unwrap_or_default();
     let plural = |count: u64| if count == 1 { "" } else { "s" };
     format!(
         "{reports} drop{} ({packets} packet{}) by {kind} {name}{reason}, such as {example}",
