@@ -5,6 +5,7 @@
 //! optional are left out.
 
 mod convert;
+pub mod escape;
 pub mod explanation;
 pub mod heal;
 pub mod hubble;

@@ -386,7 +386,7 @@ fn label_namespace(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<(String
         Direction::Egress => diagnosis.question.destination.pod()?,
         Direction::Ingress => diagnosis.question.source.pod()?,
     };
-    let namespace = snapshot.namespace(&peer.namespace)?;
+    let namespace = snapshot.namespace(&peer.namespace).filter(|n| is_plain(&n.name))?;
     let policy = snapshot.policies().get(&miss.rule.policy)?;
     let rule = policy.rules(direction)?.get(miss.rule.rule)?;
     let Peers::AnyOf(peers) = &rule.peers else { return None };
@@ -421,5 +421,32 @@ fn simple_labels<'a>(
             _ => None,
         })
         .collect();
-    labels.filter(|labels| !labels.is_empty())
+    let are_plain = |(key, value): &(Arc<str>, Arc<str>)| {
+        is_plain(key) && (value.is_empty() || is_plain(value))
+    };
+    labels.filter(|labels| !labels.is_empty() && labels.iter().all(are_plain))
+}
+
+/// Whether it is of the characters that names and labels have (`apimachinery/pkg/util/validation`):
+/// of no others can the API server take a label, and a shell takes them as they are.
+fn is_plain(text: &str) -> bool {
+    let is_of_names = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(is_of_names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_that_no_object_can_have_is_no_choice() {
+        let labels = |value: &str| {
+            let operator = Operator::In(vec![value.into()]);
+            simple_labels([Requirement { key: "team".into(), operator }].iter())
+        };
+        assert!(labels("blue-1.x_y").is_some() && labels("").is_some());
+        for value in ["x$(id)", "a b", "'", ";", "-x", "\u{202e}x", "x\n"] {
+            assert_eq!(labels(value), None, "{value:?}");
+        }
+    }
 }

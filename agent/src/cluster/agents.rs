@@ -28,6 +28,7 @@ use tokio::{
 };
 
 use super::live::chain;
+use crate::records::lines::LINE_BYTES_MAX;
 
 /// By what the agents' pods are found.
 pub const SELECTOR: &str = "app.kubernetes.io/name=whydrop";
@@ -37,10 +38,6 @@ const CONTAINER: &str = "whydrop";
 
 /// How many lines wait to be read (about 3 kB each): some seconds of a bad moment.
 pub const LINES_MAX: usize = 1024;
-
-/// How many bytes of a line are read: more than any record has (an incident's plan with its
-/// manifests takes some 50 kB). A longer line is left out.
-pub const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// How many agents are followed at once, each by a stream of its own through the API server. In a
 /// cluster with more, those that are found last are not heard, which is said.

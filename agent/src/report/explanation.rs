@@ -12,8 +12,8 @@ use whydrop_core::{
 };
 
 use super::{
-    Cause, Decision, Flow, ObjectRef, Remedy, Verdict, cause_of, convert::policy_ref, flow_of,
-    remedy_of, text::escape, verdict_of,
+    Cause, Decision, Flow, ObjectRef, Remedy, Verdict, cause_of, convert::policy_ref,
+    escape::escape, flow_of, remedy_of, verdict_of,
 };
 
 /// A flow explained.

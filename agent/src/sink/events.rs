@@ -29,7 +29,7 @@ use tokio::{
     time::{Duration, MissedTickBehavior, interval, timeout},
 };
 
-use crate::cluster::live::chain;
+use crate::{cluster::live::chain, report::escape::escape};
 
 /// How many notes wait for a slow API server (about 1 kB each).
 pub const QUEUE_MAX: usize = 256;
@@ -317,10 +317,11 @@ fn name(note: &Note) -> String {
     format!("{}.{}", pod.trim_end_matches(['-', '.']), &hash.to_hex()[..16])
 }
 
-/// A text cut off where the API would refuse more.
+/// A text in one line, cut off where the API would refuse more.
 pub(crate) fn bounded(text: &str) -> String {
+    let text = escape(text);
     if text.len() <= NOTE_BYTES_MAX {
-        return text.to_owned();
+        return text.into_owned();
     }
     let mut end = NOTE_BYTES_MAX;
     while !text.is_char_boundary(end) {

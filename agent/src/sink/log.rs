@@ -12,7 +12,7 @@ use std::{
 
 use clap::ValueEnum;
 
-use crate::report::{Record, hubble, text};
+use crate::report::{Record, escape::json, hubble, text};
 
 /// How many records wait for a slow reader (about 3 kB each): some seconds of a bad moment.
 pub const QUEUE_MAX: usize = 1024;
@@ -86,11 +86,11 @@ fn write(format: Format, records: &Receiver<Record>, counts: &Counts) {
         counts.queued.fetch_sub(1, Ordering::Relaxed);
         let (out, line): (&mut dyn Write, _) = match format {
             Format::Text => (&mut out, Ok(text::line(&record))),
-            Format::Json => (&mut out, serde_json::to_string(&record)),
+            Format::Json => (&mut out, json(&record)),
             Format::Hubble => match hubble::flow(&record) {
-                Some(flow) => (&mut out, serde_json::to_string(&flow)),
+                Some(flow) => (&mut out, json(&flow)),
                 // Who reads flows would not know what it is, and it must not get lost.
-                None => (&mut beside, serde_json::to_string(&record)),
+                None => (&mut beside, json(&record)),
             },
         };
         let written = line.map_err(io::Error::from).and_then(|mut line| {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     records::board::{AgentStatus, Board, Incident, Status},
-    report::text::{escape, fix_command},
+    report::{escape::escape, text::fix_command},
 };
 
 use super::words::{self, badge, count, count_of, headline, moment, span};
