@@ -53,7 +53,7 @@ use crate::{
         live::{Live, Trouble},
         source::Source,
     },
-    health::Health,
+    http::Health,
     probe::{Attach, Change, Config, Happened, Probe, State},
     report::{AgentState, Record, Reporter},
     sink::{

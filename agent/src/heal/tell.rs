@@ -11,7 +11,7 @@ use whydrop_core::policy::{PolicyKind, PolicyRef};
 
 use super::policies::Policies;
 use crate::{
-    cluster::live::chain,
+    chain::kube_chain,
     report::heal::{HealAction, HealRecord, sentence},
     sink::{
         events::bounded,
@@ -85,7 +85,9 @@ impl Teller {
         for regarding in regarding {
             match timeout(PATIENCE, self.events.publish(&event, &regarding)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!("an Event cannot be written: {}", chain(&error)),
+                Ok(Err(error)) => {
+                    tracing::warn!("an Event cannot be written: {}", kube_chain(&error))
+                }
                 Err(_) => tracing::warn!("an Event cannot be written within {PATIENCE:?}"),
             }
         }

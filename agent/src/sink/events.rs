@@ -29,7 +29,7 @@ use tokio::{
     time::{Duration, MissedTickBehavior, interval, timeout},
 };
 
-use crate::cluster::live::chain;
+use crate::chain::kube_chain;
 
 /// How many notes wait for a slow API server (about 1 kB each).
 pub const QUEUE_MAX: usize = 256;
@@ -279,7 +279,7 @@ impl Writer {
     /// Counts notes that no Event tells of; says why once, not each time.
     fn failed(&mut self, error: &kube::Error, notes: u64) {
         self.shed.fetch_add(notes, Ordering::Relaxed);
-        let complaint = chain(error);
+        let complaint = kube_chain(error);
         if complaint != self.complaint {
             tracing::warn!("Kubernetes Events cannot be written: {complaint}");
             self.complaint = complaint;
@@ -313,7 +313,7 @@ fn name(note: &Note) -> String {
     let uid = note.regarding.uid.as_deref().unwrap_or_default();
     let hash = blake3::hash(format!("{:016x} {uid}", note.incident).as_bytes());
     // Names have at most 253 characters, as pods' have.
-    let pod = &pod[..pod.len().min(200)];
+    let pod = &pod[..pod.floor_char_boundary(200)];
     format!("{}.{}", pod.trim_end_matches(['-', '.']), &hash.to_hex()[..16])
 }
 
@@ -322,11 +322,7 @@ pub(crate) fn bounded(text: &str) -> String {
     if text.len() <= NOTE_BYTES_MAX {
         return text.to_owned();
     }
-    let mut end = NOTE_BYTES_MAX;
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}…", &text[..end])
+    format!("{}…", &text[..text.floor_char_boundary(NOTE_BYTES_MAX)])
 }
 
 #[cfg(test)]
