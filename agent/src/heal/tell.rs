@@ -12,8 +12,12 @@ use whydrop_core::policy::{PolicyKind, PolicyRef};
 use super::policies::Policies;
 use crate::{
     chain::kube_chain,
-    report::heal::{HealAction, HealRecord, sentence},
+    report::{
+        Record,
+        heal::{HealAction, HealRecord, sentence},
+    },
     sink::{
+        Sink as _,
         events::bounded,
         log::{Format, Log},
     },
@@ -52,7 +56,7 @@ impl Teller {
     ) {
         let (action, note) = (record.action, bounded(&sentence(&record)));
         let note = format!("incident {}: {note}", record.incident);
-        self.log.write(record.into());
+        self.log.write(&Record::from(record).into());
         let mut regarding = Vec::new();
         for policy in policies {
             // One that is not there yet, or no longer, has no uid.
@@ -94,7 +98,7 @@ impl Teller {
     }
 
     /// Waits until all records are written.
-    pub(super) async fn finish(self) {
+    pub(super) async fn finish(mut self) {
         self.log.finish().await;
     }
 }
