@@ -85,3 +85,22 @@ impl<S: Sink> Sink for Option<S> {
         self.as_mut().map_or_else(|| ready(()).boxed(), Sink::finish)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{events::Events, otlp::Otlp, *};
+
+    #[test]
+    fn a_sink_that_is_off_has_the_series_of_its_queue_and_losses() {
+        let off = [Option::<Events>::None.readings(), Option::<Otlp>::None.readings()];
+        let names = |readings: &SinkReadings| -> Vec<&str> {
+            let queues = readings.queues.iter().map(|queue| (queue.name, queue.length as u64));
+            let losses = readings.losses.iter().map(|loss| (loss.name, loss.count));
+            let zero = |(name, count)| (count == 0).then_some(name);
+            queues.chain(losses).filter_map(zero).collect()
+        };
+        assert_eq!(names(&off[0]), ["events", "notes"]);
+        assert_eq!(names(&off[1]), ["otlp", "otlp-full", "otlp-old", "otlp-refused"]);
+        assert!(off.iter().all(|off| off.metrics.is_empty() && off.cannot.is_empty()));
+    }
+}
