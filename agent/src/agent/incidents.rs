@@ -9,10 +9,7 @@ use whydrop_core::{
 };
 
 use super::Agent;
-use crate::{
-    report::text::short,
-    sink::{Outgoing, events::Note},
-};
+use crate::{report::text::short, sink::events::Note};
 
 /// How much further back than the last turn answers are looked for: a turn may be late, and a drop
 /// that opens an incident is judged some seconds after the fact.
@@ -93,6 +90,6 @@ impl Agent {
             Some(severity) => format!("{severity} incident {name}: {}", note.text),
             None => format!("incident {name}: {}", note.text),
         };
-        self.write(Outgoing::Note(note));
+        self.write(note);
     }
 }

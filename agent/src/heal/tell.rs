@@ -90,7 +90,7 @@ impl Teller {
             match timeout(PATIENCE, self.events.publish(&event, &regarding)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    tracing::warn!("an Event cannot be written: {}", kube_chain(&error))
+                    tracing::warn!("an Event cannot be written: {}", kube_chain(&error));
                 }
                 Err(_) => tracing::warn!("an Event cannot be written within {PATIENCE:?}"),
             }

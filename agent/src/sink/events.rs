@@ -115,7 +115,7 @@ impl Sink for Events {
     /// Queues a note; where there is no room, it is counted as shed.
     fn write(&self, outgoing: &Outgoing) {
         let Outgoing::Note(note) = outgoing else { return };
-        if self.queue.as_ref().is_none_or(|queue| queue.try_send(note.clone()).is_err()) {
+        if self.queue.as_ref().is_none_or(|queue| queue.try_send((**note).clone()).is_err()) {
             self.shed.fetch_add(1, Ordering::Relaxed);
         }
     }

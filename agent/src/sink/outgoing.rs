@@ -19,7 +19,7 @@ pub enum Outgoing {
         pods: Pods,
     },
     /// What a Kubernetes Event says about a denial that was reported.
-    Note(Note),
+    Note(Box<Note>),
     /// A drop or a finding was not reported, since this mutes it.
     Muted(MutedBy),
     /// All metrics of the agent and of its sinks, except those that count what else goes out.
@@ -30,5 +30,11 @@ pub enum Outgoing {
 impl From<Record> for Outgoing {
     fn from(record: Record) -> Self {
         Self::Record { record: Arc::new(record), pods: Pods::default() }
+    }
+}
+
+impl From<Note> for Outgoing {
+    fn from(note: Note) -> Self {
+        Self::Note(Box::new(note))
     }
 }
