@@ -4,11 +4,11 @@
 //!  probe::Interfaces ──▶ Cluster (interfaces, addresses)
 //!  cluster::Source ────▶ Cluster ──▶ Snapshot ─────────────┐
 //!                                                          ▼
-//!  probe::Observations ▶ Correlator ─▶ Drop ─────▶ diagnose, remedy ─▶ Record ─▶ sink::{Log, Events,
-//!            tick ─────▶      │                           └▶ IncidentBook ─┤              Otlp, Metrics}
-//!                             │        Answered ─▶ diagnose ─▶ finding ─┤                  ▲
-//!                             └──────▶ Folded ─────────────────────────┘                  │
-//!  counts and lengths of all of these ─▶ Readings ────────────────────────────────────────┘
+//!  probe::Observations ▶ Correlator ─▶ Drop ─────▶ diagnose, remedy ─▶ Record ─▶ sink::Sinks
+//!            tick ─────▶      │                           └▶ IncidentBook ─┤           ▲
+//!                             │        Answered ─▶ diagnose ─▶ finding ─┤           │
+//!                             └──────▶ Folded ─────────────────────────┘           │
+//!  counts and lengths of all of these ─▶ Reading ──────────────────────────────────┘
 //!  probe::Successes ◀─▶ Past ◀─▶ state directory     when flows worked last, from agent to agent
 //! ```
 //!
@@ -17,20 +17,20 @@
 //! a slow API server nor a slow reader of standard output holds up anything.
 
 mod alone;
+mod gauges;
 mod incidents;
 mod judge;
 mod losses;
 mod own_path;
 mod past;
 mod recheck;
-mod stock;
 mod waiting;
 
 use std::{
     collections::BTreeMap,
     future::Future,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -53,18 +53,10 @@ use crate::{
         live::{Live, Trouble},
         source::Source,
     },
-    health::Health,
+    http::Health,
     probe::{Attach, Change, Config, Happened, Probe, State},
-    report::{AgentState, Record, Reporter},
-    sink::{
-        events::Events,
-        log::{Format, Log},
-        metrics::Metrics,
-        otlp::{
-            self, Origin, Otlp,
-            settings::{OtlpArgs, Settings},
-        },
-    },
+    report::{AgentState, Reporter},
+    sink::{self, Outgoing, Place, Sinks, metrics::Metrics},
     state::StateDirectory,
 };
 use incidents::Notes;
@@ -78,15 +70,15 @@ use waiting::{Seekers, Seeking, WaitingRoom};
 /// How often the kernel's counters are drained, and so how late a count may be.
 const TURN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often losses are looked for and told, and so how old a reading in the metrics may be: no
+/// How often losses are looked for and reported, and so how old a reading in the metrics may be: no
 /// older than what lies between two scrapes, as a rule.
-const STOCK_INTERVAL: Duration = Duration::from_secs(10);
+const GAUGES_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long to wait for the API server before the agent begins to judge without it. A warm one
 /// lists everything within a second.
 const SYNC_PATIENCE: SignedDuration = SignedDuration::from_secs(20);
 
-/// What the agent is told by its command line.
+/// How an agent is set up.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The folder of manifests that describes the cluster; `None`: an API server does.
@@ -95,16 +87,12 @@ pub struct Options {
     pub kube: KubeArgs,
     /// The node it runs on.
     pub node: String,
-    /// The form of its records.
-    pub format: Format,
     /// How to attach to interfaces.
     pub attach: Attach,
     /// Where to answer whether the agent lives and is ready, and how it fares.
     pub health: Option<SocketAddr>,
-    /// The reason that Kubernetes Events give; `None`: write none.
-    pub event_reason: Option<String>,
-    /// How to reach a collector.
-    pub otlp: OtlpArgs,
+    /// Where to write records.
+    pub sinks: sink::Options,
     /// Where to keep what the next agent on this node goes on from; `None`: nowhere.
     pub state_directory: Option<PathBuf>,
     /// What is meant and not to be told.
@@ -126,12 +114,7 @@ struct Agent {
     past: Past,
     mute: Vec<mute::Rule>,
     muted: Muted,
-    log: Log,
-    /// Where there is an API server to write them to.
-    events: Option<Events>,
-    /// Where there is a collector to send them to.
-    otlp: Option<Otlp>,
-    metrics: Metrics,
+    sinks: Sinks,
     probe: Probe,
     source: Source,
     health: Health,
@@ -151,9 +134,7 @@ pub async fn run(
     shutdown: impl Future<Output = &'static str>,
 ) -> anyhow::Result<()> {
     let node: Arc<str> = options.node.as_str().into();
-    let collector = Settings::read(&options.otlp)?;
     let mut cluster = Cluster::default();
-    let mut events = None;
     let mut api = None;
     let mut destinations = Vec::new();
     let source = if let Some(path) = options.manifests {
@@ -164,14 +145,9 @@ pub async fn run(
         let config = config(&options.kube).await.context("cannot reach the cluster")?;
         destinations.extend(destination("API server", dialled(&config).await));
         let client = Client::try_from(config).context("cannot reach the cluster")?;
-        let start = |reason| Events::start(client.clone(), options.node.clone(), reason);
-        events = options.event_reason.map(start);
         api = Some(client.clone());
         Source::Api(Box::new(Live::start(client, node.clone(), &mut cluster)))
     };
-    if let Some(collector) = &collector {
-        destinations.extend(destination("collector", address_of(&collector.url).await));
-    }
     let _alone = alone::claim()?;
     let opened = options.state_directory.as_deref().map(StateDirectory::open).transpose();
     let (state, no_state) = match opened {
@@ -179,17 +155,13 @@ pub async fn run(
         Err(why) => (None, Some(format!("what is known ends with this agent: {why:#}"))),
     };
     let folder = state.as_ref().map(StateDirectory::path);
-    let start = |settings| {
-        let origin = Origin::new(&options.node)?;
-        let folder = folder.map(Path::to_path_buf);
-        Otlp::start(otlp::Options { settings: Arc::new(settings), origin, folder, bounds: None })
-    };
-    let otlp = collector.map(start).transpose().context("cannot send to a collector")?;
-    if let (Some(otlp), Some(client)) = (&otlp, api) {
-        otlp.learn_cluster(client);
-    }
+    let place = Place { node: &options.node, folder, client: api.as_ref() };
     let metrics = Metrics::default();
-    let health = Health::start(options.health, metrics.clone()).await?;
+    let sinks = Sinks::start(options.sinks, place, metrics.clone())?;
+    for (what, url) in sinks.destinations() {
+        destinations.extend(destination(what, address_of(url).await));
+    }
+    let health = Health::start(options.health, metrics).await?;
     let config = Config { attach: options.attach, ..Config::default() };
     let probe = Probe::start(&config).context("cannot watch this node")?;
     let mut agent = Agent {
@@ -206,10 +178,7 @@ pub async fn run(
         past: Past::new(state),
         mute: options.mute,
         muted: Muted::default(),
-        log: Log::start(options.format),
-        events,
-        otlp,
-        metrics,
+        sinks,
         probe,
         source,
         health,
@@ -234,8 +203,8 @@ impl Agent {
         tokio::pin!(shutdown);
         let mut turns = interval(TURN_INTERVAL);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut stock = interval(STOCK_INTERVAL);
-        stock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut gauges = interval(GAUGES_INTERVAL);
+        gauges.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let due = self.due();
             tokio::select! {
@@ -253,7 +222,7 @@ impl Agent {
                     Err(error) => self.degraded(&error),
                 },
                 _ = turns.tick() => self.turn().await,
-                _ = stock.tick() => self.take_stock(Timestamp::now()),
+                _ = gauges.tick() => self.read_gauges(Timestamp::now()),
                 () = sleep_until(due) => {}
             }
             let now = Timestamp::now();
@@ -383,7 +352,7 @@ impl Agent {
         }
         self.is_ready = true;
         self.health.beat(now, self.source.is_synced());
-        self.take_stock(now);
+        self.read_gauges(now);
         self.tell_ready();
     }
 
@@ -418,11 +387,7 @@ impl Agent {
                 self.node
             ));
         }
-        if self.otlp.as_ref().is_some_and(|otlp| !otlp.is_on_disk()) {
-            cannot.push(
-                "keep what waits for the collector across a restart: see --state-directory".into(),
-            );
-        }
+        cannot.extend(self.sinks.readings().cannot);
         let attached = self.probe.interfaces.attached();
         let state = AgentState::Ready {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -454,13 +419,9 @@ impl Agent {
         self.write(self.reporter.agent(Timestamp::now(), state));
     }
 
-    /// Hands a record to the sinks that take every one.
-    fn write(&self, record: Record) {
-        self.metrics.write(&record);
-        if let Some(otlp) = &self.otlp {
-            otlp.write(record.clone());
-        }
-        self.log.write(record);
+    /// Hands something to every sink.
+    fn write(&self, outgoing: impl Into<Outgoing>) {
+        self.sinks.write(&outgoing.into());
     }
 
     /// Tells what is left to tell.
@@ -482,11 +443,9 @@ impl Agent {
             self.judge_again(waited, now);
         }
         self.hand_on_notes(Timestamp::MAX);
-        if let Some(events) = &mut self.events {
-            events.finish().await;
-        }
-        // Everything, however short ago it was told last.
-        self.take_stock(Timestamp::MAX);
+        self.sinks.finish_without_records().await;
+        // Everything, however recently it was reported.
+        self.read_gauges(Timestamp::MAX);
         if let Some((since, tallies)) = self.muted.take() {
             self.write(self.reporter.muted(now, since, tallies));
         }
@@ -498,13 +457,7 @@ impl Agent {
             Err(_) => BTreeMap::new(),
         };
         self.tell(AgentState::Stopping { why, counts });
-        let Self { log, otlp, .. } = self;
-        let collected = async {
-            if let Some(otlp) = otlp {
-                otlp.finish().await;
-            }
-        };
-        tokio::join!(log.finish(), collected);
+        self.sinks.finish().await;
     }
 }
 

@@ -8,7 +8,11 @@ use jiff::Timestamp;
 use serde_json::Value;
 use whydrop::{
     cluster::manifests::Manifests,
-    report::{AgentState, End, MutedDrops, Record, Reporter, hubble, text},
+    report::{
+        AgentState, End, MutedDrops, Record, Reporter,
+        hubble::{self, Pods},
+        text,
+    },
 };
 use whydrop_core::{
     cluster::{Cluster, Interface},
@@ -238,9 +242,16 @@ fn records_as_text() {
 
 #[test]
 fn records_as_hubble_exports_flows() {
-    let flow = hubble::flow(&all_records()[0]).expect("a flow");
+    let snapshot = cluster(FRONTEND_TO_BACKEND).snapshot();
+    let pod = |namespace, name| snapshot.pod(namespace, name).cloned();
+    let pods = Pods { source: pod("frontend", "pod-a"), destination: pod("backend", "pod-b") };
+    assert!(pods.source.is_some() && pods.destination.is_some());
+    let flow = hubble::flow(&all_records()[0], &pods).expect("a flow");
     insta::assert_snapshot!(serde_json::to_string_pretty(&flow).expect("JSON"));
-    let flows = all_records().iter().filter(|record| hubble::flow(record).is_some()).count();
+    let flows = all_records()
+        .iter()
+        .filter(|record| hubble::flow(record, &Pods::default()).is_some())
+        .count();
     assert_eq!(flows, 4, "drops, and nothing else");
 }
 

@@ -9,10 +9,7 @@ use whydrop_core::{
 };
 
 use super::Agent;
-use crate::{
-    report::text::short,
-    sink::events::{Note, QUEUE_MAX},
-};
+use crate::{report::text::short, sink::events::Note};
 
 /// How much further back than the last turn answers are looked for: a turn may be late, and a drop
 /// that opens an incident is judged some seconds after the fact.
@@ -21,6 +18,9 @@ const LOOK_BACK: SignedDuration = SignedDuration::from_secs(30);
 /// How long a note waits for its incident to be told, so that it can say how bad it is: an Event
 /// cannot be changed (`ValidateEventUpdate` in Kubernetes' `pkg/apis/core/validation`).
 const TOLD_WITHIN: SignedDuration = SignedDuration::from_secs(GATHER.as_secs() + 2);
+
+/// How many notes wait at most (about 1 kB each): as many as wait for the API server after that.
+const NOTES_MAX: usize = 256;
 
 /// Notes that wait for their incidents, in the order in which they came.
 #[derive(Debug, Default)]
@@ -59,13 +59,14 @@ impl Agent {
         self.hand_on_notes(now);
     }
 
-    /// Takes a note, which is handed on once its incident is told. What finds no room goes at once.
-    pub(super) fn note(&mut self, note: Note) {
-        self.notes.waiting.push_back(note);
-        if self.notes.waiting.len() > QUEUE_MAX
-            && let Some(eldest) = self.notes.waiting.pop_front()
+    /// Takes a note, if there is one: it is handed on once its incident is reported. Where there is no
+    /// room, the oldest goes at once.
+    pub(super) fn note(&mut self, note: Option<Note>) {
+        self.notes.waiting.extend(note);
+        if self.notes.waiting.len() > NOTES_MAX
+            && let Some(oldest) = self.notes.waiting.pop_front()
         {
-            self.hand_on(eldest);
+            self.hand_on(oldest);
         }
     }
 
@@ -89,8 +90,6 @@ impl Agent {
             Some(severity) => format!("{severity} incident {name}: {}", note.text),
             None => format!("incident {name}: {}", note.text),
         };
-        if let Some(events) = &self.events {
-            events.write(note);
-        }
+        self.write(note);
     }
 }

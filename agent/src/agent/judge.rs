@@ -3,7 +3,6 @@
 use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ObjectReference;
 use whydrop_core::{
     cluster::{
         Snapshot,
@@ -18,8 +17,8 @@ use whydrop_core::{
 };
 
 use crate::{
-    report::{DropRecord, Record, text::fix_command},
-    sink::events::Note,
+    report::{Record, hubble::Pods},
+    sink::{Outgoing, events::Note},
 };
 
 use super::{
@@ -82,7 +81,7 @@ impl Agent {
                 let snapshot = self.cluster.snapshot();
                 // None of its flows was judged, so that only what is said of the source itself counts.
                 if let Some(by) = muted_source(&snapshot, &self.mute, folded.source) {
-                    self.metrics.mute(&by.0);
+                    self.write(Outgoing::Muted(by.0.clone()));
                     let example = folded.example.to_string();
                     return self.muted.add_folded(now, by, folded.packets, example);
                 }
@@ -173,7 +172,9 @@ impl Agent {
                     if let Some(by) = muted(&snapshot, &self.mute, &diagnosis) {
                         return self.mute(by, 0, diagnosis.question.to_string(), now);
                     }
-                    self.write(self.reporter.finding(now, at, diagnosis));
+                    let pods = Pods::of(&diagnosis.question);
+                    let record = Arc::new(self.reporter.finding(now, at, diagnosis));
+                    self.write(Outgoing::Record { record, pods });
                 }
             }
         }
@@ -196,12 +197,11 @@ impl Agent {
         let judged = JudgedDrop { drop, judgement: &judgement, last_success: last };
         self.incidents.take(&judged, now);
         let record = self.reporter.drop(now, &snapshot, drop, &judgement, last);
-        if let (Some(_), Record::Drop(record)) = (&self.events, &record)
-            && let Some(note) = note(&judgement.diagnosis, record, now)
-        {
-            self.note(note);
+        if let Record::Drop(record) = &record {
+            self.note(Note::of(&judgement.diagnosis, record, now));
         }
-        self.write(record);
+        let pods = Pods::of(&judgement.diagnosis.question);
+        self.write(Outgoing::Record { record: Arc::new(record), pods });
     }
 
     /// Counts a drop that is meant. What is to be told once it is not meant any more is another.
@@ -218,7 +218,7 @@ impl Agent {
     }
 
     fn mute(&mut self, by: (MutedBy, Arc<str>), packets: u64, flow: String, now: Timestamp) {
-        self.metrics.mute(&by.0);
+        self.write(Outgoing::Muted(by.0.clone()));
         self.muted.add(now, by, packets, flow);
     }
 
@@ -287,32 +287,4 @@ pub(super) fn case_of(drop: &Drop) -> Case<'_> {
         at: Some(drop.evidence.last()),
         fate: Fate::Died(&drop.evidence),
     }
-}
-
-/// What an Event says of a denial: on the pod that suffers by it, which is the one that connects,
-/// or the one that the kubelet cannot probe.
-fn note(diagnosis: &Diagnosis, record: &DropRecord, now: Timestamp) -> Option<Note> {
-    if !diagnosis.cause.class.is_denial() {
-        return None;
-    }
-    let question = &diagnosis.question;
-    let pod = question.source.pod().or(question.destination.pod())?;
-    let regarding = ObjectReference {
-        api_version: Some("v1".to_owned()),
-        kind: Some("Pod".to_owned()),
-        namespace: Some(pod.namespace.to_string()),
-        name: Some(pod.name.to_string()),
-        uid: pod.uid.as_deref().map(str::to_owned),
-        ..ObjectReference::default()
-    };
-    let related = diagnosis.cause.policy.as_ref().map(|policy| ObjectReference {
-        api_version: Some(policy.api_version.to_string()),
-        kind: Some(policy.reference.kind.api_name().to_owned()),
-        namespace: policy.reference.namespace.as_deref().map(str::to_owned),
-        name: Some(policy.reference.name.to_string()),
-        uid: policy.uid.as_deref().map(str::to_owned),
-        ..ObjectReference::default()
-    });
-    let text = format!("{question}: {}. Try: {}", diagnosis.cause.text, fix_command(record));
-    Some(Note { regarding, related, text, incident: diagnosis.incident(), at: now })
 }

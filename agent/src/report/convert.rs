@@ -20,7 +20,7 @@ use whydrop_core::{
 
 use super::{
     AgentKind, AgentRecord, AgentState, Cause, Changed, Decision, Direction, DirectionVerdict,
-    DropKind, DropRecord, End, Evidence, EvidenceLevel, Exemption, Flow, Labels, Layer, MutedDrops,
+    DropKind, DropRecord, End, Evidence, EvidenceLevel, Exemption, Flow, Layer, MutedDrops,
     NearestMiss, ObjectRef, Record, Remedy, RuleRef, Schema, Service, Situation, Verdict, Workload,
     yaml,
 };
@@ -180,8 +180,6 @@ fn end(endpoint: &Endpoint) -> End {
             end.namespace = Some(pod.namespace.to_string());
             end.pod = Some(pod.name.to_string());
             end.node = pod.node.as_deref().map(str::to_owned);
-            let labels = pod.labels.iter();
-            end.labels = Labels(labels.map(|(key, value)| format!("{key}={value}")).collect());
             end.workload = pod.workload.as_ref().map(|workload| Workload {
                 kind: workload.kind.to_string(),
                 name: workload.name.to_string(),

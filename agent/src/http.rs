@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz` for the kubelet's probes, and `/metrics` for Prometheus.
+//! The HTTP server: `/healthz` and `/readyz` for the kubelet's probes, `/metrics` for Prometheus.
 
 use std::{
     convert::Infallible,
@@ -42,7 +42,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
 /// Prometheus make a handful, and each answer takes up to some 300 kB while it is written.
 const CONNECTIONS_MAX: usize = 32;
 
-/// What is said of the agent, written by the agent alone.
+/// What the probes are answered from; written by the agent's task alone.
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<State>);
 
