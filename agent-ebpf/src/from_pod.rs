@@ -85,8 +85,12 @@ fn answer(packet: &Packet) {
             tell::tick(),
         );
         let _ = ATTEMPTS.remove(&packet.attempt);
-    } else if known.dialled != packet.destination || known.dialled_port != packet.destination_port {
-        // The client dialled a Service; only here is it seen which pod answers.
+    } else if known.flags & flags::COUNTED == 0
+        && (known.dialled != packet.destination || known.dialled_port != packet.destination_port)
+    {
+        // The client dialled a Service; only here is it seen which pod answers. The attempt is not
+        // settled before that has reached the client: an answer sent again is no other connection's.
+        attempt.flags |= flags::COUNTED;
         let known = Known { flags: known.flags & !flags::TOLD, ..known };
         tell::succeeded(
             &packet.attempt,

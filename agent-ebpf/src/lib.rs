@@ -7,7 +7,7 @@
 
 /// Version of everything in this file. User space refuses programs of another version: the map
 /// `ABI` has this many entries, which can be told before any program runs.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// An IPv6 or IPv4-mapped address, as on the wire.
 pub type Address = [u32; 4];
@@ -82,6 +82,9 @@ pub mod flags {
     pub const REJECTED: u16 = 8;
     /// `dialled`, `entered` and `first_ns` are known: a veth of ours saw the attempt.
     pub const KNOWN: u16 = 16;
+    /// A local pod has answered it, and that is counted; of [`super::Attempt::flags`] only. The
+    /// same answer may come again, when it was lost on its way to the client.
+    pub const COUNTED: u16 = 32;
 }
 
 /// What an observation is about: [`TallyKey::kind`]. The numbers index the map `COUNTERS`.
@@ -175,7 +178,7 @@ pub struct Event {
     pub pad: u32,
 }
 
-/// Whose last answer the map `SUCCESSES` holds, as monotonic time.
+/// Whose answers a [`Success`] is about: the key of the map `SUCCESSES`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SuccessKey {
@@ -189,6 +192,21 @@ pub struct SuccessKey {
     pub protocol: u8,
     /// Zero.
     pub pad: u8,
+}
+
+/// Which answers a flow got, as monotonic times: the value of the map `SUCCESSES`. An answer settles
+/// one attempt to connect, so that as many connections were answered.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Success {
+    /// The first.
+    pub first_ns: u64,
+    /// The last but one; 0 where there was one only.
+    pub before_ns: u64,
+    /// The last.
+    pub last_ns: u64,
+    /// How many.
+    pub count: u64,
 }
 
 /// Where the map `COUNTERS` has how many entries were ever made in `SUCCESSES`: those that are not
@@ -267,6 +285,7 @@ const _: () = {
     assert!(size_of::<Tally>() == 48);
     assert!(size_of::<Event>() == 120);
     assert!(size_of::<SuccessKey>() == 36);
+    assert!(size_of::<Success>() == 32);
     assert!(size_of::<Layout>() == 27 * 4);
 };
 
@@ -285,6 +304,8 @@ mod user {
     unsafe impl aya::Pod for super::Event {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::SuccessKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Success {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Layout {}
 }

@@ -6,8 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use whydrop_ebpf::{
-    ABI_VERSION, Attempt, AttemptKey, Event, LOCATION_BYTES, Layout, SUCCESSES_MADE, SuccessKey,
-    Tally, TallyKey,
+    ABI_VERSION, Attempt, AttemptKey, Event, LOCATION_BYTES, Layout, SUCCESSES_MADE, Success,
+    SuccessKey, Tally, TallyKey,
 };
 
 /// Attempts remembered: those of some two minutes, which is how long a SYN is retransmitted
@@ -15,7 +15,7 @@ use whydrop_ebpf::{
 /// forgotten loses its time of first sight, not its report.
 const ATTEMPTS_MAX: u32 = 32_768;
 
-/// (source, destination, port) triples whose last answer is known. The eldest give way.
+/// (source, destination, port) triples whose answers are known. The oldest give way.
 const SUCCESSES_MAX: u32 = 16_384;
 
 /// Keys counted in one interval. What comes on top goes through the ring, one event a packet.
@@ -85,9 +85,9 @@ pub(crate) use layout;
 pub(crate) static ATTEMPTS: LruHashMap<AttemptKey, Attempt> =
     LruHashMap::with_max_entries(ATTEMPTS_MAX, 0);
 
-/// When each (source, destination, port) last got an answer.
+/// Which answers each (source, destination, port) got.
 #[map]
-pub(crate) static SUCCESSES: LruHashMap<SuccessKey, u64> =
+pub(crate) static SUCCESSES: LruHashMap<SuccessKey, Success> =
     LruHashMap::with_max_entries(SUCCESSES_MAX, 0);
 
 /// What is told one by one.

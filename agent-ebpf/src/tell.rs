@@ -9,8 +9,8 @@ use aya_ebpf::{
     helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_snprintf},
 };
 use whydrop_ebpf::{
-    Address, Attempt, AttemptKey, Event, LOCATION_BYTES, SUCCESSES_MADE, SuccessKey, Tally,
-    TallyKey, flags, kind,
+    Address, Attempt, AttemptKey, Event, LOCATION_BYTES, SUCCESSES_MADE, Success, SuccessKey,
+    Tally, TallyKey, flags, kind,
 };
 
 use crate::{
@@ -334,8 +334,8 @@ pub(crate) fn rejected(packet: &Packet, attempt: &mut Attempt, kind: u8, reason:
     });
 }
 
-/// The attempt was answered, at `destination` as the packet has it: remembers when, and tells what
-/// is news about it. The caller forgets the attempt.
+/// The attempt was answered, at `destination` as the packet has it: remembers when, counts it, and
+/// tells what is news about it. The caller forgets the attempt, or takes care that it is counted once.
 #[inline(always)]
 pub(crate) fn succeeded(
     key: &AttemptKey,
@@ -352,13 +352,17 @@ pub(crate) fn succeeded(
         pad: 0,
     };
     let first = match SUCCESSES.get_ptr_mut(&success) {
-        // SAFETY: a live entry; a time lost to another CPU's is as good as that one.
-        Some(last) => unsafe {
-            *last = at_ns;
+        // SAFETY: a live entry, whose count all CPUs only add to, atomically; a time lost to another
+        // CPU's is as good as that one.
+        Some(known) => unsafe {
+            (*known).before_ns = (*known).last_ns;
+            (*known).last_ns = at_ns;
+            increment(&raw mut (*known).count);
             false
         },
         None => {
-            let made = SUCCESSES.insert(&success, &at_ns, u64::from(BPF_NOEXIST)).is_ok();
+            let first = Success { first_ns: at_ns, before_ns: 0, last_ns: at_ns, count: 1 };
+            let made = SUCCESSES.insert(&success, &first, u64::from(BPF_NOEXIST)).is_ok();
             if made {
                 count(SUCCESSES_MADE);
             }

@@ -302,11 +302,11 @@ impl Task {
             tracing::debug!("{line}");
         }
         let proposal = propose(&part.snapshot, incident, &flows)?;
-        // Those of the policies may be others than those that the agents named.
-        consents.extend(self.consents(&proposal.namespaces()).await?);
-        let mode = Mode::of_all(&proposal.namespaces(), |namespace| {
-            consents.get(namespace).cloned().flatten()
-        })?;
+        // Of the ends and the policies, who may be others than those that the agents named.
+        let consenting = proposal.consenting();
+        consents.extend(self.consents(&consenting).await?);
+        let mode =
+            Mode::of_all(&consenting, |namespace| consents.get(namespace).cloned().flatten())?;
         Ok((proposal, mode))
     }
 

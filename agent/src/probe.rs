@@ -37,7 +37,7 @@ pub use error::Error;
 pub use interfaces::{Change, Interfaces};
 pub use load::{Hook, Programs};
 pub use observations::Observations;
-pub use successes::{ANSWERS_MAX, Answers, LOOKED_UP_MAX, Successes};
+pub use successes::{ANSWERS_MAX, Answered, Answers, LOOKED_UP_MAX, Successes};
 pub use topology::Topology;
 
 /// Names of the programs: in the object, in the kernel, and of filters at clsact.

@@ -165,8 +165,14 @@ pub struct Evidence {
     pub first: String,
     /// When the last was seen.
     pub last: String,
-    /// When this source last got an answer from this destination and port.
+    /// When this source first got an answer from this destination and port, as far as is known.
+    #[serde(default)]
+    pub first_success: Option<String>,
+    /// When it last did.
     pub last_success: Option<String>,
+    /// How many of its connections were answered (of DNS: queries), at the least.
+    #[serde(default)]
+    pub successes: u64,
     /// How they were refused: `reset`, or `icmp TYPE/CODE`, `icmpv6 TYPE/CODE`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rejection: Option<String>,
@@ -305,6 +311,10 @@ pub struct Cause {
     pub nearest_miss: Option<NearestMiss>,
     /// What changed, and when.
     pub changed: Option<Changed>,
+    /// Since when policies deny it, at the least: the change that was seen to deny it, or else what the
+    /// policies responsible say of themselves, the oldest of them. Null in answers to questions.
+    #[serde(default)]
+    pub denied_since: Option<String>,
     /// How sure the class is, from 0 to 1.
     pub confidence: f64,
     /// What the confidence rests on.

@@ -73,6 +73,8 @@ fn one_policy_for_all_replicas_by_a_name_of_its_own() {
     let names: Vec<_> = proposal.policies.iter().map(ToString::to_string).collect();
     assert_eq!(names, ["shop/allow-web-0-to-db-5432-5e884898"]);
     assert_eq!((proposal.proved, proposal.namespaces().len()), (2, 1));
+    // Whoever is let in has to ask for it as well.
+    assert_eq!(proposal.consenting(), BTreeSet::from(["front".into(), "shop".into()]));
     // By the evaluator of all else: with it, they pass.
     let mut with = snapshot("");
     for manifest in &proposal.manifests {

@@ -14,7 +14,7 @@ use whydrop_core::{
     cluster::Cluster,
     correlate::{Correlated, Correlator, Drop},
     diagnosis::{Case, Fate, judge},
-    flow::{Flow, Protocol},
+    flow::{Flow, Protocol, Worked},
     incident::{IncidentBook, JudgedDrop},
     observation::{AttemptId, DropReason, Fact, Observation},
 };
@@ -140,8 +140,8 @@ fn story() -> Vec<Record> {
             let (at_last, fate) = (Some(drop.evidence.last()), Fate::Died(&drop.evidence));
             let case = Case { flow: drop.flow, dialled: None, at: at_last, fate };
             let judgement = judge(&snapshot, cluster.history(), &case);
-            let last_success = Some(at(1));
-            let judged = JudgedDrop { drop: &drop, judgement: &judgement, last_success };
+            let worked = Some(Worked { first: at(-600), last: at(1), connections: 3 });
+            let judged = JudgedDrop { drop: &drop, judgement: &judgement, worked };
             book.take(&judged, drop.evidence.last());
         }
         let changes = book.tick(&snapshot, at(seconds));

@@ -18,7 +18,7 @@ use whydrop_core::{
     cluster::{Cluster, Interface},
     correlate::{Correlated, Correlator, Drop},
     diagnosis::{Case, Fate, diagnose, judge},
-    flow::{Flow, Protocol},
+    flow::{Flow, Protocol, Worked},
     observation::{AttemptId, DropReason, Fact, Observation, Rejection},
 };
 
@@ -137,7 +137,7 @@ fn netfilter() -> Fact {
     }
 }
 
-fn drop_record(manifests: &str, fact: &Fact, last_success: Option<&str>) -> Record {
+fn drop_record(manifests: &str, fact: &Fact, worked: Option<Worked>) -> Record {
     let cluster = cluster(manifests);
     let (snapshot, drop) = (cluster.snapshot(), dropped(fact));
     let case = Case {
@@ -148,7 +148,7 @@ fn drop_record(manifests: &str, fact: &Fact, last_success: Option<&str>) -> Reco
     };
     let judgement = judge(&snapshot, cluster.history(), &case);
     let now = time("2026-01-02T03:04:05.678901Z");
-    reporter().drop(now, &snapshot, &drop, &judgement, last_success.map(time))
+    reporter().drop(now, &snapshot, &drop, &judgement, worked)
 }
 
 fn finding() -> Record {
@@ -217,9 +217,14 @@ fn agent_records() -> Vec<Record> {
 /// Every kind of record there is.
 fn all_records() -> Vec<Record> {
     let icmp = Fact::Rejected(Rejection::Icmp { v6: false, kind: 3, code: 13 });
+    let worked = Worked {
+        first: time("2026-01-02T02:00:05Z"),
+        last: time("2026-01-02T02:54:05Z"),
+        connections: 12,
+    };
     let without_policies = FRONTEND_TO_BACKEND.split("---\napiVersion: networking").next();
     let mut records = vec![
-        drop_record(FRONTEND_TO_BACKEND, &netfilter(), Some("2026-01-02T02:54:05Z")),
+        drop_record(FRONTEND_TO_BACKEND, &netfilter(), Some(worked)),
         drop_record(FRONTEND_TO_BACKEND, &icmp, None),
         drop_record(FRONTEND_TO_BACKEND, &Fact::Retransmitted, None),
         drop_record(without_policies.expect("the objects"), &netfilter(), None),

@@ -1,7 +1,7 @@
 //! The stories on a whole Kubernetes node, with nothing but `kubectl`; `cargo xtask demo node` shows
 //! the same. Needs root.
 
-use std::{process::Command, time::Duration};
+use std::{collections::BTreeMap, process::Command, time::Duration};
 
 use serde_json::Value;
 use whydrop_tests::{
@@ -24,7 +24,7 @@ const WAIT: Duration = Duration::from_secs(90);
 const WORKLOADS: &str = r#"
 apiVersion: v1
 kind: Namespace
-metadata: {name: frontend}
+metadata: {name: frontend, annotations: {whydrop.io/heal: apply}}
 ---
 apiVersion: v1
 kind: Namespace
@@ -106,6 +106,7 @@ fn a_healer_in_its_pods_hears_the_agents_and_heals() {
         kubectl.run(status).unwrap_or_else(|error| panic!("{error:#}\n{}", heal_log(&kubectl)));
     }
     clients(&kubectl, "reached");
+    all_reach_it_twice(&kubectl);
     kubectl.apply(DEFAULT_DENY).expect("applied");
     for action in ["applied", "kept"] {
         until(action, WAIT, || {
@@ -137,6 +138,28 @@ fn a_healer_in_its_pods_hears_the_agents_and_heals() {
 fn heal_log(kubectl: &Kubectl) -> String {
     let label = "app.kubernetes.io/name=whydrop-heal";
     kubectl.run(["logs", "-n", "whydrop", "-l", label, "--tail=-1"]).unwrap_or_default()
+}
+
+/// Waits until each client has reached it twice more: before the agents' eyes, which watch by now.
+fn all_reach_it_twice(kubectl: &Kubectl) {
+    let times = || -> anyhow::Result<BTreeMap<String, usize>> {
+        let said =
+            kubectl.run(["logs", "-n", "frontend", "-l", "app=web", "--prefix", "--tail=-1"])?;
+        let mut times = BTreeMap::new();
+        for pod in said.lines().filter_map(|line| line.strip_suffix(" reached")) {
+            *times.entry(pod.to_owned()).or_default() += 1;
+        }
+        Ok(times)
+    };
+    let before = times().expect("the clients' logs");
+    assert_eq!(before.len(), 2, "{before:?}");
+    until("two connections of each", WAIT, || {
+        let now = times()?;
+        let done =
+            before.iter().all(|(pod, times)| now.get(pod).is_some_and(|now| *now >= times + 2));
+        Ok(if done { Look::Seen(()) } else { Look::NotYet(format!("{now:?}")) })
+    })
+    .expect("the clients");
 }
 
 /// Waits until the last word of all clients is this one.

@@ -2,6 +2,8 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
+use jiff::Timestamp;
+
 /// The transport protocols that a `NetworkPolicy` port can name.
 ///
 /// <https://kubernetes.io/docs/reference/kubernetes-api/policy-resources/network-policy-v1/>
@@ -79,6 +81,35 @@ impl fmt::Display for Flow {
         match destination {
             IpAddr::V4(_) => write!(f, "{source} -> {destination}:{port}/{protocol}"),
             IpAddr::V6(_) => write!(f, "{source} -> [{destination}]:{port}/{protocol}"),
+        }
+    }
+}
+
+/// Which of a flow's connections were seen to be answered. Of DNS, each query is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Worked {
+    /// When the first of them was, as far as is known.
+    pub first: Timestamp,
+    /// When the last one was.
+    pub last: Timestamp,
+    /// How many there were, at least.
+    pub connections: u64,
+}
+
+impl Worked {
+    /// One connection.
+    pub const fn once(at: Timestamp) -> Self {
+        Self { first: at, last: at, connections: 1 }
+    }
+
+    /// What two say that may have seen the same connections: two agents, or the addresses of one
+    /// connection before and after translation.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            first: self.first.min(other.first),
+            last: self.last.max(other.last),
+            connections: self.connections.max(other.connections),
         }
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! The fold of what agents tell of incidents, what the cluster says of consent, and the time, into
 //! what is to be done. It never acts where an incident's own record or the cluster as it is now gives
-//! a reason not to ([`Refusal`]), once for each incident, a bounded number of times an hour. What it
-//! applies it watches, and takes back unless the agents see it help; what helps stands for a time to
-//! live, until which a person decides.
+//! a reason not to ([`Refusal`]), once for each incident, a bounded number of times an hour. It only
+//! puts back what worked before, as the agents saw: who is new, or dials what was denied for long,
+//! is given nothing. What it applies it watches, and takes back unless the agents see it help; what
+//! helps stands for a time to live, until which a person decides.
 //!
 //! ```text
 //! records ─▶ heard ─┐                       ┌─▶ Examine ─▶ (snapshot, consent) ─▶ examined ─▶ Apply | Refuse
@@ -19,7 +20,6 @@ mod refusal;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    mem::Discriminant,
     sync::Arc,
 };
 
@@ -31,18 +31,20 @@ use crate::{
     incident::{IncidentId, SILENCE, Severity},
     policy::PolicyRef,
 };
-pub use known::{Died, FLOWS_MAX, INCIDENTS_MAX, State, Told};
+pub use known::{Died, FLOWS_MAX, INCIDENTS_MAX, Past, State, Told};
 use known::{Incidents, Known};
 pub use ledger::{ENTRIES_MAX, Entry, Ledger};
 pub use proposal::{POLICIES_MAX, Proposal, propose};
 pub use refusal::Refusal;
+use refusal::RefusalKind;
 
 /// The annotation by which a namespace asks for healing.
 pub const CONSENT_ANNOTATION: &str = "whydrop.io/heal";
 
 /// How long a policy may take from the API server into the kernels: what dies until then is not held
-/// against it. Network plugins take seconds (<https://docs.tigera.io>: Felix, 1 s and less; on a busy
-/// node some), and a client's next SYN comes 1, 2 and 4 s after the one before.
+/// against one that allows, and what passes until then is no sign that one does not deny it. Network
+/// plugins take seconds (<https://docs.tigera.io>: Felix, 1 s and less; on a busy node some), and a
+/// client's next SYN comes 1, 2 and 4 s after the one before.
 pub const SETTLE: SignedDuration = SignedDuration::from_secs(10);
 
 /// How many incidents are examined at one tick: each reads a part of the cluster.
@@ -250,7 +252,7 @@ struct Case {
     /// Its namespaces do not consent, or to a dry run only: when to ask them again.
     ask_again: Option<Timestamp>,
     /// The reasons that were told, once each.
-    told: HashSet<Discriminant<Refusal>>,
+    told: HashSet<RefusalKind>,
 }
 
 /// The fold. Only its own methods change it.
@@ -315,7 +317,11 @@ impl Healer {
 
     /// Takes what an agent tells of a flow.
     pub fn died(&mut self, died: &Died) {
-        self.incidents.died(died);
+        if self.incidents.died(died)
+            && let Some(case) = self.cases.get_mut(&died.incident)
+        {
+            case.has_news = true;
+        }
     }
 
     /// What is to be done by now, by whoever leads. `hears`: whether the agents can be heard; while
@@ -471,6 +477,7 @@ impl Healer {
             return Err(Refusal::NotADenial(surest.class));
         }
         surest.responsible.iter().try_for_each(proposal::is_of_namespace)?;
+        known.worked_before()?;
         let severity = known.severity();
         if severity == Severity::Info {
             return Err(Refusal::Severity(severity));

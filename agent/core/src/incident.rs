@@ -48,7 +48,7 @@
 //!     let at = Some(drop.evidence.last());
 //!     let case = Case { flow, dialled: None, at, fate: Fate::Died(&drop.evidence) };
 //!     let judgement = judge(&cluster.snapshot(), cluster.history(), &case);
-//!     let judged = JudgedDrop { drop: &drop, judgement: &judgement, last_success: None };
+//!     let judged = JudgedDrop { drop: &drop, judgement: &judgement, worked: None };
 //!     book.take(&judged, now);
 //! }
 //! // … which opens an incident …
@@ -81,7 +81,7 @@ use crate::{
     cluster::{Snapshot, look_up::Sought},
     correlate::{Drop, DropId, REPORT_INTERVAL},
     diagnosis::{Attribution, Cause, Class, Diagnosis, Judgement},
-    flow::Flow,
+    flow::{Flow, Worked},
     policy::PolicyRef,
 };
 pub use affected::{Affected, Party, Path, Pods};
@@ -139,8 +139,8 @@ pub struct JudgedDrop<'a> {
     pub drop: &'a Drop,
     /// Why it died.
     pub judgement: &'a Judgement,
-    /// When the flow last got an answer.
-    pub last_success: Option<Timestamp>,
+    /// Which of the flow's connections were answered.
+    pub worked: Option<Worked>,
 }
 
 /// One cause with all that suffers by it, as it was when it was told.
@@ -154,6 +154,8 @@ pub struct Incident {
     pub responsible: Vec<PolicyRef>,
     /// What made it so.
     pub changed: Attribution,
+    /// Since when the flow is denied that is denied longest, at the least.
+    pub denied_since: Option<Timestamp>,
     /// Who cannot reach whom, what most pods suffer by first; at most [`PATHS_TOLD_MAX`].
     pub affected: Vec<Affected>,
     /// How many paths more there are.

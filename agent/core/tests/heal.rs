@@ -6,10 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use whydrop_core::{
     diagnosis::Class,
-    flow::{Flow, Protocol},
+    flow::{Flow, Protocol, Worked},
     heal::{
-        Action, Died, Healer, Ledger, Mode, Outcome, Proposal, Refusal, SETTLE, Settings, Standing,
-        State, Told,
+        Action, Died, Healer, Ledger, Mode, Outcome, Past, Proposal, Refusal, SETTLE, Settings,
+        Standing, State, Told,
     },
     incident::{IncidentId, Severity},
     policy::{PolicyKind, PolicyRef},
@@ -65,8 +65,29 @@ fn told(id: u64, state: State, second: i64) -> Told {
     }
 }
 
+/// Denied since second 0, and before that for long in use.
 fn died(id: u64, to: u8, second: i64) -> Died {
-    Died { incident: IncidentId(id), flow: flow(to), last: at(second) }
+    died_after(id, to, second, used(-3_600, -1, 40), Some(0))
+}
+
+fn died_after(
+    id: u64,
+    to: u8,
+    second: i64,
+    worked: Option<Worked>,
+    denied_since: Option<i64>,
+) -> Died {
+    Died {
+        incident: IncidentId(id),
+        node: "worker-1".into(),
+        flow: flow(to),
+        last: at(second),
+        past: Past { worked, denied_since: denied_since.map(at) },
+    }
+}
+
+fn used(first: i64, last: i64, connections: u64) -> Option<Worked> {
+    Some(Worked { first: at(first), last: at(last), connections })
 }
 
 fn proposal(id: u64, namespace: &str) -> Proposal {
@@ -76,6 +97,7 @@ fn proposal(id: u64, namespace: &str) -> Proposal {
         summary: String::new(),
         newly_allowed: 0,
         proved: 1,
+        ends: BTreeSet::from(["backend".into(), "frontend".into()]),
     }
 }
 
@@ -213,6 +235,106 @@ fn an_incidents_own_record_may_be_reason_enough_to_leave_it_alone() {
     assert_eq!(refusal(Told { has_remedy: false, ..open() }), Refusal::NoRemedy);
 }
 
+/// The refusal of an incident of these flows, which else wants healing.
+fn refusal_of(flows: &[Died]) -> Option<Refusal> {
+    let mut healer = Healer::new(settings());
+    flows.iter().for_each(|flow| healer.died(flow));
+    healer.heard(told(1, State::Open, 5));
+    match &healer.tick(at(10), true)[..] {
+        [Action::Examine { .. }] => None,
+        [Action::Refuse { why, .. }] => Some(why.clone()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn only_what_worked_before_it_was_denied_is_healed() {
+    let half_a_year = Some(-180 * 86_400);
+    let since = settle_after(0);
+    for (worked, denied_since, why) in [
+        (used(-60, -1, 2), Some(0), None),
+        // Until the change has come into the kernels, what worked goes on working.
+        (used(-60, since, 9), Some(0), None),
+        (None, Some(0), Some("was never seen to work: a person decides whether it should")),
+        (None, half_a_year, Some("was never seen to work")),
+        (used(-1, -1, 1), Some(0), Some("was seen to work over 1 connection only")),
+        (used(-60, since + 1, 9), Some(0), Some("it is not known to have worked before")),
+        (used(0, 1, 9), Some(0), Some("it is not known to have worked before")),
+        (used(-60, -1, 9), half_a_year, Some("it is not known to have worked before")),
+        (used(-60, -1, 9), None, Some("since when it is denied is unknown")),
+    ] {
+        let refusal = refusal_of(&[died_after(1, 1, 5, worked, denied_since)]);
+        let said = refusal.map(|refusal| refusal.to_string());
+        let is_expected = match (&said, why) {
+            (Some(said), Some(why)) => said.contains(why) && said.contains("10.0.1.1:8080/TCP"),
+            (None, None) => true,
+            _ => false,
+        };
+        assert!(is_expected, "{worked:?}, denied since {denied_since:?}: {said:?}, not {why:?}");
+    }
+}
+
+/// The last second that still is within the time that a policy may take into the kernels.
+fn settle_after(change: i64) -> i64 {
+    change + SETTLE.as_secs()
+}
+
+#[test]
+fn one_flow_that_never_worked_is_reason_to_leave_all_alone() {
+    let stranger = |second| died_after(1, 2, second, None, Some(0));
+    assert_eq!(refusal_of(&[died(1, 1, 5), stranger(6)]), Some(Refusal::NeverWorked(flow(2))));
+    assert_eq!(refusal_of(&[died(1, 1, 5), died(1, 2, 6)]), None);
+    // One that does not try any more is of no account.
+    assert_eq!(refusal_of(&[stranger(-3_600), died(1, 1, 5)]), None);
+    // That comes to be known after the incident was looked at, and is no less a reason.
+    let mut healer = Healer::new(settings());
+    healer.died(&died(1, 1, 5));
+    healer.heard(told(1, State::Open, 5));
+    assert!(matches!(&healer.tick(at(10), true)[..], [Action::Examine { .. }]));
+    assert!(matches!(
+        healer.examined(IncidentId(1), Some(Err(Refusal::NoConsent("frontend".into()))), at(10)),
+        Some(Action::Refuse { .. })
+    ));
+    healer.died(&stranger(11));
+    let refused = healer.tick(at(12), true);
+    let never = Refusal::NeverWorked(flow(2));
+    assert!(matches!(&refused[..], [Action::Refuse { why, .. }] if *why == never), "{refused:?}");
+    // The same said once more is no news.
+    healer.died(&stranger(13));
+    assert!(healer.tick(at(14), true).is_empty());
+}
+
+#[test]
+fn what_one_agent_has_not_seen_another_may_have() {
+    let of = |node: &str, died: Died| Died { node: node.into(), ..died };
+    let source = || of("worker-2", died(1, 1, 5));
+    // Behind a Service the destination's agent may see this backend for the first time.
+    let destination = || of("worker-1", died_after(1, 1, 5, None, Some(1)));
+    assert_eq!(refusal_of(&[destination(), source()]), None);
+    assert_eq!(refusal_of(&[source(), destination()]), None);
+    assert_eq!(refusal_of(&[destination()]), Some(Refusal::NeverWorked(flow(1))));
+    // What one of them says is older, is older; and of what one cannot say, nothing is known.
+    for denied_since in [Some(-7_200), None] {
+        let older = of("worker-1", died_after(1, 1, 5, None, denied_since));
+        let refusal = refusal_of(&[source(), older]);
+        assert!(matches!(refusal, Some(Refusal::DenialOlder { .. })), "{refusal:?}");
+    }
+    // Two that saw the same connection saw one.
+    let once = || died_after(1, 1, 5, used(-9, -9, 1), Some(0));
+    let both = refusal_of(&[of("worker-1", once()), of("worker-2", once())]);
+    assert_eq!(both, Some(Refusal::WorkedTooLittle { flow: flow(1), connections: 1 }));
+    // The latest word of each agent counts: it was allowed meanwhile, and denied once more.
+    let again = of("worker-1", died_after(1, 1, 500, used(-3_600, 400, 41), Some(450)));
+    assert_eq!(refusal_of(&[of("worker-1", died(1, 1, 5)), again]), None);
+}
+
+#[test]
+fn both_ends_have_to_consent_wherever_the_policy_would_be() {
+    let proposal = proposal(1, "backend");
+    assert_eq!(proposal.namespaces(), BTreeSet::from(["backend".into()]));
+    assert_eq!(proposal.consenting(), BTreeSet::from(["backend".into(), "frontend".into()]));
+}
+
 #[test]
 fn consent_is_that_of_every_namespace_and_the_least_of_them() {
     let both = BTreeSet::from(["backend".into(), "frontend".into()]);
@@ -277,7 +399,7 @@ fn the_next_leader_goes_on_with_what_stands_and_with_what_was_done() {
 #[derive(Clone, Debug)]
 enum Event {
     Told { id: u64, open: bool, class: usize, confidence: f64, severity: usize },
-    Died { id: u64, to: u8 },
+    Died { id: u64, to: u8, connections: u64, denied_ago: i64 },
     Time(i64),
     TakesOver,
 }
@@ -293,7 +415,9 @@ fn event() -> impl Strategy<Value = Event> {
                 severity
             }
         ),
-        (1..12u64, 1..6u8).prop_map(|(id, to)| Event::Died { id, to }),
+        (1..12u64, 1..6u8, 0..20u64, 0..20i64).prop_map(|(id, to, connections, denied_ago)| {
+            Event::Died { id, to, connections, denied_ago }
+        }),
         (1..900i64).prop_map(Event::Time),
         Just(Event::TakesOver),
     ]
@@ -304,7 +428,7 @@ proptest! {
 
     /// Whatever happens: no more than so many an hour, in all and in a namespace, across leaders; no
     /// incident twice; nothing without consent; nothing of an explicit deny, or of a cause that no
-    /// policy is, or that is not sure enough; and every policy's end comes.
+    /// policy is, or that is not sure enough, or that did not work before; and every policy's end comes.
     #[test]
     fn no_course_of_events_makes_it_do_what_it_must_not(
         events in prop::collection::vec(event(), 1..300),
@@ -314,6 +438,7 @@ proptest! {
         let (mut now, mut applied) = (at(0), Vec::<(Timestamp, u64)>::new());
         let mut in_force: Vec<Standing> = Vec::new();
         let mut latest: std::collections::BTreeMap<u64, Told> = std::collections::BTreeMap::new();
+        let mut is_fit: std::collections::BTreeMap<(u64, Flow), bool> = Default::default();
         let namespace = |id: u64| if id.is_multiple_of(2) { "backend" } else { "database" };
         for event in events {
             match event {
@@ -333,8 +458,15 @@ proptest! {
                     latest.insert(id, told.clone());
                     healer.heard(told);
                 }
-                Event::Died { id, to } => {
-                    healer.died(&Died { incident: IncidentId(id), flow: flow(to), last: now });
+                Event::Died { id, to, connections, denied_ago } => {
+                    // Most worked until a second ago, and were denied since.
+                    let second = now.as_second() - at(0).as_second();
+                    let worked = used(second - 99, second - 1, connections);
+                    let worked = worked.filter(|_| connections > 0);
+                    let denied = second - if denied_ago == 0 { 86_400 } else { denied_ago / 2 };
+                    let died = died_after(id, to, second, worked, Some(denied));
+                    is_fit.insert((id, flow(to)), connections > 1 && denied_ago > 0);
+                    healer.died(&died);
                 }
                 Event::Time(seconds) => now += SignedDuration::from_secs(seconds),
                 Event::TakesOver => {
@@ -349,7 +481,9 @@ proptest! {
             let mut actions = healer.tick(now, true);
             while let Some(action) = actions.pop() {
                 match action {
-                    Action::Examine { incident, .. } => {
+                    Action::Examine { incident, flows, .. } => {
+                        let fit = flows.iter().all(|flow| is_fit[&(incident.0, *flow)]);
+                        prop_assert!(fit, "it is not known to have worked before");
                         let told = &latest[&incident.0];
                         prop_assert!(told.class.is_denial() && told.class != Class::ExplicitDeny);
                         prop_assert!(told.confidence >= 0.9 && told.severity > Severity::Info);

@@ -10,7 +10,7 @@ use whydrop_core::{
     },
     correlate::{Correlated, Drop},
     diagnosis::{Case, Class, Diagnosis, Fate, Judgement, diagnose},
-    flow::Flow,
+    flow::{Flow, Worked},
     incident::JudgedDrop,
     mute::{MutedBy, muted, muted_source},
     policy::evaluate::Question,
@@ -185,7 +185,8 @@ impl Agent {
             return self.losses.refused(drop.untold_packets());
         }
         let snapshot = self.cluster.snapshot();
-        let last = self.last_success(drop, &diagnosis.question);
+        let worked = self.worked(drop, &diagnosis.question);
+        let last = worked.map(|worked| worked.last);
         let (history, case) = (self.cluster.history(), case_of(drop));
         let judgement = Judgement::in_hindsight(&snapshot, history, &case, diagnosis, last);
         if !judgement.diagnosis.is_reportable(&drop.evidence) {
@@ -194,9 +195,9 @@ impl Agent {
         if let Some(by) = muted(&snapshot, &self.mute, &judgement.diagnosis) {
             return self.mute_drop(by, drop, &judgement.diagnosis, now);
         }
-        let judged = JudgedDrop { drop, judgement: &judgement, last_success: last };
+        let judged = JudgedDrop { drop, judgement: &judgement, worked };
         self.incidents.take(&judged, now);
-        let record = self.reporter.drop(now, &snapshot, drop, &judgement, last);
+        let record = self.reporter.drop(now, &snapshot, drop, &judgement, worked);
         if let Record::Drop(record) = &record {
             self.note(Note::of(&judgement.diagnosis, record, now));
         }
@@ -249,24 +250,24 @@ impl Agent {
         node.is_some_and(|node| node.pod_networks.iter().any(|network| network.contains(&address)))
     }
 
-    /// When the flow, as dialled or as translated, last got an answer.
+    /// Which connections of the flow, as dialled or as translated, were answered.
     ///
     /// One that is older than a pod was not this pod's: its address was another's then. What is
     /// behind a Service may change, and the Service was reached all the same.
-    fn last_success(&self, drop: &Drop, question: &Question) -> Option<Timestamp> {
+    fn worked(&self, drop: &Drop, question: &Question) -> Option<Worked> {
         let made = |end: &Endpoint| end.pod().and_then(|pod| pod.created);
         let (source, destination) = (made(&question.source), made(&question.destination));
         let dialled =
             drop.dialled.map(|(destination, port)| Flow { destination, port, ..drop.flow });
         let asked = [(Some(drop.flow), source.max(destination)), (dialled, source)];
-        let mut last = None;
+        let mut all: Option<Worked> = None;
         for (flow, made) in asked.into_iter().filter_map(|(flow, made)| Some((flow?, made))) {
-            match self.probe.successes.last(&flow) {
-                Ok(success) => last = last.max(success.filter(|at| Some(*at) >= made)),
+            match self.probe.successes.worked(&flow, made) {
+                Ok(worked) => all = all.into_iter().chain(worked).reduce(Worked::or),
                 Err(error) => self.degraded(&error),
             }
         }
-        last
+        all
     }
 }
 

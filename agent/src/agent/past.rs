@@ -1,4 +1,4 @@
-//! What one agent hands on to the next: when flows last got an answer.
+//! What one agent hands on to the next: which answers flows got.
 
 use futures_util::FutureExt as _;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -52,13 +52,13 @@ impl Past {
 
     /// Begins to write what is new.
     fn write(&mut self, node: &str, boot: Boot, answers: Answers) {
-        let newest = answers.last.iter().map(|(_, at)| *at).max();
+        let newest = answers.of.iter().map(|(_, answered)| answered.last).max();
         if newest <= self.written {
             return;
         }
         let Some(state) = self.state.clone() else { return };
         let node = node.to_owned();
-        let write = move || last_answers::write(&state, &node, &boot, &answers.last);
+        let write = move || last_answers::write(&state, &node, &boot, &answers.of);
         self.writing = Some(spawn_blocking(write));
         self.written = newest;
     }

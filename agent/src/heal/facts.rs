@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use whydrop_core::{
     diagnosis::Class,
-    flow::Flow,
-    heal::{Died, State, Told},
+    flow::{Flow, Worked},
+    heal::{Died, Past, State, Told},
     incident::{self, IncidentId},
     policy::{PolicyKind, PolicyRef},
 };
@@ -59,8 +59,31 @@ pub(super) fn died(record: &DropRecord) -> Result<Option<Died>, String> {
         port: destination.port.ok_or("flow.destination.port: expected a port, found none")?,
         protocol: record.flow.protocol.parse().map_err(|why| format!("flow.protocol: {why}"))?,
     };
-    let incident = id("incident", &record.incident)?;
-    Ok(Some(Died { incident, flow, last: time("evidence.last", &record.evidence.last)? }))
+    Ok(Some(Died {
+        incident: id("incident", &record.incident)?,
+        node: record.node.as_str().into(),
+        flow,
+        last: time("evidence.last", &record.evidence.last)?,
+        past: past(record)?,
+    }))
+}
+
+/// What a record says of the time before the flow was denied. Of an agent that does not count, one
+/// connection is known.
+fn past(record: &DropRecord) -> Result<Past, String> {
+    let evidence = &record.evidence;
+    let optional = |field: &str, text: &Option<String>| {
+        text.as_deref().map(|text| time(field, text)).transpose()
+    };
+    let first = optional("evidence.first_success", &evidence.first_success)?;
+    let last = optional("evidence.last_success", &evidence.last_success)?;
+    let worked = last.map(|last| Worked {
+        first: first.unwrap_or(last),
+        last,
+        connections: evidence.successes.max(1),
+    });
+    let denied_since = optional("cause.denied_since", &record.cause.denied_since)?;
+    Ok(Past { worked, denied_since })
 }
 
 fn state(record: &IncidentRecord) -> Result<State, String> {
@@ -88,4 +111,61 @@ pub(super) fn id(field: &str, text: &str) -> Result<IncidentId, String> {
 
 fn time(field: &str, text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|_| format!("{field}: expected a time of RFC 3339, found {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::report::Record;
+
+    /// What the agent of `worker-1` tells of a flow that died, with this of the time before.
+    fn past_of(before: &Value) -> Past {
+        let mut record = json!({
+            "schema": "whydrop/v1", "kind": "drop", "time": "2026-01-02T03:04:05.000000Z",
+            "id": "00000000000000aa", "node": "worker-1", "primary": true,
+            "flow": {"protocol": "TCP", "source": {"ip": "10.1.0.10"},
+                     "destination": {"ip": "10.1.0.20", "port": 5432}},
+            "evidence": {"level": "kernel-drop", "reason": "NETFILTER_DROP", "location": null,
+                         "interface": null, "attempts": 3, "first": "2026-01-02T03:04:01Z",
+                         "last": "2026-01-02T03:04:04Z", "last_success": null},
+            "verdict": {"revision": 1, "exempt": null,
+                        "egress": {"decision": "not-isolated", "layer": null, "isolating": [],
+                                   "allowed_by": [], "denied_by": null},
+                        "ingress": {"decision": "denied", "layer": "network-policy", "isolating": [],
+                                    "allowed_by": [], "denied_by": null}},
+            "cause": {"class": "default-deny", "direction": "ingress", "situation": null,
+                      "policy": null, "nearest_miss": null, "changed": null, "confidence": 0.9,
+                      "reasons": [], "text": ""},
+            "remedy": null, "incident": "00000000000000bb",
+        });
+        for (part, fields) in before.as_object().expect("parts") {
+            for (field, value) in fields.as_object().expect("fields") {
+                record[part][field] = value.clone();
+            }
+        }
+        let Ok(Record::Drop(record)) = serde_json::from_value(record) else { panic!("a drop") };
+        let died = died(&record).expect("it can be read").expect("a flow that died");
+        assert_eq!(&*died.node, "worker-1");
+        died.past
+    }
+
+    #[test]
+    fn what_there_was_before_a_flow_was_denied_is_read_as_facts() {
+        let at = |text: &str| -> Timestamp { text.parse().expect("a time") };
+        assert_eq!(past_of(&json!({})), Past { worked: None, denied_since: None });
+        let told = json!({
+            "evidence": {"first_success": "2026-01-02T01:00:00Z", "successes": 7,
+                         "last_success": "2026-01-02T03:00:00Z"},
+            "cause": {"denied_since": "2026-01-02T03:04:00Z"},
+        });
+        let (first, last) = (at("2026-01-02T01:00:00Z"), at("2026-01-02T03:00:00Z"));
+        let worked = Some(Worked { first, last, connections: 7 });
+        let denied_since = Some(at("2026-01-02T03:04:00Z"));
+        assert_eq!(past_of(&told), Past { worked, denied_since });
+        // An agent that does not count knows of the last one.
+        let older = json!({"evidence": {"last_success": "2026-01-02T03:00:00Z"}});
+        assert_eq!(past_of(&older), Past { worked: Some(Worked::once(last)), denied_since: None });
+    }
 }

@@ -8,7 +8,7 @@ use aya::{
     programs::{BtfTracePoint, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use aya_log::EbpfLogger;
-use whydrop_ebpf::{ABI_VERSION, Attempt, AttemptKey, LOCATION_BYTES, SuccessKey};
+use whydrop_ebpf::{ABI_VERSION, Attempt, AttemptKey, LOCATION_BYTES, Success, SuccessKey};
 
 use super::{
     Attach, Config, FROM_POD, KFREE_SKB, Part, Probe, SOCK_STATE, State, TO_POD, capabilities,
@@ -152,7 +152,7 @@ impl Programs {
         };
         let counters: PerCpuArray<MapData, u64> =
             PerCpuArray::try_from(take("COUNTERS")?).map_err(wrong)?;
-        let successes: KernelHashMap<MapData, SuccessKey, u64> =
+        let successes: KernelHashMap<MapData, SuccessKey, Success> =
             KernelHashMap::try_from(take("SUCCESSES")?).map_err(wrong)?;
         let programs = [FROM_POD, TO_POD, KFREE_SKB, SOCK_STATE]
             .into_iter()

@@ -1,4 +1,4 @@
-//! When flows last got an answer.
+//! Which answers flows got.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,8 +7,8 @@ use std::{
 
 use aya::maps::{HashMap as KernelHashMap, IterableMap as _, MapData, MapError};
 use jiff::{SignedDuration, Timestamp};
-use whydrop_core::flow::{Flow, Protocol};
-use whydrop_ebpf::SuccessKey;
+use whydrop_core::flow::{Flow, Protocol, Worked};
+use whydrop_ebpf::{Success, SuccessKey};
 
 use super::{
     clock::{Clock, SinceBoot},
@@ -17,14 +17,71 @@ use super::{
     sys::{self, Entries},
 };
 
-/// How many answers are handed on from one agent to the next: what the kernel's table has room for.
-/// The latest stay.
+/// How many flows' answers are handed on from one agent to the next: what the kernel's table has room
+/// for. The latest stay.
 pub const ANSWERS_MAX: usize = 16_384;
 
 /// How many flows are looked up one by one: beyond it, reading the whole table is the cheaper.
 pub const LOOKED_UP_MAX: usize = 512;
 
-/// The table of last answers. The destination is the one that was dialled, and for an answer that a
+/// Which answers a flow got: of each connection one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// When the first came.
+    pub first: SinceBoot,
+    /// When the last but one did, if there was more than one.
+    pub before: Option<SinceBoot>,
+    /// When the last did.
+    pub last: SinceBoot,
+    /// How many came.
+    pub connections: u64,
+}
+
+impl Answered {
+    /// One answer.
+    pub const fn once(at: SinceBoot) -> Self {
+        Self { first: at, before: None, last: at, connections: 1 }
+    }
+
+    /// With what came before all of it.
+    fn after(self, earlier: Self) -> Self {
+        Self {
+            first: earlier.first.min(self.first),
+            before: self.before.or(Some(earlier.last)),
+            last: self.last,
+            connections: earlier.connections.saturating_add(self.connections),
+        }
+    }
+
+    /// What of it came at this time or later, as far as is known; `None`: nothing did.
+    fn since(self, time: Option<Timestamp>, clock: Clock) -> Option<Worked> {
+        let is_in = |at: &SinceBoot| time.is_none_or(|time| clock.wall_of(*at) >= time);
+        let last = Some(self.last).filter(is_in)?;
+        let (first, connections) = match (Some(self.first).filter(is_in), self.before) {
+            (Some(first), _) => (first, self.connections),
+            // How many came between these two and that time is not known.
+            (None, Some(before)) if is_in(&before) => (before, 2),
+            (None, _) => (last, 1),
+        };
+        Some(Worked { first: clock.wall_of(first), last: clock.wall_of(last), connections })
+    }
+}
+
+impl From<Success> for Answered {
+    fn from(success: Success) -> Self {
+        let Success { first_ns, before_ns, last_ns, count } = success;
+        let since_boot =
+            |ns: u64| SignedDuration::from_nanos(i64::try_from(ns).unwrap_or(i64::MAX));
+        Self {
+            first: since_boot(first_ns),
+            before: (before_ns != 0).then(|| since_boot(before_ns)),
+            last: since_boot(last_ns),
+            connections: count,
+        }
+    }
+}
+
+/// The table of answers. The destination is the one that was dialled, and for an answer that a
 /// local pod gave also the pod's own.
 ///
 /// What an agent before this one knew is kept here and not put into the kernel's table: that would
@@ -32,33 +89,60 @@ pub const LOOKED_UP_MAX: usize = 512;
 /// the machine was started.
 #[derive(Debug)]
 pub struct Successes {
-    map: KernelHashMap<MapData, SuccessKey, u64>,
-    before: HashMap<Flow, SinceBoot>,
+    map: KernelHashMap<MapData, SuccessKey, Success>,
+    before: HashMap<Flow, Remembered>,
+}
+
+/// What an agent before this one knew of a flow.
+#[derive(Clone, Copy, Debug)]
+struct Remembered {
+    answered: Answered,
+    /// The kernel's table had later answers: without them, when the last one came is not known.
+    is_continued: bool,
 }
 
 /// Every answer that is known, at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answers {
-    /// When each flow got its last one, at most [`ANSWERS_MAX`].
-    pub last: Vec<(Flow, SinceBoot)>,
-    /// How many of these the kernel's table has.
+    /// Of each flow, at most [`ANSWERS_MAX`].
+    pub of: Vec<(Flow, Answered)>,
+    /// How many of these the kernel's table has a part of.
     pub in_kernel: usize,
     /// How many more there were, which are forgotten from here on.
     pub forgotten: usize,
 }
 
 impl Successes {
-    pub(crate) fn new(map: KernelHashMap<MapData, SuccessKey, u64>) -> Self {
+    pub(crate) fn new(map: KernelHashMap<MapData, SuccessKey, Success>) -> Self {
         Self { map, before: HashMap::new() }
     }
 
     /// Takes what an agent before this one knew.
-    pub fn remember(&mut self, answers: impl IntoIterator<Item = (Flow, SinceBoot)>) {
-        self.before.extend(answers);
+    pub fn remember(&mut self, answers: impl IntoIterator<Item = (Flow, Answered)>) {
+        let remembered = |answered| Remembered { answered, is_continued: false };
+        self.before
+            .extend(answers.into_iter().map(|(flow, answered)| (flow, remembered(answered))));
     }
 
     /// When the flow last got an answer, if it did as far as the table reaches back.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell.
     pub fn last(&self, flow: &Flow) -> Result<Option<Timestamp>, Error> {
+        Ok(self.worked(flow, None)?.map(|worked| worked.last))
+    }
+
+    /// Which of the flow's connections were answered at this time or later, if any were as far as
+    /// the table reaches back.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell.
+    pub fn worked(&self, flow: &Flow, since: Option<Timestamp>) -> Result<Option<Worked>, Error> {
+        let Some(answered) = self.answered(flow)? else { return Ok(None) };
+        Ok(answered.since(since, Clock::read()?))
+    }
+
+    fn answered(&self, flow: &Flow) -> Result<Option<Answered>, Error> {
         let Flow { source, destination, port, protocol } = *flow;
         let key = SuccessKey {
             source: from_ip(source),
@@ -67,12 +151,12 @@ impl Successes {
             protocol: protocol.number(),
             pad: 0,
         };
+        let before = self.before.get(flow);
         match self.map.get(&key, 0) {
-            Ok(at) => Ok(Some(Clock::read()?.wall(at))),
-            Err(MapError::KeyNotFound) => match self.before.get(flow) {
-                Some(at) => Ok(Some(Clock::read()?.wall_of(*at))),
-                None => Ok(None),
-            },
+            Ok(success) => Ok(Some(with(success.into(), before))),
+            Err(MapError::KeyNotFound) => {
+                Ok(before.filter(|before| !before.is_continued).map(|before| before.answered))
+            }
             Err(error) => Err(Error::kernel("looking up a flow's last answer", error)),
         }
     }
@@ -103,47 +187,118 @@ impl Successes {
         let clock = Clock::read()?;
         let from = clock.monotonic(time);
         let mut found = Vec::new();
-        self.each(|flow, at| {
-            if at >= from {
-                found.push((flow, clock.wall(at)));
+        self.each(|flow, success| {
+            if success.last_ns >= from {
+                found.push((flow, clock.wall(success.last_ns)));
             }
         })?;
         Ok(found)
     }
 
-    /// Every answer that is known. What finds no room is forgotten, and what the kernel knows better
-    /// is left to it.
+    /// Every answer that is known. What finds no room is forgotten.
     pub fn all(&mut self) -> Result<Answers, Error> {
-        let mut last = Vec::new();
-        self.each(|flow, at| {
-            last.push((flow, SignedDuration::from_nanos(i64::try_from(at).unwrap_or(i64::MAX))));
+        let mut in_kernel = 0;
+        let mut of = HashMap::new();
+        self.each(|flow, success| {
+            in_kernel += 1;
+            of.insert(flow, Answered::from(*success));
         })?;
-        let in_kernel = last.len();
-        for (flow, _) in &last {
-            self.before.remove(flow);
-        }
+        self.before.retain(|flow, before| match of.get_mut(flow) {
+            Some(answered) => {
+                *answered = with(*answered, Some(before));
+                before.is_continued = true;
+                true
+            }
+            // What came later has given way in the kernel's table.
+            None => !before.is_continued,
+        });
         // While programs change the table, an entry may come twice: there may be more than it holds.
         let room = ANSWERS_MAX.saturating_sub(in_kernel);
-        let forgotten = self.before.len().saturating_sub(room);
+        let alone = self.before.values().filter(|before| !before.is_continued);
+        let mut times: Vec<SinceBoot> = alone.map(|before| before.answered.last).collect();
+        let forgotten = times.len().saturating_sub(room);
         if forgotten > 0 {
-            let mut times: Vec<SinceBoot> = self.before.values().copied().collect();
             let (_, newest_forgotten, _) = times.select_nth_unstable(forgotten - 1);
             let newest_forgotten = *newest_forgotten;
-            self.before.retain(|_, at| *at > newest_forgotten);
+            self.before
+                .retain(|_, before| before.is_continued || before.answered.last > newest_forgotten);
         }
-        last.extend(self.before.iter().map(|(flow, at)| (*flow, *at)));
-        last.truncate(ANSWERS_MAX);
-        Ok(Answers { last, in_kernel, forgotten })
+        let alone = self.before.iter().filter(|(_, before)| !before.is_continued);
+        let alone = alone.map(|(flow, before)| (*flow, before.answered));
+        let of = of.into_iter().chain(alone).take(ANSWERS_MAX).collect();
+        Ok(Answers { of, in_kernel, forgotten })
     }
 
-    /// Gives every entry of the kernel's table to `each`, with its time in nanoseconds.
-    fn each(&self, mut each: impl FnMut(Flow, u64)) -> Result<(), Error> {
-        sys::entries(self.map.map().fd().as_fd(), Entries::Stay, |key: &SuccessKey, at: &u64| {
-            if let Some(protocol) = Protocol::from_number(key.protocol) {
-                let (source, destination) = (ip(key.source), ip(key.destination));
-                each(Flow { source, destination, port: key.port, protocol }, *at);
-            }
-        })
+    /// Gives every entry of the kernel's table to `each`.
+    fn each(&self, mut each: impl FnMut(Flow, &Success)) -> Result<(), Error> {
+        sys::entries(
+            self.map.map().fd().as_fd(),
+            Entries::Stay,
+            |key: &SuccessKey, success: &Success| {
+                if let Some(protocol) = Protocol::from_number(key.protocol) {
+                    let (source, destination) = (ip(key.source), ip(key.destination));
+                    each(Flow { source, destination, port: key.port, protocol }, success);
+                }
+            },
+        )
         .map_err(Error::io("reading the table of last answers"))
+    }
+}
+
+/// What the kernel has of a flow, with what an agent before this one knew.
+fn with(answered: Answered, before: Option<&Remembered>) -> Answered {
+    before.map_or(answered, |before| answered.after(before.answered))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn second(n: i64) -> SinceBoot {
+        SinceBoot::from_secs(n)
+    }
+
+    #[test]
+    fn what_an_agent_before_knew_is_counted_as_well() {
+        let kernel = Success { first_ns: 50, before_ns: 0, last_ns: 50, count: 1 };
+        let now = Answered::from(kernel);
+        assert_eq!(now, Answered::once(SinceBoot::from_nanos(50)));
+        let earlier = Answered {
+            first: second(-9),
+            before: Some(second(-7)),
+            last: second(-5),
+            connections: 4,
+        };
+        let both = Answered {
+            first: second(-9),
+            before: Some(second(-5)),
+            last: now.last,
+            connections: 5,
+        };
+        assert_eq!(now.after(earlier), both);
+    }
+
+    /// An address is used again: what came before a pod was made was another's.
+    #[test]
+    fn only_what_came_since_a_pod_was_made_is_its_own() {
+        let clock = Clock::new("2026-01-02T03:00:00Z".parse().unwrap(), 0);
+        let at = |n: i64| clock.wall_of(second(n));
+        let answered = Answered {
+            first: second(10),
+            before: Some(second(30)),
+            last: second(40),
+            connections: 9,
+        };
+        let worked =
+            |first, connections| Some(Worked { first: at(first), last: at(40), connections });
+        for (since, expected) in [
+            (None, worked(10, 9)),
+            (Some(10), worked(10, 9)),
+            (Some(11), worked(30, 2)),
+            (Some(31), worked(40, 1)),
+            (Some(41), None),
+        ] {
+            assert_eq!(answered.since(since.map(at), clock), expected, "since {since:?}");
+        }
     }
 }

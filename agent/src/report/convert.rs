@@ -11,7 +11,7 @@ use whydrop_core::{
     },
     correlate::{self, Drop, Level},
     diagnosis::{self, Attribution, Class, Diagnosis, Dialled, Judgement},
-    flow,
+    flow::{self, Worked},
     mute::{MutedBy, Tally},
     observation::Rejection,
     policy::{self, Policy, evaluate},
@@ -40,14 +40,14 @@ impl Reporter {
         snapshot: &Snapshot,
         drop: &Drop,
         judgement: &Judgement,
-        last_success: Option<Timestamp>,
+        worked: Option<Worked>,
     ) -> Record {
         // A delivery that policies deny is no drop, whatever became of it in the pod.
         let kind = match judgement.diagnosis.cause.class {
             Class::NotEnforced => DropKind::Finding,
             _ => DropKind::Drop,
         };
-        let evidence = evidence(snapshot, &drop.evidence, last_success);
+        let evidence = evidence(snapshot, &drop.evidence, worked);
         self.record(now, kind, drop.id.to_string(), judgement, evidence)
     }
 
@@ -61,7 +61,9 @@ impl Reporter {
             attempts: 1,
             first: time(at),
             last: time(at),
+            first_success: Some(time(at)),
             last_success: Some(time(at)),
+            successes: 1,
             rejection: None,
         };
         let id = format!("{:016x}", diagnosis.incident());
@@ -144,7 +146,10 @@ impl Reporter {
             flow,
             evidence,
             verdict: verdict_of(&diagnosis.verdict),
-            cause: cause_of(&diagnosis.cause, changed.lead()),
+            cause: Cause {
+                denied_since: judgement.denied_since().map(time),
+                ..cause_of(&diagnosis.cause, changed.lead())
+            },
             remedy: remedy.as_ref().map(remedy_of),
             incident: format!("{:016x}", diagnosis.incident()),
         }))
@@ -194,7 +199,7 @@ fn end(endpoint: &Endpoint) -> End {
 fn evidence(
     snapshot: &Snapshot,
     evidence: &correlate::Evidence,
-    last_success: Option<Timestamp>,
+    worked: Option<Worked>,
 ) -> Evidence {
     let drops = evidence.kernel_drop();
     let interface = drops.and_then(|drops| snapshot.interface(drops.interface));
@@ -210,7 +215,9 @@ fn evidence(
         attempts: evidence.packets(),
         first: time(evidence.first()),
         last: time(evidence.last()),
-        last_success: last_success.max(evidence.answered).map(time),
+        first_success: worked.map(|worked| time(worked.first)),
+        last_success: worked.map(|worked| worked.last).max(evidence.answered).map(time),
+        successes: worked.map_or(0, |worked| worked.connections),
         rejection: evidence.rejected.map(|rejection| match rejection {
             Rejection::Reset => "reset".to_owned(),
             Rejection::Icmp { v6: false, kind, code } => format!("icmp {kind}/{code}"),
@@ -300,6 +307,7 @@ pub fn cause_of(cause: &diagnosis::Cause, changed: Option<&Change>) -> Cause {
             found: miss.found.clone(),
         }),
         changed: changed.map(changed_of),
+        denied_since: None,
         confidence: cause.confidence,
         reasons: cause.reasons.clone(),
         text: cause.text.clone(),

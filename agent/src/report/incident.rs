@@ -147,6 +147,9 @@ pub struct IncidentCause {
     pub responsible: Vec<ObjectRef>,
     /// What changed so that the flows are denied: one, or several that only together did it.
     pub changed: Vec<Changed>,
+    /// Since when policies deny the flow that they deny longest, at the least.
+    #[serde(default)]
+    pub denied_since: Option<String>,
     /// How the change is known.
     pub changed_by: ChangedBy,
     /// Since when changes are known, where none of those explains it.
@@ -199,6 +202,10 @@ pub struct AffectedPath {
     pub others: Vec<String>,
     /// When one of the flows last got an answer.
     pub last_success: Option<String>,
+    /// How many connections were answered (of DNS: queries), at the least, of the flow that had the
+    /// fewest.
+    #[serde(default)]
+    pub successes: u64,
 }
 
 /// One end of a path: what stands for all replicas.
@@ -365,6 +372,7 @@ fn incident_cause(incident: &Incident) -> IncidentCause {
         policy: cause.policy,
         responsible: incident.responsible.iter().map(policy_ref).collect(),
         changed: incident.changed.changes().iter().map(changed_of).collect(),
+        denied_since: incident.denied_since.map(time),
         changed_by,
         known_since: known_since.map(time),
     }
@@ -389,6 +397,7 @@ fn path(affected: &Affected) -> AffectedPath {
         pod_names: affected.pods.iter().take(NAMES_TOLD_MAX).cloned().collect(),
         others: affected.others.iter().take(NAMES_TOLD_MAX).cloned().collect(),
         last_success: affected.worked.map(time),
+        successes: affected.connections,
     }
 }
 

@@ -1,4 +1,4 @@
-//! When flows last got an answer, handed on from one agent to the next.
+//! Which answers flows got, and when the last, handed on from one agent to the next.
 //!
 //! A file, rather than the kernel's table pinned to a file system. A pinned table goes with the
 //! machine's restart, has the layout of the agent that made it, and wants a second path of the host;
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use whydrop_core::flow::{Flow, Protocol};
 
 use super::StateDirectory;
-use crate::probe::{ANSWERS_MAX, Boot, SinceBoot};
+use crate::probe::{ANSWERS_MAX, Answered, Boot, SinceBoot};
 
 /// The file's name.
 pub const NAME: &str = "last-answers.json";
@@ -25,11 +25,14 @@ pub const NAME: &str = "last-answers.json";
 /// What tells it from any other file.
 const FORMAT: &str = "whydrop last answers";
 
-/// The form of what follows. Another one is not guessed at.
-const VERSION: u32 = 1;
+/// The form of what follows. One that is neither this nor the one before is not guessed at.
+const VERSION: u32 = 2;
 
-/// The longest answer takes 119 bytes, of two IPv6 addresses; and some for the rest.
-const BYTES_MAX: u64 = 128 * ANSWERS_MAX as u64 + 4096;
+/// The form of agents before this one's: of each flow the last answer alone.
+const LAST_ALONE: u32 = 1;
+
+/// The longest entry takes 203 bytes, of two IPv6 addresses; and some for the rest.
+const BYTES_MAX: u64 = 224 * ANSWERS_MAX as u64 + 4096;
 
 /// What every version of the file begins with.
 #[derive(Deserialize)]
@@ -39,13 +42,13 @@ struct Head {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Document {
+struct Document<A> {
     format: String,
     version: u32,
     /// Whose addresses these are: a folder may come with a copy of another node's disk.
     node: String,
     boot: Began,
-    answers: Vec<Answer>,
+    answers: Vec<A>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,9 +57,21 @@ struct Began {
     began: Timestamp,
 }
 
-/// Protocol, source, destination, port, and nanoseconds since the boot.
+/// Protocol, source, destination, port; the first answer, the last but one if there was more than one,
+/// and the last, in nanoseconds since the boot; how many there were.
 #[derive(Serialize, Deserialize)]
-struct Answer(String, IpAddr, IpAddr, u16, i64);
+struct Answer(String, IpAddr, IpAddr, u16, i64, Option<i64>, i64, u64);
+
+/// The same of version 1: protocol, source, destination, port; the last answer. That there was one is
+/// all that is known.
+#[derive(Deserialize)]
+struct LastAnswer(String, IpAddr, IpAddr, u16, i64);
+
+impl From<LastAnswer> for Answer {
+    fn from(LastAnswer(protocol, source, destination, port, ns): LastAnswer) -> Self {
+        Self(protocol, source, destination, port, ns, None, ns, 1)
+    }
+}
 
 /// Writes what the node's next agent will know.
 ///
@@ -66,11 +81,15 @@ pub fn write(
     state: &StateDirectory,
     node: &str,
     boot: &Boot,
-    answers: &[(Flow, SinceBoot)],
+    answers: &[(Flow, Answered)],
 ) -> anyhow::Result<()> {
-    let answer = |(flow, at): &(Flow, SinceBoot)| {
-        let ns = i64::try_from(at.as_nanos()).ok()?;
-        Some(Answer(flow.protocol.to_string(), flow.source, flow.destination, flow.port, ns))
+    let ns = |at: SinceBoot| i64::try_from(at.as_nanos()).ok();
+    let answer = |(flow, answered): &(Flow, Answered)| {
+        let Flow { source, destination, port, protocol } = *flow;
+        let Answered { first, before, last, connections } = *answered;
+        let (first, before, last) = (ns(first)?, before.and_then(ns), ns(last)?);
+        let protocol = protocol.to_string();
+        Some(Answer(protocol, source, destination, port, first, before, last, connections))
     };
     let document = Document {
         format: FORMAT.to_owned(),
@@ -91,19 +110,25 @@ pub fn read(
     state: &StateDirectory,
     node: &str,
     boot: &Boot,
-) -> anyhow::Result<Vec<(Flow, SinceBoot)>> {
+) -> anyhow::Result<Vec<(Flow, Answered)>> {
     let Some(bytes) = state.read(NAME, BYTES_MAX)? else { return Ok(Vec::new()) };
     let decoded = decode(&bytes, node, boot);
     decoded.with_context(|| state.path().join(NAME).display().to_string())
 }
 
-fn decode(bytes: &[u8], node: &str, boot: &Boot) -> anyhow::Result<Vec<(Flow, SinceBoot)>> {
+fn decode(bytes: &[u8], node: &str, boot: &Boot) -> anyhow::Result<Vec<(Flow, Answered)>> {
     let head: Head = serde_json::from_slice(bytes)?;
     ensure!(head.format == FORMAT, "field format: expected {FORMAT:?}, found {:?}", head.format);
-    if head.version != VERSION {
-        bail!("field version: expected {VERSION}, found {}: another agent's", head.version);
-    }
-    let document: Document = serde_json::from_slice(bytes)?;
+    let document: Document<Answer> = match head.version {
+        VERSION => serde_json::from_slice(bytes)?,
+        LAST_ALONE => {
+            let Document { format, version, node, boot, answers } =
+                serde_json::from_slice::<Document<LastAnswer>>(bytes)?;
+            let answers = answers.into_iter().map(Answer::from).collect();
+            Document { format, version, node, boot, answers }
+        }
+        other => bail!("field version: expected {VERSION}, found {other}: another agent's"),
+    };
     let (of, count) = (&document.node, document.answers.len());
     ensure!(of == node, "field node: expected {node:?}, found {of:?}: another node's");
     ensure!(count <= ANSWERS_MAX, "field answers: expected at most {ANSWERS_MAX}, found {count}");
@@ -111,14 +136,16 @@ fn decode(bytes: &[u8], node: &str, boot: &Boot) -> anyhow::Result<Vec<(Flow, Si
     let now = boot.age();
     let mut answers = Vec::with_capacity(count);
     for (i, answer) in document.answers.into_iter().enumerate() {
-        let Answer(protocol, source, destination, port, ns) = answer;
+        let Answer(protocol, source, destination, port, first, before, last, connections) = answer;
         let protocol: Protocol = protocol
             .parse()
             .map_err(|expected: String| anyhow::anyhow!("field answers[{i}][0]: {expected}"))?;
-        let at = boot.translate(&then, SinceBoot::from_nanos(ns));
+        let at = |ns: i64| boot.translate(&then, SinceBoot::from_nanos(ns));
+        let (first, before, last) = (at(first), before.map(at), at(last));
         // What is yet to come was noted by a clock that was wrong.
-        if at <= now {
-            answers.push((Flow { source, destination, port, protocol }, at));
+        if last <= now {
+            let answered = Answered { first, before, last, connections };
+            answers.push((Flow { source, destination, port, protocol }, answered));
         }
     }
     Ok(answers)
@@ -134,7 +161,7 @@ mod tests {
         Boot { id: id.into(), began: began.parse().unwrap() }
     }
 
-    fn answers() -> Vec<(Flow, SinceBoot)> {
+    fn answers() -> Vec<(Flow, Answered)> {
         let flow = |source: &str, destination: &str, protocol| Flow {
             source: source.parse().unwrap(),
             destination: destination.parse().unwrap(),
@@ -142,8 +169,19 @@ mod tests {
             protocol,
         };
         vec![
-            (flow("10.1.0.10", "10.96.0.7", Protocol::Tcp), SignedDuration::new(4, 5)),
-            (flow("fd00::1", "fd00::2", Protocol::Udp), SignedDuration::new(-7, -8)),
+            (
+                flow("10.1.0.10", "10.96.0.7", Protocol::Tcp),
+                Answered {
+                    first: SignedDuration::new(-1, 0),
+                    before: Some(SignedDuration::new(2, 3)),
+                    last: SignedDuration::new(4, 5),
+                    connections: 6,
+                },
+            ),
+            (
+                flow("fd00::1", "fd00::2", Protocol::Udp),
+                Answered::once(SignedDuration::new(-7, -8)),
+            ),
         ]
     }
 
@@ -161,9 +199,25 @@ mod tests {
         write(&state, "worker-1", &first, &answers()).unwrap();
         assert_eq!(read(&state, "worker-1", &first).unwrap(), answers());
         let later = boot("b", "2026-01-02T03:01:00Z");
-        let moved =
-            answers().into_iter().map(|(flow, at)| (flow, at - SignedDuration::from_mins(1)));
+        let moved = |at: SinceBoot| at - SignedDuration::from_mins(1);
+        let moved = answers().into_iter().map(|(flow, answered)| {
+            let Answered { first, before, last, connections } = answered;
+            let (first, before, last) = (moved(first), before.map(moved), moved(last));
+            (flow, Answered { first, before, last, connections })
+        });
         assert_eq!(read(&state, "worker-1", &later).unwrap(), moved.collect::<Vec<_>>());
+    }
+
+    /// As the agents before this one wrote it: how many answers there were is not known.
+    #[test]
+    fn of_an_older_file_the_last_answer_is_known_and_no_other() {
+        let (folder, state) = state();
+        let text = r#"{"format":"whydrop last answers","version":1,"node":"worker-1",
+            "boot":{"id":"a","began":"2026-01-02T03:00:00Z"},
+            "answers":[["TCP","10.1.0.10","10.96.0.7",8080,4000000005]]}"#;
+        std::fs::write(folder.path().join(NAME), text).unwrap();
+        let read = read(&state, "worker-1", &boot("a", "2026-01-02T03:00:00Z")).unwrap();
+        assert_eq!(read, [(answers()[0].0, Answered::once(SignedDuration::new(4, 5)))]);
     }
 
     #[test]
@@ -171,7 +225,8 @@ mod tests {
         let (_folder, state) = state();
         let now = Boot { id: "a".into(), began: Timestamp::now() - SignedDuration::from_secs(5) };
         let flow = answers()[0].0;
-        let all = [(flow, SignedDuration::from_secs(1)), (flow, SignedDuration::from_mins(1))];
+        let once = |seconds| Answered::once(SignedDuration::from_secs(seconds));
+        let all = [(flow, once(1)), (flow, once(60))];
         write(&state, "worker-1", &now, &all).unwrap();
         assert_eq!(read(&state, "worker-1", &now).unwrap(), all[..1]);
     }
@@ -194,9 +249,9 @@ mod tests {
                 "field format: expected \"whydrop last answers\", found \"notes\"",
             ),
             (
-                &good.replace("\"version\":1", "\"version\":0"),
+                &good.replace("\"version\":2", "\"version\":0"),
                 "worker-1",
-                "field version: expected 1, found 0",
+                "field version: expected 2, found 0",
             ),
             (
                 &good.replace("TCP", "tcp"),
@@ -226,7 +281,8 @@ mod tests {
             .map(|n| {
                 let (source, destination) = (address(n), address(n + 1));
                 let flow = Flow { source, destination, port: 65_535, protocol: Protocol::Sctp };
-                (flow, SignedDuration::from_nanos(i64::MIN))
+                let at = SignedDuration::from_nanos(i64::MIN);
+                (flow, Answered { before: Some(at), connections: u64::MAX, ..Answered::once(at) })
             })
             .collect();
         write(&state, "worker-1", &now, &all).unwrap();

@@ -12,7 +12,7 @@ use whydrop_core::{
     cluster::Cluster,
     correlate::{Correlated, Correlator, Drop},
     diagnosis::{Case, Fate, diagnose, judge},
-    flow::{Flow, Protocol},
+    flow::{Flow, Protocol, Worked},
     incident::{IncidentBook, JudgedDrop},
     observation::{AttemptId, DropReason, Fact, Observation},
 };
@@ -180,11 +180,11 @@ impl Node {
             fate: Fate::Died(&drop.evidence),
         };
         let judgement = judge(&snapshot, self.cluster.history(), &case);
-        let last_success = worked.map(at);
-        let judged = JudgedDrop { drop: &drop, judgement: &judgement, last_success };
+        let worked = worked.map(|second| Worked::once(at(second)));
+        let judged = JudgedDrop { drop: &drop, judgement: &judgement, worked };
         self.book.take(&judged, last);
         let now = last + SignedDuration::from_millis(400 + i64::from(way.0[3]));
-        let record = self.reporter.drop(now, &snapshot, &drop, &judgement, last_success);
+        let record = self.reporter.drop(now, &snapshot, &drop, &judgement, worked);
         self.records.push(record);
     }
 

@@ -1,7 +1,8 @@
 //! Healing: what a real API server, a real Felix and real agents make of it.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use whydrop_tests::{
     agent::{Agent, Heard},
@@ -58,12 +59,66 @@ spec:
 /// All pods on one node, and `pod-a` of a workload: its agent so knows that all of that suffers, and
 /// tells it as critical at once, not only when it has gone on for some time.
 fn stage() -> Stage {
+    Stage::of(Settings::default(), &manifests())
+}
+
+fn manifests() -> String {
     let manifests = TWO_NODES.replace("nodeName: worker-1", "nodeName: worker-2");
     let manifests = manifests.replace("10.244.1.10", "10.244.2.10");
     let owned =
         manifests.replace("labels: {app: web}}", &format!("labels: {{app: web}}, {OWNED}}}"));
-    Stage::of(Settings::default(), &(owned + WEB))
+    owned + WEB
 }
+
+/// The client has its server, and not by accident: as it did before anybody came in between.
+fn works(stage: &Stage, to: SocketAddr) {
+    for _ in 0..2 {
+        assert!(stage.connects(to));
+    }
+}
+
+/// Both ends ask for it.
+fn consent(fleet: &Fleet, consent: &str) {
+    for namespace in ["frontend", "backend"] {
+        annotate(fleet, namespace, consent);
+    }
+}
+
+/// Two pods of another tenant, which nobody asked for, each with this among its metadata.
+fn strangers(metadata: &str) -> String {
+    let pod = |n: u8| {
+        format!(
+            "
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  {{name: stranger-{n}, namespace: tenant, labels: {{app: stranger}}, {metadata}
+   ownerReferences: [{{apiVersion: apps/v1, kind: StatefulSet, name: stranger,
+                      uid: 5c1f9a0e-7a57-4f35-8a43-0f3a7f3f7c02, controller: true}}]}}
+spec: {{nodeName: worker-2, containers: [{{name: c, image: example.com/c}}]}}
+status: {{phase: Running, podIP: 10.244.2.5{n}, podIPs: [{{ip: 10.244.2.5{n}}}]}}
+"
+        )
+    };
+    [TENANT, &pod(0), &pod(1)].concat()
+}
+
+const TENANT: &str = "
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: tenant}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: stranger, namespace: tenant}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: stranger}}
+  template: {metadata: {labels: {app: stranger}}, spec: {containers: [{name: c, image: example.com/c}]}}
+status: {replicas: 2, readyReplicas: 2}
+";
 
 fn annotate(fleet: &Fleet, namespace: &str, consent: &str) {
     let consent = format!("whydrop.io/heal={consent}");
@@ -131,7 +186,7 @@ fn events(fleet: &Fleet, namespace: &str) -> Vec<(String, String)> {
     ours.map(|event| (text(&event["reason"]), text(&event["regarding"]["kind"]))).collect()
 }
 
-fn connects(fleet: &Fleet, from: &str, to: std::net::SocketAddr) -> bool {
+fn connects(fleet: &Fleet, from: &str, to: SocketAddr) -> bool {
     fleet.connect(from, to, CONNECT_WAIT).expect("a client").is_ok()
 }
 
@@ -158,7 +213,7 @@ fn the_story_is_healed_from_onset_to_recovery() {
     let kubeconfig = fleet.admit_healer().expect("rights");
     let flags = [&WATCH[..], &["--time-to-live", "44s"]].concat();
     let mut healer = fleet.healer("worker-1", &agent, &kubeconfig, &flags).expect("a healer");
-    assert_eq!(all_connect(), 8);
+    assert_eq!((all_connect(), all_connect()), (8, 8));
     annotate(&fleet, "backend", "dry-run");
     let policy = read("fleet/restrict-backend-ingress/calico.yaml");
     fleet.kubectl().apply(&policy).expect("applied");
@@ -223,8 +278,8 @@ fn what_does_not_help_is_rolled_back() {
     let agent = stage.fleet.agent("worker-2").expect("an agent");
     let kubeconfig = stage.fleet.admit_healer().expect("rights");
     let mut healer = stage.fleet.healer("worker-2", &agent, &kubeconfig, &WATCH).expect("a healer");
-    assert!(stage.connects(stage.server));
-    annotate(&stage.fleet, "backend", "apply");
+    works(&stage, stage.server);
+    consent(&stage.fleet, "apply");
     let host = &stage.fleet.host("worker-2").expect("a node").namespace;
     nft(
         host,
@@ -270,7 +325,7 @@ fn what_is_not_its_own_is_left_alone() {
     let kubeconfig = stage.fleet.admit_healer().expect("rights");
     let flags = [&WATCH[..], &["--time-to-live", "35s"]].concat();
     let mut healer = stage.fleet.healer("worker-2", &agent, &kubeconfig, &flags).expect("a healer");
-    assert!(stage.connects(stage.server));
+    works(&stage, stage.server);
     stage.fleet.kubectl().apply(DEFAULT_DENY).expect("applied");
     stage.wait_for(false);
     let not_asked = "namespace backend is not annotated whydrop.io/heal=dry-run or apply";
@@ -303,6 +358,11 @@ fn what_is_not_its_own_is_left_alone() {
                not a machine";
     refused(&mut healer, why);
 
+    // That the server's side asks for it lets nobody in who has not asked.
+    refused(&mut healer, "namespace frontend is not annotated whydrop.io/heal=dry-run or apply");
+    assert!(standing(&stage.fleet).is_empty());
+    annotate(&stage.fleet, "frontend", "apply");
+
     let applied = healed(&mut healer, "applied");
     assert_eq!(applied["incident"], incident.as_str(), "{applied}");
     let [ours] = &standing(&stage.fleet)[..] else { panic!("one policy") };
@@ -326,7 +386,7 @@ fn of_two_healers_one_acts_and_the_other_takes_over() {
     let stage = stage();
     let mut agent = stage.fleet.agent("worker-2").expect("an agent");
     let kubeconfig = stage.fleet.admit_healer().expect("rights");
-    annotate(&stage.fleet, "backend", "apply");
+    consent(&stage.fleet, "apply");
     let start = |name: &str| {
         let flags = [&WATCH[..], &["--per-hour", "1", "--identity", name]].concat();
         stage.fleet.healer("worker-2", &agent, &kubeconfig, &flags).expect("a healer")
@@ -343,7 +403,8 @@ fn of_two_healers_one_acts_and_the_other_takes_over() {
     })
     .expect("it leads");
     let mut other = start("two");
-    assert!(stage.connects(stage.server) && stage.connects(stage.neighbour));
+    works(&stage, stage.server);
+    works(&stage, stage.neighbour);
     stage.fleet.kubectl().apply(DEFAULT_DENY).expect("applied");
     stage.wait_for(false);
     healed(&mut leader, "applied");
@@ -377,4 +438,89 @@ fn of_two_healers_one_acts_and_the_other_takes_over() {
     assert_eq!(holder(), "", "it lets others lead at once");
     // The agent has told of its own; nothing of the healer's is among it.
     record(&mut agent, "resolution", |record| record["happened"] == "resolved");
+}
+
+/// Pods that nobody asked for dial what is denied, in namespaces that all want healing: whether the
+/// denial is news or half a year old, and they are young or older than it, they are given nothing.
+#[test]
+fn what_never_worked_is_denied_as_before() {
+    let stage = Stage::of(Settings::default(), &(manifests() + &strangers("")));
+    let fleet = &stage.fleet;
+    let kubeconfig = fleet.admit_healer().expect("rights");
+    let mut agent = fleet.agent("worker-2").expect("an agent");
+    // Once may be an accident, or a forgery.
+    assert!(stage.connects(stage.neighbour));
+    fleet.kubectl().apply(DEFAULT_DENY).expect("applied");
+    until("policy in force", ENFORCED_WAIT, || {
+        let passes = connects(fleet, "backend/pod-b", stage.neighbour);
+        Ok(if passes { Look::NotYet(String::new()) } else { Look::Seen(()) })
+    })
+    .expect("in force");
+    let dial = || {
+        for stranger in ["tenant/stranger-0", "tenant/stranger-1"] {
+            assert!(!connects(fleet, stranger, stage.server), "{stranger} is let in");
+        }
+    };
+    let source = |record: &Value| record["affected"][0]["source"]["namespace"].clone();
+    let is_theirs = |record: &Value| record["kind"] == "incident" && source(record) == "tenant";
+
+    let is_once =
+        |record: &Value| source(record) == "frontend" && record["affected"][0]["successes"] == 1;
+    crate::record_while(&mut agent, "of one connection", is_once, || {
+        assert!(!stage.connects(stage.neighbour));
+    });
+    let is_bad = |record: &Value| is_theirs(record) && record["severity"] == "critical";
+    let news = crate::record_while(&mut agent, "what a person is paged for", is_bad, dial);
+    let once = "was seen to work over 1 connection only";
+    refused_in_each_mode(&stage, &agent, &kubeconfig, &news, &[once]);
+    agent.stop().expect("it ends");
+
+    let ago = |days: i64| Timestamp::now() - SignedDuration::from_hours(24 * days);
+    let created = |at: Timestamp| format!("creationTimestamp: \"{}\",", at.strftime("%FT%TZ"));
+    let half_a_year = ago(180);
+    for (name, made) in [("young", ago(0)), ("old", ago(181))] {
+        let metadata = format!("{{{} name: default-deny,", created(half_a_year));
+        let deny = DEFAULT_DENY.replace("{name: default-deny,", &metadata);
+        assert_ne!(deny, DEFAULT_DENY);
+        let folder = tempfile::tempdir().expect("a folder");
+        let all = format!("{}{}---{deny}", manifests(), strangers(&created(made)));
+        std::fs::write(folder.path().join("all.yaml"), all).expect("written");
+        let host = &fleet.host("worker-2").expect("a node").namespace;
+        let mut agent = Agent::start(host, "worker-2", folder.path()).expect("an agent");
+        let incident = crate::record_while(&mut agent, name, is_theirs, dial);
+        let since = incident["cause"]["denied_since"].as_str().expect("a time");
+        let since: Timestamp = since.parse().expect("a time");
+        assert_eq!(since.as_second(), half_a_year.as_second(), "{incident}");
+        refused_in_each_mode(&stage, &agent, &kubeconfig, &incident, &[]);
+        let told = agent.records().iter().filter(|heard| is_theirs(&heard.record));
+        let severities: Vec<_> = told.map(|heard| heard.record["severity"].clone()).collect();
+        assert!(severities.iter().all(|severity| severity == "info"), "{name}: {severities:?}");
+        agent.stop().expect("it ends");
+    }
+    dial();
+}
+
+/// Whatever its namespaces let a healer do, it says why it does nothing about what never worked, and
+/// about what else is to be refused.
+fn refused_in_each_mode(
+    stage: &Stage,
+    agent: &Agent,
+    kubeconfig: &std::path::Path,
+    incident: &Value,
+    more: &[&str],
+) {
+    for mode in ["dry-run", "apply"] {
+        consent(&stage.fleet, mode);
+        annotate(&stage.fleet, "tenant", mode);
+        let healer = stage.fleet.healer("worker-2", agent, kubeconfig, &WATCH);
+        let mut healer = healer.expect("a healer");
+        let refusal = refused(&mut healer, "was never seen to work: a person decides");
+        assert_eq!(refusal["incident"], incident["id"], "{refusal}");
+        for why in more {
+            refused(&mut healer, why);
+        }
+        assert_eq!(actions(&healer), Vec::<&str>::new(), "{mode}");
+        assert!(standing(&stage.fleet).is_empty(), "{mode}");
+        healer.stop().expect("it ends");
+    }
 }

@@ -46,6 +46,25 @@ impl Judgement {
         }
     }
 
+    /// Since when the flow is denied at the least: its denial may be older, and is not younger than
+    /// any change that came before. `None`: it is not denied, or that is unknown.
+    ///
+    /// A change that was seen to deny it says so itself: the same evaluator let it pass before. Where
+    /// none was seen, the policy that was last written need not be the one that made the difference,
+    /// since each that isolates an end denies by itself what none admits: the oldest counts.
+    pub fn denied_since(&self) -> Option<Timestamp> {
+        match &self.changed {
+            Attribution::None => None,
+            Attribution::Seen(changes) => changes.iter().map(|change| change.at).min(),
+            Attribution::Older { .. } => {
+                let verdict = &self.diagnosis.verdict;
+                let denied = verdict.denied_directions();
+                let policies = denied.flat_map(|to| verdict.direction(to).responsible());
+                policies.filter_map(|policy| policy.written.max(policy.created)).min()
+            }
+        }
+    }
+
     /// Finds the change and the remedy for a diagnosis.
     pub fn of(snapshot: &Snapshot, history: &History, diagnosis: Diagnosis) -> Self {
         let changed = attribute(history, snapshot, &diagnosis);

@@ -7,10 +7,11 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::{Refusal, SETTLE};
 use crate::{
     correlate::REPORT_INTERVAL,
     diagnosis::Class,
-    flow::Flow,
+    flow::{Flow, Worked},
     incident::{IncidentId, Severity},
     policy::PolicyRef,
 };
@@ -69,14 +70,76 @@ pub enum State {
 }
 
 /// What an agent's record says of a flow that died.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Died {
     /// The incident that it belongs to.
     pub incident: IncidentId,
+    /// By the agent of which node.
+    pub node: Arc<str>,
     /// The flow.
     pub flow: Flow,
     /// When it last died.
     pub last: Timestamp,
+    /// What there was before.
+    pub past: Past,
+}
+
+/// What an agent knows of the time before a flow was denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// Which of its connections were answered.
+    pub worked: Option<Worked>,
+    /// Since when it is denied, at the least.
+    pub denied_since: Option<Timestamp>,
+}
+
+/// A flow must have worked over this many connections: one answer may be a forged packet, or the
+/// first that somebody has tried.
+const CONNECTIONS_MIN: u64 = 2;
+
+/// Agents that tell of one flow: those of its two ends' nodes, and as many more for a pod that has
+/// moved.
+const AGENTS_MAX: usize = 4;
+
+/// A flow that died, by all that was told of it.
+#[derive(Clone, Debug)]
+struct Dying {
+    last: Timestamp,
+    /// What each agent knows of the time before.
+    past: BTreeMap<Arc<str>, Past>,
+}
+
+impl Dying {
+    fn new(died: &Died) -> Self {
+        Self { last: died.last, past: BTreeMap::from([(died.node.clone(), died.past)]) }
+    }
+
+    /// Takes what is told of it; whether that says something else of the time before.
+    fn take(&mut self, died: &Died) -> bool {
+        self.last = self.last.max(died.last);
+        if self.past.len() >= AGENTS_MAX && !self.past.contains_key(&died.node) {
+            self.past.clear();
+        }
+        self.past.insert(died.node.clone(), died.past) != Some(died.past)
+    }
+
+    /// Whether it worked before it was denied, as the agents saw: over more than one connection, and
+    /// not only since. What one agent has not seen another may have.
+    fn worked_before(&self, flow: Flow) -> Result<(), Refusal> {
+        let worked = self.past.values().filter_map(|past| past.worked).reduce(Worked::or);
+        let worked = worked.ok_or(Refusal::NeverWorked(flow))?;
+        let connections = worked.connections;
+        if connections < CONNECTIONS_MIN {
+            return Err(Refusal::WorkedTooLittle { flow, connections });
+        }
+        // All have to know, and whoever says the earliest time is believed.
+        let denied_since: Option<Vec<_>> = self.past.values().map(|p| p.denied_since).collect();
+        let denied_since = denied_since.and_then(|all| all.into_iter().min());
+        let is_younger = denied_since
+            .is_some_and(|denied| worked.first < denied && worked.last <= denied + SETTLE);
+        let last = worked.last;
+        is_younger.then_some(()).ok_or(Refusal::DenialOlder { flow, worked: last, denied_since })
+    }
 }
 
 /// One incident, by all that was told of it.
@@ -89,7 +152,7 @@ pub(super) struct Known {
     nodes: BTreeMap<Arc<str>, Told>,
     /// The last word of all.
     latest: Told,
-    flows: BTreeMap<Flow, Timestamp>,
+    flows: BTreeMap<Flow, Dying>,
 }
 
 impl Known {
@@ -130,13 +193,17 @@ impl Known {
         self.open().map(|told| told.severity).max().unwrap_or(self.latest.severity)
     }
 
-    fn died(&mut self, flow: Flow, last: Timestamp) {
-        self.last = self.last.max(last);
-        if let Some(known) = self.flows.get_mut(&flow) {
-            *known = last.max(*known);
-        } else if self.flows.len() < FLOWS_MAX {
-            self.flows.insert(flow, last);
+    /// Takes that one of its flows died; whether that is more than that it died once more.
+    fn died(&mut self, died: &Died) -> bool {
+        self.last = self.last.max(died.last);
+        if let Some(known) = self.flows.get_mut(&died.flow) {
+            return known.take(died);
         }
+        let has_room = self.flows.len() < FLOWS_MAX;
+        if has_room {
+            self.flows.insert(died.flow, Dying::new(died));
+        }
+        has_room
     }
 
     /// Whether it goes on at any node.
@@ -161,9 +228,19 @@ impl Known {
 
     /// The flows that died lately.
     pub(super) fn flows(&self) -> BTreeSet<Flow> {
-        let lately = self.flows.values().max().map(|last| *last - FRESH);
-        let fresh = self.flows.iter().filter(|(_, last)| Some(**last) >= lately);
-        fresh.map(|(flow, _)| *flow).collect()
+        self.fresh().map(|(flow, _)| *flow).collect()
+    }
+
+    fn fresh(&self) -> impl Iterator<Item = (&Flow, &Dying)> {
+        let lately = self.flows.values().map(|dying| dying.last).max().map(|last| last - FRESH);
+        self.flows.iter().filter(move |(_, dying)| Some(dying.last) >= lately)
+    }
+
+    /// Whether each of the flows that died lately worked before it was denied. One that did not is
+    /// reason enough to leave all of them alone: a policy that lets some of an incident's flows pass
+    /// could not be told from one that does not help.
+    pub(super) fn worked_before(&self) -> Result<(), Refusal> {
+        self.fresh().try_for_each(|(flow, dying)| dying.worked_before(*flow))
     }
 }
 
@@ -172,7 +249,14 @@ impl Known {
 pub(super) struct Incidents {
     known: BTreeMap<IncidentId, Known>,
     /// How each flow last died, by whatever cause. A flow is told before its incident is.
-    died: BTreeMap<Flow, Died>,
+    died: BTreeMap<Flow, Death>,
+}
+
+/// The incident by which a flow last died, and what was told of it then.
+#[derive(Clone, Debug)]
+struct Death {
+    incident: IncidentId,
+    dying: Dying,
 }
 
 /// How many flows' last deaths are known, whatever their incidents.
@@ -188,29 +272,39 @@ impl Incidents {
                 self.known.remove(&id);
             }
         }
-        let deaths = self.died.values().filter(|died| died.incident == id);
+        let deaths = self.died.iter().filter(|(_, death)| death.incident == id);
         let known = self.known.entry(id).or_insert_with(|| {
             let mut known = Known::new(&told);
-            deaths.for_each(|died| known.died(died.flow, died.last));
+            for (flow, death) in deaths.take(FLOWS_MAX) {
+                known.last = known.last.max(death.dying.last);
+                known.flows.insert(*flow, death.dying.clone());
+            }
             known
         });
         known.take(told);
     }
 
-    pub(super) fn died(&mut self, died: &Died) {
-        if let Some(known) = self.known.get_mut(&died.incident) {
-            known.died(died.flow, died.last);
-        }
+    /// Takes that a flow died; whether that is more of its incident than that it died once more.
+    pub(super) fn died(&mut self, died: &Died) -> bool {
+        let known = self.known.get_mut(&died.incident);
+        let is_news = known.is_some_and(|known| known.died(died));
         if !self.died.contains_key(&died.flow) && self.died.len() >= DEATHS_MAX {
-            let eldest = self.died.iter().min_by_key(|(_, died)| died.last).map(|(flow, _)| *flow);
-            if let Some(flow) = eldest {
+            let oldest = self.died.iter().min_by_key(|(_, death)| death.dying.last);
+            if let Some(flow) = oldest.map(|(flow, _)| *flow) {
                 self.died.remove(&flow);
             }
         }
-        let known = self.died.entry(died.flow).or_insert(*died);
-        if died.last >= known.last {
-            *known = *died;
+        let incident = died.incident;
+        match self.died.get_mut(&died.flow) {
+            Some(death) if death.incident == incident => {
+                death.dying.take(died);
+            }
+            Some(death) if death.dying.last > died.last => {}
+            _ => {
+                self.died.insert(died.flow, Death { incident, dying: Dying::new(died) });
+            }
         }
+        is_news
     }
 
     pub(super) fn get(&self, id: IncidentId) -> Option<&Known> {
@@ -223,6 +317,6 @@ impl Incidents {
 
     /// When one of these flows last died, by whatever cause.
     pub(super) fn last_death(&self, flows: &BTreeSet<Flow>) -> Option<Timestamp> {
-        flows.iter().filter_map(|flow| self.died.get(flow)).map(|died| died.last).max()
+        flows.iter().filter_map(|flow| self.died.get(flow)).map(|death| death.dying.last).max()
     }
 }

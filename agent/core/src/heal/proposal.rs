@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::Refusal;
 use crate::{
-    cluster::{Snapshot, resolve::Holder},
+    cluster::{
+        Snapshot,
+        resolve::{Endpoint, Holder},
+    },
     diagnosis::{Case, Class, Diagnosis, Fate, diagnose},
     flow::Flow,
     incident::IncidentId,
@@ -36,12 +39,20 @@ pub struct Proposal {
     pub newly_allowed: usize,
     /// How many flows were denied, and pass with it.
     pub proved: usize,
+    /// The namespaces of the pods at both ends of these flows. An end that is a node has none.
+    pub ends: BTreeSet<Arc<str>>,
 }
 
 impl Proposal {
     /// The namespaces in which something is created.
     pub fn namespaces(&self) -> BTreeSet<Arc<str>> {
         self.policies.iter().filter_map(|policy| policy.namespace.clone()).collect()
+    }
+
+    /// The namespaces that have to agree: those in which something is created, and those of both
+    /// ends. Whoever is let in has to ask for it as much as whoever lets in.
+    pub fn consenting(&self) -> BTreeSet<Arc<str>> {
+        self.namespaces().union(&self.ends).cloned().collect()
     }
 }
 
@@ -59,12 +70,15 @@ pub fn propose(
     let ask = |snapshot: &Snapshot, flow: &Flow| {
         diagnose(snapshot, &Case { flow: *flow, dialled: None, at: None, fate: Fate::Asked })
     };
-    let mut denied = Vec::new();
+    let (mut denied, mut ends) = (Vec::new(), BTreeSet::new());
     for flow in flows {
         let diagnosis = ask(snapshot, flow);
         if is_denied(flow, &diagnosis)? {
             may_be_helped(&diagnosis.verdict)?;
             is_inside(&diagnosis.question)?;
+            let Question { source, destination, .. } = &diagnosis.question;
+            let pods = [source, destination].into_iter().filter_map(Endpoint::pod);
+            ends.extend(pods.map(|pod| pod.namespace.clone()));
             denied.push(*flow);
         }
     }
@@ -81,6 +95,7 @@ pub fn propose(
         summary: String::new(),
         newly_allowed: 0,
         proved: denied.len(),
+        ends,
     };
     for flow in &denied {
         let diagnosis = ask(&with, flow);

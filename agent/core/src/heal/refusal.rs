@@ -1,11 +1,17 @@
 //! Why the healer leaves an incident alone, in words.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{
+    fmt,
+    mem::{self, Discriminant},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     diagnosis::Class,
+    flow::Flow,
     incident::{Severity, words::span},
     policy::PolicyRef,
 };
@@ -28,6 +34,25 @@ pub enum Refusal {
     },
     /// An end of it is outside the cluster: nobody there can be asked who that is.
     Outside(IpAddr),
+    /// One of its flows was never seen to work: nothing is known to have broken.
+    NeverWorked(Flow),
+    /// One of its flows was seen to work, but over too few connections.
+    WorkedTooLittle {
+        /// The flow.
+        flow: Flow,
+        /// Over how many.
+        connections: u64,
+    },
+    /// One of its flows is not known to have worked before it was denied: the denial is older than
+    /// that, or of unknown age.
+    DenialOlder {
+        /// The flow.
+        flow: Flow,
+        /// When it last worked.
+        worked: Timestamp,
+        /// Since when it is denied, at the least.
+        denied_since: Option<Timestamp>,
+    },
     /// It is meant so, or it is nothing yet.
     Severity(Severity),
     /// The cause is not sure enough.
@@ -39,7 +64,8 @@ pub enum Refusal {
     },
     /// The agents give no remedy for it.
     NoRemedy,
-    /// A namespace in which something would be created does not ask for it.
+    /// A namespace does not ask for it in which something would be created, or in which one of the
+    /// ends is.
     NoConsent(Arc<str>),
     /// A namespace's annotation says something that is not known.
     BadConsent {
@@ -77,10 +103,19 @@ pub enum Refusal {
     Api(String),
 }
 
+/// A refusal without what may differ from one time to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct RefusalKind(Discriminant<Refusal>, Option<Arc<str>>);
+
 impl Refusal {
-    /// What tells the refusals of one incident apart that are told once each.
-    pub(super) fn kind(&self) -> std::mem::Discriminant<Self> {
-        std::mem::discriminant(self)
+    /// What tells the refusals of one incident apart that are told once each: one that lacks the
+    /// consent of two namespaces lacks the second's once it has the first's.
+    pub(super) fn kind(&self) -> RefusalKind {
+        let namespace = match self {
+            Self::NoConsent(namespace) | Self::BadConsent { namespace, .. } => Some(namespace),
+            _ => None,
+        };
+        RefusalKind(mem::discriminant(self), namespace.cloned())
     }
 }
 
@@ -109,6 +144,26 @@ impl fmt::Display for Refusal {
             Self::Outside(address) => {
                 write!(f, "{address} is outside the cluster: a person decides who may come and go")
             }
+            Self::NeverWorked(flow) => {
+                write!(f, "{flow} was never seen to work: a person decides whether it should")
+            }
+            Self::WorkedTooLittle { flow, connections } => write!(
+                f,
+                "{flow} was seen to work over {connections} connection only: it takes more than one \
+                 to know that it worked"
+            ),
+            Self::DenialOlder { flow, worked, denied_since: Some(denied_since) } => write!(
+                f,
+                "{flow} has been denied since {}, and worked last at {}: it is not known to have \
+                 worked before that denial",
+                seconds(*denied_since),
+                seconds(*worked)
+            ),
+            Self::DenialOlder { flow, worked, denied_since: None } => write!(
+                f,
+                "{flow} worked last at {}, and since when it is denied is unknown",
+                seconds(*worked)
+            ),
             Self::Severity(severity) => {
                 write!(f, "its severity is {severity}: it is meant so, or it may pass by itself")
             }
@@ -138,7 +193,7 @@ impl fmt::Display for Refusal {
                 write!(f, "{most} were healed{place} within {hour}, and no more may be")
             }
             Self::Tried { at } => {
-                write!(f, "it was tried at {}, and is not tried again", at.strftime("%FT%TZ"))
+                write!(f, "it was tried at {}, and is not tried again", seconds(*at))
             }
             Self::Foreign { policy, why } => {
                 write!(f, "{} {policy} is not the healer's: {why}", policy.kind)
@@ -146,6 +201,10 @@ impl fmt::Display for Refusal {
             Self::Api(why) => write!(f, "the API server does not take it: {why}"),
         }
     }
+}
+
+fn seconds(at: Timestamp) -> String {
+    at.strftime("%FT%TZ").to_string()
 }
 
 fn percent(share: f64) -> String {

@@ -16,7 +16,7 @@ use crate::{
         object::{Pod, Service, Workload},
         resolve::{Endpoint, Holder},
     },
-    flow::{Flow, Protocol},
+    flow::{Flow, Protocol, Worked},
     policy::evaluate::Question,
 };
 
@@ -130,6 +130,8 @@ pub struct Affected {
     pub others: BTreeSet<String>,
     /// When one of the flows last got an answer.
     pub worked: Option<Timestamp>,
+    /// How many connections were answered of the flow that had the fewest, at the least.
+    pub connections: u64,
     /// When the first of the sufferer's pods was made, if that is known.
     pub oldest_pod: Option<Timestamp>,
     /// The source tries many ports and never got an answer.
@@ -199,6 +201,8 @@ pub(super) fn affected(
         }
         of_path.others.insert(other.to_string());
         of_path.worked = of_path.worked.max(dying.worked);
+        let connections = dying.answered.map_or(0, |Worked { connections, .. }| connections);
+        of_path.connections = of_path.connections.min(connections);
     }
     let mut affected: Vec<Affected> = paths.into_values().collect();
     for of_path in &mut affected {
@@ -236,6 +240,8 @@ fn path_of(snapshot: &Snapshot, path: Path) -> Affected {
         fare: Pods::default(),
         others: BTreeSet::new(),
         worked: None,
+        // Of no flow yet: the first says how many.
+        connections: u64::MAX,
         oldest_pod,
         is_scan: false,
     }

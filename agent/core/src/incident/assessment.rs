@@ -135,8 +135,10 @@ fn severity(incident: &Incident, affected: &[Affected], now: Timestamp) -> (Seve
 /// How many reasons are given: the worst come first, and the affected are listed elsewhere.
 const REASONS_MAX: usize = 4;
 
-/// Why policy plainly means it so: the denial stood long before the first drop, nothing of it ever
-/// worked, and it is not that new pods have met an old policy.
+/// Why policy plainly means it so: the denial stood long before the first drop, and nothing of it
+/// ever worked. That the one who connects is new is no ground against it: anyone can make a pod and
+/// dial what has been denied for long. New pods that the kubelet cannot probe are another matter:
+/// nobody makes pods that are never to be ready.
 fn is_meant(incident: &Incident, affected: &[Affected], now: Timestamp) -> Option<String> {
     let denied_since = denied_since(incident)?;
     let stood = incident.first.duration_since(denied_since);
@@ -147,7 +149,8 @@ fn is_meant(incident: &Incident, affected: &[Affected], now: Timestamp) -> Optio
     if !incident.cause.class.is_denial() || worked || stood < LONG_STANDING {
         return None;
     }
-    if affected.iter().any(is_young) {
+    let is_probed = matches!(incident.cause.situation, Some(Situation::Probe(_)));
+    if is_probed && affected.iter().any(is_young) {
         return None;
     }
     let ago = span(now.duration_since(denied_since));

@@ -20,7 +20,7 @@ use crate::{
     cluster::{Name, Snapshot, look_up::Sought, object::Pod, resolve::Endpoint},
     correlate::DropId,
     diagnosis::{Attribution, Diagnosis},
-    flow::Flow,
+    flow::{Flow, Worked},
     policy::evaluate::{Decision, Question, evaluate},
     remedy::{
         Remedy,
@@ -39,6 +39,10 @@ pub(super) struct Dying {
     pub(super) died: Timestamp,
     /// When it last got an answer, before or since.
     pub(super) worked: Option<Timestamp>,
+    /// Which of its connections were answered, when it was last judged.
+    pub(super) answered: Option<Worked>,
+    /// Since when it is denied at the least, as it was last judged.
+    denied_since: Option<Timestamp>,
     /// How often the containers of the pod that suffers had been restarted when it was first seen to.
     restarts_then: u64,
     /// It goes on, and is meant to.
@@ -147,7 +151,8 @@ impl Entry {
     }
 
     pub(super) fn add(&mut self, judged: &JudgedDrop<'_>, now: Timestamp) {
-        let JudgedDrop { drop, judgement, last_success } = judged;
+        let JudgedDrop { drop, judgement, worked } = judged;
+        let last_success = worked.map(|worked| worked.last);
         let (evidence, diagnosis) = (&drop.evidence, &judgement.diagnosis);
         if let Told::Resolved { at, .. } = self.told
             && evidence.last() > at
@@ -179,7 +184,9 @@ impl Entry {
             question: diagnosis.question.clone(),
             dialled,
             died: evidence.last().min(now),
-            worked: (*last_success).max(evidence.answered),
+            worked: last_success.max(evidence.answered),
+            answered: *worked,
+            denied_since: judgement.denied_since(),
             restarts_then: suffers(&diagnosis.question).map_or(0, |pod| pod.restarts),
             is_muted: false,
         };
@@ -409,6 +416,7 @@ impl Entry {
             id,
             responsible: self.responsible(),
             changed: self.changed.clone(),
+            denied_since: self.flows.values().filter_map(|dying| dying.denied_since).min(),
             services_lost: services_lost(snapshot, &self.flows),
             established: self.established.filter(|_| cause.class.is_denial()),
             drops: self.drops.keys().copied().collect(),

@@ -55,7 +55,7 @@ impl Node {
             let drop = dropped(address(10 + n), address(DATABASE), 5432, seconds);
             let snapshot = self.cluster.snapshot();
             let judgement = judge(&snapshot, self.cluster.history(), &case_of(&drop));
-            let judged = JudgedDrop { drop: &drop, judgement: &judgement, last_success: None };
+            let judged = JudgedDrop { drop: &drop, judgement: &judgement, worked: None };
             self.book.take(&judged, drop.evidence.last() + SignedDuration::from_secs(1));
         }
     }

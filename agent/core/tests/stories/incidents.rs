@@ -10,7 +10,7 @@ use whydrop_core::{
         object::{EndpointSlice, Node, Object, Pod, Probe, ProbePort, Service},
     },
     diagnosis::{Attribution, judge},
-    flow::{Flow, Protocol},
+    flow::{Flow, Protocol, Worked},
     incident::{
         Happened, INCIDENTS_MAX, Incident, IncidentBook, IncidentChange, JudgedDrop, LINKED_MAX,
         Resolution, SILENCE, Severity, Step, UPDATE_INTERVAL,
@@ -94,8 +94,8 @@ impl Story {
     fn dies(&mut self, from: u8, to: u8, port: u16, seconds: &[i64], worked: Option<i64>) {
         let drop = dropped(address(from), address(to), port, seconds);
         let judgement = judge(&self.snapshot(), self.cluster.history(), &case_of(&drop));
-        let last_success = worked.map(at);
-        let judged = JudgedDrop { drop: &drop, judgement: &judgement, last_success };
+        let worked = worked.map(|second| Worked::once(at(second)));
+        let judged = JudgedDrop { drop: &drop, judgement: &judgement, worked };
         let now = drop.evidence.last() + SignedDuration::from_secs(1);
         self.book.take(&judged, now);
     }
@@ -245,8 +245,9 @@ fn a_long_standing_denial_is_meant() {
     assert!(incident.assessment.severity_reasons[0].contains("it is meant so"));
 }
 
+/// Anyone can make a pod and dial what has been denied for long: nobody is to be paged for that.
 #[test]
-fn new_pods_that_meet_an_old_policy_do_not_mean_it() {
+fn a_long_standing_denial_is_expected_however_new_its_clients_are() {
     let mut cluster = backend();
     cluster.apply(Object::Policy(Policy { created: Some(at(-80_000)), ..restrict() }), None);
     for n in 0..2 {
@@ -259,9 +260,29 @@ fn new_pods_that_meet_an_old_policy_do_not_mean_it() {
         cluster.apply(Object::Pod(new), Some(at(-50)));
     }
     let mut story = Story::of(cluster);
-    story.dies(200, POSTGRES, 5432, &[5, 6], None);
-    story.dies(201, POSTGRES, 5432, &[5, 6], None);
-    assert_eq!(story.told(9).1.assessment.severity, Severity::Critical);
+    story.dies(200, POSTGRES, 5432, &[5, 6, 95], None);
+    story.dies(201, POSTGRES, 5432, &[5, 6, 95], None);
+    let (_, incident) = story.told(100);
+    assert_eq!(incident.assessment.severity, Severity::Info, "{:?}", incident.assessment);
+    assert_eq!((incident.denied_since, incident.affected[0].connections), (Some(at(-80_000)), 0));
+}
+
+/// Nobody makes pods that are never to be ready, and no client has a hand in it.
+#[test]
+fn new_pods_that_an_old_policy_keeps_from_being_probed_are_critical() {
+    let mut cluster = backend();
+    cluster.apply(Object::Policy(Policy { created: Some(at(-80_000)), ..restrict() }), None);
+    let new = Pod {
+        workload: Some(workload("Deployment", "shop")),
+        created: Some(at(-60)),
+        probes: vec![ProbePort { probe: Probe::Readiness, port: 8080 }],
+        ..pod("backend", "shop-0", 200, &[("app", "shop")])
+    };
+    cluster.apply(Object::Pod(new), Some(at(-50)));
+    let mut story = Story::of(cluster);
+    story.dies(1, 200, 8080, &[5, 6, 20], None);
+    let (_, incident) = story.told(25);
+    assert_eq!(incident.assessment.severity, Severity::Critical, "{:?}", incident.assessment);
 }
 
 #[test]
@@ -378,7 +399,7 @@ fn incidents_beyond_the_bound_are_counted_and_the_resolved_make_way() {
     let die = |story: &mut Story, n: u8, seconds: i64| {
         let drop = dropped(address(WEB), IpAddr::from([10, 2, 0, n]), 80, &[seconds]);
         let judgement = judge(&story.snapshot(), story.cluster.history(), &case_of(&drop));
-        let judged = JudgedDrop { drop: &drop, judgement: &judgement, last_success: None };
+        let judged = JudgedDrop { drop: &drop, judgement: &judgement, worked: None };
         story.book.take(&judged, at(seconds + 1));
     };
     (0..140).for_each(|n| die(&mut story, n, 5));

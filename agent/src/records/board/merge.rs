@@ -248,6 +248,7 @@ fn no_cause() -> IncidentCause {
         policy: None,
         responsible: Vec::new(),
         changed: Vec::new(),
+        denied_since: None,
         changed_by: ChangedBy::Unknown,
         known_since: None,
     }
@@ -267,6 +268,7 @@ fn cause_of(record: &DropRecord) -> IncidentCause {
         policy: cause.policy.clone(),
         responsible,
         changed: cause.changed.iter().cloned().collect(),
+        denied_since: cause.denied_since.clone(),
         changed_by: ChangedBy::Unknown,
         known_since: None,
     }
@@ -327,6 +329,7 @@ fn path(record: &DropRecord) -> AffectedPath {
         pod_names: vec![own],
         others: vec![other],
         last_success: record.evidence.last_success.clone(),
+        successes: record.evidence.successes,
     }
 }
 
@@ -359,6 +362,8 @@ fn merge(told: &[&AffectedPath]) -> Option<AffectedPath> {
         others: others.into_iter().take(NAMES_MAX).cloned().collect(),
         // All are in the one form that sorts by time.
         last_success: told.iter().filter_map(|path| path.last_success.clone()).max(),
+        // At the least, of whoever tells it.
+        successes: told.iter().map(|path| path.successes).min().unwrap_or(0),
         ..(*best).clone()
     })
 }
