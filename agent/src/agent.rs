@@ -312,7 +312,7 @@ impl Agent {
         for (index, name) in topology.links() {
             let addresses: Vec<IpAddr> = topology.addresses(index).collect();
             // What is there when the agent starts is older than that.
-            let since = match snapshot.interface(index) {
+            let since = match snapshot.node_facts().interface(index) {
                 Some(known) => known.since,
                 None => self.is_ready.then(Timestamp::now),
             };
@@ -373,15 +373,17 @@ impl Agent {
                 }
             })
             .collect();
-        for (kind, count) in snapshot.unread() {
+        for (kind, count) in snapshot.sync().unread() {
             cannot
                 .push(format!("read {count} of kind {kind}: what they may decide cannot be told"));
         }
-        for (kind, why) in snapshot.unsynced() {
+        for (kind, why) in snapshot.sync().unsynced() {
             let why = why.as_deref().unwrap_or("the API server has not listed them yet");
             cannot.push(format!("tell what depends on {kind} objects: {why}"));
         }
-        if snapshot.node(&self.node).is_none() && !snapshot.unsynced().contains_key(&Kind::Node) {
+        if snapshot.node(&self.node).is_none()
+            && !snapshot.sync().unsynced().contains_key(&Kind::Node)
+        {
             cannot.push(format!(
                 "find a Node object named {}: see --node-name and NODE_NAME",
                 self.node

@@ -13,9 +13,10 @@ use whydrop::{
 use whydrop_core::{
     cluster::Cluster,
     correlate::{Correlated, Correlator, Drop},
-    diagnosis::{Case, Fate, judge},
+    diagnosis::{Case, Fate},
     flow::{Flow, Protocol},
     incident::{IncidentBook, JudgedDrop},
+    judgement::judge,
     observation::{AttemptId, DropReason, Fact, Observation},
 };
 

@@ -17,8 +17,9 @@ use whydrop::{
 use whydrop_core::{
     cluster::{Cluster, Interface},
     correlate::{Correlated, Correlator, Drop},
-    diagnosis::{Case, Fate, diagnose, judge},
+    diagnosis::{Case, Fate, diagnose},
     flow::{Flow, Protocol},
+    judgement::judge,
     observation::{AttemptId, DropReason, Fact, Observation, Rejection},
 };
 

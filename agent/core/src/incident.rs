@@ -10,9 +10,10 @@
 //! use whydrop_core::{
 //!     cluster::Cluster,
 //!     correlate::{Correlated, Correlator},
-//!     diagnosis::{Case, Fate, judge},
+//!     diagnosis::{Case, Fate},
 //!     flow::{Flow, Protocol},
 //!     incident::{Happened, IncidentBook, JudgedDrop, Resolution, SILENCE},
+//!     judgement::judge,
 //!     observation::{DropReason, Fact, Observation},
 //! };
 //!
@@ -64,6 +65,7 @@
 
 mod affected;
 mod assessment;
+mod dying;
 mod entry;
 mod facts;
 mod plan;
@@ -80,8 +82,9 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     cluster::{Snapshot, look_up::Sought},
     correlate::{Drop, DropId, REPORT_INTERVAL},
-    diagnosis::{Attribution, Cause, Class, Diagnosis, Judgement},
+    diagnosis::{Cause, Class, Diagnosis},
     flow::Flow,
+    judgement::{Attribution, Judgement},
     policy::PolicyRef,
 };
 pub use affected::{Affected, Party, Path, Pods};

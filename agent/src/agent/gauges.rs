@@ -76,7 +76,7 @@ impl Agent {
                 "policies_unread",
                 "Policies of kinds that the agent cannot read, and that may decide all the same.",
                 "kind",
-                snapshot.unread().iter().map(|(kind, count)| (kind, *count)),
+                snapshot.sync().unread().iter().map(|(kind, count)| (kind, *count)),
             ),
             Reading::gauge(
                 "snapshot_revision",

@@ -9,11 +9,12 @@ use whydrop_core::{
         resolve::{Endpoint, Holder},
     },
     correlate::{Correlated, Drop},
-    diagnosis::{Case, Class, Diagnosis, Fate, Judgement, diagnose},
+    diagnosis::{Case, Class, Diagnosis, Fate, diagnose, to_look_up},
     flow::Flow,
     incident::JudgedDrop,
+    judgement::Judgement,
     mute::{MutedBy, muted, muted_source},
-    policy::evaluate::Question,
+    verdict::Question,
 };
 
 use crate::{
@@ -56,9 +57,9 @@ impl Agent {
         let mut missing = Vec::new();
         let found = self.seekers.leave(now, |seeking| {
             let wanted = match seeking {
-                Seeking::Drop(drop) => snapshot.to_look_up(&case_of(drop), now),
+                Seeking::Drop(drop) => to_look_up(&snapshot, &case_of(drop), now),
                 Seeking::Answer { flow, at } => {
-                    snapshot.to_look_up(&case_of_answer(*flow, *at), now)
+                    to_look_up(&snapshot, &case_of_answer(*flow, *at), now)
                 }
             };
             missing.extend_from_slice(&wanted);
@@ -113,7 +114,7 @@ impl Agent {
     /// Whether it is known who is at a flow's ends. If not, it is looked up.
     fn is_known(&mut self, case: &Case<'_>, now: Timestamp) -> bool {
         let snapshot = self.cluster.snapshot();
-        let missing = snapshot.to_look_up(case, now);
+        let missing = to_look_up(&snapshot, case, now);
         self.source.look_up(&snapshot, &missing, now);
         missing.is_empty()
     }

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use jiff::{SignedDuration, Timestamp};
 use whydrop_core::{
     correlate::Drop,
-    diagnosis::{Diagnosis, diagnose},
+    diagnosis::{Diagnosis, diagnose, to_look_up},
     flow::Flow,
     own_path::{case, cut_off, words},
 };
@@ -99,7 +99,7 @@ impl Agent {
             let Destination { what, address } = &self.own_path.destinations[index].destination;
             let Some(source) = self.own_address(address.ip()) else { continue };
             let case = case(source, *address);
-            let missing = snapshot.to_look_up(&case, now);
+            let missing = to_look_up(&snapshot, &case, now);
             if !missing.is_empty() {
                 next = now + LOOK_UP;
                 self.source.look_up(&snapshot, &missing, now);

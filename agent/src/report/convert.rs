@@ -10,12 +10,13 @@ use whydrop_core::{
         resolve::{Endpoint, Holder},
     },
     correlate::{self, Drop, Level},
-    diagnosis::{self, Attribution, Class, Diagnosis, Dialled, Judgement},
+    diagnosis::{self, Class, Diagnosis, Dialled},
     flow,
+    judgement::{Attribution, Judgement},
     mute::{MutedBy, Tally},
     observation::Rejection,
-    policy::{self, Policy, evaluate},
-    remedy,
+    policy::{self, Policy},
+    remedy, verdict,
 };
 
 use super::{
@@ -197,7 +198,7 @@ fn evidence(
     last_success: Option<Timestamp>,
 ) -> Evidence {
     let drops = evidence.kernel_drop();
-    let interface = drops.and_then(|drops| snapshot.interface(drops.interface));
+    let interface = drops.and_then(|drops| snapshot.node_facts().interface(drops.interface));
     Evidence {
         level: match evidence.level() {
             Level::KernelDrop => EvidenceLevel::KernelDrop,
@@ -220,25 +221,25 @@ fn evidence(
 }
 
 /// A verdict.
-pub fn verdict_of(verdict: &evaluate::Verdict) -> Verdict {
+pub fn verdict_of(verdict: &verdict::Verdict) -> Verdict {
     Verdict {
         revision: verdict.revision,
         exempt: verdict.exempt.map(|exempt| match exempt {
-            evaluate::Exemption::SamePod => Exemption::SamePod,
-            evaluate::Exemption::LocalNode => Exemption::LocalNode,
+            verdict::Exemption::SamePod => Exemption::SamePod,
+            verdict::Exemption::LocalNode => Exemption::LocalNode,
         }),
         egress: direction_verdict(&verdict.egress),
         ingress: direction_verdict(&verdict.ingress),
     }
 }
 
-fn direction_verdict(verdict: &evaluate::DirectionVerdict) -> DirectionVerdict {
+fn direction_verdict(verdict: &verdict::DirectionVerdict) -> DirectionVerdict {
     DirectionVerdict {
         decision: match verdict.decision {
-            evaluate::Decision::NotIsolated => Decision::NotIsolated,
-            evaluate::Decision::Allowed => Decision::Allowed,
-            evaluate::Decision::Denied => Decision::Denied,
-            evaluate::Decision::Unknown => Decision::Unknown,
+            verdict::Decision::NotIsolated => Decision::NotIsolated,
+            verdict::Decision::Allowed => Decision::Allowed,
+            verdict::Decision::Denied => Decision::Denied,
+            verdict::Decision::Unknown => Decision::Unknown,
         },
         layer: verdict.layer.as_ref().map(|layer| match layer {
             policy::Layer::Admin => Layer::Admin,

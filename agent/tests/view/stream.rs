@@ -11,9 +11,10 @@ use whydrop::{
 use whydrop_core::{
     cluster::Cluster,
     correlate::{Correlated, Correlator, Drop},
-    diagnosis::{Case, Fate, diagnose, judge},
+    diagnosis::{Case, Fate, diagnose},
     flow::{Flow, Protocol},
     incident::{IncidentBook, JudgedDrop},
+    judgement::judge,
     observation::{AttemptId, DropReason, Fact, Observation},
 };
 

@@ -7,8 +7,8 @@ use whydrop_core::{
         look_up::{LookUp, Sought},
         object::{Object, Pod, Scale},
     },
-    diagnosis::judge,
     incident::{Happened, Incident, IncidentBook, JudgedDrop, Severity, UPDATE_INTERVAL},
+    judgement::judge,
     policy::selector::Selector,
 };
 

@@ -9,16 +9,13 @@ use whydrop_core::{
         Cluster, Snapshot,
         object::{EndpointSlice, Node, Object, Pod, Probe, ProbePort, Service},
     },
-    diagnosis::{Attribution, judge},
     flow::{Flow, Protocol},
     incident::{
         Happened, INCIDENTS_MAX, Incident, IncidentBook, IncidentChange, JudgedDrop, LINKED_MAX,
         Resolution, SILENCE, Severity, Step, UPDATE_INTERVAL,
     },
-    policy::{
-        Policy,
-        selector::{Labels, Selector},
-    },
+    judgement::{Attribution, judge},
+    policy::{Policy, requirement::Labels, selector::Selector},
 };
 
 use crate::build::{

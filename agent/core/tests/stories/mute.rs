@@ -9,14 +9,16 @@ use whydrop_core::{
         Cluster,
         object::{Namespace, Object},
     },
-    diagnosis::{Class, Diagnosis, diagnose, judge},
+    diagnosis::{Class, Diagnosis, diagnose},
     flow::Protocol,
     incident::{Happened, IncidentBook, JudgedDrop, Resolution},
-    mute::{
-        ANNOTATION, End, INTERVAL, Muted, MutedBy, OTHERS, REASON_BYTES_MAX, Rule, annotated,
-        muted, muted_source,
+    judgement::judge,
+    mute::{End, INTERVAL, Muted, MutedBy, OTHERS, Rule, muted, muted_source},
+    policy::{
+        Policy,
+        mute_annotation::{ANNOTATION, REASON_BYTES_MAX, annotated},
+        selector::Selector,
     },
-    policy::{Policy, selector::Selector},
 };
 
 use crate::build::{address, at, between, case_of, dropped, ingress, namespace, pod, workload};

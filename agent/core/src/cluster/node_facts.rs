@@ -1,11 +1,11 @@
 //! What the kernel of this node says of itself, beside what the API server says of the cluster.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, ops::RangeInclusive, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
+use rpds::HashTrieMapSync;
 
-use super::{Cluster, Snapshot};
-use crate::correlate::Evidence;
+use super::Cluster;
 
 /// An interface of this node, as the kernel's routes tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,15 +51,24 @@ const INVALID_MAX: usize = 16;
 /// seconds after the fact, and between two attempts nothing shows.
 const FULL_AGAIN_WITHIN: SignedDuration = SignedDuration::from_secs(10);
 
+/// What the kernel of this node says of itself. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct NodeFacts {
+    interfaces: HashTrieMapSync<u32, Arc<Interface>>,
+    table_full: Option<TableFull>,
+    invalid: Arc<[Invalid]>,
+}
+
 impl TableFull {
-    /// Whether packets died while it was full.
-    pub fn covers(&self, evidence: &Evidence) -> bool {
-        evidence.last() >= self.from && evidence.first() <= self.to
+    /// Whether packets that were dropped from the first of these times to the last may have been
+    /// while it was full.
+    pub fn covers(&self, dropped: &RangeInclusive<Timestamp>) -> bool {
+        *dropped.end() >= self.from && *dropped.start() <= self.to
     }
 }
 
-impl Snapshot {
-    /// An interface of this node by its index.
+impl NodeFacts {
+    /// An interface by its index.
     pub fn interface(&self, index: u32) -> Option<&Arc<Interface>> {
         self.interfaces.get(&index)
     }
@@ -69,24 +78,25 @@ impl Snapshot {
         self.table_full.as_ref()
     }
 
-    /// How many packets conntrack found invalid while these died.
-    pub fn invalid_packets(&self, evidence: &Evidence) -> u64 {
+    /// How many packets conntrack found invalid in the readings that touch this time.
+    pub fn invalid_packets(&self, during: &RangeInclusive<Timestamp>) -> u64 {
         let meanwhile = self
             .invalid
             .iter()
-            .filter(|invalid| evidence.last() >= invalid.from && evidence.first() <= invalid.to);
+            .filter(|invalid| *during.end() >= invalid.from && *during.start() <= invalid.to);
         meanwhile.map(|invalid| invalid.packets).sum()
     }
 
-    /// The interface by which packets entered, where it had appeared no longer than this before the
-    /// first of them.
+    /// The interface of this index, where it had appeared no longer than `within` before then, and
+    /// how old it was.
     pub fn new_interface(
         &self,
-        evidence: &Evidence,
+        index: u32,
+        then: Timestamp,
         within: SignedDuration,
     ) -> Option<(&Interface, SignedDuration)> {
-        let interface = self.interface(evidence.entered?)?;
-        let age = evidence.first().duration_since(interface.since?);
+        let interface = self.interface(index)?;
+        let age = then.duration_since(interface.since?);
         (age <= within).then_some((interface, age))
     }
 }
@@ -94,29 +104,27 @@ impl Snapshot {
 impl Cluster {
     /// What the kernel says of an interface; `None`: it is gone.
     pub fn set_interface(&mut self, index: u32, interface: Option<Interface>) {
-        let snapshot = &mut self.snapshot;
+        let interfaces = &mut self.snapshot.node_facts.interfaces;
         match interface {
-            Some(interface) => snapshot.interfaces.insert_mut(index, Arc::new(interface)),
+            Some(interface) => interfaces.insert_mut(index, Arc::new(interface)),
             None => {
-                snapshot.interfaces.remove_mut(&index);
+                interfaces.remove_mut(&index);
             }
         }
     }
 
     /// Conntrack has found packets invalid.
     pub fn add_invalid(&mut self, invalid: Invalid) {
-        let known = &self.snapshot.invalid;
+        let known = &mut self.snapshot.node_facts.invalid;
         let latest = known.iter().skip((known.len() + 1).saturating_sub(INVALID_MAX));
-        self.snapshot.invalid = latest.copied().chain([invalid]).collect();
+        *known = latest.copied().chain([invalid]).collect();
     }
 
     /// The table of connections was full: still, or again.
     pub fn set_table_full(&mut self, full: TableFull) {
-        let last = self
-            .snapshot
-            .table_full
-            .filter(|last| full.from.duration_since(last.to) <= FULL_AGAIN_WITHIN);
+        let known = &mut self.snapshot.node_facts.table_full;
+        let last = known.filter(|last| full.from.duration_since(last.to) <= FULL_AGAIN_WITHIN);
         let from = last.map_or(full.from, |last| last.from);
-        self.snapshot.table_full = Some(TableFull { from, ..full });
+        *known = Some(TableFull { from, ..full });
     }
 }
