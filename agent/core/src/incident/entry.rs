@@ -340,7 +340,7 @@ impl Entry {
     /// Whether policies let all of its flows pass now. The first that they do not decides.
     fn is_allowed(&self, snapshot: &Snapshot) -> bool {
         let mut decisions = self.decisions(snapshot).peekable();
-        decisions.peek().is_some() && decisions.all(|d| d.lets_pass())
+        decisions.peek().is_some() && decisions.all(Decision::lets_pass)
     }
 
     fn agreement(&self, snapshot: &Snapshot) -> Agreement {
