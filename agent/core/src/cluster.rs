@@ -19,7 +19,7 @@ use crate::policy::{
 };
 use history::History;
 use look_up::{LookUp, Sought};
-pub use node_facts::{Interface, Invalid, NodeFacts, TableFull};
+pub use node_facts::{Addresses, Interface, Invalid, NodeFacts, TableFull};
 use object::{EndpointSlice, Key, Kind, Namespace, Node, Object, Pod, Service, ServiceAccount};
 use objects::Objects;
 pub use objects::{HELD_AFTER_END, HeldBy, Holding};
@@ -46,6 +46,7 @@ pub enum Engine {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     revision: u64,
+    other_changes: u64,
     objects: Objects,
     engine: Engine,
     node_facts: NodeFacts,
@@ -54,9 +55,15 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Counts changes: equal revisions of one agent are equal snapshots.
+    /// Counts changes of the objects and of what was looked up.
     pub fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// Counts all changes, those of what this node's kernel says and of how far the objects can be
+    /// relied on included: snapshots of one cluster with equal counts are equal.
+    pub fn generation(&self) -> u64 {
+        self.revision + self.other_changes
     }
 
     /// How far what is known of the cluster can be relied on.
@@ -224,12 +231,15 @@ impl Cluster {
 
     /// A kind has been listed once.
     pub fn synced(&mut self, kind: Kind) {
+        let was_stale = self.snapshot.sync.stale().contains_key(&kind);
         self.snapshot.revision += u64::from(self.snapshot.sync.synced(kind));
+        self.snapshot.other_changes += u64::from(was_stale);
     }
 
     /// A kind cannot be listed or followed, since then. What is known of it stays in force.
     pub fn failing(&mut self, kind: Kind, since: Timestamp, why: &str) {
-        self.snapshot.sync.failing(kind, since, why);
+        let is_news = self.snapshot.sync.failing(kind, since, why);
+        self.snapshot.other_changes += u64::from(is_news);
     }
 
     /// How many policies of which kinds cannot be read.
@@ -263,13 +273,5 @@ impl Cluster {
     /// An object that is not followed is of no use any more. Whether it is gone is not known.
     pub fn forget(&mut self, key: &Key, at: Timestamp) {
         self.snapshot.take_out(key, at);
-    }
-
-    /// Addresses that the kernel of this node has, beside those that the Node object lists: a
-    /// kubelet's probe may come from the address of a bridge or a tunnel.
-    pub fn set_local_addresses(&mut self, node: &Arc<str>, addresses: &[IpAddr]) {
-        for address in addresses {
-            self.snapshot.objects.begin_holding(*address, HeldBy::Node(node.clone()), None);
-        }
     }
 }

@@ -12,6 +12,7 @@
 pub mod cluster;
 pub mod correlate;
 pub mod diagnosis;
+pub mod docket;
 pub mod flow;
 pub mod heal;
 pub mod incident;

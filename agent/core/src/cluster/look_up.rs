@@ -71,7 +71,8 @@ impl Cluster {
     /// What was looked up long ago is of no use any more.
     pub fn forget_look_up(&mut self, sought: &Sought) {
         if let Some(looked_up) = &mut self.snapshot.looked_up {
-            looked_up.remove_mut(sought);
+            let is_news = looked_up.remove_mut(sought);
+            self.snapshot.other_changes += u64::from(is_news);
         }
     }
 }

@@ -1,11 +1,11 @@
 //! What the kernel of this node says of itself, beside what the API server says of the cluster.
 
-use std::{net::IpAddr, ops::RangeInclusive, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use rpds::HashTrieMapSync;
 
-use super::Cluster;
+use super::{Cluster, HeldBy};
 
 /// An interface of this node, as the kernel's routes tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,8 +55,18 @@ const FULL_AGAIN_WITHIN: SignedDuration = SignedDuration::from_secs(10);
 #[derive(Clone, Debug, Default)]
 pub struct NodeFacts {
     interfaces: HashTrieMapSync<u32, Arc<Interface>>,
+    addresses: Arc<Addresses>,
     table_full: Option<TableFull>,
     invalid: Arc<[Invalid]>,
+}
+
+/// The addresses that the kernel of this node knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Those of its own interfaces.
+    pub local: BTreeSet<IpAddr>,
+    /// Those that it routes, each on its own, to a veth: of pods.
+    pub routed: BTreeSet<IpAddr>,
 }
 
 impl TableFull {
@@ -71,6 +81,21 @@ impl NodeFacts {
     /// An interface by its index.
     pub fn interface(&self, index: u32) -> Option<&Arc<Interface>> {
         self.interfaces.get(&index)
+    }
+
+    /// The addresses of this node's own interfaces, those of its loopback left out.
+    pub fn local_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.local.iter().copied().filter(|address| !address.is_loopback())
+    }
+
+    /// Whether one of this node's own interfaces has an address.
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        self.addresses.local.contains(&address)
+    }
+
+    /// Whether this kernel routes this very address to a pod.
+    pub fn is_routed_to_pod(&self, address: IpAddr) -> bool {
+        self.addresses.routed.contains(&address)
     }
 
     /// When the table of connections was full last.
@@ -105,6 +130,10 @@ impl Cluster {
     /// What the kernel says of an interface; `None`: it is gone.
     pub fn set_interface(&mut self, index: u32, interface: Option<Interface>) {
         let interfaces = &mut self.snapshot.node_facts.interfaces;
+        if interfaces.get(&index).map(|known| &**known) == interface.as_ref() {
+            return;
+        }
+        self.snapshot.other_changes += 1;
         match interface {
             Some(interface) => interfaces.insert_mut(index, Arc::new(interface)),
             None => {
@@ -113,8 +142,25 @@ impl Cluster {
         }
     }
 
+    /// The addresses that the kernel knows. Those of its own interfaces are held by this node, beside
+    /// those that the Node object lists: a kubelet's probe may come from the address of a bridge or a
+    /// tunnel.
+    pub fn set_addresses(&mut self, node: &Arc<str>, addresses: Addresses) {
+        let snapshot = &mut self.snapshot;
+        if *snapshot.node_facts.addresses != addresses {
+            snapshot.node_facts.addresses = Arc::new(addresses);
+            snapshot.other_changes += 1;
+        }
+        let by = HeldBy::Node(node.clone());
+        for address in snapshot.node_facts.addresses.local.iter().filter(|a| !a.is_loopback()) {
+            let is_news = snapshot.objects.begin_holding(*address, by.clone(), None);
+            snapshot.other_changes += u64::from(is_news);
+        }
+    }
+
     /// Conntrack has found packets invalid.
     pub fn add_invalid(&mut self, invalid: Invalid) {
+        self.snapshot.other_changes += 1;
         let known = &mut self.snapshot.node_facts.invalid;
         let latest = known.iter().skip((known.len() + 1).saturating_sub(INVALID_MAX));
         *known = latest.copied().chain([invalid]).collect();
@@ -122,6 +168,7 @@ impl Cluster {
 
     /// The table of connections was full: still, or again.
     pub fn set_table_full(&mut self, full: TableFull) {
+        self.snapshot.other_changes += 1;
         let known = &mut self.snapshot.node_facts.table_full;
         let last = known.filter(|last| full.from.duration_since(last.to) <= FULL_AGAIN_WITHIN);
         let from = last.map_or(full.from, |last| last.from);

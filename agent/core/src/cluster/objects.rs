@@ -243,14 +243,22 @@ impl Objects {
         }
     }
 
-    /// From then on, an address is held.
-    pub(super) fn begin_holding(&mut self, address: IpAddr, by: HeldBy, since: Option<Timestamp>) {
+    /// From then on, an address is held. Whether that is news.
+    pub(super) fn begin_holding(
+        &mut self,
+        address: IpAddr,
+        by: HeldBy,
+        since: Option<Timestamp>,
+    ) -> bool {
         let mut holdings = self.holdings.get(&address).cloned().unwrap_or_default();
-        match holdings.iter_mut().find(|h| h.until.is_none() && h.by.is_same_object(&by)) {
+        let known = holdings.iter_mut().find(|h| h.until.is_none() && h.by.is_same_object(&by));
+        let is_news = known.is_none();
+        match known {
             Some(holding) => holding.by = by,
             None => holdings.push(Holding { by, since, until: None }),
         }
         self.holdings.insert_mut(address, holdings);
+        is_news
     }
 
     fn end_holding(&mut self, address: IpAddr, by: &HeldBy, at: Option<Timestamp>) {

@@ -43,13 +43,12 @@ impl SyncState {
         self.unsynced.remove(&kind).is_some()
     }
 
-    /// A kind cannot be listed or followed, since then.
-    pub(super) fn failing(&mut self, kind: Kind, since: Timestamp, why: &str) {
+    /// A kind cannot be listed or followed, since then. Whether that is news.
+    pub(super) fn failing(&mut self, kind: Kind, since: Timestamp, why: &str) -> bool {
         match self.unsynced.get_mut(&kind) {
-            Some(reason) => *reason = Some(why.into()),
-            None => {
-                self.stale.entry(kind).or_insert(since);
-            }
+            Some(reason) => reason.replace(why.into()).as_deref() != Some(why),
+            None if self.stale.contains_key(&kind) => false,
+            None => self.stale.insert(kind, since).is_none(),
         }
     }
 
