@@ -142,8 +142,8 @@ fn story() -> Vec<Record> {
             let case = Case { flow: drop.flow, dialled: None, at: at_last, fate };
             let judgement = judge(&snapshot, cluster.history(), &case);
             let last_success = Some(at(1));
-            let judged = JudgedDrop { drop: &drop, judgement: &judgement, last_success };
-            book.take(&judged, drop.evidence.last());
+            let judged = JudgedDrop { drop, judgement, last_success };
+            book.take(&judged, judged.drop.evidence.last());
         }
         let changes = book.tick(&snapshot, at(seconds));
         records.extend(changes.iter().map(|change| reporter.incident(at(seconds), change)));

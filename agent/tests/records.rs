@@ -19,6 +19,7 @@ use whydrop_core::{
     correlate::{Correlated, Correlator, Drop},
     diagnosis::{Case, Fate, diagnose},
     flow::{Flow, Protocol},
+    incident::JudgedDrop,
     judgement::judge,
     observation::{AttemptId, DropReason, Fact, Observation, Rejection},
 };
@@ -149,7 +150,8 @@ fn drop_record(manifests: &str, fact: &Fact, last_success: Option<&str>) -> Reco
     };
     let judgement = judge(&snapshot, cluster.history(), &case);
     let now = time("2026-01-02T03:04:05.678901Z");
-    reporter().drop(now, &snapshot, &drop, &judgement, last_success.map(time))
+    let judged = JudgedDrop { drop, judgement, last_success: last_success.map(time) };
+    reporter().drop(now, &snapshot, &judged)
 }
 
 fn finding() -> Record {

@@ -46,7 +46,7 @@ use crate::{
     correlate::{self, Correlated, Correlator, Drop, Folded},
     diagnosis::{Class, Diagnosis, diagnose, to_look_up},
     flow::Flow,
-    incident::{self, IncidentBook, IncidentId},
+    incident::{IncidentBook, IncidentId, JudgedDrop},
     judgement::Judgement,
     mute::{self, Muted, MutedBy, muted, muted_source},
     observation::Observation,
@@ -54,7 +54,7 @@ use crate::{
     verdict::Question,
 };
 use action::Then;
-pub use action::{Action, AnswersQuery, Asked, CutBy, JudgedDrop, Note};
+pub use action::{Action, AnswersQuery, Asked, CutBy, Note};
 use notes::Notes;
 use own_path::OwnPath;
 pub use pending::{CATCH_UP, LOOK_UP, PENDING_MAX};
@@ -449,9 +449,8 @@ impl Docket {
             return self.mute(by, drop.untold_packets(), diagnosis, moment);
         }
         self.reported += drop.untold_packets();
-        let judged = incident::JudgedDrop { drop: &drop, judgement: &judgement, last_success };
-        self.incidents.take(&judged, moment.now);
         let judged = Arc::new(JudgedDrop { drop, judgement, last_success });
+        self.incidents.take(&judged, moment.now);
         self.note(&judged, moment);
         moment.actions.push(Action::Drop(judged));
     }

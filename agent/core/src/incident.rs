@@ -49,7 +49,7 @@
 //!     let at = Some(drop.evidence.last());
 //!     let case = Case { flow, dialled: None, at, fate: Fate::Died(&drop.evidence) };
 //!     let judgement = judge(&cluster.snapshot(), cluster.history(), &case);
-//!     let judged = JudgedDrop { drop: &drop, judgement: &judgement, last_success: None };
+//!     let judged = JudgedDrop { drop, judgement, last_success: None };
 //!     book.take(&judged, now);
 //! }
 //! // … which opens an incident …
@@ -135,13 +135,13 @@ impl fmt::Display for IncidentId {
     }
 }
 
-/// A drop and what became of it.
-#[derive(Clone, Copy, Debug)]
-pub struct JudgedDrop<'a> {
+/// A drop, judged.
+#[derive(Clone, Debug)]
+pub struct JudgedDrop {
     /// The drop.
-    pub drop: &'a Drop,
-    /// Why it died.
-    pub judgement: &'a Judgement,
+    pub drop: Drop,
+    /// Why, since when and what to do.
+    pub judgement: Judgement,
     /// When the flow last got an answer.
     pub last_success: Option<Timestamp>,
 }
@@ -234,7 +234,7 @@ pub struct IncidentBook {
 
 impl IncidentBook {
     /// Links a judged drop that is worth telling to the incident of its cause.
-    pub fn take(&mut self, judged: &JudgedDrop<'_>, now: Timestamp) {
+    pub fn take(&mut self, judged: &JudgedDrop, now: Timestamp) {
         let diagnosis = &judged.judgement.diagnosis;
         if diagnosis.cause.class == Class::None {
             return;

@@ -9,9 +9,10 @@ use whydrop_core::{
         history::Change,
         resolve::{Endpoint, Holder},
     },
-    correlate::{self, Drop, Level},
+    correlate::{self, Level},
     diagnosis::{self, Class, Diagnosis, Dialled},
     flow,
+    incident::JudgedDrop,
     judgement::{Attribution, Judgement},
     mute::{MutedBy, Tally},
     observation::Rejection,
@@ -35,20 +36,14 @@ pub struct Reporter {
 
 impl Reporter {
     /// A drop, judged.
-    pub fn drop(
-        &self,
-        now: Timestamp,
-        snapshot: &Snapshot,
-        drop: &Drop,
-        judgement: &Judgement,
-        last_success: Option<Timestamp>,
-    ) -> Record {
+    pub fn drop(&self, now: Timestamp, snapshot: &Snapshot, judged: &JudgedDrop) -> Record {
+        let JudgedDrop { drop, judgement, last_success } = judged;
         // A delivery that policies deny is no drop, whatever became of it in the pod.
         let kind = match judgement.diagnosis.cause.class {
             Class::NotEnforced => DropKind::Finding,
             _ => DropKind::Drop,
         };
-        let evidence = evidence(snapshot, &drop.evidence, last_success);
+        let evidence = evidence(snapshot, &drop.evidence, *last_success);
         self.record(now, kind, drop.id.to_string(), judgement, evidence)
     }
 

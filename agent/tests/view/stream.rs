@@ -182,10 +182,10 @@ impl Node {
         };
         let judgement = judge(&snapshot, self.cluster.history(), &case);
         let last_success = worked.map(at);
-        let judged = JudgedDrop { drop: &drop, judgement: &judgement, last_success };
+        let judged = JudgedDrop { drop, judgement, last_success };
         self.book.take(&judged, last);
         let now = last + SignedDuration::from_millis(400 + i64::from(way.0[3]));
-        let record = self.reporter.drop(now, &snapshot, &drop, &judgement, last_success);
+        let record = self.reporter.drop(now, &snapshot, &judged);
         self.records.push(record);
     }
 

@@ -51,6 +51,7 @@ const HOUSE: &[Target] = &[
             "mute",        // what is expected
             "incident",    // groups
             "own_path",    // what cuts the agent itself off
+            "docket",      // when a case waits and is decided, and what is reported
             "heal",        // what a healer does
         ],
         has_no_circles: true,
@@ -69,7 +70,7 @@ const HOUSE: &[Target] = &[
             "mute",    // rules of the configuration
             "sink",    // where records go
             "state",   // what outlives an agent
-            "health",  // the HTTP server
+            "http",    // the HTTP server
             "heal",    // carries out what the core's healer decides
             "agent",   // the one task that decides
             "command", // subcommands

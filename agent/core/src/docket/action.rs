@@ -12,8 +12,7 @@ use crate::{
     correlate::{Drop, Folded},
     diagnosis::Diagnosis,
     flow::Flow,
-    incident::{IncidentChange, IncidentId, Severity},
-    judgement::Judgement,
+    incident::{IncidentChange, IncidentId, JudgedDrop, Severity},
     mute::{MutedBy, Tally},
     observation::{DropReason, Observation},
     own_path::Destination,
@@ -60,17 +59,6 @@ pub enum Action {
     },
     /// Report that policies cut the agent off from less than before.
     Reconnected,
-}
-
-/// A drop, judged.
-#[derive(Clone, Debug)]
-pub struct JudgedDrop {
-    /// The drop.
-    pub drop: Drop,
-    /// Why, since when and what to do.
-    pub judgement: Judgement,
-    /// When the flow last got an answer.
-    pub last_success: Option<Timestamp>,
 }
 
 /// What an Event says of a denial.

@@ -74,7 +74,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(judged: &JudgedDrop<'_>, now: Timestamp) -> Self {
+    pub(super) fn new(judged: &JudgedDrop, now: Timestamp) -> Self {
         let evidence = &judged.drop.evidence;
         Self {
             diagnosis: judged.judgement.diagnosis.clone(),
@@ -112,7 +112,7 @@ impl Entry {
         }
     }
 
-    pub(super) fn add(&mut self, judged: &JudgedDrop<'_>, now: Timestamp) {
+    pub(super) fn add(&mut self, judged: &JudgedDrop, now: Timestamp) {
         let JudgedDrop { drop, judgement, last_success } = judged;
         let (evidence, diagnosis) = (&drop.evidence, &judgement.diagnosis);
         if let Told::Resolved { at, .. } = self.told

@@ -55,8 +55,8 @@ impl Node {
             let drop = dropped(address(10 + n), address(DATABASE), 5432, seconds);
             let snapshot = self.cluster.snapshot();
             let judgement = judge(&snapshot, self.cluster.history(), &case_of(&drop));
-            let judged = JudgedDrop { drop: &drop, judgement: &judgement, last_success: None };
-            self.book.take(&judged, drop.evidence.last() + SignedDuration::from_secs(1));
+            let judged = JudgedDrop { drop, judgement, last_success: None };
+            self.book.take(&judged, judged.drop.evidence.last() + SignedDuration::from_secs(1));
         }
     }
 

@@ -92,8 +92,8 @@ impl Story {
         let drop = dropped(address(from), address(to), port, seconds);
         let judgement = judge(&self.snapshot(), self.cluster.history(), &case_of(&drop));
         let last_success = worked.map(at);
-        let judged = JudgedDrop { drop: &drop, judgement: &judgement, last_success };
-        let now = drop.evidence.last() + SignedDuration::from_secs(1);
+        let judged = JudgedDrop { drop, judgement, last_success };
+        let now = judged.drop.evidence.last() + SignedDuration::from_secs(1);
         self.book.take(&judged, now);
     }
 
@@ -375,7 +375,7 @@ fn incidents_beyond_the_bound_are_counted_and_the_resolved_make_way() {
     let die = |story: &mut Story, n: u8, seconds: i64| {
         let drop = dropped(address(WEB), IpAddr::from([10, 2, 0, n]), 80, &[seconds]);
         let judgement = judge(&story.snapshot(), story.cluster.history(), &case_of(&drop));
-        let judged = JudgedDrop { drop: &drop, judgement: &judgement, last_success: None };
+        let judged = JudgedDrop { drop, judgement, last_success: None };
         story.book.take(&judged, at(seconds + 1));
     };
     (0..140).for_each(|n| die(&mut story, n, 5));

@@ -229,7 +229,7 @@ fn an_incident_whose_flows_are_all_muted_is_over_and_says_why() {
         if is_muted {
             return book.mute(&judgement.diagnosis, &drop.flow);
         }
-        let judged = JudgedDrop { drop: &drop, judgement: &judgement, last_success: None };
+        let judged = JudgedDrop { drop, judgement, last_success: None };
         book.take(&judged, at(second) + SignedDuration::from_secs(1));
     };
     let happened = |book: &mut IncidentBook, second: i64| {

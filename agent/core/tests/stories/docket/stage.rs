@@ -18,10 +18,7 @@ use whydrop_core::{
     mute::Rule,
     observation::{AttemptId, DropReason, Fact, Observation},
     own_path::Destination,
-    policy::{
-        Policy,
-        selector::{Labels, Selector},
-    },
+    policy::{Policy, requirement::Labels, selector::Selector},
 };
 
 use crate::build::{address, at, ingress, namespace, pod};
@@ -35,6 +32,11 @@ pub(crate) const NODE: u8 = 1;
 /// Milliseconds into the story.
 pub(crate) fn ms(milliseconds: i64) -> Timestamp {
     at(0) + SignedDuration::from_millis(milliseconds)
+}
+
+/// The same of a time.
+fn since_start(at: Timestamp) -> i128 {
+    at.duration_since(ms(0)).as_millis()
 }
 
 /// One thing that happens.
@@ -259,7 +261,7 @@ impl Stage {
                 Action::Drop(judged) => {
                     self.packets += judged.drop.untold_packets();
                     let worked =
-                        judged.last_success.map(|at| format!(", worked at {}", self.ms(at)));
+                        judged.last_success.map(|at| format!(", worked at {}", since_start(at)));
                     let judgement = &judged.judgement;
                     let changes = judgement.changed.changes().iter();
                     let changes: Vec<_> = changes
@@ -278,7 +280,7 @@ impl Stage {
                     )
                 }
                 Action::Finding { at, diagnosis } => {
-                    format!("finding {} answered at {}", diagnosis.question, self.ms(at))
+                    format!("finding {} answered at {}", diagnosis.question, since_start(at))
                 }
                 Action::Folded(folded) => format!("folded {}", folded.source),
                 Action::Muted(by) => format!("muted by {by}"),
@@ -289,7 +291,7 @@ impl Stage {
                             format!("{} reports, {} packets by {by}", tally.reports, tally.packets)
                         })
                         .collect();
-                    format!("muted since {}: {}", self.ms(since), tallies.join("; "))
+                    format!("muted since {}: {}", since_start(since), tallies.join("; "))
                 }
                 Action::Incident(change) => {
                     let severity = change.incident.assessment.severity;
@@ -316,7 +318,7 @@ impl Stage {
                 },
                 Action::Reconnected => "reconnected".to_owned(),
             };
-            self.lines.push(format!("{} {line}", self.ms(self.now)));
+            self.lines.push(format!("{} {line}", since_start(self.now)));
         }
     }
 
@@ -337,10 +339,6 @@ impl Stage {
         };
         let actions = self.docket.last_answers(query, &answers, &self.cluster, self.now);
         self.carry_out(actions);
-    }
-
-    fn ms(&self, at: Timestamp) -> i128 {
-        at.duration_since(ms(0)).as_millis()
     }
 
     /// The lines that begin with one of these words.
