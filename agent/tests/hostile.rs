@@ -140,7 +140,7 @@ fn assert_own(record: &Record) {
     assert!(!text.contains(is_harmful) && !as_json.contains(is_harmful), "{text:?} {as_json:?}");
     let own = match record {
         Record::Drop(drop) => {
-            let (from, to, port) = asked(drop);
+            let (from, to, port) = asked(&drop.flow);
             Some((drop.incident.clone(), Asked { from, to, port }))
         }
         Record::Incident(_) | Record::Heal(_) | Record::Agent(_) => None,
@@ -225,7 +225,7 @@ fn an_ordinary_drop_is_found_by_its_line() {
         let text = line(&record);
         assert!(is_record(bare(&text)), "{text}");
         if let Record::Drop(drop) = &record {
-            let (from, to, port) = asked(drop);
+            let (from, to, port) = asked(&drop.flow);
             assert_eq!(named(&drop.incident[..8], &text), [Asked { from, to, port }], "{text}");
         }
     }

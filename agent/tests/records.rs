@@ -17,8 +17,10 @@ use whydrop::{
 use whydrop_core::{
     cluster::{Cluster, Interface},
     correlate::{Correlated, Correlator, Drop},
-    diagnosis::{Case, Fate, diagnose, judge},
+    diagnosis::{Case, Fate, diagnose},
     flow::{Flow, Protocol, Worked},
+    incident::JudgedDrop,
+    judgement::judge,
     observation::{AttemptId, DropReason, Fact, Observation, Rejection},
 };
 
@@ -148,7 +150,7 @@ fn drop_record(manifests: &str, fact: &Fact, worked: Option<Worked>) -> Record {
     };
     let judgement = judge(&snapshot, cluster.history(), &case);
     let now = time("2026-01-02T03:04:05.678901Z");
-    reporter().drop(now, &snapshot, &drop, &judgement, worked)
+    reporter().drop(now, &snapshot, &JudgedDrop { drop, judgement, worked })
 }
 
 fn finding() -> Record {

@@ -11,7 +11,7 @@ use std::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 use whydrop::report::{Record, escape::json, text};
-use whydrop_core::mute::{ANNOTATION, annotated};
+use whydrop_core::policy::mute_annotation::{ANNOTATION, annotated};
 
 /// A shop whose pod is denied, and a tenant with a pod of its own.
 const CLUSTER: &str = "

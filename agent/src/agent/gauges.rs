@@ -1,12 +1,11 @@
 //! How the agent is doing: what was lost is reported, and everything is read off for the metrics.
 
 use jiff::Timestamp;
-use whydrop_core::cluster::object::Kind;
+use whydrop_core::{cluster::object::Kind, docket::PENDING_MAX};
 
 use super::{
     Agent,
-    losses::{Shed, losses},
-    waiting::WAITING_MAX,
+    losses::{Shed, fates, losses},
 };
 use crate::{
     cluster::live::LOOK_UPS_MAX,
@@ -22,15 +21,15 @@ impl Agent {
             Ok(totals) => totals,
             Err(error) => return self.degraded(&error),
         };
-        self.keep_past(&totals);
+        self.keep_successes(&totals);
         let sinks = self.sinks.readings();
         let malformed = self.probe.observations.malformed();
-        let shed = Shed { drops: self.incidents.shed(), answers: self.past.lost() };
-        let mut losses = losses(&totals, malformed, self.correlator.account(), shed);
+        let shed = Shed { drops: self.docket.incidents_shed(), answers: self.last_success.lost() };
+        let mut losses = losses(&totals, malformed, &self.docket.account(), shed);
         losses.extend(&sinks.losses);
         let counts = self.losses.news(&losses, now);
         if !counts.is_empty() {
-            self.tell(AgentState::Lost { counts });
+            self.report_state(AgentState::Lost { counts });
         }
         let readings = self.readings(&totals, &losses, sinks);
         self.write(Outgoing::Readings(readings.into()));
@@ -76,7 +75,7 @@ impl Agent {
                 "policies_unread",
                 "Policies of kinds that the agent cannot read, and that may decide all the same.",
                 "kind",
-                snapshot.unread().iter().map(|(kind, count)| (kind, *count)),
+                snapshot.sync().unread().iter().map(|(kind, count)| (kind, *count)),
             ),
             Reading::gauge(
                 "snapshot_revision",
@@ -100,7 +99,13 @@ impl Agent {
                 "Packets that this kernel dropped and that are in no drop record, by what became \
                  of them.",
                 "fate",
-                self.losses.fates(self.correlator.account(), self.muted.packets()),
+                fates(&self.docket.account()),
+            ),
+            Reading::counter(
+                "decided_early",
+                "Drops and answers that were judged without waiting for look-ups or policies, since \
+                 too many waited.",
+                self.docket.decided_early(),
             ),
             Reading::counters(
                 "lost",
@@ -141,9 +146,10 @@ impl Agent {
 
     /// What waits in the agent itself.
     fn queues(&self) -> [Queue; 3] {
+        let (looking_up, catching_up) = self.docket.pending();
         [
-            ("catching-up", self.waiting.len(), WAITING_MAX),
-            ("seeking", self.seekers.len(), WAITING_MAX),
+            ("catching-up", catching_up, PENDING_MAX),
+            ("seeking", looking_up, PENDING_MAX),
             ("look-ups", self.source.looking_up(), LOOK_UPS_MAX),
         ]
         .map(|(name, length, limit)| Queue { name, length, limit })

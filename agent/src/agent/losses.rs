@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use whydrop_core::correlate::{Account, Correlator};
+use whydrop_core::docket::Account;
 
 use crate::{
     probe::{KERNEL_DROP, Totals},
@@ -24,7 +24,7 @@ pub(super) struct Shed {
 }
 
 /// What can be lost on the way to the sinks, in the order of that way.
-pub(super) fn losses(totals: &Totals, malformed: u64, account: Account, shed: Shed) -> Vec<Loss> {
+pub(super) fn losses(totals: &Totals, malformed: u64, account: &Account, shed: Shed) -> Vec<Loss> {
     let at_once = SignedDuration::ZERO;
     [
         (
@@ -46,23 +46,11 @@ pub(super) fn losses(totals: &Totals, malformed: u64, account: Account, shed: Sh
 /// Losses so far, and which of them have been reported.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
-    of_no_pod: u64,
-    refused: u64,
     /// How many of each were reported, and when last.
     reported: BTreeMap<&'static str, (u64, Timestamp)>,
 }
 
 impl Losses {
-    /// Packets of drops that no pod takes part in: not lost, but not judged either.
-    pub(super) fn of_no_pod(&mut self, packets: u64) {
-        self.of_no_pod += packets;
-    }
-
-    /// Packets to a closed port, which its kernel refused: who connects is told.
-    pub(super) fn refused(&mut self, packets: u64) {
-        self.refused += packets;
-    }
-
     /// What was lost since it was last reported, and may be reported again by now.
     pub(super) fn news(&mut self, losses: &[Loss], now: Timestamp) -> BTreeMap<String, u64> {
         let mut news = BTreeMap::new();
@@ -77,49 +65,42 @@ impl Losses {
         }
         news
     }
+}
 
-    /// Packets that this kernel dropped and no drop tells of, by what became of them.
-    pub(super) fn fates(&self, account: Account, muted: u64) -> Vec<(&'static str, u64)> {
-        let Account { recovered, folded, shed, .. } = account;
-        vec![
-            ("answered", recovered),
-            ("folded", folded),
-            ("shed", shed),
-            ("of-no-pod", self.of_no_pod),
-            ("refused", self.refused),
-            ("muted", muted),
-        ]
-    }
+/// Packets that this kernel dropped and that are in no drop record, by what became of them.
+pub(super) fn fates(account: &Account) -> [(&'static str, u64); 6] {
+    [
+        ("answered", account.answered),
+        ("folded", account.folded),
+        ("shed", account.shed),
+        ("of-no-pod", account.of_no_pod),
+        ("refused", account.refused),
+        ("muted", account.muted),
+    ]
+}
 
-    /// Where dropped packets have gone since the start, and what the programs cost.
-    pub(super) fn account(
-        &self,
-        totals: &Totals,
-        correlator: &Correlator,
-        muted: u64,
-    ) -> BTreeMap<String, u64> {
-        let Account { recovered, folded, shed, .. } = correlator.account();
-        let mut counts: BTreeMap<String, u64> = [
-            ("dropped packets observed", totals.observed[KERNEL_DROP]),
-            ("dropped packets told to the agent", totals.told[KERNEL_DROP]),
-            ("dropped packets lost in the kernel", totals.lost[KERNEL_DROP]),
-            ("dropped packets of attempts that were answered", recovered),
-            ("dropped packets folded", folded),
-            ("dropped packets shed", shed),
-            ("dropped packets of no pod", self.of_no_pod),
-            ("dropped packets to closed ports", self.refused),
-            ("dropped packets muted", muted),
-            ("dropped packets undecided", correlator.undecided()),
-        ]
-        .map(|(what, count)| (what.to_owned(), count))
-        .into();
-        // Counted only while kernel.bpf_stats_enabled is set.
-        for cost in totals.programs.iter().filter(|cost| cost.runs > 0) {
-            counts.insert(format!("runs of {}", cost.program), cost.runs);
-            counts.insert(format!("ns in {}", cost.program), cost.nanoseconds);
-        }
-        counts
+/// Where dropped packets have gone since the start, and what the programs cost.
+pub(super) fn account(totals: &Totals, account: &Account) -> BTreeMap<String, u64> {
+    let mut counts: BTreeMap<String, u64> = [
+        ("dropped packets observed", totals.observed[KERNEL_DROP]),
+        ("dropped packets told to the agent", totals.told[KERNEL_DROP]),
+        ("dropped packets lost in the kernel", totals.lost[KERNEL_DROP]),
+        ("dropped packets of attempts that were answered", account.answered),
+        ("dropped packets folded", account.folded),
+        ("dropped packets shed", account.shed),
+        ("dropped packets of no pod", account.of_no_pod),
+        ("dropped packets to closed ports", account.refused),
+        ("dropped packets muted", account.muted),
+        ("dropped packets undecided", account.undecided),
+    ]
+    .map(|(what, count)| (what.to_owned(), count))
+    .into();
+    // Counted only while kernel.bpf_stats_enabled is set.
+    for cost in totals.programs.iter().filter(|cost| cost.runs > 0) {
+        counts.insert(format!("runs of {}", cost.program), cost.runs);
+        counts.insert(format!("ns in {}", cost.program), cost.nanoseconds);
     }
+    counts
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `whydrop explain`: the policies' verdict of one flow, rule by rule.
 
 use clap::Args as ClapArgs;
-use whydrop_core::{cluster::history::History, diagnosis::Judgement};
+use whydrop_core::{cluster::history::History, judgement::Judgement};
 
 use super::{
     Outcome, Output,

@@ -13,7 +13,6 @@ use serde_json::json;
 use whydrop_core::{
     cluster::Snapshot,
     diagnosis::{Class, Diagnosis},
-    policy::evaluate::Decision,
     remedy::{Remedy, patch::patch, remedy},
 };
 
@@ -159,7 +158,7 @@ fn read(asked: &Asked) -> anyhow::Result<Between> {
 }
 
 fn passes(diagnosis: &Diagnosis) -> bool {
-    matches!(diagnosis.verdict.decision(), Decision::Allowed | Decision::NotIsolated)
+    diagnosis.verdict.decision().lets_pass()
 }
 
 /// What fixes a flow, and the cluster with it; else why there is nothing.

@@ -77,7 +77,7 @@ impl Named {
     }
 
     fn take_drop(&mut self, record: &DropRecord) {
-        let (from, to, port) = asked(record);
+        let (from, to, port) = asked(&record.flow);
         for id in [&record.id, &record.incident] {
             if id.starts_with(&self.wanted) {
                 let asked = Asked { from: from.clone(), to: to.clone(), port: port.clone() };

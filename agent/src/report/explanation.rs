@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 use whydrop_core::{
-    diagnosis::Judgement,
-    policy::{
-        evaluate::{DirectionVerdict, PolicyTrace, RuleTrace},
-        matching::{Outcome, PeerMiss, PortMiss},
+    judgement::Judgement,
+    verdict::{
+        DirectionVerdict, PolicyTrace, RuleTrace,
+        outcome::{Outcome, PeerMiss, PortMiss},
     },
 };
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use whydrop_core::{cluster::object::Pod, policy::evaluate::Question};
+use whydrop_core::{cluster::object::Pod, verdict::Question};
 
 use super::{Direction, DirectionVerdict, DropKind, DropRecord, End, ObjectRef, Record};
 

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    AgentRecord, AgentState, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel,
+    AgentRecord, AgentState, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel, Flow,
     MutedDrops, ObjectRef, Record,
     escape::{FIX, INCIDENT, name, phrase, shell_word, words},
     heal, incident,
@@ -74,7 +74,7 @@ fn drop_words(record: &DropRecord) -> String {
 fn drop_end(record: &DropRecord) -> String {
     let incident = short(&record.incident);
     let command = match &record.remedy {
-        Some(_) => format!("{FIX}{}", fix_command(record)),
+        Some(_) => format!("{FIX}{}", fix_command(&record.flow)),
         None => String::new(),
     };
     format!("{command}{INCIDENT}{}]", name(&incident))
@@ -151,8 +151,8 @@ fn changed_text(changed: &Changed, record: &DropRecord) -> String {
 }
 
 /// The command that prints the remedy, for a shell.
-pub fn fix_command(record: &DropRecord) -> String {
-    let (from, to, port) = asked(record);
+pub fn fix_command(flow: &Flow) -> String {
+    let (from, to, port) = asked(flow);
     fix_of(&from, &to, &port)
 }
 
@@ -164,8 +164,8 @@ pub(crate) fn fix_of(from: &str, to: &str, port: &str) -> String {
 
 /// The flow as commands are asked about it: from whom, to whom (the Service, if that was dialled),
 /// and on which port.
-pub fn asked(record: &DropRecord) -> (String, String, String) {
-    let destination = &record.flow.destination;
+pub fn asked(flow: &Flow) -> (String, String, String) {
+    let destination = &flow.destination;
     let to = match &destination.service {
         Some(service) => format!("{}/svc/{}", name(&service.namespace), name(&service.name)),
         None => end(destination),
@@ -174,7 +174,7 @@ pub fn asked(record: &DropRecord) -> (String, String, String) {
         Some(service) => service.port,
         None => destination.port.unwrap_or_default(),
     };
-    (end(&record.flow.source), to, format!("{port}/{}", name(&record.flow.protocol)))
+    (end(&flow.source), to, format!("{port}/{}", name(&flow.protocol)))
 }
 
 fn agent_line(record: &AgentRecord) -> String {

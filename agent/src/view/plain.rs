@@ -71,7 +71,7 @@ fn of_incident(lines: &mut Vec<String>, board: &Board, incident: &Incident) {
         lines.push(format!("  do: {}", step.text));
     }
     if let Some(drop) = incident.drops().find(|drop| drop.record().remedy.is_some()) {
-        lines.push(format!("  fix: {}", fix_command(drop.record())));
+        lines.push(format!("  fix: {}", fix_command(&drop.record().flow)));
     }
 }
 

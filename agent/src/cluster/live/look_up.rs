@@ -16,7 +16,7 @@ use whydrop_core::{
         look_up::Sought,
         object::{Object, Scale, Workload},
     },
-    policy::selector::Labels,
+    policy::requirement::Labels,
 };
 
 use super::{

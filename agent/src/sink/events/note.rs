@@ -2,9 +2,12 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
-use whydrop_core::diagnosis::Diagnosis;
+use whydrop_core::{diagnosis::Diagnosis, docket};
 
-use crate::report::{DropRecord, text::fix_command};
+use crate::report::{
+    flow_of,
+    text::{fix_command, short},
+};
 
 /// What an Event says.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,14 +25,10 @@ pub struct Note {
 }
 
 impl Note {
-    /// About a denial, for the pod that is affected: the one that connects, or the one that the
-    /// kubelet cannot probe. `None`: no denial, or no pod.
-    pub fn of(diagnosis: &Diagnosis, record: &DropRecord, at: Timestamp) -> Option<Self> {
-        if !diagnosis.cause.class.is_denial() {
-            return None;
-        }
-        let question = &diagnosis.question;
-        let pod = question.source.pod().or(question.destination.pod())?;
+    /// What it says about a denial, and how bad its incident is.
+    pub fn of(note: &docket::Note) -> Self {
+        let docket::Note { pod, judged, incident, severity, at } = note;
+        let Diagnosis { question, cause, .. } = &judged.judgement.diagnosis;
         let regarding = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Pod".to_owned()),
@@ -38,7 +37,7 @@ impl Note {
             uid: pod.uid.as_deref().map(str::to_owned),
             ..ObjectReference::default()
         };
-        let related = diagnosis.cause.policy.as_ref().map(|policy| ObjectReference {
+        let related = cause.policy.as_ref().map(|policy| ObjectReference {
             api_version: Some(policy.api_version.to_string()),
             kind: Some(policy.reference.kind.api_name().to_owned()),
             namespace: policy.reference.namespace.as_deref().map(str::to_owned),
@@ -46,7 +45,13 @@ impl Note {
             uid: policy.uid.as_deref().map(str::to_owned),
             ..ObjectReference::default()
         });
-        let text = format!("{question}: {}. Try: {}", diagnosis.cause.text, fix_command(record));
-        Some(Self { regarding, related, text, incident: diagnosis.incident(), at })
+        let name = short(&incident.to_string());
+        let incident_name = match severity {
+            Some(severity) => format!("{severity} incident {name}"),
+            None => format!("incident {name}"),
+        };
+        let fix = fix_command(&flow_of(&judged.judgement.diagnosis));
+        let text = format!("{incident_name}: {question}: {}. Try: {fix}", cause.text);
+        Self { regarding, related, text, incident: incident.0, at: *at }
     }
 }

@@ -3,20 +3,15 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{
-    Attribution, Case, Class, Diagnosis, ENFORCED_WITHIN, Fate, Inquiry, Situation,
-    attribution::{Flip, Sought, attribute, latest_flip},
-    diagnose,
-    reason::Died,
-    responsible,
-};
+use super::attribution::{Attribution, Flip, Sought, attribute, latest_flip};
 use crate::{
     cluster::{
         Snapshot,
         history::{Change, History},
     },
     correlate::{Evidence, Level},
-    policy::evaluate::Decision,
+    diagnosis::{Case, Class, Diagnosis, ENFORCED_WITHIN, Fate, Situation, diagnose, reason::Died},
+    policy::Policy,
 };
 
 /// How long ago a change may be that the network plugin has not caught up with: its daemon's
@@ -31,8 +26,9 @@ const LATE: f64 = 0.8;
 const SEEN_WITHIN: SignedDuration = SignedDuration::from_secs(1);
 
 /// The diagnosis of a drop that policies deny no more: the denial, and what changed so that it was
-/// one, if it stood when the packets died or the last of them did while it was taken away; else that the filter is out of sync, and what took the
-/// denial away. `None`: there was no such denial, or something else killed the flow.
+/// one, if it stood when the packets died or the last of them did while it was taken away; else that
+/// the filter is out of sync, and what took the denial away. `None`: there was no such denial, or
+/// something else killed the flow.
 pub(super) fn in_hindsight(
     history: &History,
     snapshot: &Snapshot,
@@ -41,12 +37,9 @@ pub(super) fn in_hindsight(
     worked: Option<Timestamp>,
 ) -> Option<(Diagnosis, Attribution)> {
     let Fate::Died(evidence) = case.fate else { return None };
-    let passes = matches!(diagnosis.verdict.decision(), Decision::Allowed | Decision::NotIsolated);
+    let passes = diagnosis.verdict.decision().lets_pass();
     let unexplained = matches!(diagnosis.cause.class, Class::OutOfSync | Class::NotPolicy);
-    let inquiry =
-        Inquiry { snapshot, case, question: &diagnosis.question, verdict: &diagnosis.verdict };
-    let other_reasons =
-        inquiry.spoofed(evidence).is_some() || inquiry.table_full(evidence).is_some();
+    let other_reasons = diagnosis.is_explained_by_kernel(snapshot, case, evidence);
     if !passes || !unexplained || !Died::of(evidence).is_filter() || other_reasons {
         return None;
     }
@@ -111,13 +104,13 @@ fn out_of_sync(
 ) -> Diagnosis {
     let mut told = diagnosis.clone();
     let direction = flip.verdict.denied_directions().next();
-    let policy = direction.and_then(|d| responsible(&flip.verdict, d).into_iter().next());
+    let policy = direction.and_then(|d| flip.verdict.direction(d).responsible().into_iter().next());
     let verb = match evidence.level() {
         Level::Rejected => "rejected",
         _ => "dropped",
     };
     let secs = late.as_secs().max(0);
-    let is_lead = |p: &crate::policy::Policy| {
+    let is_lead = |p: &Policy| {
         change.object.name == p.reference.name && change.object.namespace == p.reference.namespace
     };
     let (kind, object) = (change.kind.name(), &change.object);

@@ -11,13 +11,10 @@ use crate::{
         object::{Key, Kind, Pod},
         resolve::{Endpoint, Holder},
     },
-    policy::{
-        Policy,
-        evaluate::{Decision, Question, Verdict, evaluate},
-    },
+    diagnosis::Diagnosis,
+    policy::Policy,
+    verdict::{Decision, Question, Verdict, evaluate},
 };
-
-use super::Diagnosis;
 
 /// Changes this close together are taken as one: what one `kubectl apply` sends arrives within a
 /// second.
@@ -108,7 +105,7 @@ impl Sought {
     fn of(verdict: &Verdict) -> Option<Self> {
         match verdict.decision() {
             Decision::Denied => Some(Self::Denied),
-            Decision::Allowed | Decision::NotIsolated => Some(Self::Passes),
+            Decision::NotIsolated | Decision::Allowed => Some(Self::Passes),
             Decision::Unknown => None,
         }
     }

@@ -11,7 +11,7 @@ use crate::{
 
 /// Where the past is kept, and what has become of it.
 #[derive(Debug, Default)]
-pub(super) struct Past {
+pub(super) struct LastSuccess {
     /// Nowhere, where there is none.
     state: Option<StateDirectory>,
     /// The latest answer that was written.
@@ -25,7 +25,7 @@ pub(super) struct Past {
     forgotten: u64,
 }
 
-impl Past {
+impl LastSuccess {
     pub(super) fn new(state: Option<StateDirectory>) -> Self {
         Self { state, ..Self::default() }
     }
@@ -67,7 +67,7 @@ impl Past {
 impl Agent {
     /// Takes up what the agent before this one knew.
     pub(super) fn recall(&mut self) {
-        let Some(state) = &self.past.state else { return };
+        let Some(state) = &self.last_success.state else { return };
         let read = Boot::read()
             .map_err(anyhow::Error::from)
             .and_then(|boot| last_answers::read(state, &self.node, &boot));
@@ -82,42 +82,42 @@ impl Agent {
     }
 
     /// Counts what is forgotten, and writes down what is known.
-    pub(super) fn keep_past(&mut self, totals: &Totals) {
+    pub(super) fn keep_successes(&mut self, totals: &Totals) {
         let answers = match self.probe.successes.all() {
             Ok(answers) => answers,
             Err(error) => return self.degraded(&error),
         };
-        self.past.count(&answers, totals);
-        if self.past.state.is_none() {
+        self.last_success.count(&answers, totals);
+        if self.last_success.state.is_none() {
             return;
         }
-        match self.past.written() {
+        match self.last_success.written() {
             None => return,
-            Some(Ok(())) => self.past.complaint = None,
+            Some(Ok(())) => self.last_success.complaint = None,
             Some(Err(why)) => {
                 // Once more, with what has come since.
-                self.past.written = None;
+                self.last_success.written = None;
                 let what = format!("what is known ends with this agent: {why:#}");
-                if self.past.complaint.as_ref() != Some(&what) {
+                if self.last_success.complaint.as_ref() != Some(&what) {
                     self.degraded(&what);
-                    self.past.complaint = Some(what);
+                    self.last_success.complaint = Some(what);
                 }
             }
         }
         match Boot::read() {
-            Ok(boot) => self.past.write(&self.node, boot, answers),
+            Ok(boot) => self.last_success.write(&self.node, boot, answers),
             Err(error) => self.degraded(&error),
         }
     }
 
     /// Writes down the last of it, and waits for that.
-    pub(super) async fn keep_last(&mut self, totals: &Totals) {
-        if let Some(writing) = self.past.writing.take() {
+    pub(super) async fn keep_last_success(&mut self, totals: &Totals) {
+        if let Some(writing) = self.last_success.writing.take() {
             // What came of it matters no more: another one follows.
             let _ = writing.await;
         }
-        self.keep_past(totals);
-        if let Some(writing) = self.past.writing.take() {
+        self.keep_successes(totals);
+        if let Some(writing) = self.last_success.writing.take() {
             match writing.await.map_err(anyhow::Error::from).flatten() {
                 Ok(()) => tracing::info!("what is known is kept"),
                 Err(why) => self.degraded(&format!("what is known ends with this agent: {why:#}")),

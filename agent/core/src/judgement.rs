@@ -1,17 +1,17 @@
 //! A diagnosis, with since when it is so and what to do.
 
+mod attribution;
+mod hindsight;
+
 use jiff::Timestamp;
 
-use super::{
-    Attribution, Case, Diagnosis,
-    attribution::attribute,
-    diagnose,
-    hindsight::{before_denial, in_hindsight},
-};
 use crate::{
     cluster::{Snapshot, history::History},
+    diagnosis::{Case, Diagnosis, diagnose},
     remedy::{Remedy, remedy},
 };
+pub use attribution::{Attribution, attribute};
+use hindsight::{before_denial, in_hindsight};
 
 /// A flow judged, with what can be done about it and since which change it is so.
 #[derive(Clone, Debug)]

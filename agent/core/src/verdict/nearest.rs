@@ -6,11 +6,13 @@
 use std::cmp::Reverse;
 
 use super::{
-    Action, Layer, Peers, Policy, PolicyKind, RuleRef,
-    evaluate::{DirectionVerdict, PolicyTrace, RuleTrace},
-    matching::{Outcome, PeerMiss, PortMiss},
+    DirectionVerdict, PolicyTrace, RuleTrace,
+    outcome::{Outcome, PeerMiss, PortMiss},
 };
-use crate::flow::Direction;
+use crate::{
+    flow::Direction,
+    policy::{Action, Layer, Peers, Policy, PolicyKind, RuleRef},
+};
 
 /// A rule of an isolating policy of which one half matches the flow and the other does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,8 +41,10 @@ pub struct NearestMiss {
 /// What a rule lacks, in the order in which they are checked by hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Lack {
-    /// The peer's namespace has not the labels, or is not the policy's own.
+    /// The peer's namespace has not the labels.
     NamespaceLabels,
+    /// The peer's namespace is not the policy's own, which the rule asks for.
+    OtherNamespace,
     /// The peer pod has not the labels.
     PodLabels,
     /// The port's number.
@@ -110,7 +114,7 @@ fn closeness(lack: Lack) -> u8 {
     match lack {
         Lack::NamedPort | Lack::Except => 3,
         Lack::Port | Lack::Protocol => 2,
-        Lack::NamespaceLabels | Lack::PodLabels => 1,
+        Lack::NamespaceLabels | Lack::OtherNamespace | Lack::PodLabels => 1,
         Lack::Block => 0,
     }
 }
@@ -161,6 +165,9 @@ fn port_lack(miss: &PortMiss) -> Option<Lack> {
 
 fn peer_lack(miss: &PeerMiss) -> Lack {
     match miss {
+        PeerMiss::Labels { namespace: Some(miss), .. } if miss.is_other_namespace => {
+            Lack::OtherNamespace
+        }
         PeerMiss::Labels { namespace: Some(_), .. } => Lack::NamespaceLabels,
         PeerMiss::Labels { .. }
         | PeerMiss::NotAPod { .. }
