@@ -69,7 +69,7 @@ const HOUSE: &[Target] = &[
             "mute",    // rules of the configuration
             "sink",    // where records go
             "state",   // what outlives an agent
-            "health",  // the HTTP server
+            "http",    // health, readiness and metrics
             "heal",    // carries out what the core's healer decides
             "agent",   // the one task that decides
             "command", // subcommands
