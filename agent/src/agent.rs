@@ -1,36 +1,33 @@
-//! The agent's process: the one task that decides, and owns the clock.
+//! The agent's process: the one task that hands facts to the [`Docket`], carries out what that
+//! decides, and owns the clock.
 //!
 //! ```text
 //!  probe::Interfaces ──▶ Cluster (interfaces, addresses)
-//!  cluster::Source ────▶ Cluster ──▶ Snapshot ─────────────┐
-//!                                                          ▼
-//!  probe::Observations ▶ Correlator ─▶ Drop ─────▶ diagnose, remedy ─▶ Record ─▶ sink::{Log, Events,
-//!            tick ─────▶      │                           └▶ IncidentBook ─┤              Otlp, Metrics}
-//!                             │        Answered ─▶ diagnose ─▶ finding ─┤                  ▲
-//!                             └──────▶ Folded ─────────────────────────┘                  │
-//!  counts and lengths of all of these ─▶ Readings ────────────────────────────────────────┘
-//!  probe::Successes ◀─▶ Past ◀─▶ state directory     when flows worked last, from agent to agent
+//!  cluster::Source ────▶ Cluster ─┐
+//!                                 ▼
+//!  probe::Observations, time ─▶ Docket ─▶ Action ─┬─▶ Record, Note ─▶ sink::Sinks
+//!                                 ▲               ├─▶ look up: cluster::Source
+//!                                 └── answers ◀───┴─▶ ask: probe::Successes
+//!  counts and lengths of all of these ─▶ Reading ───────────────────▶ sink::Sinks
+//!  probe::Successes ◀─▶ LastSuccess ◀─▶ state directory     from one agent to the next
 //! ```
 //!
 //! One task drives all of it: each state has one writer by construction. What has to wait (watches
 //! and look-ups in the source, each sink) does so by itself, behind a bounded queue, so that neither
 //! a slow API server nor a slow reader of standard output holds up anything.
 
-mod alone;
-mod incidents;
-mod judge;
+mod actions;
+mod gauges;
+mod last_success;
 mod losses;
-mod own_path;
-mod past;
-mod recheck;
-mod stock;
-mod waiting;
+mod own_state;
+mod single_instance;
 
 use std::{
     collections::BTreeMap,
     future::Future,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -39,54 +36,41 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use whydrop_core::{
-    cluster::{Cluster, Interface, object::Kind},
-    correlate::Correlator,
-    incident::IncidentBook,
-    mute::{self, Muted},
+    cluster::{Addresses, Cluster, Interface},
+    docket::{Docket, Settings},
+    mute,
     observation::Observation,
+    own_path::Destination,
 };
 
 use crate::{
     cluster::{
         connect::{KubeArgs, address_of, config, dialled},
         folder::Folder,
-        live::{Live, Trouble},
+        live::Live,
         source::Source,
     },
-    health::Health,
-    probe::{Attach, Change, Config, Happened, Probe, State},
-    report::{AgentState, Record, Reporter},
-    sink::{
-        events::Events,
-        log::{Format, Log},
-        metrics::Metrics,
-        otlp::{
-            self, Origin, Otlp,
-            settings::{OtlpArgs, Settings},
-        },
-    },
+    http::Health,
+    probe::{Attach, Change, Config, Happened, Probe},
+    report::{AgentState, Reporter},
+    sink::{self, Outgoing, Place, Sinks, metrics::Metrics},
     state::StateDirectory,
 };
-use incidents::Notes;
+use last_success::LastSuccess;
 use losses::Losses;
-pub use own_path::Destination;
-use own_path::OwnPath;
-use past::Past;
-use recheck::Recheck;
-use waiting::{Seekers, Seeking, WaitingRoom};
 
 /// How often the kernel's counters are drained, and so how late a count may be.
 const TURN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often losses are looked for and told, and so how old a reading in the metrics may be: no
+/// How often losses are looked for and reported, and so how old a reading in the metrics may be: no
 /// older than what lies between two scrapes, as a rule.
-const STOCK_INTERVAL: Duration = Duration::from_secs(10);
+const GAUGES_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long to wait for the API server before the agent begins to judge without it. A warm one
+/// How long to wait for the API server before the agent begins to decide without it. A warm one
 /// lists everything within a second.
 const SYNC_PATIENCE: SignedDuration = SignedDuration::from_secs(20);
 
-/// What the agent is told by its command line.
+/// How an agent is set up.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The folder of manifests that describes the cluster; `None`: an API server does.
@@ -95,48 +79,31 @@ pub struct Options {
     pub kube: KubeArgs,
     /// The node it runs on.
     pub node: String,
-    /// The form of its records.
-    pub format: Format,
     /// How to attach to interfaces.
     pub attach: Attach,
     /// Where to answer whether the agent lives and is ready, and how it fares.
     pub health: Option<SocketAddr>,
-    /// The reason that Kubernetes Events give; `None`: write none.
-    pub event_reason: Option<String>,
-    /// How to reach a collector.
-    pub otlp: OtlpArgs,
+    /// Where to write records.
+    pub sinks: sink::Options,
     /// Where to keep what the next agent on this node goes on from; `None`: nowhere.
     pub state_directory: Option<PathBuf>,
-    /// What is meant and not to be told.
+    /// What is expected, and counted instead of reported.
     pub mute: Vec<mute::Rule>,
 }
 
-/// Everything that the agent's one task owns.
+/// Everything that the agent's one task owns: what decides, and its ports.
 struct Agent {
-    reporter: Reporter,
+    docket: Docket,
     cluster: Cluster,
-    correlator: Correlator,
-    incidents: IncidentBook,
-    notes: Notes,
-    recheck: Recheck,
-    own_path: OwnPath,
-    waiting: WaitingRoom,
-    seekers: Seekers,
+    reporter: Reporter,
     losses: Losses,
-    past: Past,
-    mute: Vec<mute::Rule>,
-    muted: Muted,
-    log: Log,
-    /// Where there is an API server to write them to.
-    events: Option<Events>,
-    /// Where there is a collector to send them to.
-    otlp: Option<Otlp>,
-    metrics: Metrics,
+    last_success: LastSuccess,
+    sinks: Sinks,
     probe: Probe,
     source: Source,
     health: Health,
     node: Arc<str>,
-    /// Judges nothing before it is ready, and is from then on.
+    /// Decides nothing before it is ready, and is from then on.
     is_ready: bool,
     started: Timestamp,
 }
@@ -151,9 +118,7 @@ pub async fn run(
     shutdown: impl Future<Output = &'static str>,
 ) -> anyhow::Result<()> {
     let node: Arc<str> = options.node.as_str().into();
-    let collector = Settings::read(&options.otlp)?;
     let mut cluster = Cluster::default();
-    let mut events = None;
     let mut api = None;
     let mut destinations = Vec::new();
     let source = if let Some(path) = options.manifests {
@@ -164,52 +129,32 @@ pub async fn run(
         let config = config(&options.kube).await.context("cannot reach the cluster")?;
         destinations.extend(destination("API server", dialled(&config).await));
         let client = Client::try_from(config).context("cannot reach the cluster")?;
-        let start = |reason| Events::start(client.clone(), options.node.clone(), reason);
-        events = options.event_reason.map(start);
         api = Some(client.clone());
         Source::Api(Box::new(Live::start(client, node.clone(), &mut cluster)))
     };
-    if let Some(collector) = &collector {
-        destinations.extend(destination("collector", address_of(&collector.url).await));
-    }
-    let _alone = alone::claim()?;
+    let _claim = single_instance::claim()?;
     let opened = options.state_directory.as_deref().map(StateDirectory::open).transpose();
     let (state, no_state) = match opened {
         Ok(state) => (state, None),
         Err(why) => (None, Some(format!("what is known ends with this agent: {why:#}"))),
     };
     let folder = state.as_ref().map(StateDirectory::path);
-    let start = |settings| {
-        let origin = Origin::new(&options.node)?;
-        let folder = folder.map(Path::to_path_buf);
-        Otlp::start(otlp::Options { settings: Arc::new(settings), origin, folder, bounds: None })
-    };
-    let otlp = collector.map(start).transpose().context("cannot send to a collector")?;
-    if let (Some(otlp), Some(client)) = (&otlp, api) {
-        otlp.learn_cluster(client);
-    }
+    let place = Place { node: &options.node, folder, client: api.as_ref() };
     let metrics = Metrics::default();
-    let health = Health::start(options.health, metrics.clone()).await?;
+    let sinks = Sinks::start(options.sinks, place, metrics.clone())?;
+    for (what, url) in sinks.destinations() {
+        destinations.extend(destination(what, address_of(url).await));
+    }
+    let health = Health::start(options.health, metrics).await?;
     let config = Config { attach: options.attach, ..Config::default() };
     let probe = Probe::start(&config).context("cannot watch this node")?;
     let mut agent = Agent {
-        reporter: Reporter { node: options.node.clone() },
+        docket: Docket::new(Settings { node: node.clone(), mute: options.mute, destinations }),
         cluster,
-        correlator: Correlator::default(),
-        incidents: IncidentBook::default(),
-        notes: Notes::default(),
-        recheck: Recheck::default(),
-        own_path: OwnPath::to(destinations),
-        waiting: WaitingRoom::default(),
-        seekers: Seekers::default(),
+        reporter: Reporter { node: options.node },
         losses: Losses::default(),
-        past: Past::new(state),
-        mute: options.mute,
-        muted: Muted::default(),
-        log: Log::start(options.format),
-        events,
-        otlp,
-        metrics,
+        last_success: LastSuccess::new(state),
+        sinks,
         probe,
         source,
         health,
@@ -234,14 +179,14 @@ impl Agent {
         tokio::pin!(shutdown);
         let mut turns = interval(TURN_INTERVAL);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut stock = interval(STOCK_INTERVAL);
-        stock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut gauges = interval(GAUGES_INTERVAL);
+        gauges.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let due = self.due();
             tokio::select! {
                 why = &mut shutdown => return why.to_owned(),
                 batch = self.probe.observations.next() => match batch {
-                    Ok(batch) => batch.iter().for_each(|seen| self.observe(seen)),
+                    Ok(batch) => self.observed(&batch),
                     Err(error) => return format!("the ring cannot be read: {error}"),
                 },
                 changes = self.probe.interfaces.next() => match changes {
@@ -253,48 +198,46 @@ impl Agent {
                     Err(error) => self.degraded(&error),
                 },
                 _ = turns.tick() => self.turn().await,
-                _ = stock.tick() => self.take_stock(Timestamp::now()),
+                _ = gauges.tick() => self.read_gauges(Timestamp::now()),
                 () = sleep_until(due) => {}
             }
             let now = Timestamp::now();
             self.get_ready(now);
             if self.is_ready {
-                self.judge(now);
+                let actions = self.docket.tick(&self.cluster, now);
+                self.carry_out(actions, now);
             }
         }
     }
 
-    /// When there is something to judge without anything coming in.
+    /// When there is something to decide without anything coming in.
     fn due(&self) -> Instant {
         if !self.is_ready {
             return Instant::now() + TURN_INTERVAL;
         }
         let now = Timestamp::now();
-        let due = [self.correlator.deadline(), self.recheck.deadline(), self.waiting.deadline()];
-        let due = due.into_iter().flatten().min();
-        let wait = due.map(|due| Duration::try_from(due.duration_since(now)).unwrap_or_default());
+        let until =
+            |due: Timestamp| Duration::try_from(due.duration_since(now)).unwrap_or_default();
+        let wait = self.docket.deadline().map(until);
         // Turns come around anyway.
         Instant::now() + wait.unwrap_or(TURN_INTERVAL).min(TURN_INTERVAL)
     }
 
-    /// Takes what was observed. Of a flow that dies once more, the kernel knows whether it worked in
-    /// between.
-    fn observe(&mut self, seen: &Observation) {
-        if let Some(flow) = self.correlator.dies_again(seen) {
-            match self.probe.successes.last(&flow) {
-                Ok(Some(at)) => self.correlator.worked(&flow, at),
-                Ok(None) => {}
-                Err(error) => self.degraded(&error),
-            }
+    /// Hands over what the kernel saw.
+    fn observed(&mut self, batch: &[Observation]) {
+        let now = Timestamp::now();
+        for seen in batch {
+            let action = self.docket.observed(seen);
+            self.carry_out(action, now);
         }
-        self.correlator.observe(seen);
     }
 
+    /// What is done once a second.
     async fn turn(&mut self) {
         let now = Timestamp::now();
         self.health.beat(now, self.source.is_synced());
         let trouble = self.source.turn(&mut self.cluster, now).filter(|_| self.is_ready);
-        self.tell_troubles(trouble);
+        self.report_troubles(trouble);
         match self.probe.connections.look(now) {
             Ok(Happened { full, invalid }) => {
                 if let Some(full) = full {
@@ -307,15 +250,12 @@ impl Agent {
             Err(error) => self.degraded(&error),
         }
         match self.probe.observations.turn().await {
-            Ok(counted) => counted.iter().for_each(|seen| self.correlator.observe(seen)),
+            Ok(counted) => self.observed(&counted),
             Err(error) => self.degraded(&error),
         }
         if self.is_ready {
-            self.check_own_path(now);
-            self.follow_incidents(now);
-        }
-        if let Some((since, tallies)) = self.muted.due(now) {
-            self.write(self.reporter.muted(now, since, tallies));
+            let actions = self.docket.turn(&self.cluster, now);
+            self.carry_out(actions, now);
         }
     }
 
@@ -343,36 +283,24 @@ impl Agent {
         for (index, name) in topology.links() {
             let addresses: Vec<IpAddr> = topology.addresses(index).collect();
             // What is there when the agent starts is older than that.
-            let since = match snapshot.interface(index) {
+            let since = match snapshot.node_facts().interface(index) {
                 Some(known) => known.since,
                 None => self.is_ready.then(Timestamp::now),
             };
             let interface = Interface { name: name.into(), addresses, since };
             self.cluster.set_interface(index, Some(interface));
         }
-        let local: Vec<IpAddr> =
-            topology.local().filter(|address| !address.is_loopback()).collect();
-        self.cluster.set_local_addresses(&self.node, &local);
+        let (local, routed) = (topology.local().collect(), topology.routed().collect());
+        self.cluster.set_addresses(&self.node, Addresses { local, routed });
     }
 
     fn cluster_changed(&mut self) {
         let now = Timestamp::now();
         let taken = self.source.take(&mut self.cluster, now);
         if taken.policies_changed && self.is_ready {
-            self.recheck.changed(now);
-            self.own_path.changed();
+            self.docket.policies_changed(now);
         }
-        self.tell_troubles(taken.troubles);
-    }
-
-    fn tell_troubles(&mut self, troubles: impl IntoIterator<Item = Trouble>) {
-        for trouble in troubles {
-            match trouble {
-                Trouble::Skipped(what) => self.degraded(&what),
-                Trouble::Failing { what, since } => self.degraded_since(&what, since),
-                Trouble::Recovered => self.tell_ready(),
-            }
-        }
+        self.report_troubles(taken.troubles);
     }
 
     /// Gets ready once the cluster is known, or has kept silent for too long.
@@ -383,139 +311,41 @@ impl Agent {
         }
         self.is_ready = true;
         self.health.beat(now, self.source.is_synced());
-        self.take_stock(now);
-        self.tell_ready();
+        self.read_gauges(now);
+        self.report_ready();
     }
 
-    fn tell_ready(&mut self) {
-        let snapshot = self.cluster.snapshot();
-        let objects: BTreeMap<_, _> = Kind::all()
-            .map(|kind| (kind.to_string(), snapshot.count(kind)))
-            .filter(|(_, count)| *count > 0)
-            .collect();
-        let mut cannot: Vec<String> = self
-            .probe
-            .parts
-            .iter()
-            .filter_map(|part| match &part.state {
-                State::Active => None,
-                State::Unavailable(why) | State::Failed(why) => {
-                    Some(format!("use {}: {why}", part.name))
-                }
-            })
-            .collect();
-        for (kind, count) in snapshot.unread() {
-            cannot
-                .push(format!("read {count} of kind {kind}: what they may decide cannot be told"));
-        }
-        for (kind, why) in snapshot.unsynced() {
-            let why = why.as_deref().unwrap_or("the API server has not listed them yet");
-            cannot.push(format!("tell what depends on {kind} objects: {why}"));
-        }
-        if snapshot.node(&self.node).is_none() && !snapshot.unsynced().contains_key(&Kind::Node) {
-            cannot.push(format!(
-                "find a Node object named {}: see --node-name and NODE_NAME",
-                self.node
-            ));
-        }
-        if self.otlp.as_ref().is_some_and(|otlp| !otlp.is_on_disk()) {
-            cannot.push(
-                "keep what waits for the collector across a restart: see --state-directory".into(),
-            );
-        }
-        let attached = self.probe.interfaces.attached();
-        let state = AgentState::Ready {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel: kernel_release(),
-            interfaces: attached.map(|(_, name)| name.to_owned()).collect(),
-            objects,
-            cannot,
-        };
-        self.tell(state);
-        let failed: Vec<_> =
-            self.probe.interfaces.failed().map(|(_, why)| why.to_owned()).collect();
-        for why in failed {
-            self.degraded(&format!("an interface is not watched: {why}"));
-        }
+    /// Hands something to every sink.
+    fn write(&self, outgoing: impl Into<Outgoing>) {
+        self.sinks.write(&outgoing.into());
     }
 
-    /// Says what does not work, on both streams; the agent goes on.
-    fn degraded(&self, what: &dyn std::fmt::Display) {
-        self.degraded_since(what, Timestamp::now());
-    }
-
-    fn degraded_since(&self, what: &dyn std::fmt::Display, since: Timestamp) {
-        tracing::warn!("{what}");
-        let since = since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        self.tell(AgentState::Degraded { what: what.to_string(), since });
-    }
-
-    fn tell(&self, state: AgentState) {
-        self.write(self.reporter.agent(Timestamp::now(), state));
-    }
-
-    /// Hands a record to the sinks that take every one.
-    fn write(&self, record: Record) {
-        self.metrics.write(&record);
-        if let Some(otlp) = &self.otlp {
-            otlp.write(record.clone());
-        }
-        self.log.write(record);
-    }
-
-    /// Tells what is left to tell.
+    /// Decides and reports what is left.
     async fn stop(mut self, why: String) {
-        for seen in self.probe.observations.rest() {
-            self.correlator.observe(&seen);
-        }
+        let rest = self.probe.observations.rest();
+        self.observed(&rest);
         self.turn().await;
         let now = Timestamp::now();
-        for correlated in self.correlator.flush(now) {
-            self.take(correlated, now);
-        }
-        for seeking in self.seekers.leave(Timestamp::MAX, |_| true) {
-            if let Seeking::Drop(drop) = seeking {
-                self.judge_known_drop(drop, now);
-            }
-        }
-        while let Some(waited) = self.waiting.leave(Timestamp::MAX) {
-            self.judge_again(waited, now);
-        }
-        self.hand_on_notes(Timestamp::MAX);
-        if let Some(events) = &mut self.events {
-            events.finish().await;
-        }
-        // Everything, however short ago it was told last.
-        self.take_stock(Timestamp::MAX);
-        if let Some((since, tallies)) = self.muted.take() {
-            self.write(self.reporter.muted(now, since, tallies));
-        }
+        let actions = self.docket.flush(&self.cluster, now);
+        self.carry_out(actions, now);
+        self.sinks.finish_without_records().await;
+        // Everything, however recently it was reported.
+        self.read_gauges(Timestamp::MAX);
+        let muted = self.docket.take_muted();
+        self.carry_out(muted, now);
         let counts = match self.probe.observations.totals() {
             Ok(totals) => {
-                self.keep_last(&totals).await;
-                self.losses.account(&totals, &self.correlator, self.muted.packets())
+                self.keep_last_success(&totals).await;
+                losses::account(&totals, &self.docket.account())
             }
             Err(_) => BTreeMap::new(),
         };
-        self.tell(AgentState::Stopping { why, counts });
-        let Self { log, otlp, .. } = self;
-        let collected = async {
-            if let Some(otlp) = otlp {
-                otlp.finish().await;
-            }
-        };
-        tokio::join!(log.finish(), collected);
+        self.report_state(AgentState::Stopping { why, counts });
+        self.sinks.finish().await;
     }
 }
 
 /// What the agent must reach, where its address is known.
 fn destination(what: &str, address: Option<SocketAddr>) -> Option<Destination> {
     Some(Destination { what: what.to_owned(), address: address? })
-}
-
-fn kernel_release() -> String {
-    match nix::sys::utsname::uname() {
-        Ok(name) => name.release().to_string_lossy().into_owned(),
-        Err(_) => "(unknown)".to_owned(),
-    }
 }

@@ -8,21 +8,22 @@ mod ends;
 mod explain;
 mod fix;
 mod heal;
+mod messages;
 mod progress;
 mod report;
 mod source;
 mod view;
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     process::ExitCode,
 };
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
-use tracing_subscriber::EnvFilter;
 
-use crate::{report::Record, sink::log::Format};
+use self::messages::complain;
+use crate::report::Record;
 
 /// Names the Kubernetes `NetworkPolicy` that dropped a connection, why, and the rule that fixes it.
 #[derive(Debug, Parser)]
@@ -72,7 +73,7 @@ pub enum Outcome {
 
 /// Runs a command and says how it went, on standard error where it went wrong.
 pub fn run(cli: Cli) -> ExitCode {
-    start_messages(&cli.command);
+    messages::start(&cli.command);
     let outcome = match cli.command {
         Command::Agent(args) => agent::run(args),
         Command::Explain(args) => explain::run(&args),
@@ -93,29 +94,6 @@ pub fn run(cli: Cli) -> ExitCode {
             ExitCode::from(2)
         }
     }
-}
-
-/// Messages go to standard error, so that records and messages never mix.
-fn start_messages(command: &Command) {
-    let (default, json) = match command {
-        Command::Agent(args) => ("info", args.log_format != Format::Text),
-        Command::Heal(args) => ("info", args.log_format != Format::Text),
-        _ => ("warn", false),
-    };
-    // The client says itself what its caller says better.
-    let default = format!("{default},kube_client=off,kube_runtime=error");
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let messages = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    if json {
-        messages.json().init();
-    } else {
-        messages.with_ansi(io::stderr().is_terminal()).init();
-    }
-}
-
-/// A line on standard error, for the person who gave the command.
-fn complain(line: &str) {
-    let _ = writeln!(io::stderr(), "whydrop: {line}");
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

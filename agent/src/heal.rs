@@ -47,8 +47,11 @@ use crate::{
         connect::{KubeArgs, connect},
         live::once::{Wanted, read},
     },
-    health::Health,
-    records::{Line, read as read_line},
+    http::Health,
+    records::{
+        Line, read as read_line,
+        text::{bare, is_record},
+    },
     report::{
         Record,
         heal::{HealAction, HealReporter},
@@ -180,8 +183,7 @@ impl Task {
                 Record::Heal(_) | Record::Agent(_) => Ok(()),
             },
             Line::Unreadable { why } => Err(why),
-            // What begins with a time is a record in text: those cannot be read back.
-            Line::Other if text.contains(" INCIDENT ") || text.contains(" DROP ") => {
+            Line::Other if is_record(bare(text)) => {
                 Err("it writes its records as text: set --log-format json".to_owned())
             }
             Line::Other => Ok(()),

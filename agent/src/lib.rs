@@ -5,7 +5,7 @@ mod chain;
 pub mod cluster;
 pub mod command;
 pub mod heal;
-pub mod health;
+pub mod http;
 pub mod mute;
 pub mod page;
 pub mod probe;

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use whydrop_core::{
     diagnosis::Class,
-    mute::{End, OTHERS, REASON_BYTES_MAX, Rule},
+    mute::{End, OTHERS, Rule},
+    policy::mute_annotation::REASON_BYTES_MAX,
 };
 
 use crate::cluster::manifests;

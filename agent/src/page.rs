@@ -18,7 +18,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::{
     records::board::{Board, Incident},
-    report::text::escape,
+    report::escape::escape,
 };
 
 /// How many incidents are told in full (up to 60 kB each), the most urgent first: what a browser

@@ -1,7 +1,9 @@
 //! Records read back, from the lines of agents' logs: of one node or of many, as they come.
 
 pub mod board;
+pub mod lines;
 pub mod named;
+pub mod text;
 
 use serde::Deserialize;
 
@@ -35,12 +37,13 @@ struct Head {
     kind: String,
 }
 
-/// Reads a line as `whydrop agent --log-format json` writes it, or as `kubectl logs` passes it on:
-/// with `--prefix` or `--timestamps` something stands before it.
+/// Reads a line as `whydrop agent --log-format json` writes it, or as `kubectl logs` passes it on
+/// with `--prefix` or `--timestamps`. The whole line is the record: one within a text is none.
 pub fn read(line: &str) -> Line {
-    let Some(json) = line.find('{').map(|start| line[start..].trim_end()) else {
+    let json = text::bare(line);
+    if !json.starts_with('{') {
         return Line::Other;
-    };
+    }
     if let Some((kind, _)) = json.strip_prefix(BEGINNING).and_then(|rest| rest.split_once('"')) {
         return parse(kind, json);
     }
@@ -75,10 +78,18 @@ fn parse(kind: &str, json: &str) -> Line {
 
 fn fields<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, String> {
     let mut reader = serde_json::Deserializer::from_str(json);
-    serde_path_to_error::deserialize(&mut reader).map_err(|error| match error.inner().is_eof() {
+    let fields = serde_path_to_error::deserialize(&mut reader);
+    let fields = fields.map_err(|error| match error.inner().is_eof() {
         true => CUT_OFF.to_owned(),
         false => format!("{}: {}", error.path(), error.inner()),
-    })
+    })?;
+    reader.end().map_err(|_| "expected the record to be the whole line".to_owned())?;
+    Ok(fields)
+}
+
+/// What stands for a line that is too long to be read.
+pub fn too_long() -> Line {
+    unreadable(&format!("the line is longer than {} bytes", lines::LINE_BYTES_MAX))
 }
 
 fn unreadable(why: &str) -> Line {
@@ -100,6 +111,18 @@ mod tests {
         assert!(matches!(&plain, Line::Record(record) if matches!(**record, Record::Agent(_))));
         let prefixed = format!("[pod/whydrop-x/whydrop] 2026-01-02T03:04:05.1Z {READY}\n");
         assert_eq!(read(&prefixed), plain);
+    }
+
+    #[test]
+    fn a_record_within_a_text_is_none() {
+        for before in ["2026-01-02T03:04:05Z AGENT node/a degraded since x: ", "x ", "\"", "[", " "]
+        {
+            assert_eq!(read(&format!("{before}{READY}")), Line::Other, "{before}");
+        }
+        for after in [" x", READY, "}"] {
+            let line = read(&format!("{READY}{after}"));
+            assert!(matches!(line, Line::Unreadable { .. }), "{after}: {line:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! optional are left out.
 
 mod convert;
+pub mod escape;
 pub mod explanation;
 pub mod heal;
 pub mod hubble;
@@ -120,23 +121,7 @@ pub struct End {
     /// The Service that was dialled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<Service>,
-    /// The pod's labels.
-    #[serde(skip)]
-    pub labels: Labels,
 }
-
-/// A pod's labels, `KEY=VALUE`: for Hubble's form alone, and no part of the schema, so that a record
-/// is the same with and without them.
-#[derive(Clone, Debug, Default)]
-pub struct Labels(pub Vec<String>);
-
-impl PartialEq for Labels {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Labels {}
 
 /// A workload in the pod's namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

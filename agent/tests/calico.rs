@@ -6,9 +6,10 @@ use whydrop::{
 };
 use whydrop_core::{
     cluster::Cluster,
-    diagnosis::{Case, Class, Fate, Judgement, judge},
+    diagnosis::{Case, Class, Fate},
     flow::{Flow, Protocol},
-    policy::evaluate::Decision,
+    judgement::{Judgement, judge},
+    verdict::Decision,
 };
 
 /// A web pod and a database on node worker-1, and a Service in front of the database.

@@ -18,7 +18,7 @@ use whydrop_core::{
     flow::{Flow, Protocol},
     heal::{Mode, Outcome, POLICIES_MAX, Proposal, Refusal, Standing, propose},
     incident::IncidentId,
-    policy::evaluate::{Decision, Question, evaluate},
+    verdict::{Decision, Question, evaluate},
 };
 
 const INCIDENT: IncidentId = IncidentId(0x5e88_4898_da28_0471);

@@ -13,9 +13,10 @@ use whydrop::{
 use whydrop_core::{
     cluster::Cluster,
     correlate::{Correlated, Correlator, Drop},
-    diagnosis::{Case, Fate, judge},
+    diagnosis::{Case, Fate},
     flow::{Flow, Protocol, Worked},
     incident::{IncidentBook, JudgedDrop},
+    judgement::judge,
     observation::{AttemptId, DropReason, Fact, Observation},
 };
 
@@ -141,8 +142,8 @@ fn story() -> Vec<Record> {
             let case = Case { flow: drop.flow, dialled: None, at: at_last, fate };
             let judgement = judge(&snapshot, cluster.history(), &case);
             let worked = Some(Worked { first: at(-600), last: at(1), connections: 3 });
-            let judged = JudgedDrop { drop: &drop, judgement: &judgement, worked };
-            book.take(&judged, drop.evidence.last());
+            let judged = JudgedDrop { drop, judgement, worked };
+            book.take(&judged, judged.drop.evidence.last());
         }
         let changes = book.tick(&snapshot, at(seconds));
         records.extend(changes.iter().map(|change| reporter.incident(at(seconds), change)));

@@ -8,13 +8,19 @@ use jiff::Timestamp;
 use serde_json::Value;
 use whydrop::{
     cluster::manifests::Manifests,
-    report::{AgentState, End, MutedDrops, Record, Reporter, hubble, text},
+    report::{
+        AgentState, End, MutedDrops, Record, Reporter,
+        hubble::{self, Pods},
+        text,
+    },
 };
 use whydrop_core::{
     cluster::{Cluster, Interface},
     correlate::{Correlated, Correlator, Drop},
-    diagnosis::{Case, Fate, diagnose, judge},
+    diagnosis::{Case, Fate, diagnose},
     flow::{Flow, Protocol, Worked},
+    incident::JudgedDrop,
+    judgement::judge,
     observation::{AttemptId, DropReason, Fact, Observation, Rejection},
 };
 
@@ -144,7 +150,7 @@ fn drop_record(manifests: &str, fact: &Fact, worked: Option<Worked>) -> Record {
     };
     let judgement = judge(&snapshot, cluster.history(), &case);
     let now = time("2026-01-02T03:04:05.678901Z");
-    reporter().drop(now, &snapshot, &drop, &judgement, worked)
+    reporter().drop(now, &snapshot, &JudgedDrop { drop, judgement, worked })
 }
 
 fn finding() -> Record {
@@ -243,9 +249,16 @@ fn records_as_text() {
 
 #[test]
 fn records_as_hubble_exports_flows() {
-    let flow = hubble::flow(&all_records()[0]).expect("a flow");
+    let snapshot = cluster(FRONTEND_TO_BACKEND).snapshot();
+    let pod = |namespace, name| snapshot.pod(namespace, name).cloned();
+    let pods = Pods { source: pod("frontend", "pod-a"), destination: pod("backend", "pod-b") };
+    assert!(pods.source.is_some() && pods.destination.is_some());
+    let flow = hubble::flow(&all_records()[0], &pods).expect("a flow");
     insta::assert_snapshot!(serde_json::to_string_pretty(&flow).expect("JSON"));
-    let flows = all_records().iter().filter(|record| hubble::flow(record).is_some()).count();
+    let flows = all_records()
+        .iter()
+        .filter(|record| hubble::flow(record, &Pods::default()).is_some())
+        .count();
     assert_eq!(flows, 4, "drops, and nothing else");
 }
 

@@ -20,9 +20,10 @@ use serde_json::{Value, json};
 use whydrop::{cluster::manifests::Manifests, report::verdict_of};
 use whydrop_core::{
     cluster::{Snapshot, history::History},
-    diagnosis::{Case as Asked, Fate, judge},
+    diagnosis::{Case as Asked, Fate},
     flow::{Flow, Protocol},
-    policy::evaluate::{Decision, Verdict},
+    judgement::judge,
+    verdict::{Decision, Verdict},
 };
 
 use crate::lab::{client, server::Server};

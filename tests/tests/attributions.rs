@@ -14,12 +14,11 @@ use whydrop_core::{
         history::Change,
         object::{Key, Object},
     },
-    diagnosis::{Attribution, Case, Fate, judge},
+    diagnosis::{Case, Fate},
     flow::Flow,
-    policy::{
-        Action, Peers, Policy, Rule,
-        evaluate::{Decision, evaluate},
-    },
+    judgement::{Attribution, judge},
+    policy::{Action, Peers, Policy, Rule},
+    verdict::{Decision, evaluate},
 };
 
 /// How many stories are made of the cases of a file.

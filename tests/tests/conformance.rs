@@ -16,10 +16,9 @@ use whydrop::cluster::manifests::Manifests;
 use whydrop_core::{
     cluster::Snapshot,
     flow::Direction,
-    policy::{
-        Layer, RuleRef,
-        evaluate::{Decision, DirectionVerdict, Exemption, Question, Verdict, evaluate},
-        nearest::half_matches,
+    policy::{Layer, RuleRef},
+    verdict::{
+        Decision, DirectionVerdict, Exemption, Question, Verdict, evaluate, nearest::half_matches,
     },
 };
 use whydrop_tests::agent::binary;

@@ -13,7 +13,10 @@ use kube::{
     api::ListParams,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use whydrop::sink::events::{Events, Note, QUEUE_MAX};
+use whydrop::sink::{
+    Sink as _,
+    events::{Events, Note, QUEUE_MAX},
+};
 use whydrop_tests::kube::{
     api::{self, Settings},
     kubectl::Kubectl,
@@ -94,11 +97,11 @@ async fn two_nodes_that_see_one_incident_write_one_event_and_count_it() {
         [stage.sink("worker-1", "whydrop").await, stage.sink("worker-2", "whydrop").await];
     for node in &nodes {
         for ago in [90, 80, 70] {
-            node.write(note("shop", "web-0", 1, ago));
+            node.write(&note("shop", "web-0", 1, ago).into());
         }
         // Another pod, and another incident, are another Event.
-        node.write(note("shop", "web-1", 1, 60));
-        node.write(note("shop", "web-0", 2, 60));
+        node.write(&note("shop", "web-1", 1, 60).into());
+        node.write(&note("shop", "web-0", 2, 60).into());
     }
     let [first, second] = &mut nodes;
     tokio::join!(first.finish(), second.finish());
@@ -131,7 +134,7 @@ async fn new_events_are_limited_by_namespace_and_node_and_the_rest_is_counted() 
     for namespace in namespaces {
         for pod in 0..25 {
             let pod = format!("web-{pod}");
-            node.write(Note { at: minute, ..note(namespace, &pod, 1, 0) });
+            node.write(&Note { at: minute, ..note(namespace, &pod, 1, 0) }.into());
         }
     }
     const { assert!(4 * 25 < QUEUE_MAX, "none is shed for want of room") };
@@ -154,7 +157,7 @@ async fn what_cannot_be_written_is_counted_and_hurts_nobody() {
     let mut stage = Stage::new();
     let mut node = stage.sink("worker-1", "nobody").await;
     for pod in ["web-0", "web-1", "web-0"] {
-        node.write(note("shop", pod, 1, 0));
+        node.write(&note("shop", pod, 1, 0).into());
     }
     node.finish().await;
     assert_eq!(node.shed(), 3, "it may not");
@@ -162,10 +165,10 @@ async fn what_cannot_be_written_is_counted_and_hurts_nobody() {
 
     let mut node = stage.sink("worker-1", "whydrop").await;
     stage.api.stop_apiserver().expect("stopped");
-    node.write(note("shop", "web-0", 1, 0));
+    node.write(&note("shop", "web-0", 1, 0).into());
     node.finish().await;
     assert_eq!(node.shed(), 1, "nobody answers");
     // It takes no more, and says so.
-    node.write(note("shop", "web-0", 1, 0));
+    node.write(&note("shop", "web-0", 1, 0).into());
     assert_eq!((node.shed(), node.queued()), (2, 0));
 }

@@ -11,10 +11,11 @@ use whydrop::{
 };
 use whydrop_core::{
     cluster::{Cluster, Snapshot, history::History},
-    diagnosis::{Case, Fate, Judgement, judge},
+    diagnosis::{Case, Fate},
     flow::Flow,
-    policy::evaluate::{Decision, evaluate},
+    judgement::{Judgement, judge},
     remedy::patch::{Patch, patch},
+    verdict::{Decision, evaluate},
 };
 
 struct Probe {

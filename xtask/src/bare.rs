@@ -44,7 +44,9 @@ const CARGO_BIN: &str = "root/.cargo/bin";
 const PATH: &str = "/root/.cargo/bin:/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Mounts what a machine has, and runs the command in the clone. `$1` is the root, the rest the
-/// command. The mounts are private, and go with the namespace.
+/// command. The mounts are private, and go with the namespace. The shell stays: as the first process
+/// it waits for whatever loses its parent, and a signal that ends the command would not end it were it
+/// the first.
 const INSIDE: &str = r#"
 set -e
 bare=$1; shift
@@ -56,7 +58,7 @@ mount --rbind /dev "$bare/dev"
 mount -t tmpfs tmpfs "$bare/run"
 mount -t tmpfs tmpfs "$bare/tmp"
 hostname bare
-exec chroot "$bare" sh -ec 'cd /root/whydrop; exec "$@"' sh "$@"
+chroot "$bare" sh -ec 'cd /root/whydrop; exec "$@"' sh "$@" || exit $?
 "#;
 
 #[derive(clap::Args)]

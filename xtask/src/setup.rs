@@ -17,7 +17,7 @@ use crate::{
     plan::{Plan, say},
     toolchain,
 };
-use programs::{FONTS, LLVM, PROGRAMS, Program};
+use programs::{LLVM, PACKAGES, PROGRAMS, Program};
 
 /// Links eBPF programs; its version goes with the LLVM it is linked to.
 const BPF_LINKER: Tool = Tool {
@@ -210,9 +210,11 @@ fn prepare_packages(plan: &mut Plan, needs: &[Need], compiles_linker: bool) -> R
         }
         seconds += if *need == Need::Page { BROWSER_SECONDS } else { 0 };
     }
-    if needs.contains(&Need::Page) && !installed(FONTS) {
-        say(&format!("missing: {FONTS} (Debian package), which pages are shown in"));
-        packages.push(FONTS);
+    for (package, purpose, need) in PACKAGES {
+        if needs.contains(need) && !installed(package) {
+            say(&format!("missing: {package} (Debian package), {purpose}"));
+            packages.push(package);
+        }
     }
     if compiles_linker {
         let missing: Vec<_> = LLVM.iter().copied().filter(|package| !installed(package)).collect();

@@ -231,17 +231,22 @@ impl Correlator {
         [clear, pending, open, loose, folded].into_iter().flatten().min()
     }
 
-    /// Where dropped packets went so far. What is in none of its parts is in an open drop or is
+    /// Where dropped packets went so far. What is in none of its parts was returned in a drop, or is
     /// still [`Self::undecided`].
     pub fn account(&self) -> Account {
         self.account
     }
 
-    /// Dropped packets whose fate is not clear yet.
+    /// Dropped packets that no part of [`Self::account`] and no drop that was returned has yet.
     pub fn undecided(&self) -> u64 {
         let pending = self.pending.values().map(|pending| pending.evidence.kernel_packets());
         let loose = self.loose.values().map(|loose| loose.evidence.kernel_packets());
-        pending.chain(loose).sum()
+        let open = self.open.values().map(|open| open.drop.untold_packets());
+        let clear = self.clear.iter().map(|correlated| match correlated {
+            Correlated::Drop(drop) => drop.untold_packets(),
+            Correlated::Folded(_) | Correlated::Answered { .. } => 0,
+        });
+        pending.chain(loose).chain(open).chain(clear).sum()
     }
 
     /// A sign that an attempt is in trouble.

@@ -10,9 +10,10 @@
 //! use whydrop_core::{
 //!     cluster::Cluster,
 //!     correlate::{Correlated, Correlator},
-//!     diagnosis::{Case, Fate, judge},
+//!     diagnosis::{Case, Fate},
 //!     flow::{Flow, Protocol},
 //!     incident::{Happened, IncidentBook, JudgedDrop, Resolution, SILENCE},
+//!     judgement::judge,
 //!     observation::{DropReason, Fact, Observation},
 //! };
 //!
@@ -48,7 +49,7 @@
 //!     let at = Some(drop.evidence.last());
 //!     let case = Case { flow, dialled: None, at, fate: Fate::Died(&drop.evidence) };
 //!     let judgement = judge(&cluster.snapshot(), cluster.history(), &case);
-//!     let judged = JudgedDrop { drop: &drop, judgement: &judgement, worked: None };
+//!     let judged = JudgedDrop { drop, judgement, worked: None };
 //!     book.take(&judged, now);
 //! }
 //! // … which opens an incident …
@@ -64,6 +65,7 @@
 
 mod affected;
 mod assessment;
+mod dying;
 mod entry;
 mod facts;
 mod plan;
@@ -80,8 +82,9 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     cluster::{Snapshot, look_up::Sought},
     correlate::{Drop, DropId, REPORT_INTERVAL},
-    diagnosis::{Attribution, Cause, Class, Diagnosis, Judgement},
+    diagnosis::{Cause, Class, Diagnosis},
     flow::{Flow, Worked},
+    judgement::{Attribution, Judgement},
     policy::PolicyRef,
 };
 pub use affected::{Affected, Party, Path, Pods};
@@ -132,13 +135,13 @@ impl fmt::Display for IncidentId {
     }
 }
 
-/// A drop and what became of it.
-#[derive(Clone, Copy, Debug)]
-pub struct JudgedDrop<'a> {
+/// A drop, judged.
+#[derive(Clone, Debug)]
+pub struct JudgedDrop {
     /// The drop.
-    pub drop: &'a Drop,
-    /// Why it died.
-    pub judgement: &'a Judgement,
+    pub drop: Drop,
+    /// Why, since when and what to do.
+    pub judgement: Judgement,
     /// Which of the flow's connections were answered.
     pub worked: Option<Worked>,
 }
@@ -233,7 +236,7 @@ pub struct IncidentBook {
 
 impl IncidentBook {
     /// Links a judged drop that is worth telling to the incident of its cause.
-    pub fn take(&mut self, judged: &JudgedDrop<'_>, now: Timestamp) {
+    pub fn take(&mut self, judged: &JudgedDrop, now: Timestamp) {
         let diagnosis = &judged.judgement.diagnosis;
         if diagnosis.cause.class == Class::None {
             return;

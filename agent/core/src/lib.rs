@@ -1,9 +1,9 @@
 //! The decisions of whydrop, as pure functions over plain data.
 //!
 //! ```text
-//! Observation + Tick ─▶ correlate ─▶ Drop ─┐
-//!                                          ├─▶ diagnosis ─▶ Judgement ─▶ incident ─▶ IncidentChange
-//! Objects ─▶ cluster ─▶ Snapshot ─▶ policy ┘   (cause, change, remedy)
+//! Observation + Tick ─▶ correlate ─▶ Drop ───────────────┐
+//! Objects ─▶ policy ─▶ cluster ─▶ Snapshot ─▶ verdict ──┴▶ diagnosis ─▶ remedy ─▶ judgement ─┐
+//!                                                            IncidentChange ◀─ incident ◀────┘
 //! ```
 //!
 //! Nothing here waits, reads a file, a socket or a clock, or fails: what cannot be decided is a
@@ -12,12 +12,15 @@
 pub mod cluster;
 pub mod correlate;
 pub mod diagnosis;
+pub mod docket;
 pub mod flow;
 pub mod heal;
 pub mod incident;
+pub mod judgement;
 pub mod mute;
 pub mod observation;
 pub mod own_path;
 pub mod policy;
 pub mod problem;
 pub mod remedy;
+pub mod verdict;

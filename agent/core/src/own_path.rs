@@ -8,6 +8,15 @@ use crate::{
     flow::{Flow, Protocol},
 };
 
+/// Something that the agent must reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// What it is, for people: `API server`.
+    pub what: String,
+    /// Where it is dialled.
+    pub address: SocketAddr,
+}
+
 /// A connection of the agent's, asked about.
 pub fn case(source: IpAddr, destination: SocketAddr) -> Case<'static> {
     let (destination, port) = (destination.ip(), destination.port());

@@ -13,17 +13,16 @@
 
 pub mod admin;
 pub mod calico;
-pub mod evaluate;
 pub mod expression;
+pub mod given_label;
 pub mod index;
-pub mod matching;
-pub(crate) mod members;
-pub mod nearest;
+pub mod mute_annotation;
 pub mod network_policy;
+pub mod network_set;
 pub mod order;
+pub mod requirement;
 pub mod selector;
 pub mod tier;
-mod walk;
 
 use std::{fmt, sync::Arc};
 
@@ -33,7 +32,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::flow::{Direction, Protocol};
 use order::Order;
-use selector::{Labels, Selector};
+use requirement::Labels;
+use selector::Selector;
 
 /// The label that the API server gives every namespace, with its name as the value.
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -177,7 +177,7 @@ pub struct Policy {
     pub created: Option<Timestamp>,
     /// When a manager last wrote to its spec, by `metadata.managedFields`.
     pub written: Option<Timestamp>,
-    /// Why what it denies is meant so, see [`crate::mute`]; `None`: nobody says that it is.
+    /// Why what it denies is meant so, see [`mute_annotation`]; `None`: nobody says that it is.
     pub mute: Option<Arc<str>>,
     /// Where it stands in the order of decisions.
     pub layer: Layer,
@@ -320,6 +320,26 @@ impl PodPeer {
     }
 }
 
+impl fmt::Display for PodPeer {
+    /// `pods app=web in namespaces team=blue`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pods.is_everything() {
+            true => f.write_str("pods")?,
+            false => write!(f, "pods {}", self.pods)?,
+        }
+        if let Some(accounts) = &self.accounts {
+            write!(f, " of {accounts}")?;
+        }
+        match &self.namespaces {
+            Namespaces::Own(namespace) => write!(f, " in namespace {namespace}"),
+            Namespaces::Selected(selector) if selector.is_everything() => {
+                f.write_str(" in any namespace")
+            }
+            Namespaces::Selected(selector) => write!(f, " in namespaces {selector}"),
+        }
+    }
+}
+
 /// Which namespaces pods are looked for in.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Namespaces {
@@ -336,6 +356,20 @@ pub struct Accounts {
     pub names: Vec<Arc<str>>,
     /// With these labels.
     pub selector: Selector,
+}
+
+impl fmt::Display for Accounts {
+    /// `service accounts a or b with labels role == 'ci'`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("service accounts")?;
+        if !self.names.is_empty() {
+            write!(f, " {}", self.names.join(" or "))?;
+        }
+        match self.selector.is_everything() {
+            true => Ok(()),
+            false => write!(f, " with labels {}", self.selector),
+        }
+    }
 }
 
 /// A Service as a peer.

@@ -23,12 +23,11 @@ use crate::{
     policy::{
         Layer, NAMESPACE_NAME_LABEL, Namespaces, Peer, Peers, Policy, PolicyKind, PolicyRef,
         calico::{self, Group, wire::CalicoPolicy},
-        evaluate::{Decision, DirectionVerdict, Question, Verdict, evaluate},
-        matching::selects,
-        members::GIVEN_PREFIX,
-        nearest::Lack,
-        network_policy,
-        selector::{Operator, Requirement},
+        given_label, network_policy,
+        requirement::{Operator, Requirement},
+    },
+    verdict::{
+        Decision, DirectionVerdict, Question, Verdict, evaluate, nearest::Lack, selects::selects,
     },
 };
 
@@ -182,8 +181,7 @@ fn remedy_of_form(
         policies.push(policy);
         manifests.push(manifest);
     }
-    let decision = evaluate(&with_remedy, question).decision();
-    let passes = matches!(decision, Decision::Allowed | Decision::NotIsolated);
+    let passes = evaluate(&with_remedy, question).decision().lets_pass();
     let verified = passes && isolates_nobody(snapshot, &with_remedy, &policies);
     if !verified {
         return None;
@@ -378,7 +376,7 @@ fn summary(snapshot: &Snapshot, diagnosis: &Diagnosis, policies: &[Policy]) -> S
 /// if that alone lets the flow pass. The command, and the cluster with the label.
 fn label_namespace(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<(String, Snapshot)> {
     let miss = diagnosis.cause.nearest_miss.as_ref()?;
-    if miss.lack != Lack::NamespaceLabels || miss.wanted.contains("own namespace") {
+    if miss.lack != Lack::NamespaceLabels {
         return None;
     }
     let direction = diagnosis.cause.direction?;
@@ -386,7 +384,7 @@ fn label_namespace(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<(String
         Direction::Egress => diagnosis.question.destination.pod()?,
         Direction::Ingress => diagnosis.question.source.pod()?,
     };
-    let namespace = snapshot.namespace(&peer.namespace)?;
+    let namespace = snapshot.namespace(&peer.namespace).filter(|n| is_plain(&n.name))?;
     let policy = snapshot.policies().get(&miss.rule.policy)?;
     let rule = policy.rules(direction)?.get(miss.rule.rule)?;
     let Peers::AnyOf(peers) = &rule.peers else { return None };
@@ -398,7 +396,7 @@ fn label_namespace(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<(String
         relabelled.labels.extend(labels.iter().map(|(k, v)| (k.clone(), v.clone())));
         let relabelled = snapshot.with_namespace(relabelled);
         let verdict = evaluate(&relabelled, &diagnosis.question);
-        if matches!(verdict.decision(), Decision::Allowed | Decision::NotIsolated) {
+        if verdict.decision().lets_pass() {
             let labels: Vec<_> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
             let labels = labels.join(" ");
             let command = format!("kubectl label namespace {} {labels}", namespace.name);
@@ -416,10 +414,37 @@ fn simple_labels<'a>(
         .map(|requirement| match &requirement.operator {
             // The API server, or Calico, owns these labels.
             _ if &*requirement.key == NAMESPACE_NAME_LABEL => None,
-            _ if requirement.key.starts_with(GIVEN_PREFIX) => None,
+            _ if requirement.key.starts_with(given_label::PREFIX) => None,
             Operator::In(values) => Some((requirement.key.clone(), values.first()?.clone())),
             _ => None,
         })
         .collect();
-    labels.filter(|labels| !labels.is_empty())
+    let are_plain = |(key, value): &(Arc<str>, Arc<str>)| {
+        is_plain(key) && (value.is_empty() || is_plain(value))
+    };
+    labels.filter(|labels| !labels.is_empty() && labels.iter().all(are_plain))
+}
+
+/// Whether it is of the characters that names and labels have (`apimachinery/pkg/util/validation`):
+/// of no others can the API server take a label, and a shell takes them as they are.
+fn is_plain(text: &str) -> bool {
+    let is_of_names = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(is_of_names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_that_no_object_can_have_is_no_choice() {
+        let labels = |value: &str| {
+            let operator = Operator::In(vec![value.into()]);
+            simple_labels([Requirement { key: "team".into(), operator }].iter())
+        };
+        assert!(labels("blue-1.x_y").is_some() && labels("").is_some());
+        for value in ["x$(id)", "a b", "'", ";", "-x", "\u{202e}x", "x\n"] {
+            assert_eq!(labels(value), None, "{value:?}");
+        }
+    }
 }

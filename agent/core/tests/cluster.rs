@@ -11,14 +11,15 @@ use whydrop_core::{
         object::{EndpointSlice, Key, Kind, Namespace, Object, Pod, Service},
         resolve::Holder,
     },
-    diagnosis::{Case, Fate, diagnose},
+    diagnosis::{Case, Fate, diagnose, to_look_up},
     flow::{Flow, Protocol},
     policy::{
         Action, KUBERNETES_ORDER, Layer, NAMESPACE_NAME_LABEL, Namespaces, Peer, Peers, PodPeer,
         Policy, PolicyKind, PolicyRef, Rule,
-        evaluate::{Decision, Question, evaluate},
-        selector::{Labels, Requirement, Selector},
+        requirement::{Labels, Requirement},
+        selector::Selector,
     },
+    verdict::{Decision, Question, evaluate},
 };
 
 fn at(seconds: i64) -> Timestamp {
@@ -219,7 +220,7 @@ fn an_address_is_outside_only_once_it_was_looked_up() {
     cluster.look_up_on_demand();
     cluster.apply(Object::Pod(pod("frontend", "pod-a", 10, &[])), None);
     let holds = |cluster: &Cluster| cluster.snapshot().resolve(address(20), Some(at(0))).holder;
-    let missing = |cluster: &Cluster, now| cluster.snapshot().to_look_up(&case(10, 20), now);
+    let missing = |cluster: &Cluster, now| to_look_up(&cluster.snapshot(), &case(10, 20), now);
 
     assert!(matches!(holds(&cluster), Holder::Unknown(_)), "nobody has looked");
     assert_eq!(
@@ -250,7 +251,7 @@ fn an_end_is_looked_up_as_it_was_when_the_flow_died() {
     cluster.looked_up(address(20), LookUp { at: at(10), failed: None, scale: None });
     let missing = |died| {
         let case = Case { at: Some(at(died)), ..case(10, 20) };
-        cluster.snapshot().to_look_up(&case, at(14))
+        to_look_up(&cluster.snapshot(), &case, at(14))
     };
     assert!(missing(9).is_empty());
     assert!(missing(11).is_empty(), "a burst is one moment");
@@ -297,7 +298,7 @@ fn the_backends_of_a_service_are_looked_up_as_well() {
         None,
     );
     cluster.looked_up(address(96), LookUp { at: at(0), failed: None, scale: None });
-    assert_eq!(cluster.snapshot().to_look_up(&case(10, 96), at(1)), [Sought::from(address(20))]);
+    assert_eq!(to_look_up(&cluster.snapshot(), &case(10, 96), at(1)), [Sought::from(address(20))]);
 }
 
 #[test]

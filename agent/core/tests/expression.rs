@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use whydrop_core::{
     policy::{
         expression::{Expression, parse},
-        selector::{Labelled, Labels, Operator, Requirement, Selector},
+        requirement::{Labelled, Labels, Operator, Requirement},
+        selector::Selector,
     },
     problem::FieldPath,
 };

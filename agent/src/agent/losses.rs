@@ -1,53 +1,30 @@
-//! Where everything that was seen has gone: what was not told is counted, and told in numbers.
+//! Where everything that was seen has gone: what was not reported is counted, and the counts are.
 
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use whydrop_core::correlate::{Account, Correlator};
+use whydrop_core::docket::Account;
 
 use crate::{
     probe::{KERNEL_DROP, Totals},
-    sink::otlp::Fare,
+    sink::Loss,
 };
 
-/// What the collector did not get is told at most this often: the record that tells of it may fare
-/// no better, and would be a loss to tell of.
-const COLLECTOR_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
-
-/// The table of last answers forgets the eldest by design, on a node that many talk to all the time;
+/// The table of last answers forgets the oldest by design, on a node that many talk to all the time;
 /// the metrics have it all the while.
 const FORGOTTEN_INTERVAL: SignedDuration = SignedDuration::from_hours(1);
-
-/// Something that is counted since it was not told.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Loss {
-    /// What, as metrics name it.
-    pub(super) what: &'static str,
-    /// What and why, as the record tells it.
-    words: &'static str,
-    /// How long after it was told it may be told again.
-    interval: SignedDuration,
-    /// How often since the start.
-    pub(super) count: u64,
-}
 
 /// What the agent's own parts had no room for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shed {
-    /// Records, by the log.
-    pub(super) records: u64,
-    /// Notes, by the writer of Events.
-    pub(super) notes: u64,
     /// Drops, by the incidents.
     pub(super) drops: u64,
     /// Last answers, by the kernel's table.
     pub(super) answers: u64,
-    /// Records for the collector.
-    pub(super) otlp: Fare,
 }
 
-/// Everything that can be lost, in the order of its way.
-pub(super) fn losses(totals: &Totals, malformed: u64, account: Account, shed: Shed) -> [Loss; 11] {
+/// What can be lost on the way to the sinks, in the order of that way.
+pub(super) fn losses(totals: &Totals, malformed: u64, account: &Account, shed: Shed) -> Vec<Loss> {
     let at_once = SignedDuration::ZERO;
     [
         (
@@ -59,109 +36,71 @@ pub(super) fn losses(totals: &Totals, malformed: u64, account: Account, shed: Sh
         ("program-runs", "program runs skipped by the kernel", totals.skipped, at_once),
         ("malformed", "observations that could not be read", malformed, at_once),
         ("packets", "dropped packets for want of room in the agent", account.shed, at_once),
-        ("records", "records for a slow reader of the log", shed.records, at_once),
         ("incidents", "drops that no incident is told of", shed.drops, at_once),
-        ("notes", "reports that no Kubernetes Event tells of", shed.notes, at_once),
         ("last-answers", "flows whose last answer is forgotten", shed.answers, FORGOTTEN_INTERVAL),
-        (
-            "otlp-full",
-            "records for want of room before the collector",
-            shed.otlp.full,
-            COLLECTOR_INTERVAL,
-        ),
-        (
-            "otlp-old",
-            "records that waited too long for the collector",
-            shed.otlp.old,
-            COLLECTOR_INTERVAL,
-        ),
-        (
-            "otlp-refused",
-            "records that the collector refused",
-            shed.otlp.refused,
-            COLLECTOR_INTERVAL,
-        ),
     ]
-    .map(|(what, words, count, interval)| Loss { what, words, interval, count })
+    .map(|(name, words, count, interval)| Loss { name, words, interval, count })
+    .into()
 }
 
-/// Losses so far, and which of them have been told.
+/// Losses so far, and which of them have been reported.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
-    of_no_pod: u64,
-    refused: u64,
-    /// How many of each were told, and when last.
-    told: BTreeMap<&'static str, (u64, Timestamp)>,
+    /// How many of each were reported, and when last.
+    reported: BTreeMap<&'static str, (u64, Timestamp)>,
 }
 
 impl Losses {
-    /// Packets of drops that no pod takes part in: not lost, but not judged either.
-    pub(super) fn of_no_pod(&mut self, packets: u64) {
-        self.of_no_pod += packets;
-    }
-
-    /// Packets to a closed port, which its kernel refused: who connects is told.
-    pub(super) fn refused(&mut self, packets: u64) {
-        self.refused += packets;
-    }
-
-    /// What was lost since it was last told, and may be told again by now.
+    /// What was lost since it was last reported, and may be reported again by now.
     pub(super) fn news(&mut self, losses: &[Loss], now: Timestamp) -> BTreeMap<String, u64> {
         let mut news = BTreeMap::new();
-        for Loss { what, words, interval, count } in losses {
-            let told = self.told.get(what).copied();
-            let is_due = told.is_none_or(|(_, at)| now.duration_since(at) >= *interval);
-            let (before, _) = told.unwrap_or_default();
+        for Loss { name, words, interval, count } in losses {
+            let reported = self.reported.get(name).copied();
+            let is_due = reported.is_none_or(|(_, at)| now.duration_since(at) >= *interval);
+            let (before, _) = reported.unwrap_or_default();
             if *count > before && is_due {
                 news.insert((*words).to_owned(), count - before);
-                self.told.insert(what, (*count, now));
+                self.reported.insert(name, (*count, now));
             }
         }
         news
     }
+}
 
-    /// Packets that this kernel dropped and no drop tells of, by what became of them.
-    pub(super) fn fates(&self, account: Account, muted: u64) -> Vec<(&'static str, u64)> {
-        let Account { recovered, folded, shed, .. } = account;
-        vec![
-            ("answered", recovered),
-            ("folded", folded),
-            ("shed", shed),
-            ("of-no-pod", self.of_no_pod),
-            ("refused", self.refused),
-            ("muted", muted),
-        ]
-    }
+/// Packets that this kernel dropped and that are in no drop record, by what became of them.
+pub(super) fn fates(account: &Account) -> [(&'static str, u64); 6] {
+    [
+        ("answered", account.answered),
+        ("folded", account.folded),
+        ("shed", account.shed),
+        ("of-no-pod", account.of_no_pod),
+        ("refused", account.refused),
+        ("muted", account.muted),
+    ]
+}
 
-    /// Where dropped packets have gone since the start, and what the programs cost.
-    pub(super) fn account(
-        &self,
-        totals: &Totals,
-        correlator: &Correlator,
-        muted: u64,
-    ) -> BTreeMap<String, u64> {
-        let Account { recovered, folded, shed, .. } = correlator.account();
-        let mut counts: BTreeMap<String, u64> = [
-            ("dropped packets observed", totals.observed[KERNEL_DROP]),
-            ("dropped packets told to the agent", totals.told[KERNEL_DROP]),
-            ("dropped packets lost in the kernel", totals.lost[KERNEL_DROP]),
-            ("dropped packets of attempts that were answered", recovered),
-            ("dropped packets folded", folded),
-            ("dropped packets shed", shed),
-            ("dropped packets of no pod", self.of_no_pod),
-            ("dropped packets to closed ports", self.refused),
-            ("dropped packets muted", muted),
-            ("dropped packets undecided", correlator.undecided()),
-        ]
-        .map(|(what, count)| (what.to_owned(), count))
-        .into();
-        // Counted only while kernel.bpf_stats_enabled is set.
-        for cost in totals.programs.iter().filter(|cost| cost.runs > 0) {
-            counts.insert(format!("runs of {}", cost.program), cost.runs);
-            counts.insert(format!("ns in {}", cost.program), cost.nanoseconds);
-        }
-        counts
+/// Where dropped packets have gone since the start, and what the programs cost.
+pub(super) fn account(totals: &Totals, account: &Account) -> BTreeMap<String, u64> {
+    let mut counts: BTreeMap<String, u64> = [
+        ("dropped packets observed", totals.observed[KERNEL_DROP]),
+        ("dropped packets told to the agent", totals.told[KERNEL_DROP]),
+        ("dropped packets lost in the kernel", totals.lost[KERNEL_DROP]),
+        ("dropped packets of attempts that were answered", account.answered),
+        ("dropped packets folded", account.folded),
+        ("dropped packets shed", account.shed),
+        ("dropped packets of no pod", account.of_no_pod),
+        ("dropped packets to closed ports", account.refused),
+        ("dropped packets muted", account.muted),
+        ("dropped packets undecided", account.undecided),
+    ]
+    .map(|(what, count)| (what.to_owned(), count))
+    .into();
+    // Counted only while kernel.bpf_stats_enabled is set.
+    for cost in totals.programs.iter().filter(|cost| cost.runs > 0) {
+        counts.insert(format!("runs of {}", cost.program), cost.runs);
+        counts.insert(format!("ns in {}", cost.program), cost.nanoseconds);
     }
+    counts
 }
 
 #[cfg(test)]
@@ -169,21 +108,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_collector_did_not_get_is_not_told_again_at_once() {
-        let loss = |what, count| {
-            let late = if what == "otlp-old" { COLLECTOR_INTERVAL } else { SignedDuration::ZERO };
-            Loss { what, words: what, interval: late, count }
+    fn a_loss_is_reported_again_after_its_interval() {
+        let loss = |name, count| {
+            let minutes = if name == "otlp-old" { 5 } else { 0 };
+            Loss { name, words: name, interval: SignedDuration::from_mins(minutes), count }
         };
         let mut losses = Losses::default();
         let start = Timestamp::UNIX_EPOCH;
-        let told = |losses: &mut Losses, counts: [u64; 2], seconds| {
+        let reported = |losses: &mut Losses, counts: [u64; 2], seconds| {
             let now = start + SignedDuration::from_secs(seconds);
             let now = losses.news(&[loss("records", counts[0]), loss("otlp-old", counts[1])], now);
             now.into_iter().map(|(what, count)| format!("{count} {what}")).collect::<Vec<_>>()
         };
-        assert_eq!(told(&mut losses, [1, 4], 0), ["4 otlp-old", "1 records"]);
-        assert_eq!(told(&mut losses, [3, 5], 10), ["2 records"]);
-        assert!(told(&mut losses, [3, 6], 20).is_empty());
-        assert_eq!(told(&mut losses, [3, 7], 300), ["3 otlp-old"]);
+        assert_eq!(reported(&mut losses, [1, 4], 0), ["4 otlp-old", "1 records"]);
+        assert_eq!(reported(&mut losses, [3, 5], 10), ["2 records"]);
+        assert!(reported(&mut losses, [3, 6], 20).is_empty());
+        assert_eq!(reported(&mut losses, [3, 7], 300), ["3 otlp-old"]);
     }
 }

@@ -27,7 +27,10 @@ use tokio::{
     time::{Duration, sleep},
 };
 
-use super::live::chain;
+use crate::{
+    chain::{chain, kube_chain},
+    records::lines::LINE_BYTES_MAX,
+};
 
 /// By what the agents' pods are found.
 pub const SELECTOR: &str = "app.kubernetes.io/name=whydrop";
@@ -37,10 +40,6 @@ const CONTAINER: &str = "whydrop";
 
 /// How many lines wait to be read (about 3 kB each): some seconds of a bad moment.
 pub const LINES_MAX: usize = 1024;
-
-/// How many bytes of a line are read: more than any record has (an incident's plan with its
-/// manifests takes some 50 kB). A longer line is left out.
-pub const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// How many agents are followed at once, each by a stream of its own through the API server. In a
 /// cluster with more, those that are found last are not heard, which is said.
@@ -73,7 +72,10 @@ pub async fn once(
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let agents = api.list_metadata(&ListParams::default().labels(selector)).await;
     let agents = agents.map_err(|error| {
-        anyhow::anyhow!("the agents in namespace {namespace} cannot be listed: {}", chain(&error))
+        anyhow::anyhow!(
+            "the agents in namespace {namespace} cannot be listed: {}",
+            kube_chain(&error)
+        )
     })?;
     anyhow::ensure!(
         !agents.items.is_empty(),
@@ -84,8 +86,9 @@ pub async fn once(
         let pod: Arc<str> = agent.metadata.name.unwrap_or_default().into();
         let parameters = LogParams { since_time: since, ..parameters(false) };
         let read = async {
-            let mut log =
-                std::pin::pin!(api.log_stream(&pod, &parameters).await.map_err(|e| chain(&e))?);
+            let mut log = std::pin::pin!(
+                api.log_stream(&pod, &parameters).await.map_err(|e| kube_chain(&e))?
+            );
             while let Some(line) = line(&mut log).await? {
                 let text = split(&line).1.to_owned();
                 lines.push(LogLine { pod: pod.clone(), text });
@@ -184,7 +187,7 @@ impl Agents {
                         self.streams.remove(&name(&pod.metadata));
                     }
                     Err(error) => {
-                        let why = crate::chain::chain(&error);
+                        let why = chain(&error);
                         if why != complaint {
                             let namespace = &self.namespace;
                             tracing::warn!("the agents in {namespace} cannot be found: {why}");
@@ -268,7 +271,7 @@ impl Follower {
 
     async fn stream(&mut self) -> Result<(), String> {
         let parameters = LogParams { since_time: Some(self.since), ..parameters(true) };
-        let log = self.api.log_stream(&self.pod, &parameters).await.map_err(|e| chain(&e))?;
+        let log = self.api.log_stream(&self.pod, &parameters).await.map_err(|e| kube_chain(&e))?;
         let mut log = std::pin::pin!(log);
         self.heard.set(true);
         while let Some(line) = line(&mut log).await? {

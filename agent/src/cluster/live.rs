@@ -26,7 +26,6 @@ use whydrop_core::cluster::{
 
 use super::source::Taken;
 use kinds::Followed;
-pub(crate) use look_up::chain;
 use look_up::{About, Found};
 
 /// How much news waits for the agent's one task, which takes it as it comes: a burst of a rollout.

@@ -69,11 +69,6 @@ impl Source {
         }
     }
 
-    /// Whether an address of a pod that is not known may be one all the same, wherever it runs.
-    pub fn is_complete(&self) -> bool {
-        matches!(self, Self::Manifests(_))
-    }
-
     /// Asks who holds these addresses; what comes of it is news.
     pub fn look_up(&mut self, snapshot: &Snapshot, all: &[Sought], now: Timestamp) {
         if let Self::Api(live) = self {

@@ -12,7 +12,11 @@ use crate::{
     cluster::connect::KubeArgs,
     mute,
     probe::Attach,
-    sink::{log::Format, otlp::settings::OtlpArgs},
+    sink::{
+        self,
+        log::Format,
+        otlp::settings::{OtlpArgs, Settings},
+    },
 };
 
 /// Flags of `agent`.
@@ -70,12 +74,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         manifests: args.manifests,
         kube: args.kube,
         node,
-        format: args.log_format,
         attach: Attach::Auto,
         health: args.health_address,
         mute: rules,
-        event_reason: (!args.no_events).then_some(args.event_reason),
-        otlp: args.otlp,
+        sinks: sink::Options {
+            format: args.log_format,
+            event_reason: (!args.no_events).then_some(args.event_reason),
+            collector: Settings::read(&args.otlp)?,
+        },
         state_directory: args.state_directory,
     };
     // One thread: the agent is one task, and resident memory counts.

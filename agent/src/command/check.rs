@@ -15,7 +15,11 @@ use super::{
 };
 use crate::{
     cluster::manifests,
-    report::{self, cause_of, text::escape, verdict_of},
+    report::{
+        self, cause_of,
+        escape::{self, escape},
+        verdict_of,
+    },
 };
 
 /// Flags of `check`.
@@ -126,7 +130,7 @@ fn json(
     diagnosis: &Diagnosis,
 ) -> anyhow::Result<String> {
     let Expectation { from, to, port, protocol, expect } = expectation;
-    Ok(serde_json::to_string(&Checked {
+    Ok(escape::json(&Checked {
         from,
         to,
         port: *port,

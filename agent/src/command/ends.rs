@@ -8,7 +8,7 @@ use whydrop_core::{
     cluster::{Snapshot, object::Service},
     diagnosis::{Case, Diagnosis, Fate, diagnose},
     flow::{Flow, Protocol},
-    policy::evaluate::Decision,
+    verdict::Decision,
 };
 
 use super::source::ClusterArgs;

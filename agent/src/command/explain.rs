@@ -1,7 +1,7 @@
 //! `whydrop explain`: the policies' verdict of one flow, rule by rule.
 
 use clap::Args as ClapArgs;
-use whydrop_core::{cluster::history::History, diagnosis::Judgement};
+use whydrop_core::{cluster::history::History, judgement::Judgement};
 
 use super::{
     Outcome, Output,
@@ -9,7 +9,10 @@ use super::{
     print,
     source::ClusterArgs,
 };
-use crate::report::explanation::{Explanation, text};
+use crate::report::{
+    escape,
+    explanation::{Explanation, text},
+};
 
 /// Flags of `explain`.
 #[derive(Debug, ClapArgs)]
@@ -30,7 +33,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let explanation = Explanation::new(&judgement, effective);
     match args.output {
         Output::Text => print(&text(&explanation))?,
-        Output::Json => print(&(serde_json::to_string(&explanation)? + "\n"))?,
+        Output::Json => print(&(escape::json(&explanation)? + "\n"))?,
     };
     Ok(if explanation.effective == "allow" { Outcome::Done } else { Outcome::No })
 }

@@ -3,7 +3,7 @@
 use std::{
     fmt::Write as _,
     fs::File,
-    io::{BufRead, BufReader, stdin},
+    io::{self, BufRead, BufReader, stdin},
     path::{Path, PathBuf},
 };
 
@@ -13,25 +13,27 @@ use serde_json::json;
 use whydrop_core::{
     cluster::Snapshot,
     diagnosis::{Class, Diagnosis},
-    policy::evaluate::Decision,
     remedy::{Remedy, patch::patch, remedy},
 };
 
 use super::{
-    Outcome, Output, complain,
+    Outcome, Output,
     ends::{Between, End, FlowArgs, judge},
+    messages::complain,
     print,
     source::{ClusterArgs, Source},
 };
 use crate::{
-    records::named::{Asked, Named},
+    records::{
+        lines::{Next, next},
+        named::{Asked, Named},
+    },
     report::{
         Direction,
+        escape::{self, escape},
         explanation::cost,
         patch::{Edit, edits_of},
-        remedy_of,
-        text::escape,
-        yaml,
+        remedy_of, yaml,
     },
 };
 
@@ -105,7 +107,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     }
     refusals.dedup();
     for why in &refusals {
-        complain(&escape(why));
+        complain(why);
     }
     match (fixes.is_empty(), absent.into_iter().next()) {
         (false, _) => show(&fixes, args.output),
@@ -129,18 +131,23 @@ impl Args {
         if from_stdin && self.cluster.reads_stdin() {
             bail!("--records and --filename: expected one of them at most to be standard input");
         }
-        let read = |lines: &mut dyn BufRead, named: &mut Named| -> std::io::Result<()> {
-            for line in lines.lines() {
-                named.take(&line?);
-            }
-            Ok(())
-        };
         let taken = match from_stdin {
-            true => read(&mut stdin().lock(), &mut named),
-            false => File::open(path).and_then(|f| read(&mut BufReader::new(f), &mut named)),
+            true => take(stdin().lock(), &mut named),
+            false => File::open(path).and_then(|file| take(BufReader::new(file), &mut named)),
         };
         taken.with_context(|| Path::new(path).display().to_string())?;
         named.flows().map_err(|found| anyhow!(found))
+    }
+}
+
+fn take(mut log: impl BufRead, named: &mut Named) -> io::Result<()> {
+    let mut line = String::new();
+    loop {
+        match next(&mut log, &mut line)? {
+            Next::Line => named.take(&line),
+            Next::TooLong => {}
+            Next::End => return Ok(()),
+        }
     }
 }
 
@@ -151,7 +158,7 @@ fn read(asked: &Asked) -> anyhow::Result<Between> {
 }
 
 fn passes(diagnosis: &Diagnosis) -> bool {
-    matches!(diagnosis.verdict.decision(), Decision::Allowed | Decision::NotIsolated)
+    diagnosis.verdict.decision().lets_pass()
 }
 
 /// What fixes a flow, and the cluster with it; else why there is nothing.
@@ -208,8 +215,8 @@ fn show(fixes: &[Fix], output: Output) -> anyhow::Result<Outcome> {
 fn json_of(fix: &Fix) -> serde_json::Result<String> {
     let Fix { summary, newly_allowed, what } = fix;
     match what {
-        What::Policies(remedy) => serde_json::to_string(&remedy_of(remedy)),
-        What::Edits(edits) => serde_json::to_string(&json!({
+        What::Policies(remedy) => escape::json(&remedy_of(remedy)),
+        What::Edits(edits) => escape::json(&json!({
             "summary": summary, "edits": edits, "verified": true, "newly_allowed": newly_allowed,
         })),
     }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader, Read, stdin},
+    io::{BufRead, BufReader, stdin},
     path::{Path, PathBuf},
 };
 
@@ -14,12 +14,10 @@ use crate::{
     page,
     records::{
         board::{Board, Incident},
-        read,
+        lines::{Next, next},
+        read, too_long,
     },
 };
-
-/// How long a line is at most, in bytes. A record is at most 100 kB or so; what is longer is no log.
-const LINE_BYTES_MAX: u64 = 4 << 20;
 
 /// Flags of `report`.
 #[derive(Debug, ClapArgs)]
@@ -72,16 +70,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     }
 }
 
-/// Line by line, whatever bytes there are in between: a log may hold anything.
-fn take(mut lines: impl BufRead, board: &mut Board) -> anyhow::Result<()> {
-    let mut line = Vec::new();
+/// Line by line: a log may hold anything.
+fn take(mut log: impl BufRead, board: &mut Board) -> anyhow::Result<()> {
+    let mut line = String::new();
     loop {
-        line.clear();
-        let length = lines.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
-        if length == 0 {
-            return Ok(());
+        match next(&mut log, &mut line)? {
+            Next::Line => board.take(read(&line)),
+            Next::TooLong => board.take(too_long()),
+            Next::End => return Ok(()),
         }
-        board.take(read(&String::from_utf8_lossy(&line)));
     }
 }
 

@@ -9,7 +9,7 @@ use kube::Client;
 use tokio::runtime::Runtime;
 use whydrop_core::cluster::Snapshot;
 
-use super::{complain, ends::End, progress::Progress};
+use super::{ends::End, messages::complain, progress::Progress};
 use crate::cluster::{
     agents::{LogLine, SELECTOR, once},
     connect::{KubeArgs, connect},
@@ -73,9 +73,11 @@ impl ClusterArgs {
 
     fn manifests(&self) -> anyhow::Result<Snapshot> {
         let manifests = Manifests::read(&self.paths);
-        if !manifests.errors.is_empty() {
-            let lines: Vec<_> = manifests.errors.iter().map(ToString::to_string).collect();
-            bail!("{}", lines.join("\nwhydrop: "));
+        if let [errors @ .., last] = manifests.errors.as_slice() {
+            for error in errors {
+                complain(&error.to_string());
+            }
+            bail!("{last}");
         }
         for (kind, count) in &manifests.passed_over {
             tracing::debug!(kind, count, "objects that take no part were passed over");

@@ -2,8 +2,9 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, Read},
+    io::{self, BufReader, Read},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::Context as _;
@@ -12,7 +13,10 @@ use kube::Client;
 use tokio::sync::mpsc;
 use whydrop_core::incident::SILENCE;
 
-use crate::cluster::agents::{self, Following, LINE_BYTES_MAX, LINES_MAX, LogLine};
+use crate::{
+    cluster::agents::{self, Following, LINES_MAX, LogLine},
+    records::lines::{LINE_BYTES_MAX, Next, next},
+};
 
 /// From how long ago the agents' logs are read: of what is older, nothing goes on.
 const BEFORE: SignedDuration = SignedDuration::from_secs(2 * SILENCE.as_secs());
@@ -76,35 +80,27 @@ fn read_file(path: &Path) -> anyhow::Result<mpsc::Receiver<LogLine>> {
         true => Box::new(io::stdin()),
         false => Box::new(File::open(path).with_context(|| path.display().to_string())?),
     };
-    let pod = path.display().to_string().into();
+    let pod: Arc<str> = path.display().to_string().into();
     std::thread::spawn(move || {
-        let mut file = BufReader::new(file);
-        while let Ok(Some(text)) = line(&mut file) {
-            let line = LogLine { pod: std::sync::Arc::clone(&pod), text };
+        let (mut file, mut text) = (BufReader::new(file), String::new());
+        loop {
+            match next(&mut file, &mut text) {
+                Ok(Next::Line) => {}
+                Ok(Next::TooLong) => {
+                    tracing::warn!("a line of more than {LINE_BYTES_MAX} bytes is left out");
+                    continue;
+                }
+                Ok(Next::End) => break,
+                Err(error) => {
+                    tracing::warn!("{pod} cannot be read any further: {error}");
+                    break;
+                }
+            }
+            let line = LogLine { pod: Arc::clone(&pod), text: std::mem::take(&mut text) };
             if sender.blocking_send(line).is_err() {
                 break;
             }
         }
     });
     Ok(lines)
-}
-
-/// The next line that is not longer than a record can be.
-fn line(file: &mut impl BufRead) -> io::Result<Option<String>> {
-    let mut line = Vec::new();
-    let mut is_cut = false;
-    loop {
-        let read = file.take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut line)?;
-        let is_whole = line.last() == Some(&b'\n');
-        if (is_whole || read == 0 && !line.is_empty()) && !is_cut {
-            return Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()));
-        }
-        if read == 0 {
-            return Ok(None);
-        }
-        if is_whole || read as u64 == LINE_BYTES_MAX as u64 {
-            is_cut = !is_whole;
-            line.clear();
-        }
-    }
 }

@@ -19,7 +19,7 @@ use tokio::{
 };
 use whydrop_core::heal::Ledger;
 
-use crate::cluster::live::chain;
+use crate::chain::kube_chain;
 
 /// How long a Lease stands without being renewed, as client-go's users commonly have it.
 const DURATION: Duration = Duration::from_secs(15);
@@ -168,7 +168,7 @@ impl Seeker {
     /// Takes the Lease, if nobody holds it.
     async fn take(&mut self) -> Result<(), String> {
         let found = timeout(PATIENCE, self.api.get_opt(&self.name)).await;
-        let found = found.map_err(|_| no_answer())?.map_err(|error| chain(&error))?;
+        let found = found.map_err(|_| no_answer())?.map_err(|error| kube_chain(&error))?;
         let Some(mut lease) = found else { return self.create().await };
         let version = lease.metadata.resource_version.clone();
         let spec = lease.spec.get_or_insert_default();
@@ -220,7 +220,7 @@ impl Seeker {
         match created.map_err(|_| no_answer())? {
             Ok(lease) => self.lead(lease),
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-            Err(error) => Err(chain(&error)),
+            Err(error) => Err(kube_chain(&error)),
         }
     }
 
@@ -264,7 +264,7 @@ impl Seeker {
         match timeout(PATIENCE, replaced).await {
             Ok(Ok(lease)) => Ok(lease),
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(Failure::Changed),
-            Ok(Err(error)) => Err(Failure::Other(chain(&error))),
+            Ok(Err(error)) => Err(Failure::Other(kube_chain(&error))),
             Err(_) => Err(Failure::Other(no_answer())),
         }
     }

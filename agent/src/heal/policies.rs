@@ -20,7 +20,7 @@ use whydrop_core::{
 };
 
 use super::facts;
-use crate::cluster::live::chain;
+use crate::chain::kube_chain;
 
 /// Under which field manager policies are written.
 pub(super) const MANAGER: &str = "whydrop-heal";
@@ -359,10 +359,12 @@ async fn answered<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T
     match timeout(PATIENCE, request).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error @ kube::Error::Api(_))) => {
-            let kube::Error::Api(status) = &error else { return Err(Error::Other(chain(&error))) };
-            Err(Error::Api(status.code, chain(&error)))
+            let kube::Error::Api(status) = &error else {
+                return Err(Error::Other(kube_chain(&error)));
+            };
+            Err(Error::Api(status.code, kube_chain(&error)))
         }
-        Ok(Err(error)) => Err(Error::Other(chain(&error))),
+        Ok(Err(error)) => Err(Error::Other(kube_chain(&error))),
         Err(_) => Err(Error::Other(format!("the API server does not answer within {PATIENCE:?}"))),
     }
 }

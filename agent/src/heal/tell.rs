@@ -11,9 +11,13 @@ use whydrop_core::policy::{PolicyKind, PolicyRef};
 
 use super::policies::Policies;
 use crate::{
-    cluster::live::chain,
-    report::heal::{HealAction, HealRecord, sentence},
+    chain::kube_chain,
+    report::{
+        Record,
+        heal::{HealAction, HealRecord, sentence},
+    },
     sink::{
+        Sink as _,
         events::bounded,
         log::{Format, Log},
     },
@@ -52,7 +56,7 @@ impl Teller {
     ) {
         let (action, note) = (record.action, bounded(&sentence(&record)));
         let note = format!("incident {}: {note}", record.incident);
-        self.log.write(record.into());
+        self.log.write(&Record::from(record).into());
         let mut regarding = Vec::new();
         for policy in policies {
             // One that is not there yet, or no longer, has no uid.
@@ -85,14 +89,16 @@ impl Teller {
         for regarding in regarding {
             match timeout(PATIENCE, self.events.publish(&event, &regarding)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!("an Event cannot be written: {}", chain(&error)),
+                Ok(Err(error)) => {
+                    tracing::warn!("an Event cannot be written: {}", kube_chain(&error));
+                }
                 Err(_) => tracing::warn!("an Event cannot be written within {PATIENCE:?}"),
             }
         }
     }
 
     /// Waits until all records are written.
-    pub(super) async fn finish(self) {
+    pub(super) async fn finish(mut self) {
         self.log.finish().await;
     }
 }

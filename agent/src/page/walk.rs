@@ -26,7 +26,7 @@ pub(super) fn section(incident: &Incident) -> Markup {
         };
     };
     let record = drop.record();
-    let (from, to, port) = asked(record);
+    let (from, to, port) = asked(&record.flow);
     html! {
         p {
             "As judged for " (words::name(&from)) " to " (words::name(&to)) " on " (port)

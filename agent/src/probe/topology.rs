@@ -46,12 +46,9 @@ impl Topology {
         self.routes.iter().filter(move |route| route.leads_directly(index)).filter_map(Route::host)
     }
 
-    /// The interfaces that the kernel routes this very address to.
-    pub fn interfaces(&self, address: IpAddr) -> impl Iterator<Item = u32> {
-        self.routes
-            .iter()
-            .filter(move |route| route.host() == Some(address))
-            .flat_map(|route| route.hops.iter().map(|(index, _)| *index))
+    /// The addresses that the kernel routes, each on its own, to a veth.
+    pub fn routed(&self) -> impl Iterator<Item = IpAddr> {
+        self.routes.iter().filter_map(Route::host)
     }
 
     /// The host's side of every pod's veth.
@@ -181,14 +178,14 @@ mod tests {
 
     #[test]
     fn host_routes_say_whose_an_address_is() {
-        let address = "10.1.0.10".parse().unwrap();
+        let address: IpAddr = "10.1.0.10".parse().unwrap();
         let mut topology = topology([
             link(2, true, true),
             added(route(Some("10.1.0.10"), 32, 2, false)),
             added(route(Some("10.1.0.0"), 24, 2, false)),
         ]);
         assert_eq!(topology.addresses(2).collect::<Vec<_>>(), [address]);
-        assert_eq!(topology.interfaces(address).collect::<Vec<_>>(), [2]);
+        assert_eq!(topology.routed().collect::<Vec<_>>(), [address]);
         let down = Link { name: "if2".into(), is_veth: true, is_elsewhere: true, is_up: false };
         topology.apply(Message::Link { index: 2, link: down });
         assert_eq!(topology.addresses(2).count(), 0);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    records::{Line, read},
+    records::{Line, read, text},
     report::{
         DropRecord, Record,
         incident::{IncidentRecord, TestFlow},
@@ -16,12 +16,6 @@ pub const ID_MIN: usize = 4;
 
 /// How many flows of an incident are kept apart; its others suffer by the same cause.
 pub const FLOWS_MAX: usize = 64;
-
-/// What stands in a line of text before the command that fixes a drop.
-const FIX: &str = "; fix: whydrop fix ";
-
-/// What stands in a line of text before a drop's incident.
-const INCIDENT: &str = "[incident ";
 
 /// A flow in the words of `--from`, `--to` and `--port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +77,7 @@ impl Named {
     }
 
     fn take_drop(&mut self, record: &DropRecord) {
-        let (from, to, port) = asked(record);
+        let (from, to, port) = asked(&record.flow);
         for id in [&record.id, &record.incident] {
             if id.starts_with(&self.wanted) {
                 let asked = Asked { from: from.clone(), to: to.clone(), port: port.clone() };
@@ -109,18 +103,12 @@ impl Named {
         }
     }
 
-    /// A line of text bears the first digits of its incident, and the flow in its own command.
+    /// A line of text shows the first digits of its incident's id.
     fn take_text(&mut self, line: &str) {
-        let Some((_, rest)) = line.split_once(FIX) else { return };
-        let Some((command, incident)) = rest.rsplit_once(INCIDENT) else { return };
-        let id = incident.trim_end().trim_end_matches(']');
+        let Some((asked, id)) = text::fixed(text::bare(line)) else { return };
         let shown = &self.wanted[..self.wanted.len().min(id.len())];
-        let words: Vec<&str> = command.split_whitespace().collect();
-        if let ["--from", from, "--to", to, "--port", port] = words.as_slice()
-            && id.starts_with(shown)
-        {
-            let [from, to, port] = [from, to, port].map(|word| (*word).to_owned());
-            self.add(id, Asked { from, to, port });
+        if id.starts_with(shown) {
+            self.add(id, asked);
         }
     }
 

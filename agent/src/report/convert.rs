@@ -9,18 +9,20 @@ use whydrop_core::{
         history::Change,
         resolve::{Endpoint, Holder},
     },
-    correlate::{self, Drop, Level},
-    diagnosis::{self, Attribution, Class, Diagnosis, Dialled, Judgement},
+    correlate::{self, Level},
+    diagnosis::{self, Class, Diagnosis, Dialled},
     flow::{self, Worked},
+    incident::JudgedDrop,
+    judgement::{Attribution, Judgement},
     mute::{MutedBy, Tally},
     observation::Rejection,
-    policy::{self, Policy, evaluate},
-    remedy,
+    policy::{self, Policy},
+    remedy, verdict,
 };
 
 use super::{
     AgentKind, AgentRecord, AgentState, Cause, Changed, Decision, Direction, DirectionVerdict,
-    DropKind, DropRecord, End, Evidence, EvidenceLevel, Exemption, Flow, Labels, Layer, MutedDrops,
+    DropKind, DropRecord, End, Evidence, EvidenceLevel, Exemption, Flow, Layer, MutedDrops,
     NearestMiss, ObjectRef, Record, Remedy, RuleRef, Schema, Service, Situation, Verdict, Workload,
     yaml,
 };
@@ -34,20 +36,14 @@ pub struct Reporter {
 
 impl Reporter {
     /// A drop, judged.
-    pub fn drop(
-        &self,
-        now: Timestamp,
-        snapshot: &Snapshot,
-        drop: &Drop,
-        judgement: &Judgement,
-        worked: Option<Worked>,
-    ) -> Record {
+    pub fn drop(&self, now: Timestamp, snapshot: &Snapshot, judged: &JudgedDrop) -> Record {
+        let JudgedDrop { drop, judgement, worked } = judged;
         // A delivery that policies deny is no drop, whatever became of it in the pod.
         let kind = match judgement.diagnosis.cause.class {
             Class::NotEnforced => DropKind::Finding,
             _ => DropKind::Drop,
         };
-        let evidence = evidence(snapshot, &drop.evidence, worked);
+        let evidence = evidence(snapshot, &drop.evidence, *worked);
         self.record(now, kind, drop.id.to_string(), judgement, evidence)
     }
 
@@ -185,8 +181,6 @@ fn end(endpoint: &Endpoint) -> End {
             end.namespace = Some(pod.namespace.to_string());
             end.pod = Some(pod.name.to_string());
             end.node = pod.node.as_deref().map(str::to_owned);
-            let labels = pod.labels.iter();
-            end.labels = Labels(labels.map(|(key, value)| format!("{key}={value}")).collect());
             end.workload = pod.workload.as_ref().map(|workload| Workload {
                 kind: workload.kind.to_string(),
                 name: workload.name.to_string(),
@@ -204,7 +198,7 @@ fn evidence(
     worked: Option<Worked>,
 ) -> Evidence {
     let drops = evidence.kernel_drop();
-    let interface = drops.and_then(|drops| snapshot.interface(drops.interface));
+    let interface = drops.and_then(|drops| snapshot.node_facts().interface(drops.interface));
     Evidence {
         level: match evidence.level() {
             Level::KernelDrop => EvidenceLevel::KernelDrop,
@@ -229,25 +223,25 @@ fn evidence(
 }
 
 /// A verdict.
-pub fn verdict_of(verdict: &evaluate::Verdict) -> Verdict {
+pub fn verdict_of(verdict: &verdict::Verdict) -> Verdict {
     Verdict {
         revision: verdict.revision,
         exempt: verdict.exempt.map(|exempt| match exempt {
-            evaluate::Exemption::SamePod => Exemption::SamePod,
-            evaluate::Exemption::LocalNode => Exemption::LocalNode,
+            verdict::Exemption::SamePod => Exemption::SamePod,
+            verdict::Exemption::LocalNode => Exemption::LocalNode,
         }),
         egress: direction_verdict(&verdict.egress),
         ingress: direction_verdict(&verdict.ingress),
     }
 }
 
-fn direction_verdict(verdict: &evaluate::DirectionVerdict) -> DirectionVerdict {
+fn direction_verdict(verdict: &verdict::DirectionVerdict) -> DirectionVerdict {
     DirectionVerdict {
         decision: match verdict.decision {
-            evaluate::Decision::NotIsolated => Decision::NotIsolated,
-            evaluate::Decision::Allowed => Decision::Allowed,
-            evaluate::Decision::Denied => Decision::Denied,
-            evaluate::Decision::Unknown => Decision::Unknown,
+            verdict::Decision::NotIsolated => Decision::NotIsolated,
+            verdict::Decision::Allowed => Decision::Allowed,
+            verdict::Decision::Denied => Decision::Denied,
+            verdict::Decision::Unknown => Decision::Unknown,
         },
         layer: verdict.layer.as_ref().map(|layer| match layer {
             policy::Layer::Admin => Layer::Admin,

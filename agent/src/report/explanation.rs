@@ -4,16 +4,16 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 use whydrop_core::{
-    diagnosis::Judgement,
-    policy::{
-        evaluate::{DirectionVerdict, PolicyTrace, RuleTrace},
-        matching::{Outcome, PeerMiss, PortMiss},
+    judgement::Judgement,
+    verdict::{
+        DirectionVerdict, PolicyTrace, RuleTrace,
+        outcome::{Outcome, PeerMiss, PortMiss},
     },
 };
 
 use super::{
-    Cause, Decision, Flow, ObjectRef, Remedy, Verdict, cause_of, convert::policy_ref, flow_of,
-    remedy_of, text::escape, verdict_of,
+    Cause, Decision, Flow, ObjectRef, Remedy, Verdict, cause_of, convert::policy_ref,
+    escape::escape, flow_of, remedy_of, verdict_of,
 };
 
 /// A flow explained.

@@ -4,7 +4,10 @@
 //! protojson writes them with their own field names: a field without a value is left out. What
 //! differs from Hubble's own is in `docs/hubble.md`.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
+use whydrop_core::{cluster::object::Pod, verdict::Question};
 
 use super::{Direction, DirectionVerdict, DropKind, DropRecord, End, ObjectRef, Record};
 
@@ -20,15 +23,32 @@ const HOST: (u32, &str) = (1, "reserved:host");
 const WORLD: (u32, &str) = (2, "reserved:world");
 const REMOTE_NODE: (u32, &str) = (6, "reserved:remote-node");
 
-/// A record as a flow; `None`: Hubble has nothing like it.
-pub fn flow(record: &Record) -> Option<Value> {
+/// The pods at a flow's ends, where it ends at pods: Hubble shows their labels, which no record holds.
+#[derive(Clone, Debug, Default)]
+pub struct Pods {
+    /// The one that connects.
+    pub source: Option<Arc<Pod>>,
+    /// The one that is connected to.
+    pub destination: Option<Arc<Pod>>,
+}
+
+impl Pods {
+    /// Those of a flow that policies were asked about.
+    pub fn of(question: &Question) -> Self {
+        let Question { source, destination, .. } = question;
+        Self { source: source.pod().cloned(), destination: destination.pod().cloned() }
+    }
+}
+
+/// A record as a flow, with the labels of these pods; `None`: Hubble has nothing like it.
+pub fn flow(record: &Record, pods: &Pods) -> Option<Value> {
     match record {
-        Record::Drop(drop) if drop.kind == DropKind::Drop => Some(pruned(exported(drop))),
+        Record::Drop(drop) if drop.kind == DropKind::Drop => Some(pruned(exported(drop, pods))),
         Record::Drop(_) | Record::Incident(_) | Record::Heal(_) | Record::Agent(_) => None,
     }
 }
 
-fn exported(record: &DropRecord) -> Value {
+fn exported(record: &DropRecord, pods: &Pods) -> Value {
     let time = canonical(&record.evidence.last);
     let DropRecord { flow, cause, verdict, .. } = record;
     let (source, destination) = (&flow.source, &flow.destination);
@@ -53,8 +73,8 @@ fn exported(record: &DropRecord) -> Value {
                 "ipVersion": if source.ip.contains(':') { "IPv6" } else { "IPv4" },
             },
             "l4": l4(&flow.protocol, destination.port),
-            "source": endpoint(source, &record.node, is_known),
-            "destination": endpoint(destination, &record.node, is_known),
+            "source": endpoint(source, pods.source.as_deref(), &record.node, is_known),
+            "destination": endpoint(destination, pods.destination.as_deref(), &record.node, is_known),
             "Type": "L3_L4",
             "node_name": record.node,
             "event_type": reason.map(|(number, _)| json!({"type": DROP_EVENT, "sub_type": number})),
@@ -101,7 +121,7 @@ fn policy(policy: &ObjectRef) -> Value {
     json!({"name": policy.name, "namespace": policy.namespace, "kind": policy.kind})
 }
 
-fn endpoint(end: &End, here: &str, is_known: bool) -> Value {
+fn endpoint(end: &End, pod: Option<&Pod>, here: &str, is_known: bool) -> Value {
     let reserved = match (&end.pod, end.node.as_deref()) {
         (Some(_), _) => None,
         (None, Some(node)) if node == here => Some(HOST),
@@ -111,7 +131,8 @@ fn endpoint(end: &End, here: &str, is_known: bool) -> Value {
     let namespace = end.namespace.as_ref();
     let of_namespace =
         namespace.map(|namespace| format!("k8s:io.kubernetes.pod.namespace={namespace}"));
-    let own = end.labels.0.iter().map(|label| format!("k8s:{label}"));
+    let own = pod.into_iter().flat_map(|pod| &pod.labels);
+    let own = own.map(|(key, value)| format!("k8s:{key}={value}"));
     let labels = own.chain(of_namespace).chain(reserved.map(|(_, label)| label.to_owned()));
     let workload = end.workload.as_ref();
     let workload = workload.map(|workload| json!({"name": workload.name, "kind": workload.kind}));

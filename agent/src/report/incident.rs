@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use whydrop_core::{
-    diagnosis::Attribution,
     incident::{self, Affected, Happened, Incident, IncidentChange, Party, Resolution, Step},
+    judgement::Attribution,
     remedy::choices::Action,
 };
 

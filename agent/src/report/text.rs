@@ -2,15 +2,17 @@
 //!
 //! `TIME VERB SOURCE -> DESTINATION:PORT/PROTOCOL  CAUSE; EVIDENCE[; CHANGE][; fix: COMMAND]  [incident ID]`
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::fmt::Write as _;
 
 use super::{
-    AgentRecord, AgentState, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel,
-    MutedDrops, ObjectRef, Record, heal, incident,
+    AgentRecord, AgentState, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel, Flow,
+    MutedDrops, ObjectRef, Record,
+    escape::{FIX, INCIDENT, name, phrase, shell_word, words},
+    heal, incident,
 };
 
 /// How many characters of an id are shown: enough to tell a cluster's drops of a day apart.
-const ID_SHOWN: usize = 8;
+pub const ID_SHOWN: usize = 8;
 
 /// As much of an id as is shown.
 pub fn short(id: &str) -> String {
@@ -22,57 +24,19 @@ pub(crate) fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Writes a record as one line, without the newline.
+/// Writes a record as one line, without the newline. But for the command of a drop and its incident,
+/// nothing in it can look like these, whatever objects say.
 pub fn line(record: &Record) -> String {
-    let line = match record {
-        Record::Drop(drop) => drop_line(drop),
-        Record::Incident(incident) => incident::line(incident),
-        Record::Heal(heal) => heal::line(heal),
-        Record::Agent(agent) => agent_line(agent),
-    };
-    escape(&line).into_owned()
-}
-
-/// Control characters, and those that take no width, turn the reading direction or break lines, as
-/// `\u{..}`: names and labels come from users.
-pub fn escape(text: &str) -> Cow<'_, str> {
-    escaped(text, |c| c.is_control() || is_format(c) || matches!(c, '\u{2028}' | '\u{2029}'))
-}
-
-/// A name as a field of a line: what is not printable ASCII as `\u{..}`, and a space as well. No name
-/// that the API server takes has any.
-fn name(text: &str) -> Cow<'_, str> {
-    escaped(text, |c| !c.is_ascii_graphic())
-}
-
-/// Whether it is of Unicode's category Cf.
-fn is_format(c: char) -> bool {
-    matches!(
-        c,
-        '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}'
-            | '\u{8e2}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-            | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-            | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}'
-            | '\u{1d173}'..='\u{1d17a}' | '\u{e0001}' | '\u{e0020}'..='\u{e007f}'
-    )
-}
-
-fn escaped(text: &str, harmful: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if !text.contains(&harmful) {
-        return Cow::Borrowed(text);
+    match record {
+        Record::Drop(drop) => words(&drop_words(drop)).into_owned() + &drop_end(drop),
+        Record::Incident(incident) => words(&incident::line(incident)).into_owned(),
+        Record::Heal(heal) => words(&heal::line(heal)).into_owned(),
+        Record::Agent(agent) => words(&agent_line(agent)).into_owned(),
     }
-    let mut escaped = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        if harmful(c) {
-            let _ = write!(escaped, "\\u{{{:x}}}", u32::from(c));
-        } else {
-            escaped.push(c);
-        }
-    }
-    Cow::Owned(escaped)
 }
 
-fn drop_line(record: &DropRecord) -> String {
+/// What leads up to the command.
+fn drop_words(record: &DropRecord) -> String {
     let verb = match (record.kind, record.evidence.level) {
         (DropKind::Finding, _) => "FINDING",
         (DropKind::Drop, EvidenceLevel::Rejected) => "REJECT",
@@ -84,7 +48,7 @@ fn drop_line(record: &DropRecord) -> String {
         "{} {verb} {source} -> {}/{}",
         seconds(&record.time),
         destination_text(destination),
-        record.flow.protocol
+        name(&record.flow.protocol)
     );
     if let Some(service) = &destination.service {
         let _ = write!(
@@ -103,11 +67,17 @@ fn drop_line(record: &DropRecord) -> String {
     if let Some(changed) = &record.cause.changed {
         let _ = write!(line, "; {}", changed_text(changed, record));
     }
-    if record.remedy.is_some() {
-        let _ = write!(line, "; fix: {}", fix_command(record));
-    }
-    let _ = write!(line, "  [incident {}]", short(&record.incident));
     line
+}
+
+/// The command, where there is a remedy, and the incident.
+fn drop_end(record: &DropRecord) -> String {
+    let incident = short(&record.incident);
+    let command = match &record.remedy {
+        Some(_) => format!("{FIX}{}", fix_command(&record.flow)),
+        None => String::new(),
+    };
+    format!("{command}{INCIDENT}{}]", name(&incident))
 }
 
 /// The end's name, or its address where it has none.
@@ -115,7 +85,7 @@ pub(crate) fn end(end: &End) -> String {
     match (&end.namespace, &end.pod, &end.node) {
         (Some(namespace), Some(pod), _) => format!("{}/{}", name(namespace), name(pod)),
         (_, _, Some(node)) => format!("node/{}", name(node)),
-        _ => end.ip.clone(),
+        _ => name(&end.ip).into_owned(),
     }
 }
 
@@ -180,16 +150,22 @@ fn changed_text(changed: &Changed, record: &DropRecord) -> String {
     format!("{object} {} {at}{difference}", changed.change)
 }
 
-/// The command that prints the remedy.
-pub fn fix_command(record: &DropRecord) -> String {
-    let (from, to, port) = asked(record);
+/// The command that prints the remedy, for a shell.
+pub fn fix_command(flow: &Flow) -> String {
+    let (from, to, port) = asked(flow);
+    fix_of(&from, &to, &port)
+}
+
+/// The command that prints the remedy of a flow in these words, for a shell.
+pub(crate) fn fix_of(from: &str, to: &str, port: &str) -> String {
+    let [from, to, port] = [from, to, port].map(shell_word);
     format!("whydrop fix --from {from} --to {to} --port {port}")
 }
 
 /// The flow as commands are asked about it: from whom, to whom (the Service, if that was dialled),
 /// and on which port.
-pub fn asked(record: &DropRecord) -> (String, String, String) {
-    let destination = &record.flow.destination;
+pub fn asked(flow: &Flow) -> (String, String, String) {
+    let destination = &flow.destination;
     let to = match &destination.service {
         Some(service) => format!("{}/svc/{}", name(&service.namespace), name(&service.name)),
         None => end(destination),
@@ -198,7 +174,7 @@ pub fn asked(record: &DropRecord) -> (String, String, String) {
         Some(service) => service.port,
         None => destination.port.unwrap_or_default(),
     };
-    (end(&record.flow.source), to, format!("{port}/{}", record.flow.protocol))
+    (end(&flow.source), to, format!("{port}/{}", name(&flow.protocol)))
 }
 
 fn agent_line(record: &AgentRecord) -> String {
@@ -247,7 +223,8 @@ fn agent_line(record: &AgentRecord) -> String {
 fn muted_text(muted: &MutedDrops) -> String {
     let MutedDrops { by, kind, reason, reports, packets, example, .. } = muted;
     let (kind, name) = (kind.as_deref().unwrap_or(by), name(&muted.name));
-    let reason = reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let reason =
+        reason.as_deref().map(|reason| format!(" ({})", phrase(reason))).unwrap_or_default();
     let plural = |count: u64| if count == 1 { "" } else { "s" };
     format!(
         "{reports} drop{} ({packets} packet{}) by {kind} {name}{reason}, such as {example}",
@@ -259,8 +236,8 @@ fn muted_text(muted: &MutedDrops) -> String {
 /// `2026-01-02T03:04:05Z` of a time with a fraction.
 pub(crate) fn seconds(time: &str) -> String {
     match time.split_once('.') {
-        Some((seconds, _)) => format!("{seconds}Z"),
-        None => time.to_owned(),
+        Some((seconds, _)) => format!("{}Z", name(seconds)),
+        None => name(time).into_owned(),
     }
 }
 

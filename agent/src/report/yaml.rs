@@ -7,6 +7,8 @@ use k8s_openapi::{
 use serde::Serialize;
 use whydrop_core::remedy::Manifest;
 
+use super::escape::yaml;
+
 /// A policy with its fields in the order in which people write them.
 #[derive(Serialize)]
 struct Document<'a, Spec> {
@@ -48,21 +50,20 @@ struct RuleDocument {
 pub fn documents(policies: &[Manifest]) -> String {
     // Objects of the API are maps of strings, numbers and lists: nothing that YAML cannot hold.
     let document = |policy: &Manifest| match policy {
-        Manifest::Kubernetes(policy) => serde_saphyr::to_string(&of_kubernetes(policy)).ok(),
-        Manifest::Calico(policy, group) => serde_saphyr::to_string(&Document {
+        Manifest::Kubernetes(policy) => yaml(&of_kubernetes(policy)),
+        Manifest::Calico(policy, group) => yaml(&Document {
             api_version: group.api_version(),
             kind: "NetworkPolicy",
             metadata: metadata(&policy.metadata),
             spec: &policy.spec,
-        })
-        .ok(),
+        }),
     };
     policies.iter().filter_map(document).collect::<Vec<_>>().join("---\n")
 }
 
 /// A part of an object as comments, to be read before what changes it.
 pub(crate) fn commented(part: &serde_json::Value) -> String {
-    let yaml = serde_saphyr::to_string(part).unwrap_or_default();
+    let yaml = yaml(part).unwrap_or_default();
     format!("#   {}\n", yaml.trim_end().replace('\n', "\n#   "))
 }
 

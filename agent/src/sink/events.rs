@@ -1,9 +1,11 @@
-//! Kubernetes Events on the pods that suffer: what `kubectl describe pod` shows.
+//! Kubernetes Events on the pods that are affected: what `kubectl describe pod` shows.
 //!
 //! An Event is written once per incident and pod, under a name that every agent gives it, so that
 //! two nodes that see the same do not write two; what follows is counted in its series
 //! (<https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/>). Events are
 //! help, not record: what cannot be written is counted, and nothing waits for it.
+
+mod note;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,9 +15,10 @@ use std::{
     },
 };
 
+use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
-    api::{core::v1::ObjectReference, events::v1::Event, events::v1::EventSeries},
+    api::{events::v1::Event, events::v1::EventSeries},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
 use kube::{
@@ -29,7 +32,9 @@ use tokio::{
     time::{Duration, MissedTickBehavior, interval, timeout},
 };
 
-use crate::cluster::live::chain;
+use super::{Loss, Outgoing, Place, Queue, Sink, SinkReadings};
+use crate::{chain::kube_chain, report::escape::escape};
+pub use note::Note;
 
 /// How many notes wait for a slow API server (about 1 kB each).
 pub const QUEUE_MAX: usize = 256;
@@ -58,21 +63,6 @@ const NOTE_BYTES_MAX: usize = 1000;
 const CONTROLLER: &str = "whydrop.io/agent";
 const ACTION: &str = "Connect";
 
-/// What an Event says.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Note {
-    /// The pod that suffers.
-    pub regarding: ObjectReference,
-    /// The policy to look at first.
-    pub related: Option<ObjectReference>,
-    /// For people.
-    pub text: String,
-    /// The incident, which names the Event together with the pod.
-    pub incident: u64,
-    /// When it was seen.
-    pub at: Timestamp,
-}
-
 /// How long the agent's end waits for the last to be written: a few requests to an API server that
 /// answers, and well within the half minute that a pod has to end.
 const FINISH_WAIT: Duration = Duration::from_secs(3);
@@ -82,11 +72,17 @@ const FINISH_WAIT: Duration = Duration::from_secs(3);
 pub struct Events {
     /// `None`: it was closed.
     queue: Option<mpsc::Sender<Note>>,
-    writer: JoinHandle<()>,
+    /// `None`: it has ended.
+    writer: Option<JoinHandle<()>>,
     shed: Arc<AtomicU64>,
 }
 
 impl Events {
+    /// Starts the sink of an agent; `None` where there is no API server to write to.
+    pub(super) fn of_agent(reason: String, place: Place<'_>) -> Option<Self> {
+        Some(Self::start(place.client?.clone(), place.node.to_owned(), reason))
+    }
+
     /// Starts the task that writes; it ends with the queue.
     pub fn start(client: Client, node: String, reason: String) -> Self {
         let (queue, notes) = mpsc::channel(QUEUE_MAX);
@@ -101,22 +97,7 @@ impl Events {
             complaint: String::new(),
         };
         let writer = tokio::spawn(writer.run(notes));
-        Self { queue: Some(queue), writer, shed }
-    }
-
-    /// Queues a note; where there is no room, it is counted as shed.
-    pub fn write(&self, note: Note) {
-        if self.queue.as_ref().is_none_or(|queue| queue.try_send(note).is_err()) {
-            self.shed.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Takes no more, and waits until what was taken is written, for as long as that is worth.
-    pub async fn finish(&mut self) {
-        self.queue = None;
-        // What comes to nothing was counted by the task; of what is cut off nobody can be told.
-        let _ = timeout(FINISH_WAIT, &mut self.writer).await;
-        self.writer.abort();
+        Self { queue: Some(queue), writer: Some(writer), shed }
     }
 
     /// Notes that wait to be written.
@@ -124,9 +105,56 @@ impl Events {
         self.queue.as_ref().map_or(0, |queue| queue.max_capacity() - queue.capacity())
     }
 
-    /// Notes that no Event tells of.
+    /// Notes that are in no Event.
     pub fn shed(&self) -> u64 {
         self.shed.load(Ordering::Relaxed)
+    }
+}
+
+impl Sink for Events {
+    /// Queues a note; where there is no room, it is counted as shed.
+    fn write(&self, outgoing: &Outgoing) {
+        let Outgoing::Note(note) = outgoing else { return };
+        if self.queue.as_ref().is_none_or(|queue| queue.try_send((**note).clone()).is_err()) {
+            self.shed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn readings(&self) -> SinkReadings {
+        readings(self.queued(), self.shed())
+    }
+
+    fn off() -> SinkReadings {
+        readings(0, 0)
+    }
+
+    fn takes_records(&self) -> bool {
+        false
+    }
+
+    /// Waits for at most [`FINISH_WAIT`].
+    fn finish(&mut self) -> BoxFuture<'_, ()> {
+        self.queue = None;
+        let writer = self.writer.take();
+        Box::pin(async {
+            let Some(mut writer) = writer else { return };
+            // What comes to nothing was counted by the task; what is cut off is not counted.
+            let _ = timeout(FINISH_WAIT, &mut writer).await;
+            writer.abort();
+        })
+    }
+}
+
+fn readings(queued: usize, shed: u64) -> SinkReadings {
+    SinkReadings {
+        queues: vec![Queue { name: "events", length: queued, limit: QUEUE_MAX }],
+        losses: vec![Loss {
+            name: "notes",
+            words: "reports that no Kubernetes Event tells of",
+            interval: SignedDuration::ZERO,
+            count: shed,
+        }],
+        ..SinkReadings::default()
     }
 }
 
@@ -190,8 +218,8 @@ impl Writer {
             Err(error) => return self.failed(&error, 1),
         };
         if self.known.len() >= REMEMBERED_MAX {
-            let eldest = self.known.iter().min_by_key(|(_, known)| known.last);
-            if let Some(name) = eldest.map(|(name, _)| name.clone()) {
+            let oldest = self.known.iter().min_by_key(|(_, known)| known.last);
+            if let Some(name) = oldest.map(|(name, _)| name.clone()) {
                 self.known.remove(&name);
             }
         }
@@ -279,7 +307,7 @@ impl Writer {
     /// Counts notes that no Event tells of; says why once, not each time.
     fn failed(&mut self, error: &kube::Error, notes: u64) {
         self.shed.fetch_add(notes, Ordering::Relaxed);
-        let complaint = chain(error);
+        let complaint = kube_chain(error);
         if complaint != self.complaint {
             tracing::warn!("Kubernetes Events cannot be written: {complaint}");
             self.complaint = complaint;
@@ -313,24 +341,23 @@ fn name(note: &Note) -> String {
     let uid = note.regarding.uid.as_deref().unwrap_or_default();
     let hash = blake3::hash(format!("{:016x} {uid}", note.incident).as_bytes());
     // Names have at most 253 characters, as pods' have.
-    let pod = &pod[..pod.len().min(200)];
+    let pod = &pod[..pod.floor_char_boundary(200)];
     format!("{}.{}", pod.trim_end_matches(['-', '.']), &hash.to_hex()[..16])
 }
 
-/// A text cut off where the API would refuse more.
+/// A text in one line, cut off where the API would refuse more.
 pub(crate) fn bounded(text: &str) -> String {
+    let text = escape(text);
     if text.len() <= NOTE_BYTES_MAX {
-        return text.to_owned();
+        return text.into_owned();
     }
-    let mut end = NOTE_BYTES_MAX;
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}…", &text[..end])
+    format!("{}…", &text[..text.floor_char_boundary(NOTE_BYTES_MAX)])
 }
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::ObjectReference;
+
     use super::*;
 
     #[test]

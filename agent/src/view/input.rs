@@ -1,12 +1,16 @@
 //! Lines from a file or a pipe, read and parsed in a thread of its own.
 
 use std::{
-    io::{self, BufRead as _, BufReader, Read},
+    io::{self, BufReader, Read},
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread,
 };
 
-use crate::records::{Line, read};
+use crate::records::{
+    Line,
+    lines::{Next, next},
+    read, too_long,
+};
 
 /// How many lines are handed over at once: some milliseconds of parsing.
 pub const BATCH_LINES_MAX: usize = 512;
@@ -14,9 +18,6 @@ pub const BATCH_LINES_MAX: usize = 512;
 /// How many batches wait to be taken (4 kB a line: 16 MB). Beyond that the pipe waits, and nothing
 /// is lost.
 pub const QUEUE_BATCHES_MAX: usize = 8;
-
-/// The longest line that is read. A record is some kilobytes; a file without line ends is none.
-const LINE_BYTES_MAX: u64 = 4 << 20;
 
 /// How much is read at once: a pipe's whole buffer (64 kB by default), or some pages of a file.
 const READ_BYTES: usize = 64 << 10;
@@ -69,12 +70,13 @@ fn pass_on(
     mut reader: BufReader<Box<dyn Read + Send>>,
     queue: &SyncSender<News>,
 ) -> io::Result<()> {
-    let (mut batch, mut line) = (Vec::new(), Vec::new());
+    let (mut batch, mut line) = (Vec::new(), String::new());
     loop {
-        line.clear();
-        let length = reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
-        if length > 0 {
-            batch.push(read(&String::from_utf8_lossy(&line)));
+        let next = next(&mut reader, &mut line)?;
+        match next {
+            Next::Line => batch.push(read(&line)),
+            Next::TooLong => batch.push(too_long()),
+            Next::End => {}
         }
         // What has come is shown before the next line is waited for.
         let waits = !reader.buffer().contains(&b'\n');
@@ -84,7 +86,7 @@ fn pass_on(
                 return Ok(());
             }
         }
-        if length == 0 {
+        if next == Next::End {
             return Ok(());
         }
     }

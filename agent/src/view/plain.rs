@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     records::board::{AgentStatus, Board, Incident, Status},
-    report::text::{escape, fix_command},
+    report::{escape::escape, text::fix_command},
 };
 
 use super::words::{self, badge, count, count_of, headline, moment, span};
@@ -71,7 +71,7 @@ fn of_incident(lines: &mut Vec<String>, board: &Board, incident: &Incident) {
         lines.push(format!("  do: {}", step.text));
     }
     if let Some(drop) = incident.drops().find(|drop| drop.record().remedy.is_some()) {
-        lines.push(format!("  fix: {}", fix_command(drop.record())));
+        lines.push(format!("  fix: {}", fix_command(&drop.record().flow)));
     }
 }
 

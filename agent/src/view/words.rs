@@ -8,8 +8,8 @@ use crate::{
     records::board::{Count, Status, Summary},
     report::{
         End, Evidence, EvidenceLevel, ObjectRef,
+        escape::escape,
         incident::{AffectedPath, Severity, Sufferer},
-        text::escape,
     },
 };
 

@@ -11,9 +11,10 @@ use whydrop::{
 use whydrop_core::{
     cluster::Cluster,
     correlate::{Correlated, Correlator, Drop},
-    diagnosis::{Case, Fate, diagnose, judge},
+    diagnosis::{Case, Fate, diagnose},
     flow::{Flow, Protocol, Worked},
     incident::{IncidentBook, JudgedDrop},
+    judgement::judge,
     observation::{AttemptId, DropReason, Fact, Observation},
 };
 
@@ -181,10 +182,10 @@ impl Node {
         };
         let judgement = judge(&snapshot, self.cluster.history(), &case);
         let worked = worked.map(|second| Worked::once(at(second)));
-        let judged = JudgedDrop { drop: &drop, judgement: &judgement, worked };
+        let judged = JudgedDrop { drop, judgement, worked };
         self.book.take(&judged, last);
         let now = last + SignedDuration::from_millis(400 + i64::from(way.0[3]));
-        let record = self.reporter.drop(now, &snapshot, &drop, &judgement, worked);
+        let record = self.reporter.drop(now, &snapshot, &judged);
         self.records.push(record);
     }
 

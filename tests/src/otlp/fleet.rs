@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use whydrop::sink::otlp::{Otlp, QUEUE_MAX};
+use whydrop::sink::{
+    Sink as _,
+    otlp::{DeliveryStats, Otlp, QUEUE_MAX},
+};
 
 use super::{
     collector::{Collector, TO_FILE},
@@ -114,12 +117,12 @@ impl Fleet {
         let handed = self.agents * self.records;
         let deadline = Instant::now() + PATIENCE;
         let (lost, retries) = loop {
-            let fares: Vec<_> = sinks.iter().map(|(sink, _)| sink.fare()).collect();
-            let sum = |count: fn(&whydrop::sink::otlp::Fare) -> u64| fares.iter().map(count).sum();
+            let stats: Vec<_> = sinks.iter().map(|(sink, _)| sink.stats()).collect();
+            let sum = |count: fn(&DeliveryStats) -> u64| stats.iter().map(count).sum();
             let (sent, lost): (u64, u64) =
-                (sum(|fare| fare.sent), sum(|fare| fare.full + fare.old + fare.refused));
+                (sum(|stats| stats.sent), sum(|stats| stats.full + stats.old + stats.refused));
             if sent + lost == handed {
-                break (lost, sum(|fare| fare.retries));
+                break (lost, sum(|stats| stats.retries));
             }
             ensure!(Instant::now() < deadline, "{sent} of {handed} are sent after {PATIENCE:?}");
             std::thread::park_timeout(LOOK);
@@ -174,14 +177,15 @@ impl Fleet {
             for (agent, (sink, records)) in (0..).zip(sinks) {
                 let done = (number * self.agents + agent) as f64 / total;
                 let due = Duration::from_secs_f64(self.seconds as f64 * done);
-                while begun.elapsed() < due || sink.fare().queued >= QUEUE_MAX {
+                while begun.elapsed() < due || sink.stats().queued >= QUEUE_MAX {
                     std::thread::park_timeout(due.saturating_sub(begun.elapsed()).max(LOOK / 50));
                 }
-                sink.write(if number % INCIDENT_EACH == INCIDENT_EACH - 1 {
+                let record = if number % INCIDENT_EACH == INCIDENT_EACH - 1 {
                     records.incident(agent % INCIDENTS, number)
                 } else {
                     records.drop(number)
-                });
+                };
+                sink.write(&record.into());
             }
         }
     }

@@ -10,9 +10,12 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use whydrop::{
     report::{AgentState, Record, Reporter},
-    sink::otlp::{
-        Bounds, Fare, Options, Origin, Otlp, QUEUE_MAX,
-        settings::{OtlpArgs, Settings},
+    sink::{
+        Sink as _,
+        otlp::{
+            Bounds, DeliveryStats, Options, Origin, Otlp, QUEUE_MAX,
+            settings::{OtlpArgs, Settings},
+        },
     },
 };
 
@@ -116,8 +119,8 @@ pub struct Said {
 }
 
 impl Said {
-    fn of(handed: u64, fare: &Fare) -> Self {
-        let Fare { kept, sent, full, refused, queued, waiting, .. } = *fare;
+    fn of(handed: u64, stats: &DeliveryStats) -> Self {
+        let DeliveryStats { kept, sent, full, refused, queued, waiting, .. } = *stats;
         Self { handed, kept, sent, full, refused, done: queued == 0 && waiting == 0 }
     }
 }
@@ -136,17 +139,17 @@ pub fn drive(
         #[expect(clippy::cast_precision_loss, reason = "some thousand records")]
         let due = start + Duration::from_secs_f64((number - first) as f64 / per_second);
         loop {
-            let fare = sink.fare();
-            if fare.kept > kept {
-                kept = fare.kept;
-                say(Said::of(number - first, &fare));
+            let stats = sink.stats();
+            if stats.kept > kept {
+                kept = stats.kept;
+                say(Said::of(number - first, &stats));
             }
-            if Instant::now() >= due && fare.queued < QUEUE_MAX / 2 {
+            if Instant::now() >= due && stats.queued < QUEUE_MAX / 2 {
                 break;
             }
             std::thread::park_timeout(LOOK);
         }
-        sink.write(records.drop(number));
+        sink.write(&records.drop(number).into());
     }
 }
 
@@ -159,12 +162,12 @@ pub fn drain(
 ) -> Result<Said> {
     let deadline = Instant::now() + patience;
     loop {
-        let said = Said::of(handed, &sink.fare());
+        let said = Said::of(handed, &sink.stats());
         say(said);
         if said.done {
             return Ok(said);
         }
-        ensure!(Instant::now() < deadline, "it still waits after {patience:?}: {:?}", sink.fare());
+        ensure!(Instant::now() < deadline, "it still waits after {patience:?}: {:?}", sink.stats());
         std::thread::park_timeout(10 * LOOK);
     }
 }

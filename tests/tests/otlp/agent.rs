@@ -6,6 +6,7 @@ use anyhow::Result;
 use whydrop::{
     cluster::connect::{KubeArgs, connect},
     report::{AgentState, Record},
+    sink::Sink as _,
 };
 use whydrop_tests::{
     agent::{Agent, binary},
@@ -193,7 +194,7 @@ fn the_resource_names_the_cluster_by_the_uid_of_its_kube_system() -> Result<()> 
     });
     // It is not waited for: what is sent before it is known goes without.
     until("the cluster's uid", ARRIVAL, || {
-        sink.write(Records::of("worker-1").drop(0));
+        sink.write(&Records::of("worker-1").drop(0).into());
         let events = collector.events()?;
         let last = events.last().map(|event| event.resource.get("k8s.cluster.uid").cloned());
         Ok(match last.flatten() {

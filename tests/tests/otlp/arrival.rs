@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 use anyhow::Result;
 use whydrop::{
     report::{AgentState, DropKind, End, Record},
-    sink::otlp::{Otlp, SEQUENCE},
+    sink::{
+        Sink as _,
+        otlp::{Otlp, SEQUENCE},
+    },
 };
 use whydrop_tests::{
     kube::{
@@ -79,16 +82,16 @@ fn every_record_arrives_over_both_protocols_with_the_attributes_that_the_docs_li
     let mut pages = Vec::new();
     for protocol in ["grpc", "http/protobuf"] {
         let collector = Collector::start(TO_FILE).expect("a collector");
-        let sink = open(&variables(&collector, protocol));
+        let mut sink = open(&variables(&collector, protocol));
         for record in records() {
-            sink.write(record);
+            sink.write(&record.into());
         }
         let count = records().len();
         let all = |events: &[Event]| (events.len() >= count).then(|| events.to_vec());
         let events = collector.wait("all records", ARRIVAL, all).expect("they arrive");
-        let fare = sink.fare();
+        let stats = sink.stats();
         runtime().block_on(sink.finish());
-        assert_eq!(fare.retries + fare.refused + fare.full, 0, "{fare:?}");
+        assert_eq!(stats.retries + stats.refused + stats.full, 0, "{stats:?}");
 
         let read: Vec<_> = events.iter().map(|event| event.record().expect("a record")).collect();
         for (read, sent) in read.iter().zip(records()) {
@@ -238,32 +241,32 @@ fn only_who_shows_its_certificate_and_the_token_is_served() -> Result<()> {
             ("of another authority", with("OTEL_EXPORTER_OTLP_CERTIFICATE", file("other.crt"))),
         ] {
             let sink = open(&variables);
-            sink.write(Records::of("worker-1").drop(0));
+            sink.write(&Records::of("worker-1").drop(0).into());
             until(why, ARRIVAL, || {
-                let fare = sink.fare();
-                Ok(if fare.retries > 0 {
+                let stats = sink.stats();
+                Ok(if stats.retries > 0 {
                     Look::Seen(())
                 } else {
-                    Look::NotYet(format!("{fare:?}"))
+                    Look::NotYet(format!("{stats:?}"))
                 })
             })?;
-            let fare = sink.fare();
-            assert_eq!((fare.sent, fare.refused, fare.waiting), (0, 0, 1), "{protocol} {why}");
+            let stats = sink.stats();
+            assert_eq!((stats.sent, stats.refused, stats.waiting), (0, 0, 1), "{protocol} {why}");
         }
 
         // A token that is refused stays refused: by the specification that is no reason to retry.
         let wrong = with("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Bearer%20guess".to_owned());
         let sink = open(&wrong);
-        sink.write(Records::of("worker-1").drop(1));
+        sink.write(&Records::of("worker-1").drop(1).into());
         until("a refusal", ARRIVAL, || {
-            let fare = sink.fare();
-            Ok(if fare.refused == 1 { Look::Seen(()) } else { Look::NotYet(format!("{fare:?}")) })
+            let stats = sink.stats();
+            Ok(if stats.refused == 1 { Look::Seen(()) } else { Look::NotYet(format!("{stats:?}")) })
         })?;
-        assert_eq!(sink.fare().waiting, 0);
+        assert_eq!(sink.stats().waiting, 0);
         assert_eq!(collector.events()?.len(), before, "nothing has arrived");
 
         let sink = open(&all);
-        sink.write(Records::of("worker-1").drop(2));
+        sink.write(&Records::of("worker-1").drop(2).into());
         let more = |events: &[Event]| (events.len() > before).then(|| events[before].clone());
         let event = collector.wait("the record", ARRIVAL, more)?;
         assert_eq!(event.get("whydrop.drop.id"), format!("{:016x}", 2));
@@ -285,7 +288,7 @@ fn compression_makes_requests_small_and_the_same_arrives() -> Result<()> {
             variables.push(("OTEL_EXPORTER_OTLP_COMPRESSION", compression.to_owned()));
             let sink = open(&variables);
             let records = Records::of("worker-1");
-            (0..50).for_each(|number| sink.write(records.drop(number)));
+            (0..50).for_each(|number| sink.write(&records.drop(number).into()));
             seen += 50;
             let all = |events: &[Event]| (events.len() >= seen).then(|| events.to_vec());
             let events = collector.wait("the records", ARRIVAL, all)?;

@@ -14,7 +14,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
-use whydrop::sink::otlp::{Fare, Otlp};
+use whydrop::sink::{
+    Sink as _,
+    otlp::{DeliveryStats, Otlp},
+};
 use whydrop_tests::{
     agent::beside,
     kube::{
@@ -75,11 +78,11 @@ fn arrived(events: &[Event]) -> Result<BTreeSet<u64>> {
     Ok(numbers)
 }
 
-/// Waits until the sink fares so.
-fn wait(sink: &Otlp, what: &str, is_so: impl Fn(&Fare) -> bool) -> Result<Fare> {
+/// Waits until this holds of the sink.
+fn wait(sink: &Otlp, what: &str, is_so: impl Fn(&DeliveryStats) -> bool) -> Result<DeliveryStats> {
     until(what, ARRIVAL, || {
-        let fare = sink.fare();
-        Ok(if is_so(&fare) { Look::Seen(fare) } else { Look::NotYet(format!("{fare:?}")) })
+        let stats = sink.stats();
+        Ok(if is_so(&stats) { Look::Seen(stats) } else { Look::NotYet(format!("{stats:?}")) })
     })
 }
 
@@ -96,15 +99,16 @@ fn a_collector_that_is_killed_and_stopped_under_load_gets_every_record() -> Resu
         let load = std::thread::spawn(move || {
             drive(&driven, &Records::of("worker-1"), 0..RECORDS, PER_SECOND, |_| {});
         });
-        wait(&sink, "some that have arrived", |fare| fare.sent > 200)?;
+        wait(&sink, "some that have arrived", |stats| stats.sent > 200)?;
         collector.kill()?;
-        let fare = wait(&sink, "some that wait", |fare| fare.retries > 1 && fare.waiting > 300)?;
+        let stats =
+            wait(&sink, "some that wait", |stats| stats.retries > 1 && stats.waiting > 300)?;
         collector.run(TO_FILE)?;
-        wait(&sink, "more that have arrived", |now| now.sent > fare.sent + 200)?;
+        wait(&sink, "more that have arrived", |now| now.sent > stats.sent + 200)?;
 
         collector.signal(Signal::SIGSTOP)?;
-        let stopped = sink.fare();
-        wait(&sink, "no answer", |fare| fare.retries > stopped.retries && fare.waiting > 200)?;
+        let stopped = sink.stats();
+        wait(&sink, "no answer", |stats| stats.retries > stopped.retries && stats.waiting > 200)?;
         collector.signal(Signal::SIGCONT)?;
         load.join().expect("the load");
         let said = drain(&sink, RECORDS, ARRIVAL, |_| {})?;
@@ -219,7 +223,7 @@ fn what_a_full_outbox_sheds_is_counted_and_its_numbers_are_missing() -> Result<(
     let folder = tempfile::tempdir()?;
     let sink = open(collector.http, "http/protobuf", Some(folder.path()), Some(BYTES))?;
     drive(&sink, &Records::of("worker-1"), 0..RECORDS, 5000.0, |_| {});
-    let full = wait(&sink, "all kept or shed", |fare| fare.kept == RECORDS)?;
+    let full = wait(&sink, "all kept or shed", |stats| stats.kept == RECORDS)?;
     assert!(full.full > 100 && full.waiting_bytes <= BYTES, "{full:?}");
     let file = folder.path().join("otlp-outbox.redb").metadata()?.len();
     // The store rounds events up to pages, and keeps a transaction's old pages until it is done.
@@ -270,12 +274,12 @@ fn a_collector_out_of_memory_is_asked_again_until_it_takes_them() -> Result<()> 
         let records = Records::of("worker-1");
         let mut count = 0;
         until("a refusal", ARRIVAL, || {
-            sink.write(records.drop(count));
+            sink.write(&records.drop(count).into());
             count += 1;
-            let fare = sink.fare();
-            Ok(if fare.retries > 1 { Look::Seen(()) } else { Look::NotYet(format!("{fare:?}")) })
+            let stats = sink.stats();
+            Ok(if stats.retries > 1 { Look::Seen(()) } else { Look::NotYet(format!("{stats:?}")) })
         })?;
-        assert_eq!(sink.fare().refused, 0, "{protocol}");
+        assert_eq!(sink.stats().refused, 0, "{protocol}");
         collector.kill()?;
         collector.run(TO_FILE)?;
         let said = drain(&sink, count, ARRIVAL, |_| {})?;
@@ -324,9 +328,9 @@ fn a_slow_collector_gets_every_record_and_holds_up_nobody() -> Result<()> {
     let sink = open(collector.grpc, "grpc", None, None)?;
     let records = Records::of("worker-1");
     let started = Instant::now();
-    (0..RECORDS).for_each(|number| sink.write(records.drop(number)));
+    (0..RECORDS).for_each(|number| sink.write(&records.drop(number).into()));
     assert!(started.elapsed() < Duration::from_secs(1), "whoever writes does not wait");
-    wait(&sink, "answers that come too late", |fare| fare.retries > 1)?;
+    wait(&sink, "answers that come too late", |stats| stats.retries > 1)?;
     is_slow.store(false, Ordering::Relaxed);
     let said = drain(&sink, RECORDS, ARRIVAL, |_| {})?;
     assert_eq!((said.sent, said.full, said.refused), (RECORDS, 0, 0));
@@ -363,14 +367,14 @@ fn answers_mean_what_the_specification_says() -> Result<()> {
     })?;
     let sink = open(endpoint.address, "http/protobuf", None, None)?;
     let records = Records::of("worker-1");
-    (0..5).for_each(|number| sink.write(records.drop(number)));
-    let fare = wait(&sink, "the partial success", |fare| fare.sent > 0)?;
-    assert_eq!((fare.sent, fare.refused, fare.retries, fare.waiting), (3, 2, 2, 0));
-    sink.write(records.drop(5));
-    let fare = wait(&sink, "the refusal", |fare| fare.refused > 2)?;
-    assert_eq!((fare.sent, fare.refused, fare.waiting), (3, 3, 0), "it is not sent again");
-    sink.write(records.drop(6));
-    wait(&sink, "the last", |fare| fare.sent == 4)?;
+    (0..5).for_each(|number| sink.write(&records.drop(number).into()));
+    let stats = wait(&sink, "the partial success", |stats| stats.sent > 0)?;
+    assert_eq!((stats.sent, stats.refused, stats.retries, stats.waiting), (3, 2, 2, 0));
+    sink.write(&records.drop(5).into());
+    let stats = wait(&sink, "the refusal", |stats| stats.refused > 2)?;
+    assert_eq!((stats.sent, stats.refused, stats.waiting), (3, 3, 0), "it is not sent again");
+    sink.write(&records.drop(6).into());
+    wait(&sink, "the last", |stats| stats.sent == 4)?;
 
     let requests = endpoint.requests();
     assert_eq!(requests.len(), 5);

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use whydrop::sink::otlp::Otlp;
+use whydrop::sink::{Sink as _, otlp::Otlp};
 use whydrop_tests::{
     kube::daemon::Place,
     otlp::{
@@ -93,9 +93,9 @@ fn incidents_of_a_fleet_are_merged_from_kafka_whichever_of_all_was_killed() -> R
     // The agents tell of the same incidents, each of its own drops, and each more than once.
     let tell = |drops: std::ops::Range<u64>| {
         for (agent, (sink, records)) in (1..).zip(&agents) {
-            drops.clone().for_each(|number| sink.write(records.drop(agent << 32 | number)));
+            drops.clone().for_each(|number| sink.write(&records.drop(agent << 32 | number).into()));
             (0..INCIDENTS).for_each(|incident| {
-                sink.write(records.incident(incident, agent * drops.end));
+                sink.write(&records.incident(incident, agent * drops.end).into());
             });
         }
     };

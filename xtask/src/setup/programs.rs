@@ -80,8 +80,11 @@ pub(super) const PROGRAMS: &[Program] = &[
     row("bpftrace", "bpftrace", "is what whydrop's cost is compared with", Need::Bench),
 ];
 
-/// What pages are shown in, beside the browser: a package without a program.
-pub(super) const FONTS: &str = "fonts-dejavu-core";
+/// Debian packages without a program that is called, what each is for, and what of ours needs it.
+pub(super) const PACKAGES: &[(&str, &str, Need)] = &[
+    ("fonts-dejavu-core", "which pages are shown in", Need::Page),
+    ("debian-archive-keyring", "which Debian's packages are checked with", Need::Bare),
+];
 
 /// What bpf-linker is compiled against: packages without a program of their own.
 pub(super) const LLVM: &[&str] =

@@ -12,7 +12,7 @@ use std::{collections::VecDeque, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Cluster, Snapshot,
+    Snapshot,
     object::{Key, Kind, Object, Pod},
 };
 use record::parts;
@@ -82,8 +82,8 @@ impl Undoable {
     /// Makes the snapshot what it was before this change, as far as this object goes.
     pub fn undo(&self, snapshot: &mut Snapshot) {
         match &self.before {
-            Some(object) => Cluster::put(snapshot, object.clone(), None),
-            None => Cluster::take_out(snapshot, &self.change.object, self.change.at),
+            Some(object) => snapshot.put(object.clone(), None),
+            None => snapshot.take_out(&self.change.object, self.change.at),
         }
     }
 

@@ -11,7 +11,6 @@ use super::{
     object::{Scale, Workload},
     resolve::Holder,
 };
-use crate::diagnosis::Case;
 
 /// How long what was looked up is taken as still so: pods come and go, and a peer that is asked for
 /// again within a burst is the same one.
@@ -72,7 +71,8 @@ impl Cluster {
     /// What was looked up long ago is of no use any more.
     pub fn forget_look_up(&mut self, sought: &Sought) {
         if let Some(looked_up) = &mut self.snapshot.looked_up {
-            looked_up.remove_mut(sought);
+            let is_news = looked_up.remove_mut(sought);
+            self.snapshot.other_changes += u64::from(is_news);
         }
     }
 }
@@ -93,57 +93,14 @@ impl Snapshot {
         self.look_up_of(&Sought::Scale(namespace.clone(), workload.clone()))?.scale
     }
 
-    /// What to look up before a case can be judged: nothing where everything is listed. Of a Service
-    /// that nobody translated, its backends; of the policies over either end, Services that they name.
-    pub fn to_look_up(&self, case: &Case<'_>, now: Timestamp) -> Vec<Sought> {
-        if self.looked_up.is_none() {
-            return Vec::new();
-        }
-        let dialled = case.dialled.map(|(address, _)| address);
-        let ends = [Some(case.flow.source), Some(case.flow.destination), dialled];
-        let mut missing: Vec<Sought> = ends
-            .into_iter()
-            .flatten()
-            .filter(|address| self.is_missing(*address, case.at, now))
-            .map(Sought::from)
-            .collect();
-        if let Holder::Service(service) = self.resolve(case.flow.destination, case.at).holder {
-            let backends = self.slices(&service).flat_map(|slice| &slice.addresses);
-            let backends = backends.filter(|address| self.is_missing(**address, None, now));
-            missing.extend(backends.copied().map(Sought::from));
-        }
-        let services = self.services_of_rules(case).into_iter().map(Sought::Service);
-        missing.extend(services.filter(|sought| self.is_fresh(sought, None, now) != Some(true)));
-        missing.sort_unstable();
-        missing.dedup();
-        missing
-    }
-
     /// The Services that any policy names.
     pub fn services_named(&self) -> BTreeSet<Name> {
         let named = self.policies().iter().flat_map(|policy| policy.services());
         named.map(|service| (service.namespace.clone(), service.name.clone())).collect()
     }
 
-    /// The Services that policies name which may govern one of the ends.
-    fn services_of_rules(&self, case: &Case<'_>) -> Vec<Name> {
-        let ends = [case.flow.source, case.flow.destination];
-        let ends = ends.map(|address| self.resolve(address, case.at));
-        let pods = ends.iter().filter_map(|end| end.pod());
-        let policies = pods.flat_map(|pod| {
-            let labels = self.namespace(&pod.namespace).map(|namespace| &namespace.labels);
-            self.policies().candidates(&pod.namespace, &pod.labels, labels)
-        });
-        policies
-            .flat_map(|policy| {
-                let services = policy.services().into_iter();
-                let names = services.map(|s| (s.namespace.clone(), s.name.clone()));
-                names.collect::<Vec<_>>()
-            })
-            .collect()
-    }
-
-    fn is_missing(&self, address: IpAddr, at: Option<Timestamp>, now: Timestamp) -> bool {
+    /// Whether nothing recent enough is known of who held an address, by an object or a look-up.
+    pub fn is_missing(&self, address: IpAddr, at: Option<Timestamp>, now: Timestamp) -> bool {
         match self.is_fresh(&address.into(), at, now) {
             Some(is_fresh) => !is_fresh,
             // Held by a pod or a node that is followed.
@@ -151,9 +108,13 @@ impl Snapshot {
         }
     }
 
-    /// Whether what was looked up need not be yet again, to tell how it was then; `None`: it never
-    /// was.
-    fn is_fresh(&self, sought: &Sought, then: Option<Timestamp>, now: Timestamp) -> Option<bool> {
+    /// Whether what was looked up need not be again to know how it was then; `None`: it never was.
+    pub fn is_fresh(
+        &self,
+        sought: &Sought,
+        then: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Option<bool> {
         let LookUp { at, failed, .. } = self.looked_up.as_ref()?.get(sought)?;
         let age = now.duration_since(*at);
         Some(match failed {

@@ -7,7 +7,9 @@ use jiff::Timestamp;
 
 use crate::{
     flow::Protocol,
-    policy::{Policy, PolicyKind, PolicyRef, selector::Labels, tier::Tier},
+    policy::{
+        Policy, PolicyKind, PolicyRef, network_set::NetworkSet, requirement::Labels, tier::Tier,
+    },
 };
 
 /// An object of a kind that decisions depend on.
@@ -73,6 +75,14 @@ impl Kind {
         core.into_iter().chain(PolicyKind::ALL.map(Self::Policy)).chain(calico)
     }
 
+    /// The kind of a network set.
+    pub const fn of_network_set(set: &NetworkSet) -> Self {
+        match set.namespace {
+            Some(_) => Self::NetworkSet,
+            None => Self::GlobalNetworkSet,
+        }
+    }
+
     /// Whether an object of this kind that cannot be read may have decided a verdict.
     pub const fn decides(self) -> bool {
         match self {
@@ -131,7 +141,7 @@ impl Object {
             Self::EndpointSlice(o) => (Kind::EndpointSlice, Some(&o.namespace), &o.name),
             Self::ServiceAccount(o) => (Kind::ServiceAccount, Some(&o.namespace), &o.name),
             Self::Tier(o) => (Kind::Tier, None, &o.name),
-            Self::NetworkSet(o) => (o.kind(), o.namespace.as_ref(), &o.name),
+            Self::NetworkSet(o) => (Kind::of_network_set(o), o.namespace.as_ref(), &o.name),
             Self::Policy(o) => {
                 let PolicyRef { kind, namespace, name } = &o.reference;
                 (Kind::Policy(*kind), namespace.as_ref(), name)
@@ -339,28 +349,4 @@ pub struct ServiceAccount {
     pub name: Arc<str>,
     /// Labels.
     pub labels: Labels,
-}
-
-/// A `NetworkSet`, or, without a namespace, a `GlobalNetworkSet` of Calico's: addresses that its
-/// policies select by labels, as if they were pods.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetworkSet {
-    /// Namespace.
-    pub namespace: Option<Arc<str>>,
-    /// Name.
-    pub name: Arc<str>,
-    /// Labels.
-    pub labels: Labels,
-    /// The addresses.
-    pub networks: Vec<IpNet>,
-}
-
-impl NetworkSet {
-    /// Its kind.
-    pub const fn kind(&self) -> Kind {
-        match self.namespace {
-            Some(_) => Kind::NetworkSet,
-            None => Kind::GlobalNetworkSet,
-        }
-    }
 }

@@ -148,7 +148,7 @@ impl Snapshot {
                 // A pod names a node of which there is no object here.
                 Arc::new(Node {
                     name: name.clone(),
-                    labels: crate::policy::selector::Labels::new(),
+                    labels: crate::policy::requirement::Labels::new(),
                     addresses: vec![address],
                     pod_networks: Vec::new(),
                 })

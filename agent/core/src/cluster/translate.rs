@@ -17,11 +17,11 @@ use super::object::{
 };
 use crate::{
     flow::Protocol,
-    mute,
     policy::{
         NAMESPACE_NAME_LABEL, labels,
+        mute_annotation::annotated,
         network_policy::{port_number, protocol},
-        selector::Labels,
+        requirement::Labels,
     },
     problem::{FieldPath, Problem},
 };
@@ -183,7 +183,7 @@ pub fn namespace(namespace: &core::Namespace) -> Result<Namespace, Problem> {
     let mut labels = labels_of(&namespace.metadata);
     // The API server sets it on every namespace, whatever the manifest says.
     labels.insert(NAMESPACE_NAME_LABEL.into(), name.clone());
-    Ok(Namespace { name, labels, mute: mute::annotated(&namespace.metadata) })
+    Ok(Namespace { name, labels, mute: annotated(&namespace.metadata) })
 }
 
 /// Translates a service account.

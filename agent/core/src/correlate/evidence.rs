@@ -1,5 +1,7 @@
 //! What speaks for an attempt, or a flow of attempts, having died.
 
+use std::ops::RangeInclusive;
+
 use jiff::Timestamp;
 
 use super::{GRACE, SETTLE};
@@ -194,6 +196,11 @@ impl Evidence {
             // Among equals by name, not by who was told first.
             (a.packets, &b.reason.name).cmp(&(b.packets, &a.reason.name))
         })
+    }
+
+    /// From when the first packet was seen to when the last sign was.
+    pub fn span(&self) -> RangeInclusive<Timestamp> {
+        self.first()..=self.last()
     }
 
     /// When the first packet was seen.

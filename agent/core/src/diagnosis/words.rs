@@ -2,13 +2,14 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use super::{Cause, Class, Fate, Inquiry, Situation, reason, responsible};
+use super::{Cause, Class, Fate, Situation, inquiry::Inquiry, reason};
 use crate::{
     cluster::TableFull,
     correlate::Level,
     flow::Direction,
     observation::Rejection,
-    policy::{Layer, Policy, evaluate::Decision, nearest::NearestMiss},
+    policy::{Layer, Policy},
+    verdict::{Decision, nearest::NearestMiss},
 };
 
 pub(super) fn sentence(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
@@ -73,7 +74,7 @@ fn denied_by(inquiry: &Inquiry<'_>, direction: Direction) -> String {
         let kind = rule.policy.kind;
         return format!("{direction} denied by {kind} {} rule {}", rule.policy, rule.rule);
     }
-    let policies = responsible(inquiry.verdict, direction);
+    let policies = verdict.responsible();
     let end = match &verdict.layer {
         Some(Layer::Tier(name)) => format!(", at the end of tier {name}"),
         _ => String::new(),

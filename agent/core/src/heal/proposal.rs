@@ -11,11 +11,9 @@ use crate::{
     diagnosis::{Case, Class, Diagnosis, Fate, diagnose},
     flow::Flow,
     incident::IncidentId,
-    policy::{
-        DEFAULT_TIER, Policy, PolicyKind, PolicyRef,
-        evaluate::{Decision, Question, Verdict},
-    },
+    policy::{DEFAULT_TIER, Policy, PolicyKind, PolicyRef},
     remedy::{Manifest, remedy_named},
+    verdict::{Decision, Question, Verdict},
 };
 
 /// How many policies one incident may take: one for each path and direction. One of more paths

@@ -9,7 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::entry::Dying;
+use super::dying::{Dying, Sufferer};
 use crate::{
     cluster::{
         Snapshot,
@@ -17,7 +17,7 @@ use crate::{
         resolve::{Endpoint, Holder},
     },
     flow::{Flow, Protocol, Worked},
-    policy::evaluate::Question,
+    verdict::Question,
 };
 
 /// A source of so many different ports that never got an answer looks for open ones.
@@ -245,13 +245,6 @@ fn path_of(snapshot: &Snapshot, path: Path) -> Affected {
         oldest_pod,
         is_scan: false,
     }
-}
-
-/// A pod that suffers, as it is now, and how often its containers had been restarted when it was
-/// first seen to.
-pub(super) struct Sufferer {
-    pub(super) pod: Arc<Pod>,
-    pub(super) restarts_then: Option<u64>,
 }
 
 /// How pods fare; one that suffers by several flows is one.

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     cluster::object::Probe,
-    diagnosis::{Attribution, Class, Situation},
+    diagnosis::{Class, Situation},
+    judgement::Attribution,
 };
 
 /// Drops within this time may be one connect, whose SYNs come at 0, 1, 3 and 7 s (RFC 6298).

@@ -10,64 +10,26 @@ use jiff::Timestamp;
 use super::{
     FLOWS_MAX, GATHER, Happened, Incident, IncidentChange, IncidentId, JudgedDrop, LINKED_MAX,
     PASSING, PATHS_TOLD_MAX, Party, Path, Resolution, SILENCE, Severity, UPDATE_INTERVAL,
-    affected::{Sufferer, affected, services_lost},
+    affected::{affected, services_lost},
     assessment::{Agreement, assess},
+    dying::{Dying, suffers},
     facts,
     plan::{self, plan},
     words,
 };
 use crate::{
-    cluster::{Name, Snapshot, look_up::Sought, object::Pod, resolve::Endpoint},
+    cluster::{Name, Snapshot, look_up::Sought, resolve::Endpoint},
     correlate::DropId,
-    diagnosis::{Attribution, Diagnosis},
-    flow::{Flow, Worked},
-    policy::evaluate::{Decision, Question, evaluate},
+    diagnosis::Diagnosis,
+    flow::Flow,
+    judgement::Attribution,
+    policy::PolicyRef,
     remedy::{
         Remedy,
         choices::{Choice, choices},
     },
+    verdict::{Decision, Question, evaluate},
 };
-
-/// A flow of an incident.
-#[derive(Clone, Debug)]
-pub(super) struct Dying {
-    /// With its ends as they were when it was last judged.
-    pub(super) question: Question,
-    /// The same as it was dialled, where that differs.
-    dialled: Option<Flow>,
-    /// The last sign of its dying.
-    pub(super) died: Timestamp,
-    /// When it last got an answer, before or since.
-    pub(super) worked: Option<Timestamp>,
-    /// Which of its connections were answered, when it was last judged.
-    pub(super) answered: Option<Worked>,
-    /// Since when it is denied at the least, as it was last judged.
-    denied_since: Option<Timestamp>,
-    /// How often the containers of the pod that suffers had been restarted when it was first seen to.
-    restarts_then: u64,
-    /// It goes on, and is meant to.
-    is_muted: bool,
-}
-
-impl Dying {
-    pub(super) fn passes(&self) -> bool {
-        self.worked.is_some_and(|worked| worked > self.died)
-    }
-
-    /// The pod that suffers as it is now, if it is still the same.
-    pub(super) fn sufferer(&self, snapshot: &Snapshot) -> Option<Sufferer> {
-        let then = suffers(&self.question)?;
-        let pod = snapshot.pod(&then.namespace, &then.name).filter(|now| now.uid == then.uid)?;
-        // Without a status at the time nothing can be said of what has come since.
-        let restarts_then = then.ready.is_some().then_some(self.restarts_then);
-        Some(Sufferer { pod: pod.clone(), restarts_then })
-    }
-}
-
-/// The pod that suffers: whoever connects, if it is one.
-fn suffers(question: &Question) -> Option<&Arc<Pod>> {
-    question.source.pod().or(question.destination.pod())
-}
 
 /// What was told of an incident.
 #[derive(Clone, Copy, Debug)]
@@ -112,7 +74,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(judged: &JudgedDrop<'_>, now: Timestamp) -> Self {
+    pub(super) fn new(judged: &JudgedDrop, now: Timestamp) -> Self {
         let evidence = &judged.drop.evidence;
         Self {
             diagnosis: judged.judgement.diagnosis.clone(),
@@ -150,7 +112,7 @@ impl Entry {
         }
     }
 
-    pub(super) fn add(&mut self, judged: &JudgedDrop<'_>, now: Timestamp) {
+    pub(super) fn add(&mut self, judged: &JudgedDrop, now: Timestamp) {
         let JudgedDrop { drop, judgement, worked } = judged;
         let last_success = worked.map(|worked| worked.last);
         let (evidence, diagnosis) = (&drop.evidence, &judgement.diagnosis);
@@ -381,8 +343,7 @@ impl Entry {
     /// Whether policies let all of its flows pass now. The first that they do not decides.
     fn is_allowed(&self, snapshot: &Snapshot) -> bool {
         let mut decisions = self.decisions(snapshot).peekable();
-        decisions.peek().is_some()
-            && decisions.all(|d| matches!(d, Decision::Allowed | Decision::NotIsolated))
+        decisions.peek().is_some() && decisions.all(Decision::lets_pass)
     }
 
     fn agreement(&self, snapshot: &Snapshot) -> Agreement {
@@ -442,7 +403,7 @@ impl Entry {
         incident
     }
 
-    fn responsible(&self) -> Vec<crate::policy::PolicyRef> {
+    fn responsible(&self) -> Vec<PolicyRef> {
         let responsible = self.diagnosis.responsible();
         responsible.iter().map(|policy| policy.reference.clone()).collect()
     }

@@ -6,12 +6,13 @@ use std::{
     sync::Arc,
 };
 
-use super::{Incident, Path, affected::Affected, entry::Dying, words::several};
+use super::{Incident, Path, affected::Affected, dying::Dying, words::several};
 use crate::{
     cluster::history::{Change, ChangeKind},
     correlate::REPORT_INTERVAL,
-    diagnosis::{Attribution, Class},
+    diagnosis::Class,
     flow::Flow,
+    judgement::Attribution,
     policy::PolicyRef,
     remedy::{Remedy, choices::Choice},
 };

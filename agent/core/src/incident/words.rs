@@ -9,7 +9,8 @@ use crate::{
         object::Kind,
     },
     correlate::Evidence,
-    diagnosis::{Attribution, Class, Situation},
+    diagnosis::{Class, Situation},
+    judgement::Attribution,
 };
 
 /// How many names are listed before the others are counted.

@@ -219,7 +219,7 @@ fn lower_as(
         uid: metadata.uid.as_deref().map(Into::into),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
         written: spec_written(metadata),
-        mute: crate::mute::annotated(metadata),
+        mute: super::mute_annotation::annotated(metadata),
         layer,
         order,
         subject,

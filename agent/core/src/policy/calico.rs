@@ -86,7 +86,7 @@ pub fn lower(policy: &CalicoPolicy, kind: PolicyKind, group: Group) -> Result<Po
         uid: metadata.uid.as_deref().map(Into::into),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
         written: super::spec_written(metadata),
-        mute: crate::mute::annotated(metadata),
+        mute: super::mute_annotation::annotated(metadata),
         layer: Layer::Tier(tier.into()),
         order: Order::of_calico(spec.order.as_ref().and_then(serde_json::Number::as_f64)),
         ingress: (governs_ingress && is_for_pods).then_some(ingress),

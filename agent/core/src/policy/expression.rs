@@ -8,7 +8,7 @@ mod parse;
 
 use std::fmt;
 
-use super::selector::{Labelled, Operator, Requirement};
+use super::requirement::{Labelled, Operator, Requirement};
 pub use parse::{Fault, parse};
 
 /// A selector in Calico's language. Made by [`parse`], in a normal form: a negation stands before
@@ -80,48 +80,17 @@ impl Expression {
     }
 }
 
-/// In the quotes that the value itself does not contain; one cannot contain both.
-struct Quoted<'a>(&'a str);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let quote = if self.0.contains('\'') { '"' } else { '\'' };
-        write!(f, "{quote}{}{quote}", self.0)
-    }
-}
-
 impl fmt::Display for Expression {
     /// As Calico reads it; [`parse`] gives the same expression back.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All => f.write_str("all()"),
             Self::Global => f.write_str("global()"),
-            Self::Label(requirement) => label(requirement, f),
+            Self::Label(requirement) => requirement.fmt_in_calico(f),
             Self::Not(inner) => write!(f, "!({inner})"),
             Self::And(parts) => joined(parts, " && ", Self::is_compound, f),
             Self::Or(parts) => joined(parts, " || ", |part| matches!(part, Self::Or(_)), f),
         }
-    }
-}
-
-fn label(requirement: &Requirement, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let key = &requirement.key;
-    let set = |f: &mut fmt::Formatter<'_>, word: &str, values: &[std::sync::Arc<str>]| {
-        let values: Vec<_> = values.iter().map(|value| Quoted(value).to_string()).collect();
-        write!(f, "{key} {word} {{{}}}", values.join(", "))
-    };
-    match &requirement.operator {
-        Operator::In(values) if values.len() == 1 => write!(f, "{key} == {}", Quoted(&values[0])),
-        Operator::In(values) => set(f, "in", values),
-        Operator::NotIn(values) if values.len() == 1 => {
-            write!(f, "{key} != {}", Quoted(&values[0]))
-        }
-        Operator::NotIn(values) => set(f, "not in", values),
-        Operator::Exists => write!(f, "has({key})"),
-        Operator::DoesNotExist => write!(f, "!has({key})"),
-        Operator::Contains(part) => write!(f, "{key} contains {}", Quoted(part)),
-        Operator::StartsWith(part) => write!(f, "{key} starts with {}", Quoted(part)),
-        Operator::EndsWith(part) => write!(f, "{key} ends with {}", Quoted(part)),
     }
 }
 

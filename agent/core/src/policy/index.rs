@@ -6,9 +6,9 @@ use std::sync::Arc;
 use rpds::{HashTrieMapSync, HashTrieSetSync};
 
 use super::{
-    Namespaces, Policy, PolicyRef,
-    members::GIVEN_PREFIX,
-    selector::{Labels, Operator, Selector},
+    Namespaces, Policy, PolicyRef, given_label,
+    requirement::{Labels, Operator},
+    selector::Selector,
 };
 
 /// A requirement on more values than this is not indexed by each of them.
@@ -123,7 +123,7 @@ fn drawers(policy: &Policy) -> Vec<Drawer> {
 fn required_label(selector: &Selector) -> Option<(&Arc<str>, &Vec<Arc<str>>)> {
     let required = selector.requirements().iter().filter_map(|r| match &r.operator {
         // No object carries the labels that Calico gives.
-        _ if r.key.starts_with(GIVEN_PREFIX) => None,
+        _ if r.key.starts_with(given_label::PREFIX) => None,
         // With no value to have, as `in {}`, nothing is selected.
         Operator::In(values) if values.len() <= INDEXED_VALUES_MAX => Some((&r.key, values)),
         _ => None,

@@ -15,11 +15,11 @@ use k8s_openapi::{
 
 use super::{
     Action, Block, KUBERNETES_ORDER, Layer, Namespaces, Peer, Peers, PodPeer, Policy, PolicyKind,
-    PolicyRef, PortMatch, PortRange, Rule, selector::Selector, spec_written,
+    PolicyRef, PortMatch, PortRange, Rule, mute_annotation::annotated, selector::Selector,
+    spec_written,
 };
 use crate::{
     flow::Protocol,
-    mute,
     problem::{FieldPath, Problem},
 };
 
@@ -67,7 +67,7 @@ pub fn lower(policy: &NetworkPolicy) -> Result<Policy, Problem> {
         uid: metadata.uid.as_deref().map(Into::into),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
         written: spec_written(metadata),
-        mute: mute::annotated(metadata),
+        mute: annotated(metadata),
         layer: Layer::NetworkPolicy,
         order: KUBERNETES_ORDER,
         subject: PodPeer::new(Namespaces::Own(namespace), pods),

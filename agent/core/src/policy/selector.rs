@@ -1,41 +1,14 @@
 //! Label selectors, and why one does not match.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use super::expression::{Expression, parse};
+use super::{
+    expression::{Expression, parse},
+    requirement::{Labelled, Labels, Operator, Requirement},
+};
 use crate::problem::{FieldPath, Problem};
-
-/// Labels of an object.
-pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
-
-/// What a selector is asked about.
-#[derive(Clone, Copy, Debug)]
-pub struct Labelled<'a> {
-    /// Its labels.
-    pub labels: &'a Labels,
-    /// Labels that Calico gives it, whatever its own say; only its own selectors see them.
-    pub given: &'a [(&'a str, &'a str)],
-    /// Whether Calico's `all()` means it.
-    pub all: bool,
-    /// Whether Calico's `global()` means it.
-    pub global: bool,
-}
-
-impl<'a> From<&'a Labels> for Labelled<'a> {
-    fn from(labels: &'a Labels) -> Self {
-        Self { labels, given: &[], all: true, global: true }
-    }
-}
-
-impl Labelled<'_> {
-    /// The value of a label.
-    pub fn get(&self, key: &str) -> Option<&str> {
-        let given = self.given.iter().find(|(given, _)| *given == key);
-        given.map(|(_, value)| *value).or_else(|| self.labels.get(key).map(|value| &**value))
-    }
-}
 
 /// Which labels an object must have: a `metav1.LabelSelector`, all of whose requirements must hold
 /// (none selects everything), or a selector in Calico's language.
@@ -47,75 +20,6 @@ pub struct Selector {
     requirements: Vec<Requirement>,
     /// Calico's: all of it, what `requirements` say included.
     expression: Option<Expression>,
-}
-
-/// One condition on one label.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Requirement {
-    /// The label's key.
-    pub key: Arc<str>,
-    /// What the label's value must be.
-    pub operator: Operator,
-}
-
-/// What a requirement asks of a label's value.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Operator {
-    /// Present, with one of these values. `matchLabels` is this with one value.
-    In(Vec<Arc<str>>),
-    /// Absent, or with none of these values.
-    NotIn(Vec<Arc<str>>),
-    /// Present.
-    Exists,
-    /// Absent.
-    DoesNotExist,
-    /// Present, with this in it (Calico's, as the next two).
-    Contains(Arc<str>),
-    /// Present, beginning with this.
-    StartsWith(Arc<str>),
-    /// Present, ending with this.
-    EndsWith(Arc<str>),
-}
-
-impl Requirement {
-    /// The label `key` with exactly this value.
-    pub fn equals(key: impl Into<Arc<str>>, value: impl Into<Arc<str>>) -> Self {
-        Self { key: key.into(), operator: Operator::In(vec![value.into()]) }
-    }
-
-    /// Whether a label's value, if there is one, is as required.
-    pub fn holds(&self, value: Option<&str>) -> bool {
-        let is_in = |values: &[Arc<str>]| value.is_some_and(|v| values.iter().any(|w| **w == *v));
-        match &self.operator {
-            Operator::In(values) => is_in(values),
-            // "NotIn ... also selects objects that lack the key" (labels.Requirement.Matches).
-            Operator::NotIn(values) => !is_in(values),
-            Operator::Exists => value.is_some(),
-            Operator::DoesNotExist => value.is_none(),
-            Operator::Contains(part) => value.is_some_and(|value| value.contains(&**part)),
-            Operator::StartsWith(part) => value.is_some_and(|value| value.starts_with(&**part)),
-            Operator::EndsWith(part) => value.is_some_and(|value| value.ends_with(&**part)),
-        }
-    }
-}
-
-impl fmt::Display for Requirement {
-    /// As `kubectl get -l` takes it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key = &self.key;
-        match &self.operator {
-            Operator::In(values) if values.len() == 1 => write!(f, "{key}={}", values[0]),
-            Operator::In(values) => write!(f, "{key} in ({})", values.join(",")),
-            Operator::NotIn(values) if values.len() == 1 => write!(f, "{key}!={}", values[0]),
-            Operator::NotIn(values) => write!(f, "{key} notin ({})", values.join(",")),
-            Operator::Exists => write!(f, "{key}"),
-            Operator::DoesNotExist => write!(f, "!{key}"),
-            // `kubectl` has no word for these.
-            Operator::Contains(_) | Operator::StartsWith(_) | Operator::EndsWith(_) => {
-                write!(f, "{}", Expression::Label(self.clone()))
-            }
-        }
-    }
 }
 
 impl Selector {
@@ -230,7 +134,7 @@ impl Selector {
     }
 
     /// The part that asks for nothing but labels of these keys, and the rest.
-    pub(super) fn split(&self, keys: &[&str]) -> (Self, Self) {
+    pub(crate) fn split(&self, keys: &[&str]) -> (Self, Self) {
         if let Some(expression) = &self.expression {
             let parts = expression.conjuncts().iter().cloned();
             let (known, rest): (Vec<_>, Vec<_>) = parts.partition(|part| part.asks_only(keys));

@@ -17,21 +17,25 @@ pub struct Tier {
     /// Its place among the tiers; of equal ones the name decides.
     pub order: Order,
     /// What becomes of a flow whose pod one of its policies selects, and that no rule decides.
-    pub end: EndOfTier,
+    pub default_action: DefaultAction,
 }
 
-/// What a tier does with what its policies leave undecided.
+/// What becomes of a flow that a stage's policies govern and that none of their rules decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EndOfTier {
+pub enum DefaultAction {
     /// Drop it.
     Deny,
-    /// Leave it to the next tier.
+    /// Leave it to the next stage.
     Pass,
 }
 
 impl Tier {
     /// [`DEFAULT_TIER`] where no object describes it.
     pub fn default_tier() -> Self {
-        Self { name: DEFAULT_TIER.into(), order: DEFAULT_TIER_ORDER, end: EndOfTier::Deny }
+        Self {
+            name: DEFAULT_TIER.into(),
+            order: DEFAULT_TIER_ORDER,
+            default_action: DefaultAction::Deny,
+        }
     }
 }

@@ -10,11 +10,8 @@ use crate::{
     },
     diagnosis::{Diagnosis, Situation},
     flow::Direction,
-    policy::{
-        PortMatch, PortRange, RuleRef,
-        evaluate::{Decision, Question, evaluate},
-        nearest::Lack,
-    },
+    policy::{PortMatch, PortRange, RuleRef},
+    verdict::{Question, evaluate, nearest::Lack},
 };
 
 /// How many pairs of ends are judged to tell what else a choice allows; beyond it the number is a
@@ -98,8 +95,7 @@ fn widen_port(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<Choice> {
 }
 
 fn passes(snapshot: &Snapshot, question: &Question) -> bool {
-    let decision = evaluate(snapshot, question).decision();
-    matches!(decision, Decision::Allowed | Decision::NotIsolated)
+    evaluate(snapshot, question).decision().lets_pass()
 }
 
 /// How many other pairs pass that did not before: of all pods, those of the peer's namespace first,

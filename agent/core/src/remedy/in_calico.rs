@@ -18,7 +18,9 @@ use crate::{
             wire::{CalicoPolicy, Spec, WireEntity, WireRule},
         },
         expression::Expression,
-        selector::{Requirement, Selector},
+        given_label,
+        requirement::Requirement,
+        selector::Selector,
     },
 };
 
@@ -105,7 +107,7 @@ fn other_end(sought: &Sought<'_>) -> Option<WireEntity> {
     match &sought.other.holder {
         Holder::Pod(peer) => {
             let is_elsewhere = peer.namespace != sought.pod.namespace;
-            let by_name = Requirement::equals("projectcalico.org/name", peer.namespace.clone());
+            let by_name = Requirement::equals(given_label::NAME, peer.namespace.clone());
             Some(WireEntity {
                 selector: Some(all_of(labels(sought, peer))),
                 namespace_selector: is_elsewhere.then(|| Expression::Label(by_name).to_string()),

@@ -7,10 +7,8 @@ use crate::{
     cluster::Snapshot,
     diagnosis::Diagnosis,
     flow::Direction,
-    policy::{
-        Policy, PolicyRef,
-        evaluate::{Decision, evaluate},
-    },
+    policy::{Policy, PolicyRef},
+    verdict::evaluate,
 };
 
 /// Rules to add to policies, with which the flow passes by the same evaluator.
@@ -73,8 +71,7 @@ pub fn patch(snapshot: &Snapshot, diagnosis: &Diagnosis, remedy: &Remedy) -> Opt
         edited.push(policy);
     }
     let question = &diagnosis.question;
-    let decision = evaluate(&after, question).decision();
-    let passes = matches!(decision, Decision::Allowed | Decision::NotIsolated);
+    let passes = evaluate(&after, question).decision().lets_pass();
     let ports = ports(question, diagnosis.cause.situation);
     let newly_allowed = newly_allowed(snapshot, &after, question, &edited, &ports)?;
     passes.then_some(Patch { edits, newly_allowed, after })

@@ -6,7 +6,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 
 use crate::{
     cluster::{Snapshot, object::Pod},
-    policy::selector::{Labels, Operator, Requirement, Selector},
+    policy::{
+        requirement::{Labels, Operator, Requirement},
+        selector::Selector,
+    },
 };
 
 /// Labels that controllers put on single pods or revisions: a rule by them dies with the rollout.

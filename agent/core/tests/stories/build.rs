@@ -15,7 +15,8 @@ use whydrop_core::{
     policy::{
         Action, KUBERNETES_ORDER, Layer, NAMESPACE_NAME_LABEL, Namespaces, Peer, Peers, PodPeer,
         Policy, PolicyKind, PolicyRef, PortMatch, PortRange, Rule,
-        selector::{Labels, Requirement, Selector},
+        requirement::{Labels, Requirement},
+        selector::Selector,
     },
 };
 

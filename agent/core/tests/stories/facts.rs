@@ -7,8 +7,8 @@ use whydrop_core::{
         look_up::{LookUp, Sought},
         object::{Object, Pod, Scale},
     },
-    diagnosis::judge,
     incident::{Happened, Incident, IncidentBook, JudgedDrop, Severity, UPDATE_INTERVAL},
+    judgement::judge,
     policy::selector::Selector,
 };
 
@@ -55,8 +55,8 @@ impl Node {
             let drop = dropped(address(10 + n), address(DATABASE), 5432, seconds);
             let snapshot = self.cluster.snapshot();
             let judgement = judge(&snapshot, self.cluster.history(), &case_of(&drop));
-            let judged = JudgedDrop { drop: &drop, judgement: &judgement, worked: None };
-            self.book.take(&judged, drop.evidence.last() + SignedDuration::from_secs(1));
+            let judged = JudgedDrop { drop, judgement, worked: None };
+            self.book.take(&judged, judged.drop.evidence.last() + SignedDuration::from_secs(1));
         }
     }
 

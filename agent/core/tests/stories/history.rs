@@ -12,15 +12,15 @@ use whydrop_core::{
         history::{AGE_MAX, CHANGES_MAX, Change, ChangeKind, PARTS_MAX},
         object::{Key, Kind, Object, Pod},
     },
-    diagnosis::{Attribution, Class, Judgement, diagnose, judge},
+    diagnosis::{Class, diagnose},
+    judgement::{Attribution, Judgement, judge},
     policy::{
-        Action, Block, Layer, Peer, Peers, PolicyKind, Rule,
-        evaluate::Decision,
-        network_policy,
+        Action, Block, Layer, Peer, Peers, PolicyKind, Rule, network_policy,
         order::Order,
         selector::Selector,
-        tier::{EndOfTier, Tier},
+        tier::{DefaultAction, Tier},
     },
+    verdict::Decision,
 };
 
 const WEB: (&str, &str) = ("frontend", "web-0");
@@ -141,7 +141,11 @@ fn a_pod_that_came_back_with_another_address() {
 fn a_tier_that_was_put_before_the_others() {
     let mut cluster = open();
     let tier = |name: &str, order| {
-        Object::Tier(Tier { name: name.into(), order: Order::of(order), end: EndOfTier::Pass })
+        Object::Tier(Tier {
+            name: name.into(),
+            order: Order::of(order),
+            default_action: DefaultAction::Pass,
+        })
     };
     let of_tier = |name: &str, action| {
         let rule = Rule::new(action, Peers::Everyone, Vec::new());

@@ -9,16 +9,13 @@ use whydrop_core::{
         Cluster, Snapshot,
         object::{EndpointSlice, Node, Object, Pod, Probe, ProbePort, Service},
     },
-    diagnosis::{Attribution, judge},
     flow::{Flow, Protocol, Worked},
     incident::{
         Happened, INCIDENTS_MAX, Incident, IncidentBook, IncidentChange, JudgedDrop, LINKED_MAX,
         Resolution, SILENCE, Severity, Step, UPDATE_INTERVAL,
     },
-    policy::{
-        Policy,
-        selector::{Labels, Selector},
-    },
+    judgement::{Attribution, judge},
+    policy::{Policy, requirement::Labels, selector::Selector},
 };
 
 use crate::build::{
@@ -95,8 +92,8 @@ impl Story {
         let drop = dropped(address(from), address(to), port, seconds);
         let judgement = judge(&self.snapshot(), self.cluster.history(), &case_of(&drop));
         let worked = worked.map(|second| Worked::once(at(second)));
-        let judged = JudgedDrop { drop: &drop, judgement: &judgement, worked };
-        let now = drop.evidence.last() + SignedDuration::from_secs(1);
+        let judged = JudgedDrop { drop, judgement, worked };
+        let now = judged.drop.evidence.last() + SignedDuration::from_secs(1);
         self.book.take(&judged, now);
     }
 
@@ -399,7 +396,7 @@ fn incidents_beyond_the_bound_are_counted_and_the_resolved_make_way() {
     let die = |story: &mut Story, n: u8, seconds: i64| {
         let drop = dropped(address(WEB), IpAddr::from([10, 2, 0, n]), 80, &[seconds]);
         let judgement = judge(&story.snapshot(), story.cluster.history(), &case_of(&drop));
-        let judged = JudgedDrop { drop: &drop, judgement: &judgement, worked: None };
+        let judged = JudgedDrop { drop, judgement, worked: None };
         story.book.take(&judged, at(seconds + 1));
     };
     (0..140).for_each(|n| die(&mut story, n, 5));

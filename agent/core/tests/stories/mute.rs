@@ -9,14 +9,16 @@ use whydrop_core::{
         Cluster,
         object::{Namespace, Object},
     },
-    diagnosis::{Class, Diagnosis, diagnose, judge},
+    diagnosis::{Class, Diagnosis, diagnose},
     flow::Protocol,
     incident::{Happened, IncidentBook, JudgedDrop, Resolution},
-    mute::{
-        ANNOTATION, End, INTERVAL, Muted, MutedBy, OTHERS, REASON_BYTES_MAX, Rule, annotated,
-        muted, muted_source,
+    judgement::judge,
+    mute::{End, INTERVAL, Muted, MutedBy, OTHERS, Rule, muted, muted_source},
+    policy::{
+        Policy,
+        mute_annotation::{ANNOTATION, REASON_BYTES_MAX, annotated},
+        selector::Selector,
     },
-    policy::{Policy, selector::Selector},
 };
 
 use crate::build::{address, at, between, case_of, dropped, ingress, namespace, pod, workload};
@@ -227,7 +229,7 @@ fn an_incident_whose_flows_are_all_muted_is_over_and_says_why() {
         if is_muted {
             return book.mute(&judgement.diagnosis, &drop.flow);
         }
-        let judged = JudgedDrop { drop: &drop, judgement: &judgement, worked: None };
+        let judged = JudgedDrop { drop, judgement, worked: None };
         book.take(&judged, at(second) + SignedDuration::from_secs(1));
     };
     let happened = |book: &mut IncidentBook, second: i64| {

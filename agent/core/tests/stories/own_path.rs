@@ -9,10 +9,7 @@ use whydrop_core::{
     },
     flow::Protocol,
     own_path::{case, cut_off, words},
-    policy::{
-        Action, Block, Peer, Peers, Rule,
-        selector::{Labels, Selector},
-    },
+    policy::{Action, Block, Peer, Peers, Rule, requirement::Labels, selector::Selector},
 };
 
 use crate::build::{address, ingress, labels, namespace, pod, policy_key};

@@ -1,5 +1,5 @@
-//! Looking up who holds an address, a Service, or what an incident wants to know of those who suffer;
-//! and saying why something could not be asked.
+//! Looking up who holds an address, a Service, or what an incident needs to know about those it
+//! affects; and saying why something could not be asked.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -16,7 +16,7 @@ use whydrop_core::{
         look_up::Sought,
         object::{Object, Scale, Workload},
     },
-    policy::selector::Labels,
+    policy::requirement::Labels,
 };
 
 use super::{
@@ -24,6 +24,7 @@ use super::{
     owners::Owners,
     watch::read,
 };
+use crate::chain::kube_chain;
 
 /// How long the API server may take: a drop waits for the answer.
 const WAIT: Duration = Duration::from_secs(2);
@@ -94,7 +95,7 @@ pub(super) async fn look_up(client: Client, sought: Sought, about: About) -> Res
         }
     };
     match timeout(WAIT, asked).await {
-        Ok(found) => found.map_err(|error| chain(&error)),
+        Ok(found) => found.map_err(|error| kube_chain(&error)),
         Err(_) => Err(format!("the API server did not answer within {} s", WAIT.as_secs())),
     }
 }
@@ -250,17 +251,8 @@ pub(super) fn reason(error: &watcher::Error) -> String {
     match error {
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => chain(error),
+        | watcher::Error::WatchFailed(error) => kube_chain(error),
         watcher::Error::WatchError(status) => format!("{} ({})", status.message, status.code),
         watcher::Error::NoResourceVersion => error.to_string(),
     }
-}
-
-/// An error of the client's with what is behind it, in one line.
-pub(crate) fn chain(error: &kube::Error) -> String {
-    if let kube::Error::Api(status) = error {
-        let said = if status.message.is_empty() { &status.reason } else { &status.message };
-        return format!("{said} ({})", status.code);
-    }
-    crate::chain::chain(error)
 }

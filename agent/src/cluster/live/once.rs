@@ -20,8 +20,9 @@ use super::{
         ENDPOINT_SLICE, Followed, NAMESPACE, NETWORK_POLICY, NODE, POD, SERVICE, SERVICE_ACCOUNT,
         UNREAD,
     },
-    look_up::{About, Listing, chain, count, list, look_up},
+    look_up::{About, Listing, count, list, look_up},
 };
+use crate::chain::kube_chain;
 
 /// What a question names.
 #[derive(Clone, Debug, Default)]
@@ -52,7 +53,7 @@ pub async fn read(client: Client, wanted: Wanted, say: &dyn Fn(&str)) -> anyhow:
     say("asking the API server what it serves");
     let served: BTreeSet<String> = match client.list_api_groups().await {
         Ok(groups) => groups.groups.into_iter().map(|group| group.name).collect(),
-        Err(error) => bail!("the API server cannot be asked: {}", chain(&error)),
+        Err(error) => bail!("the API server cannot be asked: {}", kube_chain(&error)),
     };
     let of_namespaces: Vec<_> = [POD, NETWORK_POLICY, SERVICE_ACCOUNT]
         .into_iter()
@@ -154,7 +155,7 @@ impl Reader<'_> {
                 }
             }
             Err(error) => {
-                let why = chain(&error);
+                let why = kube_chain(&error);
                 if let Some(kind) = followed.is {
                     self.cluster.failing(kind, self.now, &why);
                 }
@@ -196,7 +197,7 @@ impl Reader<'_> {
                     unread.insert(followed.name(), count);
                 }
                 Err(error) => {
-                    let line = format!("cannot count {}: {}", followed.name(), chain(&error));
+                    let line = format!("cannot count {}: {}", followed.name(), kube_chain(&error));
                     self.unreadable.insert((None, followed.name()), line);
                     // There may be some, and they may decide.
                     unread.insert(followed.name(), 1);

@@ -269,7 +269,7 @@ fn accepted(response: ExportLogsServiceResponse) -> Outcome {
 /// The first of what a collector says, on one line.
 fn words(text: &str) -> String {
     let text: String = text.trim().chars().take(WORDS_MAX).collect();
-    crate::report::text::escape(&text).into_owned()
+    crate::report::escape::escape(&text).into_owned()
 }
 
 fn connector(settings: &Settings) -> anyhow::Result<Connector> {

@@ -1,11 +1,11 @@
 //! The thread that keeps events and brings them to the collector.
 
 use std::{
-    hash::{BuildHasher as _, RandomState},
     pin::Pin,
     sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
 };
 
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use jiff::Timestamp;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use tokio::{
@@ -35,10 +35,18 @@ const GROUP_MAX: usize = super::QUEUE_MAX;
 /// An event waits this long for others that come with it: a drop and its incident, for one.
 const LINGER: Duration = Duration::from_millis(200);
 
-/// The first wait after a failure; it doubles up to the longest. Between half of it and all of it is
-/// waited, so that the agents of a fleet do not all come back at once.
-const BACKOFF: Duration = Duration::from_millis(500);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// How long to wait after a failure: it doubles from the least to the most. Jitter adds up to as much
+/// again, so that the agents of a fleet do not all come back at once; the longest wait is half a
+/// minute.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// The waits after one failure after the other.
+const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(PAUSE_MIN)
+    .with_max_delay(PAUSE_MAX)
+    .with_jitter()
+    .without_max_times();
 
 /// A collector that asks for more is asked again all the same, after this.
 const ASKED_WAIT_MAX: Duration = Duration::from_mins(5);
@@ -61,9 +69,9 @@ pub(super) struct Courier {
     cluster: Arc<OnceLock<String>>,
     /// When to send what waits.
     due: Instant,
-    /// Failures since the last success.
-    failures: u32,
-    /// The last that was told: each trouble is told once.
+    /// How long to wait after the next failures; `None`: the last request did not fail.
+    pauses: Option<ExponentialBackoff>,
+    /// The last trouble that was logged: each is logged once.
     complaint: String,
 }
 
@@ -103,15 +111,15 @@ impl Courier {
             counts,
             cluster,
             due: Instant::now(),
-            failures: 0,
+            pauses: None,
             complaint: String::new(),
         };
-        courier.tell();
+        courier.publish();
         courier
     }
 
     /// Until the queue ends, and what waits is sent or the time for it is over.
-    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Record>) {
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Arc<Record>>) {
         let mut records = Vec::new();
         let mut sending: Option<(Sending, usize)> = None;
         let mut end: Option<Instant> = None;
@@ -147,13 +155,13 @@ impl Courier {
             if sending.is_none() && self.outbox.len() > 0 && Instant::now() >= self.due {
                 sending = self.send();
             }
-            self.tell();
+            self.publish();
         }
         self.leave();
     }
 
     /// Makes events of records, and keeps them.
-    fn keep(&mut self, records: &mut Vec<Record>) {
+    fn keep(&mut self, records: &mut Vec<Arc<Record>>) {
         if records.is_empty() {
             return;
         }
@@ -199,23 +207,23 @@ impl Courier {
                     self.complain(format!("the collector rejects some records: {message}"));
                 } else if !message.is_empty() {
                     self.complain(format!("the collector warns: {message}"));
-                } else if self.failures > 0 {
+                } else if self.pauses.is_some() {
                     tracing::info!("the collector takes records again");
                     self.complaint.clear();
                 }
-                self.failures = 0;
+                self.pauses = None;
             }
             Outcome::Refused { why } => {
                 self.counts.refused.fetch_add(events, Relaxed);
                 self.complain(format!("the collector refuses records: {why}"));
-                self.failures = 0;
+                self.pauses = None;
             }
             Outcome::Retry { after, why } => {
                 self.counts.retries.fetch_add(1, Relaxed);
                 self.complain(format!("the collector takes no records: {why}"));
-                let wait = backoff(self.failures, RandomState::new().hash_one(events));
-                self.due += after.unwrap_or_default().clamp(wait, ASKED_WAIT_MAX);
-                self.failures = self.failures.saturating_add(1);
+                let pause = self.pauses.get_or_insert_with(|| PAUSES.build()).next();
+                let pause = pause.unwrap_or(PAUSE_MAX);
+                self.due += after.unwrap_or_default().clamp(pause, ASKED_WAIT_MAX);
                 // Certificates may have been renewed, and the name may stand for another address.
                 match Client::new(&self.settings) {
                     Ok(client) => self.client = client,
@@ -237,13 +245,13 @@ impl Courier {
         self.counts.outbox_old.fetch_add(shed.old, Relaxed);
     }
 
-    /// Tells what waits.
-    fn tell(&self) {
+    /// Publishes what waits.
+    fn publish(&self) {
         let counts = &self.counts;
-        let eldest = self.outbox.eldest().map_or(0, Timestamp::as_millisecond);
+        let oldest = self.outbox.oldest().map_or(0, Timestamp::as_millisecond);
         counts.waiting.store(self.outbox.len(), Relaxed);
         counts.waiting_bytes.store(self.outbox.bytes(), Relaxed);
-        counts.eldest.store(u64::try_from(eldest).unwrap_or(0), Relaxed);
+        counts.oldest.store(u64::try_from(oldest).unwrap_or(0), Relaxed);
     }
 
     fn leave(&self) {
@@ -263,27 +271,24 @@ async fn outcome(sending: &mut Option<(Sending, usize)>) -> Outcome {
     }
 }
 
-/// How long to wait after so many failures; any number makes it differ from that of others.
-fn backoff(failures: u32, random: u64) -> Duration {
-    let longest = BACKOFF.saturating_mul(1 << failures.min(10)).min(BACKOFF_MAX);
-    let millis = u64::try_from(longest.as_millis()).unwrap_or(u64::MAX);
-    Duration::from_millis(millis / 2 + random % (millis / 2 + 1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn waits_grow_to_a_bound_and_differ() {
-        for failures in 0..40 {
-            for random in [0, 1, 7919, u64::MAX] {
-                let wait = backoff(failures, random);
-                assert!(wait >= BACKOFF / 2 && wait <= BACKOFF_MAX, "{failures}: {wait:?}");
+        let agents: Vec<Vec<_>> =
+            (0..9).map(|seed| PAUSES.with_jitter_seed(seed).build().take(40).collect()).collect();
+        for pauses in &agents {
+            assert_eq!(pauses.len(), 40, "there is always another one");
+            let mut least = PAUSE_MIN;
+            for (failures, pause) in pauses.iter().enumerate() {
+                let range = least..=least * 2;
+                assert!(range.contains(pause), "{failures}: {pause:?} in {range:?}");
+                least = (least * 2).min(PAUSE_MAX);
             }
+            assert_eq!(least, PAUSE_MAX);
         }
-        assert!(backoff(20, 0) >= BACKOFF_MAX / 2);
-        let some: Vec<_> = (0..9).map(|random| backoff(3, random * 977)).collect();
-        assert!(some.iter().any(|wait| *wait != some[0]), "{some:?}");
+        assert!(agents.iter().any(|pauses| pauses != &agents[0]), "{agents:?}");
     }
 }

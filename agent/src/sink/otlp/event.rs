@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::report::{
     AgentRecord, AgentState, Cause, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel,
     NearestMiss, ObjectRef, Record, Remedy, Verdict, Workload,
+    escape::json,
     heal::HealRecord,
     incident::{IncidentHappened, IncidentRecord, IncidentResolution, Severity},
     text,
@@ -36,7 +37,7 @@ pub fn event(record: &Record, observed: Timestamp) -> LogRecord {
         Record::Agent(record) => agent(&mut attributes, record),
     };
     // Writing it fails only for maps whose keys are no strings, and ours are.
-    attributes.text(RECORD, &serde_json::to_string(record).unwrap_or_default());
+    attributes.text(RECORD, &json(record).unwrap_or_default());
     LogRecord {
         time_unix_nano: nanoseconds(time.parse().unwrap_or(observed)),
         observed_time_unix_nano: nanoseconds(observed),

@@ -175,9 +175,9 @@ impl Outbox {
         self.bytes
     }
 
-    /// Since when the eldest waits.
-    pub(super) fn eldest(&self) -> Option<Timestamp> {
-        self.waiting.front().map(|eldest| eldest.since)
+    /// Since when the oldest waits.
+    pub(super) fn oldest(&self) -> Option<Timestamp> {
+        self.waiting.front().map(|oldest| oldest.since)
     }
 
     /// Whether events would be there after a restart.
@@ -185,7 +185,7 @@ impl Outbox {
         matches!(self.store, Store::Disk(_))
     }
 
-    /// Takes events in, all in one transaction, and gives each its number. The eldest make room for
+    /// Takes events in, all in one transaction, and gives each its number. The oldest make room for
     /// them where there is none.
     pub(super) fn push(&mut self, events: &mut Vec<LogRecord>, now: Timestamp) -> Shed {
         let mut encoded = Vec::with_capacity(events.len());
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn the_eldest_make_room_but_not_those_under_way() {
+    fn the_oldest_make_room_but_not_those_under_way() {
         for is_on_disk in [false, true] {
             let folder = tempfile::tempdir().expect("a folder");
             let now = Timestamp::UNIX_EPOCH;

@@ -11,6 +11,7 @@ use hyper::{
     header::{HeaderName, HeaderValue},
     http::uri::Scheme,
 };
+use percent_encoding::percent_decode_str;
 
 /// What the specification sets where nothing is set.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -227,19 +228,14 @@ fn headers(text: &str) -> anyhow::Result<Vec<(HeaderName, HeaderValue)>> {
     Ok(headers)
 }
 
-/// What percent-encoding stands for; `None` where it stands for nothing.
+/// What percent-encoding stands for; `None` where a `%` is not followed by two hex digits, which the
+/// decoder would leave as it is.
 pub(super) fn decoded(text: &str) -> Option<Bytes> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || char::from(rest.next()?).to_digit(16);
-        bytes.push(u8::try_from(digit()? * 16 + digit()?).ok()?);
-    }
-    Some(bytes.into())
+    let is_byte = |rest: &str| {
+        rest.as_bytes().get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    let is_encoded = text.split('%').skip(1).all(is_byte);
+    is_encoded.then(|| percent_decode_str(text).collect())
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub(super) fn page(view: &View, drop: &ToldDrop, width: usize, theme: Theme) -> 
     match &record.remedy {
         Some(remedy) => {
             page.text(&remedy.summary);
-            page.text(&fix_command(record));
+            page.text(&fix_command(&record.flow));
             page.blank();
             page.verbatim(&remedy.manifest);
         }

@@ -6,7 +6,7 @@ use ratatui::{
 };
 
 use super::Theme;
-use crate::{report::text::escape, view::words};
+use crate::{report::escape::escape, view::words};
 
 /// How far the text stands in from the headings.
 const INDENT: &str = "  ";

@@ -9,8 +9,8 @@ use crate::{
     flow::Direction,
     policy::{
         Peer, Peers, Policy, Rule,
-        selector::Labels,
-        tier::{EndOfTier, Tier},
+        requirement::Labels,
+        tier::{DefaultAction, Tier},
     },
 };
 
@@ -53,11 +53,11 @@ pub(super) fn in_words(before: &Object, after: &Object) -> Option<String> {
         }
         (Object::Tier(before), Object::Tier(after)) => {
             let order = (before.order != after.order).then(|| ANOTHER_ORDER.to_owned());
-            let end = |tier: &Tier| match tier.end {
-                EndOfTier::Deny => "denies",
-                EndOfTier::Pass => "passes on",
+            let end = |tier: &Tier| match tier.default_action {
+                DefaultAction::Deny => "denies",
+                DefaultAction::Pass => "passes on",
             };
-            let ends = (before.end != after.end)
+            let ends = (before.default_action != after.default_action)
                 .then(|| format!("{} the rest, {} it before", end(after), end(before)));
             order.into_iter().chain(ends).collect()
         }

@@ -5,13 +5,10 @@ use jiff::Timestamp;
 use super::{Change, ChangeKind, difference};
 use crate::{
     cluster::{
-        Cluster, Snapshot,
-        object::{
-            EndpointSlice, Key, Kind, Namespace, NetworkSet, Node, Object, Pod, Service,
-            ServiceAccount,
-        },
+        Cluster,
+        object::{Key, Object, Pod},
     },
-    policy::{Peers, Policy, PolicyRef, tier::Tier},
+    policy::{Peers, Policy},
 };
 
 impl Cluster {
@@ -58,35 +55,6 @@ impl Cluster {
             }
             _ => known,
         }
-    }
-}
-
-impl Snapshot {
-    /// An object by kind and name.
-    pub fn object(&self, key: &Key) -> Option<Object> {
-        let name = || (key.namespace.clone().unwrap_or_default(), key.name.clone());
-        Some(match key.kind {
-            Kind::Pod => Object::Pod(Pod::clone(self.pods.get(&name())?)),
-            Kind::Namespace => Object::Namespace(Namespace::clone(self.namespaces.get(&key.name)?)),
-            Kind::Node => Object::Node(Node::clone(self.nodes.get(&key.name)?)),
-            Kind::Service => Object::Service(Service::clone(self.services.get(&name())?)),
-            Kind::EndpointSlice => {
-                Object::EndpointSlice(EndpointSlice::clone(self.endpoint_slices.get(&name())?))
-            }
-            Kind::ServiceAccount => {
-                Object::ServiceAccount(ServiceAccount::clone(self.service_accounts.get(&name())?))
-            }
-            Kind::Policy(kind) => {
-                let (namespace, name) = (key.namespace.clone(), key.name.clone());
-                let policy = self.policies.get(&PolicyRef { kind, namespace, name })?;
-                Object::Policy(Policy::clone(policy))
-            }
-            Kind::Tier => Object::Tier(Tier::clone(self.tiers.get(&key.name)?)),
-            Kind::NetworkSet | Kind::GlobalNetworkSet => {
-                let name = (key.namespace.clone(), key.name.clone());
-                Object::NetworkSet(NetworkSet::clone(self.network_sets.get(&name)?))
-            }
-        })
     }
 }
 

@@ -12,11 +12,11 @@ use super::{
     wire::{CalicoNetworkSet, CalicoTier},
 };
 use crate::{
-    cluster::object::NetworkSet,
     policy::{
         labels,
+        network_set::NetworkSet,
         order::Order,
-        tier::{EndOfTier, Tier},
+        tier::{DefaultAction, Tier},
     },
     problem::{FieldPath, Problem},
 };
@@ -37,9 +37,9 @@ pub fn tier(tier: &CalicoTier) -> Result<Tier, Problem> {
     Ok(Tier {
         name: name_of(&tier.metadata)?,
         order: Order::of_calico(tier.spec.order.as_ref().and_then(serde_json::Number::as_f64)),
-        end: match tier.spec.default_action.as_deref() {
-            None | Some("" | "Deny") => EndOfTier::Deny,
-            Some("Pass") => EndOfTier::Pass,
+        default_action: match tier.spec.default_action.as_deref() {
+            None | Some("" | "Deny") => DefaultAction::Deny,
+            Some("Pass") => DefaultAction::Pass,
             Some(other) => return Err(path.expected("Deny or Pass", format!("{other:?}"))),
         },
     })

@@ -13,7 +13,7 @@
 use std::{fmt, sync::Arc};
 
 use super::Expression;
-use crate::policy::selector::{Operator, Requirement};
+use crate::policy::requirement::{Operator, Requirement};
 
 /// How deep parentheses may nest: beyond what anybody writes, and far from the end of a thread's
 /// stack.

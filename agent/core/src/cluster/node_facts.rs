@@ -1,0 +1,177 @@
+//! What the kernel of this node says of itself, beside what the API server says of the cluster.
+
+use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+use rpds::HashTrieMapSync;
+
+use super::{Cluster, HeldBy};
+
+/// An interface of this node, as the kernel's routes tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The addresses that are routed to it alone: those of the pod behind it.
+    pub addresses: Vec<IpAddr>,
+    /// When it appeared; `None`: it was there before the agent.
+    pub since: Option<Timestamp>,
+}
+
+/// A time in which the kernel's table of connections had no room, and packets of new ones died for
+/// it (`net/netfilter/nf_conntrack_core.c`, "table full, dropping packet").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableFull {
+    /// When it was seen to have room for the last time before.
+    pub from: Timestamp,
+    /// When it was seen to have dropped for the last time.
+    pub to: Timestamp,
+    /// How many connections it held.
+    pub entries: u64,
+    /// How many it may hold.
+    pub entries_max: u64,
+}
+
+/// Packets that conntrack could not make sense of (`--ctstate INVALID`), which network plugins drop
+/// whatever the policies say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// When the counter was read before.
+    pub from: Timestamp,
+    /// When it was read.
+    pub to: Timestamp,
+    /// By how much it had grown.
+    pub packets: u64,
+}
+
+/// How many readings are kept: twice what a connect's first SYNs take until they are judged.
+const INVALID_MAX: usize = 16;
+
+/// A table that is full again after so short a time was full all the while: what died is judged some
+/// seconds after the fact, and between two attempts nothing shows.
+const FULL_AGAIN_WITHIN: SignedDuration = SignedDuration::from_secs(10);
+
+/// What the kernel of this node says of itself. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct NodeFacts {
+    interfaces: HashTrieMapSync<u32, Arc<Interface>>,
+    addresses: Arc<Addresses>,
+    table_full: Option<TableFull>,
+    invalid: Arc<[Invalid]>,
+}
+
+/// The addresses that the kernel of this node knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Those of its own interfaces.
+    pub local: BTreeSet<IpAddr>,
+    /// Those that it routes, each on its own, to a veth: of pods.
+    pub routed: BTreeSet<IpAddr>,
+}
+
+impl TableFull {
+    /// Whether packets that were dropped from the first of these times to the last may have been
+    /// while it was full.
+    pub fn covers(&self, dropped: &RangeInclusive<Timestamp>) -> bool {
+        *dropped.end() >= self.from && *dropped.start() <= self.to
+    }
+}
+
+impl NodeFacts {
+    /// An interface by its index.
+    pub fn interface(&self, index: u32) -> Option<&Arc<Interface>> {
+        self.interfaces.get(&index)
+    }
+
+    /// The addresses of this node's own interfaces, those of its loopback left out.
+    pub fn local_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.local.iter().copied().filter(|address| !address.is_loopback())
+    }
+
+    /// Whether one of this node's own interfaces has an address.
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        self.addresses.local.contains(&address)
+    }
+
+    /// Whether this kernel routes this very address to a pod.
+    pub fn is_routed_to_pod(&self, address: IpAddr) -> bool {
+        self.addresses.routed.contains(&address)
+    }
+
+    /// When the table of connections was full last.
+    pub fn table_full(&self) -> Option<&TableFull> {
+        self.table_full.as_ref()
+    }
+
+    /// How many packets conntrack found invalid in the readings that touch this time.
+    pub fn invalid_packets(&self, during: &RangeInclusive<Timestamp>) -> u64 {
+        let meanwhile = self
+            .invalid
+            .iter()
+            .filter(|invalid| *during.end() >= invalid.from && *during.start() <= invalid.to);
+        meanwhile.map(|invalid| invalid.packets).sum()
+    }
+
+    /// The interface of this index, where it had appeared no longer than `within` before then, and
+    /// how old it was.
+    pub fn new_interface(
+        &self,
+        index: u32,
+        then: Timestamp,
+        within: SignedDuration,
+    ) -> Option<(&Interface, SignedDuration)> {
+        let interface = self.interface(index)?;
+        let age = then.duration_since(interface.since?);
+        (age <= within).then_some((interface, age))
+    }
+}
+
+impl Cluster {
+    /// What the kernel says of an interface; `None`: it is gone.
+    pub fn set_interface(&mut self, index: u32, interface: Option<Interface>) {
+        let interfaces = &mut self.snapshot.node_facts.interfaces;
+        if interfaces.get(&index).map(|known| &**known) == interface.as_ref() {
+            return;
+        }
+        self.snapshot.other_changes += 1;
+        match interface {
+            Some(interface) => interfaces.insert_mut(index, Arc::new(interface)),
+            None => {
+                interfaces.remove_mut(&index);
+            }
+        }
+    }
+
+    /// The addresses that the kernel knows. Those of its own interfaces are held by this node, beside
+    /// those that the Node object lists: a kubelet's probe may come from the address of a bridge or a
+    /// tunnel.
+    pub fn set_addresses(&mut self, node: &Arc<str>, addresses: Addresses) {
+        let snapshot = &mut self.snapshot;
+        if *snapshot.node_facts.addresses != addresses {
+            snapshot.node_facts.addresses = Arc::new(addresses);
+            snapshot.other_changes += 1;
+        }
+        let by = HeldBy::Node(node.clone());
+        for address in snapshot.node_facts.addresses.local.iter().filter(|a| !a.is_loopback()) {
+            let is_news = snapshot.objects.begin_holding(*address, by.clone(), None);
+            snapshot.other_changes += u64::from(is_news);
+        }
+    }
+
+    /// Conntrack has found packets invalid.
+    pub fn add_invalid(&mut self, invalid: Invalid) {
+        self.snapshot.other_changes += 1;
+        let known = &mut self.snapshot.node_facts.invalid;
+        let latest = known.iter().skip((known.len() + 1).saturating_sub(INVALID_MAX));
+        *known = latest.copied().chain([invalid]).collect();
+    }
+
+    /// The table of connections was full: still, or again.
+    pub fn set_table_full(&mut self, full: TableFull) {
+        self.snapshot.other_changes += 1;
+        let known = &mut self.snapshot.node_facts.table_full;
+        let last = known.filter(|last| full.from.duration_since(last.to) <= FULL_AGAIN_WITHIN);
+        let from = last.map_or(full.from, |last| last.from);
+        *known = Some(TableFull { from, ..full });
+    }
+}

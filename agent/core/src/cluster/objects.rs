@@ -1,0 +1,307 @@
+//! The objects of a snapshot, and who holds which address by them.
+
+use std::{net::IpAddr, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+use rpds::HashTrieMapSync;
+
+use super::{
+    Name,
+    object::{EndpointSlice, Key, Kind, Namespace, Node, Object, Pod, Service, ServiceAccount},
+};
+use crate::policy::{Policy, PolicyRef, index::PolicyIndex, network_set::NetworkSet, tier::Tier};
+
+/// How long an address stays resolvable to a pod that has gone: a drop is judged some seconds
+/// after the fact, and a burst's last report a minute later.
+pub const HELD_AFTER_END: SignedDuration = SignedDuration::from_secs(300);
+
+/// How many former holders of one address are kept: more within [`HELD_AFTER_END`] would be a
+/// pod in a crash loop of its network, and only the latest can be what a report is about.
+const FORMER_HOLDERS_MAX: usize = 4;
+
+/// Namespace, of those that are in one, and name of a network set.
+type SetName = (Option<Arc<str>>, Arc<str>);
+
+/// Who holds, or held, an address.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Holding {
+    /// Who.
+    pub by: HeldBy,
+    /// Since when; `None`: for as long as is known.
+    pub since: Option<Timestamp>,
+    /// Until when; `None`: still.
+    pub until: Option<Timestamp>,
+}
+
+/// What can hold an address. Pods of the host network hold none: the address is their node's.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HeldBy {
+    /// A pod.
+    Pod(Arc<Pod>),
+    /// The node of this name.
+    Node(Arc<str>),
+    /// A Service, before translation to a backend.
+    Service(Arc<Service>),
+}
+
+/// What is known of the API's objects. Cheap to clone: clones share what did not change.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Objects {
+    pub(super) namespaces: HashTrieMapSync<Arc<str>, Arc<Namespace>>,
+    pub(super) pods: HashTrieMapSync<Name, Arc<Pod>>,
+    pub(super) nodes: HashTrieMapSync<Arc<str>, Arc<Node>>,
+    pub(super) services: HashTrieMapSync<Name, Arc<Service>>,
+    pub(super) endpoint_slices: HashTrieMapSync<Name, Arc<EndpointSlice>>,
+    pub(super) service_accounts: HashTrieMapSync<Name, Arc<ServiceAccount>>,
+    pub(super) policies: PolicyIndex,
+    pub(super) tiers: HashTrieMapSync<Arc<str>, Arc<Tier>>,
+    pub(super) network_sets: HashTrieMapSync<SetName, Arc<NetworkSet>>,
+    pub(super) holdings: HashTrieMapSync<IpAddr, Vec<Holding>>,
+}
+
+impl Objects {
+    /// Adds an object, in place of what it was before.
+    pub(super) fn put(&mut self, object: Object, at: Option<Timestamp>) {
+        match object {
+            Object::Namespace(namespace) => {
+                self.namespaces.insert_mut(namespace.name.clone(), Arc::new(namespace));
+            }
+            Object::Pod(pod) => {
+                let pod = Arc::new(pod);
+                let name = (pod.namespace.clone(), pod.name.clone());
+                if let Some(before) = self.pods.get(&name).cloned() {
+                    let gone = before.addresses.iter().filter(|a| !pod.addresses.contains(a));
+                    for address in gone {
+                        self.end_holding(*address, &HeldBy::Pod(before.clone()), at);
+                    }
+                }
+                self.hold_as_pod(&pod, at);
+                self.pods.insert_mut(name, pod);
+            }
+            Object::Node(node) => {
+                let before = self.nodes.get(&node.name).cloned();
+                let held_by = HeldBy::Node(node.name.clone());
+                for address in before.iter().flat_map(|before| &before.addresses) {
+                    if !node.addresses.contains(address) {
+                        self.end_holding(*address, &held_by, at);
+                    }
+                }
+                for address in &node.addresses {
+                    self.begin_holding(*address, held_by.clone(), None);
+                }
+                self.nodes.insert_mut(node.name.clone(), Arc::new(node));
+            }
+            Object::Service(service) => {
+                let service = Arc::new(service);
+                let name = (service.namespace.clone(), service.name.clone());
+                if let Some(before) = self.services.get(&name).cloned() {
+                    let gone = before.addresses.iter().filter(|a| !service.addresses.contains(a));
+                    for address in gone {
+                        self.end_holding(*address, &HeldBy::Service(before.clone()), at);
+                    }
+                }
+                for address in &service.addresses {
+                    self.begin_holding(*address, HeldBy::Service(service.clone()), at);
+                }
+                self.services.insert_mut(name, service);
+            }
+            Object::EndpointSlice(slice) => {
+                let name = (slice.namespace.clone(), slice.name.clone());
+                self.endpoint_slices.insert_mut(name, Arc::new(slice));
+            }
+            Object::ServiceAccount(account) => {
+                let name = (account.namespace.clone(), account.name.clone());
+                self.service_accounts.insert_mut(name, Arc::new(account));
+            }
+            Object::Tier(tier) => {
+                self.tiers.insert_mut(tier.name.clone(), Arc::new(tier));
+            }
+            Object::NetworkSet(set) => {
+                let name = (set.namespace.clone(), set.name.clone());
+                self.network_sets.insert_mut(name, Arc::new(set));
+            }
+            Object::Policy(mut policy) => {
+                // Without a timestamp of its own (a manifest), a policy that a running agent sees
+                // come is as old as that.
+                let before = self.policies.get(&policy.reference);
+                policy.created = policy.created.or(before.map_or(at, |before| before.created));
+                self.policies.insert(Arc::new(policy));
+            }
+        }
+    }
+
+    /// Takes an object out of a self.
+    pub(super) fn take_out(&mut self, key: &Key, at: Timestamp) {
+        let name = || (key.namespace.clone().unwrap_or_default(), key.name.clone());
+        match key.kind {
+            Kind::Namespace => {
+                self.namespaces.remove_mut(&key.name);
+            }
+            Kind::Pod => {
+                if let Some(pod) = self.pods.get(&name()).cloned() {
+                    for address in &pod.addresses {
+                        self.end_holding(*address, &HeldBy::Pod(pod.clone()), Some(at));
+                    }
+                    self.pods.remove_mut(&name());
+                }
+            }
+            Kind::Node => {
+                if let Some(node) = self.nodes.get(&key.name).cloned() {
+                    for address in &node.addresses {
+                        let held_by = HeldBy::Node(node.name.clone());
+                        self.end_holding(*address, &held_by, Some(at));
+                    }
+                    self.nodes.remove_mut(&key.name);
+                }
+            }
+            Kind::Service => {
+                if let Some(service) = self.services.get(&name()).cloned() {
+                    for address in &service.addresses {
+                        let held_by = HeldBy::Service(service.clone());
+                        self.end_holding(*address, &held_by, Some(at));
+                    }
+                    self.services.remove_mut(&name());
+                }
+            }
+            Kind::EndpointSlice => {
+                self.endpoint_slices.remove_mut(&name());
+            }
+            Kind::ServiceAccount => {
+                self.service_accounts.remove_mut(&name());
+            }
+            Kind::Tier => {
+                self.tiers.remove_mut(&key.name);
+            }
+            Kind::NetworkSet | Kind::GlobalNetworkSet => {
+                self.network_sets.remove_mut(&(key.namespace.clone(), key.name.clone()));
+            }
+            Kind::Policy(kind) => {
+                let reference =
+                    PolicyRef { kind, namespace: key.namespace.clone(), name: key.name.clone() };
+                self.policies.remove(&reference);
+            }
+        }
+    }
+
+    /// How many objects of a kind there are.
+    pub(super) fn count(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Pod => self.pods.size(),
+            Kind::Namespace => self.namespaces.size(),
+            Kind::Node => self.nodes.size(),
+            Kind::Service => self.services.size(),
+            Kind::EndpointSlice => self.endpoint_slices.size(),
+            Kind::ServiceAccount => self.service_accounts.size(),
+            Kind::Policy(kind) => self.policies.iter().filter(|p| p.reference.kind == kind).count(),
+            Kind::Tier => self.tiers.size(),
+            Kind::NetworkSet | Kind::GlobalNetworkSet => {
+                self.network_sets.values().filter(|set| Kind::of_network_set(set) == kind).count()
+            }
+        }
+    }
+
+    /// An object by kind and name.
+    pub(super) fn get(&self, key: &Key) -> Option<Object> {
+        let name = || (key.namespace.clone().unwrap_or_default(), key.name.clone());
+        Some(match key.kind {
+            Kind::Pod => Object::Pod(Pod::clone(self.pods.get(&name())?)),
+            Kind::Namespace => Object::Namespace(Namespace::clone(self.namespaces.get(&key.name)?)),
+            Kind::Node => Object::Node(Node::clone(self.nodes.get(&key.name)?)),
+            Kind::Service => Object::Service(Service::clone(self.services.get(&name())?)),
+            Kind::EndpointSlice => {
+                Object::EndpointSlice(EndpointSlice::clone(self.endpoint_slices.get(&name())?))
+            }
+            Kind::ServiceAccount => {
+                Object::ServiceAccount(ServiceAccount::clone(self.service_accounts.get(&name())?))
+            }
+            Kind::Policy(kind) => {
+                let (namespace, name) = (key.namespace.clone(), key.name.clone());
+                let policy = self.policies.get(&PolicyRef { kind, namespace, name })?;
+                Object::Policy(Policy::clone(policy))
+            }
+            Kind::Tier => Object::Tier(Tier::clone(self.tiers.get(&key.name)?)),
+            Kind::NetworkSet | Kind::GlobalNetworkSet => {
+                let name = (key.namespace.clone(), key.name.clone());
+                Object::NetworkSet(NetworkSet::clone(self.network_sets.get(&name)?))
+            }
+        })
+    }
+
+    fn hold_as_pod(&mut self, pod: &Arc<Pod>, at: Option<Timestamp>) {
+        if let Some(node) = &pod.node {
+            let of_node = if pod.host_network { &pod.addresses[..] } else { &[] };
+            for address in pod.host_addresses.iter().chain(of_node) {
+                // Weaker than a pod's own claim, see `resolve`.
+                self.begin_holding(*address, HeldBy::Node(node.clone()), None);
+            }
+        }
+        if !pod.host_network {
+            for address in &pod.addresses {
+                let since = pod.created.or(at);
+                self.begin_holding(*address, HeldBy::Pod(pod.clone()), since);
+            }
+        }
+    }
+
+    /// From then on, an address is held. Whether that is news.
+    pub(super) fn begin_holding(
+        &mut self,
+        address: IpAddr,
+        by: HeldBy,
+        since: Option<Timestamp>,
+    ) -> bool {
+        let mut holdings = self.holdings.get(&address).cloned().unwrap_or_default();
+        let known = holdings.iter_mut().find(|h| h.until.is_none() && h.by.is_same_object(&by));
+        let is_news = known.is_none();
+        match known {
+            Some(holding) => holding.by = by,
+            None => holdings.push(Holding { by, since, until: None }),
+        }
+        self.holdings.insert_mut(address, holdings);
+        is_news
+    }
+
+    fn end_holding(&mut self, address: IpAddr, by: &HeldBy, at: Option<Timestamp>) {
+        let Some(holdings) = self.holdings.get(&address) else { return };
+        let mut holdings = holdings.clone();
+        for holding in &mut holdings {
+            if holding.until.is_none() && holding.by.is_same_object(by) {
+                holding.until = at;
+            }
+        }
+        let oldest = at.map(|at| at - HELD_AFTER_END);
+        holdings.retain(|h| match (h.until, oldest) {
+            (Some(until), Some(oldest)) => until >= oldest,
+            // Ended without a time: nothing can be asked of it.
+            (None, None) => !h.by.is_same_object(by),
+            _ => true,
+        });
+        let former = holdings.iter().filter(|h| h.until.is_some()).count();
+        let mut surplus = former.saturating_sub(FORMER_HOLDERS_MAX);
+        holdings.retain(|h| {
+            let drop = surplus > 0 && h.until.is_some();
+            surplus -= usize::from(drop);
+            !drop
+        });
+        if holdings.is_empty() {
+            self.holdings.remove_mut(&address);
+        } else {
+            self.holdings.insert_mut(address, holdings);
+        }
+    }
+}
+
+impl HeldBy {
+    fn is_same_object(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Pod(a), Self::Pod(b)) => {
+                (&a.namespace, &a.name, &a.uid) == (&b.namespace, &b.name, &b.uid)
+            }
+            (Self::Node(a), Self::Node(b)) => a == b,
+            (Self::Service(a), Self::Service(b)) => {
+                (&a.namespace, &a.name) == (&b.namespace, &b.name)
+            }
+            _ => false,
+        }
+    }
+}

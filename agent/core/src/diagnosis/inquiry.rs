@@ -1,0 +1,271 @@
+//! What a cause is drawn from, and the checks of the playbook.
+
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+
+use super::{Case, Class, Fate, Situation, reason::Died};
+use crate::{
+    cluster::{
+        Interface, Snapshot, TableFull,
+        object::{Kind, Service},
+        resolve::Holder,
+    },
+    correlate::{Evidence, Level},
+    flow::Direction,
+    policy::Policy,
+    verdict::{
+        Decision, DirectionVerdict, Question, Verdict,
+        nearest::{Lack, NearestMiss, nearest_miss},
+    },
+};
+
+/// Everything that a cause is drawn from.
+pub(super) struct Inquiry<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) case: &'a Case<'a>,
+    pub(super) question: &'a Question,
+    pub(super) verdict: &'a Verdict,
+}
+
+impl Inquiry<'_> {
+    pub(super) fn class(&self) -> Class {
+        let denied = self.verdict.decision() == Decision::Denied;
+        match self.case.fate {
+            Fate::Answered if denied && self.enforceable() => return Class::NotEnforced,
+            Fate::Answered => return Class::None,
+            Fate::Died(evidence) => {
+                if let Some(class) = self.class_of_death(evidence, denied) {
+                    return class;
+                }
+            }
+            Fate::Asked => {}
+        }
+        match self.verdict.decision() {
+            Decision::Denied => self.denial(),
+            Decision::Unknown => Class::CannotTell,
+            Decision::NotIsolated | Decision::Allowed => match self.case.fate {
+                Fate::Died(evidence) => self.allowed_and_died(evidence),
+                Fate::Asked | Fate::Answered => Class::None,
+            },
+        }
+    }
+
+    /// What the evidence alone decides, before policy is asked.
+    fn class_of_death(&self, evidence: &Evidence, denied: bool) -> Option<Class> {
+        if self.spoofed(evidence).is_some() {
+            return Some(Class::NotPolicy);
+        }
+        let died = Died::of(evidence);
+        if evidence.delivered && !died.is_filter() {
+            // It got past every filter: what the policies deny was not enforced, and what became
+            // of it in the pod is not policy.
+            let not_enforced = denied && self.enforceable();
+            return Some(if not_enforced { Class::NotEnforced } else { Class::NotPolicy });
+        }
+        matches!(died, Died::Other).then_some(Class::NotPolicy)
+    }
+
+    /// Whether the CNI should have enforced the denial by then: the traffic is not exempt, and the
+    /// policies are not as young as the packet.
+    fn enforceable(&self) -> bool {
+        let settled = |policy: &Arc<Policy>| match (policy.created, self.case.at) {
+            (Some(created), Some(at)) => at.duration_since(created) > ENFORCED_WITHIN,
+            _ => true,
+        };
+        let mut denied = self.verdict.denied_directions();
+        self.verdict.exempt.is_none()
+            && denied.any(|direction| {
+                self.verdict.direction(direction).responsible().iter().all(settled)
+            })
+    }
+
+    fn allowed_and_died(&self, evidence: &Evidence) -> Class {
+        let governs = |d: &DirectionVerdict| d.layer.is_some() || !d.isolating.is_empty();
+        let governed = governs(&self.verdict.egress) || governs(&self.verdict.ingress);
+        match Died::of(evidence) {
+            // Conntrack drops where filters do, and for the same reason as far as the kernel says.
+            _ if self.table_full(evidence).is_some() || self.invalid(evidence) => Class::NotPolicy,
+            Died::Filter if governed => Class::OutOfSync,
+            _ => Class::NotPolicy,
+        }
+    }
+
+    fn denial(&self) -> Class {
+        let Some(direction) = self.verdict.denied_directions().next() else {
+            return Class::CannotTell;
+        };
+        if self.verdict.direction(direction).denied_by.is_some() {
+            return Class::ExplicitDeny;
+        }
+        match self.nearest_miss(direction).map(|miss| miss.lack) {
+            None => Class::DefaultDeny,
+            Some(Lack::NamespaceLabels | Lack::OtherNamespace) => Class::NamespaceSelectorMismatch,
+            Some(Lack::PodLabels) => Class::PodSelectorMismatch,
+            Some(Lack::Port) => Class::PortMismatch,
+            Some(Lack::Protocol) => Class::ProtocolMismatch,
+            Some(Lack::Block) => Class::IpBlockMismatch,
+            Some(Lack::Except) => Class::IpBlockExcept,
+            Some(Lack::NamedPort) => Class::NamedPortUnresolved,
+        }
+    }
+
+    pub(super) fn nearest_miss(&self, direction: Direction) -> Option<NearestMiss> {
+        let verdict = self.verdict.direction(direction);
+        if verdict.denied_by.is_some() { None } else { nearest_miss(verdict, direction) }
+    }
+
+    pub(super) fn situation(&self, class: Class) -> Option<Situation> {
+        if matches!(class, Class::OutOfSync | Class::NotPolicy) && self.starting().is_some() {
+            return Some(Situation::Start);
+        }
+        let Question { source, destination, port, .. } = self.question;
+        if let (Holder::Node(node), Holder::Pod(pod)) = (&source.holder, &destination.holder)
+            && pod.node.as_ref() == Some(&node.name)
+        {
+            let mut probes = pod.probes.iter().filter(|probe| probe.port == *port);
+            return probes.next().map(|probe| Situation::Probe(probe.probe));
+        }
+        let dialled = self.case.dialled.map_or(self.case.flow.port, |(_, port)| port);
+        let asks_dns = *port == DNS_PORT || dialled == DNS_PORT;
+        (asks_dns && self.to_cluster_dns()).then_some(Situation::Dns)
+    }
+
+    /// Whether the destination is the cluster's DNS: a Service of one of its usual names, or a pod
+    /// with the label that they all select.
+    fn to_cluster_dns(&self) -> bool {
+        let dialled = self.case.dialled.map(|(address, _)| address);
+        let address = dialled.unwrap_or(self.case.flow.destination);
+        let service = match self.snapshot.resolve(address, self.case.at).holder {
+            Holder::Service(service) => is_dns_service(&service),
+            _ => false,
+        };
+        service
+            || self.question.destination.pod().is_some_and(|pod| {
+                &*pod.namespace == DNS_NAMESPACE
+                    && (pod.labels.get("k8s-app").is_some_and(|app| &**app == "kube-dns")
+                        || self.snapshot.services().any(|service| {
+                            is_dns_service(service)
+                                && !service.selector.is_empty()
+                                && service
+                                    .selector
+                                    .iter()
+                                    .all(|(k, v)| pod.labels.get(k) == Some(v))
+                        }))
+            })
+    }
+
+    /// The pod's veth by which a packet entered whose source address is not that pod's.
+    pub(super) fn spoofed(&self, evidence: &Evidence) -> Option<&Arc<Interface>> {
+        let interface = self.snapshot.node_facts().interface(evidence.entered?)?;
+        let known = !interface.addresses.is_empty();
+        (known && !interface.addresses.contains(&self.case.flow.source)).then_some(interface)
+    }
+
+    /// The interface by which a filter's victims entered while it was new, and how old it was then.
+    pub(super) fn starting(&self) -> Option<(&Interface, SignedDuration)> {
+        let Fate::Died(evidence) = self.case.fate else { return None };
+        let filtered = Died::of(evidence).is_filter() && self.spoofed(evidence).is_none();
+        let entered = evidence.entered.filter(|_| filtered)?;
+        self.snapshot.node_facts().new_interface(entered, evidence.first(), STARTS_WITHIN)
+    }
+
+    /// When the table of connections was full while a filter's victims died.
+    pub(super) fn table_full(&self, evidence: &Evidence) -> Option<&TableFull> {
+        let full =
+            self.snapshot.node_facts().table_full().filter(|full| full.covers(&evidence.span()));
+        full.filter(|_| Died::of(evidence).is_filter())
+    }
+
+    /// Whether a filter's victims were what conntrack found invalid: as many, and hardly any other.
+    pub(super) fn invalid(&self, evidence: &Evidence) -> bool {
+        let died = evidence.kernel_packets();
+        let invalid = self.snapshot.node_facts().invalid_packets(&evidence.span());
+        Died::of(evidence).is_filter() && (died..=died + INVALID_OTHERS_MAX).contains(&invalid)
+    }
+
+    /// The kind that nothing had been heard of for longest, and for how many seconds.
+    fn stalest(&self) -> Option<(Kind, i64)> {
+        let at = self.case.at?;
+        let stale = self.snapshot.sync().stale().iter();
+        let ages = stale.map(|(kind, since)| (*kind, at.duration_since(*since).as_secs()));
+        ages.filter(|(_, age)| *age > 0).max_by_key(|(_, age)| *age)
+    }
+
+    /// How sure the class is: what was seen, times what speaks against it.
+    pub(super) fn confidence(&self, class: Class) -> (f64, Vec<String>) {
+        let mut reasons = Vec::new();
+        let mut because = |factor: f64, reason: &str| {
+            reasons.push(reason.to_owned());
+            factor
+        };
+        if class == Class::CannotTell {
+            return (0.0, self.verdict.unknowns().map(ToString::to_string).collect());
+        }
+        let mut confidence = match self.case.fate {
+            Fate::Asked => because(1.0, "computed from the objects given"),
+            Fate::Answered => because(0.95, "an answer came back"),
+            Fate::Died(evidence) => match (evidence.level(), Died::of(evidence)) {
+                (Level::Rejected, Died::Filter) => {
+                    because(0.97, "a filter of this node rejected it")
+                }
+                (Level::Rejected, _) => {
+                    because(0.7, "a rejection came back, from whom is not known")
+                }
+                (Level::KernelDrop, Died::Filter) => {
+                    because(0.97, "a filter of this node dropped it")
+                }
+                (Level::KernelDrop, Died::Other) => {
+                    because(0.97, "this kernel says why it dropped it")
+                }
+                (Level::KernelDrop, _) => {
+                    because(0.85, "this kernel dropped it without saying why")
+                }
+                (Level::Unanswered, _) if class.is_denial() => {
+                    because(0.75, "nothing was dropped here: it died beyond this node")
+                }
+                (Level::Unanswered, _) => because(0.6, "no answer came, and nothing says why"),
+            },
+        };
+        if let Some((kind, age_secs)) = self.stalest() {
+            let reason = format!("{kind} objects are known as they were {age_secs} s before");
+            confidence *= because(0.8, &reason);
+        }
+        if class.is_denial() {
+            let direction = self.verdict.denied_directions().next();
+            if direction.is_some_and(|d| self.verdict.direction(d).responsible().len() > 1) {
+                confidence *= because(0.99, "several policies isolate the pod together");
+            }
+            if self.verdict.exempt.is_some() {
+                confidence *=
+                    because(0.9, "the specification exempts this traffic, and most CNIs do");
+            }
+            if self.verdict.unknowns().next().is_some() {
+                confidence *= because(0.95, "the other direction cannot be told");
+            }
+        }
+        ((confidence * 100.0).round() / 100.0, reasons)
+    }
+}
+
+/// How long a CNI may take to enforce a new policy before a flow that still passes is a finding.
+/// Measured: 0.2 to 0.5 s on an idle node; large clusters take seconds.
+pub const ENFORCED_WITHIN: SignedDuration = SignedDuration::from_secs(5);
+
+/// How old a pod's interface may be for a drop to be put down to its start. Measured: 0.1 to 2 s until
+/// a CNI has programmed a pod; loaded nodes take several times that.
+pub const STARTS_WITHIN: SignedDuration = SignedDuration::from_secs(10);
+
+/// How many packets of others may be invalid in the same seconds: a straggler of a closed connection
+/// or two. With more of them it cannot be said whose they were.
+const INVALID_OTHERS_MAX: u64 = 2;
+
+const DNS_PORT: u16 = 53;
+const DNS_NAMESPACE: &str = "kube-system";
+
+/// The Services by which distributions name the cluster's DNS.
+fn is_dns_service(service: &Service) -> bool {
+    let usual = ["kube-dns", "coredns", "rke2-coredns-rke2-coredns", "dns-default"];
+    let namespaces = [DNS_NAMESPACE, "openshift-dns"];
+    namespaces.contains(&&*service.namespace) && usual.contains(&&*service.name)
+}

@@ -1,0 +1,50 @@
+//! What must be known of the cluster before a case can be judged.
+
+use jiff::Timestamp;
+
+use super::Case;
+use crate::cluster::{Name, Snapshot, look_up::Sought, resolve::Holder};
+
+/// What to look up before a case can be judged: nothing where everything is listed. Of a Service
+/// that nobody translated, its backends; of the policies over either end, Services that they name.
+pub fn to_look_up(snapshot: &Snapshot, case: &Case<'_>, now: Timestamp) -> Vec<Sought> {
+    if snapshot.knows_all_pods() {
+        return Vec::new();
+    }
+    let dialled = case.dialled.map(|(address, _)| address);
+    let ends = [Some(case.flow.source), Some(case.flow.destination), dialled];
+    let mut missing: Vec<Sought> = ends
+        .into_iter()
+        .flatten()
+        .filter(|address| snapshot.is_missing(*address, case.at, now))
+        .map(Sought::from)
+        .collect();
+    if let Holder::Service(service) = snapshot.resolve(case.flow.destination, case.at).holder {
+        let backends = snapshot.slices(&service).flat_map(|slice| &slice.addresses);
+        let backends = backends.filter(|address| snapshot.is_missing(**address, None, now));
+        missing.extend(backends.copied().map(Sought::from));
+    }
+    let services = services_of_rules(snapshot, case).into_iter().map(Sought::Service);
+    missing.extend(services.filter(|sought| snapshot.is_fresh(sought, None, now) != Some(true)));
+    missing.sort_unstable();
+    missing.dedup();
+    missing
+}
+
+/// The Services that policies name which may govern one of the ends.
+fn services_of_rules(snapshot: &Snapshot, case: &Case<'_>) -> Vec<Name> {
+    let ends = [case.flow.source, case.flow.destination];
+    let ends = ends.map(|address| snapshot.resolve(address, case.at));
+    let pods = ends.iter().filter_map(|end| end.pod());
+    let policies = pods.flat_map(|pod| {
+        let labels = snapshot.namespace(&pod.namespace).map(|namespace| &namespace.labels);
+        snapshot.policies().candidates(&pod.namespace, &pod.labels, labels)
+    });
+    policies
+        .flat_map(|policy| {
+            let services = policy.services().into_iter();
+            let names = services.map(|s| (s.namespace.clone(), s.name.clone()));
+            names.collect::<Vec<_>>()
+        })
+        .collect()
+}

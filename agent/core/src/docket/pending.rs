@@ -1,0 +1,184 @@
+//! Cases that wait to be decided: for look-ups, or for the cluster to catch up with the packets.
+//!
+//! A packet is seen in microseconds; the policy that stopped it, or let it through, may reach the
+//! agent a second later. What would accuse the network plugin waits that long.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    cluster::{Snapshot, look_up::Sought},
+    correlate::Drop,
+    diagnosis::{Case, Diagnosis, Fate, diagnose, to_look_up},
+    flow::Flow,
+};
+
+/// How long to wait for the cluster: a watch delivers within a second of the API server's own clock,
+/// a folder of manifests within a fraction of it; twice that.
+pub const CATCH_UP: SignedDuration = SignedDuration::from_secs(2);
+
+/// How long to wait until who holds an address has been looked up: what one look-up may take, and
+/// another one for a Service's backends.
+pub const LOOK_UP: SignedDuration = SignedDuration::from_secs(4);
+
+/// How many cases wait at most (about 2 kB each): a flow waits once a minute for some seconds, so
+/// that these are more flows than a node has open drops of, all of which began within four seconds
+/// or so. Beyond it they are decided at once.
+pub const PENDING_MAX: usize = 2048;
+
+/// What is diagnosed.
+#[derive(Debug)]
+pub(super) enum Subject {
+    /// A flow whose attempts go unanswered.
+    Drop(Box<Drop>),
+    /// A flow was answered.
+    Answer { flow: Flow, at: Timestamp },
+}
+
+impl Subject {
+    /// As the diagnosis takes it.
+    pub(super) fn case(&self) -> Case<'_> {
+        match self {
+            Self::Drop(drop) => case_of(drop),
+            Self::Answer { flow, at } => {
+                Case { flow: *flow, dialled: None, at: Some(*at), fate: Fate::Answered }
+            }
+        }
+    }
+}
+
+/// A drop as the diagnosis takes it.
+pub(super) fn case_of(drop: &Drop) -> Case<'_> {
+    Case {
+        flow: drop.flow,
+        dialled: drop.dialled,
+        at: Some(drop.evidence.last()),
+        fate: Fate::Died(&drop.evidence),
+    }
+}
+
+/// A subject with its diagnosis, which holds until the cluster changes.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) subject: Subject,
+    pub(super) diagnosis: Box<Diagnosis>,
+    /// Of the snapshot that it is diagnosed by.
+    generation: u64,
+}
+
+impl Pending {
+    pub(super) fn new(subject: Subject, diagnosis: Diagnosis, snapshot: &Snapshot) -> Self {
+        Self { subject, diagnosis: Box::new(diagnosis), generation: snapshot.generation() }
+    }
+
+    /// Diagnoses it again, if the cluster has changed since.
+    pub(super) fn refresh(&mut self, snapshot: &Snapshot) {
+        if self.generation != snapshot.generation() {
+            *self.diagnosis = diagnose(snapshot, &self.subject.case());
+            self.generation = snapshot.generation();
+        }
+    }
+}
+
+/// What a case waits for.
+#[derive(Clone, Debug)]
+pub(super) enum Stage {
+    /// For who is at its ends.
+    LookingUp { missing: Vec<Sought>, generation: u64 },
+    /// For news of what was already so when its packets were seen.
+    CatchingUp,
+}
+
+impl Stage {
+    fn patience(&self) -> SignedDuration {
+        match self {
+            Self::LookingUp { .. } => LOOK_UP,
+            Self::CatchingUp => CATCH_UP,
+        }
+    }
+}
+
+/// All cases that wait, by when they are due and then in the order in which they came.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    waiting: BTreeMap<(Timestamp, u64), (Stage, Pending)>,
+    /// How many have come so far.
+    come: u64,
+    decided_early: u64,
+}
+
+impl Queue {
+    /// Lets a case wait; given back and counted where the queue is full.
+    pub(super) fn push(
+        &mut self,
+        stage: Stage,
+        pending: Pending,
+        now: Timestamp,
+    ) -> Option<Pending> {
+        if self.waiting.len() >= PENDING_MAX {
+            self.decided_early += 1;
+            return Some(pending);
+        }
+        self.come += 1;
+        self.waiting.insert((now + stage.patience(), self.come), (stage, pending));
+        None
+    }
+
+    /// Those that wait for no look-up any more: all is found, or they have waited long enough. Each
+    /// is examined again only where the cluster has changed. And what the others still miss.
+    pub(super) fn looked_up(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) -> (Vec<Pending>, Vec<Sought>) {
+        let mut all_missing = Vec::new();
+        let known = self.waiting.extract_if(.., |(due, _), (stage, pending)| {
+            let Stage::LookingUp { missing, generation } = stage else { return false };
+            if *due <= now {
+                return true;
+            }
+            if *generation != snapshot.generation() {
+                *missing = to_look_up(snapshot, &pending.subject.case(), now);
+                *generation = snapshot.generation();
+            }
+            all_missing.extend_from_slice(missing);
+            missing.is_empty()
+        });
+        let known = known.map(|(_, (_, pending))| pending).collect();
+        (known, all_missing)
+    }
+
+    /// The next that has waited long enough.
+    pub(super) fn pop_due(&mut self, now: Timestamp) -> Option<Pending> {
+        let first = self.waiting.first_entry().filter(|first| first.key().0 <= now)?;
+        let (_, pending) = first.remove();
+        Some(pending)
+    }
+
+    /// When the next will have waited long enough.
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
+        self.waiting.first_key_value().map(|((due, _), _)| *due)
+    }
+
+    /// How many wait for look-ups, and how many for the cluster.
+    pub(super) fn lengths(&self) -> (usize, usize) {
+        let looking_up = |(stage, _): &&(Stage, _)| matches!(stage, Stage::LookingUp { .. });
+        let looking_up = self.waiting.values().filter(looking_up).count();
+        (looking_up, self.waiting.len() - looking_up)
+    }
+
+    /// Packets that this kernel dropped of the drops that wait.
+    pub(super) fn kernel_packets(&self) -> u64 {
+        let drops = self.waiting.values().filter_map(|(_, pending)| match &pending.subject {
+            Subject::Drop(drop) => Some(drop.untold_packets()),
+            Subject::Answer { .. } => None,
+        });
+        drops.sum()
+    }
+
+    /// How many cases were decided at once, since the queue was full.
+    pub(super) fn decided_early(&self) -> u64 {
+        self.decided_early
+    }
+}

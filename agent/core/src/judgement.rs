@@ -1,0 +1,74 @@
+//! A diagnosis, with since when it is so and what to do.
+
+mod attribution;
+mod hindsight;
+
+use jiff::Timestamp;
+
+use crate::{
+    cluster::{Snapshot, history::History},
+    diagnosis::{Case, Diagnosis, diagnose},
+    remedy::{Remedy, remedy},
+};
+pub use attribution::{Attribution, attribute};
+use hindsight::{before_denial, in_hindsight};
+
+/// A flow judged, with what can be done about it and since which change it is so.
+#[derive(Clone, Debug)]
+pub struct Judgement {
+    /// Why it died, or would.
+    pub diagnosis: Diagnosis,
+    /// The latest change that made it so.
+    pub changed: Attribution,
+    /// The rule that lets it pass.
+    pub remedy: Option<Remedy>,
+}
+
+/// Judges a flow, and finds the change and the remedy.
+pub fn judge(snapshot: &Snapshot, history: &History, case: &Case<'_>) -> Judgement {
+    Judgement::in_hindsight(snapshot, history, case, diagnose(snapshot, case), None)
+}
+
+impl Judgement {
+    /// Finds the change and the remedy for a drop, which may have died of what policies say no
+    /// more, or before what they say now. `worked`: when the flow last got an answer.
+    pub fn in_hindsight(
+        snapshot: &Snapshot,
+        history: &History,
+        case: &Case<'_>,
+        diagnosis: Diagnosis,
+        worked: Option<Timestamp>,
+    ) -> Self {
+        let diagnosis = before_denial(history, snapshot, case, diagnosis, worked);
+        match in_hindsight(history, snapshot, case, &diagnosis, worked) {
+            Some((diagnosis, changed)) => Self { diagnosis, changed, remedy: None },
+            None => Self::of(snapshot, history, diagnosis),
+        }
+    }
+
+    /// Since when the flow is denied at the least: its denial may be older, and is not younger than
+    /// any change that came before. `None`: it is not denied, or that is unknown.
+    ///
+    /// A change that was seen to deny it says so itself: the same evaluator let it pass before. Where
+    /// none was seen, the policy that was last written need not be the one that made the difference,
+    /// since each that isolates an end denies by itself what none admits: the oldest counts.
+    pub fn denied_since(&self) -> Option<Timestamp> {
+        match &self.changed {
+            Attribution::None => None,
+            Attribution::Seen(changes) => changes.iter().map(|change| change.at).min(),
+            Attribution::Older { .. } => {
+                let verdict = &self.diagnosis.verdict;
+                let denied = verdict.denied_directions();
+                let policies = denied.flat_map(|to| verdict.direction(to).responsible());
+                policies.filter_map(|policy| policy.written.max(policy.created)).min()
+            }
+        }
+    }
+
+    /// Finds the change and the remedy for a diagnosis.
+    pub fn of(snapshot: &Snapshot, history: &History, diagnosis: Diagnosis) -> Self {
+        let changed = attribute(history, snapshot, &diagnosis);
+        let remedy = remedy(snapshot, &diagnosis);
+        Self { diagnosis, changed, remedy }
+    }
+}

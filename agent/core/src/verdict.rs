@@ -1,0 +1,240 @@
+//! What the policies of a snapshot say of a flow, and how each rule took it.
+//!
+//! One evaluator walks the one form that every policy kind is lowered to ([`crate::policy`]):
+//! which policies select the pod, which of their rules match, and which stage of the walk decides.
+
+mod calico_peer;
+mod evaluate;
+mod matching;
+pub mod nearest;
+pub mod outcome;
+pub mod selects;
+mod walk;
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    cluster::{Snapshot, resolve::Endpoint},
+    flow::{Direction, Protocol},
+    policy::{Action, Layer, Policy, RuleRef, tier::Tier},
+};
+pub use evaluate::evaluate;
+use outcome::{Outcome, PeerMiss, PortMiss};
+
+/// A flow whose ends are resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Question {
+    /// Who connects.
+    pub source: Endpoint,
+    /// Who is connected to.
+    pub destination: Endpoint,
+    /// Destination port, as it arrives there.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for Question {
+    /// `frontend/pod-a -> backend/pod-b:8080/TCP`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { source, destination, port, protocol } = self;
+        write!(f, "{source} -> {destination}:{port}/{protocol}")
+    }
+}
+
+/// What a rule asks of a flow, from one direction's point of view.
+#[derive(Clone, Copy)]
+struct Subject<'a> {
+    /// The cluster.
+    snapshot: &'a Snapshot,
+    /// The destination, whose port names count.
+    destination: &'a Endpoint,
+    /// Destination port.
+    port: u16,
+    /// Protocol.
+    protocol: Protocol,
+}
+
+/// What the policies say of a flow.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// Revision of the snapshot it was computed from.
+    pub revision: u64,
+    /// Traffic that the specification lets pass whatever the policies say.
+    pub exempt: Option<Exemption>,
+    /// At the source.
+    pub egress: DirectionVerdict,
+    /// At the destination.
+    pub ingress: DirectionVerdict,
+}
+
+/// Traffic that policies do not govern by the specification.
+///
+/// "A Pod cannot block access to itself; traffic to and from the node where a Pod is running is
+/// always allowed" (<https://kubernetes.io/docs/concepts/services-networking/network-policies/>).
+/// Calico lets a node reach its pods, and polices what a pod sends to its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Exemption {
+    /// A pod to itself.
+    SamePod,
+    /// A pod from or to an address of the node it runs on.
+    LocalNode,
+}
+
+/// What a direction came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Decision {
+    /// No policy governs this end in this direction: the flow passes.
+    NotIsolated,
+    /// A rule admits the flow.
+    Allowed,
+    /// A rule denies it, or policies isolate the pod and no rule admits it.
+    Denied,
+    /// It cannot be told.
+    Unknown,
+}
+
+impl Decision {
+    /// Whether policies let the flow pass: none governs it, or a rule admits it.
+    pub const fn lets_pass(self) -> bool {
+        matches!(self, Self::NotIsolated | Self::Allowed)
+    }
+}
+
+/// The verdict of one direction.
+#[derive(Clone, Debug)]
+pub struct DirectionVerdict {
+    /// What it came to, exemptions not applied.
+    pub decision: Decision,
+    /// Which layer decided: by a rule, or a tier by its end. None did where the flow passes for
+    /// want of anything that decides.
+    pub layer: Option<Layer>,
+    /// Every policy of a tier that selects the pod in this direction, up to the tier that decided,
+    /// or of all tiers where none did; first those of the tier that decided, and of those the one
+    /// that leads: the latest, then the one with the fewest rules, then by name.
+    pub isolating: Vec<Arc<Policy>>,
+    /// The rule that allowed it, and every rule of Kubernetes' policies that admits it.
+    pub allowed_by: Vec<RuleRef>,
+    /// The ordered rule that denied it; none where a tier's end did.
+    pub denied_by: Option<RuleRef>,
+    /// The tiers that passed the flow on.
+    pub passed: Vec<Passed>,
+    /// Staged policies that would deny the flow, which passes as it is, were they in force.
+    pub would_deny: Vec<Arc<Policy>>,
+    /// Why it is unknown; not empty only then.
+    pub unknown: Vec<Arc<str>>,
+    /// Policy by policy, rule by rule, of those that select the pod.
+    pub trace: Vec<PolicyTrace>,
+}
+
+/// A tier that passed a flow on to the next.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Passed {
+    /// The tier.
+    pub tier: Arc<Tier>,
+    /// The rule that did; `None`: the tier's end.
+    pub rule: Option<RuleRef>,
+}
+
+/// How one policy's rules took the flow.
+#[derive(Clone, Debug)]
+pub struct PolicyTrace {
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// Its rules in order.
+    pub rules: Vec<RuleTrace>,
+}
+
+/// How one rule took the flow.
+#[derive(Clone, Debug)]
+pub struct RuleTrace {
+    /// Index in the policy as written.
+    pub rule: usize,
+    /// What it does when all of it matches.
+    pub action: Action,
+    /// Whether what it asks of the pod itself matches.
+    pub own: Outcome<PeerMiss>,
+    /// Whether `from`/`to` matches.
+    pub peer: Outcome<PeerMiss>,
+    /// Whether `ports` matches.
+    pub port: Outcome<PortMiss>,
+}
+
+impl RuleTrace {
+    /// Whether all of it matches; `Err` names what cannot be told.
+    pub fn matches(&self) -> Result<bool, Arc<str>> {
+        match (&self.own, &self.peer, &self.port) {
+            (Outcome::Miss(_), ..) | (_, Outcome::Miss(_), _) | (.., Outcome::Miss(_)) => Ok(false),
+            (Outcome::Match, Outcome::Match, Outcome::Match) => Ok(true),
+            (Outcome::Unknown(why), ..)
+            | (_, Outcome::Unknown(why), _)
+            | (.., Outcome::Unknown(why)) => Err(why.clone()),
+        }
+    }
+}
+
+impl Verdict {
+    /// The verdict of a direction.
+    pub fn direction(&self, direction: Direction) -> &DirectionVerdict {
+        match direction {
+            Direction::Egress => &self.egress,
+            Direction::Ingress => &self.ingress,
+        }
+    }
+
+    /// What both directions come to, exemptions not applied: denied if either denies.
+    pub fn decision(&self) -> Decision {
+        match (self.egress.decision, self.ingress.decision) {
+            (Decision::Denied, _) | (_, Decision::Denied) => Decision::Denied,
+            (Decision::Unknown, _) | (_, Decision::Unknown) => Decision::Unknown,
+            (Decision::NotIsolated, Decision::NotIsolated) => Decision::NotIsolated,
+            _ => Decision::Allowed,
+        }
+    }
+
+    /// The directions that deny, in the packet's order.
+    pub fn denied_directions(&self) -> impl Iterator<Item = Direction> {
+        [Direction::Egress, Direction::Ingress]
+            .into_iter()
+            .filter(|direction| self.direction(*direction).decision == Decision::Denied)
+    }
+
+    /// Why the verdict is unknown, direction by direction.
+    pub fn unknowns(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.egress.unknown.iter().chain(&self.ingress.unknown)
+    }
+}
+
+impl PolicyTrace {
+    /// Where the policy stands.
+    pub fn layer(&self) -> &Layer {
+        &self.policy.layer
+    }
+
+    /// Whether the policy is only looked at.
+    pub fn is_staged(&self) -> bool {
+        self.policy.reference.kind.is_staged()
+    }
+
+    /// Names a rule of this policy.
+    pub fn rule_ref(&self, rule: &RuleTrace) -> RuleRef {
+        RuleRef { policy: self.policy.reference.clone(), rule: rule.rule }
+    }
+}
+
+impl DirectionVerdict {
+    /// The policies behind a denial: that of the rule, or all that isolate the pod in the tier
+    /// whose end it is.
+    pub fn responsible(&self) -> Vec<Arc<Policy>> {
+        if self.decision != Decision::Denied {
+            return Vec::new();
+        }
+        let tier = self.layer.as_ref().and_then(Layer::tier);
+        if let Some(rule) = &self.denied_by {
+            let named = self.trace.iter().filter(|t| t.policy.reference == rule.policy);
+            return named.map(|trace| trace.policy.clone()).collect();
+        }
+        let of_tier = self.isolating.iter().filter(|policy| policy.layer.tier() == tier);
+        of_tier.cloned().collect()
+    }
+}

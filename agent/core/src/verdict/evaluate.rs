@@ -1,0 +1,242 @@
+//! The one evaluator: a flow's verdict in both directions, with the trace it rests on.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use super::{
+    Decision, DirectionVerdict, Exemption, PolicyTrace, Question, RuleTrace, Subject, Verdict,
+    matching::{End, peers, ports},
+    outcome::Outcome,
+    selects::selects,
+    walk::{Ending, Stages, walk},
+};
+use crate::{
+    cluster::{
+        Engine, Snapshot,
+        object::{Kind, Pod},
+        resolve::{Endpoint, Holder},
+    },
+    flow::Direction,
+    policy::{Layer, Policy, PolicyKind, RuleRef},
+};
+
+/// What the policies of a snapshot say of a flow.
+pub fn evaluate(snapshot: &Snapshot, question: &Question) -> Verdict {
+    let stages = Stages::of(snapshot);
+    Verdict {
+        revision: snapshot.revision(),
+        exempt: exemption(snapshot.engine(), &question.source, &question.destination),
+        egress: judge(snapshot, &stages, question, Direction::Egress),
+        ingress: judge(snapshot, &stages, question, Direction::Ingress),
+    }
+}
+
+fn exemption(engine: Engine, source: &Endpoint, destination: &Endpoint) -> Option<Exemption> {
+    let runs_on = |pod: &Pod, holder: &Holder| matches!(holder, Holder::Node(node) if pod.node.as_ref() == Some(&node.name));
+    match (&source.holder, &destination.holder) {
+        (Holder::Pod(a), Holder::Pod(b)) => {
+            let same = (&a.namespace, &a.name) == (&b.namespace, &b.name);
+            same.then_some(Exemption::SamePod)
+        }
+        (Holder::Pod(_), Holder::Node(_)) if engine == Engine::Calico => None,
+        (Holder::Pod(pod), other) | (other, Holder::Pod(pod)) => {
+            runs_on(pod, other).then_some(Exemption::LocalNode)
+        }
+        _ => None,
+    }
+}
+
+fn judge(
+    snapshot: &Snapshot,
+    stages: &Stages,
+    question: &Question,
+    direction: Direction,
+) -> DirectionVerdict {
+    let (target, peer) = match direction {
+        Direction::Egress => (&question.source, &question.destination),
+        Direction::Ingress => (&question.destination, &question.source),
+    };
+    // Service accounts are missed where a policy asks for their labels.
+    let mut unsynced =
+        snapshot.sync().unsynced().iter().filter(|(kind, _)| **kind != Kind::ServiceAccount);
+    if let Some((kind, why)) = unsynced.next() {
+        let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        return DirectionVerdict::unknown(format!("{kind} objects are not synced yet{why}").into());
+    }
+    let pod = match &target.holder {
+        Holder::Pod(pod) => pod,
+        // No policy applies to a node, a hostNetwork pod or an address outside the cluster. That of
+        // a Service is judged as it stands: whoever asks translates it first.
+        Holder::Node(_) | Holder::Outside | Holder::Service(_) => {
+            return DirectionVerdict::not_isolated();
+        }
+        Holder::Unknown(why) => return DirectionVerdict::unknown(why.clone()),
+    };
+    let subject = Subject {
+        snapshot,
+        destination: &question.destination,
+        port: question.port,
+        protocol: question.protocol,
+    };
+    let (governing, doubts) = governing(snapshot, stages, pod, direction);
+    let mut verdict = DirectionVerdict::not_isolated();
+    let ends = (End::of(snapshot, target), End::of(snapshot, peer));
+    let trace = |policy| trace(policy, direction, &ends, subject);
+    verdict.trace = governing.iter().map(trace).collect();
+    verdict.decide(stages);
+    if verdict.decision != Decision::Denied {
+        verdict.would_deny = would_deny(stages, &verdict.trace);
+    }
+    if !doubts.is_empty() {
+        // A policy that perhaps selects the pod may turn the verdict either way.
+        verdict.decision = Decision::Unknown;
+        verdict.unknown = doubts;
+    }
+    verdict
+}
+
+/// The policies that select the pod in this direction, in order, and why others may.
+fn governing(
+    snapshot: &Snapshot,
+    stages: &Stages,
+    pod: &Pod,
+    direction: Direction,
+) -> (Vec<Arc<Policy>>, Vec<Arc<str>>) {
+    let labels = snapshot.namespace(&pod.namespace).map(|namespace| &namespace.labels);
+    let mut doubts = Vec::new();
+    let mut governing = Vec::new();
+    for policy in snapshot.policies().candidates(&pod.namespace, &pod.labels, labels) {
+        if policy.rules(direction).is_none() {
+            continue;
+        }
+        let placed = match selects(snapshot, &policy.subject, pod) {
+            Outcome::Miss(_) => continue,
+            Outcome::Unknown(why) => Err(why),
+            Outcome::Match => stages.place(&policy.layer),
+        };
+        match placed {
+            Ok(place) => governing.push((place, policy)),
+            Err(_) if policy.reference.kind.is_staged() => {}
+            Err(why) => doubts.push(why),
+        }
+    }
+    governing.sort_by_cached_key(|(place, policy)| {
+        let rules = policy.rules(direction).map_or(0, <[_]>::len);
+        // "Rules with lower priority values have higher precedence"; the order of equal ones is
+        // not defined, and Calico's releases differ in it. Among Kubernetes' own policies, after
+        // Calico's of the same order, it decides nothing but who is named first.
+        let rank = (*place, policy.order, policy.layer == Layer::NetworkPolicy);
+        match policy.layer {
+            Layer::NetworkPolicy => {
+                (rank, Reverse(policy.created), rules, policy.reference.clone())
+            }
+            _ => (rank, Reverse(None), 0, policy.reference.clone()),
+        }
+    });
+    doubts.dedup();
+    doubts.extend(snapshot.sync().unread().iter().map(|(kind, count)| {
+        format!("{count} of kind {kind}, which this version cannot read, may decide").into()
+    }));
+    (governing.into_iter().map(|(_, policy)| policy).collect(), doubts)
+}
+
+fn trace(
+    policy: &Arc<Policy>,
+    direction: Direction,
+    (own, peer): &(End<'_>, End<'_>),
+    subject: Subject<'_>,
+) -> PolicyTrace {
+    let rules = policy.rules(direction).unwrap_or_default().iter().enumerate();
+    let rules = rules.map(|(index, rule)| RuleTrace {
+        rule: index,
+        action: rule.action,
+        own: peers(&rule.own, own, subject),
+        peer: peers(&rule.peers, peer, subject),
+        port: ports(rule, subject),
+    });
+    PolicyTrace { policy: policy.clone(), rules: rules.collect() }
+}
+
+/// The rules of Kubernetes' policies that admit the flow.
+fn admitting(trace: &[PolicyTrace]) -> impl Iterator<Item = RuleRef> {
+    let additive =
+        trace.iter().filter(|trace| trace.policy.reference.kind == PolicyKind::NetworkPolicy);
+    additive.flat_map(|trace| {
+        let admitting = trace.rules.iter().filter(|rule| rule.matches() == Ok(true));
+        admitting.map(|rule| trace.rule_ref(rule))
+    })
+}
+
+/// The staged policies that would each turn a walk that ends otherwise into a denial.
+fn would_deny(stages: &Stages, trace: &[PolicyTrace]) -> Vec<Arc<Policy>> {
+    let staged = trace.iter().filter(|trace| trace.is_staged());
+    let denying = staged.filter(|one| {
+        let with_one = trace.iter().filter(|t| !t.is_staged() || std::ptr::eq(*t, *one));
+        matches!(walk(stages, with_one).end, Ending::Denied { .. })
+    });
+    denying.map(|trace| trace.policy.clone()).collect()
+}
+
+impl DirectionVerdict {
+    fn not_isolated() -> Self {
+        Self {
+            decision: Decision::NotIsolated,
+            layer: None,
+            isolating: Vec::new(),
+            allowed_by: Vec::new(),
+            denied_by: None,
+            passed: Vec::new(),
+            would_deny: Vec::new(),
+            unknown: Vec::new(),
+            trace: Vec::new(),
+        }
+    }
+
+    fn unknown(why: Arc<str>) -> Self {
+        Self { decision: Decision::Unknown, unknown: vec![why], ..Self::not_isolated() }
+    }
+
+    fn decide(&mut self, stages: &Stages) {
+        let walk = walk(stages, self.trace.iter().filter(|trace| !trace.is_staged()));
+        self.passed = walk.passed;
+        self.allowed_by = admitting(&self.trace).collect();
+        match walk.end {
+            Ending::Nowhere => {}
+            Ending::Allowed { layer, by } => {
+                self.decision = Decision::Allowed;
+                if !self.allowed_by.contains(&by) {
+                    self.allowed_by.insert(0, by);
+                }
+                self.layer = Some(layer);
+            }
+            Ending::Denied { layer, by } => {
+                self.decision = Decision::Denied;
+                self.denied_by = by;
+                self.layer = Some(layer);
+            }
+            Ending::Unknown { layer, why } => {
+                self.decision = Decision::Unknown;
+                self.unknown = why;
+                self.layer = Some(layer).filter(|layer| layer.tier().is_some());
+            }
+        }
+        self.isolating = self.isolating(stages);
+    }
+
+    fn isolating(&self, stages: &Stages) -> Vec<Arc<Policy>> {
+        let decided = self.layer.as_ref().and_then(Layer::tier);
+        let last = self.layer.as_ref().filter(|_| decided.is_some());
+        let last = last.and_then(|layer| stages.place(layer).ok());
+        let governs = |trace: &&PolicyTrace| {
+            let place = stages.place(trace.layer()).ok();
+            let is_tier = trace.layer().tier().is_some() && !trace.is_staged();
+            is_tier && last.as_ref().is_none_or(|last| place.as_ref() <= Some(last))
+        };
+        let mut isolating: Vec<_> = self.trace.iter().filter(governs).collect();
+        isolating.sort_by_cached_key(|trace| {
+            let PolicyTrace { policy, rules } = trace;
+            let elsewhere = policy.layer.tier() != decided;
+            (elsewhere, Reverse(policy.created), rules.len(), policy.reference.clone())
+        });
+        isolating.into_iter().map(|trace| trace.policy.clone()).collect()
+    }
+}

@@ -1,0 +1,275 @@
+//! Whether a rule's peers and ports match a flow, and if not, what was wanted and what was found.
+
+use std::sync::Arc;
+
+use super::{
+    Subject,
+    calico_peer::{is_in_set, service},
+    outcome::{Outcome, PeerMiss, PortMiss},
+    selects::selects,
+};
+use crate::{
+    cluster::{
+        Snapshot,
+        resolve::{Endpoint, Holder},
+    },
+    policy::{
+        Block, Peer, Peers, PodPeer, PortMatch, PortRange, Rule, network_set::NetworkSet,
+        selector::Selector,
+    },
+};
+
+/// One end of a flow, as rules ask for it.
+pub(super) struct End<'a> {
+    /// The end.
+    pub(super) endpoint: &'a Endpoint,
+    /// The network sets that its address is in, found once for all rules.
+    pub(super) sets: Vec<&'a Arc<NetworkSet>>,
+}
+
+impl<'a> End<'a> {
+    /// An end, with the network sets that its address is in.
+    pub(super) fn of(snapshot: &'a Snapshot, endpoint: &'a Endpoint) -> Self {
+        Self { endpoint, sets: snapshot.network_sets_of(endpoint.address) }
+    }
+}
+
+/// Matches what a rule asks of one end.
+pub(super) fn peers(peers: &Peers, end: &End<'_>, subject: Subject<'_>) -> Outcome<PeerMiss> {
+    match peers {
+        Peers::Everyone => Outcome::Match,
+        Peers::AnyOf(candidates) => any_of(candidates, end, subject),
+        Peers::AllOf(parts) => all_of(parts, end, subject),
+    }
+}
+
+fn any_of(candidates: &[Peer], end: &End<'_>, subject: Subject<'_>) -> Outcome<PeerMiss> {
+    let mut unknown = None;
+    let mut nearest: Option<PeerMiss> = None;
+    for candidate in candidates {
+        match peer(candidate, end, subject) {
+            Outcome::Match => return Outcome::Match,
+            Outcome::Unknown(why) => unknown = unknown.or(Some(why)),
+            Outcome::Miss(miss) => {
+                if nearest.as_ref().is_none_or(|best| miss.distance() < best.distance()) {
+                    nearest = Some(miss);
+                }
+            }
+        }
+    }
+    match (unknown, nearest) {
+        (Some(why), _) => Outcome::Unknown(why),
+        (None, Some(miss)) => Outcome::Miss(miss),
+        // Addresses of both families at once, which no packet has.
+        (None, None) => Outcome::Miss(PeerMiss::AnotherEnd {
+            wanted: "addresses of another family".to_owned(),
+            found: end.endpoint.address.to_string(),
+        }),
+    }
+}
+
+/// One miss is enough, whatever else is unknown.
+fn all_of(parts: &[Peers], end: &End<'_>, subject: Subject<'_>) -> Outcome<PeerMiss> {
+    let mut unknown = None;
+    let mut misses = Vec::new();
+    for part in parts {
+        match peers(part, end, subject) {
+            Outcome::Match => {}
+            Outcome::Unknown(why) => unknown = unknown.or(Some(why)),
+            Outcome::Miss(miss) => misses.push(miss),
+        }
+    }
+    match (misses.pop(), unknown) {
+        (Some(only), _) if misses.is_empty() => Outcome::Miss(only),
+        (Some(last), _) => {
+            misses.push(last);
+            Outcome::Miss(PeerMiss::Several(misses))
+        }
+        (None, Some(why)) => Outcome::Unknown(why),
+        (None, None) => Outcome::Match,
+    }
+}
+
+fn peer(peer: &Peer, end: &End<'_>, subject: Subject<'_>) -> Outcome<PeerMiss> {
+    let snapshot = subject.snapshot;
+    match peer {
+        Peer::Pods(pods) => pod_peer(snapshot, pods, end.endpoint),
+        Peer::Members(wanted) => member(snapshot, wanted, end),
+        Peer::NotMembers(unwanted) => match member(snapshot, unwanted, end) {
+            Outcome::Match => Outcome::Miss(PeerMiss::LeftOut {
+                wanted: format!("others than {unwanted}"),
+                found: end.endpoint.to_string(),
+            }),
+            Outcome::Miss(_) => Outcome::Match,
+            Outcome::Unknown(why) => Outcome::Unknown(why),
+        },
+        Peer::Block(block) => ip_block(block, end.endpoint),
+        Peer::Nodes(selector) => node(selector, end.endpoint),
+        Peer::Service(wanted) => service(wanted, end.endpoint, subject),
+        Peer::Undecidable(what) => Outcome::Unknown(format!("the rule names {what}").into()),
+    }
+}
+
+/// A pod, or an address of a network set.
+fn member(snapshot: &Snapshot, wanted: &PodPeer, end: &End<'_>) -> Outcome<PeerMiss> {
+    match is_in_set(snapshot, wanted, &end.sets) {
+        Ok(true) => Outcome::Match,
+        Ok(false) => pod_peer(snapshot, wanted, end.endpoint),
+        Err(why) => Outcome::Unknown(why),
+    }
+}
+
+fn pod_peer(snapshot: &Snapshot, wanted: &PodPeer, end: &Endpoint) -> Outcome<PeerMiss> {
+    match &end.holder {
+        Holder::Pod(pod) => match selects(snapshot, wanted, pod) {
+            Outcome::Match => Outcome::Match,
+            Outcome::Unknown(why) => Outcome::Unknown(why),
+            Outcome::Miss((namespace, pod)) => Outcome::Miss(PeerMiss::Labels { namespace, pod }),
+        },
+        // "Selectors never match an address that is not a pod's", hostNetwork pods included.
+        Holder::Node(node) => {
+            let found = format!("node {} ({})", node.name, end.address);
+            Outcome::Miss(PeerMiss::NotAPod { wanted: wanted.to_string(), found })
+        }
+        Holder::Outside => {
+            let found = format!("{}, an address outside the cluster", end.address);
+            Outcome::Miss(PeerMiss::NotAPod { wanted: wanted.to_string(), found })
+        }
+        Holder::Service(service) => {
+            let found = format!("the address of Service {}/{}", service.namespace, service.name);
+            Outcome::Miss(PeerMiss::NotAPod { wanted: wanted.to_string(), found })
+        }
+        Holder::Unknown(why) => Outcome::Unknown(why.clone()),
+    }
+}
+
+fn ip_block(block: &Block, peer: &Endpoint) -> Outcome<PeerMiss> {
+    let address = peer.address;
+    if !block.network.contains(&address) {
+        return Outcome::Miss(PeerMiss::OutsideBlock { network: block.network, address });
+    }
+    match block.except.iter().find(|except| except.contains(&address)) {
+        Some(except) => {
+            Outcome::Miss(PeerMiss::Excepted { network: block.network, except: *except, address })
+        }
+        None => Outcome::Match,
+    }
+}
+
+fn node(selector: &Selector, peer: &Endpoint) -> Outcome<PeerMiss> {
+    match &peer.holder {
+        Holder::Node(node) if selector.matches(&node.labels) => Outcome::Match,
+        Holder::Unknown(why) => Outcome::Unknown(why.clone()),
+        _ => Outcome::Miss(PeerMiss::AnotherEnd {
+            wanted: format!("a node with labels {selector}"),
+            found: peer.to_string(),
+        }),
+    }
+}
+
+/// Matches a rule's ports.
+pub(super) fn ports(rule: &Rule, subject: Subject<'_>) -> Outcome<PortMiss> {
+    let outcome = among(&rule.ports, subject);
+    if rule.except_ports.is_empty() || matches!(outcome, Outcome::Miss(_)) {
+        return outcome;
+    }
+    match among(&rule.except_ports, subject) {
+        Outcome::Match => {
+            let listed: Vec<_> = rule.except_ports.iter().map(ToString::to_string).collect();
+            Outcome::Miss(PortMiss::Port {
+                wanted: format!("a port other than {}", listed.join(" and ")),
+                found: format!("port {}/{}", subject.port, subject.protocol),
+            })
+        }
+        Outcome::Miss(_) => outcome,
+        Outcome::Unknown(why) => Outcome::Unknown(why),
+    }
+}
+
+fn among(ports: &[PortMatch], subject: Subject<'_>) -> Outcome<PortMiss> {
+    if ports.is_empty() {
+        return Outcome::Match;
+    }
+    let mut unknown = None;
+    let mut unresolved = None;
+    let mut right_number = false;
+    for entry in ports {
+        let right_protocol = entry.protocol.is_none_or(|p| p == subject.protocol);
+        match &entry.ports {
+            PortRange::Any if right_protocol => return Outcome::Match,
+            PortRange::Any => right_number = true,
+            PortRange::Numbers(first, last) => {
+                let within = (*first..=*last).contains(&subject.port);
+                if within && right_protocol {
+                    return Outcome::Match;
+                }
+                right_number |= within;
+            }
+            PortRange::Named(name) => match named_port(name, subject) {
+                Named::Is if right_protocol => return Outcome::Match,
+                Named::Is => right_number = true,
+                Named::IsAnother => {}
+                Named::Missing(found) => {
+                    let miss = || PortMiss::Unresolved { name: name.clone(), found };
+                    unresolved = unresolved.or_else(|| right_protocol.then(miss));
+                }
+                Named::Unknown(why) => unknown = unknown.or(Some(why)),
+            },
+            PortRange::OfProtocol(_) => {}
+        }
+    }
+    if let Some(why) = unknown {
+        return Outcome::Unknown(why);
+    }
+    let wanted = || {
+        let listed: Vec<_> = ports.iter().map(ToString::to_string).collect();
+        format!("port {}", listed.join(" or "))
+    };
+    let found = format!("port {}/{}", subject.port, subject.protocol);
+    if ports.iter().all(|entry| matches!(entry.ports, PortRange::OfProtocol(_))) {
+        return Outcome::Miss(PortMiss::OtherProtocol { wanted: wanted(), found });
+    }
+    Outcome::Miss(match (right_number, unresolved) {
+        (true, _) => PortMiss::Protocol { wanted: wanted(), found },
+        (false, Some(unresolved)) => unresolved,
+        (false, None) => PortMiss::Port { wanted: wanted(), found },
+    })
+}
+
+enum Named {
+    Is,
+    IsAnother,
+    Missing(String),
+    Unknown(Arc<str>),
+}
+
+/// A name stands for the container port that the destination pod declares under it, of the flow's
+/// protocol.
+fn named_port(name: &Arc<str>, subject: Subject<'_>) -> Named {
+    match &subject.destination.holder {
+        Holder::Pod(pod) => {
+            let mut declared = pod.ports.iter().filter(|port| port.name == *name).peekable();
+            if declared.peek().is_none() {
+                let found = format!("pod {}/{} declares no such port", pod.namespace, pod.name);
+                return Named::Missing(found);
+            }
+            let mut of_protocol =
+                declared.filter(|port| port.protocol == subject.protocol).peekable();
+            if of_protocol.peek().is_none() {
+                let (namespace, pod) = (&pod.namespace, &pod.name);
+                let protocol = subject.protocol;
+                return Named::Missing(format!(
+                    "pod {namespace}/{pod} declares it for another protocol than {protocol}"
+                ));
+            }
+            match of_protocol.any(|port| port.number == subject.port) {
+                true => Named::Is,
+                false => Named::IsAnother,
+            }
+        }
+        Holder::Node(_) | Holder::Service(_) | Holder::Outside => {
+            Named::Missing(format!("{} is not a pod", subject.destination))
+        }
+        Holder::Unknown(why) => Named::Unknown(why.clone()),
+    }
+}

@@ -1,0 +1,131 @@
+//! Which pods selectors select: by namespace, by their own labels and by service account.
+
+use std::sync::Arc;
+
+use super::outcome::{LabelMiss, Outcome, label_list};
+use crate::{
+    cluster::{
+        Snapshot,
+        object::{Kind, Pod},
+    },
+    policy::{
+        Accounts, NAMESPACE_NAME_LABEL, Namespaces, PodPeer, given_label,
+        requirement::{Labelled, Labels},
+    },
+};
+
+/// The labels that Calico gives a pod.
+fn given_to_pod(pod: &Pod) -> [(&str, &str); 3] {
+    [
+        (given_label::NAMESPACE, &pod.namespace),
+        (given_label::SERVICE_ACCOUNT, &pod.service_account),
+        (given_label::ORCHESTRATOR, "k8s"),
+    ]
+}
+
+/// The label that Calico gives a namespace.
+fn given_to_namespace(name: &str) -> [(&str, &str); 1] {
+    [(given_label::NAME, name)]
+}
+
+/// Whether the peer (or a policy's subject) selects a pod: by its namespace, its own labels and its
+/// service account.
+pub fn selects(
+    snapshot: &Snapshot,
+    wanted: &PodPeer,
+    pod: &Pod,
+) -> Outcome<(Option<LabelMiss>, Option<LabelMiss>)> {
+    let of = Labelled { given: &given_to_pod(pod), ..Labelled::from(&pod.labels) };
+    let mut unknown = None;
+    let mut pod_miss = (!wanted.pods.matches(of)).then(|| {
+        let found = format!("pod {}/{}: {}", pod.namespace, pod.name, label_list(&pod.labels));
+        LabelMiss::of("pod", &wanted.pods, of, found)
+    });
+    if let Some(accounts) = &wanted.accounts {
+        match account(snapshot, accounts, pod) {
+            Outcome::Match => {}
+            Outcome::Unknown(why) => unknown = Some(why),
+            Outcome::Miss(miss) => pod_miss = pod_miss.or(Some(miss)),
+        }
+    }
+    match namespace(snapshot, &wanted.namespaces, &pod.namespace) {
+        Outcome::Miss(namespace) => Outcome::Miss((Some(namespace), pod_miss)),
+        // Whatever else is not known, this does not match.
+        _ if pod_miss.is_some() => Outcome::Miss((None, pod_miss)),
+        Outcome::Unknown(why) => Outcome::Unknown(why),
+        Outcome::Match => unknown.map_or(Outcome::Match, Outcome::Unknown),
+    }
+}
+
+/// Whether a namespace is wanted.
+pub(super) fn namespace(
+    snapshot: &Snapshot,
+    wanted: &Namespaces,
+    name: &Arc<str>,
+) -> Outcome<LabelMiss> {
+    let selector = match wanted {
+        Namespaces::Own(own) if own == name => return Outcome::Match,
+        Namespaces::Own(own) => {
+            return Outcome::Miss(LabelMiss {
+                wanted: format!("pods of the policy's own namespace {own} (no namespaceSelector)"),
+                found: format!("namespace {name}"),
+                unmet: 1,
+                is_other_namespace: true,
+            });
+        }
+        Namespaces::Selected(selector) => selector,
+    };
+    let given = given_to_namespace(name);
+    if let Some(namespace) = snapshot.namespace(name) {
+        let of = Labelled { given: &given, global: false, ..Labelled::from(&namespace.labels) };
+        if selector.matches(of) {
+            return Outcome::Match;
+        }
+        let found = format!("namespace {name}: {}", label_list(&namespace.labels));
+        return Outcome::Miss(LabelMiss::of("namespace", selector, of, found));
+    }
+    // Of a namespace that is not in the snapshot, only the labels that it is given are known.
+    let labels: Labels = [(NAMESPACE_NAME_LABEL.into(), name.clone())].into();
+    let known = Labelled { given: &given, global: false, ..Labelled::from(&labels) };
+    let (by_name, others) = selector.split(&[NAMESPACE_NAME_LABEL, given[0].0]);
+    if !by_name.matches(known) {
+        let found = format!("namespace {name}: {}", label_list(&labels));
+        return Outcome::Miss(LabelMiss::of("namespace", &by_name, known, found));
+    }
+    match others.is_everything() {
+        true => Outcome::Match,
+        false => Outcome::Unknown(
+            format!("namespace {name} is not among the objects, so its labels are not known")
+                .into(),
+        ),
+    }
+}
+
+/// Whether a pod runs as one of these service accounts. One of which there is no object has no
+/// labels.
+fn account(snapshot: &Snapshot, wanted: &Accounts, pod: &Pod) -> Outcome<LabelMiss> {
+    let (namespace, name) = (&pod.namespace, &pod.service_account);
+    if !wanted.names.is_empty() && !wanted.names.contains(name) {
+        return Outcome::Miss(LabelMiss {
+            wanted: format!("service account {}", wanted.names.join(" or ")),
+            found: format!("pod {namespace}/{}: service account {name}", pod.name),
+            unmet: 1,
+            is_other_namespace: false,
+        });
+    }
+    if wanted.selector.is_everything() {
+        return Outcome::Match;
+    }
+    if snapshot.sync().unsynced().contains_key(&Kind::ServiceAccount) {
+        return Outcome::Unknown("ServiceAccount objects are not synced yet".into());
+    }
+    let account = snapshot.service_account(namespace, name);
+    let none = Labels::new();
+    let labels = account.map_or(&none, |account| &account.labels);
+    let of = Labelled { given: &[(given_label::NAME, name)], ..Labelled::from(labels) };
+    if wanted.selector.matches(of) {
+        return Outcome::Match;
+    }
+    let found = format!("service account {namespace}/{name}: {}", label_list(labels));
+    Outcome::Miss(LabelMiss::of("service account", &wanted.selector, of, found))
+}

@@ -1,0 +1,6 @@
+//! Facts in, actions out: the agent's decisions, in virtual time.
+
+mod conservation;
+mod outcomes;
+mod stage;
+mod waits;

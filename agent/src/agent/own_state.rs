@@ -1,0 +1,97 @@
+//! What the agent reports about itself.
+
+use std::{collections::BTreeMap, fmt::Display};
+
+use jiff::Timestamp;
+use whydrop_core::cluster::object::Kind;
+
+use super::Agent;
+use crate::{cluster::live::Trouble, probe::State, report::AgentState};
+
+impl Agent {
+    /// What it knows and watches, and what it cannot do.
+    pub(super) fn report_ready(&self) {
+        let snapshot = self.cluster.snapshot();
+        let objects: BTreeMap<_, _> = Kind::all()
+            .map(|kind| (kind.to_string(), snapshot.count(kind)))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        let interfaces = &self.probe.interfaces;
+        self.report_state(AgentState::Ready {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: kernel_release(),
+            interfaces: interfaces.attached().map(|(_, name)| name.to_owned()).collect(),
+            objects,
+            cannot: self.cannot(),
+        });
+        for (_, why) in interfaces.failed() {
+            self.degraded(&format!("an interface is not watched: {why}"));
+        }
+    }
+
+    /// What it cannot do, as it is set up and with what it may read: "cannot …".
+    fn cannot(&self) -> Vec<String> {
+        let snapshot = self.cluster.snapshot();
+        let mut cannot: Vec<String> = self
+            .probe
+            .parts
+            .iter()
+            .filter_map(|part| match &part.state {
+                State::Active => None,
+                State::Unavailable(why) | State::Failed(why) => {
+                    Some(format!("use {}: {why}", part.name))
+                }
+            })
+            .collect();
+        for (kind, count) in snapshot.sync().unread() {
+            cannot
+                .push(format!("read {count} of kind {kind}: what they may decide cannot be told"));
+        }
+        for (kind, why) in snapshot.sync().unsynced() {
+            let why = why.as_deref().unwrap_or("the API server has not listed them yet");
+            cannot.push(format!("tell what depends on {kind} objects: {why}"));
+        }
+        if snapshot.node(&self.node).is_none()
+            && !snapshot.sync().unsynced().contains_key(&Kind::Node)
+        {
+            cannot.push(format!(
+                "find a Node object named {}: see --node-name and NODE_NAME",
+                self.node
+            ));
+        }
+        cannot.extend(self.sinks.readings().cannot);
+        cannot
+    }
+
+    pub(super) fn report_troubles(&self, troubles: impl IntoIterator<Item = Trouble>) {
+        for trouble in troubles {
+            match trouble {
+                Trouble::Skipped(what) => self.degraded(&what),
+                Trouble::Failing { what, since } => self.degraded_since(&what, since),
+                Trouble::Recovered => self.report_ready(),
+            }
+        }
+    }
+
+    /// Says what does not work, on both streams; the agent goes on.
+    pub(super) fn degraded(&self, what: &dyn Display) {
+        self.degraded_since(what, Timestamp::now());
+    }
+
+    fn degraded_since(&self, what: &dyn Display, since: Timestamp) {
+        tracing::warn!("{what}");
+        let since = since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        self.report_state(AgentState::Degraded { what: what.to_string(), since });
+    }
+
+    pub(super) fn report_state(&self, state: AgentState) {
+        self.write(self.reporter.agent(Timestamp::now(), state));
+    }
+}
+
+fn kernel_release() -> String {
+    match nix::sys::utsname::uname() {
+        Ok(name) => name.release().to_string_lossy().into_owned(),
+        Err(_) => "(unknown)".to_owned(),
+    }
+}

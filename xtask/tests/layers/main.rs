@@ -1,0 +1,137 @@
+//! The order of the house, written down once and held against what every source file uses.
+//!
+//! Targets and their rooms stand in order: what is further down may use what is further up, never
+//! the other way round. A new room is one line here, and so is a new crate.
+
+mod house;
+mod made_up;
+mod source;
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use house::{House, Target};
+
+/// Code for tests and tools: nobody else may use it; its own order is not written.
+const fn tool(name: &'static str, root: &'static str) -> Target {
+    Target { name, root, rooms: &[], has_no_circles: false }
+}
+
+const HOUSE: &[Target] = &[
+    // The types that both sides of the kernel boundary share.
+    Target {
+        name: "whydrop_ebpf",
+        root: "agent-ebpf/src/lib.rs",
+        rooms: &[],
+        has_no_circles: true,
+    },
+    Target {
+        name: "",
+        root: "agent-ebpf/src/main.rs",
+        rooms: &["maps", "parse", "skb", "tell", "from_pod", "to_pod", "kfree_skb", "sock_state"],
+        has_no_circles: true,
+    },
+    Target {
+        name: "whydrop_core",
+        root: "agent/core/src/lib.rs",
+        rooms: &[
+            "problem",     // what is wrong with an object, and where in it
+            "flow",        // who connects to whom, on what port
+            "observation", // what a probe saw
+            "policy",      // model, lowerings, selectors, index
+            "cluster",     // snapshot, history
+            "verdict",     // what policies say of a flow
+            "correlate",   // observations to drops
+            "diagnosis",   // why it was dropped, and what must be looked up to say so
+            "remedy",      // the rule that lets it pass
+            "judgement",   // adds remedy, hindsight and since which change
+            "mute",        // what is expected
+            "incident",    // groups
+            "own_path",    // what cuts the agent itself off
+            "docket",      // when a case waits and is decided, and what is reported
+            "heal",        // what a healer does
+        ],
+        has_no_circles: true,
+    },
+    Target {
+        name: "whydrop",
+        root: "agent/src/lib.rs",
+        rooms: &[
+            "chain",   // errors with their causes
+            "report",  // records
+            "records", // read back, and folded into a board
+            "page",    // a board as HTML
+            "view",    // on a terminal
+            "cluster", // where objects come from
+            "probe",   // the edge to the kernel
+            "mute",    // rules of the configuration
+            "sink",    // where records go
+            "state",   // what outlives an agent
+            "http",    // the HTTP server
+            "heal",    // carries out what the core's healer decides
+            "agent",   // the one task that decides
+            "command", // subcommands
+        ],
+        has_no_circles: false,
+    },
+    Target { name: "", root: "agent/src/main.rs", rooms: &[], has_no_circles: true },
+    tool("whydrop_tests", "tests/src/lib.rs"),
+    tool("", "tests/src/main.rs"),
+    tool("", "tests/src/bin/whydrop-bench.rs"),
+    tool("", "tests/src/bin/whydrop-fleet-load.rs"),
+    tool("", "tests/src/bin/whydrop-lab.rs"),
+    tool("", "tests/src/bin/whydrop-otlp-load.rs"),
+    tool("", "xtask/src/main.rs"),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn the_house() -> House<'static> {
+    let house = House::read(HOUSE, &|path| fs::read_to_string(root().join(path)).ok());
+    assert_eq!(house.problems, Vec::<String>::new());
+    house
+}
+
+#[test]
+fn rooms_use_only_what_is_above_them() {
+    let faults = the_house().out_of_order();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn there_is_no_circle_of_modules() {
+    let circles = the_house().circles();
+    assert!(circles.is_empty(), "{}", circles.join("\n"));
+}
+
+#[test]
+fn every_source_file_of_the_workspace_has_its_place() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let members = manifest.lines().find_map(|line| line.strip_prefix("members = ")).unwrap();
+    let members: Vec<String> = serde_json::from_str(members).unwrap();
+    let mut there = BTreeSet::new();
+    for member in members {
+        sources(&format!("{member}/src"), &mut there).unwrap();
+    }
+    let house = the_house();
+    let read: BTreeSet<String> = house.paths().into_iter().map(ToOwned::to_owned).collect();
+    assert_eq!(there, read);
+}
+
+fn sources(folder: &str, found: &mut BTreeSet<String>) -> io::Result<()> {
+    for entry in fs::read_dir(root().join(folder))? {
+        let entry = entry?;
+        let path = format!("{folder}/{}", entry.file_name().display());
+        if entry.file_type()?.is_dir() {
+            sources(&path, found)?;
+        } else if Path::new(&path).extension().is_some_and(|extension| extension == "rs") {
+            found.insert(path);
+        }
+    }
+    Ok(())
+}
