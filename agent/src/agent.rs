@@ -50,7 +50,7 @@ use crate::{
         live::Live,
         source::Source,
     },
-    http::Health,
+    sink::http::Health,
     probe::{Attach, Change, Config, Happened, Probe},
     report::{AgentState, Reporter},
     sink::{self, Outgoing, Place, Sinks, metrics::Metrics},

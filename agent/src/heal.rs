@@ -47,7 +47,7 @@ use crate::{
         connect::{KubeArgs, connect},
         live::once::{Wanted, read},
     },
-    http::Health,
+    sink::http::Health,
     records::{
         Line, read as read_line,
         text::{bare, is_record},
