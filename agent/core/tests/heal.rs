@@ -67,7 +67,7 @@ fn told(id: u64, state: State, second: i64) -> Told {
 
 /// Denied since second 0, and before that for long in use.
 fn died(id: u64, to: u8, second: i64) -> Died {
-    died_after(id, to, second, used(-3_600, -1, 40), Some(0))
+    died_after(id, to, second, Some(used(-3_600, -1, 40)), Some(0))
 }
 
 fn died_after(
@@ -86,8 +86,8 @@ fn died_after(
     }
 }
 
-fn used(first: i64, last: i64, connections: u64) -> Option<Worked> {
-    Some(Worked { first: at(first), last: at(last), connections })
+fn used(first: i64, last: i64, connections: u64) -> Worked {
+    Worked { first: at(first), last: at(last), connections }
 }
 
 fn proposal(id: u64, namespace: &str) -> Proposal {
@@ -238,7 +238,9 @@ fn an_incidents_own_record_may_be_reason_enough_to_leave_it_alone() {
 /// The refusal of an incident of these flows, which else wants healing.
 fn refusal_of(flows: &[Died]) -> Option<Refusal> {
     let mut healer = Healer::new(settings());
-    flows.iter().for_each(|flow| healer.died(flow));
+    for flow in flows {
+        healer.died(flow);
+    }
     healer.heard(told(1, State::Open, 5));
     match &healer.tick(at(10), true)[..] {
         [Action::Examine { .. }] => None,
@@ -252,16 +254,16 @@ fn only_what_worked_before_it_was_denied_is_healed() {
     let half_a_year = Some(-180 * 86_400);
     let since = settle_after(0);
     for (worked, denied_since, why) in [
-        (used(-60, -1, 2), Some(0), None),
+        (Some(used(-60, -1, 2)), Some(0), None),
         // Until the change has come into the kernels, what worked goes on working.
-        (used(-60, since, 9), Some(0), None),
+        (Some(used(-60, since, 9)), Some(0), None),
         (None, Some(0), Some("was never seen to work: a person decides whether it should")),
         (None, half_a_year, Some("was never seen to work")),
-        (used(-1, -1, 1), Some(0), Some("was seen to work over 1 connection only")),
-        (used(-60, since + 1, 9), Some(0), Some("it is not known to have worked before")),
-        (used(0, 1, 9), Some(0), Some("it is not known to have worked before")),
-        (used(-60, -1, 9), half_a_year, Some("it is not known to have worked before")),
-        (used(-60, -1, 9), None, Some("since when it is denied is unknown")),
+        (Some(used(-1, -1, 1)), Some(0), Some("was seen to work over 1 connection only")),
+        (Some(used(-60, since + 1, 9)), Some(0), Some("it is not known to have worked before")),
+        (Some(used(0, 1, 9)), Some(0), Some("it is not known to have worked before")),
+        (Some(used(-60, -1, 9)), half_a_year, Some("it is not known to have worked before")),
+        (Some(used(-60, -1, 9)), None, Some("since when it is denied is unknown")),
     ] {
         let refusal = refusal_of(&[died_after(1, 1, 5, worked, denied_since)]);
         let said = refusal.map(|refusal| refusal.to_string());
@@ -320,11 +322,11 @@ fn what_one_agent_has_not_seen_another_may_have() {
         assert!(matches!(refusal, Some(Refusal::DenialOlder { .. })), "{refusal:?}");
     }
     // Two that saw the same connection saw one.
-    let once = || died_after(1, 1, 5, used(-9, -9, 1), Some(0));
+    let once = || died_after(1, 1, 5, Some(used(-9, -9, 1)), Some(0));
     let both = refusal_of(&[of("worker-1", once()), of("worker-2", once())]);
     assert_eq!(both, Some(Refusal::WorkedTooLittle { flow: flow(1), connections: 1 }));
     // The latest word of each agent counts: it was allowed meanwhile, and denied once more.
-    let again = of("worker-1", died_after(1, 1, 500, used(-3_600, 400, 41), Some(450)));
+    let again = of("worker-1", died_after(1, 1, 500, Some(used(-3_600, 400, 41)), Some(450)));
     assert_eq!(refusal_of(&[of("worker-1", died(1, 1, 5)), again]), None);
 }
 
@@ -438,7 +440,7 @@ proptest! {
         let (mut now, mut applied) = (at(0), Vec::<(Timestamp, u64)>::new());
         let mut in_force: Vec<Standing> = Vec::new();
         let mut latest: std::collections::BTreeMap<u64, Told> = std::collections::BTreeMap::new();
-        let mut is_fit: std::collections::BTreeMap<(u64, Flow), bool> = Default::default();
+        let mut is_fit = std::collections::BTreeMap::<(u64, Flow), bool>::new();
         let namespace = |id: u64| if id.is_multiple_of(2) { "backend" } else { "database" };
         for event in events {
             match event {
@@ -462,7 +464,7 @@ proptest! {
                     // Most worked until a second ago, and were denied since.
                     let second = now.as_second() - at(0).as_second();
                     let worked = used(second - 99, second - 1, connections);
-                    let worked = worked.filter(|_| connections > 0);
+                    let worked = (connections > 0).then_some(worked);
                     let denied = second - if denied_ago == 0 { 86_400 } else { denied_ago / 2 };
                     let died = died_after(id, to, second, worked, Some(denied));
                     is_fit.insert((id, flow(to)), connections > 1 && denied_ago > 0);
