@@ -43,12 +43,15 @@ pub fn name(text: &str) -> Cow<'_, str> {
     escaped(text, |c| !c.is_ascii_graphic(), rust)
 }
 
-/// One word for a shell, quoted where it has to be; control characters are [`escape`]d, since no
-/// shell takes them quoted.
+/// One word for a shell: in single quotes, within which POSIX's shells take everything as it stands but
+/// the quote itself, unless it is of ordinary characters. Control characters are [`escape`]d: when a
+/// word is pasted, no quotes keep them from the terminal.
 pub fn shell_word(text: &str) -> String {
-    let text = escape(text);
-    // Only a NUL cannot be quoted, and that is escaped.
-    shlex::try_quote(&text).map_or_else(|_| "''".to_owned(), Cow::into_owned)
+    let is_ordinary = |c: char| c.is_ascii_alphanumeric() || "-_./:".contains(c);
+    match escape(text) {
+        text if !text.is_empty() && text.chars().all(is_ordinary) => text.into_owned(),
+        text => format!("'{}'", text.replace('\'', r"'\''")),
+    }
 }
 
 /// JSON in one line, with escapes in place of the characters that [`escape`] takes. Any reader of
@@ -146,7 +149,8 @@ mod tests {
             ("shop/db", "shop/db"),
             ("shop/x$(id)", "'shop/x$(id)'"),
             ("fd78::10", "fd78::10"),
-            ("app == 'web'", "\"app == 'web'\""),
+            ("app == 'web'", r"'app == '\''web'\'''"),
+            (r#"[{"op":"add"}]"#, r#"'[{"op":"add"}]'"#),
             ("", "''"),
         ] {
             assert_eq!(shell_word(text), wanted);
