@@ -16,8 +16,8 @@ mod words;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use whydrop_report::records::board::{Board, Incident};
 use whydrop_report::escape::escape;
+use whydrop_report::records::board::{Board, Incident};
 
 /// How many incidents are told in full (up to 60 kB each), the most urgent first: what a browser
 /// still opens at once on a phone, and more than anyone reads. Others have their line in the

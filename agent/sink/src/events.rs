@@ -33,9 +33,9 @@ use tokio::{
 };
 
 use super::{Loss, Outgoing, Place, Queue, Sink, SinkReadings};
+pub use note::Note;
 use whydrop_kube::chain::kube_chain;
 use whydrop_report::escape::escape;
-pub use note::Note;
 
 /// How many notes wait for a slow API server (about 1 kB each).
 pub const QUEUE_MAX: usize = 256;

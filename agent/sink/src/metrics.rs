@@ -18,11 +18,11 @@ use prometheus_client::{encoding::EncodeLabelSet, encoding::text::encode, regist
 use whydrop_core::mute::MutedBy;
 
 use super::{Outgoing, Reading, Sink};
+use labels::{ChangeLabels, IncidentLabels, Labels, OTHER, escaped, severity};
 use whydrop_report::{
     AgentState, DropKind, DropRecord, Record,
     incident::{IncidentHappened, IncidentRecord},
 };
-use labels::{ChangeLabels, IncidentLabels, Labels, OTHER, escaped, severity};
 
 /// What a scrape is answered with.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

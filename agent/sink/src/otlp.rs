@@ -40,11 +40,11 @@ use tokio::{
 };
 
 use super::{Loss, Outgoing, Place, Queue, Reading, Sink, SinkReadings};
-use whydrop_report::Record;
 pub use event::{RECORD, SEQUENCE, UID, event};
 pub use outbox::Bounds;
 pub use resource::Origin;
 use settings::Settings;
+use whydrop_report::Record;
 
 /// How many records wait for a slow disk (about 3 kB each): as many as wait for a slow log.
 pub const QUEUE_MAX: usize = 1024;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 
 use super::words;
-use whydrop_report::records::board::{Agent, AgentStatus, Board, Tally};
 use whydrop_report::AgentState;
+use whydrop_report::records::board::{Agent, AgentStatus, Board, Tally};
 
 /// How many agents have a row, those that are not well first.
 const LISTED_MAX: usize = 200;

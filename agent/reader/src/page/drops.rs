@@ -7,9 +7,9 @@ use maud::{Markup, html};
 use super::words;
 use whydrop_report::records::board::{Board, Incident, ToldDrop};
 use whydrop_report::{
-        EvidenceLevel,
-        text::{destination_text, end},
-    };
+    EvidenceLevel,
+    text::{destination_text, end},
+};
 
 /// How many drops of an incident, and how many findings, have a row (about 1 kB each): enough to
 /// look one up, and more is in the log.

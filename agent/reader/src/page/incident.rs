@@ -5,9 +5,9 @@ use maud::{Markup, html};
 use super::{drops, overview::chip, paths, remedy, timeline, walk, words};
 use whydrop_report::records::board::{Board, Incident, Status, Summary};
 use whydrop_report::{
-        Situation,
-        incident::{AffectedPath, IncidentResolution, Sufferer},
-    };
+    Situation,
+    incident::{AffectedPath, IncidentResolution, Sufferer},
+};
 
 /// How many nodes are named; all are counted.
 const NODES_NAMED_MAX: usize = 12;

@@ -7,9 +7,9 @@ use maud::{Markup, html};
 use super::words;
 use whydrop_report::records::board::{Status, Summary};
 use whydrop_report::{
-        Direction,
-        incident::{AffectedPath, PathEnd, Sufferer},
-    };
+    Direction,
+    incident::{AffectedPath, PathEnd, Sufferer},
+};
 
 /// How many paths are drawn, where there is room for two columns, and where there is not.
 const DRAWN_MAX: usize = 30;

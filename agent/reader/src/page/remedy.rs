@@ -5,9 +5,9 @@ use maud::{Markup, html};
 use super::words;
 use whydrop_report::records::board::Summary;
 use whydrop_report::{
-        Changed, Remedy,
-        incident::{ChangedBy, PlanStep},
-    };
+    Changed, Remedy,
+    incident::{ChangedBy, PlanStep},
+};
 
 /// How many changes are told: several that only together made the difference, of several nodes.
 const CHANGES_MAX: usize = 12;

@@ -5,8 +5,8 @@ use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
 use super::words;
-use whydrop_report::records::board::{Board, Incident, Moment, Summary};
 use whydrop_report::incident::{ChangedBy, IncidentHappened, IncidentResolution};
+use whydrop_report::records::board::{Board, Incident, Moment, Summary};
 
 /// How many events are listed: the first ones tell the story, the last ones how it ended.
 const EVENTS_MAX: usize = 60;

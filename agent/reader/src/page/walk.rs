@@ -6,9 +6,9 @@ use maud::{Markup, html};
 use super::{overview::chip, words};
 use whydrop_report::records::board::{Incident, ToldDrop};
 use whydrop_report::{
-        Decision, DirectionVerdict, DropRecord, Exemption, Layer, NearestMiss,
-        text::{asked, end},
-    };
+    Decision, DirectionVerdict, DropRecord, Exemption, Layer, NearestMiss,
+    text::{asked, end},
+};
 
 /// How many rules that came near are told; those of other drops of one cause are mostly the same.
 const MISSES_MAX: usize = 6;

@@ -3,8 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
-pub(super) use whydrop_report::text::{count, short};
 use whydrop_report::records::board::{Count, Status};
+pub(super) use whydrop_report::text::{count, short};
 use whydrop_report::{Decision, ObjectRef, RuleRef, incident::Severity};
 
 /// Day and time, to the second.

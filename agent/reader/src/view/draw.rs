@@ -20,9 +20,9 @@ use super::{
     model::{Screen, Source, View, Viewport},
     words::{self, count, fit},
 };
-use whydrop_report::records::board::{Agent, AgentStatus, Incident, Status, Summary};
-use whydrop_report::incident::Severity;
 use page::Page;
+use whydrop_report::incident::Severity;
+use whydrop_report::records::board::{Agent, AgentStatus, Incident, Status, Summary};
 
 /// Below this many rows only what is looked at is drawn, without a second line of heading.
 const ROWS_SMALL: u16 = 12;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use whydrop_report::records::board::{Board, Incident, Status};
 use whydrop_report::incident::Severity;
+use whydrop_report::records::board::{Board, Incident, Status};
 
 use super::words;
 

@@ -3,11 +3,11 @@
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use jiff::Timestamp;
 
-use whydrop_report::records::{
-        Line,
-        board::{Board, Incident, ToldDrop},
-    };
 use whydrop_report::Remedy;
+use whydrop_report::records::{
+    Line,
+    board::{Board, Incident, ToldDrop},
+};
 
 use super::{
     filter::Filter,

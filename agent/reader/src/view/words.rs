@@ -3,13 +3,13 @@
 use jiff::Timestamp;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-pub(super) use whydrop_report::text::count;
 use whydrop_report::records::board::{Count, Status, Summary};
+pub(super) use whydrop_report::text::count;
 use whydrop_report::{
-        End, Evidence, EvidenceLevel, ObjectRef,
-        escape::escape,
-        incident::{AffectedPath, Severity, Sufferer},
-    };
+    End, Evidence, EvidenceLevel, ObjectRef,
+    escape::escape,
+    incident::{AffectedPath, Severity, Sufferer},
+};
 
 /// The levels of a sparkline. The full block would touch the line above.
 const BARS: [char; 7] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇'];

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::records::{Line, read, text};
 use crate::{
-        DropRecord, Record,
-        incident::{IncidentRecord, TestFlow},
-        text::asked,
-    };
+    DropRecord, Record,
+    incident::{IncidentRecord, TestFlow},
+    text::asked,
+};
 
 /// The shortest beginning of an id that is taken for one.
 pub const ID_MIN: usize = 4;

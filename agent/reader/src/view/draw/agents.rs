@@ -1,12 +1,12 @@
 //! The agents: how they are, and what they lost.
 
 use super::{Page, Theme};
-use whydrop_report::records::board::{Agent, AgentStatus};
-use whydrop_report::AgentState;
 use crate::view::{
-        model::View,
-        words::{count, moment, moment_of, span},
-    };
+    model::View,
+    words::{count, moment, moment_of, span},
+};
+use whydrop_report::AgentState;
+use whydrop_report::records::board::{Agent, AgentStatus};
 
 pub(super) fn page(view: &View, width: usize, theme: Theme) -> Page {
     let mut page = Page::new(width, theme);

@@ -3,15 +3,15 @@
 use std::fmt::Write as _;
 
 use super::{Page, Theme};
+use crate::view::{
+    model::View,
+    words::{self, moment, moment_of, span},
+};
 use whydrop_report::records::board::ToldDrop;
 use whydrop_report::{
-        Decision, Direction, DirectionVerdict, DropRecord, End, Exemption, Layer, ObjectRef,
-        RuleRef, text::fix_command,
-    };
-use crate::view::{
-        model::View,
-        words::{self, moment, moment_of, span},
-    };
+    Decision, Direction, DirectionVerdict, DropRecord, End, Exemption, Layer, ObjectRef, RuleRef,
+    text::fix_command,
+};
 
 pub(super) fn page(view: &View, drop: &ToldDrop, width: usize, theme: Theme) -> Page {
     let mut page = Page::new(width, theme);

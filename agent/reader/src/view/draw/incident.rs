@@ -1,15 +1,15 @@
 //! One incident: who suffers and why, what to do, when it was, how sure it is.
 
 use super::{Page, Theme};
+use crate::view::{
+    model::View,
+    words::{self, badge, count, headline, moment, moment_of, span, sparkline},
+};
 use whydrop_report::records::board::{Count, Incident, Status, Summary};
 use whydrop_report::{
-        incident::{IncidentHappened, IncidentResolution, PlanStep},
-        text::seconds,
-    };
-use crate::view::{
-        model::View,
-        words::{self, badge, count, headline, moment, moment_of, span, sparkline},
-    };
+    incident::{IncidentHappened, IncidentResolution, PlanStep},
+    text::seconds,
+};
 
 /// How many pods are told before the others are a number.
 const TOLD_MAX: usize = 8;
@@ -29,7 +29,10 @@ pub(super) fn page(view: &View, incident: &Incident, width: usize, theme: Theme)
     what_to_do(&mut page, summary);
     if let Some(remedy) = summary.remedy() {
         page.heading("Remedy (y copies it, r shows it alone)");
-        page.text(&format!("Verified. {}", whydrop_report::explanation::cost(remedy.newly_allowed)));
+        page.text(&format!(
+            "Verified. {}",
+            whydrop_report::explanation::cost(remedy.newly_allowed)
+        ));
         page.blank();
         page.verbatim(&remedy.manifest);
     }

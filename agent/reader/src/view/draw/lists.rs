@@ -9,11 +9,11 @@ use ratatui::{
 };
 
 use super::{Page, Theme, line, split};
-use whydrop_report::records::board::{Incident, Status, ToldDrop};
 use crate::view::{
-        model::{View, Viewport, ids_of},
-        words::{self, badge, count, count_of, fit, headline, pad, span, sparkline},
-    };
+    model::{View, Viewport, ids_of},
+    words::{self, badge, count, count_of, fit, headline, pad, span, sparkline},
+};
+use whydrop_report::records::board::{Incident, Status, ToldDrop};
 
 /// From this many rows on, the selected incident is told below the list.
 const ROWS_WITH_PREVIEW: u16 = 16;

@@ -6,8 +6,8 @@ use ratatui::{
 };
 
 use super::Theme;
-use whydrop_report::escape::escape;
 use crate::view::words;
+use whydrop_report::escape::escape;
 
 /// How far the text stands in from the headings.
 const INDENT: &str = "  ";
