@@ -50,9 +50,9 @@ use crate::{
         live::Live,
         source::Source,
     },
-    http::Health,
     probe::{Attach, Change, Config, Happened, Probe},
     report::{AgentState, Reporter},
+    sink::http::Health,
     sink::{self, Outgoing, Place, Sinks, metrics::Metrics},
     state::StateDirectory,
 };

@@ -47,7 +47,6 @@ use crate::{
         connect::{KubeArgs, connect},
         live::once::{Wanted, read},
     },
-    http::Health,
     records::{
         Line, read as read_line,
         text::{bare, is_record},
@@ -56,6 +55,7 @@ use crate::{
         Record,
         heal::{HealAction, HealReporter},
     },
+    sink::http::Health,
     sink::{log::Format, metrics::Metrics},
 };
 

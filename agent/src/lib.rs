@@ -1,16 +1,22 @@
 //! whydrop: which policy ate my packet, since when, and what one rule fixes it.
+//!
+//! The rooms are crates of their own; this one puts them together into the program. The agent and
+//! the healer run on Linux; what reads a cluster, manifests or records builds anywhere.
 
+#[cfg(target_os = "linux")]
 pub mod agent;
-mod chain;
-pub mod cluster;
 pub mod command;
+#[cfg(target_os = "linux")]
 pub mod heal;
-pub mod http;
+#[cfg(target_os = "linux")]
 pub mod mute;
-pub mod page;
-pub mod probe;
-pub mod records;
-pub mod report;
-pub mod sink;
+#[cfg(target_os = "linux")]
 pub mod state;
-pub mod view;
+
+pub use whydrop_kube as cluster;
+#[cfg(target_os = "linux")]
+pub use whydrop_probe as probe;
+pub use whydrop_reader::{page, view};
+pub use whydrop_report::{self as report, records};
+#[cfg(target_os = "linux")]
+pub use whydrop_sink as sink;

@@ -53,12 +53,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     plan.run()?;
     let built = started.elapsed();
+    let started = Instant::now();
     let ran = nextest(arguments)?.status()?;
-    say(&format!(
-        "set-up and build {}, tests {}",
-        seconds(built),
-        seconds(started.elapsed() - built)
-    ));
+    let tests = started.elapsed();
+    say(&format!("set-up and build {}, tests {}", seconds(built), seconds(tests)));
     Ok(if ran.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

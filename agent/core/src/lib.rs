@@ -4,11 +4,13 @@
 //! Observation + Tick ─▶ correlate ─▶ Drop ───────────────┐
 //! Objects ─▶ policy ─▶ cluster ─▶ Snapshot ─▶ verdict ──┴▶ diagnosis ─▶ remedy ─▶ judgement ─┐
 //!                                                            IncidentChange ◀─ incident ◀────┘
+//! docket: facts in, actions out; owns what has state above, and decides when each of it happens
 //! ```
 //!
 //! Nothing here waits, reads a file, a socket or a clock, or fails: what cannot be decided is a
 //! value that says why. Time comes in as data.
 
+pub mod chain;
 pub mod cluster;
 pub mod correlate;
 pub mod diagnosis;

@@ -19,7 +19,7 @@ use tokio::{
 };
 use whydrop_core::heal::Ledger;
 
-use crate::chain::kube_chain;
+use crate::cluster::chain::kube_chain;
 
 /// How long a Lease stands without being renewed, as client-go's users commonly have it.
 const DURATION: Duration = Duration::from_secs(15);

@@ -20,7 +20,7 @@ use whydrop_core::{
 };
 
 use super::facts;
-use crate::chain::kube_chain;
+use crate::cluster::chain::kube_chain;
 
 /// Under which field manager policies are written.
 pub(super) const MANAGER: &str = "whydrop-heal";

@@ -11,7 +11,7 @@ use whydrop_core::policy::{PolicyKind, PolicyRef};
 
 use super::policies::Policies;
 use crate::{
-    chain::kube_chain,
+    cluster::chain::kube_chain,
     report::{
         Record,
         heal::{HealAction, HealRecord, sentence},

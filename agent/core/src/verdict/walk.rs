@@ -170,3 +170,38 @@ fn open_questions(
     why.dedup();
     (!why.is_empty()).then_some(why)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cluster::{Cluster, object::Object},
+        policy::{DEFAULT_TIER, order::Order},
+    };
+
+    #[test]
+    fn stages_stand_in_the_order_of_their_tiers_between_those_of_administrators() {
+        let mut cluster = Cluster::default();
+        for (name, order) in [("late", 2_000_000), ("early-b", 5), ("early-a", 5)] {
+            let (name, order) = (name.into(), Order::of(order));
+            let tier = Tier { name, order, default_action: DefaultAction::Pass };
+            cluster.apply(Object::Tier(tier), None);
+        }
+        let stages = Stages::of(&cluster.snapshot());
+        let tier = |name: &str| Layer::Tier(name.into());
+        let expected = [
+            (Layer::Admin, DefaultAction::Pass),
+            (tier("early-a"), DefaultAction::Pass),
+            (tier("early-b"), DefaultAction::Pass),
+            (tier(DEFAULT_TIER), DefaultAction::Deny),
+            (tier("late"), DefaultAction::Pass),
+            (Layer::Baseline, DefaultAction::Pass),
+        ];
+        let found: Vec<_> = stages.0.iter().map(|s| (s.layer.clone(), s.default)).collect();
+        assert_eq!(found, expected);
+        // Kubernetes' policies are part of Calico's default tier.
+        assert_eq!(stages.place(&Layer::NetworkPolicy), Ok(3));
+        let why = stages.place(&tier("gone")).unwrap_err();
+        assert_eq!(&*why, "Tier gone is not among the objects, so its order is not known");
+    }
+}

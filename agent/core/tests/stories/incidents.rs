@@ -9,6 +9,7 @@ use whydrop_core::{
         Cluster, Snapshot,
         object::{EndpointSlice, Node, Object, Pod, Probe, ProbePort, Service},
     },
+    diagnosis::Class,
     flow::{Flow, Protocol, Worked},
     incident::{
         Happened, INCIDENTS_MAX, Incident, IncidentBook, IncidentChange, JudgedDrop, LINKED_MAX,
@@ -16,6 +17,7 @@ use whydrop_core::{
     },
     judgement::{Attribution, judge},
     policy::{Policy, requirement::Labels, selector::Selector},
+    verdict::nearest::Lack,
 };
 
 use crate::build::{
@@ -445,6 +447,22 @@ fn a_label_or_a_wider_port_is_offered_with_its_cost() {
     let (_, incident) = story.told(9);
     let last = incident.plan.last().expect("a step").to_string();
     assert!(last.starts_with("or add port 5432/TCP to rule 0 of NetworkPolicy backend/api (newly"));
+}
+
+#[test]
+fn no_label_is_offered_where_a_rule_asks_for_its_own_namespace() {
+    let mut story = Story::of(backend());
+    let own = rule(None, "backend", Selector::EVERYTHING, &[5432]);
+    let policy = ingress("backend", "api", Selector::EVERYTHING, vec![own]);
+    story.cluster.apply(Object::Policy(policy), Some(at(0)));
+    story.dies(WEB, POSTGRES, 5432, &[5, 6], None);
+    let (_, incident) = story.told(9);
+    let miss = incident.cause.nearest_miss.expect("a rule that comes near");
+    assert_eq!(
+        (incident.cause.class, miss.lack),
+        (Class::NamespaceSelectorMismatch, Lack::OtherNamespace)
+    );
+    assert!(incident.plan.iter().all(|step| !step.to_string().contains("kubectl label")));
 }
 
 #[test]

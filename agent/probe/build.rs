@@ -1,0 +1,49 @@
+//! Builds the eBPF programs, to be embedded by `probe`.
+
+use std::{
+    env,
+    process::{Command, Stdio},
+};
+
+use aya_build::{Package, Toolchain, build_ebpf};
+
+/// What the workspace's `rust-version` pins; the child cargo is started by name, through rustup.
+const TOOLCHAIN: &str = env!("CARGO_PKG_RUST_VERSION");
+
+/// Allows `-Z build-std` on a stable compiler: the BPF target has no prebuilt `core`.
+const BOOTSTRAP: &str = "RUSTC_BOOTSTRAP";
+
+fn main() -> aya_build::Result<()> {
+    if env::var_os(BOOTSTRAP).is_none() {
+        // Only the build of the programs may see the variable, and it is inherited: so the script
+        // runs itself again as a child that has it. Cargo reads what the child prints as ours.
+        let output = Command::new(env::current_exe()?)
+            .env(BOOTSTRAP, "1")
+            .stderr(Stdio::inherit())
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        for line in text.lines().filter(|line| !(output.status.success() && is_progress(line))) {
+            println!("{line}");
+        }
+        std::process::exit(output.status.code().unwrap_or(1));
+    }
+    build_ebpf(
+        [Package {
+            name: "whydrop-ebpf",
+            root_dir: "../../agent-ebpf",
+            no_default_features: false,
+            features: &["programs"],
+        }],
+        Toolchain::Custom(TOOLCHAIN),
+    )
+}
+
+/// Whether the line is what the programs' cargo says of its doings, which `aya_build` makes
+/// warnings of.
+fn is_progress(line: &str) -> bool {
+    const DOINGS: [&str; 7] =
+        ["Blocking", "Compiling", "Downloaded", "Downloading", "Finished", "Locking", "Updating"];
+    line.strip_prefix("cargo::warning=").is_some_and(|text| {
+        text.split_whitespace().next().is_none_or(|doing| DOINGS.contains(&doing))
+    })
+}

@@ -1,0 +1,110 @@
+//! Objects as YAML that `kubectl apply -f -` takes.
+
+use k8s_openapi::{
+    api::networking::v1::{NetworkPolicy, NetworkPolicySpec},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use serde::Serialize;
+use whydrop_core::remedy::Manifest;
+
+use super::escape::yaml;
+
+/// A policy with its fields in the order in which people write them.
+#[derive(Serialize)]
+struct Document<'a, Spec> {
+    #[serde(rename = "apiVersion")]
+    api_version: &'a str,
+    kind: &'a str,
+    metadata: Metadata<'a>,
+    spec: Spec,
+}
+
+#[derive(Serialize)]
+struct Metadata<'a> {
+    namespace: &'a str,
+    name: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec<'a> {
+    pod_selector: serde_json::Value,
+    policy_types: &'a [String],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ingress: Vec<RuleDocument>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    egress: Vec<RuleDocument>,
+}
+
+#[derive(Serialize)]
+struct RuleDocument {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ports: Option<serde_json::Value>,
+}
+
+/// Writes policies as a stream of YAML documents.
+pub fn documents(policies: &[Manifest]) -> String {
+    // Objects of the API are maps of strings, numbers and lists: nothing that YAML cannot hold.
+    let document = |policy: &Manifest| match policy {
+        Manifest::Kubernetes(policy) => yaml(&of_kubernetes(policy)),
+        Manifest::Calico(policy, group) => yaml(&Document {
+            api_version: group.api_version(),
+            kind: "NetworkPolicy",
+            metadata: metadata(&policy.metadata),
+            spec: &policy.spec,
+        }),
+    };
+    policies.iter().filter_map(document).collect::<Vec<_>>().join("---\n")
+}
+
+/// A part of an object as comments, to be read before what changes it.
+pub fn commented(part: &serde_json::Value) -> String {
+    let yaml = yaml(part).unwrap_or_default();
+    format!("#   {}\n", yaml.trim_end().replace('\n', "\n#   "))
+}
+
+fn of_kubernetes(policy: &NetworkPolicy) -> Document<'_, Spec<'_>> {
+    Document {
+        api_version: "networking.k8s.io/v1",
+        kind: "NetworkPolicy",
+        metadata: metadata(&policy.metadata),
+        spec: policy.spec.as_ref().map_or_else(|| spec(NO_SPEC), spec),
+    }
+}
+
+fn metadata(metadata: &ObjectMeta) -> Metadata<'_> {
+    Metadata {
+        namespace: metadata.namespace.as_deref().unwrap_or_default(),
+        name: metadata.name.as_deref().unwrap_or_default(),
+    }
+}
+
+const NO_SPEC: &NetworkPolicySpec =
+    &NetworkPolicySpec { egress: None, ingress: None, pod_selector: None, policy_types: None };
+
+fn spec(spec: &NetworkPolicySpec) -> Spec<'_> {
+    let ingress = spec.ingress.iter().flatten().map(|rule| RuleDocument {
+        from: rule.from.as_ref().map(value),
+        to: None,
+        ports: rule.ports.as_ref().map(value),
+    });
+    let egress = spec.egress.iter().flatten().map(|rule| RuleDocument {
+        from: None,
+        to: rule.to.as_ref().map(value),
+        ports: rule.ports.as_ref().map(value),
+    });
+    Spec {
+        pod_selector: value(&spec.pod_selector.clone().unwrap_or_default()),
+        policy_types: spec.policy_types.as_deref().unwrap_or_default(),
+        ingress: ingress.collect(),
+        egress: egress.collect(),
+    }
+}
+
+fn value<T: Serialize>(part: &T) -> serde_json::Value {
+    serde_json::to_value(part).unwrap_or_default()
+}

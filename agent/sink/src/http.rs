@@ -1,0 +1,150 @@
+//! The HTTP server: `/healthz` and `/readyz` for the kubelet's probes, `/metrics` for Prometheus.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Request, Response, StatusCode,
+    body::Incoming,
+    header::{CONTENT_TYPE, HeaderValue},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use jiff::Timestamp;
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    time::{Duration, timeout},
+};
+
+use crate::metrics::{self, Metrics};
+
+/// The agent is taken for dead if it did not come around for this long: it does so every second.
+const BEAT_SECONDS_MAX: i64 = 20;
+
+/// A client that says nothing for this long is let go.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// So is one that does not read its answer for this long: twice what Prometheus waits for one
+/// (`scrape_timeout`, 10 s).
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How many are served at a time; more wait in the kernel's queue. A node's kubelet and two
+/// Prometheus make a handful, and each answer takes up to some 300 kB while it is written.
+const CONNECTIONS_MAX: usize = 32;
+
+/// What the probes are answered from; written by the agent's task alone.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    beat_second: AtomicI64,
+    is_ready: AtomicBool,
+}
+
+impl Health {
+    /// Begins to answer, if there is an address to do so at.
+    ///
+    /// # Errors
+    /// An address that cannot be listened at.
+    pub async fn start(address: Option<SocketAddr>, metrics: Metrics) -> anyhow::Result<Self> {
+        let health = Self::default();
+        health.beat(Timestamp::now(), false);
+        if let Some(address) = address {
+            let listener = TcpListener::bind(address).await;
+            let listener = listener.with_context(|| format!("--health-address {address}"))?;
+            tokio::spawn(serve(listener, health.clone(), metrics));
+        }
+        Ok(health)
+    }
+
+    /// The agent lives, and is ready or not.
+    pub fn beat(&self, now: Timestamp, is_ready: bool) {
+        self.0.beat_second.store(now.as_second(), Ordering::Relaxed);
+        self.0.is_ready.store(is_ready, Ordering::Relaxed);
+    }
+
+    fn answer(&self, path: &str, now: Timestamp) -> (StatusCode, &'static str) {
+        let silent = now.as_second() - self.0.beat_second.load(Ordering::Relaxed);
+        let is_alive = silent <= BEAT_SECONDS_MAX;
+        match path {
+            "/healthz" if is_alive => (StatusCode::OK, "ok\n"),
+            "/readyz" if is_alive && self.0.is_ready.load(Ordering::Relaxed) => {
+                (StatusCode::OK, "ok\n")
+            }
+            "/healthz" => (StatusCode::SERVICE_UNAVAILABLE, "the agent does not come around\n"),
+            "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "the cluster is not synced\n"),
+            _ => (StatusCode::NOT_FOUND, "expected /healthz, /readyz or /metrics\n"),
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, health: Health, metrics: Metrics) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        // Nobody closes it.
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        // Out of file descriptors, for instance: the next probe may fare better.
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(HEADER_TIMEOUT).await;
+            continue;
+        };
+        let (health, metrics) = (health.clone(), metrics.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            let response = match request.uri().path() {
+                "/metrics" => scraped(&metrics),
+                path => probed(&health, path),
+            };
+            async { Ok::<_, Infallible>(response) }
+        });
+        tokio::spawn(async move {
+            let mut server = hyper::server::conn::http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).keep_alive(false);
+            let served = server.serve_connection(TokioIo::new(stream), service);
+            // A client that goes away, or does not read, is no news.
+            let _ = timeout(CONNECTION_TIMEOUT, served).await;
+            drop(place);
+        });
+    }
+}
+
+fn scraped(metrics: &Metrics) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(metrics.text()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
+    response
+}
+
+fn probed(health: &Health, path: &str) -> Response<Full<Bytes>> {
+    let (status, text) = health.answer(path, Timestamp::now());
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_is_more_than_alive_and_neither_lasts_without_a_beat() {
+        let (health, now) = (Health::default(), Timestamp::UNIX_EPOCH);
+        let code = |path, now| health.answer(path, now).0.as_u16();
+        health.beat(now, false);
+        assert_eq!((code("/healthz", now), code("/readyz", now)), (200, 503));
+        health.beat(now, true);
+        assert_eq!((code("/healthz", now), code("/readyz", now)), (200, 200));
+        let later = now + jiff::SignedDuration::from_secs(60);
+        assert_eq!((code("/healthz", later), code("/readyz", later)), (503, 503));
+        assert_eq!(code("/", now), 404);
+    }
+}

@@ -1,0 +1,414 @@
+//! Requests to a collector, and what their answers mean by the protocol's specification
+//! (<https://opentelemetry.io/docs/specs/otlp/>).
+//!
+//! One HTTP client carries both protocols, so that there is one way of doing TLS. Where the answer
+//! to a request is not known, it is sent again: at least once, by the specification.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use futures_util::FutureExt as _;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{
+    HeaderMap, Request, StatusCode, Uri,
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT},
+    http::uri::PathAndQuery,
+};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use jiff::Timestamp;
+use opentelemetry_proto::tonic::collector::logs::v1::{
+    ExportLogsServiceRequest, ExportLogsServiceResponse,
+};
+use prost::Message as _;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
+use tokio::time::timeout;
+use tonic::{Code, Status, client::Grpc, codec::CompressionEncoding, metadata::MetadataMap};
+use tonic_types::StatusExt as _;
+
+use super::settings::{Protocol, Settings};
+use whydrop_core::chain::chain;
+
+const METHOD: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
+const AGENT: &str = concat!("whydrop/", env!("CARGO_PKG_VERSION"));
+
+/// A collector's answer has no more; what has is not read.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// A connection on which nobody answers is given up after this long, twice.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// How much of an answer that is not as expected is told.
+const WORDS_MAX: usize = 200;
+
+/// What came of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The collector has the events, but for some that it will never take.
+    Accepted {
+        /// How many it will not take.
+        rejected: u64,
+        /// Why, or a warning.
+        message: String,
+    },
+    /// It may take them later.
+    Retry {
+        /// It asks to be left alone for this long.
+        after: Option<Duration>,
+        /// Why.
+        why: String,
+    },
+    /// It will never take them.
+    Refused {
+        /// Why.
+        why: String,
+    },
+}
+
+type Connector = HttpsConnector<HttpConnector>;
+
+/// A client of one collector; its copies share their connections.
+#[derive(Clone)]
+pub(super) struct Client {
+    settings: Arc<Settings>,
+    way: Way,
+}
+
+#[derive(Clone)]
+enum Way {
+    Grpc(Box<Grpc<legacy::Client<Connector, tonic::body::Body>>>),
+    Http(Box<legacy::Client<Connector, Full<Bytes>>>),
+}
+
+impl Client {
+    /// A client. It connects when there is something to send, and again when that fails.
+    ///
+    /// # Errors
+    /// Certificates or a key that cannot be read.
+    pub(super) fn new(settings: &Arc<Settings>) -> anyhow::Result<Self> {
+        let connector = connector(settings)?;
+        let mut builder = legacy::Client::builder(TokioExecutor::new());
+        builder.pool_timer(TokioTimer::new()).timer(TokioTimer::new());
+        let way = match settings.protocol {
+            Protocol::Http => Way::Http(Box::new(builder.build(connector))),
+            Protocol::Grpc => {
+                builder.http2_only(true);
+                builder.http2_keep_alive_interval(KEEP_ALIVE).http2_keep_alive_timeout(KEEP_ALIVE);
+                let service = builder.build(connector);
+                let mut grpc = Grpc::with_origin(service, settings.url.clone());
+                if settings.is_compressed {
+                    grpc = grpc.send_compressed(CompressionEncoding::Gzip);
+                }
+                // Collectors answer in what the request came in.
+                grpc = grpc.accept_compressed(CompressionEncoding::Gzip);
+                Way::Grpc(Box::new(grpc.max_decoding_message_size(ANSWER_BYTES_MAX)))
+            }
+        };
+        Ok(Self { settings: Arc::clone(settings), way })
+    }
+
+    /// Sends a request, and waits for the answer no longer than the settings say.
+    pub(super) async fn export(self, request: ExportLogsServiceRequest) -> Outcome {
+        let Self { settings, way } = self;
+        let sent = async {
+            match way {
+                Way::Grpc(grpc) => export_grpc(*grpc, &settings, request).await,
+                Way::Http(client) => export_http(&client, &settings, &request).await,
+            }
+        };
+        // tonic panics over error details that are not base64: no answer of a collector's is to end
+        // the thread.
+        let sent = std::panic::AssertUnwindSafe(sent).catch_unwind();
+        let retry = |why: String| Outcome::Retry { after: None, why };
+        match timeout(settings.timeout, sent).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => retry("its answer cannot be read".to_owned()),
+            Err(_) => retry(format!("no answer within {:?}", settings.timeout)),
+        }
+    }
+}
+
+async fn export_grpc(
+    mut grpc: Grpc<legacy::Client<Connector, tonic::body::Body>>,
+    settings: &Settings,
+    request: ExportLogsServiceRequest,
+) -> Outcome {
+    if let Err(error) = grpc.ready().await {
+        return Outcome::Retry { after: None, why: chain(&error) };
+    }
+    let mut request = tonic::Request::new(request);
+    let mut headers: HeaderMap = settings.headers.iter().cloned().collect();
+    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    *request.metadata_mut() = MetadataMap::from_headers(headers);
+    request.set_timeout(settings.timeout);
+    let codec = tonic_prost::ProstCodec::default();
+    match grpc.unary(request, PathAndQuery::from_static(METHOD), codec).await {
+        Ok(response) => accepted(response.into_inner()),
+        Err(status) => of_status(&status),
+    }
+}
+
+/// What a gRPC status means: the table of "OTLP/gRPC Response", "Failures".
+fn of_status(status: &Status) -> Outcome {
+    // What did not come from the collector is an error of the connection.
+    if let Some(error) = std::error::Error::source(status) {
+        return Outcome::Retry { after: None, why: chain(error) };
+    }
+    let code = format!("{:?}", status.code());
+    let why = match status.message() {
+        "" => code,
+        message => format!("{code}: {}", words(message)),
+    };
+    let info = status.get_details_retry_info();
+    let after = info.as_ref().and_then(|info| info.retry_delay);
+    match status.code() {
+        Code::Cancelled
+        | Code::DeadlineExceeded
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unavailable
+        | Code::DataLoss => Outcome::Retry { after, why },
+        // Only where the collector says that it will recover.
+        Code::ResourceExhausted if info.is_some() => Outcome::Retry { after, why },
+        _ => Outcome::Refused { why },
+    }
+}
+
+async fn export_http(
+    client: &legacy::Client<Connector, Full<Bytes>>,
+    settings: &Settings,
+    request: &ExportLogsServiceRequest,
+) -> Outcome {
+    let request = match http_request(settings, request) {
+        Ok(request) => request,
+        Err(error) => return Outcome::Refused { why: format!("{error:#}") },
+    };
+    let response = match client.request(request).await {
+        Ok(response) => response,
+        Err(error) => return Outcome::Retry { after: None, why: chain(&error) },
+    };
+    let (head, body) = response.into_parts();
+    let body = match Limited::new(body, ANSWER_BYTES_MAX).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => return Outcome::Retry { after: None, why: error.to_string() },
+    };
+    of_answer(head.status, &head.headers, &body)
+}
+
+fn http_request(
+    settings: &Settings,
+    request: &ExportLogsServiceRequest,
+) -> anyhow::Result<Request<Full<Bytes>>> {
+    let mut body = request.encode_to_vec();
+    let mut builder = Request::post(&settings.url);
+    if settings.is_compressed {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(&body)?;
+        body = encoder.finish()?;
+        builder = builder.header(CONTENT_ENCODING, "gzip");
+    }
+    let mut request = builder
+        .header(USER_AGENT, AGENT)
+        .header(CONTENT_TYPE, "application/x-protobuf")
+        .body(Full::from(body))?;
+    for (name, value) in &settings.headers {
+        request.headers_mut().insert(name, value.clone());
+    }
+    Ok(request)
+}
+
+/// What an HTTP answer means: "OTLP/HTTP Response".
+fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Outcome {
+    if status.is_success() {
+        // A proxy may answer with something else: it has taken the request all the same.
+        return accepted(ExportLogsServiceResponse::decode(body).unwrap_or_default());
+    }
+    let why = match tonic_types::Status::decode(body) {
+        Ok(told) if !told.message.is_empty() => format!("{status}: {}", words(&told.message)),
+        _ if body.is_empty() => status.to_string(),
+        _ => format!("{status}: {}", words(&String::from_utf8_lossy(body))),
+    };
+    match status.as_u16() {
+        429 | 502 | 503 | 504 => {
+            let after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+            Outcome::Retry { after: after.and_then(|text| wait(text, Timestamp::now())), why }
+        }
+        _ => Outcome::Refused { why },
+    }
+}
+
+/// `Retry-After`: seconds, or a date (RFC 9110, 10.2.3).
+fn wait(text: &str, now: Timestamp) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()?;
+    Some(Duration::try_from(date.duration_since(now)).unwrap_or_default())
+}
+
+fn accepted(response: ExportLogsServiceResponse) -> Outcome {
+    let partial = response.partial_success.unwrap_or_default();
+    let rejected = u64::try_from(partial.rejected_log_records).unwrap_or(0);
+    Outcome::Accepted { rejected, message: words(&partial.error_message) }
+}
+
+/// The first of what a collector says, on one line.
+fn words(text: &str) -> String {
+    let text: String = text.trim().chars().take(WORDS_MAX).collect();
+    whydrop_report::escape::escape(&text).into_owned()
+}
+
+fn connector(settings: &Settings) -> anyhow::Result<Connector> {
+    let mut tcp = HttpConnector::new();
+    // Of TLS it only carries the bytes.
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(settings.timeout));
+    tcp.set_keepalive(Some(KEEP_ALIVE));
+    let builder = HttpsConnectorBuilder::new().with_tls_config(tls(settings)?).https_or_http();
+    Ok(match settings.protocol {
+        Protocol::Grpc => builder.enable_http2().wrap_connector(tcp),
+        Protocol::Http => builder.enable_http1().wrap_connector(tcp),
+    })
+}
+
+fn tls(settings: &Settings) -> anyhow::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    match &settings.authorities {
+        Some(path) => {
+            for certificate in certificates(path)? {
+                roots.add(certificate).with_context(|| path.display().to_string())?;
+            }
+        }
+        // Read only where they are needed: a machine without any can do without TLS.
+        None if is_https(&settings.url) => {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+            anyhow::ensure!(
+                !roots.is_empty(),
+                "this system has no certificates to trust: name a file of them in \
+                 OTEL_EXPORTER_OTLP_CERTIFICATE"
+            );
+        }
+        None => {}
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    match &settings.identity {
+        None => Ok(builder.with_no_client_auth()),
+        Some((certificate, key)) => {
+            let chain = certificates(certificate)?;
+            let secret = read(key)?;
+            let secret = PrivateKeyDer::from_pem_slice(&secret)
+                .with_context(|| format!("{}: expected a private key in PEM", key.display()))?;
+            let config = builder.with_client_auth_cert(chain, secret);
+            config.with_context(|| format!("{} with {}", certificate.display(), key.display()))
+        }
+    }
+}
+
+fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let text = read(path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let found = found.with_context(|| format!("{}: expected PEM", path.display()))?;
+    anyhow::ensure!(
+        !found.is_empty(),
+        "{}: expected certificates in PEM, found none",
+        path.display()
+    );
+    Ok(found)
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).map_err(|error: io::Error| anyhow::anyhow!("{}: {error}", path.display()))
+}
+
+fn is_https(url: &Uri) -> bool {
+    url.scheme_str() == Some("https")
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    fn is_retry(outcome: &Outcome) -> bool {
+        matches!(outcome, Outcome::Retry { .. })
+    }
+
+    #[test]
+    fn grpc_codes_mean_what_the_specification_says() {
+        let retryable = [
+            Code::Cancelled,
+            Code::DeadlineExceeded,
+            Code::Aborted,
+            Code::OutOfRange,
+            Code::Unavailable,
+            Code::DataLoss,
+        ];
+        for code in (1..=16).map(Code::from_i32) {
+            let outcome = of_status(&Status::new(code, "why"));
+            assert_eq!(is_retry(&outcome), retryable.contains(&code), "{code:?}: {outcome:?}");
+        }
+        let delay = Duration::from_millis(1500);
+        for code in [Code::ResourceExhausted, Code::Unavailable] {
+            let details = ErrorDetails::with_retry_info(Some(delay));
+            let outcome = of_status(&Status::with_error_details(code, "full", details));
+            let expected = Outcome::Retry { after: Some(delay), why: format!("{code:?}: full") };
+            assert_eq!(outcome, expected);
+        }
+    }
+
+    #[test]
+    fn http_codes_mean_what_the_specification_says() {
+        let none = HeaderMap::new();
+        for code in (300..600).filter_map(|code| StatusCode::from_u16(code).ok()) {
+            let retryable = matches!(code.as_u16(), 429 | 502 | 503 | 504);
+            assert_eq!(is_retry(&of_answer(code, &none, b"")), retryable, "{code}");
+        }
+        let told = tonic_types::Status { message: "bad\nbatch".to_owned(), ..Default::default() };
+        assert_eq!(
+            of_answer(StatusCode::BAD_REQUEST, &none, &told.encode_to_vec()),
+            Outcome::Refused { why: "400 Bad Request: bad\\u{a}batch".to_owned() }
+        );
+    }
+
+    #[test]
+    fn a_collector_says_how_long_to_leave_it_alone() {
+        let now: Timestamp = "2026-01-02T03:04:05Z".parse().expect("a time");
+        assert_eq!(wait("7", now), Some(Duration::from_secs(7)));
+        assert_eq!(wait("Fri, 02 Jan 2026 03:05:05 GMT", now), Some(Duration::from_secs(60)));
+        assert_eq!(wait("Fri, 02 Jan 2026 03:00:00 GMT", now), Some(Duration::ZERO));
+        assert_eq!(wait("soon", now), None);
+    }
+
+    #[test]
+    fn some_may_be_rejected_of_what_is_accepted() {
+        let partial = opentelemetry_proto::tonic::collector::logs::v1::ExportLogsPartialSuccess {
+            rejected_log_records: 3,
+            error_message: "too old".to_owned(),
+        };
+        let response = ExportLogsServiceResponse { partial_success: Some(partial) };
+        assert_eq!(
+            of_answer(StatusCode::OK, &HeaderMap::new(), &response.encode_to_vec()),
+            Outcome::Accepted { rejected: 3, message: "too old".to_owned() }
+        );
+    }
+}
