@@ -17,7 +17,12 @@ use crate::{
 const PACKAGES: &[(&str, u64)] = &[
     ("whydrop-core", 15),
     ("whydrop-ebpf", 1),
-    ("whydrop", 35),
+    ("whydrop-report", 5),
+    ("whydrop-kube", 20),
+    ("whydrop-reader", 5),
+    ("whydrop-probe", 10),
+    ("whydrop-sink", 15),
+    ("whydrop", 15),
     ("whydrop-tests", 5),
     ("xtask", 1),
 ];

@@ -10,6 +10,8 @@
 //! Nothing here waits, reads a file, a socket or a clock, or fails: what cannot be decided is a
 //! value that says why. Time comes in as data.
 
+#![forbid(unsafe_code)]
+
 pub mod chain;
 pub mod cluster;
 pub mod correlate;

@@ -1,5 +1,7 @@
 //! The edge to the cluster: where its objects come from.
 
+#![forbid(unsafe_code)]
+
 pub mod agents;
 pub mod chain;
 pub mod connect;

@@ -3,5 +3,7 @@
 //! Both are drawn from a [`Board`](whydrop_report::records::board::Board): the records of many nodes,
 //! folded into one.
 
+#![forbid(unsafe_code)]
+
 pub mod page;
 pub mod view;

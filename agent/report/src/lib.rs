@@ -4,6 +4,8 @@
 //! the same. Fields that are always there are null where there is nothing to say; those marked
 //! optional are left out.
 
+#![forbid(unsafe_code)]
+
 mod convert;
 pub mod escape;
 pub mod explanation;

@@ -1,6 +1,8 @@
 //! Where records go. Each sink owns its queue, its retry and its bound; the agent knows them only as
 //! [`Sink`]s, and goes through all of them.
 
+#![forbid(unsafe_code)]
+
 pub mod events;
 pub mod http;
 pub mod log;
