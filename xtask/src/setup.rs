@@ -274,7 +274,8 @@ for package; do
         exit 1
     fi
 done
-exec apt-get -q install -y --no-install-recommends "$@"
+# A machine that has just started may be updating itself.
+exec apt-get -q -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@"
 "#;
 
 impl Tool {
