@@ -1,5 +1,5 @@
 # The incidents of a fleet, from the messages of the gateway's topic or the lines of a file exporter,
-# each an OTLP request in JSON: every incident once, however many agents tell of it and however often.
+# each an OTLP request in JSON: every incident once, however many agents report it and however often.
 #
 #   kafka-console-consumer.sh --bootstrap-server … --topic whydrop --from-beginning | jq -n -f incidents.jq
 def attributes: map({key, value: (.value | to_entries[0].value)}) | from_entries;
