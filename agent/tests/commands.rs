@@ -1,11 +1,10 @@
 //! The commands as a user runs them: output, exit codes, and what bad input gets.
 
-use std::{
-    io::Write as _,
-    path::PathBuf,
-    process::{Command, Output, Stdio},
-};
+mod client;
 
+use std::{io::Write as _, path::PathBuf, process::Output};
+
+use client::{stderr, stdout, whydrop};
 use serde_json::Value;
 
 const CLUSTER: &str = "
@@ -42,28 +41,6 @@ items:
   metadata: {name: allow-web, namespace: backend}
   spec: {podSelector: {matchLabels: {app: api}}, ingress: [{from: [{namespaceSelector: {matchLabels: {name: frontend}}}]}]}
 ";
-
-/// Runs whydrop with the cluster on standard input.
-fn whydrop(arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_whydrop"))
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("whydrop runs");
-    // It may have ended without reading, over a wrong flag.
-    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
-    child.wait_with_output().expect("whydrop ends")
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).expect("UTF-8")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).expect("UTF-8")
-}
 
 fn flow<'a>(command: &'a str, from: &'a str, to: &'a str, port: &'a str) -> Vec<&'a str> {
     vec![command, "-f", "-", "--from", from, "--to", to, "--port", port]

@@ -1,13 +1,15 @@
 //! What commands print for a shell, for a terminal and for `kubectl apply`, of objects whose names and
 //! labels are hostile; and the logs that `whydrop fix` reads, with what a tenant has written in them.
 
+mod client;
+
 use std::{
     collections::BTreeMap,
-    io::Write as _,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
 };
 
+use client::{stderr, stdout, whydrop};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 use whydrop::report::{Record, escape::json, text};
@@ -44,27 +46,6 @@ items:
 
 /// The incident's id, as its lines show it.
 const ID: &str = "00c0ffee";
-
-fn whydrop(arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_whydrop"))
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("whydrop runs");
-    // It may have ended without reading.
-    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
-    child.wait_with_output().expect("whydrop ends")
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).expect("UTF-8")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).expect("UTF-8")
-}
 
 /// A golden drop of `shop/SOURCE` to `books/db`.
 fn drop_of(source: &str) -> Record {
