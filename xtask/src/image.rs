@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use crate::{
     cargo::{cargo, program, root},
     plan::{Plan, say},
-    setup, toolchain,
+    setup,
 };
 use archive::{Content, Image};
 
@@ -117,7 +117,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
 
     let mut plan = Plan::default();
-    setup::prepare(&mut plan, &[])?;
+    setup::prepare_for(&mut plan, &[], Some(arch))?;
     prepare(&mut plan, arch)?;
     plan.run()?;
 
@@ -146,7 +146,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 pub(crate) fn prepare(plan: &mut Plan, arch: Arch) -> Result<()> {
     let (compiler, packages) = arch.compiler();
     setup::prepare_compiler(plan, compiler, packages)?;
-    toolchain::prepare(plan, Some(arch.target()))?;
     let what = format!("building the image's program for {}", arch.name());
     plan.add(what, build(arch), BUILD_SECONDS);
     Ok(())

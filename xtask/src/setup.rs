@@ -165,15 +165,20 @@ pub(crate) fn run() -> Result<ExitCode> {
 
 /// Adds to a plan what is missing on this machine for all of these needs.
 pub(crate) fn prepare(plan: &mut Plan, needs: &[Need]) -> Result<()> {
+    let target = needs.contains(&Need::Image).then(Arch::of_this_machine).transpose()?;
+    prepare_for(plan, needs, target)
+}
+
+/// The same, and what building the image for a processor takes of the toolchain.
+pub(crate) fn prepare_for(plan: &mut Plan, needs: &[Need], image: Option<Arch>) -> Result<()> {
     if needs.contains(&Need::Go) {
         require_go()?;
     }
-    let is_built_here = needs != [Need::Bare];
-    let target = needs.contains(&Need::Image).then(Arch::of_this_machine).transpose()?;
-    if is_built_here {
-        toolchain::prepare(plan, target.map(Arch::target))?;
+    let mut tools = Vec::new();
+    if needs != [Need::Bare] {
+        toolchain::prepare(plan, image.map(Arch::target))?;
+        tools = missing_tools(needs);
     }
-    let tools = missing_tools(needs);
     prepare_packages(plan, needs, tools.iter().any(|tool| tool.name == BPF_LINKER.name))?;
     for tool in tools {
         plan.add(format!("{} {}", tool.name, tool.version), tool.install(), tool.seconds);
@@ -183,8 +188,7 @@ pub(crate) fn prepare(plan: &mut Plan, needs: &[Need]) -> Result<()> {
 
 /// The programs of cargo's that are missing, each said with what it is for.
 fn missing_tools(needs: &[Need]) -> Vec<&'static Tool> {
-    let builds = needs != [Need::Bare];
-    let mut tools: Vec<_> = builds.then_some(&BPF_LINKER).into_iter().collect();
+    let mut tools = vec![&BPF_LINKER];
     tools.extend(needs.contains(&Need::Tests).then_some(&NEXTEST));
     tools.extend(needs.contains(&Need::Lint).then_some(&DENY));
     tools.retain(|tool| !tool.present());
