@@ -2,11 +2,13 @@
 //!
 //! Exit codes: 0 done, 1 the answer is no (denied, differs), 2 wrong use or bad input.
 
+#[cfg(feature = "agent")]
 mod agent;
 mod check;
 mod ends;
 mod explain;
 mod fix;
+#[cfg(feature = "agent")]
 mod heal;
 mod messages;
 mod progress;
@@ -24,10 +26,18 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use self::messages::complain;
 use crate::report::Record;
+#[cfg(feature = "agent")]
+use crate::sink::log::Format;
 
 /// Names the Kubernetes `NetworkPolicy` that dropped a connection, why, and the rule that fixes it.
 #[derive(Debug, Parser)]
 #[command(name = "whydrop", version, propagate_version = true)]
+#[cfg_attr(
+    not(feature = "agent"),
+    command(
+        after_help = "This is the client alone. `agent` and `heal` run in the cluster, from the image."
+    )
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -36,6 +46,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Watch this node's pods for connections that die silently, and say why.
+    #[cfg(feature = "agent")]
     Agent(agent::Args),
     /// Why would a flow pass, or not: the policies' verdict, rule by rule.
     Explain(explain::Args),
@@ -46,11 +57,25 @@ enum Command {
     /// The agents' records in a terminal: incidents, drops, policy walk, remedy.
     View(view::Args),
     /// Apply verified remedies where namespaces ask for it, and take back what does not help.
+    #[cfg(feature = "agent")]
     Heal(heal::Args),
     /// The agents' records as one HTML page that stands alone: what to show in a post-mortem.
     Report(report::Args),
     /// The JSON Schema of the records.
     Schema,
+}
+
+impl Command {
+    /// The least level of the messages that it writes, and whether they are JSON: where its records are.
+    fn messages(&self) -> (&'static str, bool) {
+        match self {
+            #[cfg(feature = "agent")]
+            Self::Agent(args) => ("info", args.log_format != Format::Text),
+            #[cfg(feature = "agent")]
+            Self::Heal(args) => ("info", args.log_format != Format::Text),
+            _ => ("warn", false),
+        }
+    }
 }
 
 /// How a command answers.
@@ -73,13 +98,16 @@ pub enum Outcome {
 
 /// Runs a command and says how it went, on standard error where it went wrong.
 pub fn run(cli: Cli) -> ExitCode {
-    messages::start(&cli.command);
+    let (level, is_json) = cli.command.messages();
+    messages::start(level, is_json);
     let outcome = match cli.command {
+        #[cfg(feature = "agent")]
         Command::Agent(args) => agent::run(args),
         Command::Explain(args) => explain::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Fix(args) => fix::run(&args),
         Command::View(args) => view::run(&args),
+        #[cfg(feature = "agent")]
         Command::Heal(args) => heal::run(args),
         Command::Report(args) => report::run(&args),
         Command::Schema => schema(),

@@ -5,14 +5,20 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "agent")]
 pub mod agent;
 pub mod command;
+#[cfg(feature = "agent")]
 pub mod heal;
+#[cfg(feature = "agent")]
 pub mod mute;
+#[cfg(feature = "agent")]
 pub mod state;
 
 pub use whydrop_kube as cluster;
+#[cfg(feature = "agent")]
 pub use whydrop_probe as probe;
 pub use whydrop_reader::{page, view};
 pub use whydrop_report::{self as report, records};
+#[cfg(feature = "agent")]
 pub use whydrop_sink as sink;

@@ -24,7 +24,6 @@ use whydrop_core::cluster::{
     object::{Key, Kind, Object},
 };
 
-use super::source::Taken;
 use kinds::Followed;
 use look_up::{About, Found};
 
@@ -78,6 +77,15 @@ impl News {
             _ => false,
         }
     }
+}
+
+/// What came of taking news over.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// What is to be reported.
+    pub troubles: Vec<Trouble>,
+    /// Policies changed, or what they select by.
+    pub policies_changed: bool,
 }
 
 /// Something to tell of the source itself.

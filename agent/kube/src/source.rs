@@ -5,7 +5,7 @@ use whydrop_core::cluster::{Cluster, Snapshot, look_up::Sought};
 
 use super::{
     folder::Folder,
-    live::{Live, Trouble},
+    live::{Live, Taken, Trouble},
 };
 
 /// The one writer of a [`Cluster`].
@@ -14,15 +14,6 @@ pub enum Source {
     Manifests(Folder),
     /// An API server.
     Api(Box<Live>),
-}
-
-/// What came of taking news over.
-#[derive(Debug, Default)]
-pub struct Taken {
-    /// What is to be told.
-    pub troubles: Vec<Trouble>,
-    /// Policies changed, or what they select by.
-    pub policies_changed: bool,
 }
 
 impl Source {

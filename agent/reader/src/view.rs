@@ -14,6 +14,7 @@ mod input;
 mod keys;
 mod model;
 mod plain;
+mod process;
 mod terminal;
 mod words;
 

@@ -9,24 +9,15 @@ use std::{
 
 use tracing_subscriber::EnvFilter;
 
-use super::Command;
-use crate::{
-    report::escape::{json_text, words},
-    sink::log::Format,
-};
+use crate::report::escape::{json_text, words};
 
-/// Starts the messages of a command: as JSON where its records are JSON.
-pub(super) fn start(command: &Command) {
-    let (default, json) = match command {
-        Command::Agent(args) => ("info", args.log_format != Format::Text),
-        Command::Heal(args) => ("info", args.log_format != Format::Text),
-        _ => ("warn", false),
-    };
+/// Starts the messages of a command: of this level on, as JSON or as text.
+pub(super) fn start(level: &str, is_json: bool) {
     // The client says itself what its caller says better.
-    let default = format!("{default},kube_client=off,kube_runtime=error");
+    let default = format!("{level},kube_client=off,kube_runtime=error");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let messages = tracing_subscriber::fmt().with_env_filter(filter);
-    if json {
+    if is_json {
         messages.json().with_writer(|| Lines { out: io::stderr(), is_json: true }).init();
     } else {
         let lines = || Lines { out: io::stderr(), is_json: false };

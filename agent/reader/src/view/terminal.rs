@@ -2,13 +2,10 @@
 
 use std::{
     io::{self, Read},
-    os::fd::AsFd as _,
-    process,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -20,19 +17,13 @@ use crossterm::{
     terminal::{EnterAlternateScreen, enable_raw_mode},
 };
 use jiff::Timestamp;
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use ratatui::DefaultTerminal;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::{
     draw::{Theme, draw},
     input::{Input, News},
     model::{Effect, View},
+    process::{end_with_terminal, stop_on_signals, suspend},
 };
 
 /// How long lines are taken before keys are looked at again: a key is answered within a frame.
@@ -55,31 +46,13 @@ const CLOCK: Duration = Duration::from_secs(1);
 /// The terminal cannot be set up, drawn to or read from.
 pub fn run(reader: Box<dyn Read + Send>, is_live: bool) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT, SIGHUP] {
-        signal_hook::flag::register(signal, stop.clone()).context("a signal's handler")?;
-    }
+    stop_on_signals(&stop)?;
     end_with_terminal();
     // Restores the terminal when it panics, too.
     let mut terminal = ratatui::try_init().context("the terminal")?;
     let shown = follow(&mut terminal, &Input::start(reader), is_live, &stop);
     let restored = ratatui::try_restore().context("the terminal");
     shown.and(restored)
-}
-
-/// Ends the process once its terminal is gone: nobody looks any more, nothing is left to restore, and
-/// a read of such a terminal comes back at once, empty, for ever.
-fn end_with_terminal() {
-    thread::spawn(|| {
-        let terminal = io::stdout();
-        loop {
-            // That it is gone is told without being asked for.
-            let mut asked = [PollFd::new(terminal.as_fd(), PollFlags::empty())];
-            match poll(&mut asked, PollTimeout::NONE) {
-                Err(Errno::EINTR) => {}
-                Ok(_) | Err(_) => process::exit(0),
-            }
-        }
-    });
 }
 
 fn follow(
@@ -169,8 +142,7 @@ fn carry_out(effect: Effect, terminal: &mut DefaultTerminal) -> anyhow::Result<(
         }
         Effect::Suspend => {
             ratatui::try_restore().context("the terminal")?;
-            // The whole job, as the terminal's driver would: kubectl before the pipe as well.
-            kill(Pid::from_raw(0), Signal::SIGTSTP).context("stopping")?;
+            suspend()?;
             enable_raw_mode().context("the terminal")?;
             execute!(io::stdout(), EnterAlternateScreen).context("the terminal")?;
             terminal.clear().context("the terminal")?;
