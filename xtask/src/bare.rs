@@ -15,8 +15,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
+    budget::seconds,
+    cache,
     cargo::root,
-    plan::{Plan, say, seconds},
+    plan::{Plan, say},
     setup::{self, Need},
 };
 
@@ -74,7 +76,8 @@ pub(crate) struct Arguments {
 /// Makes the root and runs the command there; says how long it took.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     setup::require_root("making a root file system and namespaces")?;
-    let folder = cache()?;
+    let folder = cache::folder()?.join("bare");
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let (pristine, bare) = (folder.join(RELEASE), folder.join("root"));
     if !arguments.warm || !bare.is_dir() {
         make(&pristine, &bare)?;
@@ -90,7 +93,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Makes the root anew from a Debian that is kept.
+/// Makes a new root from a Debian that is kept.
 fn make(pristine: &Path, bare: &Path) -> Result<()> {
     let mut plan = Plan::default();
     setup::prepare(&mut plan, &[Need::Bare])?;
@@ -166,16 +169,6 @@ fn command(bare: &Path, words: &[&str]) -> Command {
         command.envs(env::var_os(name).map(|value| (name, value)));
     }
     command
-}
-
-/// Where the roots are kept: beside what tests build once, outside the clone.
-fn cache() -> Result<PathBuf> {
-    let folder = env::var_os("WHYDROP_CACHE").map(PathBuf::from);
-    let folder = folder.or_else(|| Some(env::home_dir()?.join(".cache/whydrop")));
-    let folder = folder.context("no place for the root: set WHYDROP_CACHE to a folder")?;
-    let folder = folder.join("bare");
-    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    Ok(folder)
 }
 
 /// Copies a folder with all that files have besides their bytes.

@@ -17,8 +17,9 @@ pub(crate) fn root() -> PathBuf {
     xtask.parent().unwrap_or(xtask).to_owned()
 }
 
-/// `$PATH`, with the folders of the administrator's programs, which not everybody's has. Those that
-/// are there are not added again: build scripts that look for programs run anew for another `$PATH`.
+/// `$PATH`, with the folders of the administrator's programs, which not every user's has. Those
+/// that are there are not added again: build scripts that look for programs run again for another
+/// `$PATH`.
 pub(crate) fn path() -> OsString {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = env::split_paths(&path).collect();
@@ -31,7 +32,7 @@ pub(crate) fn path() -> OsString {
 }
 
 /// What cargo says to a program that it runs about that program's package. Some build scripts run
-/// anew where it differs, and it differs between this program and a test that runs it.
+/// again where it differs, and it differs between this program and a test that runs it.
 const OF_A_PACKAGE: [&str; 3] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"];
 
 /// A call of the pinned toolchain's cargo in the repository.
@@ -70,4 +71,26 @@ pub(crate) fn program(name: &str) -> Result<PathBuf> {
 pub(crate) fn program_released(name: &str) -> Result<PathBuf> {
     let profile = program("..")?;
     Ok(profile.join("release").join(name))
+}
+
+/// Cargo's target folder: this program lies in a profile's.
+pub(crate) fn target_folder() -> Result<PathBuf> {
+    let profile = program("")?;
+    Ok(profile.ancestors().nth(1).context("a target folder")?.to_owned())
+}
+
+/// What `--config` says so that nothing of this machine gets into a program for a target, and with
+/// which other flags it is compiled.
+///
+/// Panics say where they come from; where this machine keeps its sources concerns no user, and
+/// would make two machines' programs differ.
+pub(crate) fn rustflags(target: &str, others: &[String]) -> String {
+    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo_home = cargo_home.or_else(|| Some(env::home_dir()?.join(".cargo")));
+    let flags = [(Some(root()), "/whydrop"), (cargo_home, "/cargo")]
+        .into_iter()
+        .filter_map(|(from, to)| Some(format!("--remap-path-prefix={}={to}", from?.to_str()?)));
+    let flags: Vec<String> =
+        flags.chain(others.iter().cloned()).map(|flag| format!("'{flag}'")).collect();
+    format!("target.{target}.rustflags=[{}]", flags.join(","))
 }

@@ -3,19 +3,20 @@
 use std::{
     fs,
     process::{Command, ExitCode},
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
 
 use crate::{
+    arch::Arch,
+    budget::{self, beside},
     cargo::{build, path, program, root},
     image, lab,
     plan::{Plan, say},
     setup::{Need, prepare, require_root},
 };
 
-/// How long the build takes on two cores.
-const BUILD_SECONDS: u64 = 150;
 /// What is played on a whole Kubernetes node.
 const NODE: &str = "node";
 /// What is played with parts of a real Kubernetes, and their titles; they take about 20 minutes to
@@ -47,25 +48,32 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         return list();
     }
     require_root("making network namespaces and loading eBPF programs")?;
+    let started = Instant::now();
     let mut plan = Plan::default();
     let is_real = REAL.iter().any(|(name, _)| *name == arguments.name);
     let mut needs = vec![Need::Play];
     needs.extend(is_real.then_some([Need::Go, Need::Node]).into_iter().flatten());
     needs.extend((arguments.name == NODE).then_some(Need::Image));
     prepare(&mut plan, &needs)?;
-    plan.add("building whydrop", build(), BUILD_SECONDS);
+    plan.add(budget::PROGRAMS.name, build(), budget::PROGRAMS.cold);
     if is_real {
         lab::prepare_node(&mut plan)?;
     }
     if arguments.name == NODE {
-        image::prepare(&mut plan, image::Arch::of_this_machine()?)?;
+        image::prepare(&mut plan, Arch::of_this_machine()?)?;
     }
     plan.run()?;
     say("");
     let mut scenario = Command::new(program("whydrop-demo")?);
     scenario.env("PATH", path());
     scenario.args(arguments.traffic_only.then_some("--traffic-only"));
+    let begun = Instant::now();
     let status = scenario.arg(&arguments.name).status()?;
+    if !is_real {
+        let took = beside(begun.elapsed(), Duration::from_secs(budget::PLAY.cold));
+        say(&format!("\n{}: {took}", budget::PLAY.name));
+        say(&budget::DEMO.verdict(started.elapsed()));
+    }
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -6,14 +6,12 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 
 use crate::{
+    budget,
     cargo::{build, cargo},
     lab,
     plan::Plan,
     setup::{Need, prepare, require_root},
 };
-
-/// How long the build takes on two cores.
-const BUILD_SECONDS: u64 = 150;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -39,7 +37,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let mut plan = Plan::default();
     prepare(&mut plan, &[Need::Play, Need::Go, Need::Node, Need::Cilium])?;
-    plan.add("building whydrop", build(), BUILD_SECONDS);
+    plan.add(budget::PROGRAMS.name, build(), budget::PROGRAMS.cold);
     lab::prepare_all(&mut plan)?;
     plan.run()?;
     let mut test = cargo(["test", "--quiet", "--package", "whydrop-tests"]);

@@ -15,14 +15,14 @@ use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 
 use crate::{
-    cargo::{cargo, program, root},
+    arch::Arch,
+    budget,
+    cargo::{cargo, root, rustflags, target_folder},
     plan::{Plan, say},
-    setup,
+    setup::{self, Need},
 };
 use archive::{Content, Image};
 
-/// How long the optimised build takes on two cores.
-const BUILD_SECONDS: u64 = 240;
 /// The profile of Cargo.toml that an image's program is built with.
 const PROFILE: &str = "image";
 
@@ -32,7 +32,7 @@ const NAME: &str = concat!("ghcr.io/whydrop/whydrop:", env!("CARGO_PKG_VERSION")
 /// Where the program is in the image.
 const PROGRAM: &str = "whydrop";
 /// Root, because the capabilities that a container is given count for nothing with another user:
-/// the kernel takes them from whoever is not root when the program starts, and Kubernetes sets no
+/// the kernel takes them from any user but root when the program starts, and Kubernetes sets no
 /// ambient ones. What root may do is what the manifest leaves it: three capabilities.
 const USER: &str = "0:0";
 /// What has to go with every copy of the program.
@@ -54,53 +54,6 @@ pub(crate) struct Arguments {
     program_only: bool,
 }
 
-/// What nodes there are.
-#[derive(Clone, Copy, clap::ValueEnum)]
-pub(crate) enum Arch {
-    Amd64,
-    Arm64,
-}
-
-impl Arch {
-    pub(crate) fn of_this_machine() -> Result<Self> {
-        match env::consts::ARCH {
-            "x86_64" => Ok(Self::Amd64),
-            "aarch64" => Ok(Self::Arm64),
-            other => anyhow::bail!("no image for {other}; --arch names those that there are"),
-        }
-    }
-
-    /// As Go calls it, and with it images.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Amd64 => "amd64",
-            Self::Arm64 => "arm64",
-        }
-    }
-
-    /// musl, for a program that needs nothing of the file system it is started in.
-    pub(crate) fn target(self) -> &'static str {
-        match self {
-            Self::Amd64 => "x86_64-unknown-linux-musl",
-            Self::Arm64 => "aarch64-unknown-linux-musl",
-        }
-    }
-
-    /// What compiles the C in ring, which does TLS, and the Debian packages that have it. ring takes
-    /// no more of a C library than the types in its headers, so that one for glibc does.
-    fn compiler(self) -> (&'static str, &'static [&'static str]) {
-        match (self, env::consts::ARCH) {
-            (Self::Amd64, "x86_64") | (Self::Arm64, "aarch64") => ("cc", &["gcc", "libc6-dev"]),
-            (Self::Amd64, _) => {
-                ("x86_64-linux-gnu-gcc", &["gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"])
-            }
-            (Self::Arm64, _) => {
-                ("aarch64-linux-gnu-gcc", &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"])
-            }
-        }
-    }
-}
-
 /// Sets up, builds and writes.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let arch = arguments.arch.map_or_else(Arch::of_this_machine, Ok)?;
@@ -117,7 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
 
     let mut plan = Plan::default();
-    setup::prepare_for(&mut plan, &[], Some(arch))?;
+    setup::prepare_for(&mut plan, &[Need::Image], &[arch.target()])?;
     prepare(&mut plan, arch)?;
     plan.run()?;
 
@@ -146,8 +99,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 pub(crate) fn prepare(plan: &mut Plan, arch: Arch) -> Result<()> {
     let (compiler, packages) = arch.compiler();
     setup::prepare_compiler(plan, compiler, packages)?;
-    let what = format!("building the image's program for {}", arch.name());
-    plan.add(what, build(arch), BUILD_SECONDS);
+    let what = format!("{} for {}", budget::IMAGE.name, arch.name());
+    plan.add(what, build(arch), budget::IMAGE.cold);
     Ok(())
 }
 
@@ -158,7 +111,7 @@ fn into_place<T>(file: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<
     let partial = PathBuf::from(partial);
     let done = write(&partial).and_then(|value| Ok((fs::rename(&partial, file)?, value).1));
     if done.is_err() {
-        // What failed is told; that there is nothing to remove is no news.
+        // What failed is reported; that there is nothing to remove need not be.
         let _ = fs::remove_file(&partial);
     }
     done
@@ -244,15 +197,7 @@ fn build(arch: Arch) -> Command {
     // rustc brings this linker, and its target brings musl: one machine links for both processors.
     build.args(["--config", &format!("target.{target}.linker='rust-lld'")]);
     build.env(format!("CC_{}", target.replace('-', "_")), arch.compiler().0);
-    // Panics say where they come from; where this machine keeps its sources is nobody's business,
-    // and would make two machines' programs differ.
-    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
-    let cargo_home = cargo_home.or_else(|| Some(env::home_dir()?.join(".cargo")));
-    let flags = [(Some(root()), "/whydrop"), (cargo_home, "/cargo")]
-        .into_iter()
-        .filter_map(|(from, to)| Some(format!("'--remap-path-prefix={}={to}'", from?.to_str()?)))
-        .collect::<Vec<_>>();
-    build.args(["--config", &format!("target.{target}.rustflags=[{}]", flags.join(","))]);
+    build.args(["--config", &rustflags(target, &[])]);
     // These would replace the flags above.
     build.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     build
@@ -261,12 +206,6 @@ fn build(arch: Arch) -> Command {
 /// What [`build`] made.
 fn built(arch: Arch) -> Result<PathBuf> {
     Ok(target_folder()?.join(arch.target()).join(PROFILE).join(PROGRAM))
-}
-
-/// Cargo's target folder: this program lies in a profile's.
-fn target_folder() -> Result<PathBuf> {
-    let profile = program("")?;
-    Ok(profile.ancestors().nth(1).context("a target folder")?.to_owned())
 }
 
 fn default_output(arch: Arch, program_only: bool) -> Result<PathBuf> {

@@ -5,45 +5,25 @@ use std::process::{Command, ExitCode};
 use anyhow::Result;
 
 use crate::{
+    budget::{self, Budget},
     cargo::{build, path, program},
     plan::Plan,
     setup::{Need, prepare, require_root},
 };
 
-/// How long the build of our own programs takes on two cores.
-const BUILD_SECONDS: u64 = 150;
+/// What `whydrop-lab build` builds once, by its name there.
+type Parts = (&'static str, &'static Budget);
 
-/// What `whydrop-lab build` builds, and how long that takes where nothing of it is cached.
-struct Parts {
-    name: &'static str,
-    title: &'static str,
-    seconds: u64,
-}
-
-const API: Parts =
-    Parts { name: "api", title: "building Kubernetes' API server, once", seconds: 720 };
-const NODE: Parts = Parts {
-    name: "node",
-    title: "building Kubernetes' node, Calico and CoreDNS, once",
-    seconds: 430,
-};
-const DEPLOY: Parts = Parts {
-    name: "deploy",
-    title: "building Helm and kustomize, fetching Prometheus, once",
-    seconds: 140,
-};
-const OTLP: Parts = Parts {
-    name: "otlp",
-    title: "building OpenTelemetry's Collector, fetching Kafka, once",
-    seconds: 145,
-};
-const CILIUM: Parts =
-    Parts { name: "cilium", title: "building Cilium's agent, once", seconds: 290 };
+const API: Parts = ("api", &budget::API);
+const DEPLOY: Parts = ("deploy", &budget::DEPLOY);
+const OTLP: Parts = ("otlp", &budget::OTLP);
+const NODE: Parts = ("node", &budget::NODE);
+const CILIUM: Parts = ("cilium", &budget::CILIUM);
 
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Arguments {
-    /// up, down, status, kubeconfig, kubectl, exec or build; `--help` tells more.
+    /// up, down, status, kubeconfig, kubectl, exec or build; `--help` says more.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, default_value = "--help")]
     arguments: Vec<String>,
 }
@@ -56,7 +36,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if starts || !program("whydrop-lab")?.is_file() {
         let mut plan = Plan::default();
         prepare(&mut plan, &[Need::Play, Need::Go, Need::Node, Need::Cilium])?;
-        plan.add("building whydrop", build(), BUILD_SECONDS);
+        plan.add(budget::PROGRAMS.name, build(), budget::PROGRAMS.cold);
         plan.run()?;
     }
     let status = lab()?.args(&arguments.arguments).status()?;
@@ -79,11 +59,11 @@ pub(crate) fn prepare_node(plan: &mut Plan) -> Result<()> {
 }
 
 fn prepare_parts(plan: &mut Plan, all: &[Parts]) -> Result<()> {
-    for parts in all {
+    for (name, budget) in all {
         let mut command = lab()?;
-        command.args(["build", parts.name]);
+        command.args(["build", *name]);
         // Go takes turns with the network, and leaves room for what Rust builds meanwhile.
-        plan.add_beside(parts.title, command, parts.seconds);
+        plan.add_beside(format!("{}, once", budget.name), command, budget.cold);
     }
     Ok(())
 }

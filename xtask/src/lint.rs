@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::{
+    budget,
     cargo::cargo,
     plan::Plan,
     setup::{self, Need},
@@ -27,10 +28,14 @@ const PACKAGES: &[(&str, u64)] = &[
     ("xtask", 1),
 ];
 
+/// The same of the client, which leaves most of them out.
+const CLIENT_SECONDS: u64 = 10;
+
 /// Sets up and checks.
 pub(crate) fn run() -> Result<ExitCode> {
     let mut plan = Plan::default();
     setup::prepare(&mut plan, &[Need::Lint])?;
+    setup::prepare_tools(&mut plan, &[Need::Lint]);
     prepare(&mut plan);
     plan.run()?;
     Ok(ExitCode::SUCCESS)
@@ -43,9 +48,24 @@ pub(crate) fn prepare(plan: &mut Plan) {
     let deny = cargo(["deny", "check", "bans", "licenses", "sources"]);
     plan.add("licences, duplicates, sources", deny, 2);
     let lints = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"];
-    plan.add("lints", cargo(lints), 120);
+    plan.add(budget::LINTS.name, cargo(lints), budget::LINTS.cold);
     for (package, seconds) in PACKAGES {
         let check = cargo(["check", "--quiet", "--package", package]);
         plan.add(format!("{package} alone"), check, *seconds);
+    }
+    let client = ["clippy", "--quiet", "--package", "whydrop", "--no-default-features"];
+    let mut client = cargo(client);
+    client.args(["--", "--deny", "warnings"]);
+    plan.add("the client alone", client, CLIENT_SECONDS);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_crates_fit_into_their_budget() {
+        let seconds: u64 = PACKAGES.iter().map(|(_, seconds)| seconds).sum();
+        assert!(seconds + CLIENT_SECONDS <= budget::CRATES.cold);
     }
 }

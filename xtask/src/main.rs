@@ -1,10 +1,14 @@
 //! cargo xtask JOB: everything that is done to this repository, on one machine.
 
+mod arch;
 mod bare;
 mod bench;
+mod budget;
+mod cache;
 mod cargo;
 mod demo;
 mod differential;
+mod dist;
 mod fleet;
 mod image;
 mod lab;
@@ -33,12 +37,14 @@ enum Job {
     Test(test::Arguments),
     /// Holds real enforcers, the objects and whydrop against each other over clusters from seeds.
     Differential(differential::Arguments),
-    /// Measures what whydrop costs against nobody and against bpftrace, in turn.
+    /// Measures what whydrop costs, beside no watcher and beside bpftrace, in turn.
     Bench(bench::Arguments),
     /// Sends a fleet's worth of records through one real collector, and says what that took.
     FleetLoad(fleet::Arguments),
     /// Makes the agent's container image, as an archive that containerd and Docker take.
     Image(image::Arguments),
+    /// Builds the client for Linux, Windows and macOS, with checksums; runs what runs here.
+    Dist,
     /// Builds, starts and ends a real Kubernetes that leaves the machine as it is.
     Lab(lab::Arguments),
     /// Runs a README command in a bare Debian, as on a new machine; says how long it took.
@@ -57,6 +63,7 @@ fn main() -> ExitCode {
         Job::Bench(arguments) => bench::run(&arguments),
         Job::FleetLoad(arguments) => fleet::run(&arguments),
         Job::Image(arguments) => image::run(&arguments),
+        Job::Dist => dist::run(),
         Job::Lab(arguments) => lab::run(&arguments),
         Job::Bare(arguments) => bare::run(&arguments),
         Job::Setup => setup::run(),

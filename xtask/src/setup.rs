@@ -3,6 +3,7 @@
 //! Installed is only what is missing, and each thing is named with what it is for.
 
 mod programs;
+pub(crate) mod zig;
 
 use std::{
     env,
@@ -12,8 +13,9 @@ use std::{
 use anyhow::{Result, bail, ensure};
 
 use crate::{
+    arch::Arch,
+    budget,
     cargo::{cargo, path},
-    image::Arch,
     plan::{Plan, say},
     toolchain,
 };
@@ -30,7 +32,7 @@ const BPF_LINKER: Tool = Tool {
         ("LLVM_SYS_221_PREFIX", "/usr/lib/llvm-22"),
     ],
     purpose: "links the eBPF programs",
-    seconds: 80,
+    seconds: budget::BPF_LINKER.cold,
 };
 
 /// Runs tests, each in a process of its own, several at a time and with a bound on each.
@@ -44,7 +46,7 @@ const NEXTEST: Tool = Tool {
     options: &["--debug", "--no-default-features"],
     environment: &[("CARGO_PROFILE_DEV_DEBUG", "0")],
     purpose: "runs the tests",
-    seconds: 100,
+    seconds: budget::NEXTEST.cold,
 };
 
 /// Checks `deny.toml`. Built as [`NEXTEST`] is, and for the same reason.
@@ -55,16 +57,24 @@ const DENY: Tool = Tool {
     options: &["--debug", "--no-default-features"],
     environment: &[("CARGO_PROFILE_DEV_DEBUG", "0")],
     purpose: "checks the licences and sources of what we build on",
-    seconds: 80,
+    seconds: budget::DENY.cold,
+};
+
+/// Calls cargo with zig as compiler and linker. Built as [`NEXTEST`] is, and for the same reason.
+const ZIGBUILD: Tool = Tool {
+    name: "cargo-zigbuild",
+    version: "0.22.3",
+    ask: &["cargo-zigbuild", "--version"],
+    options: &["--debug", "--no-default-features"],
+    environment: &[("CARGO_PROFILE_DEV_DEBUG", "0")],
+    purpose: "builds for other platforms",
+    seconds: 60,
 };
 
 /// The `go` line of the modules in `tests/kube`.
 const GO: &str = "1.26.0";
 
-/// How long Debian's packages take to fetch and unpack: some small ones, the LLVM that bpf-linker is
-/// compiled with, a browser.
-const PACKAGES_SECONDS: u64 = 15;
-const LLVM_SECONDS: u64 = 60;
+/// A browser among Debian's packages takes longer.
 const BROWSER_SECONDS: u64 = 30;
 /// A C compiler for another processor, 40 MB.
 const COMPILER_SECONDS: u64 = 20;
@@ -92,6 +102,8 @@ pub(crate) enum Need {
     Page,
     /// Measure.
     Bench,
+    /// Build the client for other platforms, and run it as far as this machine can.
+    Dist,
     /// Make a bare Debian, and build nothing here.
     Bare,
 }
@@ -127,7 +139,9 @@ fn require_go() -> Result<()> {
 
     let output = Command::new("go").args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local").output();
     let Some(output) = output.ok().filter(|output| output.status.success()) else {
-        bail!("missing: go {GO}, for {WHY}. Install it from https://go.dev/dl and have it in PATH");
+        bail!(
+            "missing: go {GO}, because {WHY}. Install it from https://go.dev/dl and have it in PATH"
+        );
     };
     let words = String::from_utf8_lossy(&output.stdout).into_owned();
     let numbers = |text: &str| -> Vec<u32> {
@@ -158,6 +172,7 @@ struct Tool {
 pub(crate) fn run() -> Result<ExitCode> {
     let mut plan = Plan::default();
     prepare(&mut plan, ALL_TESTS)?;
+    prepare_tools(&mut plan, ALL_TESTS);
     plan.run()?;
     say("everything is there; nothing else was changed");
     Ok(ExitCode::SUCCESS)
@@ -165,33 +180,41 @@ pub(crate) fn run() -> Result<ExitCode> {
 
 /// Adds to a plan what is missing on this machine for all of these needs.
 pub(crate) fn prepare(plan: &mut Plan, needs: &[Need]) -> Result<()> {
-    let target = needs.contains(&Need::Image).then(Arch::of_this_machine).transpose()?;
-    prepare_for(plan, needs, target)
+    let image = needs.contains(&Need::Image).then(Arch::of_this_machine).transpose()?;
+    prepare_for(plan, needs, image.map(Arch::target).as_slice())
 }
 
-/// The same, and what building the image for a processor takes of the toolchain.
-pub(crate) fn prepare_for(plan: &mut Plan, needs: &[Need], image: Option<Arch>) -> Result<()> {
+/// The same, and what building for these targets takes of the toolchain.
+pub(crate) fn prepare_for(plan: &mut Plan, needs: &[Need], targets: &[&str]) -> Result<()> {
     if needs.contains(&Need::Go) {
         require_go()?;
     }
-    let mut tools = Vec::new();
     if needs != [Need::Bare] {
-        toolchain::prepare(plan, image.map(Arch::target))?;
-        tools = missing_tools(needs);
+        toolchain::prepare(plan, targets)?;
     }
-    prepare_packages(plan, needs, tools.iter().any(|tool| tool.name == BPF_LINKER.name))?;
-    for tool in tools {
-        plan.add(format!("{} {}", tool.name, tool.version), tool.install(), tool.seconds);
+    // Whatever builds here but the client and a bare Debian has eBPF programs in it.
+    let links_programs = needs.iter().any(|need| ![Need::Dist, Need::Bare].contains(need));
+    let linker = if links_programs { missing_tools(&[&BPF_LINKER]) } else { Vec::new() };
+    prepare_packages(plan, needs, !linker.is_empty())?;
+    add_tools(plan, linker);
+    if needs.contains(&Need::Dist) {
+        add_tools(plan, missing_tools(&[&ZIGBUILD]));
+        zig::prepare(plan)?;
     }
     Ok(())
 }
 
-/// The programs of cargo's that are missing, each said with what it is for.
-fn missing_tools(needs: &[Need]) -> Vec<&'static Tool> {
-    let mut tools = vec![&BPF_LINKER];
-    tools.extend(needs.contains(&Need::Tests).then_some(&NEXTEST));
-    tools.extend(needs.contains(&Need::Lint).then_some(&DENY));
-    tools.retain(|tool| !tool.present());
+/// Adds to a plan the tools of tests and lints that are missing, which nothing else waits for.
+pub(crate) fn prepare_tools(plan: &mut Plan, needs: &[Need]) {
+    let wanted = [(Need::Tests, &NEXTEST), (Need::Lint, &DENY)];
+    for (_, tool) in wanted.iter().filter(|(need, _)| needs.contains(need)) {
+        add_tools(plan, missing_tools(&[tool]));
+    }
+}
+
+/// Those of the programs that are missing, each said with what it is for.
+fn missing_tools(tools: &[&'static Tool]) -> Vec<&'static Tool> {
+    let tools: Vec<_> = tools.iter().copied().filter(|tool| !tool.present()).collect();
     for Tool { name, version, purpose, .. } in &tools {
         say(&format!(
             "missing: {name} {version} (from crates.io, into cargo's bin), which {purpose}"
@@ -200,10 +223,16 @@ fn missing_tools(needs: &[Need]) -> Vec<&'static Tool> {
     tools
 }
 
+fn add_tools(plan: &mut Plan, tools: Vec<&'static Tool>) {
+    for tool in tools {
+        plan.add(format!("{} {}", tool.name, tool.version), tool.install(), tool.seconds);
+    }
+}
+
 /// Adds Debian's packages to a plan, of those that are missing.
 fn prepare_packages(plan: &mut Plan, needs: &[Need], compiles_linker: bool) -> Result<()> {
     let mut packages = Vec::new();
-    let mut seconds = PACKAGES_SECONDS;
+    let mut seconds = budget::PACKAGES.cold;
     for Program { name, package, purpose, need } in PROGRAMS {
         if !needs.contains(need) || found(name) {
             continue;
@@ -223,7 +252,6 @@ fn prepare_packages(plan: &mut Plan, needs: &[Need], compiles_linker: bool) -> R
     if compiles_linker {
         let missing: Vec<_> = LLVM.iter().copied().filter(|package| !installed(package)).collect();
         if !missing.is_empty() {
-            seconds += LLVM_SECONDS;
             let names = missing.join(" ");
             say(&format!("missing: {names} (Debian packages), which bpf-linker is compiled with"));
         }

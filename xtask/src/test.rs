@@ -3,21 +3,24 @@
 
 use std::{
     process::{Command, ExitCode},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use crate::{
+    arch::Arch,
+    budget::{self, Budget, beside},
     cargo::{build, cargo},
-    image::{self, Arch},
-    lab, lint,
-    plan::{Plan, say, seconds},
-    setup::{ALL_TESTS, Need, prepare, require_root},
+    image, lab, lint,
+    plan::{Plan, say},
+    setup::{ALL_TESTS, Need, prepare, prepare_tools, require_root},
 };
 
-/// How long the programs, and then the tests, take to build on two cores.
-const BUILD_SECONDS: u64 = 150;
+/// How the runner of tests is set up.
+const NEXTEST: &str = include_str!("../../.config/nextest.toml");
 
 /// Most tests wait more than they compute; `.config/nextest.toml` says which do not.
 const TESTS_PER_CORE: usize = 4;
@@ -32,44 +35,104 @@ pub(crate) struct Arguments {
     nextest: Vec<String>,
 }
 
-/// Sets up, builds and runs the tests; their runner has the last word.
+/// Sets up, builds and runs the tests.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     require_root("making network namespaces and loading eBPF programs")?;
     let started = Instant::now();
     let mut plan = Plan::default();
     let needs = if arguments.all { ALL_TESTS } else { &[Need::Play, Need::Tests, Need::Go] };
     prepare(&mut plan, needs)?;
-    plan.add("building the programs", build(), BUILD_SECONDS);
+    plan.add(budget::PROGRAMS.name, build(), budget::PROGRAMS.cold);
     if arguments.all {
         lab::prepare_all(&mut plan)?;
-        lint::prepare(&mut plan);
     } else {
         lab::prepare_api(&mut plan)?;
     }
-    let tests = cargo(["nextest", "run", "--cargo-quiet", "--workspace", "--no-run"]);
-    plan.add("building the tests", tests, BUILD_SECONDS);
+    // While Go builds beside, which takes longest.
+    prepare_tools(&mut plan, needs);
+    if arguments.all {
+        lint::prepare(&mut plan);
+    }
+    let targets = if arguments.all { Vec::new() } else { main_path()? };
+    let budget = if arguments.all { &budget::ALL_TESTS_BUILD } else { &budget::MAIN_TESTS_BUILD };
+    let mut tests = cargo(["nextest", "run", "--cargo-quiet", "--workspace", "--no-run"]);
+    tests.args(&targets);
+    plan.add(budget.name, tests, budget.cold);
     if arguments.all {
         image::prepare(&mut plan, Arch::of_this_machine()?)?;
     }
     plan.run()?;
-    let built = started.elapsed();
-    let started = Instant::now();
-    let ran = nextest(arguments)?.status()?;
-    let tests = started.elapsed();
-    say(&format!("set-up and build {}, tests {}", seconds(built), seconds(tests)));
-    Ok(if ran.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
 
-/// The call that runs the tests.
-fn nextest(arguments: &Arguments) -> Result<Command> {
-    let cores = std::thread::available_parallelism()?.get();
-    let mut tests = cargo(["nextest", "run", "--workspace", "--test-threads"]);
-    tests.arg((cores * TESTS_PER_CORE).to_string());
+    let mut is_good = run_group(&budget::MAIN_TESTS, nextest(arguments, &targets)?)?;
     if arguments.all {
-        tests.arg("--ignore-default-filter");
+        let mut others = nextest(arguments, &[])?;
+        others.args(["--ignore-default-filter", "--filterset", "not default()"]);
+        is_good &= run_group(&budget::OTHER_TESTS, others)?;
     } else {
         say("left out: what `cargo xtask test --all` adds, as .config/nextest.toml names it");
     }
-    tests.args(&arguments.nextest);
+    let job = if arguments.all { &budget::TEST_ALL } else { &budget::TEST };
+    say(&job.verdict(started.elapsed()));
+    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs a group of tests, and says how long that took and whether all passed.
+fn run_group(budget: &Budget, mut tests: Command) -> Result<bool> {
+    let started = Instant::now();
+    let status = tests.status()?;
+    let took = beside(started.elapsed(), Duration::from_secs(budget.cold));
+    let outcome = if status.success() { "passed" } else { "failed" };
+    say(&format!("{}: {outcome} in {took}", budget.name));
+    Ok(status.success())
+}
+
+/// The call that runs tests.
+fn nextest(arguments: &Arguments, targets: &[String]) -> Result<Command> {
+    let cores = thread::available_parallelism()?.get();
+    let mut tests = cargo(["nextest", "run", "--cargo-quiet", "--workspace", "--test-threads"]);
+    tests.arg((cores * TESTS_PER_CORE).to_string()).args(targets);
+    if !arguments.nextest.is_empty() {
+        // What is asked for by name may be in one group alone.
+        tests.arg("--no-tests=pass").args(&arguments.nextest);
+    }
     Ok(tests)
+}
+
+/// The flags by which cargo builds the tests of the main path, and none of those that it leaves out.
+fn main_path() -> Result<Vec<String>> {
+    let output = cargo(["metadata", "--no-deps", "--format-version=1"]).output()?;
+    ensure!(output.status.success(), "cargo metadata: {}", output.status);
+    let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata")?;
+    let left_out = left_out(NEXTEST);
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let targets = list(&metadata["packages"]).into_iter().flat_map(|p| list(&p["targets"]));
+    let tests = targets.filter(|target| list(&target["kind"]).contains(&Value::from("test")));
+    let names = tests.filter_map(|test| Some(test["name"].as_str()?.to_owned()));
+    let names = names.filter(|name| !left_out.contains(&name.as_str()));
+    let flags = names.flat_map(|name| ["--test".to_owned(), name]);
+    Ok(["--lib".to_owned(), "--bins".to_owned()].into_iter().chain(flags).collect())
+}
+
+/// The test programs that the runner's default filter leaves out with all their tests.
+fn left_out(nextest: &str) -> Vec<&str> {
+    let (_, filter) = nextest.split_once("default-filter = \"\"\"").unwrap_or_default();
+    let (filter, _) = filter.split_once("\"\"\"").unwrap_or_default();
+    let named = filter.split("binary(").skip(1).filter_map(|rest| rest.split_once(')'));
+    named
+        .filter(|(_, after)| !after.trim_start().starts_with("and"))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_filter_leaves_out_whole_is_not_built() {
+        let left_out = left_out(NEXTEST);
+        assert!(left_out.contains(&"cilium") && left_out.contains(&"page"), "{left_out:?}");
+        // Of these some tests are left out, and others are not.
+        assert!(!left_out.contains(&"metrics") && !left_out.contains(&"probe"), "{left_out:?}");
+    }
 }

@@ -11,16 +11,16 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::plan::{Plan, say};
+use crate::{
+    budget,
+    plan::{Plan, say},
+};
 
 /// The manifest that pins it, as `rust-version` of the workspace.
 const MANIFEST: &str = include_str!("../../Cargo.toml");
 
 /// What is needed of it: `core`'s source, which the BPF target is built from, and what lints run.
 const COMPONENTS: [&str; 3] = ["rust-src", "clippy", "rustfmt"];
-
-/// How long the download and unpacking takes.
-const SECONDS: u64 = 20;
 
 /// The toolchain's name for rustup, such as `1.98.0`.
 pub(crate) fn pinned() -> &'static str {
@@ -40,11 +40,11 @@ pub(crate) fn program(name: &str) -> Command {
     command
 }
 
-/// Adds its installation to a plan where it is missing, with the standard library for `target`.
+/// Adds its installation to a plan where it is missing, with the standard library for each of `targets`.
 ///
 /// # Errors
 /// That there is no rustup.
-pub(crate) fn prepare(plan: &mut Plan, target: Option<&str>) -> Result<()> {
+pub(crate) fn prepare(plan: &mut Plan, targets: &[&str]) -> Result<()> {
     let mut missing: Vec<String> = Vec::new();
     let installed = installed_components()?;
     let is_there = |wanted: &str| installed.iter().any(|name| name.starts_with(wanted));
@@ -52,8 +52,8 @@ pub(crate) fn prepare(plan: &mut Plan, target: Option<&str>) -> Result<()> {
         missing.push(format!("Rust {}", pinned()));
     }
     missing.extend(COMPONENTS.iter().filter(|name| !is_there(name)).map(|name| (*name).to_owned()));
-    let standard = target.map(|target| format!("rust-std-{target}"));
-    missing.extend(standard.into_iter().filter(|name| !is_there(name)));
+    let standard = targets.iter().map(|target| format!("rust-std-{target}"));
+    missing.extend(standard.filter(|name| !is_there(name)));
     if missing.is_empty() {
         return Ok(());
     }
@@ -62,8 +62,8 @@ pub(crate) fn prepare(plan: &mut Plan, target: Option<&str>) -> Result<()> {
     let mut install = Command::new("rustup");
     install.args(["toolchain", "install", pinned(), "--profile", "minimal", "--no-self-update"]);
     install.args(COMPONENTS.iter().flat_map(|name| ["--component", name]));
-    install.args(target.iter().flat_map(|target| ["--target", target]));
-    plan.add(format!("Rust {}", pinned()), install, SECONDS);
+    install.args(targets.iter().flat_map(|target| ["--target", target]));
+    plan.add(format!("Rust {}", pinned()), install, budget::TOOLCHAIN.cold);
     Ok(())
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Image {
     /// `UID:GID`.
     pub(crate) user: String,
     pub(crate) labels: BTreeMap<String, String>,
-    /// The only time that is told of the image and its files.
+    /// The only time that the image and its files say.
     pub(crate) created: jiff::Timestamp,
 }
 
@@ -189,7 +189,7 @@ impl Image {
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
-    // Its header would hold a name and a time, and says nothing unless told.
+    // Its header would hold a name and a time, and is empty by default.
     let mut encoder = GzBuilder::new().write(Vec::new(), Compression::best());
     encoder.write_all(bytes)?;
     encoder.finish()

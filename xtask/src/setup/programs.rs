@@ -75,6 +75,10 @@ pub(super) const PROGRAMS: &[Program] = &[
         "shows the page of `whydrop report`",
         Need::Page,
     ),
+    // The client for other platforms.
+    row("pip3", "python3-pip", "fetches zig, which links for other platforms", Need::Dist),
+    row("qemu-aarch64", "qemu-user", "runs the client for arm64", Need::Dist),
+    row("wine", "wine", "runs the client for Windows", Need::Dist),
     // The jobs of xtask itself.
     row("debootstrap", "debootstrap", "makes a bare Debian", Need::Bare),
     row("bpftrace", "bpftrace", "is what whydrop's cost is compared with", Need::Bench),

@@ -6,7 +6,7 @@ use super::source::{self, Path, Source};
 
 /// A target of a crate.
 pub(crate) struct Target {
-    /// As others call it; none of a binary, which nobody calls.
+    /// As others call it; none of a binary, which is not called.
     pub(crate) name: &'static str,
     /// Its root file.
     pub(crate) root: &'static str,
@@ -30,7 +30,7 @@ fn within((target, path): &Module, name: &str) -> Module {
 pub(crate) struct House<'a> {
     targets: &'a [Target],
     files: BTreeMap<Module, (String, Source)>,
-    /// What nobody could make sense of.
+    /// Files that could not be read.
     pub(crate) problems: Vec<String>,
 }
 

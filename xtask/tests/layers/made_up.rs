@@ -12,7 +12,7 @@ const TARGETS: &[Target] = &[
     },
 ];
 
-/// What stands in each file where a test does not say otherwise: nothing is wrong with it.
+/// What is in each file where a test does not say otherwise: nothing is wrong with it.
 const SOUND: &[(&str, &str)] = &[
     ("low/lib.rs", "pub mod ground;"),
     ("low/ground.rs", "pub struct Stone;"),

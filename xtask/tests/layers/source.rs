@@ -106,7 +106,7 @@ fn begins_path(tokens: &[TokenTree], at: usize) -> bool {
     continues && is_first && is_known
 }
 
-/// The paths of what stands between `use` and `;`.
+/// The paths of what is written between `use` and `;`.
 fn names(tokens: &[TokenTree], before: &[String], line: usize, add: &mut impl FnMut(Path)) {
     for tree in tokens.split(is(',')) {
         let mut segments = before.to_vec();
