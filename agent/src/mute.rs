@@ -23,7 +23,7 @@ const NAME_BYTES_MAX: usize = 63;
 
 /// The causes that a rule can name: those of drops and findings.
 fn named_causes() -> impl Iterator<Item = Class> {
-    Class::ALL.into_iter().filter(|class| *class != Class::None)
+    Class::ALL.iter().copied().filter(|class| *class != Class::None)
 }
 
 /// A rule as written.

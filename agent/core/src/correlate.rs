@@ -22,7 +22,7 @@ use crate::{
     observation::{AttemptId, Fact, Observation},
 };
 pub use drop::{Correlated, Drop, DropId, Folded};
-pub use evidence::{Evidence, KernelDrops, Level};
+pub use evidence::{Evidence, EvidenceLevel, KernelDrops};
 
 /// How long after its last sign an attempt may still be answered: longer than the first SYN's
 /// retransmission timeout of 1 s (RFC 6298, 2.1), so that the second SYN has its chance.

@@ -8,6 +8,9 @@ mod words;
 use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use strum::{Display, EnumDiscriminants, IntoStaticStr, VariantArray};
 
 use crate::{
     cluster::{
@@ -26,8 +29,25 @@ pub use inquiry::{ENFORCED_WITHIN, STARTS_WITHIN};
 pub use needs::to_look_up;
 use reason::Died;
 
-/// What killed a flow, or would.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// The kind of cause by which a flow is dropped, or would be.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Display,
+    IntoStaticStr,
+    VariantArray,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[strum(serialize_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Class {
     /// A Deny rule matched.
     ExplicitDeny,
@@ -53,7 +73,7 @@ pub enum Class {
     OutOfSync,
     /// Something else than policy.
     NotPolicy,
-    /// It cannot be told.
+    /// It cannot be determined.
     CannotTell,
     /// Nothing: policies let it pass, and nothing was dropped.
     None,
@@ -61,41 +81,11 @@ pub enum Class {
 
 impl Class {
     /// Every class.
-    pub const ALL: [Self; 14] = [
-        Self::ExplicitDeny,
-        Self::NamespaceSelectorMismatch,
-        Self::PodSelectorMismatch,
-        Self::PortMismatch,
-        Self::ProtocolMismatch,
-        Self::IpBlockMismatch,
-        Self::IpBlockExcept,
-        Self::NamedPortUnresolved,
-        Self::DefaultDeny,
-        Self::NotEnforced,
-        Self::OutOfSync,
-        Self::NotPolicy,
-        Self::CannotTell,
-        Self::None,
-    ];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The class as records spell it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ExplicitDeny => "explicit-deny",
-            Self::NamespaceSelectorMismatch => "namespace-selector-mismatch",
-            Self::PodSelectorMismatch => "pod-selector-mismatch",
-            Self::PortMismatch => "port-mismatch",
-            Self::ProtocolMismatch => "protocol-mismatch",
-            Self::IpBlockMismatch => "ip-block-mismatch",
-            Self::IpBlockExcept => "ip-block-except",
-            Self::NamedPortUnresolved => "named-port-unresolved",
-            Self::DefaultDeny => "default-deny",
-            Self::NotEnforced => "not-enforced",
-            Self::OutOfSync => "out-of-sync",
-            Self::NotPolicy => "not-policy",
-            Self::CannotTell => "cannot-tell",
-            Self::None => "none",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// Whether it says that a policy denies the flow.
@@ -108,7 +98,14 @@ impl Class {
 }
 
 /// A situation that needs another fix than its class suggests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EnumDiscriminants)]
+#[strum_discriminants(
+    name(SituationKind),
+    doc = "A situation that needs another fix than its class suggests.",
+    derive(Serialize, Deserialize, JsonSchema),
+    serde(rename_all = "lowercase"),
+    schemars(rename = "Situation")
+)]
 pub enum Situation {
     /// A look-up at the cluster's DNS.
     Dns,
@@ -116,6 +113,13 @@ pub enum Situation {
     Probe(Probe),
     /// The first moments of a pod, which the CNI had not let in yet.
     Start,
+}
+
+impl Situation {
+    /// Which situation, whichever probe it is of.
+    pub fn kind(self) -> SituationKind {
+        self.into()
+    }
 }
 
 /// Why.

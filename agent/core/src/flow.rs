@@ -3,11 +3,29 @@
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use strum::Display;
 
 /// The transport protocols that a `NetworkPolicy` port can name.
 ///
 /// <https://kubernetes.io/docs/reference/kubernetes-api/policy-resources/network-policy-v1/>
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Display,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[strum(serialize_all = "UPPERCASE")]
+#[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     /// TCP, seen as SYN and SYN-ACK.
     Tcp,
@@ -35,16 +53,6 @@ impl Protocol {
             132 => Some(Self::Sctp),
             _ => None,
         }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Tcp => "TCP",
-            Self::Udp => "UDP",
-            Self::Sctp => "SCTP",
-        })
     }
 }
 
@@ -114,20 +122,26 @@ impl Worked {
     }
 }
 
-/// A policy direction, always told from the pod that the policy selects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A policy direction, as seen from the pod that the policy selects.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Display,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[strum(serialize_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// Out of the source pod.
     Egress,
     /// Into the destination pod.
     Ingress,
-}
-
-impl fmt::Display for Direction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Egress => "egress",
-            Self::Ingress => "ingress",
-        })
-    }
 }

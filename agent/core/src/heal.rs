@@ -24,6 +24,9 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use strum::{Display, EnumDiscriminants, IntoStaticStr};
 
 use crate::{
     diagnosis::Class,
@@ -73,7 +76,8 @@ pub struct Settings {
 }
 
 /// What a namespace asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Mode {
     /// To say what would be done.
     DryRun,
@@ -83,11 +87,8 @@ pub enum Mode {
 
 impl Mode {
     /// As annotations and records spell it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::DryRun => "dry-run",
-            Self::Apply => "apply",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// What a namespace's annotation asks for.
@@ -178,7 +179,14 @@ pub struct Standing {
 }
 
 /// What a watch came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, EnumDiscriminants)]
+#[strum_discriminants(
+    name(OutcomeKind),
+    doc = "What a watch came to, without when.",
+    derive(Display, Serialize, Deserialize, JsonSchema),
+    strum(serialize_all = "kebab-case"),
+    serde(rename_all = "kebab-case")
+)]
 pub enum Outcome {
     /// The incident's traffic was seen to pass, at this time.
     Recovered(Timestamp),
@@ -193,15 +201,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// As records spell it.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Recovered(_) => "recovered",
-            Self::Quiet => "quiet",
-            Self::StillDying(_) => "still-dying",
-            Self::NotSeen => "not-seen",
-            Self::Broke(_) => "broke",
-        }
+    /// What it came to, as records say it.
+    pub fn kind(&self) -> OutcomeKind {
+        self.into()
     }
 
     /// Whether it is worth keeping.

@@ -78,6 +78,9 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use strum::EnumDiscriminants;
 
 use crate::{
     cluster::{Snapshot, look_up::Sought},
@@ -90,7 +93,7 @@ use crate::{
 pub use affected::{Affected, Party, Path, Pods};
 pub use assessment::{Assessment, Severity};
 use entry::Entry;
-pub use plan::Step;
+pub use plan::{Step, StepKind};
 
 /// How long an incident gathers drops before it is told: replicas of one workload die within a
 /// second or two of each other, and a page says better that all of them do.
@@ -190,7 +193,14 @@ pub struct Incident {
 }
 
 /// What happened to an incident.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumDiscriminants)]
+#[strum_discriminants(
+    name(HappenedKind),
+    doc = "What happened to an incident, without why.",
+    derive(PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema),
+    serde(rename_all = "lowercase"),
+    schemars(rename = "IncidentHappened")
+)]
 pub enum Happened {
     /// It began.
     Opened,

@@ -10,6 +10,9 @@ mod ledger;
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use strum::{Display, EnumDiscriminants, IntoStaticStr};
 
 use crate::{
     cluster::{
@@ -101,7 +104,14 @@ impl Rule {
 }
 
 /// What muted a drop.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EnumDiscriminants)]
+#[strum_discriminants(
+    name(MutedByKind),
+    doc = "What kind of thing muted a drop.",
+    derive(Display, IntoStaticStr, Serialize, Deserialize, JsonSchema),
+    strum(serialize_all = "lowercase"),
+    serde(rename_all = "lowercase")
+)]
 pub enum MutedBy {
     /// The annotation of the policy that leads the denial.
     Policy(PolicyRef),
@@ -112,13 +122,9 @@ pub enum MutedBy {
 }
 
 impl MutedBy {
-    /// What kind of thing it is, as records spell it.
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Policy(_) => "policy",
-            Self::Namespace(_) => "namespace",
-            Self::Rule(_) => "rule",
-        }
+    /// What kind of thing it is.
+    pub fn kind(&self) -> MutedByKind {
+        self.into()
     }
 
     /// Its name.

@@ -29,6 +29,9 @@ use std::{fmt, sync::Arc};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use strum::{Display, EnumDiscriminants, IntoStaticStr, VariantArray};
 
 use crate::flow::{Direction, Protocol};
 use order::Order;
@@ -46,7 +49,9 @@ pub const KUBERNETES_ORDER: Order = Order::of(1000);
 
 /// The API kind of a policy. Calico's `NetworkPolicy` is told apart from Kubernetes' by its name
 /// here, in records and in text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Display, IntoStaticStr, VariantArray,
+)]
 pub enum PolicyKind {
     /// `networking.k8s.io/v1`.
     NetworkPolicy,
@@ -68,33 +73,15 @@ pub enum PolicyKind {
 
 impl PolicyKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
-        Self::NetworkPolicy,
-        Self::AdminNetworkPolicy,
-        Self::BaselineAdminNetworkPolicy,
-        Self::CalicoNetworkPolicy,
-        Self::GlobalNetworkPolicy,
-        Self::StagedNetworkPolicy,
-        Self::StagedGlobalNetworkPolicy,
-        Self::StagedKubernetesNetworkPolicy,
-    ];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The kind as people, records and text spell it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::NetworkPolicy => "NetworkPolicy",
-            Self::AdminNetworkPolicy => "AdminNetworkPolicy",
-            Self::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
-            Self::CalicoNetworkPolicy => "CalicoNetworkPolicy",
-            Self::GlobalNetworkPolicy => "GlobalNetworkPolicy",
-            Self::StagedNetworkPolicy => "StagedNetworkPolicy",
-            Self::StagedGlobalNetworkPolicy => "StagedGlobalNetworkPolicy",
-            Self::StagedKubernetesNetworkPolicy => "StagedKubernetesNetworkPolicy",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// The kind as its API spells it.
-    pub const fn api_name(self) -> &'static str {
+    pub fn api_name(self) -> &'static str {
         match self {
             Self::CalicoNetworkPolicy => "NetworkPolicy",
             other => other.name(),
@@ -109,12 +96,6 @@ impl PolicyKind {
                 | Self::StagedGlobalNetworkPolicy
                 | Self::StagedKubernetesNetworkPolicy
         )
-    }
-}
-
-impl fmt::Display for PolicyKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
     }
 }
 
@@ -140,7 +121,14 @@ impl fmt::Display for PolicyRef {
 }
 
 /// Where a policy stands in the order of decisions.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EnumDiscriminants)]
+#[strum_discriminants(
+    name(LayerKind),
+    doc = "Where a policy stands in the order of decisions, whichever tier it is in.",
+    derive(Serialize, Deserialize, JsonSchema),
+    serde(rename_all = "kebab-case"),
+    schemars(rename = "Layer")
+)]
 pub enum Layer {
     /// Ordered rules of cluster administrators, before anything else.
     Admin,
@@ -154,6 +142,11 @@ pub enum Layer {
 }
 
 impl Layer {
+    /// Which sort of layer.
+    pub fn kind(&self) -> LayerKind {
+        self.into()
+    }
+
     /// The tier's name, of layers that are one.
     pub fn tier(&self) -> Option<&str> {
         match self {
@@ -233,7 +226,7 @@ impl Rule {
 }
 
 /// What a matching rule does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Display, Serialize, Deserialize, JsonSchema)]
 pub enum Action {
     /// Let the flow pass.
     Allow,
@@ -243,17 +236,6 @@ pub enum Action {
     Pass,
     /// Write it down, and go on to the next rule.
     Log,
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Allow => "Allow",
-            Self::Deny => "Deny",
-            Self::Pass => "Pass",
-            Self::Log => "Log",
-        })
-    }
 }
 
 /// The ends that a rule is about.

@@ -13,6 +13,9 @@ mod walk;
 
 use std::{fmt, sync::Arc};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::{
     cluster::{Snapshot, resolve::Endpoint},
     flow::{Direction, Protocol},
@@ -73,16 +76,18 @@ pub struct Verdict {
 /// "A Pod cannot block access to itself; traffic to and from the node where a Pod is running is
 /// always allowed" (<https://kubernetes.io/docs/concepts/services-networking/network-policies/>).
 /// Calico lets a node reach its pods, and polices what a pod sends to its node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Exemption {
     /// A pod to itself.
     SamePod,
-    /// A pod from or to an address of the node it runs on.
+    /// A pod from or to an address of the node it runs on; where Calico enforces, only from it.
     LocalNode,
 }
 
 /// What a direction came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Decision {
     /// No policy governs this end in this direction: the flow passes.
     NotIsolated,
@@ -90,7 +95,7 @@ pub enum Decision {
     Allowed,
     /// A rule denies it, or policies isolate the pod and no rule admits it.
     Denied,
-    /// It cannot be told.
+    /// It cannot be determined.
     Unknown,
 }
 

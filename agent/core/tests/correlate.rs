@@ -6,7 +6,9 @@ use std::{net::IpAddr, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use whydrop_core::{
-    correlate::{Correlated, Correlator, Drop, FLOWS_PER_SOURCE_MAX, IDLE, Level, REPORT_INTERVAL},
+    correlate::{
+        Correlated, Correlator, Drop, EvidenceLevel, FLOWS_PER_SOURCE_MAX, IDLE, REPORT_INTERVAL,
+    },
     flow::{Flow, Protocol},
     observation::{AttemptId, DropReason, Fact, Observation, Rejection},
 };
@@ -146,7 +148,7 @@ fn the_second_syn_that_dies_is_told_at_once() {
     assert_eq!(drops.len(), 1);
     let (ms, drop) = drops[0];
     assert_eq!(ms, 1250);
-    assert_eq!(drop.evidence.level(), Level::KernelDrop);
+    assert_eq!(drop.evidence.level(), EvidenceLevel::KernelDrop);
     assert_eq!(drop.evidence.packets(), 2);
     assert_eq!(drop.flow, flow());
 }
@@ -192,7 +194,7 @@ fn a_retransmission_in_vain_is_unanswered() {
         [seen(40000, 1000, Fact::Retransmitted), seen(40000, 3000, Fact::Failed { errno: 0 })];
     let (_, told) = play(&script, 10_000);
     let drops = drops(&told);
-    assert_eq!(drops[0].1.evidence.level(), Level::Unanswered);
+    assert_eq!(drops[0].1.evidence.level(), EvidenceLevel::Unanswered);
     assert_eq!(drops[0].1.evidence.packets(), 2);
 }
 
@@ -207,7 +209,7 @@ fn a_reject_rule_is_a_rejection() {
     let (_, told) = play(&script, 5_000);
     let drops = drops(&told);
     assert_eq!(drops.len(), 1);
-    assert_eq!(drops[0].1.evidence.level(), Level::Rejected);
+    assert_eq!(drops[0].1.evidence.level(), EvidenceLevel::Rejected);
     assert_eq!(drops[0].0, 251);
 }
 
@@ -280,7 +282,7 @@ fn a_flow_that_has_been_quiet_is_another_drop_when_it_dies_again() {
 fn told_after_an_answer(answered: i64) -> Vec<Drop> {
     let rejected = Fact::Rejected(Rejection::Icmp { v6: false, kind: 3, code: 3 });
     let (mut correlator, told) = play(&[seen(40000, 0, rejected)], 2_000);
-    assert_eq!(drops(&told)[0].1.evidence.level(), Level::Rejected);
+    assert_eq!(drops(&told)[0].1.evidence.level(), EvidenceLevel::Rejected);
     let dying = [seen(40001, 12_000, netfilter()), seen(40001, 13_000, netfilter())];
     assert_eq!(correlator.dies_again(&dying[0]), Some(flow()));
     correlator.worked(&flow(), at(answered));
@@ -299,7 +301,11 @@ fn told_after_an_answer(answered: i64) -> Vec<Drop> {
 fn a_flow_that_worked_in_between_is_another_drop_at_once() {
     let told = told_after_an_answer(11_000);
     assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0].evidence.level(), Level::KernelDrop, "nothing of the first is in it");
+    assert_eq!(
+        told[0].evidence.level(),
+        EvidenceLevel::KernelDrop,
+        "nothing of the first is in it"
+    );
     assert_eq!(told[0].evidence.kernel_packets(), 2);
     assert_eq!(told_after_an_answer(4_000), [], "it goes on, and is told in its time");
 }

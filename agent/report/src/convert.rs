@@ -9,9 +9,9 @@ use whydrop_core::{
         history::Change,
         resolve::{Endpoint, Holder},
     },
-    correlate::{self, Level},
+    correlate::{self, EvidenceLevel},
     diagnosis::{self, Class, Diagnosis, Dialled},
-    flow::{self, Worked},
+    flow::Worked,
     incident::JudgedDrop,
     judgement::{Attribution, Judgement},
     mute::{MutedBy, Tally},
@@ -21,10 +21,9 @@ use whydrop_core::{
 };
 
 use super::{
-    AgentKind, AgentRecord, AgentState, Cause, Changed, Decision, Direction, DirectionVerdict,
-    DropKind, DropRecord, End, Evidence, EvidenceLevel, Exemption, Flow, Layer, MutedDrops,
-    NearestMiss, ObjectRef, Record, Remedy, RuleRef, Schema, Service, Situation, Verdict, Workload,
-    yaml,
+    AgentKind, AgentRecord, AgentState, Cause, Changed, DirectionVerdict, DropKind, DropRecord,
+    End, Evidence, Flow, MutedDrops, NearestMiss, ObjectRef, Record, Remedy, RuleRef, Schema,
+    Service, Verdict, Workload, yaml,
 };
 
 /// Writes the records of one agent.
@@ -105,7 +104,7 @@ impl Reporter {
         tallies: BTreeMap<MutedBy, Tally>,
     ) -> Record {
         let muted = tallies.into_iter().map(|(by, tally)| MutedDrops {
-            by: by.kind().to_owned(),
+            by: by.kind().to_string(),
             name: by.name(),
             kind: match &by {
                 MutedBy::Policy(policy) => Some(policy.kind.name().to_owned()),
@@ -200,11 +199,7 @@ fn evidence(
     let drops = evidence.kernel_drop();
     let interface = drops.and_then(|drops| snapshot.node_facts().interface(drops.interface));
     Evidence {
-        level: match evidence.level() {
-            Level::KernelDrop => EvidenceLevel::KernelDrop,
-            Level::Unanswered => EvidenceLevel::Unanswered,
-            Level::Rejected => EvidenceLevel::Rejected,
-        },
+        level: evidence.level(),
         reason: drops.map(|drops| drops.reason.name.to_string()),
         location: drops.and_then(|drops| drops.location.as_deref()).map(str::to_owned),
         interface: interface.map(|interface| interface.name.to_string()),
@@ -226,10 +221,7 @@ fn evidence(
 pub fn verdict_of(verdict: &verdict::Verdict) -> Verdict {
     Verdict {
         revision: verdict.revision,
-        exempt: verdict.exempt.map(|exempt| match exempt {
-            verdict::Exemption::SamePod => Exemption::SamePod,
-            verdict::Exemption::LocalNode => Exemption::LocalNode,
-        }),
+        exempt: verdict.exempt,
         egress: direction_verdict(&verdict.egress),
         ingress: direction_verdict(&verdict.ingress),
     }
@@ -237,18 +229,8 @@ pub fn verdict_of(verdict: &verdict::Verdict) -> Verdict {
 
 fn direction_verdict(verdict: &verdict::DirectionVerdict) -> DirectionVerdict {
     DirectionVerdict {
-        decision: match verdict.decision {
-            verdict::Decision::NotIsolated => Decision::NotIsolated,
-            verdict::Decision::Allowed => Decision::Allowed,
-            verdict::Decision::Denied => Decision::Denied,
-            verdict::Decision::Unknown => Decision::Unknown,
-        },
-        layer: verdict.layer.as_ref().map(|layer| match layer {
-            policy::Layer::Admin => Layer::Admin,
-            policy::Layer::NetworkPolicy => Layer::NetworkPolicy,
-            policy::Layer::Tier(_) => Layer::Tier,
-            policy::Layer::Baseline => Layer::Baseline,
-        }),
+        decision: verdict.decision,
+        layer: verdict.layer.as_ref().map(policy::Layer::kind),
         tier: match &verdict.layer {
             Some(policy::Layer::Tier(name)) => Some(name.to_string()),
             _ => None,
@@ -257,13 +239,6 @@ fn direction_verdict(verdict: &verdict::DirectionVerdict) -> DirectionVerdict {
         allowed_by: verdict.allowed_by.iter().map(rule_ref).collect(),
         denied_by: verdict.denied_by.as_ref().map(rule_ref),
         would_deny: verdict.would_deny.iter().map(|policy| policy_ref(&policy.reference)).collect(),
-    }
-}
-
-pub(super) fn direction_of(direction: flow::Direction) -> Direction {
-    match direction {
-        flow::Direction::Egress => Direction::Egress,
-        flow::Direction::Ingress => Direction::Ingress,
     }
 }
 
@@ -289,12 +264,8 @@ fn rule_ref(rule: &policy::RuleRef) -> RuleRef {
 pub fn cause_of(cause: &diagnosis::Cause, changed: Option<&Change>) -> Cause {
     Cause {
         class: cause.class.name().to_owned(),
-        direction: cause.direction.map(direction_of),
-        situation: cause.situation.map(|situation| match situation {
-            diagnosis::Situation::Dns => Situation::Dns,
-            diagnosis::Situation::Probe(_) => Situation::Probe,
-            diagnosis::Situation::Start => Situation::Start,
-        }),
+        direction: cause.direction,
+        situation: cause.situation.map(diagnosis::Situation::kind),
         policy: cause.policy.as_deref().map(policy_in_full),
         nearest_miss: cause.nearest_miss.as_ref().map(|miss| NearestMiss {
             policy: policy_ref(&miss.rule.policy),

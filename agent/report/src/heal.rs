@@ -138,7 +138,7 @@ impl HealReporter {
         action: HealAction,
         outcome: &Outcome,
     ) -> HealRecord {
-        let outcome_name = Some(outcome.name().to_owned());
+        let outcome_name = Some(outcome.kind().to_string());
         HealRecord {
             outcome: outcome_name,
             ..self.standing(now, standing, action, outcome.to_string())

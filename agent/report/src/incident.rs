@@ -6,13 +6,15 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use whydrop_core::{
-    incident::{self, Affected, Happened, Incident, IncidentChange, Party, Resolution, Step},
+    incident::{Affected, Happened, Incident, IncidentChange, Party, Resolution, Step},
     judgement::Attribution,
     remedy::choices::Action,
 };
 
+pub use whydrop_core::incident::{HappenedKind, Severity};
+
 use super::{
-    Changed, Direction, ObjectRef, Record, Remedy, Reporter, Schema, Situation, Workload,
+    Changed, Direction, ObjectRef, Record, Remedy, Reporter, Schema, SituationKind, Workload,
     convert::{cause_of, changed_of, policy_ref, time},
     remedy_of,
     text::{count, seconds, short},
@@ -39,7 +41,7 @@ pub struct IncidentRecord {
     /// The reporting agent's node.
     pub node: String,
     /// What happened to it.
-    pub happened: IncidentHappened,
+    pub happened: HappenedKind,
     /// Why it is over; of resolved ones only.
     pub resolution: Option<IncidentResolution>,
     /// How bad it is.
@@ -84,22 +86,6 @@ pub enum IncidentKind {
     Incident,
 }
 
-/// What happened to an incident.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum IncidentHappened {
-    /// It began.
-    Opened,
-    /// It goes on.
-    Updated,
-    /// It is over.
-    Resolved,
-    /// It was over, and is back.
-    Reopened,
-}
-
 /// Why an incident is over.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "why", rename_all = "lowercase", deny_unknown_fields)]
@@ -117,20 +103,6 @@ pub enum IncidentResolution {
     Muted,
 }
 
-/// How bad an incident is, the mildest first.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// It is meant so, or it is nothing yet.
-    Info,
-    /// Some suffer, and go on suffering.
-    Warning,
-    /// A workload has lost all of its replicas' path, or its DNS, or its probes.
-    Critical,
-}
-
 /// The cause that an incident's drops have in common.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -140,7 +112,7 @@ pub struct IncidentCause {
     /// The direction that denies.
     pub direction: Option<Direction>,
     /// A situation that needs another fix: `dns` or `probe`.
-    pub situation: Option<Situation>,
+    pub situation: Option<SituationKind>,
     /// The policy to look at first.
     pub policy: Option<ObjectRef>,
     /// All policies responsible, that one first.
@@ -303,20 +275,15 @@ impl Reporter {
     pub fn incident(&self, now: Timestamp, change: &IncidentChange) -> Record {
         let IncidentChange { happened, incident } = change;
         let assessment = &incident.assessment;
-        let (happened, resolution) = happened_of(*happened);
         Record::Incident(Box::new(IncidentRecord {
             schema: Schema::V1,
             kind: IncidentKind::Incident,
             time: time(now),
             id: incident.id.to_string(),
             node: self.node.clone(),
-            happened,
-            resolution,
-            severity: match assessment.severity {
-                incident::Severity::Info => Severity::Info,
-                incident::Severity::Warning => Severity::Warning,
-                incident::Severity::Critical => Severity::Critical,
-            },
+            happened: happened.into(),
+            resolution: resolution_of(*happened),
+            severity: assessment.severity,
             severity_reasons: assessment.severity_reasons.clone(),
             confidence: assessment.confidence,
             confidence_reasons: assessment.confidence_reasons.clone(),
@@ -340,20 +307,15 @@ impl Reporter {
     }
 }
 
-fn happened_of(happened: Happened) -> (IncidentHappened, Option<IncidentResolution>) {
+fn resolution_of(happened: Happened) -> Option<IncidentResolution> {
     match happened {
-        Happened::Opened => (IncidentHappened::Opened, None),
-        Happened::Updated => (IncidentHappened::Updated, None),
-        Happened::Reopened => (IncidentHappened::Reopened, None),
-        Happened::Resolved(resolution) => {
-            let resolution = match resolution {
-                Resolution::Passes { at } => IncidentResolution::Passes { at: time(at) },
-                Resolution::Allowed => IncidentResolution::Allowed,
-                Resolution::Silence => IncidentResolution::Silence,
-                Resolution::Muted => IncidentResolution::Muted,
-            };
-            (IncidentHappened::Resolved, Some(resolution))
-        }
+        Happened::Opened | Happened::Updated | Happened::Reopened => None,
+        Happened::Resolved(resolution) => Some(match resolution {
+            Resolution::Passes { at } => IncidentResolution::Passes { at: time(at) },
+            Resolution::Allowed => IncidentResolution::Allowed,
+            Resolution::Silence => IncidentResolution::Silence,
+            Resolution::Muted => IncidentResolution::Muted,
+        }),
     }
 }
 
@@ -422,7 +384,7 @@ fn end(party: &Party) -> PathEnd {
 
 fn step(step: &Step) -> PlanStep {
     let mut told = PlanStep {
-        step: step.name().to_owned(),
+        step: step.kind().to_string(),
         text: step.to_string(),
         remedy: None,
         pods: Vec::new(),
@@ -465,10 +427,10 @@ pub(super) fn line(record: &IncidentRecord) -> String {
     let time = seconds(&record.time);
     let drops = count(record.drops.count, "drop");
     let what = match (record.happened, &record.resolution) {
-        (IncidentHappened::Opened, _) => "opened".to_owned(),
-        (IncidentHappened::Updated, _) => "updated".to_owned(),
-        (IncidentHappened::Reopened, _) => "reopened".to_owned(),
-        (IncidentHappened::Resolved, resolution) => {
+        (HappenedKind::Opened, _) => "opened".to_owned(),
+        (HappenedKind::Updated, _) => "updated".to_owned(),
+        (HappenedKind::Reopened, _) => "reopened".to_owned(),
+        (HappenedKind::Resolved, resolution) => {
             let why = match resolution {
                 Some(IncidentResolution::Passes { at }) => {
                     format!("traffic passes since {}", seconds(at))
@@ -481,11 +443,7 @@ pub(super) fn line(record: &IncidentRecord) -> String {
             return format!("{time} INCIDENT {id} resolved: {why}; {was}; it was: {}", record.text);
         }
     };
-    let severity = match record.severity {
-        Severity::Info => "info",
-        Severity::Warning => "warning",
-        Severity::Critical => "critical",
-    };
+    let severity = record.severity;
     let percent = (record.confidence * 100.0).round();
     let mut line = format!(
         "{time} INCIDENT {id} {what} {severity} {percent}%  {}; {drops}, {}",

@@ -1,8 +1,8 @@
 //! The records that whydrop writes: `whydrop/v1`, one JSON object a line.
 //!
-//! Wire types, apart from the core's own: only this module is written out, and every sink writes
-//! the same. Fields that are always there are null where there is nothing to say; those marked
-//! optional are left out.
+//! Wire types, apart from the core's own but for its unit enums, which are spelt where they are
+//! defined: only this module is written out, and every sink writes the same. Fields that are always
+//! there are null where there is nothing to say; those marked optional are left out.
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +21,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use convert::{Reporter, cause_of, flow_of, remedy_of, verdict_of};
+pub use whydrop_core::{
+    correlate::EvidenceLevel,
+    diagnosis::SituationKind,
+    flow::Direction,
+    policy::LayerKind,
+    verdict::{Decision, Exemption},
+};
 
 /// The version of the records.
 pub const SCHEMA: &str = "whydrop/v1";
@@ -181,22 +188,6 @@ pub struct Evidence {
     pub rejection: Option<String>,
 }
 
-/// How sure it is that attempts died, and where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum EvidenceLevel {
-    /// This kernel freed them with a drop reason.
-    KernelDrop,
-    /// Nothing came back: on the way, or on another node.
-    Unanswered,
-    /// Somebody said no.
-    Rejected,
-    /// They were answered (of findings).
-    Answered,
-    /// Nothing was seen; a question was asked.
-    None,
-}
-
 /// What the policies say of a flow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -211,16 +202,6 @@ pub struct Verdict {
     pub ingress: DirectionVerdict,
 }
 
-/// Traffic that policies do not govern by the specification.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Exemption {
-    /// A pod to itself.
-    SamePod,
-    /// A pod from or to the node it runs on; where Calico enforces, only from it.
-    LocalNode,
-}
-
 /// The verdict of one direction, exemptions not applied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -228,7 +209,7 @@ pub struct DirectionVerdict {
     /// What it came to.
     pub decision: Decision,
     /// Which layer decided.
-    pub layer: Option<Layer>,
+    pub layer: Option<LayerKind>,
     /// The tier's name, where the layer is `tier`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tier: Option<String>,
@@ -242,34 +223,6 @@ pub struct DirectionVerdict {
     /// Staged policies that would deny the flow if they were in force. They decide nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub would_deny: Vec<ObjectRef>,
-}
-
-/// What a direction came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Decision {
-    /// No policy governs this end in this direction.
-    NotIsolated,
-    /// A rule admits the flow.
-    Allowed,
-    /// A rule denies it, or policies isolate the pod and no rule admits it.
-    Denied,
-    /// It cannot be told.
-    Unknown,
-}
-
-/// The layer that decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Layer {
-    /// Rules of cluster administrators, before anything else.
-    Admin,
-    /// Additive network policies.
-    NetworkPolicy,
-    /// A rule of a policy of Calico's, or the end of a tier with such policies in it.
-    Tier,
-    /// Rules for what no network policy isolates.
-    Baseline,
 }
 
 /// Names an object: a policy, or what changed.
@@ -307,7 +260,7 @@ pub struct Cause {
     /// The direction that denies.
     pub direction: Option<Direction>,
     /// A situation that needs another fix: `dns` or `probe`.
-    pub situation: Option<Situation>,
+    pub situation: Option<SituationKind>,
     /// The policy to look at first; the others behind an implicit deny are in `isolating`.
     pub policy: Option<ObjectRef>,
     /// The rule that would almost admit the flow.
@@ -324,28 +277,6 @@ pub struct Cause {
     pub reasons: Vec<String>,
     /// One sentence for a person.
     pub text: String,
-}
-
-/// A policy direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Direction {
-    /// Out of the source.
-    Egress,
-    /// Into the destination.
-    Ingress,
-}
-
-/// A situation on top of the class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Situation {
-    /// A look-up at the cluster's DNS.
-    Dns,
-    /// A probe of the kubelet of the pod's own node.
-    Probe,
-    /// The first moments of a pod, which its CNI had not programmed yet.
-    Start,
 }
 
 /// A rule that would admit the flow but for one thing.

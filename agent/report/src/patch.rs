@@ -9,7 +9,7 @@ use whydrop_core::{
 
 use super::{
     ObjectRef,
-    convert::{direction_of, policy_ref},
+    convert::policy_ref,
     escape::{json_text, shell_word},
 };
 
@@ -19,7 +19,7 @@ pub struct Edit {
     /// The policy.
     pub policy: ObjectRef,
     /// Whether it is an egress or an ingress rule.
-    pub direction: super::Direction,
+    pub direction: Direction,
     /// The rule, as it stands in the policy's spec.
     pub rule: Value,
     /// The command that adds it.
@@ -52,12 +52,7 @@ fn edit_of(edit: &patch::Edit) -> Edit {
         shell_word(namespace),
         shell_word(&json_text(&operation.to_string()))
     );
-    Edit {
-        policy: policy_ref(&edit.policy),
-        direction: direction_of(edit.direction),
-        rule,
-        command,
-    }
+    Edit { policy: policy_ref(&edit.policy), direction: edit.direction, rule, command }
 }
 
 /// The one rule of the remedy's own policy, as JSON. Objects of the API are maps, strings and

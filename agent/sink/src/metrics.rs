@@ -21,7 +21,7 @@ use super::{Outgoing, Reading, Sink};
 use labels::{ChangeLabels, IncidentLabels, Labels, OTHER, escaped, severity};
 use whydrop_report::{
     AgentState, DropKind, DropRecord, Record,
-    incident::{IncidentHappened, IncidentRecord},
+    incident::{HappenedKind, IncidentRecord},
 };
 
 /// What a scrape is answered with.
@@ -130,7 +130,7 @@ impl Counts {
     }
 
     fn count_muted(&mut self, by: &MutedBy) {
-        let mut labels = MutedLabels { by: by.kind(), name: escaped(&by.name()) };
+        let mut labels = MutedLabels { by: by.kind().into(), name: escaped(&by.name()) };
         if self.is_full() && !self.muted.contains_key(&labels) {
             OTHER.clone_into(&mut labels.name);
             self.overflow += 1;
@@ -155,16 +155,16 @@ impl Counts {
     /// Its drops are counted as they are reported; here is what becomes of it.
     fn follow(&mut self, record: &IncidentRecord) {
         let happened = match record.happened {
-            IncidentHappened::Opened => Some("opened"),
-            IncidentHappened::Updated => None,
-            IncidentHappened::Resolved => Some("resolved"),
-            IncidentHappened::Reopened => Some("reopened"),
+            HappenedKind::Opened => Some("opened"),
+            HappenedKind::Updated => None,
+            HappenedKind::Resolved => Some("resolved"),
+            HappenedKind::Reopened => Some("reopened"),
         };
         if let Some(happened) = happened {
             let labels = ChangeLabels { happened, severity: severity(record.severity) };
             *self.incident_changes.entry(labels).or_default() += 1;
         }
-        if record.happened == IncidentHappened::Resolved {
+        if record.happened == HappenedKind::Resolved {
             self.incidents.remove(&record.id);
         } else {
             self.incidents.insert(record.id.clone(), IncidentLabels::of(record));

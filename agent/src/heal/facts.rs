@@ -7,18 +7,18 @@ use whydrop_core::{
     diagnosis::Class,
     flow::{Flow, Worked},
     heal::{Died, Past, State, Told},
-    incident::{self, IncidentId},
+    incident::{HappenedKind, IncidentId},
     policy::{PolicyKind, PolicyRef},
 };
 
 use crate::report::{
     DropKind, DropRecord, ObjectRef,
-    incident::{IncidentHappened, IncidentRecord, IncidentResolution, Severity},
+    incident::{IncidentRecord, IncidentResolution},
 };
 
 /// What a record says of an incident; an error names the field that cannot be read.
 pub(super) fn told(record: &IncidentRecord) -> Result<Told, String> {
-    let class = Class::ALL.into_iter().find(|class| class.name() == record.cause.class);
+    let class = Class::ALL.iter().copied().find(|class| class.name() == record.cause.class);
     let ends = record.affected.iter().flat_map(|path| [&path.source, &path.destination]);
     let namespaces = ends.filter_map(|end| end.namespace.as_deref());
     let of_policies = record.cause.responsible.iter().filter_map(|p| p.namespace.as_deref());
@@ -31,11 +31,7 @@ pub(super) fn told(record: &IncidentRecord) -> Result<Told, String> {
         state: state(record)?,
         first: time("first", &record.first)?,
         last: time("last", &record.last)?,
-        severity: match record.severity {
-            Severity::Info => incident::Severity::Info,
-            Severity::Warning => incident::Severity::Warning,
-            Severity::Critical => incident::Severity::Critical,
-        },
+        severity: record.severity,
         confidence: record.confidence,
         class: class.ok_or_else(|| format!("cause.class: {} is not known", record.cause.class))?,
         responsible: record.cause.responsible.iter().filter_map(policy).collect(),
@@ -88,17 +84,17 @@ fn past(record: &DropRecord) -> Result<Past, String> {
 
 fn state(record: &IncidentRecord) -> Result<State, String> {
     Ok(match (record.happened, &record.resolution) {
-        (IncidentHappened::Resolved, Some(IncidentResolution::Passes { at })) => {
+        (HappenedKind::Resolved, Some(IncidentResolution::Passes { at })) => {
             State::Passes(time("resolution.at", at)?)
         }
-        (IncidentHappened::Resolved, Some(IncidentResolution::Allowed)) => State::Allowed,
-        (IncidentHappened::Resolved, _) => State::Silent,
+        (HappenedKind::Resolved, Some(IncidentResolution::Allowed)) => State::Allowed,
+        (HappenedKind::Resolved, _) => State::Silent,
         _ => State::Open,
     })
 }
 
 fn policy(reference: &ObjectRef) -> Option<PolicyRef> {
-    let kind = PolicyKind::ALL.into_iter().find(|kind| kind.name() == reference.kind)?;
+    let kind = PolicyKind::ALL.iter().copied().find(|kind| kind.name() == reference.kind)?;
     let namespace = reference.namespace.as_deref().map(Into::into);
     Some(PolicyRef { kind, namespace, name: reference.name.as_str().into() })
 }

@@ -11,7 +11,7 @@ use whydrop::{
     },
     report::{
         AgentState, Record,
-        incident::{IncidentHappened, Severity},
+        incident::{HappenedKind, Severity},
     },
 };
 use whydrop_core::flow::Protocol;
@@ -120,7 +120,7 @@ fn open_on_one_node_is_open() {
     two.tick(700);
     let resolved = one.records.last().expect("a record").clone();
     let is_over = |record: &Record| match record {
-        Record::Incident(record) => record.happened == IncidentHappened::Resolved,
+        Record::Incident(record) => record.happened == HappenedKind::Resolved,
         _ => false,
     };
     assert!(is_over(&resolved), "{resolved:?}");

@@ -10,6 +10,9 @@ mod record;
 use std::{collections::VecDeque, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use strum::{Display, IntoStaticStr};
 
 use super::{
     Snapshot,
@@ -29,7 +32,23 @@ pub const AGE_MAX: SignedDuration = SignedDuration::from_hours(24);
 pub const PARTS_MAX: usize = 65_536;
 
 /// What happened to an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Display,
+    IntoStaticStr,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[strum(serialize_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
 pub enum ChangeKind {
     /// It came to be.
     Created,
@@ -45,14 +64,8 @@ pub enum ChangeKind {
 
 impl ChangeKind {
     /// The kind as records spell it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Edited => "edited",
-            Self::Relabelled => "relabelled",
-            Self::Moved => "moved",
-            Self::Deleted => "deleted",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 

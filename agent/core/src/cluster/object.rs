@@ -4,6 +4,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
+use strum::Display;
 
 use crate::{
     flow::Protocol,
@@ -72,7 +73,7 @@ impl Kind {
             Self::ServiceAccount,
         ];
         let calico = [Self::Tier, Self::NetworkSet, Self::GlobalNetworkSet];
-        core.into_iter().chain(PolicyKind::ALL.map(Self::Policy)).chain(calico)
+        core.into_iter().chain(PolicyKind::ALL.iter().copied().map(Self::Policy)).chain(calico)
     }
 
     /// The kind of a network set.
@@ -207,7 +208,8 @@ pub struct ProbePort {
 }
 
 /// The kubelet's probes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Display)]
+#[strum(serialize_all = "lowercase")]
 pub enum Probe {
     /// Restarts the container.
     Liveness,
@@ -215,16 +217,6 @@ pub enum Probe {
     Readiness,
     /// Holds back the other two.
     Startup,
-}
-
-impl fmt::Display for Probe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Liveness => "liveness",
-            Self::Readiness => "readiness",
-            Self::Startup => "startup",
-        })
-    }
 }
 
 /// What a pod belongs to.

@@ -1,12 +1,14 @@
 //! What speaks for an attempt, or a flow of attempts, having died.
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use strum::{Display, IntoStaticStr};
 
 use super::{GRACE, SETTLE};
 use crate::observation::{DropReason, Fact, Observation, Rejection};
-use std::sync::Arc;
 
 /// How many different kernel drops are told apart in one flow: a filter and a full queue is two;
 /// more than this says nothing more.
@@ -16,15 +18,40 @@ const KERNEL_DROPS_MAX: usize = 4;
 /// connect sends (7 with `tcp_syn_retries` 6), each with a drop and a retransmission.
 const SIGNS_MAX: usize = 16;
 
-/// How sure it is that packets died, and where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Level {
-    /// They left, and nothing came back: it happened on the way, or on another node.
-    Unanswered,
+/// How sure it is that attempts were dropped, and where.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    Display,
+    IntoStaticStr,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[strum(serialize_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
+pub enum EvidenceLevel {
     /// This kernel freed them with a drop reason: it happened here.
     KernelDrop,
+    /// Nothing came back: it happened on the way, or on another node.
+    Unanswered,
     /// Somebody said no: not silent.
     Rejected,
+    /// They were answered, although policies deny them.
+    Answered,
+    /// Nothing was seen; a question was asked.
+    None,
+}
+
+impl EvidenceLevel {
+    /// The level as records spell it.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// Packets that this kernel dropped alike.
@@ -169,14 +196,14 @@ impl Evidence {
         self.last() + if ended || dropped_again { GRACE } else { SETTLE }
     }
 
-    /// How sure it is, and where it happened.
-    pub fn level(&self) -> Level {
+    /// How sure it is, and where it happened: one of the first three.
+    pub fn level(&self) -> EvidenceLevel {
         if self.rejected.is_some() {
-            Level::Rejected
+            EvidenceLevel::Rejected
         } else if self.kernel_packets > 0 {
-            Level::KernelDrop
+            EvidenceLevel::KernelDrop
         } else {
-            Level::Unanswered
+            EvidenceLevel::Unanswered
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{
         object::{Kind, Service},
         resolve::Holder,
     },
-    correlate::{Evidence, Level},
+    correlate::{Evidence, EvidenceLevel},
     flow::Direction,
     policy::Policy,
     verdict::{
@@ -206,25 +206,26 @@ impl Inquiry<'_> {
             Fate::Asked => because(1.0, "computed from the objects given"),
             Fate::Answered => because(0.95, "an answer came back"),
             Fate::Died(evidence) => match (evidence.level(), Died::of(evidence)) {
-                (Level::Rejected, Died::Filter) => {
+                (EvidenceLevel::Rejected, Died::Filter) => {
                     because(0.97, "a filter of this node rejected it")
                 }
-                (Level::Rejected, _) => {
+                (EvidenceLevel::Rejected, _) => {
                     because(0.7, "a rejection came back, from whom is not known")
                 }
-                (Level::KernelDrop, Died::Filter) => {
+                (EvidenceLevel::KernelDrop, Died::Filter) => {
                     because(0.97, "a filter of this node dropped it")
                 }
-                (Level::KernelDrop, Died::Other) => {
+                (EvidenceLevel::KernelDrop, Died::Other) => {
                     because(0.97, "this kernel says why it dropped it")
                 }
-                (Level::KernelDrop, _) => {
+                (EvidenceLevel::KernelDrop, _) => {
                     because(0.85, "this kernel dropped it without saying why")
                 }
-                (Level::Unanswered, _) if class.is_denial() => {
+                (EvidenceLevel::Unanswered, _) if class.is_denial() => {
                     because(0.75, "nothing was dropped here: it died beyond this node")
                 }
-                (Level::Unanswered, _) => because(0.6, "no answer came, and nothing says why"),
+                // Of drops there is no other level.
+                (_, _) => because(0.6, "no answer came, and nothing says why"),
             },
         };
         if let Some((kind, age_secs)) = self.stalest() {

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, sync::Arc};
 use super::{Cause, Class, Fate, Situation, inquiry::Inquiry, reason};
 use crate::{
     cluster::TableFull,
-    correlate::Level,
+    correlate::EvidenceLevel,
     flow::Direction,
     observation::Rejection,
     policy::{Layer, Policy},
@@ -109,7 +109,7 @@ fn not_enforced(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
 
 fn out_of_sync(inquiry: &Inquiry<'_>) -> String {
     let what = match inquiry.case.fate {
-        Fate::Died(evidence) if evidence.level() == Level::Rejected => "rejected",
+        Fate::Died(evidence) if evidence.level() == EvidenceLevel::Rejected => "rejected",
         _ => "dropped",
     };
     let allowed = [Direction::Egress, Direction::Ingress].into_iter().find_map(|direction| {

@@ -1,8 +1,9 @@
 //! How bad an incident is and how sure that is, each by stated rules and with its reasons.
 
-use std::fmt;
-
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use strum::{Display, IntoStaticStr};
 
 use super::{
     Affected, Incident, Party,
@@ -32,13 +33,30 @@ const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(5);
 /// No rule makes it surer than this.
 const CONFIDENCE_MAX: f64 = 0.99;
 
-/// How bad an incident is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// How bad an incident is, the mildest first.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Display,
+    IntoStaticStr,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[strum(serialize_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// It is meant so, or it is nothing yet.
+    /// It is intended, or it is nothing yet.
     #[default]
     Info,
-    /// Some suffer, and go on suffering.
+    /// Some pods are affected, and stay affected.
     Warning,
     /// A workload has lost all of its replicas' path, or its DNS, or its probes.
     Critical,
@@ -46,18 +64,8 @@ pub enum Severity {
 
 impl Severity {
     /// The severity as records spell it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Info => "info",
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-        }
-    }
-}
-
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -6,6 +6,10 @@ use std::{
     sync::Arc,
 };
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use strum::{Display, EnumDiscriminants};
+
 use super::{Incident, Path, affected::Affected, dying::Dying, words::several};
 use crate::{
     cluster::history::{Change, ChangeKind},
@@ -25,7 +29,14 @@ pub(super) const REMEDIES_MAX: usize = 8;
 const TESTS_MAX: usize = 8;
 
 /// Something to do.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, EnumDiscriminants)]
+#[strum_discriminants(
+    name(StepKind),
+    doc = "What kind of thing is to be done.",
+    derive(PartialOrd, Ord, Hash, Display, Serialize, Deserialize, JsonSchema),
+    strum(serialize_all = "kebab-case"),
+    serde(rename_all = "kebab-case")
+)]
 pub enum Step {
     /// Apply what lets the flows pass, proved by the same evaluator.
     Apply(Arc<Remedy>),
@@ -58,18 +69,9 @@ pub enum Step {
 }
 
 impl Step {
-    /// The step's kind as records spell it.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Apply(_) => "apply",
-            Self::AskOwner(_) => "ask-owner",
-            Self::LookElsewhere(_) => "look-elsewhere",
-            Self::Watch => "watch",
-            Self::AwaitReady { .. } => "await-ready",
-            Self::Test { .. } => "test",
-            Self::PutBack(_) => "put-back",
-            Self::Instead(_) => "instead",
-        }
+    /// What kind of thing is to be done.
+    pub fn kind(&self) -> StepKind {
+        self.into()
     }
 }
 

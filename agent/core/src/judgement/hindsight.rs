@@ -9,7 +9,7 @@ use crate::{
         Snapshot,
         history::{Change, History},
     },
-    correlate::{Evidence, Level},
+    correlate::{Evidence, EvidenceLevel},
     diagnosis::{Case, Class, Diagnosis, ENFORCED_WITHIN, Fate, Situation, diagnose, reason::Died},
     policy::Policy,
 };
@@ -106,7 +106,7 @@ fn out_of_sync(
     let direction = flip.verdict.denied_directions().next();
     let policy = direction.and_then(|d| flip.verdict.direction(d).responsible().into_iter().next());
     let verb = match evidence.level() {
-        Level::Rejected => "rejected",
+        EvidenceLevel::Rejected => "rejected",
         _ => "dropped",
     };
     let secs = late.as_secs().max(0);

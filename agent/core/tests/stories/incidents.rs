@@ -194,7 +194,7 @@ fn the_plan_applies_waits_and_tests_what_died() {
     story.cluster.apply(Object::Policy(restrict()), Some(at(0)));
     outage(&mut story, &[3, 4], None);
     let (_, incident) = story.told(8);
-    let names: Vec<_> = incident.plan.iter().map(Step::name).collect();
+    let names: Vec<_> = incident.plan.iter().map(|step| step.kind().to_string()).collect();
     assert_eq!(names[..5], ["apply", "apply", "apply", "watch", "await-ready"]);
     assert!(names[5..].iter().all(|name| *name == "test"), "{names:?}");
     let Step::AwaitReady { pods, condition } = &incident.plan[4] else { panic!("no pods") };

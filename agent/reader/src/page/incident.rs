@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::{drops, overview::chip, paths, remedy, timeline, walk, words};
 use whydrop_report::records::board::{Board, Incident, Status, Summary};
 use whydrop_report::{
-    Situation,
+    SituationKind,
     incident::{AffectedPath, IncidentResolution, Sufferer},
 };
 
@@ -112,9 +112,9 @@ fn because(summary: &Summary) -> Markup {
             }
             (words::class(&cause.class)) "."
             @match cause.situation {
-                Some(Situation::Dns) => " These are look-ups at the cluster's DNS.",
-                Some(Situation::Probe) => " These are the kubelet's probes.",
-                Some(Situation::Start) => " These are the pod's first moments, before its CNI had \
+                Some(SituationKind::Dns) => " These are look-ups at the cluster's DNS.",
+                Some(SituationKind::Probe) => " These are the kubelet's probes.",
+                Some(SituationKind::Start) => " These are the pod's first moments, before its CNI had \
                                            programmed it.",
                 None => {}
             }

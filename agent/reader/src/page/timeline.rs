@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
 use super::words;
-use whydrop_report::incident::{ChangedBy, IncidentHappened, IncidentResolution};
+use whydrop_report::incident::{ChangedBy, HappenedKind, IncidentResolution};
 use whydrop_report::records::board::{Board, Incident, Moment, Summary};
 
 /// How many events are listed: the first ones tell the story, the last ones how it ended.
@@ -132,31 +132,31 @@ fn events(board: &Board, incident: &Incident) -> Vec<Event> {
 fn turn(moment: &Moment) -> Event {
     let severity = words::severity(Some(moment.severity));
     let (kind, verb) = match moment.happened {
-        IncidentHappened::Opened => (Kind::Turn, "opened"),
-        IncidentHappened::Updated => (Kind::Turn, "updated"),
-        IncidentHappened::Reopened => (Kind::Turn, "reopened"),
-        IncidentHappened::Resolved => (Kind::Over, "resolved"),
+        HappenedKind::Opened => (Kind::Turn, "opened"),
+        HappenedKind::Updated => (Kind::Turn, "updated"),
+        HappenedKind::Reopened => (Kind::Turn, "reopened"),
+        HappenedKind::Resolved => (Kind::Over, "resolved"),
     };
     let what = html! {
         "Node " code { (moment.node) } ": incident " strong { (verb) }
         @match (moment.happened, &moment.resolution) {
-            (IncidentHappened::Resolved, Some(IncidentResolution::Passes { .. })) => {
+            (HappenedKind::Resolved, Some(IncidentResolution::Passes { .. })) => {
                 ", traffic passes again"
             }
-            (IncidentHappened::Resolved, Some(IncidentResolution::Allowed)) => {
+            (HappenedKind::Resolved, Some(IncidentResolution::Allowed)) => {
                 ", policies allow it now"
             }
-            (IncidentHappened::Resolved, Some(IncidentResolution::Silence)) => {
+            (HappenedKind::Resolved, Some(IncidentResolution::Silence)) => {
                 ", nobody has tried for some time"
             }
-            (IncidentHappened::Resolved, Some(IncidentResolution::Muted)) => {
+            (HappenedKind::Resolved, Some(IncidentResolution::Muted)) => {
                 ", it is meant so, and muted"
             }
-            (IncidentHappened::Resolved, None) => {}
+            (HappenedKind::Resolved, None) => {}
             _ => { ", " (severity) }
         }
     };
-    let mark = (moment.happened == IncidentHappened::Resolved).then_some("resolved");
+    let mark = (moment.happened == HappenedKind::Resolved).then_some("resolved");
     Event { at: moment.at, kind, what, mark }
 }
 

@@ -6,7 +6,7 @@ use maud::{Markup, html};
 use super::{overview::chip, words};
 use whydrop_report::records::board::{Incident, ToldDrop};
 use whydrop_report::{
-    Decision, DirectionVerdict, DropRecord, Exemption, Layer, NearestMiss,
+    Decision, DirectionVerdict, DropRecord, Exemption, LayerKind, NearestMiss,
     text::{asked, end},
 };
 
@@ -90,11 +90,11 @@ fn direction(preposition: &str, name: &str, end: &str, verdict: &DirectionVerdic
 fn layer(verdict: &DirectionVerdict) -> Markup {
     html! {
         @match (verdict.layer, &verdict.tier) {
-            (Some(Layer::Admin), _) => "by the rules of cluster administrators",
-            (Some(Layer::NetworkPolicy), _) => "by the additive network policies",
-            (Some(Layer::Tier), Some(tier)) => { "in the tier " code { (tier) } },
-            (Some(Layer::Tier), None) => "in a tier",
-            (Some(Layer::Baseline), _) => "by the baseline rules",
+            (Some(LayerKind::Admin), _) => "by the rules of cluster administrators",
+            (Some(LayerKind::NetworkPolicy), _) => "by the additive network policies",
+            (Some(LayerKind::Tier), Some(tier)) => { "in the tier " code { (tier) } },
+            (Some(LayerKind::Tier), None) => "in a tier",
+            (Some(LayerKind::Baseline), _) => "by the baseline rules",
             (None, _) => {
                 @if verdict.decision == Decision::NotIsolated { "no policy governs this end" }
             }

@@ -14,7 +14,7 @@ use whydrop_report::{
     NearestMiss, ObjectRef, Record, Remedy, Verdict, Workload,
     escape::json,
     heal::HealRecord,
-    incident::{IncidentHappened, IncidentRecord, IncidentResolution, Severity},
+    incident::{HappenedKind, IncidentRecord, IncidentResolution, Severity},
     text,
 };
 
@@ -84,7 +84,7 @@ fn drop<'a>(attributes: &mut Attributes, record: &'a DropRecord) -> Head<'a> {
 
 fn incident<'a>(attributes: &mut Attributes, record: &'a IncidentRecord) -> Head<'a> {
     let severity = match (record.happened, record.severity) {
-        (IncidentHappened::Resolved, _) | (_, Severity::Info) => SeverityNumber::Info,
+        (HappenedKind::Resolved, _) | (_, Severity::Info) => SeverityNumber::Info,
         (_, Severity::Warning) => SeverityNumber::Warn,
         (_, Severity::Critical) => SeverityNumber::Error,
     };

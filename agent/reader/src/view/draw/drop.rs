@@ -9,8 +9,8 @@ use crate::view::{
 };
 use whydrop_report::records::board::ToldDrop;
 use whydrop_report::{
-    Decision, Direction, DirectionVerdict, DropRecord, End, Exemption, Layer, ObjectRef, RuleRef,
-    text::fix_command,
+    Decision, Direction, DirectionVerdict, DropRecord, End, Exemption, LayerKind, ObjectRef,
+    RuleRef, text::fix_command,
 };
 
 pub(super) fn page(view: &View, drop: &ToldDrop, width: usize, theme: Theme) -> Page {
@@ -100,9 +100,9 @@ fn direction(
     };
     let layer = match (verdict.layer, &verdict.tier) {
         (_, Some(tier)) => format!(", in tier {tier}"),
-        (Some(Layer::Admin), None) => ", by admin policies".to_owned(),
-        (Some(Layer::Baseline), None) => ", by the baseline".to_owned(),
-        (Some(Layer::NetworkPolicy | Layer::Tier) | None, None) => String::new(),
+        (Some(LayerKind::Admin), None) => ", by admin policies".to_owned(),
+        (Some(LayerKind::Baseline), None) => ", by the baseline".to_owned(),
+        (Some(LayerKind::NetworkPolicy | LayerKind::Tier) | None, None) => String::new(),
     };
     page.item("-", &format!("{name}: {decision}{layer}"));
     let list =

@@ -7,7 +7,7 @@ use crate::view::{
 };
 use whydrop_report::records::board::{Count, Incident, Status, Summary};
 use whydrop_report::{
-    incident::{IncidentHappened, IncidentResolution, PlanStep},
+    incident::{HappenedKind, IncidentResolution, PlanStep},
     text::seconds,
 };
 
@@ -100,19 +100,19 @@ fn when(page: &mut Page, view: &View, incident: &Incident) {
     for turn in incident.moments() {
         let severity = words::severity(turn.severity);
         let what = match (turn.happened, &turn.resolution) {
-            (IncidentHappened::Opened, _) => format!("opened, {severity}"),
-            (IncidentHappened::Updated, _) => format!("first {severity}"),
-            (IncidentHappened::Reopened, _) => format!("back, {severity}"),
-            (IncidentHappened::Resolved, Some(IncidentResolution::Passes { at })) => {
+            (HappenedKind::Opened, _) => format!("opened, {severity}"),
+            (HappenedKind::Updated, _) => format!("first {severity}"),
+            (HappenedKind::Reopened, _) => format!("back, {severity}"),
+            (HappenedKind::Resolved, Some(IncidentResolution::Passes { at })) => {
                 format!("over: traffic passes since {}", seconds(at))
             }
-            (IncidentHappened::Resolved, Some(IncidentResolution::Allowed)) => {
+            (HappenedKind::Resolved, Some(IncidentResolution::Allowed)) => {
                 "over: policies allow it".to_owned()
             }
-            (IncidentHappened::Resolved, Some(IncidentResolution::Muted)) => {
+            (HappenedKind::Resolved, Some(IncidentResolution::Muted)) => {
                 "over: it is meant so, and muted".to_owned()
             }
-            (IncidentHappened::Resolved, _) => "over: nobody attempts it any more".to_owned(),
+            (HappenedKind::Resolved, _) => "over: nobody attempts it any more".to_owned(),
         };
         told.push((moment(turn.at), format!("{what} (told by {})", turn.node)));
     }

@@ -13,7 +13,7 @@ use super::{
     merge::Summary,
     parse_time,
 };
-use crate::incident::{IncidentHappened, IncidentRecord, IncidentResolution, Severity};
+use crate::incident::{HappenedKind, IncidentRecord, IncidentResolution, Severity};
 
 /// How many of its turns are kept, the latest: an incident that comes back every minute for hours.
 pub const MOMENTS_MAX: usize = 256;
@@ -63,7 +63,7 @@ pub struct Moment {
     /// By which node's agent.
     pub node: String,
     /// What happened; `updated` where it became this severe for the first time on this node.
-    pub happened: IncidentHappened,
+    pub happened: HappenedKind,
     /// How severe it was.
     pub severity: Severity,
     /// Why it was over.
@@ -104,7 +104,7 @@ impl NodeState {
 
     /// Whether it goes on, by this node.
     pub fn status(&self) -> Status {
-        if self.record.happened == IncidentHappened::Resolved {
+        if self.record.happened == HappenedKind::Resolved {
             Status::Resolved
         } else if self.turned > Some(self.told) {
             Status::Unfollowed
@@ -168,7 +168,7 @@ impl Incident {
         let worse = self.severities.iter().map(|((node, severity), at)| Moment {
             at: *at,
             node: node.clone(),
-            happened: IncidentHappened::Updated,
+            happened: HappenedKind::Updated,
             severity: *severity,
             resolution: None,
         });
@@ -203,7 +203,7 @@ impl Incident {
         let IncidentRecord { node, happened, severity, resolution, .. } = &*told.record;
         let since = self.severities.entry((node.clone(), *severity)).or_insert(told.told);
         *since = told.told.min(*since);
-        if *happened != IncidentHappened::Updated {
+        if *happened != HappenedKind::Updated {
             self.turns.insert(Moment {
                 at: told.told,
                 node: node.clone(),
