@@ -1,6 +1,7 @@
-//! What happened to a cluster, step by step in virtual time, and what is told of it.
+//! What happened to a cluster, step by step in virtual time, and what is reported of it.
 
 mod build;
+mod cluster;
 mod docket;
 mod facts;
 mod history;

@@ -1,67 +1,27 @@
 //! Who held an address when, what a namespace that nobody listed says, and how few policies an
 //! explanation looks at.
 
-use std::{net::IpAddr, sync::Arc};
-
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use whydrop_core::{
     cluster::{
         Cluster, Snapshot,
         look_up::{LookUp, Sought},
-        object::{EndpointSlice, Key, Kind, Namespace, Object, Pod, Service},
+        object::{EndpointSlice, Key, Kind, Object, Pod, Service},
         resolve::Holder,
     },
-    diagnosis::{Case, Fate, diagnose, to_look_up},
-    flow::{Flow, Protocol},
+    diagnosis::{Case, diagnose, to_look_up},
+    flow::Protocol,
     policy::{
-        Action, KUBERNETES_ORDER, Layer, NAMESPACE_NAME_LABEL, Namespaces, Peer, Peers, PodPeer,
-        Policy, PolicyKind, PolicyRef, Rule,
-        requirement::{Labels, Requirement},
-        selector::Selector,
+        Action, NAMESPACE_NAME_LABEL, Namespaces, Peer, Peers, PodPeer, Policy, PolicyKind, Rule,
+        requirement::Labels, selector::Selector,
     },
     verdict::{Decision, Question, evaluate},
 };
 
-fn at(seconds: i64) -> Timestamp {
-    Timestamp::from_second(1_767_323_045).expect("a time") + SignedDuration::from_secs(seconds)
-}
-
-fn address(last: u8) -> IpAddr {
-    IpAddr::from([10, 1, 0, last])
-}
-
-fn labels(pairs: &[(&str, &str)]) -> Labels {
-    pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
-}
-
-fn pod(namespace: &str, name: &str, last: u8, pod_labels: &[(&str, &str)]) -> Pod {
-    Pod {
-        namespace: namespace.into(),
-        name: name.into(),
-        uid: None,
-        labels: labels(pod_labels),
-        created: None,
-        service_account: "default".into(),
-        node: Some("worker-1".into()),
-        host_network: false,
-        addresses: vec![address(last)],
-        host_addresses: Vec::new(),
-        ports: Vec::new(),
-        probes: Vec::new(),
-        workload: None,
-        ready: None,
-        restarts: 0,
-    }
-}
-
-fn namespace(name: &str, own: &[(&str, &str)]) -> Object {
-    let mut labels = labels(own);
-    labels.insert(NAMESPACE_NAME_LABEL.into(), name.into());
-    Object::Namespace(Namespace { name: name.into(), labels, mute: None })
-}
+use crate::build::{self, address, at, equals, ingress, labels, namespace, pod, pod_key};
 
 fn key(pod: &Pod) -> Key {
-    Key { kind: Kind::Pod, namespace: Some(pod.namespace.clone()), name: pod.name.clone() }
+    pod_key(&pod.namespace, &pod.name)
 }
 
 fn holder(snapshot: &Snapshot, last: u8, time: Option<Timestamp>) -> String {
@@ -103,7 +63,7 @@ fn the_newer_of_two_pods_that_claim_an_address_holds_it() {
 }
 
 #[test]
-fn two_pods_that_claim_an_address_alike_are_told_and_not_guessed() {
+fn two_pods_that_claim_an_address_alike_are_reported_and_not_guessed() {
     let mut cluster = Cluster::default();
     cluster.apply(Object::Pod(pod("shop", "api-1", 20, &[])), None);
     cluster.apply(Object::Pod(pod("ci", "job-7", 20, &[])), None);
@@ -133,25 +93,9 @@ fn former_holders_of_an_address_are_bounded() {
     assert!(cluster.snapshot().holdings(address(20)).len() <= 4);
 }
 
+/// A policy that lets these peers in, on every port.
 fn policy(namespace: &str, name: &str, selects: Selector, peers: Peers) -> Policy {
-    let namespace: Arc<str> = namespace.into();
-    Policy {
-        reference: PolicyRef {
-            kind: PolicyKind::NetworkPolicy,
-            namespace: Some(namespace.clone()),
-            name: name.into(),
-        },
-        api_version: "networking.k8s.io/v1".into(),
-        uid: None,
-        created: None,
-        written: None,
-        mute: None,
-        layer: Layer::NetworkPolicy,
-        order: KUBERNETES_ORDER,
-        subject: PodPeer::new(Namespaces::Own(namespace), selects),
-        ingress: Some(vec![Rule::new(Action::Allow, peers, Vec::new())]),
-        egress: None,
-    }
+    ingress(namespace, name, selects, vec![Rule::new(Action::Allow, peers, Vec::new())])
 }
 
 fn ask(snapshot: &Snapshot, from: u8, to: u8) -> Question {
@@ -170,8 +114,7 @@ fn unlisted_namespace(label: &str, value: &str) -> Snapshot {
     cluster.apply(namespace("backend", &[]), None);
     cluster.apply(Object::Pod(pod("frontend", "pod-a", 10, &[])), None);
     cluster.apply(Object::Pod(pod("backend", "pod-b", 20, &[])), None);
-    let wanted = Selector::new(vec![Requirement::equals(label, value)]);
-    let namespaces = Namespaces::Selected(wanted);
+    let namespaces = Namespaces::Selected(equals(&[(label, value)]));
     let peers = Peers::AnyOf(vec![Peer::Pods(PodPeer::new(namespaces, Selector::EVERYTHING))]);
     let policy = policy("backend", "allow-web", Selector::EVERYTHING, peers);
     cluster.apply(Object::Policy(policy), None);
@@ -209,9 +152,8 @@ fn nothing_is_judged_before_a_kind_is_synced() {
 }
 
 fn case(source: u8, destination: u8) -> Case<'static> {
-    let (source, destination) = (address(source), address(destination));
-    let flow = Flow { source, destination, port: 8080, protocol: Protocol::Tcp };
-    Case { flow, dialled: None, at: Some(at(0)), fate: Fate::Asked }
+    let case = build::case(address(source), address(destination), 8080);
+    Case { at: Some(at(0)), ..case }
 }
 
 #[test]
@@ -244,13 +186,13 @@ fn an_address_is_outside_only_once_it_was_looked_up() {
 }
 
 #[test]
-fn an_end_is_looked_up_as_it_was_when_the_flow_died() {
+fn an_end_is_looked_up_as_it_was_when_the_flow_was_dropped() {
     let mut cluster = Cluster::default();
     cluster.look_up_on_demand();
     cluster.apply(Object::Pod(pod("frontend", "pod-a", 10, &[])), None);
     cluster.looked_up(address(20), LookUp { at: at(10), failed: None, scale: None });
-    let missing = |died| {
-        let case = Case { at: Some(at(died)), ..case(10, 20) };
+    let missing = |second| {
+        let case = Case { at: Some(at(second)), ..case(10, 20) };
         to_look_up(&cluster.snapshot(), &case, at(14))
     };
     assert!(missing(9).is_empty());
@@ -336,7 +278,7 @@ fn a_policy_of_a_kind_that_cannot_be_read_leaves_the_verdict_open() {
 #[test]
 fn explaining_a_flow_does_not_look_at_all_policies_of_the_cluster() {
     let mut cluster = Cluster::default();
-    let app = |name: &str| Selector::new(vec![Requirement::equals("app", name)]);
+    let app = |name: &str| equals(&[("app", name)]);
     for n in 0..1_000 {
         for m in 0..10 {
             let elsewhere =
