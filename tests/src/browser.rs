@@ -14,7 +14,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::lab::namespace::Namespace;
+use crate::world::namespace::Namespace;
 
 /// How long a browser lives, in seconds: what waits for an answer that does not come ends then.
 const LIFE_SECS: &str = "100";
@@ -115,8 +115,8 @@ impl Browser {
         Ok(BASE64_STANDARD.decode(answer["data"].as_str().context("a picture")?)?)
     }
 
-    /// What the browser told since the page was opened, by the protocol's name for it.
-    pub fn told<'a>(&'a self, method: &'a str) -> impl Iterator<Item = &'a Value> {
+    /// What the browser reported since the page was opened, by the protocol's name for it.
+    pub fn events<'a>(&'a self, method: &'a str) -> impl Iterator<Item = &'a Value> {
         self.events.iter().filter(move |event| event["method"] == method).map(|e| &e["params"])
     }
 
@@ -149,7 +149,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // `timeout` passes on what it is told, to the browser with all its processes.
+        // `timeout` passes on the signals that it gets, to the browser with all its processes.
         let pid = i32::try_from(self.child.id()).map(nix::unistd::Pid::from_raw);
         let _ = pid.map(|pid| nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM));
         let _ = self.child.wait();

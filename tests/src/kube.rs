@@ -21,5 +21,4 @@ pub mod pki;
 pub(crate) mod ports;
 pub(crate) mod proxy;
 mod state;
-pub mod stories;
 pub mod wait;

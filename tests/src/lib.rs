@@ -1,18 +1,15 @@
-//! The lab: a node and its pods made of network namespaces, and scenarios played in it.
+//! Worlds of network namespaces, real control planes and real enforcers, what is played on them, and
+//! loads.
 
-pub mod agent;
-pub mod bench;
 pub mod browser;
-pub mod cluster;
-pub mod differential;
-pub mod expect;
-pub mod fleet;
-pub mod hint;
 pub mod kube;
-pub mod lab;
-pub mod marker;
-pub mod netns;
-pub mod otlp;
+pub mod load;
 pub mod play;
-pub mod scenario;
-pub mod story;
+pub mod world;
+
+use std::path::{Path, PathBuf};
+
+/// A path of the repository.
+pub fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).join(path)
+}

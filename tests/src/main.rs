@@ -9,17 +9,17 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use whydrop_tests::{
-    fleet,
-    kube::stories,
-    play::{Watched, play},
+use whydrop_tests::play::{
+    narration::Narrator,
+    player::{Watched, play},
+    replicas::{self, Kind},
     scenario::{Scenario, scenarios},
-    story::Story,
+    whole_node,
 };
 
-/// The scenario that tells the main thing.
+/// The scenario that shows the main thing.
 const FIRST: &str = "frontend-to-backend";
-/// What tells it, and more, on a whole Kubernetes node.
+/// What shows it, and more, on a whole Kubernetes node.
 const NODE: &str = "node";
 /// The incident that whydrop was first written for, with the engine it happened with.
 const CALICO: &str = "calico-restrict-backend-ingress";
@@ -33,7 +33,7 @@ struct Arguments {
     /// Plays the traffic alone, without whydrop: for writing a scenario.
     #[arg(long)]
     traffic_only: bool,
-    /// Of the story with Calico: also keeps what the agent tells, as lines of a log.
+    /// Of the story with Calico: also keeps what the agent reports, as lines of a log.
     #[arg(long, value_name = "FILE")]
     records: Option<PathBuf>,
     /// With `--records`: how long it goes on before somebody mends it.
@@ -43,38 +43,42 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let mut story = Story::on_stdout();
+    let mut narrator = Narrator::on_stdout();
     let watched = if arguments.traffic_only { Watched::Not } else { Watched::ByAgent };
-    let told = match &arguments.records {
-        Some(file) => record(&mut story, &arguments, file),
-        None => tell(&mut story, &arguments.name, watched),
+    let shown = match &arguments.records {
+        Some(file) => record(&mut narrator, &arguments, file),
+        None => show(&mut narrator, &arguments.name, watched),
     };
-    match told {
+    match shown {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            story.heading(&format!("\nerror: {error:#}"));
+            narrator.heading(&format!("\nerror: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-fn tell(story: &mut Story<std::io::Stdout>, name: &str, watched: Watched) -> Result<()> {
+fn show(narrator: &mut Narrator<std::io::Stdout>, name: &str, watched: Watched) -> Result<()> {
     match name {
-        NODE => return stories::play(story),
-        CALICO => return fleet::story::play(fleet::story::Kind::Calico, story),
+        NODE => return whole_node::play(narrator),
+        CALICO => return replicas::play(Kind::Calico, narrator),
         _ => {}
     }
     let scenario = Scenario::read(&scenarios().join(name))
         .context("no such scenario; `cargo xtask demo --list` names them all")?;
-    story.introduce(&scenario);
-    play(&scenario, watched, story)
+    narrator.introduce(&scenario);
+    play(&scenario, watched, narrator)
 }
 
-fn record(story: &mut Story<std::io::Stdout>, arguments: &Arguments, file: &Path) -> Result<()> {
+fn record(
+    narrator: &mut Narrator<std::io::Stdout>,
+    arguments: &Arguments,
+    file: &Path,
+) -> Result<()> {
     ensure!(arguments.name == CALICO, "--records: only {CALICO} can be kept");
     let outage = Duration::from_secs(arguments.minutes * 60);
     let mut lines = String::new();
-    for record in fleet::story::record(fleet::story::Kind::Calico, outage, story)? {
+    for record in replicas::record(Kind::Calico, outage, narrator)? {
         lines += &serde_json::to_string(&record)?;
         lines.push('\n');
     }

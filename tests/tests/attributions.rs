@@ -1,6 +1,6 @@
 //! Which change a denial is put down to, over the clusters of the cases: their policies and labels
 //! come about one after the other, in any order. The change named is the one across which the
-//! verdict turned, as a replay of the story tells, and taking it back lets the flow pass.
+//! verdict turned, as a replay of the sequence shows, and taking it back lets the flow pass.
 
 use std::{fs, net::IpAddr, path::Path};
 
@@ -21,10 +21,10 @@ use whydrop_core::{
     verdict::{Decision, evaluate},
 };
 
-/// How many stories are made of the cases of a file.
-const STORIES: u32 = 48;
+/// How many sequences are made of the cases of a file.
+const SEQUENCES: u32 = 48;
 
-/// How many probes of a case are judged in a story; which ones is up to the story.
+/// How many probes of a case are judged in a sequence; which ones is up to that.
 const PROBES_MAX: usize = 40;
 
 /// How a policy comes about.
@@ -40,7 +40,7 @@ enum Coming {
 
 /// How the objects of a case come about.
 #[derive(Clone, Debug)]
-struct Story {
+struct Sequence {
     case: Index,
     first_probe: Index,
     order: Vec<Index>,
@@ -51,7 +51,7 @@ struct Story {
     is_sudden: bool,
 }
 
-fn story() -> impl Strategy<Value = Story> {
+fn sequence() -> impl Strategy<Value = Sequence> {
     let coming = prop_oneof![
         4 => Just(Coming::Created),
         2 => Just(Coming::Edited),
@@ -65,7 +65,7 @@ fn story() -> impl Strategy<Value = Story> {
         prop::collection::vec(any::<Index>(), 0..3),
         prop::bool::weighted(0.2),
     )
-        .prop_map(|(case, first_probe, order, comings, relabelled, is_sudden)| Story {
+        .prop_map(|(case, first_probe, order, comings, relabelled, is_sudden)| Sequence {
             case,
             first_probe,
             order,
@@ -100,7 +100,7 @@ fn lenient(policy: &Policy) -> Policy {
     lenient
 }
 
-/// A cluster that a story has been played in, and its states, the one at the start first.
+/// A cluster that a sequence has been played in, and its states, the one at the start first.
 struct Played {
     cluster: Cluster,
     /// What made each state but the first.
@@ -119,12 +119,12 @@ impl Played {
     }
 }
 
-fn play(case: &Value, story: &Story) -> Played {
+fn play(case: &Value, sequence: &Sequence) -> Played {
     let mut manifests = manifests(case);
     let (mut coming, mut later) = (Vec::new(), Vec::new());
     let mut there = Vec::new();
     for object in std::mem::take(&mut manifests.objects) {
-        let how = story.comings[coming.len() % story.comings.len()];
+        let how = sequence.comings[coming.len() % sequence.comings.len()];
         match (object, how) {
             (Object::Policy(policy), Coming::Older) => there.push(Object::Policy(policy)),
             (Object::Policy(policy), Coming::Created) => coming.push(Object::Policy(policy)),
@@ -137,14 +137,14 @@ fn play(case: &Value, story: &Story) -> Played {
     }
     let namespaces: Vec<usize> =
         (0..there.len()).filter(|n| matches!(there[*n], Object::Namespace(_))).collect();
-    for pair in story.relabelled.windows(2) {
+    for pair in sequence.relabelled.windows(2) {
         let [one, other] = [pair[0].get(&namespaces), pair[1].get(&namespaces)];
         let Object::Namespace(others) = there[*other].clone() else { unreachable!() };
         later.push(there[*one].clone());
         let Object::Namespace(namespace) = &mut there[*one] else { unreachable!() };
         namespace.labels = others.labels;
     }
-    for (n, at) in story.order.iter().enumerate().take(coming.len()) {
+    for (n, at) in sequence.order.iter().enumerate().take(coming.len()) {
         let rest = coming.len() - n;
         coming.swap(n, n + at.index(rest));
     }
@@ -154,7 +154,7 @@ fn play(case: &Value, story: &Story) -> Played {
     let states = vec![cluster.snapshot()];
     let mut played = Played { cluster, steps: Vec::new(), states };
     for (object, minute) in coming.into_iter().chain(later).zip(1..) {
-        let minutes = if story.is_sudden { 1 } else { minute };
+        let minutes = if sequence.is_sudden { 1 } else { minute };
         played.apply(object, at(60 * minutes));
     }
     played
@@ -185,18 +185,18 @@ fn without(played: &Played, named: &[Change]) -> Snapshot {
     undone
 }
 
-/// What a story came to.
+/// What a sequence came to.
 #[derive(Default)]
 struct Tally {
     denied: usize,
     named: usize,
 }
 
-fn check(case: &Value, story: &Story) -> Result<Tally, TestCaseError> {
-    let played = play(case, story);
+fn check(case: &Value, sequence: &Sequence) -> Result<Tally, TestCaseError> {
+    let played = play(case, sequence);
     let snapshot = played.cluster.snapshot();
     let probes = case["probes"].as_array().expect("probes");
-    let first = story.first_probe.index(probes.len());
+    let first = sequence.first_probe.index(probes.len());
     let mut tally = Tally::default();
     for probe in probes.iter().cycle().skip(first).take(probes.len().min(PROBES_MAX)) {
         let flow = flow_of(probe);
@@ -211,11 +211,11 @@ fn check(case: &Value, story: &Story) -> Result<Tally, TestCaseError> {
         let denied: Vec<bool> = played.states.iter().map(is_denied).collect();
         let turns = (1..denied.len()).rev().find(|n| denied[*n] && !denied[*n - 1]);
         // What comes within a second is one change: only what it was before that counts.
-        let flip = turns.filter(|_| !story.is_sudden || !denied[0]);
+        let flip = turns.filter(|_| !sequence.is_sudden || !denied[0]);
         let place = format!("{}: {flow}: {:?}", case["id"], judgement.changed);
         match (&judgement.changed, flip) {
             (Attribution::Older { .. }, None) => {}
-            (Attribution::Seen(named), Some(_)) if story.is_sudden => {
+            (Attribution::Seen(named), Some(_)) if sequence.is_sudden => {
                 tally.named += 1;
                 prop_assert!(!is_denied(&without(&played, named)), "{}", place);
                 for spared in 0..named.len() {
@@ -242,13 +242,13 @@ fn check_all(file: &str) {
     let cases: Vec<Value> =
         text.lines().map(|line| serde_json::from_str(line).expect("a case")).collect();
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: STORIES,
+        cases: SEQUENCES,
         failure_persistence: None,
         ..ProptestConfig::default()
     });
     let total = std::cell::RefCell::new(Tally::default());
-    let outcome = runner.run(&story(), |story| {
-        let tally = check(story.case.get(&cases), &story)?;
+    let outcome = runner.run(&sequence(), |sequence| {
+        let tally = check(sequence.case.get(&cases), &sequence)?;
         let mut total = total.borrow_mut();
         total.denied += tally.denied;
         total.named += tally.named;
@@ -257,7 +257,7 @@ fn check_all(file: &str) {
     let total = total.into_inner();
     outcome.unwrap_or_else(|error| panic!("{error}"));
     let Tally { denied, named } = total;
-    assert!(named > 0, "no story of {file} names a change, of {denied} denials");
+    assert!(named > 0, "no sequence of {file} names a change, of {denied} denials");
 }
 
 #[test]

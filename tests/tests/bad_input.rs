@@ -10,7 +10,10 @@ use std::{
 };
 
 use tempfile::TempDir;
-use whydrop_tests::{agent::binary, lab::namespace::Namespace, scenario::scenarios};
+use whydrop_tests::{
+    play::scenario::scenarios,
+    world::{agent::binary, namespace::Namespace},
+};
 
 /// Long enough for an agent to see that it cannot work; `timeout` ends one that goes on with 124.
 const SECONDS: &str = "20";

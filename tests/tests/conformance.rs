@@ -1,6 +1,6 @@
 //! Policy verdicts against independent oracles: every case of `conformance/`, every probe.
 //!
-//! The format is told in `conformance/README.md`.
+//! The format is described in `conformance/README.md`.
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +21,7 @@ use whydrop_core::{
         Decision, DirectionVerdict, Exemption, Question, Verdict, evaluate, nearest::half_matches,
     },
 };
-use whydrop_tests::agent::binary;
+use whydrop_tests::world::agent::binary;
 
 /// Reads a case's cluster as a user's manifests would be read.
 fn cluster(case: &Value) -> Snapshot {
@@ -47,10 +47,10 @@ fn question(snapshot: &Snapshot, probe: &Value) -> Question {
 }
 
 /// A direction in the words of the cases, with sets in a canonical order.
-fn told(verdict: &DirectionVerdict) -> Told {
+fn reported(verdict: &DirectionVerdict) -> Reported {
     let rule_name = |rule: &RuleRef| (rule.policy.to_string(), rule.rule);
     let additive = |rule: &&RuleRef| rule.policy.namespace.is_some();
-    Told {
+    Reported {
         verdict: match verdict.decision {
             Decision::Denied => "deny",
             Decision::Unknown => "unknown",
@@ -76,7 +76,7 @@ fn told(verdict: &DirectionVerdict) -> Told {
 }
 
 #[derive(Debug, PartialEq)]
-struct Told {
+struct Reported {
     verdict: String,
     by: String,
     isolating: BTreeSet<String>,
@@ -93,10 +93,10 @@ fn name(value: &Value) -> String {
     value.as_str().expect("a name").to_owned()
 }
 
-fn expected(direction: &Value) -> Told {
+fn expected(direction: &Value) -> Reported {
     let list = |field: &str| direction[field].as_array().cloned().unwrap_or_default();
     let by = match name(&direction["by"]).as_str() {
-        // The record schema tells both as "not isolated, no layer".
+        // The record schema has both as "not isolated, no layer".
         "not-a-pod" => "default".to_owned(),
         other => other.to_owned(),
     };
@@ -105,7 +105,7 @@ fn expected(direction: &Value) -> Told {
         "banp" => Some(&direction["baseline"]),
         _ => None,
     };
-    Told {
+    Reported {
         verdict: name(&direction["verdict"]),
         isolating: list("isolating").iter().map(name).collect(),
         allowing: list("allowing")
@@ -131,7 +131,7 @@ fn expected(direction: &Value) -> Told {
 
 /// A direction in the words of the cases of Calico (`conformance/CALICO.md`).
 #[derive(Debug, PartialEq)]
-struct CalicoTold {
+struct CalicoReported {
     verdict: String,
     by: String,
     isolating: BTreeSet<(String, String, String)>,
@@ -148,13 +148,13 @@ struct Decided {
     rule: Option<(String, String, usize)>,
 }
 
-fn told_of_calico(verdict: &DirectionVerdict) -> CalicoTold {
+fn reported_of_calico(verdict: &DirectionVerdict) -> CalicoReported {
     let rule_name =
         |rule: &RuleRef| (rule.policy.kind.to_string(), rule.policy.to_string(), rule.rule);
     let tier = |layer: &Layer| layer.tier().unwrap_or("none").to_owned();
     let denied = verdict.decision == Decision::Denied;
     let rule = if denied { verdict.denied_by.as_ref() } else { verdict.allowed_by.first() };
-    CalicoTold {
+    CalicoReported {
         by: match (&verdict.layer, rule) {
             (None, _) if verdict.decision == Decision::NotIsolated => "profile",
             (Some(_), Some(_)) => "policy",
@@ -162,7 +162,7 @@ fn told_of_calico(verdict: &DirectionVerdict) -> CalicoTold {
             (None, _) => "unknown",
         }
         .to_owned(),
-        verdict: told(verdict).verdict,
+        verdict: reported(verdict).verdict,
         isolating: verdict
             .isolating
             .iter()
@@ -185,7 +185,7 @@ fn told_of_calico(verdict: &DirectionVerdict) -> CalicoTold {
     }
 }
 
-fn expected_of_calico(direction: &Value) -> CalicoTold {
+fn expected_of_calico(direction: &Value) -> CalicoReported {
     let list = |field: &str| direction[field].as_array().cloned().unwrap_or_default();
     let decided = |value: &Value| Decided {
         tier: name(&value["tier"]),
@@ -194,10 +194,10 @@ fn expected_of_calico(direction: &Value) -> CalicoTold {
             .as_u64()
             .map(|_| (name(&value["kind"]), name(&value["policy"]), index(&value["rule"]))),
     };
-    CalicoTold {
+    CalicoReported {
         verdict: name(&direction["verdict"]),
         by: match name(&direction["by"]).as_str() {
-            // The record schema tells both as "not isolated, no layer".
+            // The record schema has both as "not isolated, no layer".
             "not-a-pod" => "profile".to_owned(),
             other => other.to_owned(),
         },
@@ -218,7 +218,7 @@ fn has_corner(probe: &Value, corner: &str) -> bool {
 /// Holds Calico's account of a direction against ours.
 fn compare_calico(probe: &Value, verdict: &DirectionVerdict, expect: &Value) -> Option<String> {
     let mut want = expected_of_calico(expect);
-    let got = told_of_calico(verdict);
+    let got = reported_of_calico(verdict);
     if has_corner(probe, "tie-by") {
         (want.decided, want.passed) = (got.decided.clone(), got.passed.clone());
     }
@@ -250,7 +250,7 @@ fn exemption(verdict: &Verdict) -> Value {
 
 /// Holds an oracle's account of a direction against ours.
 fn compare(_probe: &Value, verdict: &DirectionVerdict, expect: &Value) -> Option<String> {
-    difference(&told(verdict), &expected(expect))
+    difference(&reported(verdict), &expected(expect))
 }
 
 fn difference<T: PartialEq + Debug>(got: &T, want: &T) -> Option<String> {
@@ -343,21 +343,21 @@ fn the_check_command_says_the_same() {
         let text = fs::read_to_string(&path).expect("the cases are part of the project");
         for line in text.lines() {
             let case: Value = serde_json::from_str(line).expect("a case");
-            let told = check_by_command(&case);
+            let answers = check_by_command(&case);
             let probes = case["probes"].as_array().expect("probes");
-            assert_eq!(told.len(), probes.len());
-            for (told, probe) in told.iter().zip(probes) {
+            assert_eq!(answers.len(), probes.len());
+            for (answer, probe) in answers.iter().zip(probes) {
                 let expect = &probe["expect"];
-                assert_eq!(told["effective"], expect["effective"], "{probe}\n{told}");
-                assert_eq!(told["verdict"]["exempt"], expect["exempt"], "{probe}\n{told}");
+                assert_eq!(answer["effective"], expect["effective"], "{probe}\n{answer}");
+                assert_eq!(answer["verdict"]["exempt"], expect["exempt"], "{probe}\n{answer}");
                 for direction in ["egress", "ingress"] {
-                    let (verdict, want) = (&told["verdict"][direction], &expect[direction]);
+                    let (verdict, want) = (&answer["verdict"][direction], &expect[direction]);
                     let decision = match name(&want["by"]).as_str() {
                         "default" | "not-a-pod" => "not-isolated",
                         _ if want["verdict"] == "deny" => "denied",
                         _ => "allowed",
                     };
-                    assert_eq!(verdict["decision"], decision, "{direction} of {probe}\n{told}");
+                    assert_eq!(verdict["decision"], decision, "{direction} of {probe}\n{answer}");
                     let isolating: BTreeSet<_> = verdict["isolating"]
                         .as_array()
                         .expect("a list")
@@ -369,7 +369,7 @@ fn the_check_command_says_the_same() {
                     assert_eq!(
                         isolating,
                         expected(want).isolating,
-                        "{direction} of {probe}\n{told}"
+                        "{direction} of {probe}\n{answer}"
                     );
                 }
             }
@@ -383,18 +383,18 @@ fn the_check_command_says_the_same_of_calico() {
     let text = fs::read_to_string(&path).expect("the cases are part of the project");
     for line in text.lines() {
         let case: Value = serde_json::from_str(line).expect("a case");
-        let told = check_by_command(&case);
+        let answers = check_by_command(&case);
         let all = case["probes"].as_array().expect("probes");
         let probes: Vec<_> = all.iter().filter(|probe| !has_corner(probe, "tie")).collect();
-        assert_eq!(told.len(), probes.len());
-        for (told, probe) in told.iter().zip(probes) {
+        assert_eq!(answers.len(), probes.len());
+        for (answer, probe) in answers.iter().zip(probes) {
             let expect = &probe["expect"];
-            assert_eq!(told["effective"], expect["effective"], "{probe}\n{told}");
-            assert_eq!(told["verdict"]["exempt"], expect["exempt"], "{probe}\n{told}");
+            assert_eq!(answer["effective"], expect["effective"], "{probe}\n{answer}");
+            assert_eq!(answer["verdict"]["exempt"], expect["exempt"], "{probe}\n{answer}");
             for direction in ["egress", "ingress"] {
-                let verdict = &told["verdict"][direction];
+                let verdict = &answer["verdict"][direction];
                 let want = expected_of_calico(&expect[direction]);
-                let place = format!("{direction} of {probe}\n{told}");
+                let place = format!("{direction} of {probe}\n{answer}");
                 let decision = match (want.by.as_str(), want.verdict.as_str()) {
                     ("profile", _) => "not-isolated",
                     (_, "deny") => "denied",

@@ -17,45 +17,40 @@ use whydrop::sink::{
     Sink as _,
     events::{Events, Note, QUEUE_MAX},
 };
-use whydrop_tests::kube::{
-    api::{self, Settings},
-    kubectl::Kubectl,
+use whydrop_tests::{
+    kube::api::{self, Settings},
+    world::manifest::{documents, namespace},
 };
 
 /// How long 60 Events may take on a busy machine.
 const WRITTEN_WAIT: Duration = Duration::from_secs(40);
 
-/// An API server with the agent's rights, and namespaces of pods that suffer.
-struct Stage {
+/// An API server with the agent's rights, and namespaces of pods that are affected.
+struct Server {
     api: api::Api,
-    kubectl: Kubectl,
+    agent: PathBuf,
 }
 
-impl Stage {
-    fn new() -> Self {
+impl Server {
+    fn start() -> Self {
         let api = api::Api::start(Settings::default()).expect("an API server");
-        let kubectl = api.kubectl().expect("kubectl");
-        for namespace in ["whydrop", "shop", "bank", "mill", "farm"] {
-            kubectl.run(["create", "namespace", namespace]).expect("created");
-        }
-        for account in ["whydrop", "nobody"] {
-            let create = ["create", "serviceaccount", account, "-n", "whydrop"];
-            kubectl.run(create).expect("created");
-        }
-        let rights =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kustomize/base/rbac.yaml");
-        kubectl.apply(&std::fs::read_to_string(rights).expect("deploy/")).expect("applied");
-        Self { api, kubectl }
+        let agent = api.admit_agent().expect("rights");
+        let namespaces = ["shop", "bank", "mill", "farm"].map(namespace);
+        api.apply(&documents(&namespaces)).expect("applied");
+        Self { api, agent }
     }
 
-    fn kubeconfig(&self, account: &str) -> PathBuf {
-        let token = self.api.service_account_token("whydrop", account).expect("a token");
-        self.api.kubeconfig_for(account, &token).expect("a kubeconfig")
+    /// The kubeconfig of an account without rights.
+    fn nobody(&self) -> PathBuf {
+        let create = ["create", "serviceaccount", "nobody", "-n", "whydrop"];
+        self.api.kubectl().and_then(|kubectl| kubectl.run(create)).expect("created");
+        let token = self.api.service_account_token("whydrop", "nobody").expect("a token");
+        self.api.kubeconfig_for("nobody", &token).expect("a kubeconfig")
     }
 
-    /// A node's sink, with the rights of a service account.
-    async fn sink(&self, node: &str, account: &str) -> Events {
-        let client = client(&self.kubeconfig(account)).await;
+    /// A node's sink, with the rights of a kubeconfig.
+    async fn sink(&self, node: &str, kubeconfig: &Path) -> Events {
+        let client = client(kubeconfig).await;
         Events::start(client, node.to_owned(), "NetworkPolicyDenied".to_owned())
     }
 
@@ -72,7 +67,7 @@ async fn client(path: &Path) -> Client {
     Client::try_from(config).expect("a client")
 }
 
-/// A pod suffers by an incident, so many seconds ago.
+/// A pod was affected by an incident, so many seconds ago.
 fn note(namespace: &str, pod: &str, incident: u64, ago_secs: i64) -> Note {
     Note {
         regarding: ObjectReference {
@@ -92,9 +87,11 @@ fn note(namespace: &str, pod: &str, incident: u64, ago_secs: i64) -> Note {
 
 #[tokio::test]
 async fn two_nodes_that_see_one_incident_write_one_event_and_count_it() {
-    let stage = Stage::new();
-    let mut nodes =
-        [stage.sink("worker-1", "whydrop").await, stage.sink("worker-2", "whydrop").await];
+    let server = Server::start();
+    let mut nodes = [
+        server.sink("worker-1", &server.agent).await,
+        server.sink("worker-2", &server.agent).await,
+    ];
     for node in &nodes {
         for ago in [90, 80, 70] {
             node.write(&note("shop", "web-0", 1, ago).into());
@@ -107,7 +104,7 @@ async fn two_nodes_that_see_one_incident_write_one_event_and_count_it() {
     tokio::join!(first.finish(), second.finish());
     assert_eq!((first.shed(), second.shed()), (0, 0));
 
-    let mut counts: Vec<(String, i32)> = stage
+    let mut counts: Vec<(String, i32)> = server
         .events("shop")
         .await
         .into_iter()
@@ -119,15 +116,15 @@ async fn two_nodes_that_see_one_incident_write_one_event_and_count_it() {
     counts.sort();
     let web = |n: u8, count: i32| (format!("web-{n}"), count);
     assert_eq!(counts, [web(0, 2), web(0, 6), web(1, 2)], "each as often as it was noted");
-    let described =
-        stage.kubectl.run(["get", "events", "-n", "shop", "-o", "wide"]).expect("events");
+    let get = ["get", "events", "-n", "shop", "-o", "wide"];
+    let described = server.api.kubectl().and_then(|kubectl| kubectl.run(get)).expect("events");
     assert!(described.contains("pod/web-0") && described.contains("cannot reach"), "{described}");
 }
 
 #[tokio::test]
 async fn new_events_are_limited_by_namespace_and_node_and_the_rest_is_counted() {
-    let stage = Stage::new();
-    let mut node = stage.sink("worker-1", "whydrop").await;
+    let server = Server::start();
+    let mut node = server.sink("worker-1", &server.agent).await;
     // Of one minute, whenever this runs.
     let minute = Timestamp::from_second(Timestamp::now().as_second() / 60 * 60).expect("a time");
     let namespaces = ["shop", "bank", "mill", "farm"];
@@ -137,7 +134,7 @@ async fn new_events_are_limited_by_namespace_and_node_and_the_rest_is_counted() 
             node.write(&Note { at: minute, ..note(namespace, &pod, 1, 0) }.into());
         }
     }
-    const { assert!(4 * 25 < QUEUE_MAX, "none is shed for want of room") };
+    const { assert!(4 * 25 < QUEUE_MAX, "none is shed because the queue is full") };
     let deadline = Instant::now() + WRITTEN_WAIT;
     while node.queued() > 0 {
         assert!(Instant::now() < deadline, "{} notes wait", node.queued());
@@ -146,7 +143,7 @@ async fn new_events_are_limited_by_namespace_and_node_and_the_rest_is_counted() 
     node.finish().await;
     let mut written = Vec::new();
     for namespace in namespaces {
-        written.push(stage.events(namespace).await.len());
+        written.push(server.events(namespace).await.len());
     }
     assert_eq!(written, [20, 20, 20, 0], "20 of a namespace and minute, 60 of a node");
     assert_eq!(node.shed(), 40);
@@ -154,17 +151,17 @@ async fn new_events_are_limited_by_namespace_and_node_and_the_rest_is_counted() 
 
 #[tokio::test]
 async fn what_cannot_be_written_is_counted_and_hurts_nobody() {
-    let mut stage = Stage::new();
-    let mut node = stage.sink("worker-1", "nobody").await;
+    let mut server = Server::start();
+    let mut node = server.sink("worker-1", &server.nobody()).await;
     for pod in ["web-0", "web-1", "web-0"] {
         node.write(&note("shop", pod, 1, 0).into());
     }
     node.finish().await;
     assert_eq!(node.shed(), 3, "it may not");
-    assert!(stage.events("shop").await.is_empty());
+    assert!(server.events("shop").await.is_empty());
 
-    let mut node = stage.sink("worker-1", "whydrop").await;
-    stage.api.stop_apiserver().expect("stopped");
+    let mut node = server.sink("worker-1", &server.agent).await;
+    server.api.stop_apiserver().expect("stopped");
     node.write(&note("shop", "web-0", 1, 0).into());
     node.finish().await;
     assert_eq!(node.shed(), 1, "nobody answers");

@@ -14,14 +14,16 @@ use nix::{
 };
 use serde_json::{Value, json};
 use whydrop_tests::{
-    agent::binary,
-    expect::differences,
     kube::{
         parts::HUBBLE,
         wait::{Look, until},
     },
-    lab::namespace::sweep,
-    netns::Node,
+    play::expect::differences,
+    world::{
+        World as _,
+        agent::whydrop,
+        netns::{NAME, Node},
+    },
 };
 
 /// How long a client tries: two SYNs.
@@ -111,18 +113,14 @@ fn json_lines(text: &str) -> Vec<Value> {
 
 #[test]
 fn hubble_reads_what_the_agent_writes() {
-    sweep();
-    let node = Node::new(2).expect("a node");
+    let mut node = Node::new(2).expect("a node");
     node.nft(FILTER).expect("rules");
+    node.apply(MANIFESTS).expect("applied");
     let folder = tempfile::tempdir().expect("a folder");
-    let manifests = folder.path().join("manifests");
-    fs::create_dir(&manifests).expect("a folder");
-    fs::write(manifests.join("cluster.yaml"), MANIFESTS).expect("write");
     let (out, err) = (folder.path().join("out"), folder.path().join("err"));
-    let mut command = node.namespace().command("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(binary().expect("whydrop"));
-    command.args(["agent", "--log-format", "hubble", "--node-name", "worker-1", "--manifests"]);
-    command.arg(&manifests).stdin(Stdio::null());
+    let mut command = whydrop(&node.network(NAME).expect("the node")).expect("whydrop");
+    command.args(["agent", "--log-format", "hubble", "--node-name", NAME]);
+    command.args(node.source().expect("a folder").arguments()).stdin(Stdio::null());
     command.stdout(File::create(&out).expect("a file"));
     command.stderr(File::create(&err).expect("a file"));
     let mut agent = Agent(command.spawn().expect("it starts"));
@@ -137,17 +135,17 @@ fn hubble_reads_what_the_agent_writes() {
     };
     wait("readiness, on standard error", &err, 1, r#""state":"ready""#);
 
-    let (client, server) = (&node.pod(0).namespace, node.pod(1));
+    let (client, server) = (&node.nth(0).network, node.nth(1));
     for to in [(IpAddr::from(server.ip), 8080), (server.ip.into(), 23), (server.ip6.into(), 8080)] {
         let to = SocketAddr::from(to);
         let connect = || Ok(TcpStream::connect_timeout(&to, CONNECT_WAIT).is_err());
         assert!(client.enter(connect).expect("a client"), "it is dropped");
     }
     wait("a flow for each", &out, 3, "DROPPED");
-    fs::write(manifests.join("more.yaml"), MORE).expect("write");
+    node.apply(MORE).expect("applied");
     wait("a message", &err, 1, "manifests changed");
     kill(Pid::from_raw(i32::try_from(agent.0.id()).expect("a pid")), Signal::SIGTERM)
-        .expect("told");
+        .expect("asked to end");
     assert!(agent.0.wait().expect("it ends").success());
 
     // Strictly: no field that Hubble does not have, and none that it would write otherwise.

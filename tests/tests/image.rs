@@ -20,7 +20,7 @@ use oci_spec::image::{
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
-use whydrop_tests::agent::beside;
+use whydrop_tests::world::agent::beside;
 
 /// What `deploy/` names.
 const NAME: &str = concat!("ghcr.io/whydrop/whydrop:", env!("CARGO_PKG_VERSION"));

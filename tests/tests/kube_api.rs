@@ -11,7 +11,7 @@ use whydrop_tests::{
         api::{Api, Settings, User},
         daemon::Place,
     },
-    lab::namespace::{Namespace, sweep},
+    world::namespace::{Namespace, sweep},
 };
 
 /// How long what was written may take to reach a watch.

@@ -1,17 +1,18 @@
 //! The node of the lab: real pods, probes and Services, and policies that real CNIs enforce.
 
-use std::{path::Path, process::Output, time::Duration};
+use std::{path::Path, process::Output};
 
 use anyhow::Result;
-use whydrop_tests::kube::{
-    image::{Content, busybox},
-    kubectl::Kubectl,
-    node::{BUSYBOX, NAME, Network, Node, Settings},
-    wait::{Look, until},
+use whydrop_tests::{
+    kube::{
+        image::{Content, busybox},
+        kubectl::Kubectl,
+        node::{BUSYBOX, NAME, Node, PodNetwork, Settings},
+        wait::{Look, until},
+    },
+    play::{stage::Stage, story::stories},
+    world::{ENFORCED_WAIT, World as _},
 };
-
-/// How long a policy may take from the API server into the kernel.
-const ENFORCED_WAIT: Duration = Duration::from_secs(20);
 
 const APP: &str = r#"
 apiVersion: apps/v1
@@ -58,7 +59,7 @@ spec:
   ingress: [{from: [{podSelector: {matchLabels: {app: friend}}}]}]
 ";
 
-fn start(network: Network) -> Node {
+fn start(network: PodNetwork) -> Node {
     Node::start(&Settings { network, ..Settings::default() }).expect("a node")
 }
 
@@ -90,7 +91,7 @@ fn connect(kubectl: &Kubectl, address: &str) -> String {
 
 #[test]
 fn pods_run_and_policies_drop_in_silence() {
-    let node = start(Network::Calico);
+    let node = start(PodNetwork::Calico);
     let kubectl = node.kubectl().expect("kubectl");
     let web = run_app(&node, &kubectl).expect("the app runs");
 
@@ -104,7 +105,7 @@ fn pods_run_and_policies_drop_in_silence() {
     }
     let outside = ["ip", "netns", "exec", "outside"];
     let curl = ["curl", "-q", "-s", "-m", "5", "http://172.31.99.2:30080/healthz"];
-    assert_eq!(node.run(&[&outside[..], &curl].concat()).expect("the NodePort"), "ok\n");
+    assert_eq!(node.run_on_node(&[&outside[..], &curl].concat()).expect("the NodePort"), "ok\n");
 
     kubectl.apply(POLICY).expect("applied");
     until("policy in force", ENFORCED_WAIT, || {
@@ -112,7 +113,7 @@ fn pods_run_and_policies_drop_in_silence() {
         Ok(if said.contains("timed out") { Look::Seen(()) } else { Look::NotYet(said) })
     })
     .expect("a denied connection hears nothing");
-    let rules = node.run(&["iptables-nft-save", "-c"]).expect("rules");
+    let rules = node.run_on_node(&["iptables-nft-save", "-c"]).expect("rules");
     let mut drops = rules.lines().filter(|rule| rule.contains("Drop if no policies passed packet"));
     assert!(drops.any(|rule| !rule.starts_with("[0:")), "no such rule has counted:\n{rules}");
 
@@ -132,8 +133,20 @@ fn pods_run_and_policies_drop_in_silence() {
 }
 
 #[test]
+fn stories_are_played_among_containers() {
+    let mut stage = Stage::new(start(PodNetwork::Calico));
+    let stories = stories("stories").expect("stories");
+    stage.cast().expect("pods");
+    stage.serve_all(stories.values()).expect("servers");
+    stage.watch().expect("an agent");
+    for (name, story) in &stories {
+        stage.play(name, story).unwrap_or_else(|error| panic!("{error:?}"));
+    }
+}
+
+#[test]
 fn an_image_of_ones_own_runs_and_nothing_is_left() {
-    let node = start(Network::Plain);
+    let node = start(PodNetwork::Plain);
     let name = "localhost/greeter:1".to_owned();
     let mut image = busybox(&name).expect("an image");
     image.files.push(("greet".into(), Content::Text("echo hello from $NODE\n".into())));

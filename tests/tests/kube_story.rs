@@ -5,15 +5,15 @@ use std::{collections::BTreeMap, process::Command, time::Duration};
 
 use serde_json::Value;
 use whydrop_tests::{
-    agent::beside,
     kube::{
         kubectl::Kubectl,
         node::{Node, Settings},
         parts::KUSTOMIZE,
-        stories,
         wait::{Look, until},
     },
-    story::Story,
+    play::{narration::Narrator, whole_node},
+    repository,
+    world::{World as _, agent::beside, namespace::checked},
 };
 
 /// From a command to its effect in the cluster: a pod's start, a policy's way into the kernel, a
@@ -72,10 +72,10 @@ spec: {podSelector: {}, policyTypes: [Ingress]}
 
 #[test]
 fn kubectl_logs_name_the_policy_behind_a_real_drop() {
-    let mut story = Story::plain(Vec::new());
-    let played = stories::play(&mut story);
-    let told = String::from_utf8_lossy(&story.into_inner()).into_owned();
-    played.unwrap_or_else(|error| panic!("{told}\n{error:?}"));
+    let mut narrator = Narrator::plain(Vec::new());
+    let played = whole_node::play(&mut narrator);
+    let shown = String::from_utf8_lossy(&narrator.into_inner()).into_owned();
+    played.unwrap_or_else(|error| panic!("{shown}\n{error:?}"));
 }
 
 /// Everything from the overlay and the image as they are, but for how long it watches: the healer
@@ -87,13 +87,11 @@ fn a_healer_in_its_pods_hears_the_agents_and_heals() {
     let folder = tempfile::tempdir().expect("a folder");
     let archive = folder.path().join("whydrop.tar");
     let mut make = Command::new(beside("xtask").expect("xtask"));
-    let made = make.args(["image", "-o"]).arg(&archive).output().expect("an image");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
+    checked(make.args(["image", "-o"]).arg(&archive)).expect("an image");
     node.import_archive(&archive).expect("imported");
-    let overlay = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kustomize/overlays/heal");
     let mut build = Command::new(KUSTOMIZE.program().expect("kustomize"));
-    let built = build.args(["build", overlay]).output().expect("it builds");
-    let built = String::from_utf8(built.stdout).expect("UTF-8");
+    build.arg("build").arg(repository("deploy/kustomize/overlays/heal"));
+    let built = checked(&mut build).expect("it builds");
     assert!(built.contains("--watch-time=2m"), "{built}");
     kubectl.apply(&built.replace("--watch-time=2m", "--watch-time=20s")).expect("applied");
     kubectl.apply(WORKLOADS).expect("applied");

@@ -7,11 +7,11 @@ use std::{
 };
 
 use whydrop_tests::{
-    lab::{
-        Lab,
+    play::scenario::{Scenario, scenarios},
+    world::{
+        lab::Lab,
         namespace::{Namespace, checked, sweep},
     },
-    scenario::{Scenario, scenarios},
 };
 
 fn exists(namespace: &str) -> bool {
@@ -23,7 +23,7 @@ fn a_panic_leaves_no_namespace_behind() {
     let scenario = Scenario::read(&scenarios().join("other-node")).expect("a scenario");
     let mut names = Vec::new();
     let panicked = catch_unwind(AssertUnwindSafe(|| {
-        let lab = Lab::build(&scenario, &scenario.folder.join("manifests")).expect("a lab");
+        let lab = Lab::build(&scenario).expect("a lab");
         for who in ["node", "outside", "frontend/pod-a", "backend/pod-b"] {
             names.push(lab.origin(who).expect(who).namespace.name().to_owned());
         }

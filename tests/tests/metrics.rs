@@ -1,125 +1,74 @@
 //! The metrics, and what deploy/monitoring makes of them: a real agent, a real dropped SYN, and a
 //! real Prometheus (of Debian's package) that scrapes one and answers for the other. Needs root.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    net::TcpStream,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{collections::BTreeSet, fs, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use whydrop_core::diagnosis::Class;
 use whydrop_tests::{
-    agent::{Agent, binary},
     kube::{
         daemon::{Daemon, Lifetime, Place, Spawner},
         debian::PROMETHEUS,
         wait::{Look, until},
     },
-    lab::namespace::{Namespace, checked, sweep},
-    netns::Node,
+    play::denied,
+    repository,
+    world::{
+        World as _,
+        agent::Agent,
+        manifest,
+        namespace::{Network, checked},
+        netns::{NAME, Node},
+    },
 };
 
 /// Where the agent answers, on its node.
 const AGENT: &str = "127.0.0.1:9472";
 /// Where Prometheus does.
 const SERVER: &str = "127.0.0.1:9090";
-/// How long a client tries: three SYNs.
-const CONNECT_WAIT: Duration = Duration::from_secs(4);
-/// How long a record may take.
-const RECORD_WAIT: Duration = Duration::from_secs(30);
 /// How long a reading may take: they are renewed every 10 s.
 const READING_WAIT: Duration = Duration::from_secs(30);
 /// How long Prometheus may take to start, and then to have scraped often enough for a rate.
 const SERVER_WAIT: Duration = Duration::from_secs(30);
 
-/// Two pods, one of a Deployment, and a policy that cuts off the other.
-const MANIFESTS: &str = "
-{apiVersion: v1, kind: Node, metadata: {name: worker-1}}
----
-{apiVersion: v1, kind: Namespace, metadata: {name: frontend}}
----
-{apiVersion: v1, kind: Namespace, metadata: {name: backend}}
----
-apiVersion: v1
-kind: Pod
-metadata:
-  name: web-5d9c7b9f4d-x2x4z
-  namespace: frontend
-  labels: {pod-template-hash: 5d9c7b9f4d}
-  ownerReferences:
-    - {apiVersion: apps/v1, kind: ReplicaSet, name: web-5d9c7b9f4d, uid: u-1, controller: true}
-spec: {nodeName: worker-1, containers: [{name: c, image: c}]}
-status: {phase: Running, podIP: 10.7.0.10, podIPs: [{ip: 10.7.0.10}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: api-0, namespace: backend}
-spec: {nodeName: worker-1, containers: [{name: c, image: c}]}
-status: {phase: Running, podIP: 10.7.0.11, podIPs: [{ip: 10.7.0.11}]}
----
-apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {name: default-deny, namespace: backend}
-spec: {podSelector: {}, policyTypes: [Ingress]}
-";
-
-/// What enforces it.
-const FILTER: &str = "table inet cni {
-  chain forward {
-    type filter hook forward priority filter; policy accept
-    ip daddr 10.7.0.11 counter drop
-  }
+/// A pod of a Deployment.
+fn client() -> Value {
+    let mut pod = manifest::pod("frontend/web-5d9c7b9f4d-x2x4z");
+    pod["metadata"]["labels"] = json!({ "pod-template-hash": "5d9c7b9f4d" });
+    pod["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5d9c7b9f4d", "uid": "u-1",
+        "controller": true,
+    }]);
+    pod
 }
-";
 
 /// What there is to see of the drop: names of neither pod, nor an address.
 const DROPS: &str = "whydrop_drops_total{namespace=\"frontend\",workload=\"web\",\
                      policy=\"backend/default-deny\",direction=\"ingress\",cause=\"default-deny\",\
                      evidence=\"kernel-drop\"} 1";
 
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository").join(path)
-}
-
 fn read(path: &str) -> String {
     fs::read_to_string(repository(path)).expect(path)
 }
 
 /// An agent on a node where a SYN was dropped.
-struct Stage {
+struct Scraped {
     agent: Agent,
     node: Node,
-    _manifests: TempDir,
 }
 
-impl Stage {
+impl Scraped {
     fn new() -> Self {
-        sweep();
-        let node = Node::new(2).expect("a node");
-        node.nft(FILTER).expect("rules");
-        let manifests = tempfile::tempdir().expect("a folder");
-        fs::write(manifests.path().join("cluster.yaml"), MANIFESTS).expect("write");
-        let mut command = node.namespace().command("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(binary().expect("whydrop"));
-        command.args(["agent", "--log-format", "json", "--node-name", "worker-1"]);
-        command.args(["--health-address", AGENT, "--manifests"]).arg(manifests.path());
-        let mut agent = Agent::spawn(&mut command).expect("the agent starts");
+        let client = client();
+        let node = denied::node(&client).expect("a node");
+        let mut command = node.agent_command(NAME).expect("whydrop");
+        let mut agent =
+            Agent::spawn(command.args(["--health-address", AGENT])).expect("the agent starts");
         agent.wait_ready().expect("it gets ready");
-
-        let to = (node.pod(1).ip, 8080).into();
-        let connect = || Ok(TcpStream::connect_timeout(&to, CONNECT_WAIT).is_err());
-        assert!(node.pod(0).namespace.enter(connect).expect("a client"), "it is dropped");
-        let told = agent.wait_for(RECORD_WAIT, |heard| {
-            heard.iter().any(|heard| heard.record["kind"] == "drop")
-        });
-        told.expect("a record of the drop");
-        Self { agent, node, _manifests: manifests }
+        denied::drop_one(&node, &client, &mut agent).expect("a record of the drop");
+        Self { agent, node }
     }
 
     fn curl(&self, arguments: &[&str]) -> Result<String> {
@@ -127,16 +76,16 @@ impl Stage {
     }
 }
 
-fn curl(place: &Namespace, arguments: &[&str]) -> Result<String> {
+fn curl(place: &Network, arguments: &[&str]) -> Result<String> {
     checked(place.command("curl").args(["-q", "--silent", "--show-error"]).args(arguments))
 }
 
 #[test]
-fn a_scrape_tells_the_drop_and_how_the_agent_fares() {
-    let stage = Stage::new();
+fn a_scrape_has_the_drop_and_the_state_of_the_agent() {
+    let scraped = Scraped::new();
     let page = format!("http://{AGENT}/metrics");
     let text = until("reading of the dropped SYNs", READING_WAIT, || {
-        let text = stage.curl(&["--fail", "--include", &page])?;
+        let text = scraped.curl(&["--fail", "--include", &page])?;
         let seen = text.lines().any(|line| {
             let count = line.strip_prefix("whydrop_observations_total{kind=\"kernel-drop\"} ");
             count.and_then(|count| count.parse::<u64>().ok()).is_some_and(|count| count > 0)
@@ -164,10 +113,10 @@ fn a_scrape_tells_the_drop_and_how_the_agent_fares() {
     // What has been dropped is an incident by now, or in a moment.
     let open = "whydrop_incidents_open{severity=\"";
     until("incident", READING_WAIT, || {
-        let text = stage.curl(&["--fail", &page])?;
+        let text = scraped.curl(&["--fail", &page])?;
         let has = |start: &str| text.lines().any(|line| line.starts_with(start));
-        let is_told = has(open) && has("whydrop_incidents_total{happened=\"opened\",severity=\"");
-        Ok(if is_told { Look::Seen(()) } else { Look::NotYet(text) })
+        let is_there = has(open) && has("whydrop_incidents_total{happened=\"opened\",severity=\"");
+        Ok(if is_there { Look::Seen(()) } else { Look::NotYet(text) })
     })
     .expect("an incident");
     let losses: Vec<_> =
@@ -177,18 +126,18 @@ fn a_scrape_tells_the_drop_and_how_the_agent_fares() {
     assert!(!body.contains("10.7.0.") && !body.contains("x2x4z") && !body.contains("api-0"));
     assert!(body.ends_with("# EOF\n"), "{body}");
     assert_eq!(undocumented(body), BTreeSet::new(), "metrics that the README does not name");
-    stage.agent.stop().expect("it ends");
+    scraped.agent.stop().expect("it ends");
 }
 
 /// Prometheus on the agent's node, which scrapes it and has the rules loaded.
 struct Server<'s> {
-    stage: &'s Stage,
+    scraped: &'s Scraped,
     _daemon: Daemon,
     _folder: TempDir,
 }
 
 impl<'s> Server<'s> {
-    fn start(stage: &'s Stage) -> Result<Self> {
+    fn start(scraped: &'s Scraped) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let config = folder.path().join("prometheus.yaml");
         let rules = repository("deploy/monitoring/alerts.yaml");
@@ -202,7 +151,7 @@ impl<'s> Server<'s> {
                 rules.display()
             ),
         )?;
-        let place = Place::Network(stage.node.namespace().name().to_owned());
+        let place = Place::Network(scraped.node.namespace().name().to_owned());
         let spawner = Spawner::new(place, Lifetime::Owner)?;
         let mut command = spawner.serving(PROMETHEUS.file("usr/bin/prometheus")?);
         command.arg(format!("--config.file={}", config.display()));
@@ -212,13 +161,13 @@ impl<'s> Server<'s> {
         until("Prometheus that is ready", SERVER_WAIT, || {
             daemon.check()?;
             let ready = format!("http://{SERVER}/-/ready");
-            Ok(match curl(stage.node.namespace(), &["--fail", &ready]) {
+            Ok(match curl(scraped.node.namespace(), &["--fail", &ready]) {
                 Ok(_) => Look::Seen(()),
                 Err(error) => Look::NotYet(format!("{error:#}")),
             })
         })
         .with_context(|| daemon.tail())?;
-        Ok(Self { stage, _daemon: daemon, _folder: folder })
+        Ok(Self { scraped, _daemon: daemon, _folder: folder })
     }
 
     /// What one of its addresses answers, which has to be that all is well.
@@ -228,7 +177,7 @@ impl<'s> Server<'s> {
         for query in query {
             arguments.extend(["--data-urlencode", query]);
         }
-        let answer = self.stage.curl(&arguments)?;
+        let answer = self.scraped.curl(&arguments)?;
         let answer: Value = serde_json::from_str(&answer).with_context(|| answer.clone())?;
         ensure!(answer["status"] == "success", "{path} {query:?}: {answer}");
         Ok(answer["data"].clone())
@@ -243,8 +192,8 @@ impl<'s> Server<'s> {
 
 #[test]
 fn prometheus_takes_the_scrape_the_dashboard_and_the_rules() {
-    let stage = Stage::new();
-    let server = Server::start(&stage).expect("Prometheus");
+    let scraped = Scraped::new();
+    let server = Server::start(&scraped).expect("Prometheus");
     until("second scrape", SERVER_WAIT, || {
         let scrapes = server.query("count_over_time(whydrop_drops_total[1m])")?;
         let count = scrapes.first().and_then(|scrape| scrape["value"][1].as_str()?.parse().ok());
@@ -348,7 +297,7 @@ fn every_alert_leads_to_a_part_of_the_playbook() {
     }
     for file in ["deploy/monitoring/alerts.yaml", "deploy/monitoring/dashboard.json"] {
         let unknown = undocumented(&read(file));
-        assert_eq!(unknown, BTreeSet::new(), "{file} asks for what no agent tells");
+        assert_eq!(unknown, BTreeSet::new(), "{file} asks for what no agent reports");
     }
 }
 

@@ -1,8 +1,8 @@
 //! The page of `whydrop report` in a real browser, without a network: what it logs, what it asks
 //! for, whether it fits a phone, whether it can be read, and what it looks like. Needs root.
 //!
-//! `records/restrict-backend-ingress.jsonl` is what a real agent told of a real outage of ten
-//! minutes. To record it anew: `cargo run -p whydrop-tests --bin whydrop-demo --
+//! `records/restrict-backend-ingress.jsonl` is what a real agent reported of a real outage of ten
+//! minutes. To record it again: `cargo run -p whydrop-tests --bin whydrop-demo --
 //! calico-restrict-backend-ingress --records FILE --minutes 10`.
 
 use std::{
@@ -16,9 +16,11 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::Value;
 use tempfile::TempDir;
 use whydrop_tests::{
-    agent::binary,
     browser::{Browser, Screen},
-    lab::namespace::{Namespace, checked, sweep},
+    world::{
+        agent::binary,
+        namespace::{Namespace, checked, sweep},
+    },
 };
 
 const WIDE: Screen = Screen { width: 1000, is_dark: false, is_print: false };
@@ -28,7 +30,7 @@ const PHONE: Screen = Screen { width: 320, is_dark: false, is_print: false };
 /// How high a picture is: as much as fits a README.
 const PICTURE_HEIGHT: u32 = 1280;
 
-/// Set to take the pictures in `docs/` anew.
+/// Set to take the pictures in `docs/` again.
 const RENEW: &str = "WHYDROP_RENEW_PICTURES";
 
 /// How far a picture may be from the one in `docs/`, on average, of 255 shades; two versions of
@@ -62,7 +64,8 @@ impl Shown {
     /// Nothing was asked for but the page itself, and nothing went wrong.
     fn ensure_quiet(&self) -> Result<()> {
         let url = |event: &Value| event["request"]["url"].as_str().unwrap_or_default().to_owned();
-        let asked: Vec<String> = self.browser.told("Network.requestWillBeSent").map(url).collect();
+        let asked: Vec<String> =
+            self.browser.events("Network.requestWillBeSent").map(url).collect();
         let outside = |url: &&String| !url.starts_with("data:");
         let asked: Vec<&String> = asked.iter().filter(outside).collect();
         ensure!(asked == [&format!("file://{}", self.page.display())], "asked for {asked:?}");
@@ -72,7 +75,7 @@ impl Shown {
             "Runtime.exceptionThrown",
             "Audits.issueAdded",
         ] {
-            let said: Vec<_> = self.browser.told(complaint).collect();
+            let said: Vec<_> = self.browser.events(complaint).collect();
             ensure!(said.is_empty(), "{complaint}: {said:?}");
         }
         Ok(())
@@ -170,10 +173,11 @@ fn the_page_stands_alone_and_can_be_read() -> Result<()> {
     }
     shown.open(Screen { is_print: true, ..WIDE })?;
     shown.ensure("too pale on paper", PALE)?;
-    let told = shown.browser.evaluate("document.querySelector('h2').textContent")?;
+    let heading = shown.browser.evaluate("document.querySelector('h2').textContent")?;
     ensure!(
-        told == "8 of 8 backend/backend-api could not reach backend/postgres-primary on 5432/TCP",
-        "{told}"
+        heading
+            == "8 of 8 backend/backend-api could not reach backend/postgres-primary on 5432/TCP",
+        "{heading}"
     );
     Ok(())
 }
@@ -199,7 +203,7 @@ fn names_are_text_whatever_they_hold() -> Result<()> {
     let text = shown.browser.evaluate("document.body.textContent")?;
     let text = text.as_str().context("text")?;
     ensure!(text.contains("postgres<script>document.title=1</script>\"><img"), "not as it stands");
-    ensure!(text.contains(r"\u{202e}cba"), "turned text is not told");
+    ensure!(text.contains(r"\u{202e}cba"), "turned text is not shown as such");
     Ok(())
 }
 

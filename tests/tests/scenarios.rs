@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use whydrop_tests::{
-    play::{Watched, play},
+use whydrop_tests::play::{
+    narration::Narrator,
+    player::{Watched, play},
     scenario::Scenario,
-    story::Story,
 };
 
 datatest_stable::harness! {
@@ -15,15 +15,15 @@ datatest_stable::harness! {
 fn scenario(file: &Path) -> datatest_stable::Result<()> {
     let folder = file.parent().ok_or("a file in a folder")?;
     let scenario = Scenario::read(folder)?;
-    let mut story = Story::plain(Vec::new());
-    play(&scenario, Watched::ByAgent, &mut story).map_err(|error| {
-        let told = String::from_utf8_lossy(&story.into_inner()).into_owned();
-        tell(&format!("{error}\nwhat happened:\n{told}"));
+    let mut narrator = Narrator::plain(Vec::new());
+    play(&scenario, Watched::ByAgent, &mut narrator).map_err(|error| {
+        let shown = String::from_utf8_lossy(&narrator.into_inner()).into_owned();
+        print(&format!("{error}\nwhat happened:\n{shown}"));
         "the scenario went otherwise; see above".into()
     })
 }
 
 #[expect(clippy::print_stderr, reason = "the harness prints an error on one line, escaped")]
-fn tell(text: &str) {
+fn print(text: &str) {
     eprintln!("{text}");
 }

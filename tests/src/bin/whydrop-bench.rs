@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, process::ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use whydrop_tests::bench::{Run, Spread, load::Load, run, watcher::Kind};
+use whydrop_tests::load::bench::{Run, Spread, load::Load, run, watcher::Kind};
 
 /// Where the kernel keeps whether it measures programs, which costs a little itself.
 const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
@@ -84,17 +84,17 @@ fn compare(load: Load, arguments: &Arguments) -> Result<()> {
              resident",
             own.median, resident.max
         );
-        if load.dies() {
-            let (mut dropped, mut told, mut lost, mut reported) = (0, 0, 0, 0);
+        if load.is_dropped() {
+            let (mut dropped, mut passed_on, mut lost, mut reported) = (0, 0, 0, 0);
             for run in of(kind) {
                 dropped += run.filtered;
-                told += run.watched.told;
+                passed_on += run.watched.passed_on;
                 lost += run.watched.lost;
                 reported += run.watched.reported;
             }
             write!(
                 line,
-                "; dropped {dropped}, told {told}, counted as lost {lost}, in the log {reported}"
+                "; dropped {dropped}, passed on {passed_on}, counted as lost {lost}, in the log {reported}"
             )?;
         }
         say(&line);

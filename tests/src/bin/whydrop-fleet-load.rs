@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use whydrop_tests::{kube::parts::COLLECTOR, otlp::fleet::Fleet};
+use whydrop_tests::{kube::parts::COLLECTOR, load::otlp::fleet::Fleet};
 
-/// Sends records of many agents to a collector of its own, and tells what that took.
+/// Sends records of many agents to a collector of its own, and reports what that took.
 #[derive(Parser)]
 struct Arguments {
     #[command(flatten)]

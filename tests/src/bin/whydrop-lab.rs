@@ -76,7 +76,7 @@ fn main() -> ExitCode {
 }
 
 fn run(job: Job) -> Result<ExitCode> {
-    // It is told where its state is, and has no home.
+    // Where its state is comes from outside; it has no home.
     if let Job::Inside { folder, name } = &job {
         inside::run(folder, name)?;
         return Ok(ExitCode::SUCCESS);
@@ -107,7 +107,7 @@ fn code(status: ExitStatus) -> ExitCode {
     code.map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// A line for whoever asked.
+/// A line for the person who asked.
 fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }

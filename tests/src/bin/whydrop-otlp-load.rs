@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::Parser;
-use whydrop_tests::otlp::load::{Records, Said, drain, drive, settings, sink};
+use whydrop_tests::load::otlp::load::{Records, Said, drain, drive, settings, sink};
 
 /// Hands records to the sink, says on standard output how it goes, and ends when all are sent.
 #[derive(Parser)]

@@ -10,10 +10,12 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::{
     daemon::{Daemon, Lifetime, Place, Spawner},
@@ -24,6 +26,7 @@ use super::{
     state::State,
     wait::{Look, until},
 };
+use crate::{repository, world::manifest};
 
 /// Two to four seconds alone; several start side by side on two busy cores.
 const READY_WAIT: Duration = Duration::from_secs(60);
@@ -84,6 +87,8 @@ pub struct Api {
     ports: [u16; 3],
     authority: String,
     token: String,
+    /// The agent's kubeconfig, once it has its rights.
+    admitted: Mutex<Option<PathBuf>>,
     state: State,
 }
 
@@ -118,6 +123,7 @@ impl Api {
             },
             authority: authority.certificate().to_owned(),
             token: secret()?,
+            admitted: Mutex::default(),
             settings,
             state,
         };
@@ -163,7 +169,7 @@ impl Api {
         self.folder().join("admin.kubeconfig")
     }
 
-    /// Writes a kubeconfig called `name` for whoever has this token.
+    /// Writes a kubeconfig called `name` for anyone who has this token.
     pub fn kubeconfig_for(&self, name: &str, token: &str) -> Result<PathBuf> {
         let path = self.folder().join(format!("{name}.kubeconfig"));
         kubeconfig::write(&path, &self.server(), &self.authority, token)?;
@@ -175,7 +181,7 @@ impl Api {
         Kubectl::new(&self.spawner, &self.kubeconfig())
     }
 
-    /// kubectl as whoever has this token.
+    /// kubectl as anyone who has this token.
     pub fn kubectl_for(&self, name: &str, token: &str) -> Result<Kubectl> {
         Kubectl::new(&self.spawner, &self.kubeconfig_for(name, token)?)
     }
@@ -186,7 +192,39 @@ impl Api {
         Ok(token.trim().to_owned())
     }
 
-    /// Asks for a path such as `/api/v1/pods` as whoever has this token.
+    /// Gives the agent's service account the rights of `deploy/`, once; returns its kubeconfig.
+    pub fn admit_agent(&self) -> Result<PathBuf> {
+        let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kubeconfig) = &*admitted {
+            return Ok(kubeconfig.clone());
+        }
+        let rights = repository("deploy/kustomize/base/rbac.yaml");
+        let rights = fs::read_to_string(&rights).with_context(|| rights.display().to_string())?;
+        let place = manifest::namespace("whydrop");
+        self.kubectl()?.apply(&format!("{place}\n---\n{rights}")).context("the agent's rights")?;
+        let token = self.service_account_token("whydrop", "whydrop")?;
+        let kubeconfig = self.kubeconfig_for("agent", &token)?;
+        *admitted = Some(kubeconfig.clone());
+        Ok(kubeconfig)
+    }
+
+    /// Applies objects, and then what they have of a status.
+    pub fn apply(&self, manifests: &str) -> Result<()> {
+        self.kubectl()?.apply(manifests)?;
+        self.apply_status(&serde_saphyr::from_multiple::<Value>(manifests)?)
+    }
+
+    /// Applies what objects that are there have of a status.
+    pub fn apply_status(&self, objects: &[Value]) -> Result<()> {
+        let statuses: Vec<Value> = objects.iter().filter_map(manifest::status).collect();
+        if !statuses.is_empty() {
+            let apply = ["--server-side", "--subresource=status", "--force-conflicts"];
+            self.kubectl()?.apply_with(&apply, &manifest::documents(&statuses))?;
+        }
+        Ok(())
+    }
+
+    /// Asks for a path such as `/api/v1/pods` as anyone who has this token.
     pub fn get(&self, path: &str, token: &str) -> Result<Answer> {
         let mut curl = self.spawner.command("curl");
         // Not the user's settings; the status in the last line.
@@ -200,7 +238,7 @@ impl Api {
         Ok(Answer { status: status.parse()?, body: body.to_owned() })
     }
 
-    /// The process ids of its servers, for whoever measures or watches them.
+    /// The process ids of its servers, for anyone who measures or watches them.
     pub fn pids(&self) -> Vec<u32> {
         let all = [&self.etcd, &self.apiserver, &self.controllers];
         all.into_iter().flatten().map(Daemon::pid).collect()

@@ -28,7 +28,7 @@ pub fn key<'a>(texts: impl IntoIterator<Item = &'a [u8]>) -> String {
     hasher.finalize().to_hex()[..KEY_DIGITS].to_owned()
 }
 
-/// Sixteen hexadecimal digits tell more versions apart than will ever be.
+/// Sixteen hexadecimal digits are enough for more versions than will ever be.
 const KEY_DIGITS: usize = 16;
 
 /// Makes `target`, a file or a folder of the cache, unless it is there.
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_failed_halfway_is_not_there_and_is_made_anew() {
+    fn what_failed_halfway_is_not_there_and_is_made_again() {
         let folder = tempfile::tempdir().expect("a folder");
         let target = folder.path().join("some/thing");
         let failed = provide(&target, |new| {
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_tell_lists_apart_that_read_the_same() {
+    fn lists_that_read_the_same_have_keys_of_their_own() {
         assert_ne!(key([b"ab".as_slice(), b"c"]), key([b"a".as_slice(), b"bc"]));
         assert_eq!(key([b"ab".as_slice()]), key([b"ab".as_slice()]));
     }

@@ -120,7 +120,7 @@ pub(crate) struct Felix<'a> {
 }
 
 impl Felix<'_> {
-    /// Tells the API server the node's address, starts Felix, and waits until it is in sync.
+    /// Gives the API server the node's address, starts Felix, and waits until it is in sync.
     ///
     /// `wrap` makes the command of a program that serves.
     pub(crate) fn start(

@@ -39,7 +39,7 @@ impl Groups {
         for hierarchy in hierarchies {
             let group = hierarchy.join(&groups.name);
             fs::create_dir_all(&group).with_context(|| group.display().to_string())?;
-            // A new group of cpuset, version 1, may use no processor until it is told which.
+            // A new group of cpuset, version 1, may use no processor until it is given some.
             for file in ["cpuset.cpus", "cpuset.mems"] {
                 if let Ok(all) = fs::read_to_string(hierarchy.join(file)) {
                     fs::write(group.join(file), all.trim())

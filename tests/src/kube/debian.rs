@@ -10,13 +10,13 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::cache;
-use crate::lab::namespace::checked;
+use crate::world::namespace::checked;
 
 /// Packages that are unpacked together, of whichever version this release of Debian has.
 #[derive(Debug, Clone, Copy)]
 pub struct Packages {
     names: &'static [&'static str],
-    /// What `cargo xtask lab build` is told to build with them.
+    /// What `cargo xtask lab build` builds with them.
     built: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! The file that tells a client where an API server is and who it is there.
+//! The file by which a client knows where an API server is and who it is there.
 
 use std::{fs, path::Path};
 

@@ -18,7 +18,7 @@ use super::{
     node::{self, Node},
     parts::{self, Part},
 };
-use crate::otlp::kafka;
+use crate::load::otlp::kafka;
 
 /// What a cluster consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -56,7 +56,7 @@ impl Lab {
         Ok(Self { folder: cache::folder()?.join("run/lab") })
     }
 
-    /// Builds what is not there, and tells of each program.
+    /// Builds what is not there, and reports each program.
     pub fn build(built: Built, mut say: impl FnMut(&str)) -> Result<()> {
         let parts = match built {
             Built::Api => parts::API,
@@ -125,7 +125,7 @@ impl Lab {
             folder: Some(self.folder.clone()),
             ..node::Settings::default()
         };
-        Node::start_telling(&settings, |what, after| {
+        Node::start_reporting(&settings, |what, after| {
             say(&format!("{:5.1} s  {what}", after.as_secs_f64()));
         })?;
         Ok(())

@@ -15,15 +15,15 @@ use std::{
     ffi::OsStr,
     fs,
     io::Write,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
 
 use self::services::Services;
 use super::{
@@ -36,6 +36,10 @@ use super::{
     kubectl::Kubectl,
     state::State,
     wait::{Look, until},
+};
+use crate::world::{
+    Objects, Pod, World, manifest,
+    namespace::{Network, checked},
 };
 
 /// The node's name in the cluster.
@@ -57,7 +61,7 @@ const READY_WAIT: Duration = Duration::from_secs(90);
 
 /// What connects pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Network {
+pub enum PodNetwork {
     /// Calico's plugin, and Felix, which enforces NetworkPolicies with iptables: what a policy does
     /// not allow is dropped in silence.
     #[default]
@@ -70,7 +74,7 @@ pub enum Network {
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// What connects its pods.
-    pub network: Network,
+    pub network: PodNetwork,
     /// How long it runs.
     pub lifetime: Lifetime,
     /// The folder of its state, which is to be empty; nothing for one that goes with the node.
@@ -115,11 +119,11 @@ impl Node {
     /// That a program is not built (`cargo xtask lab build node`), or how a process failed, with
     /// the end of its log.
     pub fn start(settings: &Settings) -> Result<Self> {
-        Self::start_telling(settings, |_, _| {})
+        Self::start_reporting(settings, |_, _| {})
     }
 
-    /// The same, and tells of each stage how long after the start it was reached.
-    pub fn start_telling(
+    /// The same, and reports of each stage how long after the start it was reached.
+    pub fn start_reporting(
         settings: &Settings,
         mut reached: impl FnMut(&str, Duration),
     ) -> Result<Self> {
@@ -157,12 +161,12 @@ impl Node {
         reached("API server and containerd with images");
 
         services.start(&site, &api, &groups)?;
-        if settings.network == Network::Calico {
+        if settings.network == PodNetwork::Calico {
             calico::install(&api)?;
         }
         wait_ready(&mut services, &api)?;
         reached("node Ready");
-        if settings.network == Network::Calico {
+        if settings.network == PodNetwork::Calico {
             let felix = Felix {
                 node: NAME,
                 address: &format!("{ADDRESS}/24"),
@@ -180,24 +184,14 @@ impl Node {
         Ok(Self { services, api, spawner, holder, groups, state })
     }
 
-    /// Its API server.
-    pub fn api(&self) -> &Api {
-        &self.api
-    }
-
     /// Its API server, to stop and start it.
     pub fn api_mut(&mut self) -> &mut Api {
         &mut self.api
     }
 
-    /// kubectl as the administrator.
-    pub fn kubectl(&self) -> Result<Kubectl> {
-        self.api.kubectl()
-    }
-
     /// Runs a program on the node to its end, and returns what it printed; `["ip", "netns", "exec",
     /// "outside", ...]` is outside of it.
-    pub fn run(&self, arguments: &[&str]) -> Result<String> {
+    pub fn run_on_node(&self, arguments: &[&str]) -> Result<String> {
         self.site().run(arguments)
     }
 
@@ -209,15 +203,6 @@ impl Node {
     /// A command for [`Node::spawn`]: in the node's namespaces, all of them.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         self.spawner.command(program)
-    }
-
-    /// A command in the node's network alone, which whoever likes may start: with the machine's
-    /// files and processes, as an agent outside of the cluster.
-    pub fn in_network(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.holder.first.pid));
-        command.args(["setpriv", "--pdeathsig", "KILL", "--"]).arg(program);
-        command
     }
 
     /// Gives the node an image; pods name it, with `imagePullPolicy: Never`.
@@ -255,6 +240,67 @@ impl Node {
     }
 }
 
+impl World for Node {
+    fn nodes(&self) -> Vec<String> {
+        vec![NAME.to_owned()]
+    }
+
+    /// What runs there alone has the machine's files and processes, as an agent outside of the
+    /// cluster.
+    fn network(&self, node: &str) -> Result<Network> {
+        ensure!(node == NAME, "no node {node}");
+        Ok(self.holder.network())
+    }
+
+    fn objects(&self) -> Objects<'_> {
+        Objects::Server(&self.api)
+    }
+
+    fn apply(&mut self, manifests: &str) -> Result<()> {
+        self.kubectl()?.apply(manifests)?;
+        Ok(())
+    }
+
+    /// With a shell in place of its containers.
+    fn run(&mut self, manifest: &Value) -> Result<Pod> {
+        let mut manifest = manifest.clone();
+        manifest["spec"]["terminationGracePeriodSeconds"] = 1.into();
+        manifest["spec"]["containers"] = json!([{
+            "name": "c", "image": BUSYBOX, "imagePullPolicy": "Never",
+            "command": ["sleep", "infinity"],
+        }]);
+        let key = manifest::key(&manifest)?;
+        let (namespace, name) = manifest::parts(&key)?;
+        let pod = format!("pod/{name}");
+        let kubectl = self.kubectl()?;
+        kubectl.apply(&manifest.to_string())?;
+        let wait = ["wait", &pod, "-n", namespace, "--for=condition=Ready", "--timeout=60s"];
+        kubectl.run(wait).with_context(|| self.kubelet_tail())?;
+        self.pod(&key)
+    }
+
+    fn pod(&self, key: &str) -> Result<Pod> {
+        let (namespace, name) = manifest::parts(key)?;
+        let pod = self.kubectl()?.json(["get", "pod", name, "-n", namespace, "-o", "json"])?;
+        let ips = pod["status"]["podIPs"].as_array().into_iter().flatten();
+        let addresses: Vec<IpAddr> = ips.filter_map(|ip| ip["ip"].as_str()?.parse().ok()).collect();
+        let address = addresses.first().with_context(|| format!("{key} has no address"))?;
+        // The runtime gives networks names of its own.
+        for entry in fs::read_dir(self.holder.networks())? {
+            let network = Network::at(entry?.path());
+            let shown = checked(network.command("ip").args(["-oneline", "address"]));
+            if shown.is_ok_and(|shown| shown.contains(&format!(" {address}/"))) {
+                return Ok(Pod { key: key.to_owned(), network, addresses });
+            }
+        }
+        bail!("no network has the address {address} of {key}")
+    }
+
+    fn kubectl(&self) -> Result<Kubectl> {
+        self.api.kubectl()
+    }
+}
+
 /// Removes what a detached node has left, once its processes were killed.
 pub(super) fn remove_detached() -> Result<()> {
     Groups::of_detached(&role(Lifetime::Detached)).remove()
@@ -262,7 +308,7 @@ pub(super) fn remove_detached() -> Result<()> {
 
 /// What the control groups are called: those of a node that goes with its process by that.
 fn role(lifetime: Lifetime) -> String {
-    /// Tells the nodes of one process apart.
+    /// Numbers the nodes of one process.
     static NODES: AtomicU32 = AtomicU32::new(0);
 
     match lifetime {
@@ -309,6 +355,18 @@ impl Holder {
         })?;
         let first = record(folder, FIRST, pid.parse().context("a process id")?)?;
         Ok(Self { first, lifetime, _daemon: daemon })
+    }
+}
+
+impl Holder {
+    /// The node's own network.
+    fn network(&self) -> Network {
+        Network::at(format!("/proc/{}/ns/net", self.first.pid))
+    }
+
+    /// Where the node keeps the networks of its pods.
+    fn networks(&self) -> PathBuf {
+        format!("/proc/{}/root/run/netns", self.first.pid).into()
     }
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::cache;
 
-/// Raise it when the way of building changes, so that what is in the cache is built anew.
+/// Raise it when the way of building changes, so that what is in the cache is built again.
 const RECIPE: &str = "1";
 
 /// A program, and the Go module that pins it.
@@ -161,7 +161,7 @@ impl Part {
     }
 
     /// Strips the program, and stamps the version that Kubernetes' own builds stamp: clients and
-    /// nodes tell it.
+    /// nodes report it.
     fn linker_flags(&self) -> Result<String> {
         match self.module {
             "kubernetes" => {}

@@ -19,7 +19,7 @@ const EACH: u16 = 3;
 
 /// Loopback ports that nobody listens on in this place.
 pub(crate) fn free(place: &Place) -> Result<[u16; EACH as usize]> {
-    /// Tells the clusters of one process apart.
+    /// Numbers the clusters of one process.
     static TAKEN: AtomicU16 = AtomicU16::new(0);
 
     // Tests start side by side, each in a process of its own. Where they begin to look depends on

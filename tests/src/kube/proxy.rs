@@ -15,7 +15,7 @@ use super::{
     parts,
 };
 
-/// Starts it on a node, as whoever the kubeconfig says; its files lie in `folder`.
+/// Starts it on a node, as the user that the kubeconfig names; its files lie in `folder`.
 ///
 /// `wrap` makes the command of a program that serves.
 pub(crate) fn start(

@@ -5,14 +5,21 @@ use std::{net::SocketAddr, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use whydrop_tests::{
-    agent::{Agent, Heard},
-    fleet::{Fleet, Settings},
     kube::wait::{Look, until},
-    lab::server::Server,
-    netns::nft,
+    play::stage::Stage,
+    repository,
+    world::{
+        ENFORCED_WAIT, World as _,
+        agent::{Agent, Source},
+        fleet::{Fleet, Settings},
+        lab::server::Server,
+    },
 };
 
-use crate::{CONNECT_WAIT, DEFAULT_DENY, ENFORCED_WAIT, Stage, TWO_NODES, record, told};
+use crate::{
+    DEFAULT_DENY, NEIGHBOUR, SERVER, TWO_NODES, apply, connects, record, record_while, stage_of,
+    wait_for,
+};
 
 /// From an incident's first packet, or a change, to what the healer does about it.
 const HEAL_WAIT: Duration = Duration::from_secs(40);
@@ -56,10 +63,10 @@ spec:
     - {action: Deny, protocol: TCP, destination: {ports: [8080]}}
 ";
 
-/// All pods on one node, and `pod-a` of a workload: its agent so knows that all of that suffers, and
-/// tells it as critical at once, not only when it has gone on for some time.
-fn stage() -> Stage {
-    Stage::of(Settings::default(), &manifests())
+/// All pods on one node, and `pod-a` of a workload: its agent so knows that all of that is affected,
+/// and reports it as critical at once, not only when it has gone on for some time.
+fn stage() -> Stage<Fleet> {
+    stage_of(Settings::default(), &manifests())
 }
 
 fn manifests() -> String {
@@ -71,9 +78,9 @@ fn manifests() -> String {
 }
 
 /// The client has its server, and not by accident: as it did before anybody came in between.
-fn works(stage: &Stage, to: SocketAddr) {
+fn works(stage: &Stage<Fleet>, to: SocketAddr) {
     for _ in 0..2 {
-        assert!(stage.connects(to));
+        assert!(connects(stage, to));
     }
 }
 
@@ -123,7 +130,7 @@ status: {replicas: 2, readyReplicas: 2}
 fn annotate(fleet: &Fleet, namespace: &str, consent: &str) {
     let consent = format!("whydrop.io/heal={consent}");
     let annotate = ["annotate", "--overwrite", "namespace", namespace, &consent];
-    fleet.kubectl().run(annotate).expect("annotated");
+    fleet.kubectl_run(&annotate).expect("annotated");
 }
 
 /// The first record of the healer's with this action.
@@ -132,17 +139,16 @@ fn healed(healer: &mut Agent, action: &str) -> Value {
 }
 
 fn healed_while(healer: &mut Agent, action: &str, mut meanwhile: impl FnMut()) -> Value {
-    let is_it = |heard: &&Heard| heard.record["action"] == action;
-    let found = until(action, HEAL_WAIT, || {
+    let meanwhile = || {
         meanwhile();
-        let _ = healer.wait_for(crate::LOOK, |heard| heard.iter().any(|heard| is_it(&heard)));
-        let found = healer.records().iter().find(is_it);
-        Ok(found.map_or(Look::NotYet(String::new()), |heard| Look::Seen(heard.record.clone())))
-    });
-    found.unwrap_or_else(|error| panic!("{error:#}\n{}", told(healer)))
+        Ok(())
+    };
+    let is_it = |record: &Value| record["action"] == action;
+    let found = healer.record_while(action, HEAL_WAIT, is_it, meanwhile);
+    found.unwrap_or_else(|error| panic!("{error:#}"))
 }
 
-/// What it did. What it leaves alone for now, until more is known, is told as well.
+/// What it did. What it leaves alone for now, until more is known, is reported as well.
 fn actions(healer: &Agent) -> Vec<&str> {
     let actions = healer.records().iter().filter_map(|heard| heard.record["action"].as_str());
     actions.filter(|action| *action != "refused").collect()
@@ -150,20 +156,16 @@ fn actions(healer: &Agent) -> Vec<&str> {
 
 /// The first record in which it says that it leaves something alone for this reason.
 fn refused(healer: &mut Agent, why: &str) -> Value {
-    let is_it = |heard: &&Heard| heard.record["why"].as_str().is_some_and(|s| s.contains(why));
-    let found = until("refusal", HEAL_WAIT, || {
-        let _ = healer.wait_for(crate::LOOK, |heard| heard.iter().any(|heard| is_it(&heard)));
-        let found = healer.records().iter().find(is_it);
-        Ok(found.map_or(Look::NotYet(String::new()), |heard| Look::Seen(heard.record.clone())))
-    });
-    found.unwrap_or_else(|error| panic!("{error:#}\n{}", told(healer)))
+    let is_it = |record: &Value| record["why"].as_str().is_some_and(|said| said.contains(why));
+    let found = healer.record("refusal", HEAL_WAIT, is_it);
+    found.unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 /// The healer's policies that are in the cluster.
 fn standing(fleet: &Fleet) -> Vec<Value> {
     let label = "app.kubernetes.io/managed-by=whydrop-heal";
     let kinds = "networkpolicies.networking.k8s.io,networkpolicies.crd.projectcalico.org";
-    let found = fleet.kubectl().json([
+    let found = fleet.kubectl().expect("kubectl").json([
         "get",
         kinds,
         "-A",
@@ -179,32 +181,29 @@ fn standing(fleet: &Fleet) -> Vec<Value> {
 /// The reasons of the healer's Events in a namespace, each with what it regards.
 fn events(fleet: &Fleet, namespace: &str) -> Vec<(String, String)> {
     let get = ["get", "events.events.k8s.io", "-n", namespace, "-o", "json"];
-    let found = fleet.kubectl().json(get).expect("Events");
+    let found = fleet.kubectl().expect("kubectl").json(get).expect("Events");
     let items = found["items"].as_array().cloned().unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let ours = items.iter().filter(|event| event["reportingController"] == "whydrop.io/heal");
     ours.map(|event| (text(&event["reason"]), text(&event["regarding"]["kind"]))).collect()
 }
 
-fn connects(fleet: &Fleet, from: &str, to: SocketAddr) -> bool {
-    fleet.connect(from, to, CONNECT_WAIT).expect("a client").is_ok()
-}
-
 /// The story of the 8 replicas: proposed, then applied and kept, and at its end denied again.
 #[test]
 fn the_story_is_healed_from_onset_to_recovery() {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
-    let cluster = "scenarios/restrict-backend-ingress/manifests/cluster.yaml";
-    let read = |file: &str| std::fs::read_to_string(format!("{root}{file}")).expect(file);
+    let cluster = "tests/scenarios/restrict-backend-ingress/manifests/cluster.yaml";
+    let read = |file: &str| std::fs::read_to_string(repository(file)).expect(file);
     let fleet = Fleet::start(Settings::default(), &read(cluster)).expect("a fleet");
     let database = fleet.address("backend/postgres-primary-0", 5432).expect("an address");
-    let pod = &fleet.pod("backend/postgres-primary-0").expect("a pod").namespace;
+    let pod = fleet.pod("backend/postgres-primary-0").expect("a pod");
     let _serving = pod.enter(|| Server::echo(database)).expect("a server");
     let replicas: Vec<String> = fleet.pods_like("backend/backend-api-");
     assert_eq!(replicas.len(), 8);
     let all_connect = || {
         std::thread::scope(|scope| {
-            let tries = replicas.iter().map(|pod| scope.spawn(|| connects(&fleet, pod, database)));
+            let tries = replicas
+                .iter()
+                .map(|pod| scope.spawn(|| fleet.connects(pod, database).expect("a client")));
             let tries: Vec<_> = tries.collect();
             tries.into_iter().map(|each| each.join().expect("a try")).filter(|done| *done).count()
         })
@@ -215,8 +214,8 @@ fn the_story_is_healed_from_onset_to_recovery() {
     let mut healer = fleet.healer("worker-1", &agent, &kubeconfig, &flags).expect("a healer");
     assert_eq!((all_connect(), all_connect()), (8, 8));
     annotate(&fleet, "backend", "dry-run");
-    let policy = read("fleet/restrict-backend-ingress/calico.yaml");
-    fleet.kubectl().apply(&policy).expect("applied");
+    let policy = read("tests/fleet/restrict-backend-ingress/calico.yaml");
+    apply(&fleet, &policy);
     until("policy in force", ENFORCED_WAIT, || {
         Ok(if all_connect() == 0 { Look::Seen(()) } else { Look::NotYet(String::new()) })
     })
@@ -252,7 +251,7 @@ fn the_story_is_healed_from_onset_to_recovery() {
     })
     .expect("all replicas reach their database");
     let kept = healed(&mut healer, "kept");
-    assert_eq!(kept["outcome"], "recovered", "{kept}\n{}", told(&agent));
+    assert_eq!(kept["outcome"], "recovered", "{kept}\n{}", agent.said());
     let [kept_now] = &standing(&fleet)[..] else { panic!("one policy") };
     assert_eq!(kept_now["metadata"]["uid"], standing_now["metadata"]["uid"]);
     assert_eq!(kept_now["metadata"]["annotations"]["whydrop.io/outcome"], "kept", "{kept_now}");
@@ -275,42 +274,39 @@ fn the_story_is_healed_from_onset_to_recovery() {
 #[test]
 fn what_does_not_help_is_rolled_back() {
     let mut stage = stage();
-    let agent = stage.fleet.agent("worker-2").expect("an agent");
-    let kubeconfig = stage.fleet.admit_healer().expect("rights");
-    let mut healer = stage.fleet.healer("worker-2", &agent, &kubeconfig, &WATCH).expect("a healer");
-    works(&stage, stage.server);
-    consent(&stage.fleet, "apply");
-    let host = &stage.fleet.host("worker-2").expect("a node").namespace;
-    nft(
-        host,
+    let agent = stage.world.agent("worker-2").expect("an agent");
+    let kubeconfig = stage.world.admit_healer().expect("rights");
+    let mut healer = stage.world.healer("worker-2", &agent, &kubeconfig, &WATCH).expect("a healer");
+    works(&stage, SERVER);
+    consent(&stage.world, "apply");
+    let host = &stage.world.host("worker-2").expect("a node").namespace;
+    host.nft(
         "table inet beneath { chain forward { type filter hook forward priority 10; \
          tcp dport 8080 ct state new drop; }; }\n",
     )
     .expect("rules");
-    stage.fleet.kubectl().apply(DEFAULT_DENY).expect("applied");
-    stage.wait_for(false);
+    apply(&stage.world, DEFAULT_DENY);
+    wait_for(&stage, false);
     let applied = healed_while(&mut healer, "applied", || {
-        stage.connects(stage.server);
+        connects(&stage, SERVER);
     });
-    assert_eq!(standing(&stage.fleet).len(), 1);
+    assert_eq!(standing(&stage.world).len(), 1);
     // Another client tries, some time after.
-    stage.fleet.run(NEWCOMER).expect("a pod");
+    stage.world.apply(NEWCOMER).expect("a pod");
     let rolled_back = healed_while(&mut healer, "rolled-back", || {
-        assert!(
-            !connects(&stage.fleet, "frontend/pod-d", stage.server),
-            "there is the other filter"
-        );
+        let connects = stage.world.connects("frontend/pod-d", SERVER).expect("a client");
+        assert!(!connects, "there is the other filter");
     });
     assert_eq!(rolled_back["incident"], applied["incident"], "{rolled_back}");
     let outcome = rolled_back["outcome"].as_str().unwrap_or_default();
     assert!(["broke", "still-dying"].contains(&outcome), "{rolled_back}");
-    assert!(standing(&stage.fleet).is_empty(), "nothing of it is left");
+    assert!(standing(&stage.world).is_empty(), "nothing of it is left");
     assert!(
-        events(&stage.fleet, "backend")
+        events(&stage.world, "backend")
             .contains(&("WhydropHealRolledBack".into(), "NetworkPolicy".into()))
     );
     let policies = ["get", "networkpolicies", "-n", "backend", "-o", "name"];
-    let left = stage.fleet.kubectl().run(policies).expect("policies");
+    let left = stage.world.kubectl_run(&policies).expect("policies");
     assert_eq!(left.trim(), "networkpolicy.networking.k8s.io/default-deny");
 
     assert_eq!(actions(&healer).iter().filter(|action| **action == "applied").count(), 1);
@@ -321,16 +317,16 @@ fn what_does_not_help_is_rolled_back() {
 #[test]
 fn what_is_not_its_own_is_left_alone() {
     let stage = stage();
-    let mut agent = stage.fleet.agent("worker-2").expect("an agent");
-    let kubeconfig = stage.fleet.admit_healer().expect("rights");
+    let mut agent = stage.world.agent("worker-2").expect("an agent");
+    let kubeconfig = stage.world.admit_healer().expect("rights");
     let flags = [&WATCH[..], &["--time-to-live", "35s"]].concat();
-    let mut healer = stage.fleet.healer("worker-2", &agent, &kubeconfig, &flags).expect("a healer");
-    works(&stage, stage.server);
-    stage.fleet.kubectl().apply(DEFAULT_DENY).expect("applied");
-    stage.wait_for(false);
+    let mut healer = stage.world.healer("worker-2", &agent, &kubeconfig, &flags).expect("a healer");
+    works(&stage, SERVER);
+    apply(&stage.world, DEFAULT_DENY);
+    wait_for(&stage, false);
     let not_asked = "namespace backend is not annotated whydrop.io/heal=dry-run or apply";
     let refusal = refused(&mut healer, not_asked);
-    assert!(events(&stage.fleet, "backend").is_empty(), "nobody has asked for any");
+    assert!(events(&stage.world, "backend").is_empty(), "nobody has asked for any");
 
     // Somebody has a policy of the very name that the remedy would get.
     let incident = refusal["incident"].as_str().expect("an incident").to_owned();
@@ -340,19 +336,19 @@ fn what_is_not_its_own_is_left_alone() {
         "metadata": { "name": name, "namespace": "backend" },
         "spec": { "podSelector": { "matchLabels": { "app": "other" } } },
     });
-    stage.fleet.kubectl().apply(&foreign.to_string()).expect("applied");
+    apply(&stage.world, &foreign.to_string());
     let get =
         ["get", "networkpolicy", &name, "-n", "backend", "-o", "json", "--show-managed-fields"];
-    let before = stage.fleet.kubectl().json(get).expect("a policy");
+    let before = stage.world.kubectl().expect("kubectl").json(get).expect("a policy");
 
     // An explicit deny, in a namespace that consents.
-    stage.fleet.kubectl().apply(EXPLICIT_DENY).expect("applied");
-    annotate(&stage.fleet, "backend", "apply");
+    apply(&stage.world, EXPLICIT_DENY);
+    annotate(&stage.world, "backend", "apply");
     let is_explicit = |record: &Value| {
         record["kind"] == "incident" && record["cause"]["class"] == "explicit-deny"
     };
-    crate::record_while(&mut agent, "explicit deny", is_explicit, || {
-        stage.connects(stage.neighbour);
+    record_while(&mut agent, "explicit deny", is_explicit, || {
+        connects(&stage, NEIGHBOUR);
     });
     let why = "explicit deny by CalicoNetworkPolicy backend/default.no-metrics: its owner decides, \
                not a machine";
@@ -360,41 +356,46 @@ fn what_is_not_its_own_is_left_alone() {
 
     // That the server's side asks for it lets nobody in who has not asked.
     refused(&mut healer, "namespace frontend is not annotated whydrop.io/heal=dry-run or apply");
-    assert!(standing(&stage.fleet).is_empty());
-    annotate(&stage.fleet, "frontend", "apply");
+    assert!(standing(&stage.world).is_empty());
+    annotate(&stage.world, "frontend", "apply");
 
     let applied = healed(&mut healer, "applied");
     assert_eq!(applied["incident"], incident.as_str(), "{applied}");
-    let [ours] = &standing(&stage.fleet)[..] else { panic!("one policy") };
+    let [ours] = &standing(&stage.world)[..] else { panic!("one policy") };
     assert_eq!(ours["metadata"]["name"], format!("{name}-2"), "{ours}");
-    assert_eq!(stage.fleet.kubectl().json(get).expect("a policy"), before, "it was touched");
+    assert_eq!(
+        stage.world.kubectl().expect("kubectl").json(get).expect("a policy"),
+        before,
+        "it was touched"
+    );
 
-    // Somebody changes its rules: from then on it is theirs, whoever created it.
+    // Somebody changes its rules: from then on it is theirs, no matter who created it.
     let patch = r#"[{"op": "add", "path": "/spec/ingress/0/ports/-", "value": {"port": 8082}}]"#;
     let name = format!("{name}-2");
     let edit = ["patch", "networkpolicy", &name, "-n", "backend", "--type=json", "-p", patch];
-    stage.fleet.kubectl().run(edit).expect("patched");
+    stage.world.kubectl_run(&edit).expect("patched");
     refused(&mut healer, "is not the healer's: its rules were written by");
-    assert_eq!(standing(&stage.fleet).len(), 1, "it stands, and is theirs");
+    assert_eq!(standing(&stage.world).len(), 1, "it stands, and is theirs");
     assert!(!actions(&healer).contains(&"expired"), "{:?}", actions(&healer));
     healer.stop().expect("it ends");
 }
 
-/// Of two one acts; where it dies the other goes on where it was, within the same bounds.
+/// Of two one acts; where it is killed the other goes on where it was, within the same bounds.
 #[test]
 fn of_two_healers_one_acts_and_the_other_takes_over() {
     let stage = stage();
-    let mut agent = stage.fleet.agent("worker-2").expect("an agent");
-    let kubeconfig = stage.fleet.admit_healer().expect("rights");
-    consent(&stage.fleet, "apply");
+    let mut agent = stage.world.agent("worker-2").expect("an agent");
+    let kubeconfig = stage.world.admit_healer().expect("rights");
+    consent(&stage.world, "apply");
     let start = |name: &str| {
         let flags = [&WATCH[..], &["--per-hour", "1", "--identity", name]].concat();
-        stage.fleet.healer("worker-2", &agent, &kubeconfig, &flags).expect("a healer")
+        stage.world.healer("worker-2", &agent, &kubeconfig, &flags).expect("a healer")
     };
     let holder = || {
-        let get = ["get", "lease", "whydrop-heal", "-n", "whydrop", "--ignore-not-found", "-o"];
-        let holder = get.into_iter().chain(["jsonpath={.spec.holderIdentity}"]);
-        stage.fleet.kubectl().run(holder).expect("kubectl")
+        let owner = "jsonpath={.spec.holderIdentity}";
+        let get =
+            ["get", "lease", "whydrop-heal", "-n", "whydrop", "--ignore-not-found", "-o", owner];
+        stage.world.kubectl_run(&get).expect("kubectl")
     };
     let mut leader = start("one");
     until("a leader", HEAL_WAIT, || {
@@ -403,22 +404,22 @@ fn of_two_healers_one_acts_and_the_other_takes_over() {
     })
     .expect("it leads");
     let mut other = start("two");
-    works(&stage, stage.server);
-    works(&stage, stage.neighbour);
-    stage.fleet.kubectl().apply(DEFAULT_DENY).expect("applied");
-    stage.wait_for(false);
+    works(&stage, SERVER);
+    works(&stage, NEIGHBOUR);
+    apply(&stage.world, DEFAULT_DENY);
+    wait_for(&stage, false);
     healed(&mut leader, "applied");
-    let before = standing(&stage.fleet);
+    let before = standing(&stage.world);
     assert_eq!(before.len(), 1);
     assert_eq!(actions(&other), Vec::<&str>::new(), "it only listens");
 
     // Killed in the middle of its watch.
     drop(leader);
-    stage.wait_for(true);
+    wait_for(&stage, true);
     let kept = healed(&mut other, "kept");
     assert_eq!((holder().as_str(), &kept["healer"]), ("two", &json!("two")));
-    assert_eq!(kept["outcome"], "recovered", "{kept}\n{}", told(&agent));
-    let after = standing(&stage.fleet);
+    assert_eq!(kept["outcome"], "recovered", "{kept}\n{}", agent.said());
+    let after = standing(&stage.world);
     assert_eq!(after.len(), 1);
     assert_eq!(after[0]["metadata"]["uid"], before[0]["metadata"]["uid"]);
 
@@ -428,15 +429,15 @@ fn of_two_healers_one_acts_and_the_other_takes_over() {
             && record["id"] != kept["incident"]
             && record["happened"] == "opened"
     };
-    crate::record_while(&mut agent, "another incident", is_other, || {
-        stage.connects(stage.neighbour);
+    record_while(&mut agent, "another incident", is_other, || {
+        connects(&stage, NEIGHBOUR);
     });
     refused(&mut other, "1 were healed within");
-    assert_eq!(standing(&stage.fleet).len(), 1);
+    assert_eq!(standing(&stage.world).len(), 1);
     assert_eq!(actions(&other), ["kept"]);
     other.stop().expect("it ends");
     assert_eq!(holder(), "", "it lets others lead at once");
-    // The agent has told of its own; nothing of the healer's is among it.
+    // The agent has reported its own; nothing of the healer's is among it.
     record(&mut agent, "resolution", |record| record["happened"] == "resolved");
 }
 
@@ -444,21 +445,22 @@ fn of_two_healers_one_acts_and_the_other_takes_over() {
 /// denial is news or half a year old, and they are young or older than it, they are given nothing.
 #[test]
 fn what_never_worked_is_denied_as_before() {
-    let stage = Stage::of(Settings::default(), &(manifests() + &strangers("")));
-    let fleet = &stage.fleet;
+    let stage = stage_of(Settings::default(), &(manifests() + &strangers("")));
+    let fleet = &stage.world;
     let kubeconfig = fleet.admit_healer().expect("rights");
     let mut agent = fleet.agent("worker-2").expect("an agent");
     // Once may be an accident, or a forgery.
-    assert!(stage.connects(stage.neighbour));
-    fleet.kubectl().apply(DEFAULT_DENY).expect("applied");
+    assert!(connects(&stage, NEIGHBOUR));
+    apply(fleet, DEFAULT_DENY);
     until("policy in force", ENFORCED_WAIT, || {
-        let passes = connects(fleet, "backend/pod-b", stage.neighbour);
+        let passes = fleet.connects("backend/pod-b", NEIGHBOUR)?;
         Ok(if passes { Look::NotYet(String::new()) } else { Look::Seen(()) })
     })
     .expect("in force");
     let dial = || {
         for stranger in ["tenant/stranger-0", "tenant/stranger-1"] {
-            assert!(!connects(fleet, stranger, stage.server), "{stranger} is let in");
+            let connects = fleet.connects(stranger, SERVER).expect("a client");
+            assert!(!connects, "{stranger} is let in");
         }
     };
     let source = |record: &Value| record["affected"][0]["source"]["namespace"].clone();
@@ -466,11 +468,11 @@ fn what_never_worked_is_denied_as_before() {
 
     let is_once =
         |record: &Value| source(record) == "frontend" && record["affected"][0]["successes"] == 1;
-    crate::record_while(&mut agent, "of one connection", is_once, || {
-        assert!(!stage.connects(stage.neighbour));
+    record_while(&mut agent, "of one connection", is_once, || {
+        assert!(!connects(&stage, NEIGHBOUR));
     });
     let is_bad = |record: &Value| is_theirs(record) && record["severity"] == "critical";
-    let news = crate::record_while(&mut agent, "what a person is paged for", is_bad, dial);
+    let news = record_while(&mut agent, "what a person is paged for", is_bad, dial);
     let once = "was seen to work over 1 connection only";
     refused_in_each_mode(&stage, &agent, &kubeconfig, &news, &[once]);
     agent.stop().expect("it ends");
@@ -485,15 +487,17 @@ fn what_never_worked_is_denied_as_before() {
         let folder = tempfile::tempdir().expect("a folder");
         let all = format!("{}{}---{deny}", manifests(), strangers(&created(made)));
         std::fs::write(folder.path().join("all.yaml"), all).expect("written");
-        let host = &fleet.host("worker-2").expect("a node").namespace;
-        let mut agent = Agent::start(host, "worker-2", folder.path()).expect("an agent");
-        let incident = crate::record_while(&mut agent, name, is_theirs, dial);
+        let (host, source) =
+            (fleet.network("worker-2"), Source::Manifests(folder.path().to_owned()));
+        let command = Agent::command(&host.expect("a node"), "worker-2", &source);
+        let mut agent = Agent::spawn(&mut command.expect("whydrop")).expect("an agent");
+        let incident = record_while(&mut agent, name, is_theirs, dial);
         let since = incident["cause"]["denied_since"].as_str().expect("a time");
         let since: Timestamp = since.parse().expect("a time");
         assert_eq!(since.as_second(), half_a_year.as_second(), "{incident}");
         refused_in_each_mode(&stage, &agent, &kubeconfig, &incident, &[]);
-        let told = agent.records().iter().filter(|heard| is_theirs(&heard.record));
-        let severities: Vec<_> = told.map(|heard| heard.record["severity"].clone()).collect();
+        let theirs = agent.records().iter().filter(|heard| is_theirs(&heard.record));
+        let severities: Vec<_> = theirs.map(|heard| heard.record["severity"].clone()).collect();
         assert!(severities.iter().all(|severity| severity == "info"), "{name}: {severities:?}");
         agent.stop().expect("it ends");
     }
@@ -503,16 +507,16 @@ fn what_never_worked_is_denied_as_before() {
 /// Whatever its namespaces let a healer do, it says why it does nothing about what never worked, and
 /// about what else is to be refused.
 fn refused_in_each_mode(
-    stage: &Stage,
+    stage: &Stage<Fleet>,
     agent: &Agent,
     kubeconfig: &std::path::Path,
     incident: &Value,
     more: &[&str],
 ) {
     for mode in ["dry-run", "apply"] {
-        consent(&stage.fleet, mode);
-        annotate(&stage.fleet, "tenant", mode);
-        let healer = stage.fleet.healer("worker-2", agent, kubeconfig, &WATCH);
+        consent(&stage.world, mode);
+        annotate(&stage.world, "tenant", mode);
+        let healer = stage.world.healer("worker-2", agent, kubeconfig, &WATCH);
         let mut healer = healer.expect("a healer");
         let refusal = refused(&mut healer, "was never seen to work: a person decides");
         assert_eq!(refusal["incident"], incident["id"], "{refusal}");
@@ -520,7 +524,7 @@ fn refused_in_each_mode(
             refused(&mut healer, why);
         }
         assert_eq!(actions(&healer), Vec::<&str>::new(), "{mode}");
-        assert!(standing(&stage.fleet).is_empty(), "{mode}");
+        assert!(standing(&stage.world).is_empty(), "{mode}");
         healer.stop().expect("it ends");
     }
 }

@@ -9,19 +9,21 @@ use std::{
 
 use serde_json::{Value, json};
 use whydrop_tests::{
-    differential::{self, Case, Features, Listening, Outcome, Tally, seeds},
-    fleet::{Fleet, Settings},
     kube::{
         calico::Backend,
         wait::{Look, until},
+    },
+    play::differential::{self, Case, Features, Listening, Tally, play_case, seeds},
+    world::{
+        Pod, World as _,
+        fleet::{Fleet, Settings},
+        manifest::documents,
     },
 };
 
 const FEATURES: Features = Features { end_port: true, egress_names: true, calico: true };
 /// How long Felix may take to see what the API server has, and write it.
 const ENFORCED_WAIT: Duration = Duration::from_secs(30);
-/// How long the reports of one case may take to come.
-const REPORTS_WAIT: Duration = Duration::from_secs(30);
 /// How long a canary waits for an answer before it looks again.
 const CANARY_WAIT: Duration = Duration::from_millis(200);
 
@@ -71,21 +73,21 @@ impl Family {
 const KINDS: [&str; 3] = ["kubernetes", "calico", "global"];
 
 #[test]
-fn every_drop_of_felix_is_told_and_none_invented() {
+fn every_drop_of_felix_is_reported_and_none_invented() {
     play(Backend::Nft, Family::V4, 1..=4);
 }
 
 #[test]
-fn every_drop_of_felix_with_the_older_iptables_is_told_and_none_invented() {
+fn every_drop_of_felix_with_the_older_iptables_is_reported_and_none_invented() {
     play(Backend::Legacy, Family::V4, 5..=7);
 }
 
 #[test]
-fn every_drop_of_felix_over_ipv6_is_told_and_none_invented() {
+fn every_drop_of_felix_over_ipv6_is_reported_and_none_invented() {
     play(Backend::Nft, Family::V6, 8..=10);
 }
 
-#[expect(clippy::print_stdout, reason = "what was played, for whoever asks to see it")]
+#[expect(clippy::print_stdout, reason = "what was played, for those who ask to see it")]
 fn play(backend: Backend, family: Family, otherwise: std::ops::RangeInclusive<u64>) {
     let settings = Settings { backend, services: false, ipv6: family == Family::V6 };
     let [singer, listener] = [2, 3].map(|number| family.address(number).to_string());
@@ -101,7 +103,7 @@ fn play(backend: Backend, family: Family, otherwise: std::ops::RangeInclusive<u6
     println!(
         "{backend:?} {family:?}: seeds {seeds:?}, {probes} probes, {dropped} dropped and reported"
     );
-    assert!(dropped > 0 && dropped < probes, "nothing to tell apart: {tally:?}");
+    assert!(dropped > 0 && dropped < probes, "nothing to compare: {tally:?}");
 }
 
 fn play_seed(fleet: &mut Fleet, family: Family, number: u16, case: &Case) -> Tally {
@@ -109,35 +111,23 @@ fn play_seed(fleet: &mut Fleet, family: Family, number: u16, case: &Case) -> Tal
         (8..).map(|number| family.address(number)).take(case.pods.len()).collect();
     let keys: Vec<String> =
         case.pods.iter().map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
-    fleet.kubectl().apply(&text(&case.namespaces)).expect("applied");
-    fleet.run(&text(&case.running(&addresses))).expect("pods");
-    let _listeners: Vec<Listening> = keys
-        .iter()
-        .map(|key| fleet.pod(key).expect("a pod").namespace.enter(differential::listen))
-        .collect::<Result<_, _>>()
-        .expect("they listen");
+    fleet.apply(&documents(&case.namespaces)).expect("applied");
+    fleet.apply(&documents(&case.running(&addresses))).expect("pods");
+    let pods: Vec<Pod> = keys.iter().map(|key| fleet.pod(key).expect("a pod")).collect();
+    let _listeners: Vec<Listening> =
+        pods.iter().map(|pod| pod.enter(differential::listen).expect("it listens")).collect();
     for key in &keys {
         // No policy selects the singer.
         wait_answered(fleet, key, fleet.address("canary/singer", 1).expect("an address"));
     }
     let canaries: Vec<Value> = KINDS.iter().map(|kind| canary(kind, number)).collect();
-    fleet.kubectl().apply(&text(&[&case.policies[..], &canaries].concat())).expect("applied");
+    fleet.apply(&documents(case.policies.iter().chain(&canaries))).expect("applied");
     for kind in KINDS {
         let at = fleet.address("canary/listener", port(kind, number)).expect("an address");
         wait_answered(fleet, "canary/singer", at);
     }
-
-    let mut agent = fleet.agent("node").expect("an agent");
-    let outcomes = try_all(fleet, case, &keys, &addresses);
-    let dropped = outcomes.iter().filter(|outcome| **outcome == Outcome::TimedOut).count();
-    // One that is missing is found below, with all about it.
-    let _ = agent.wait_for(REPORTS_WAIT, |heard| {
-        let drops = heard.iter().filter(|heard| heard.record["kind"] == "drop");
-        let ids: std::collections::BTreeSet<_> = drops.filter_map(|heard| heard.id()).collect();
-        ids.len() >= dropped
-    });
-    let records = agent.stop_and_read().expect("records");
-    let tally = differential::compare(case, &addresses, &outcomes, &records);
+    let agent = fleet.agent("node").expect("an agent");
+    let tally = play_case(case, &pods, agent);
     for policy in &case.policies {
         fleet.delete(policy).expect("deleted");
     }
@@ -145,11 +135,6 @@ fn play_seed(fleet: &mut Fleet, family: Family, number: u16, case: &Case) -> Tal
         fleet.remove(key).expect("removed");
     }
     tally.unwrap_or_else(|difference| panic!("{difference:#}"))
-}
-
-fn text(objects: &[Value]) -> String {
-    let texts: Vec<String> = objects.iter().map(ToString::to_string).collect();
-    texts.join("\n---\n")
 }
 
 /// Waits until an attempt gets any answer: with no listener that is a refusal.
@@ -198,22 +183,4 @@ fn canary(kind: &str, number: u16) -> Value {
             "spec": spec,
         }),
     }
-}
-
-/// The outcome of each probe, all of them tried at once.
-fn try_all(fleet: &Fleet, case: &Case, keys: &[String], addresses: &[IpAddr]) -> Vec<Outcome> {
-    let probes = case.probes();
-    // The probes are in the order of who connects.
-    std::thread::scope(|scope| {
-        let of_one = |(number, key): (usize, &String)| {
-            let own = probes.iter().filter(move |probe| probe.from == number);
-            let to: Vec<SocketAddr> =
-                own.map(|probe| (addresses[probe.to], probe.port).into()).collect();
-            let pod = fleet.pod(key).expect("a pod");
-            scope.spawn(move || pod.namespace.enter(|| Ok(differential::connect(&to))))
-        };
-        let threads: Vec<_> = keys.iter().enumerate().map(of_one).collect();
-        let outcomes = threads.into_iter().map(|thread| thread.join().expect("a thread"));
-        outcomes.collect::<Result<Vec<_>, _>>().expect("outcomes").concat()
-    })
 }

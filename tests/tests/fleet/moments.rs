@@ -1,5 +1,5 @@
-//! What dies though policies allow it: a pod's first attempts, and whatever comes while the table of
-//! connections is full.
+//! What is dropped though policies allow it: a pod's first attempts, and everything that comes while
+//! the table of connections is full.
 
 use std::{
     fs,
@@ -11,14 +11,16 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use socket2::Socket;
 use whydrop_tests::{
-    fleet::{Pod, Settings},
-    hint::line,
     kube::wait::{Look, until},
-    lab::{packet, server::raw},
-    netns::nft,
+    play::hint::line,
+    world::{
+        CONNECT_WAIT, ENFORCED_WAIT, Pod, World as _,
+        fleet::Settings,
+        lab::{packet, server::raw},
+    },
 };
 
-use crate::{ENFORCED_WAIT, Stage, record, told};
+use crate::{NEIGHBOUR, SERVER, agents, apply, record, stage, wait_for};
 
 const NEWCOMER: &str = "
 apiVersion: v1
@@ -42,18 +44,18 @@ spec:
 const IMPATIENT_WAIT: Duration = Duration::from_millis(1200);
 
 #[test]
-fn a_pod_that_is_not_let_in_yet_is_told_as_that_and_how_long_it_took() {
-    let mut stage = Stage::new(Settings::default());
-    let [mut agent, _] = stage.agents();
+fn a_pod_that_is_not_let_in_yet_is_reported_as_that_and_how_long_it_took() {
+    let mut stage = stage(Settings::default());
+    let [mut agent, _] = agents(&stage);
     // Felix is slow.
-    stage.fleet.host("worker-1").expect("a node").signal_felix(Signal::SIGSTOP).expect("held");
-    stage.fleet.run(NEWCOMER).expect("a pod");
+    stage.world.host("worker-1").expect("a node").signal_felix(Signal::SIGSTOP).expect("held");
+    stage.world.apply(NEWCOMER).expect("a pod");
     let connects = |patience| {
-        let tried = stage.fleet.connect("frontend/newcomer", stage.server, patience);
+        let tried = stage.world.connect("frontend/newcomer", SERVER, patience);
         tried.expect("a client").is_ok()
     };
     assert!(!connects(IMPATIENT_WAIT), "Felix drops what comes from an interface it does not know");
-    stage.fleet.host("worker-1").expect("a node").signal_felix(Signal::SIGCONT).expect("goes on");
+    stage.world.host("worker-1").expect("a node").signal_felix(Signal::SIGCONT).expect("goes on");
     until("newcomer let in", ENFORCED_WAIT, || {
         Ok(if connects(IMPATIENT_WAIT) { Look::Seen(()) } else { Look::NotYet(String::new()) })
     })
@@ -70,38 +72,38 @@ fn a_pod_that_is_not_let_in_yet_is_told_as_that_and_how_long_it_took() {
 
 #[test]
 fn a_full_table_of_connections_is_no_matter_of_policy() {
-    let stage = Stage::new(Settings::default());
-    let [_, mut agent] = stage.agents();
-    let pods = ["backend/pod-b", "backend/pod-c"].map(|pod| stage.fleet.pod(pod).expect("a pod"));
-    let ends = pods.map(End::new);
+    let stage = stage(Settings::default());
+    let [_, mut agent] = agents(&stage);
+    let pods = ["backend/pod-b", "backend/pod-c"].map(|pod| stage.world.pod(pod).expect("a pod"));
+    let ends = pods.each_ref().map(End::new);
     fill(&ends);
-    let connected = stage.fleet.connect("backend/pod-b", stage.neighbour, crate::CONNECT_WAIT);
+    let connected = stage.world.connect("backend/pod-b", NEIGHBOUR, CONNECT_WAIT);
     connected.expect("a client").expect_err("there is no room");
     let is_it = |record: &Value| {
-        record["kind"] == "drop" && record["flow"]["destination"]["port"] == stage.neighbour.port()
+        record["kind"] == "drop" && record["flow"]["destination"]["port"] == NEIGHBOUR.port()
     };
     let drop = record(&mut agent, "drop", is_it);
-    assert_eq!(drop["cause"]["class"], "not-policy", "{drop}\n{}", told(&agent));
+    assert_eq!(drop["cause"]["class"], "not-policy", "{drop}\n{}", agent.said());
     let text = drop["cause"]["text"].as_str().unwrap_or_default();
     assert!(text.contains("the kernel's table of connections was full ("), "{drop}");
 }
 
 #[test]
 fn what_conntrack_finds_invalid_is_no_matter_of_policy() {
-    let stage = Stage::new(Settings::default());
-    let [mut agent, _] = stage.agents();
+    let stage = stage(Settings::default());
+    let [mut agent, _] = agents(&stage);
     // Policies allow it, and Felix drops what has a wrong checksum before it asks them.
-    stage.fleet.kubectl().apply(ALLOW_WEB).expect("applied");
-    stage.wait_for(true);
-    let client = End::new(stage.fleet.pod("frontend/pod-a").expect("a pod"));
-    let SocketAddr::V4(server) = stage.server else { panic!("{}", stage.server) };
+    apply(&stage.world, ALLOW_WEB);
+    wait_for(&stage, true);
+    let client = End::new(&stage.world.pod("frontend/pod-a").expect("a pod"));
+    let SocketAddr::V4(server) = SERVER else { panic!("{SERVER}") };
     let to = (*server.ip(), server.port());
     let mut syn = packet::syn((client.address, 40_000), to, 7);
     let checksum = syn.len() - 4;
     syn[checksum] ^= 0xff;
-    client.socket.send_to(&syn, &stage.server.into()).expect("sent");
+    client.socket.send_to(&syn, &SERVER.into()).expect("sent");
     let drop = record(&mut agent, "drop", |record| record["kind"] == "drop");
-    assert_eq!(drop["cause"]["class"], "not-policy", "{drop}\n{}", told(&agent));
+    assert_eq!(drop["cause"]["class"], "not-policy", "{drop}\n{}", agent.said());
     let text = drop["cause"]["text"].as_str().unwrap_or_default();
     assert!(text.contains("conntrack found it invalid"), "{drop}");
     assert!(text.contains("policies allow it"), "{drop}");
@@ -119,8 +121,8 @@ impl End {
         // The kernel knows nothing of them, and would say so.
         let silence = "table ip quiet { chain out { type filter hook output priority 0; \
                        tcp flags rst drop; }; }\n";
-        nft(&pod.namespace, silence).expect("rules");
-        let socket = pod.namespace.enter(|| raw(packet::WHOLE)).expect("a raw socket");
+        pod.network.nft(silence).expect("rules");
+        let socket = pod.enter(|| raw(packet::WHOLE)).expect("a raw socket");
         Self { socket, address }
     }
 

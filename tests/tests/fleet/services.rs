@@ -1,11 +1,11 @@
 //! A rule of Calico's that names a Service: who is behind it is looked up when the rule may decide.
 
 use whydrop_tests::{
-    fleet::Settings,
     kube::wait::{Look, until},
+    world::{ENFORCED_WAIT, fleet::Settings},
 };
 
-use crate::{ENFORCED_WAIT, Stage, record};
+use crate::{NEIGHBOUR, SERVER, agents, apply, connects, record, stage};
 
 /// The frontend may reach what is behind one Service, and nothing else.
 const BEHIND_A_SERVICE: &str = "
@@ -22,16 +22,16 @@ spec:
 
 #[test]
 fn a_service_that_a_rule_names_is_looked_up() {
-    let stage = Stage::new(Settings { services: true, ..Settings::default() });
-    let [mut agent, _] = stage.agents();
-    stage.fleet.kubectl().apply(BEHIND_A_SERVICE).expect("applied");
+    let stage = stage(Settings { services: true, ..Settings::default() });
+    let [mut agent, _] = agents(&stage);
+    apply(&stage.world, BEHIND_A_SERVICE);
     // pod-c is behind no Service.
     until("policy in force", ENFORCED_WAIT, || {
-        let connects = stage.connects(stage.neighbour);
+        let connects = connects(&stage, NEIGHBOUR);
         Ok(if connects { Look::NotYet("it connects".into()) } else { Look::Seen(()) })
     })
     .expect("in force");
-    assert!(stage.connects(stage.server), "behind the Service");
+    assert!(connects(&stage, SERVER), "behind the Service");
     let drop = record(&mut agent, "drop", |record| record["kind"] == "drop");
     assert_eq!(drop["flow"]["destination"]["pod"], "pod-c", "{drop}");
     assert_eq!(drop["cause"]["policy"]["name"], "default.to-the-api", "{drop}");

@@ -1,5 +1,5 @@
-//! Five hundred pods come and go while packets die: nobody is taken for somebody else, and the
-//! agent does not grow.
+//! Five hundred pods come and go while packets are dropped: nobody is taken for somebody else, and
+//! the agent does not grow.
 
 use anyhow::Result;
 use k8s_openapi::api::core::v1::Pod;
@@ -8,9 +8,14 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::stage::{NODE, PORT, Stage, drop_to};
+use whydrop_tests::world::{
+    World as _,
+    netns::{NAME, Node},
+};
+
+use crate::fixture::{PORT, apply, describe, drop_to, dropped, enforce, node, start_agent};
 
 /// In five parts, each of which gives the destination's address to another pod.
 const PARTS: usize = 5;
@@ -22,29 +27,27 @@ const GROWTH_MIB_MAX: f64 = 8.0;
 
 #[test]
 fn five_hundred_pods_come_and_go() {
-    let stage = Stage::new(2);
-    let client_address = stage.node.pod(0).ip.to_string();
-    stage.pod("frontend", "client", NODE, &client_address, &Value::Null);
-    stage.apply(
+    let mut node = node(2);
+    describe(&mut node, 0, "frontend/client");
+    apply(
+        &mut node,
         "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, \
           metadata: {name: default-deny, namespace: backend}, \
           spec: {podSelector: {}, policyTypes: [Ingress]}}",
     );
-    stage.enforce(1);
-    let mut agent = stage.agent();
-    let contested = stage.node.pod(1).ip.to_string();
+    enforce(&node, 1);
+    let mut agent = start_agent(&node);
+    let contested = node.nth(1).ip.to_string();
     let mut resident = Vec::new();
     for part in 0..PARTS {
-        stage
-            .node
-            .namespace()
-            .enter(|| churn(&stage, part, &contested))
+        node.namespace()
+            .enter(|| churn(&node, part, &contested))
             .unwrap_or_else(|error| panic!("part {part}: {error:#}"));
-        // Another port, for another flow: one that goes on dying is told once in a minute.
+        // Another port, for another flow: one that keeps being dropped is reported once a minute.
         let port = PORT + u16::try_from(part).expect("a port");
-        let destination = (stage.node.pod(1).ip, port).into();
-        stage.connect(0, destination).expect_err("it is dropped");
-        // Whoever holds the address in this part, and nobody else.
+        let destination = (node.nth(1).ip, port).into();
+        dropped(&node, "frontend/client", destination);
+        // The pod that holds the address in this part, and nobody else.
         let holder = format!("holder-{part}");
         let record = drop_to(&mut agent, &holder);
         assert_eq!(record["flow"]["source"]["pod"], "client", "{record}");
@@ -61,10 +64,10 @@ fn five_hundred_pods_come_and_go() {
 }
 
 /// Makes the pods of a part and takes away those of the one before, one by one in turn.
-fn churn(stage: &Stage, part: usize, contested: &str) -> Result<()> {
+fn churn(node: &Node, part: usize, contested: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let kubeconfig = Kubeconfig::read_from(stage.api.kubeconfig())?;
+        let kubeconfig = Kubeconfig::read_from(node.server()?.kubeconfig())?;
         let options = KubeConfigOptions::default();
         let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
         let pods: Api<Pod> = Api::namespaced(Client::try_from(config)?, "backend");
@@ -86,7 +89,7 @@ fn churn(stage: &Stage, part: usize, contested: &str) -> Result<()> {
 async fn run(pods: &Api<Pod>, name: &str, address: &str) -> Result<()> {
     let pod = serde_json::from_value(json!({
         "metadata": { "name": name, "labels": { "app": "churn" } },
-        "spec": { "nodeName": NODE, "containers": [{ "name": "c", "image": "example.com/c" }] },
+        "spec": { "nodeName": NAME, "containers": [{ "name": "c", "image": "example.com/c" }] },
     }))?;
     pods.create(&PostParams::default(), &pod).await?;
     let ips = json!([{ "ip": address }]);

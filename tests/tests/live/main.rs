@@ -3,19 +3,26 @@
 
 mod churn;
 mod facts;
-mod mute;
+mod fixture;
 mod own_path;
 mod restart;
-mod stage;
 mod trouble;
 
-use std::{net::SocketAddr, os::unix::fs::symlink, time::Duration};
+use std::{os::unix::fs::symlink, time::Duration};
 
+use fixture::{
+    apply, drop_to, dropped, enforce, frontend_to_backend, kubectl, node, pod, start_agent, states,
+    to,
+};
 use serde_json::{Value, json};
-use stage::{NODE, PORT, RECORD_WAIT, Stage, drop_to};
 use whydrop_tests::{
-    agent::Agent,
     kube::wait::{Look, until},
+    play::{stage::Stage, story::stories},
+    world::{
+        RECORD_WAIT, World as _,
+        agent::{Agent, binary},
+        netns::{NAME, Node},
+    },
 };
 
 /// How long an agent that is one too many may take to end.
@@ -23,23 +30,13 @@ const END_WAIT: Duration = Duration::from_secs(20);
 /// How long an Event may take to be written.
 const EVENT_WAIT: Duration = Duration::from_secs(15);
 
-fn to(stage: &Stage, pod: usize) -> SocketAddr {
-    (stage.node.pod(pod).ip, PORT).into()
-}
-
-/// The records of the agent's own state.
-fn states<'a>(agent: &'a Agent, state: &'a str) -> impl Iterator<Item = &'a Value> {
-    let records = agent.records().iter().map(|heard| &heard.record);
-    records.filter(move |record| record["kind"] == "agent" && record["state"] == state)
-}
-
 #[test]
-fn a_drop_is_named_and_described_on_the_pod_that_suffers() {
-    let stage = Stage::new(2);
-    stage.frontend_to_backend();
-    stage.enforce(1);
-    let mut agent = stage.agent();
-    stage.connect(0, to(&stage, 1)).expect_err("it is dropped");
+fn a_drop_is_named_and_described_on_the_pod_that_is_affected() {
+    let mut node = node(2);
+    frontend_to_backend(&mut node);
+    enforce(&node, 1);
+    let mut agent = start_agent(&node);
+    dropped(&node, "frontend/pod-a", to(&node, 1));
 
     let record = drop_to(&mut agent, "pod-b");
     assert_eq!(record["flow"]["source"]["pod"], "pod-a", "{record}");
@@ -51,30 +48,33 @@ fn a_drop_is_named_and_described_on_the_pod_that_suffers() {
     let selector = "--field-selector=reason=NetworkPolicyDenied";
     let event = until("Event", EVENT_WAIT, || {
         let found = ["get", "events.events.k8s.io", "-n", "frontend", selector, "-o", "json"];
-        let events = stage.kubectl.json(found)?;
+        let events = node.kubectl().expect("kubectl").json(found)?;
         Ok(match events["items"].as_array().and_then(|items| items.first()) {
             Some(event) => Look::Seen(event.clone()),
             None => Look::NotYet(events.to_string()),
         })
     })
     .expect("an Event");
-    let pod = stage.kubectl.json(["get", "pod", "pod-a", "-n", "frontend", "-o", "json"]);
+    let pod = node
+        .kubectl()
+        .expect("kubectl")
+        .json(["get", "pod", "pod-a", "-n", "frontend", "-o", "json"]);
     assert_eq!(event["regarding"]["uid"], pod.expect("the pod")["metadata"]["uid"], "{event}");
     assert_eq!(event["related"]["name"], "default-deny", "{event}");
     assert_eq!(event["type"], "Warning", "{event}");
-    let described = stage.run(&["describe", "pod", "pod-a", "-n", "frontend"]);
+    let described = kubectl(&node, &["describe", "pod", "pod-a", "-n", "frontend"]);
     assert!(described.contains("NetworkPolicyDenied"), "{described}");
     assert!(described.contains("backend/default-deny"), "{described}");
-    // With how bad its incident is, which was told by the time that it was written.
+    // With how bad its incident is, which was reported by the time that it was written.
     let id: String = record["incident"].as_str().expect("an id").chars().take(8).collect();
     let note = event["note"].as_str().unwrap_or_default();
     assert!(note.starts_with(&format!("info incident {id}: frontend/pod-a -> ")), "{note}");
 
     // With the remedy applied to the same API server, the policies let the flow pass.
     let remedy = record["remedy"]["manifest"].as_str().expect("a manifest");
-    stage.apply(remedy);
+    apply(&mut node, remedy);
     let flow = ["explain", "--from", "frontend/pod-a", "--to", "backend/pod-b", "--port", "8080"];
-    let explained = stage.whydrop(&stage.api.kubeconfig(), &flow).expect("whydrop explain");
+    let explained = node.whydrop(NAME, &flow).expect("whydrop explain");
     let text = String::from_utf8_lossy(&explained.stdout).into_owned();
     assert_eq!(explained.status.code(), Some(0), "{text}");
     agent.stop().expect("it ends");
@@ -82,12 +82,13 @@ fn a_drop_is_named_and_described_on_the_pod_that_suffers() {
 
 #[test]
 fn who_is_elsewhere_is_looked_up() {
-    let stage = Stage::new(2);
-    stage.frontend_to_backend();
+    let mut node = node(2);
+    frontend_to_backend(&mut node);
     let owner = |kind: &str, group: &str, name: &str, uid: &str| json!([{ "apiVersion": group, "kind": kind, "name": name, "uid": uid, "controller": true }]);
     // A pod of another node, behind a Service, made by a Job of a CronJob.
     let cron = owner("CronJob", "batch/v1", "nightly", "1-2-3");
-    stage.apply(
+    apply(
+        &mut node,
         &json!({
             "apiVersion": "batch/v1", "kind": "Job",
             "metadata": { "name": "nightly-1", "namespace": "backend", "ownerReferences": cron },
@@ -97,66 +98,53 @@ fn who_is_elsewhere_is_looked_up() {
         .to_string(),
     );
     let job = owner("Job", "batch/v1", "nightly-1", "4-5-6");
-    stage.pod("backend", "far", "worker-2", "10.7.9.9", &json!({ "ownerReferences": job }));
-    stage.apply(
+    let address = "10.7.9.9".parse().expect("an address");
+    let far = pod("backend/far", "worker-2", address, &json!({ "ownerReferences": job }));
+    apply(&mut node, &far.to_string());
+    apply(
+        &mut node,
         "{apiVersion: v1, kind: Service, metadata: {name: far, namespace: backend}, \
           spec: {clusterIP: 10.96.7.7, ports: [{port: 80, targetPort: 8080}]}}",
     );
-    stage.apply(
+    apply(
+        &mut node,
         "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, \
           metadata: {name: far-1, namespace: backend, labels: {kubernetes.io/service-name: far}}, \
           ports: [{port: 8080, protocol: TCP, name: ''}], \
           endpoints: [{addresses: [10.7.9.9], conditions: {ready: true}}]}",
     );
-    // It dies beyond this node: nothing is dropped here, and nobody answers.
-    let _beyond = stage.uplink(&["10.7.9.9/32", "10.96.0.0/16", "10.200.0.0/16"]);
-    let mut agent = stage.agent();
+    // It is dropped beyond this node: nothing is dropped here, and nobody answers.
+    let _beyond = node.uplink(&["10.7.9.9/32", "10.96.0.0/16"]).expect("an uplink");
+    let mut agent = start_agent(&node);
 
-    stage.connect(0, "10.7.9.9:8080".parse().expect("an address")).expect_err("nobody answers");
+    dropped(&node, "frontend/pod-a", "10.7.9.9:8080".parse().expect("an address"));
     let record = drop_to(&mut agent, "far");
     assert_eq!(record["flow"]["destination"]["workload"]["kind"], "CronJob", "{record}");
     assert_eq!(record["flow"]["destination"]["workload"]["name"], "nightly", "{record}");
     assert_eq!(record["evidence"]["level"], "unanswered", "{record}");
     assert_eq!(record["cause"]["policy"]["name"], "default-deny", "{record}");
 
-    stage.connect(0, "10.96.7.7:80".parse().expect("an address")).expect_err("nobody answers");
-    let of_service = agent.wait_for(RECORD_WAIT, |heard| {
-        heard.iter().any(|heard| {
-            let destination = &heard.record["flow"]["destination"];
-            destination["service"]["name"] == "far" && destination["pod"] == "far"
-        })
-    });
+    dropped(&node, "frontend/pod-a", "10.96.7.7:80".parse().expect("an address"));
+    let is_of_service = |record: &Value| {
+        let destination = &record["flow"]["destination"];
+        destination["service"]["name"] == "far" && destination["pod"] == "far"
+    };
+    let of_service = agent.record("drop", RECORD_WAIT, is_of_service);
     of_service.expect("the Service and its backend");
-
-    // Nobody in the cluster: outside, where no policy of the destination's can be to blame.
-    stage.connect(0, "10.200.0.1:8080".parse().expect("an address")).expect_err("nobody answers");
-    let outside = agent.wait_for(RECORD_WAIT, |heard| {
-        heard.iter().any(|heard| heard.record["flow"]["destination"]["ip"] == "10.200.0.1")
-    });
-    outside.expect("a record");
-    let outside = agent
-        .records()
-        .iter()
-        .find(|heard| heard.record["flow"]["destination"]["ip"] == "10.200.0.1");
-    let record = &outside.expect("it").record;
-    assert_eq!(record["cause"]["class"], "not-policy", "{record}");
-    assert_eq!(record["cause"]["policy"], Value::Null, "{record}");
 }
 
 #[test]
 fn a_reused_address_is_of_who_held_it_then() {
-    let stage = Stage::new(2);
-    stage.frontend_to_backend();
-    stage.enforce(1);
-    let mut agent = stage.agent();
-    stage.connect(0, to(&stage, 1)).expect_err("it is dropped");
+    let mut node = node(2);
+    frontend_to_backend(&mut node);
+    enforce(&node, 1);
+    let mut agent = start_agent(&node);
+    dropped(&node, "frontend/pod-a", to(&node, 1));
     drop_to(&mut agent, "pod-b");
     // The address goes to another pod.
-    let address = stage.node.pod(1).ip.to_string();
-    stage.run(&["delete", "pod", "pod-b", "-n", "backend", "--grace-period=0", "--force"]);
-    stage.pod("backend", "heir", NODE, &address, &Value::Null);
-    let later = stage.connect(0, (stage.node.pod(1).ip, PORT).into());
-    later.expect_err("it is dropped");
+    kubectl(&node, &["delete", "pod", "pod-b", "-n", "backend", "--grace-period=0", "--force"]);
+    fixture::describe(&mut node, 1, "backend/heir");
+    dropped(&node, "frontend/pod-a", to(&node, 1));
     let records = agent.stop_and_read().expect("records");
     let last = records.iter().rev().find(|record| record["kind"] == "drop").expect("a drop");
     assert_eq!(last["flow"]["destination"]["pod"], "heir", "{last}");
@@ -164,16 +152,17 @@ fn a_reused_address_is_of_who_held_it_then() {
 
 #[test]
 fn kubectl_runs_it_as_a_plugin_with_another_context_and_a_credential_program() {
-    let stage = Stage::new(2);
-    stage.frontend_to_backend();
+    let mut node = node(2);
+    frontend_to_backend(&mut node);
     let folder = tempfile::tempdir().expect("a folder");
-    let program = whydrop_tests::agent::binary().expect("whydrop");
+    let program = binary().expect("whydrop");
     symlink(program, folder.path().join("kubectl-whydrop")).expect("a plugin");
-    let text = std::fs::read_to_string(stage.api.kubeconfig()).expect("a kubeconfig");
+    let text = std::fs::read_to_string(node.server().expect("a server").kubeconfig())
+        .expect("a kubeconfig");
     let mut config: Value = serde_json::from_str(&text).expect("JSON");
     let credential = json!({
         "apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
-        "status": { "token": stage.api.token() },
+        "status": { "token": node.server().expect("a server").token() },
     });
     let cluster = config["contexts"][0]["context"]["cluster"].clone();
     config["users"] = json!([{ "name": "program", "user": { "exec": {
@@ -192,10 +181,10 @@ fn kubectl_runs_it_as_a_plugin_with_another_context_and_a_credential_program() {
     let explain = |more: &[&str]| {
         let flow = ["whydrop", "explain", "--from", "frontend/pod-a", "--to", "pod-b"];
         let arguments = flow.iter().chain(&["--port", "8080"]).chain(more).copied();
-        let mut command = stage.kubectl.command(arguments);
+        let mut command = node.kubectl().expect("kubectl").command(arguments);
         let paths = format!("{}:/usr/bin:/bin", folder.path().display());
         command.env("PATH", paths).env("KUBECONFIG", &path);
-        stage.node.namespace().enter(|| Ok(command.output()?)).expect("kubectl")
+        node.namespace().enter(|| Ok(command.output()?)).expect("kubectl")
     };
     // The namespace of the context, and another one.
     let output = explain(&["--context", "second"]);
@@ -211,9 +200,10 @@ fn kubectl_runs_it_as_a_plugin_with_another_context_and_a_credential_program() {
 
 #[test]
 fn a_node_has_one_agent() {
-    let stage = Stage::new(1);
-    let _first = stage.agent();
-    let mut second = stage.agent_command(&[]).expect("it starts");
+    let node = node(1);
+    let _first = start_agent(&node);
+    let mut command = node.agent_command(NAME).expect("whydrop");
+    let mut second = Agent::spawn(&mut command).expect("it starts");
     let status = second.wait_end(END_WAIT).expect("it ends");
     assert_eq!(status.code(), Some(2));
     assert!(second.stderr().contains("another whydrop agent"), "{}", second.stderr());
@@ -221,22 +211,22 @@ fn a_node_has_one_agent() {
 
 #[test]
 fn an_agent_of_no_node_and_without_veths_says_so_and_lives() {
-    let stage = Stage::new(0);
-    let arguments = ["--node-name", "nowhere", "--health-address", "127.0.0.1:9472"];
-    let mut command = stage.node.namespace().command(whydrop_tests::agent::binary().expect("it"));
-    command.args(["agent", "--log-format", "json", "--kubeconfig"]);
-    command.arg(stage.agents_kubeconfig()).args(arguments);
+    let node = node(0);
+    let network = node.network(NAME).expect("the node");
+    let source = node.source().expect("a kubeconfig");
+    let mut command = Agent::command(&network, "nowhere", &source).expect("whydrop");
+    command.args(["--health-address", "127.0.0.1:9472"]);
     let mut agent = Agent::spawn(&mut command).expect("it starts");
     agent.wait_ready().expect("it gets ready");
     let ready = states(&agent, "ready").next().expect("a record").clone();
     assert!(ready["cannot"].to_string().contains("a Node object named nowhere"), "{ready}");
     assert_eq!(ready["interfaces"], json!([]), "{ready}");
     for path in ["healthz", "readyz"] {
-        let mut curl = stage.node.namespace().command("curl");
+        let mut curl = node.namespace().command("curl");
         let answer = curl.args(["-qsf", &format!("http://127.0.0.1:9472/{path}")]).output();
         assert_eq!(answer.expect("curl").stdout, b"ok\n", "{path}");
     }
-    let mut curl = stage.node.namespace().command("curl");
+    let mut curl = node.namespace().command("curl");
     let metrics = curl.args(["-qsf", "http://127.0.0.1:9472/metrics"]).output().expect("curl");
     let metrics = String::from_utf8_lossy(&metrics.stdout).into_owned();
     for line in [
@@ -252,10 +242,10 @@ fn an_agent_of_no_node_and_without_veths_says_so_and_lives() {
 
 #[test]
 fn progress_is_shown_on_a_terminal_and_nowhere_else() {
-    let stage = Stage::new(2);
-    stage.frontend_to_backend();
-    let program = whydrop_tests::agent::binary().expect("whydrop");
-    let config = stage.api.kubeconfig();
+    let mut node = node(2);
+    frontend_to_backend(&mut node);
+    let program = binary().expect("whydrop");
+    let config = node.server().expect("a server").kubeconfig();
     let explain = format!(
         "{} explain --from frontend/pod-a --to backend/pod-b --port 8080 --kubeconfig {}",
         program.display(),
@@ -263,7 +253,7 @@ fn progress_is_shown_on_a_terminal_and_nowhere_else() {
     );
     // script(1) gives what it runs a terminal of its own, and passes on what is shown there.
     let on_terminal = |flag: &str| {
-        let mut script = stage.node.namespace().command("script");
+        let mut script = node.namespace().command("script");
         script.env("TERM", "xterm").args(["--quiet", "--return", "--command"]);
         let output = script.arg(format!("{explain} {flag}")).arg("/dev/null").output();
         let output = output.expect("run script, of bsdutils");
@@ -280,7 +270,20 @@ fn progress_is_shown_on_a_terminal_and_nowhere_else() {
     assert!(quiet.starts_with(answer), "{quiet:?}");
 
     let flow = ["explain", "--from", "frontend/pod-a", "--to", "backend/pod-b", "--port", "8080"];
-    let piped = stage.whydrop(&config, &flow).expect("whydrop explain");
+    let piped = node.whydrop(NAME, &flow).expect("whydrop explain");
     assert!(piped.stderr.is_empty(), "{}", String::from_utf8_lossy(&piped.stderr));
     assert!(piped.stdout.starts_with(answer.as_bytes()));
+}
+
+/// Where rules of a test stand for the enforcer, so that it takes seconds; other worlds play the same.
+#[test]
+fn stories_are_played_on_the_node() {
+    let mut stage = Stage::new(Node::with_server(0).expect("a node"));
+    let stories = stories("stories").expect("stories");
+    stage.cast().expect("pods");
+    stage.serve_all(stories.values()).expect("servers");
+    stage.watch().expect("an agent");
+    for (name, story) in &stories {
+        stage.play(name, story).unwrap_or_else(|error| panic!("{error:?}"));
+    }
 }

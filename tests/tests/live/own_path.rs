@@ -1,11 +1,11 @@
 //! The agent's own path is cut: by a policy over what it connects to, and by a filter of its node.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use serde_json::Value;
-use whydrop_tests::agent::Agent;
+use whydrop_tests::world::{World as _, agent::Agent};
 
-use crate::{stage::Stage, states};
+use crate::fixture::{apply, frontend_to_backend, kubectl, node, pod, start_agent, states};
 
 /// How long the agent may take to look up who it connects to, and to say so; and to give up
 /// connecting once and try again.
@@ -17,23 +17,24 @@ fn says(agent: &mut Agent, words: &[&str]) {
         let what = record["what"].as_str().unwrap_or_default();
         record["state"] == "degraded" && words.iter().all(|word| what.contains(word))
     };
-    let told = agent.wait_for(SAID_WAIT, |heard| heard.iter().any(|heard| is_said(&heard.record)));
-    told.unwrap_or_else(|error| panic!("{error:#}\n{:#?}\n{}", agent.records(), agent.stderr()));
+    let said = agent.record("word of it", SAID_WAIT, is_said);
+    said.unwrap_or_else(|error| panic!("{error:#}"));
 }
 
 #[test]
 fn a_policy_over_the_api_server_is_named_until_it_goes() {
-    let stage = Stage::new(2);
-    stage.frontend_to_backend();
+    let mut node = node(2);
+    frontend_to_backend(&mut node);
     // As where control planes are pods of another cluster's: the API server is one, on another node.
-    stage.pod("backend", "apiserver", "worker-2", "127.0.0.1", &Value::Null);
-    let mut agent = stage.agent();
+    let server = pod("backend/apiserver", "worker-2", Ipv4Addr::LOCALHOST.into(), &Value::Null);
+    apply(&mut node, &server.to_string());
+    let mut agent = start_agent(&node);
     says(
         &mut agent,
         &["NetworkPolicy backend/default-deny cuts this agent off from the API server"],
     );
 
-    stage.run(&["delete", "networkpolicy", "-n", "backend", "--all"]);
+    kubectl(&node, &["delete", "networkpolicy", "-n", "backend", "--all"]);
     let is_ready_again = agent.wait_for(SAID_WAIT, |heard| {
         heard.iter().filter(|heard| heard.record["state"] == "ready").count() > 1
     });
@@ -44,17 +45,17 @@ fn a_policy_over_the_api_server_is_named_until_it_goes() {
 
 #[test]
 fn a_filter_of_the_node_that_stops_its_connections_is_seen() {
-    let mut stage = Stage::new(2);
-    let mut agent = stage.agent();
-    let server = stage.api.server();
+    let mut node = node(2);
+    let mut agent = start_agent(&node);
+    let server = node.server().expect("a server").server();
     let port = server.rsplit(':').next().expect("a port").to_owned();
     let rules = format!(
         "table inet host {{\n  chain output {{\n    type filter hook output priority filter\n    \
          tcp dport {port} tcp flags & (syn | ack) == syn counter drop\n  }}\n}}\n"
     );
-    stage.node.nft(&rules).expect("rules");
-    // It has to connect anew.
-    stage.api.stop_apiserver().expect("stopped");
+    node.nft(&rules).expect("rules");
+    // It has to connect again.
+    node.server_mut().expect("a server").stop_apiserver().expect("stopped");
     let address = format!("to the API server (127.0.0.1:{port}) die");
     says(&mut agent, &[&address, "NETFILTER_DROP", "host endpoints"]);
 }

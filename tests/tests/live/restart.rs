@@ -6,13 +6,17 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use whydrop::state::last_answers;
 use whydrop_tests::{
-    agent::Agent,
     kube::wait::{Look, until},
+    world::{
+        RECORD_WAIT, World as _,
+        agent::Agent,
+        netns::{NAME, Node},
+    },
 };
 
-use crate::{
-    stage::{NODE, POLICIES, PORT, RECORD_WAIT, Stage, drop_to},
-    states, to,
+use crate::fixture::{
+    PORT, apply, describe, drop_to, dropped, enforce, frontend_to_backend, node, policies, states,
+    to,
 };
 
 /// How long until an answer is written down: the agent does it every ten seconds.
@@ -20,9 +24,10 @@ const KEPT_WAIT: Duration = Duration::from_secs(30);
 /// The programs' clock goes by the kernel's ticks, of which there are at least a hundred a second.
 const TICK: SignedDuration = SignedDuration::from_millis(20);
 
-fn agent(stage: &Stage, folder: &Path) -> Agent {
-    let folder = folder.to_str().expect("a path");
-    let mut agent = stage.agent_command(&["--state-directory", folder]).expect("it starts");
+fn agent(node: &Node, folder: &Path) -> Agent {
+    let mut command = node.agent_command(NAME).expect("whydrop");
+    command.arg("--state-directory").arg(folder);
+    let mut agent = Agent::spawn(&mut command).expect("it starts");
     agent.wait_ready().expect("it gets ready");
     agent
 }
@@ -33,18 +38,18 @@ fn time(value: &Value) -> Timestamp {
 
 #[test]
 fn when_it_worked_last_is_known_after_the_agent_was_killed() {
-    let stage = Stage::new(2);
-    let addresses = [0, 1].map(|number| stage.node.pod(number).ip.to_string());
-    stage.pod("frontend", "pod-a", NODE, &addresses[0], &Value::Null);
-    stage.pod("backend", "pod-b", NODE, &addresses[1], &Value::Null);
+    let mut node = node(2);
+    let addresses = [0, 1].map(|number| node.nth(number).ip.to_string());
+    describe(&mut node, 0, "frontend/pod-a");
+    describe(&mut node, 1, "backend/pod-b");
     let listen = || Ok(TcpListener::bind(("0.0.0.0", PORT))?);
-    let _server = stage.node.pod(1).namespace.enter(listen).expect("a server");
+    let _server = node.nth(1).network.enter(listen).expect("a server");
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path().join("state");
 
-    let killed = agent(&stage, &folder);
+    let killed = agent(&node, &folder);
     let before = Timestamp::now() - TICK;
-    stage.connect(0, to(&stage, 1)).expect("it works");
+    assert!(node.connects("frontend/pod-a", to(&node, 1)).expect("a client"), "it works");
     let worked = Timestamp::now();
     until("answer written down", KEPT_WAIT, || {
         let kept = fs::read_to_string(folder.join(last_answers::NAME)).unwrap_or_default();
@@ -55,10 +60,10 @@ fn when_it_worked_last_is_known_after_the_agent_was_killed() {
     // With SIGKILL.
     drop(killed);
 
-    let mut agent = agent(&stage, &folder);
-    stage.apply(POLICIES);
-    stage.enforce(1);
-    stage.connect(0, to(&stage, 1)).expect_err("it is dropped");
+    let mut agent = agent(&node, &folder);
+    apply(&mut node, &policies());
+    enforce(&node, 1);
+    dropped(&node, "frontend/pod-a", to(&node, 1));
     let record = drop_to(&mut agent, "pod-b");
     let success = time(&record["evidence"]["last_success"]);
     assert!(before <= success && success <= worked, "{before} {success} {worked}: {record}");
@@ -78,9 +83,9 @@ fn when_it_worked_last_is_known_after_the_agent_was_killed() {
 
 #[test]
 fn an_agent_without_a_past_says_so_and_goes_on() {
-    let stage = Stage::new(2);
-    stage.frontend_to_backend();
-    stage.enforce(1);
+    let mut node = node(2);
+    frontend_to_backend(&mut node);
+    enforce(&node, 1);
     let degraded =
         |agent: &Agent| states(agent, "degraded").map(Value::to_string).collect::<String>();
 
@@ -88,19 +93,19 @@ fn an_agent_without_a_past_says_so_and_goes_on() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join(last_answers::NAME);
     fs::write(&file, "{\"format\":\"whydrop last ans").expect("write");
-    let mut first = agent(&stage, folder.path());
+    let mut first = agent(&node, folder.path());
     let said = degraded(&first);
     assert!(said.contains("when flows last worked is not known"), "{said}");
     assert!(said.contains(last_answers::NAME), "{said}");
-    stage.connect(0, to(&stage, 1)).expect_err("it is dropped");
+    dropped(&node, "frontend/pod-a", to(&node, 1));
     assert_eq!(drop_to(&mut first, "pod-b")["evidence"]["last_success"], Value::Null);
     first.stop().expect("it ends");
 
     // Where nobody can write.
-    let mut second = agent(&stage, Path::new("/proc"));
+    let mut second = agent(&node, Path::new("/proc"));
     let said = degraded(&second);
     assert!(said.contains("what is known ends with this agent: cannot write to /proc"), "{said}");
-    stage.connect(0, to(&stage, 1)).expect_err("it is dropped");
+    dropped(&node, "frontend/pod-a", to(&node, 1));
     drop_to(&mut second, "pod-b");
     second.stop().expect("it ends");
 }

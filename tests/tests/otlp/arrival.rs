@@ -15,7 +15,7 @@ use whydrop_tests::{
         pki::{Authority, Holder},
         wait::{Look, until},
     },
-    otlp::{
+    load::otlp::{
         collector::{Collector, TO_FILE},
         endpoint::Relay,
         events::Event,

@@ -19,17 +19,17 @@ use whydrop::sink::{
     otlp::{DeliveryStats, Otlp},
 };
 use whydrop_tests::{
-    agent::beside,
     kube::{
         daemon::Place,
         wait::{Look, until},
     },
-    otlp::{
+    load::otlp::{
         collector::{Collector, TO_FILE},
         endpoint::{Endpoint, Request},
         events::{Event, distinct, take},
         load::{Records, Said, drain, drive, incident_id, settings, sink},
     },
+    world::agent::beside,
 };
 
 use crate::ARRIVAL;
@@ -56,7 +56,7 @@ fn number(event: &Event) -> u64 {
     u64::from_str_radix(event.get("whydrop.drop.id"), 16).expect("a number")
 }
 
-/// The numbers of the drops that arrived; that copies are told by their uid, and by nothing else;
+/// The numbers of the drops that arrived; that copies are known by their uid, and by nothing else;
 /// and that each incident's drops came in their order.
 fn arrived(events: &[Event]) -> Result<BTreeSet<u64>> {
     let mut uids = BTreeMap::new();
@@ -67,7 +67,7 @@ fn arrived(events: &[Event]) -> Result<BTreeSet<u64>> {
     let distinct = distinct(events);
     let numbers: BTreeSet<u64> = distinct.iter().map(|event| number(event)).collect();
     ensure!(numbers.len() == distinct.len(), "one record has two uids");
-    for incident in 0..whydrop_tests::otlp::load::INCIDENTS {
+    for incident in 0..whydrop_tests::load::otlp::load::INCIDENTS {
         let of_it: Vec<u64> = distinct
             .iter()
             .filter(|event| event.get("whydrop.incident.id") == incident_id(incident))
@@ -235,11 +235,11 @@ fn what_a_full_outbox_sheds_is_counted_and_its_numbers_are_missing() -> Result<(
     let numbers = arrived(&events)?;
     assert_eq!(said.full, full.full, "nothing is shed while there is room");
     assert_eq!(numbers.len() as u64 + said.full, RECORDS, "received + shed = sent");
-    // The eldest, but for what was under way: the newest explain what is the case now.
+    // The oldest, but for what was under way: the newest explain what is the case now.
     let missing: Vec<_> = (0..RECORDS).filter(|number| !numbers.contains(number)).collect();
     assert_eq!(missing.len() as u64, said.full);
     assert!(missing.last() < Some(&(RECORDS - 100)), "{:?}", missing.last());
-    // Whoever receives can see it too.
+    // The receiver can see it too.
     let sequences: BTreeSet<u64> =
         events.iter().map(|event| event.sequence().expect("a number")).collect();
     let last = sequences.last().context("some")? + 1;
@@ -329,7 +329,7 @@ fn a_slow_collector_gets_every_record_and_holds_up_nobody() -> Result<()> {
     let records = Records::of("worker-1");
     let started = Instant::now();
     (0..RECORDS).for_each(|number| sink.write(&records.drop(number).into()));
-    assert!(started.elapsed() < Duration::from_secs(1), "whoever writes does not wait");
+    assert!(started.elapsed() < Duration::from_secs(1), "the writer does not wait");
     wait(&sink, "answers that come too late", |stats| stats.retries > 1)?;
     is_slow.store(false, Ordering::Relaxed);
     let said = drain(&sink, RECORDS, ARRIVAL, |_| {})?;

@@ -14,7 +14,7 @@ use serde_json::Value;
 use whydrop::sink::{Sink as _, otlp::Otlp};
 use whydrop_tests::{
     kube::daemon::Place,
-    otlp::{
+    load::otlp::{
         collector::Collector,
         events::{distinct, read},
         fleet::Fleet,
@@ -90,8 +90,8 @@ fn incidents_of_a_fleet_are_merged_from_kafka_whichever_of_all_was_killed() -> R
         Ok((sink(&node, settings, None, None)?, Records::of(&node)))
     };
     let agents = (0..AGENTS).map(open).collect::<Result<Vec<_>>>()?;
-    // The agents tell of the same incidents, each of its own drops, and each more than once.
-    let tell = |drops: std::ops::Range<u64>| {
+    // The agents report the same incidents, each of its own drops, and each more than once.
+    let report = |drops: std::ops::Range<u64>| {
         for (agent, (sink, records)) in (1..).zip(&agents) {
             drops.clone().for_each(|number| sink.write(&records.drop(agent << 32 | number).into()));
             (0..INCIDENTS).for_each(|incident| {
@@ -107,12 +107,12 @@ fn incidents_of_a_fleet_are_merged_from_kafka_whichever_of_all_was_killed() -> R
         Ok(())
     };
     let half = DROPS / 2;
-    tell(0..half);
+    report(0..half);
     drained(half + INCIDENTS)?;
 
     // Without Kafka the gateway keeps what it has acknowledged, and goes on after its own end.
     kafka.kill()?;
-    tell(half..DROPS);
+    report(half..DROPS);
     drained(DROPS + 2 * INCIDENTS)?;
     gateway.kill()?;
     kafka.run()?;

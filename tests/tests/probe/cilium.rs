@@ -1,5 +1,5 @@
 //! Beside Cilium's programs on the same veths: ours see what they are to see, change nothing of it,
-//! and are there again whenever Cilium has attached its own anew.
+//! and are there again whenever Cilium has attached its own once more.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
@@ -9,9 +9,15 @@ use std::{
 use serde_json::json;
 use whydrop::probe::Attach;
 use whydrop_core::observation::{Fact, Observation};
-use whydrop_tests::kube::{
-    node::cilium::{Cilium, Delivery, Pod},
-    wait::{Look, until},
+use whydrop_tests::{
+    kube::{
+        node::{
+            NAME,
+            cilium::{Cilium, Delivery},
+        },
+        wait::{Look, until},
+    },
+    world::{Pod, World as _, manifest},
 };
 
 use crate::{
@@ -41,13 +47,13 @@ fn share(delivery: Delivery) {
         "spec": { "podSelector": {}, "ingress": [{ "ports": allowed }] },
     });
     cilium.kubectl().unwrap().apply(&policy.to_string()).unwrap();
-    let (client, server) = (pod(&cilium, "client"), pod(&cilium, "server"));
+    let (client, server) = (pod(&mut cilium, "client"), pod(&mut cilium, "server"));
     let listen = |port| Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?);
     let _listeners: Vec<_> = server.enter(|| PORTS.map(listen).collect()).unwrap();
     cilium.wait_in_sync().unwrap();
     let mut ports = PORTS.step_by(2);
     for attach in [Attach::Tcx, Attach::Clsact] {
-        let watch = Watch::start_in(cilium.network(), attach);
+        let watch = Watch::start_in(cilium.network(NAME).unwrap().file(), attach);
         let mut both_see = |cilium: &Cilium, client: &Pod| {
             if attach == Attach::Clsact {
                 wait_in_front(cilium, client);
@@ -57,14 +63,14 @@ fn share(delivery: Delivery) {
         };
         both_see(&cilium, &client);
         for pod in [&client, &server] {
-            cilium.reattach(pod).unwrap();
+            cilium.reattach(&pod.key).unwrap();
         }
         both_see(&cilium, &client);
         // On a veth that we see come, we are first to attach.
-        let late = pod(&cilium, &format!("late-{attach}"));
+        let late = pod(&mut cilium, &format!("late-{attach}"));
         cilium.wait_in_sync().unwrap();
         both_see(&cilium, &late);
-        cilium.remove(&late).unwrap();
+        cilium.remove(&late.key).unwrap();
         if attach == Attach::Clsact {
             cilium.stop_agent().unwrap();
             both_see(&cilium, &client);
@@ -75,7 +81,7 @@ fn share(delivery: Delivery) {
         drop(watch);
         // Ours are gone, and of Cilium's nothing is.
         for pod in [&client, &server] {
-            let [from_pod, to_pod] = cilium.filters(pod).unwrap();
+            let [from_pod, to_pod] = cilium.filters(&pod.key).unwrap();
             assert!(from_pod.iter().all(|name| name.starts_with("cil_from_container")));
             assert_eq!(from_pod.len(), 1, "{from_pod:?}");
             let routed = usize::from(delivery == Delivery::Routed);
@@ -84,17 +90,16 @@ fn share(delivery: Delivery) {
     }
 }
 
-/// What may pass does and is seen to, and what may not is seen from its veth on until it dies.
+/// What may pass does and is seen to, and what may not is seen from its veth on until it is dropped.
 fn see(watch: &Watch, delivery: Delivery, from: &Pod, to: &Pod, port: u16) {
     let connect = |port| {
-        let to = SocketAddr::from((to.address, port));
+        let to = SocketAddr::new(to.addresses[0], port);
         from.enter(|| Ok(TcpStream::connect_timeout(&to, IN_VAIN).is_ok())).unwrap()
     };
     assert!(connect(port), "{port} is allowed");
     assert!(!connect(port + 1), "{} is not", port + 1);
-    let of = |seen: &Observation, port| {
-        (seen.flow.source, seen.flow.port) == (from.address.into(), port)
-    };
+    let of =
+        |seen: &Observation, port| (seen.flow.source, seen.flow.port) == (from.addresses[0], port);
     let answered =
         watch.observed("answer", |seen| of(seen, port) && seen.fact == Fact::AnsweredFirst);
     assert!(answered.entered.is_some() && answered.delivered, "{answered:?}");
@@ -102,14 +107,14 @@ fn see(watch: &Watch, delivery: Delivery, from: &Pod, to: &Pod, port: u16) {
         of(seen, port + 1) && matches!(seen.fact, Fact::KernelDrop { .. })
     });
     assert_eq!(dropped.entered, answered.entered, "{dropped:?}");
-    // With endpoint routes it dies behind us, at the veth that it was handed to.
+    // With endpoint routes it is dropped behind us, at the veth that it was handed to.
     assert_eq!(dropped.delivered, delivery == Delivery::Routed, "{dropped:?}");
 }
 
 /// Waits until our filters are before all others of a pod's.
 fn wait_in_front(cilium: &Cilium, pod: &Pod) {
     let in_front = until("filters in front", DEADLINE, || {
-        let filters = cilium.filters(pod)?;
+        let filters = cilium.filters(&pod.key)?;
         let first = |names: &Vec<String>| names.first().is_some_and(|n| n.starts_with("whydrop"));
         Ok(if filters.iter().all(first) {
             Look::Seen(())
@@ -120,10 +125,6 @@ fn wait_in_front(cilium: &Cilium, pod: &Pod) {
     in_front.unwrap();
 }
 
-fn pod(cilium: &Cilium, name: &str) -> Pod {
-    let manifest = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": "default" },
-        "spec": { "containers": [{ "name": "c", "image": "example.com/c" }] },
-    });
-    cilium.pod(&manifest).unwrap()
+fn pod(cilium: &mut Cilium, name: &str) -> Pod {
+    cilium.run(&manifest::pod(&format!("default/{name}"))).unwrap()
 }

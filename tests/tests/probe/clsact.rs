@@ -3,8 +3,7 @@
 use whydrop::probe::Attach;
 use whydrop_tests::{
     kube::wait::{Look, until},
-    lab::namespace::checked,
-    netns::Node,
+    world::{namespace::checked, netns::Node},
 };
 
 use crate::watch::{DEADLINE, Watch};

@@ -23,9 +23,10 @@ use whydrop_core::{
     flow::{Flow, Protocol},
     observation::{Fact, Observation, Rejection},
 };
-use whydrop_tests::{
-    lab::{namespace::Namespace, packet, server::raw},
-    netns::{Node, Pod, iptables, nft},
+use whydrop_tests::world::{
+    lab::{packet, server::raw},
+    namespace::Namespace,
+    netns::{Node, Numbered},
 };
 
 /// How long a client waits in vain: past the first retransmission of a SYN, after a second.
@@ -39,9 +40,9 @@ struct Server {
 }
 
 impl Server {
-    fn start(pod: &Pod, ip: impl Into<IpAddr> + Send) -> Self {
+    fn start(pod: &Numbered, ip: impl Into<IpAddr> + Send) -> Self {
         let listener = pod
-            .namespace
+            .network
             .enter(|| Ok(TcpListener::bind(SocketAddr::new(ip.into(), 0))?))
             .expect("a listener");
         let address = listener.local_addr().unwrap();
@@ -59,17 +60,17 @@ impl Server {
     }
 
     /// Lets the accepting thread see that it is over, by a connection from its own pod.
-    fn stop(mut self, pod: &Pod) {
+    fn stop(mut self, pod: &Numbered) {
         self.stop.store(true, Ordering::Relaxed);
         let address = self.address;
-        let _ = pod.namespace.enter(|| Ok(TcpStream::connect(address)?));
+        let _ = pod.network.enter(|| Ok(TcpStream::connect(address)?));
         self.thread.take().map(JoinHandle::join);
     }
 }
 
 /// Connects from a pod, and reads what the server says.
-fn connect(pod: &Pod, to: SocketAddr, wait: Duration) -> std::io::Result<String> {
-    pod.namespace
+fn connect(pod: &Numbered, to: SocketAddr, wait: Duration) -> std::io::Result<String> {
+    pod.network
         .enter(|| {
             Ok(TcpStream::connect_timeout(&to, wait).and_then(|mut stream| {
                 let mut text = String::new();
@@ -80,7 +81,7 @@ fn connect(pod: &Pod, to: SocketAddr, wait: Duration) -> std::io::Result<String>
         .expect("enter the pod")
 }
 
-fn address(pod: &Pod, port: u16) -> SocketAddr {
+fn address(pod: &Numbered, port: u16) -> SocketAddr {
     SocketAddr::new(pod.ip.into(), port)
 }
 
@@ -103,7 +104,7 @@ fn assert_exact(totals: &Totals) {
 }
 
 #[test]
-fn a_drop_by_nftables_is_told_where_and_why_it_happened() {
+fn a_drop_by_nftables_is_reported_with_where_and_why_it_happened() {
     let node = Node::new(2).unwrap();
     node.nft(
         "table ip t { chain c { type filter hook forward priority 0
@@ -113,7 +114,7 @@ fn a_drop_by_nftables_is_told_where_and_why_it_happened() {
     )
     .unwrap();
     let watch = Watch::start(&node, Attach::Auto);
-    assert!(connect(node.pod(0), address(node.pod(1), 8080), IN_VAIN).is_err());
+    assert!(connect(node.nth(0), address(node.nth(1), 8080), IN_VAIN).is_err());
 
     let seen = watch.observed("the drop", drops("NETFILTER_DROP"));
     // Before Linux 6.9 nftables leaves the freeing to the hook it is called from.
@@ -121,8 +122,8 @@ fn a_drop_by_nftables_is_told_where_and_why_it_happened() {
     assert_eq!(
         seen.flow,
         Flow {
-            source: node.pod(0).ip.into(),
-            destination: node.pod(1).ip.into(),
+            source: node.nth(0).ip.into(),
+            destination: node.nth(1).ip.into(),
             port: 8080,
             protocol: Protocol::Tcp,
         }
@@ -143,15 +144,15 @@ fn a_drop_by_nftables_is_told_where_and_why_it_happened() {
 fn a_drop_by_the_older_iptables_looks_alike_at_another_place() {
     let node = Node::new(2).unwrap();
     let rules = "*filter\n-A FORWARD -p tcp --dport 8080 -j DROP\nCOMMIT\n";
-    iptables(node.namespace(), rules).unwrap();
+    node.namespace().iptables(rules).unwrap();
     let watch = Watch::start(&node, Attach::Auto);
-    assert!(connect(node.pod(0), address(node.pod(1), 8080), IN_VAIN).is_err());
+    assert!(connect(node.nth(0), address(node.nth(1), 8080), IN_VAIN).is_err());
     let seen = watch.observed("the drop", drops("NETFILTER_DROP"));
     assert_eq!(location(&seen), Some("nf_hook_slow"));
 }
 
 #[test]
-fn a_drop_of_ipv6_is_told_by_its_own_addresses() {
+fn a_drop_of_ipv6_is_reported_by_its_own_addresses() {
     let node = Node::new(2).unwrap();
     node.nft(
         "table ip6 t { chain c { type filter hook forward priority 0
@@ -161,16 +162,16 @@ fn a_drop_of_ipv6_is_told_by_its_own_addresses() {
     )
     .unwrap();
     let watch = Watch::start(&node, Attach::Auto);
-    let to = SocketAddr::new(node.pod(1).ip6.into(), 8080);
-    assert!(connect(node.pod(0), to, IN_VAIN).is_err());
+    let to = SocketAddr::new(node.nth(1).ip6.into(), 8080);
+    assert!(connect(node.nth(0), to, IN_VAIN).is_err());
     let seen = watch.observed("the drop", drops("NETFILTER_DROP"));
-    assert_eq!(seen.flow.source, IpAddr::from(node.pod(0).ip6));
+    assert_eq!(seen.flow.source, IpAddr::from(node.nth(0).ip6));
     assert_eq!(seen.flow.destination, to.ip());
     assert!(seen.entered.is_some());
 }
 
 #[test]
-fn a_reject_is_told_as_rejection_and_as_drop_of_one_attempt() {
+fn a_reject_is_reported_as_rejection_and_as_drop_of_one_attempt() {
     let node = Node::new(2).unwrap();
     node.nft(
         "table ip t { chain c { type filter hook forward priority 0
@@ -184,14 +185,14 @@ fn a_reject_is_told_as_rejection_and_as_drop_of_one_attempt() {
     for (port, rejection) in
         [(8080, Rejection::Icmp { v6: false, kind: 3, code: 13 }), (8081, Rejection::Reset)]
     {
-        assert!(connect(node.pod(0), address(node.pod(1), port), IN_VAIN).is_err());
-        let told = watch.observed("the rejection", |seen| {
+        assert!(connect(node.nth(0), address(node.nth(1), port), IN_VAIN).is_err());
+        let rejected = watch.observed("the rejection", |seen| {
             seen.flow.port == port && seen.fact == Fact::Rejected(rejection)
         });
         let dropped = watch
             .observed("the drop", |seen| seen.flow.port == port && drops("NETFILTER_DROP")(seen));
-        assert_eq!(told.attempt, dropped.attempt);
-        assert!(told.entered.is_some() && dropped.entered == told.entered);
+        assert_eq!(rejected.attempt, dropped.attempt);
+        assert!(rejected.entered.is_some() && dropped.entered == rejected.entered);
     }
 }
 
@@ -199,7 +200,7 @@ fn a_reject_is_told_as_rejection_and_as_drop_of_one_attempt() {
 fn a_closed_port_is_a_reset_after_delivery() {
     let node = Node::new(2).unwrap();
     let watch = Watch::start(&node, Attach::Auto);
-    assert!(connect(node.pod(0), address(node.pod(1), 81), IN_VAIN).is_err());
+    assert!(connect(node.nth(0), address(node.nth(1), 81), IN_VAIN).is_err());
     let seen = watch.observed("the reset", |seen| seen.fact == Fact::Rejected(Rejection::Reset));
     assert!(seen.delivered);
     // The socket's end says no more than the reset has.
@@ -220,13 +221,13 @@ fn a_drop_after_translation_is_joined_with_what_was_dialled() {
          }}
          }}",
         service.ip(),
-        node.pod(1).ip,
+        node.nth(1).ip,
     ))
     .unwrap();
     let watch = Watch::start(&node, Attach::Auto);
-    assert!(connect(node.pod(0), service, IN_VAIN).is_err());
+    assert!(connect(node.nth(0), service, IN_VAIN).is_err());
     let seen = watch.observed("the drop", drops("NETFILTER_DROP"));
-    assert_eq!((seen.flow.destination, seen.flow.port), (node.pod(1).ip.into(), 8080));
+    assert_eq!((seen.flow.destination, seen.flow.port), (node.nth(1).ip.into(), 8080));
     assert_eq!(seen.dialled, Some((service.ip(), service.port())));
 }
 
@@ -234,7 +235,7 @@ fn a_drop_after_translation_is_joined_with_what_was_dialled() {
 fn a_verdict_of_a_queue_drops_without_a_reason() {
     let node = Node::new(2).unwrap();
     let rules = "*filter\n-A FORWARD -p tcp --dport 8080 -j NFQUEUE --queue-num 0\nCOMMIT\n";
-    iptables(node.namespace(), rules).unwrap();
+    node.namespace().iptables(rules).unwrap();
     let mut queue = node
         .namespace()
         .enter(|| {
@@ -245,7 +246,7 @@ fn a_verdict_of_a_queue_drops_without_a_reason() {
         .unwrap();
     let watch = Watch::start(&node, Attach::Auto);
     std::thread::scope(|scope| {
-        scope.spawn(|| connect(node.pod(0), address(node.pod(1), 8080), IN_VAIN));
+        scope.spawn(|| connect(node.nth(0), address(node.nth(1), 8080), IN_VAIN));
         let mut message = queue.recv().expect("a packet");
         message.set_verdict(nfq::Verdict::Drop);
         queue.verdict(message).expect("a verdict");
@@ -268,12 +269,12 @@ fn dns_queries_are_attempts_too() {
     .unwrap();
     let watch = Watch::start(&node, Attach::Auto);
     let query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";
-    node.pod(0)
-        .namespace
+    node.nth(0)
+        .network
         .enter(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
             for _ in 0..2 {
-                socket.send_to(query, address(node.pod(1), 53))?;
+                socket.send_to(query, address(node.nth(1), 53))?;
             }
             Ok(())
         })
@@ -295,11 +296,11 @@ fn sctp_is_watched_without_the_kernel_speaking_it() {
     )
     .unwrap();
     let watch = Watch::start(&node, Attach::Auto);
-    node.pod(0)
-        .namespace
+    node.nth(0)
+        .network
         .enter(|| {
             let init = packet::init(40_000, 9_999, 0xfeed);
-            raw(packet::SCTP)?.send_to(&init, &address(node.pod(1), 0).into())?;
+            raw(packet::SCTP)?.send_to(&init, &address(node.nth(1), 0).into())?;
             Ok(())
         })
         .unwrap();
@@ -309,25 +310,25 @@ fn sctp_is_watched_without_the_kernel_speaking_it() {
 }
 
 #[test]
-fn a_success_is_told_once_and_remembered() {
+fn a_success_is_reported_once_and_remembered() {
     let node = Node::new(2).unwrap();
-    let server = Server::start(node.pod(1), node.pod(1).ip);
+    let server = Server::start(node.nth(1), node.nth(1).ip);
     let watch = Watch::start(&node, Attach::Auto);
     for _ in 0..3 {
-        assert_eq!(connect(node.pod(0), server.address, DEADLINE).unwrap(), "hello");
+        assert_eq!(connect(node.nth(0), server.address, DEADLINE).unwrap(), "hello");
     }
     let first = watch.observed("the first answer", |seen| seen.fact == Fact::AnsweredFirst);
     assert_eq!(first.flow.port, server.address.port());
     let seen = watch.settled();
     assert_eq!(seen.observations.len(), 1, "{:#?}", seen.observations);
     assert_eq!(seen.successes, [first.flow]);
-    server.stop(node.pod(1));
+    server.stop(node.nth(1));
 }
 
 #[test]
 fn an_answer_after_a_retransmission_is_late() {
     let node = Node::new(2).unwrap();
-    let server = Server::start(node.pod(1), node.pod(1).ip);
+    let server = Server::start(node.nth(1), node.nth(1).ip);
     let port = server.address.port();
     node.nft(&format!(
         "table ip t {{ chain c {{ type filter hook forward priority 0
@@ -338,7 +339,7 @@ fn an_answer_after_a_retransmission_is_late() {
     .unwrap();
     let watch = Watch::start(&node, Attach::Auto);
     std::thread::scope(|scope| {
-        let client = scope.spawn(|| connect(node.pod(0), server.address, DEADLINE));
+        let client = scope.spawn(|| connect(node.nth(0), server.address, DEADLINE));
         let again = watch.observed("a retransmission", |seen| seen.fact == Fact::Retransmitted);
         assert!(again.delivered);
         node.nft("flush ruleset\n").unwrap();
@@ -346,14 +347,14 @@ fn an_answer_after_a_retransmission_is_late() {
         assert_eq!(late.attempt, again.attempt);
         assert_eq!(client.join().unwrap().unwrap(), "hello");
     });
-    server.stop(node.pod(1));
+    server.stop(node.nth(1));
 }
 
 #[test]
 fn a_connect_that_times_out_has_failed() {
     let node = Node::new(2).unwrap();
-    let pod = node.pod(0);
-    pod.namespace.set(&[("ipv4/tcp_syn_retries", "1")]).unwrap();
+    let pod = node.nth(0);
+    pod.network.set(&[("ipv4/tcp_syn_retries", "1")]).unwrap();
     // Nobody has the address, and nobody says so.
     node.namespace().ip("route add blackhole 10.8.0.0/16\n").unwrap();
     let watch = Watch::start(&node, Attach::Auto);
@@ -365,9 +366,9 @@ fn a_connect_that_times_out_has_failed() {
 #[test]
 fn a_full_accept_queue_shows_as_delivered_and_unanswered() {
     let node = Node::new(2).unwrap();
-    let pod = node.pod(1);
+    let pod = node.nth(1);
     let listener = pod
-        .namespace
+        .network
         .enter(|| {
             let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
             socket.bind(&SocketAddr::new(pod.ip.into(), 0).into())?;
@@ -380,8 +381,8 @@ fn a_full_accept_queue_shows_as_delivered_and_unanswered() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                node.pod(0)
-                    .namespace
+                node.nth(0)
+                    .network
                     .enter(|| {
                         // Held, so that the queue stays full.
                         let stream = TcpStream::connect_timeout(&to, IN_VAIN);
@@ -398,9 +399,9 @@ fn a_full_accept_queue_shows_as_delivered_and_unanswered() {
 }
 
 #[test]
-fn drops_inside_a_pod_are_told_if_they_were_handed_to_it() {
+fn drops_inside_a_pod_are_reported_if_they_were_handed_to_it() {
     let node = Node::new(2).unwrap();
-    let (client, server) = (node.pod(0), node.pod(1));
+    let (client, server) = (node.nth(0), node.nth(1));
     let rule = |hook, port| {
         format!(
             "table ip t{port} {{ chain c {{ type filter hook {hook} priority 0
@@ -409,8 +410,8 @@ fn drops_inside_a_pod_are_told_if_they_were_handed_to_it() {
              }}"
         )
     };
-    nft(&client.namespace, &rule("output", 8080)).unwrap();
-    nft(&server.namespace, &rule("input", 8081)).unwrap();
+    client.network.nft(&rule("output", 8080)).unwrap();
+    server.network.nft(&rule("input", 8081)).unwrap();
     let watch = Watch::start(&node, Attach::Auto);
     for port in [8080, 8081] {
         assert!(connect(client, address(server, port), Duration::from_millis(100)).is_err());
@@ -423,7 +424,7 @@ fn drops_inside_a_pod_are_told_if_they_were_handed_to_it() {
 }
 
 #[test]
-fn the_host_s_own_attempts_are_told_as_well() {
+fn the_host_s_own_attempts_are_reported_as_well() {
     let node = Node::new(1).unwrap();
     node.nft(
         "table ip t { chain c { type filter hook output priority 0
@@ -433,7 +434,7 @@ fn the_host_s_own_attempts_are_told_as_well() {
     )
     .unwrap();
     let watch = Watch::start(&node, Attach::Auto);
-    let to = address(node.pod(0), 8080);
+    let to = address(node.nth(0), 8080);
     let refused = node
         .namespace()
         .enter(|| Ok(TcpStream::connect_timeout(&to, Duration::from_millis(100)).is_err()));
@@ -456,10 +457,10 @@ fn veths_are_followed_as_pods_come_and_go() {
                 .any(|(name, addresses)| name == "veth1" && addresses.contains(&ip))
                 .then_some(())
         });
-        let server = Server::start(node.pod(0), node.pod(0).ip);
-        connect(node.pod(1), server.address, DEADLINE).unwrap();
+        let server = Server::start(node.nth(0), node.nth(0).ip);
+        connect(node.nth(1), server.address, DEADLINE).unwrap();
         watch.observed("its success", |seen| seen.fact == Fact::AnsweredFirst);
-        server.stop(node.pod(0));
+        server.stop(node.nth(0));
         node.remove();
         watch.wait("its end", |seen| {
             seen.changes
@@ -509,17 +510,17 @@ fn filters_left_by_a_crash_are_replaced() {
     assert_eq!(filters(), 1);
     let watch = Watch::start(&node, Attach::Clsact);
     assert_eq!(filters(), 1);
-    let server = Server::start(node.pod(1), node.pod(1).ip);
-    connect(node.pod(0), server.address, DEADLINE).unwrap();
+    let server = Server::start(node.nth(1), node.nth(1).ip);
+    connect(node.nth(0), server.address, DEADLINE).unwrap();
     watch.observed("a success", |seen| seen.fact == Fact::AnsweredFirst);
-    server.stop(node.pod(1));
+    server.stop(node.nth(1));
     drop(watch);
     assert_eq!(filters(), 0);
 }
 
 /// Sends SYNs from a pod, none of which a socket of its knows of.
-fn flood(pod: &Pod, count: u32, of: impl Fn(u32) -> (u16, SocketAddr, u32) + Sync) {
-    pod.namespace
+fn flood(pod: &Numbered, count: u32, of: impl Fn(u32) -> (u16, SocketAddr, u32) + Sync) {
+    pod.network
         .enter(|| {
             let socket = raw(packet::WHOLE)?;
             for number in 0..count {
@@ -534,7 +535,7 @@ fn flood(pod: &Pod, count: u32, of: impl Fn(u32) -> (u16, SocketAddr, u32) + Syn
 }
 
 #[test]
-fn every_dropped_syn_of_a_flood_is_told_or_counted_as_lost() {
+fn every_dropped_syn_of_a_flood_is_reported_or_counted_as_lost() {
     const COUNT: u32 = 50_000;
     let node = Node::new(2).unwrap();
     node.nft(
@@ -544,27 +545,32 @@ fn every_dropped_syn_of_a_flood_is_told_or_counted_as_lost() {
          }",
     )
     .unwrap();
-    let to = node.pod(1).ip;
+    let to = node.nth(1).ip;
     let port = |number: u32| u16::try_from(1024 + number % 60_000).unwrap();
     for attach in [Attach::Auto, Attach::Clsact] {
         let watch = Watch::start(&node, attach);
         let before = node.counted("dropped").unwrap();
         // 64 flows over and over; a source port for each; and a key of its own for each, which are
         // more than the counts hold.
-        flood(node.pod(0), COUNT, |n| (port(n % 64), SocketAddr::new(to.into(), 80), n % 64));
-        flood(node.pod(0), COUNT, |n| (port(n), SocketAddr::new(to.into(), 80), n));
-        flood(node.pod(0), COUNT, |n| (port(n), SocketAddr::new(to.into(), port(n)), n));
+        flood(node.nth(0), COUNT, |n| (port(n % 64), SocketAddr::new(to.into(), 80), n % 64));
+        flood(node.nth(0), COUNT, |n| (port(n), SocketAddr::new(to.into(), 80), n));
+        flood(node.nth(0), COUNT, |n| (port(n), SocketAddr::new(to.into(), port(n)), n));
         let seen = watch.settled();
         let dropped = node.counted("dropped").unwrap() - before;
         assert_eq!(dropped, u64::from(3 * COUNT));
-        let told: u64 = seen
+        let passed_on: u64 = seen
             .observations
             .iter()
             .filter(|seen| matches!(seen.fact, Fact::KernelDrop { .. }))
             .map(|seen| seen.packets)
             .sum();
-        assert_eq!(told, seen.totals.told[0]);
-        assert_eq!(told + seen.totals.lost[0] + seen.totals.skipped, dropped, "{:#?}", seen.totals);
+        assert_eq!(passed_on, seen.totals.told[0]);
+        assert_eq!(
+            passed_on + seen.totals.lost[0] + seen.totals.skipped,
+            dropped,
+            "{:#?}",
+            seen.totals
+        );
         assert_exact(&seen.totals);
         // The first two floods are of one key: a few events in some seconds, and counts.
         let of_web = seen.observations.iter().filter(|seen| seen.flow.port == 80).count();

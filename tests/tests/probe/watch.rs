@@ -1,4 +1,4 @@
-//! A probe at work, and everything it has told.
+//! A probe at work, and everything it has reported.
 
 use std::{
     net::IpAddr,
@@ -15,12 +15,12 @@ use nix::sched::{CloneFlags, setns};
 use tokio::sync::Notify;
 use whydrop::probe::{Attach, Change, Config, Part, Probe, State, Totals};
 use whydrop_core::{flow::Flow, observation::Observation};
-use whydrop_tests::netns::Node;
+use whydrop_tests::world::netns::Node;
 
 /// Longer than anything takes here; only a failure waits for it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A probe that runs in a node's namespace, and all that it has told.
+/// A probe that runs in a node's namespace, and all that it has reported.
 pub(crate) struct Watch {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -105,7 +105,7 @@ impl Watch {
         self.wait(what, |seen| seen.observations.iter().find(|seen| is_it(seen)).cloned())
     }
 
-    /// Waits for two more rounds, in which everything observed until now is told, and returns it.
+    /// Waits for two more rounds, in which everything observed until now is reported, and returns it.
     pub(crate) fn settled(&self) -> Seen {
         let now = self.shared.seen.lock().unwrap().rounds;
         self.wait("two rounds", |seen| (seen.rounds > now + 2).then(|| seen.clone()))
@@ -128,13 +128,13 @@ impl Shared {
         let Probe { parts, mut observations, mut interfaces, successes, .. } = probe;
         let mut tick = tokio::time::interval(Duration::from_millis(100));
         loop {
-            let (mut told, mut changes, mut is_round) = (Vec::new(), Vec::new(), false);
+            let (mut observed, mut changes, mut is_round) = (Vec::new(), Vec::new(), false);
             tokio::select! {
-                batch = observations.next() => told = batch.expect("observations"),
+                batch = observations.next() => observed = batch.expect("observations"),
                 batch = interfaces.next() => changes = batch.expect("interfaces"),
                 _ = tick.tick() => {
                     is_round = true;
-                    told = observations.turn().await.expect("counts");
+                    observed = observations.turn().await.expect("counts");
                 }
                 () = self.stop.notified() => {
                     if self.crashes.load(Ordering::Relaxed) {
@@ -144,7 +144,7 @@ impl Shared {
                 }
             }
             let mut seen = self.seen.lock().unwrap();
-            seen.observations.extend(told);
+            seen.observations.extend(observed);
             seen.changes.extend(changes);
             seen.parts.clone_from(&parts);
             seen.totals = observations.totals().expect("totals");

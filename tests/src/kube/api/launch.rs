@@ -125,7 +125,7 @@ impl Api {
             // Its default would be made on the machine's own disk.
             manager.arg("--flex-volume-plugin-dir=/var/lib/kubelet/volumeplugins");
         } else {
-            // Without a port: loopback is shared with whoever else runs one.
+            // Without a port: loopback is shared with everyone else who runs one.
             manager.arg("--secure-port=0").arg(format!("--controllers={CONTROLLERS}"));
         }
         let name = "kube-controller-manager";

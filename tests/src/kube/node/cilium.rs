@@ -1,14 +1,14 @@
 //! A node whose pods Cilium connects, and whose policies it enforces: an API server, Cilium's agent
 //! with its eBPF programs, its network plugin, and pods that are network namespaces.
 //!
-//! There is no kubelet: whoever makes a pod here is one. As with [`Node`](super::Node), everything is
+//! There is no kubelet: what it would do for a pod is done here. As with [`Node`](super::Node), everything is
 //! a process in namespaces of the node's own, among them those of mounts: what Cilium pins, mounts
 //! and writes goes with them.
 
 use std::{
-    fs::{self, File},
+    collections::BTreeMap,
+    fs,
     io::Write,
-    net::Ipv4Addr,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -16,19 +16,21 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
 use super::{ADDRESS, Holder, NAME, Site, finished, role};
-use crate::kube::{
-    api::{self, Api},
-    cache,
-    cgroups::{self, Groups},
-    daemon::{Daemon, Lifetime, Place, Spawner},
-    kubectl::Kubectl,
-    parts,
-    state::State,
-    wait::{Look, until},
+use crate::{
+    kube::{
+        api::{self, Api},
+        cache,
+        cgroups::{self, Groups},
+        daemon::{Daemon, Lifetime, Place, Spawner},
+        kubectl::Kubectl,
+        parts,
+        state::State,
+        wait::{Look, until},
+    },
+    world::{Objects, Pod, World, manifest, namespace::Network},
 };
 
 /// The Go module that has it.
@@ -84,23 +86,18 @@ pub struct Cilium {
     _groups: Groups,
     state: State,
     delivery: Delivery,
+    /// By `namespace/name`.
+    pods: BTreeMap<String, Connected>,
 }
 
-/// A pod: a network namespace that Cilium's plugin has connected.
+/// A pod that Cilium's plugin has connected.
 #[derive(Debug)]
-pub struct Pod {
-    /// Its namespace in Kubernetes.
-    pub namespace: String,
-    /// Its name there.
-    pub name: String,
-    /// Its address.
-    pub address: Ipv4Addr,
-    /// The node's side of its veth.
-    pub veth: String,
-    /// What its network namespace is called within the node.
+struct Connected {
+    pod: Pod,
+    /// What its network is called within the node.
     network: String,
-    /// The same for everybody.
-    path: PathBuf,
+    /// The node's side of its veth.
+    veth: String,
 }
 
 /// Copies out of the Go module, once, what the agent compiles and what it asks the API server for.
@@ -165,38 +162,24 @@ impl Cilium {
         give_group(&site, &groups)?;
         let folder = Some(folder.to_owned());
         let api = Api::start(api::Settings { place, folder, ..api::Settings::default() })?;
-        let mut cilium =
-            Self { agent: None, api, spawner, holder, _groups: groups, state, delivery };
+        api.admit_agent()?;
+        let mut cilium = Self {
+            agent: None,
+            api,
+            spawner,
+            holder,
+            _groups: groups,
+            state,
+            delivery,
+            pods: BTreeMap::new(),
+        };
         cilium.install()?;
         cilium.start_agent()?;
         Ok(cilium)
     }
 
-    /// Its API server.
-    pub fn api(&self) -> &Api {
-        &self.api
-    }
-
-    /// kubectl as the administrator.
-    pub fn kubectl(&self) -> Result<Kubectl> {
-        self.api.kubectl()
-    }
-
-    /// A command in the node's network alone, as an agent outside of the cluster.
-    pub fn in_network(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.holder.first.pid));
-        command.args(["setpriv", "--pdeathsig", "KILL", "--"]).arg(program);
-        command
-    }
-
-    /// The node's network namespace.
-    pub fn network(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/ns/net", self.holder.first.pid))
-    }
-
     /// Runs a program on the node to its end, and returns what it printed.
-    pub fn run(&self, arguments: &[&str]) -> Result<String> {
+    pub fn run_on_node(&self, arguments: &[&str]) -> Result<String> {
         self.site().run(arguments)
     }
 
@@ -212,17 +195,7 @@ impl Cilium {
         let definitions = definitions.to_string_lossy();
         // Applied by the client they are larger than an annotation may be.
         kubectl.run(["apply", "--server-side", "-f", &definitions])?;
-        kubectl.apply(
-            &json!({
-                "apiVersion": "v1", "kind": "Node", "metadata": { "name": NAME },
-                "spec": { "podCIDR": PODS, "podCIDRs": [PODS] },
-            })
-            .to_string(),
-        )?;
-        let addresses = json!([{ "type": "InternalIP", "address": ADDRESS }]);
-        let status = json!({ "status": { "addresses": addresses } }).to_string();
-        let patch = ["patch", "node", NAME, "--subresource=status", "--type=merge", "-p", &status];
-        kubectl.run(patch)?;
+        self.api.apply(&manifest::node(NAME, PODS, ADDRESS.into()).to_string())?;
         // What the agent compiles; it writes beside it.
         let library = self.state.folder().join("cilium");
         fs::create_dir(&library)?;
@@ -284,49 +257,38 @@ impl Cilium {
         self.agent.take().map_or(Ok(()), Daemon::stop)
     }
 
-    /// Makes a pod of this manifest that runs, in a namespace that is there.
-    pub fn pod(&self, manifest: &Value) -> Result<Pod> {
-        let kubectl = self.kubectl()?;
-        let mut manifest = manifest.clone();
-        manifest["spec"]["nodeName"] = NAME.into();
-        kubectl.apply(&manifest.to_string())?;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let namespace = text(&manifest["metadata"]["namespace"]);
-        let name = text(&manifest["metadata"]["name"]);
-        let uid = ["get", "pod", &name, "-n", &namespace, "-o", "jsonpath={.metadata.uid}"];
+    /// Makes the network of a pod that the API server knows, as a kubelet has it made.
+    fn connect_pod(&self, key: &str) -> Result<Connected> {
+        let (namespace, name) = manifest::parts(key)?;
+        let uid = ["get", "pod", name, "-n", namespace, "-o", "jsonpath={.metadata.uid}"];
         // Containers and their networks are called by what nobody else is.
-        let network = kubectl.run(uid)?;
-
-        self.run(&["ip", "netns", "add", &network])?;
-        self.run(&["ip", "-n", &network, "link", "set", "lo", "up"])?;
+        let network = self.kubectl()?.run(uid)?;
+        self.run_on_node(&["ip", "netns", "add", &network])?;
+        self.run_on_node(&["ip", "-n", &network, "link", "set", "lo", "up"])?;
         let owner =
             format!("K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={network}");
         let connected = self.plugin("ADD", &network, &owner)?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let address = text(&connected["ips"][0]["address"]);
         let address = address.split('/').next().unwrap_or_default();
+        let address = address.parse().with_context(|| format!("no address in {connected}"))?;
+        let veth = text(&connected["interfaces"][0]["name"]);
         let pod = Pod {
-            namespace,
-            name,
-            address: address.parse().with_context(|| format!("no address in {connected}"))?,
-            veth: text(&connected["interfaces"][0]["name"]),
-            path: format!("/proc/{}/root/run/netns/{network}", self.holder.first.pid).into(),
-            network,
+            key: key.to_owned(),
+            network: Network::at(self.holder.networks().join(&network)),
+            addresses: vec![address],
         };
-        let ips = json!([{ "ip": pod.address }]);
-        let status = json!({ "phase": "Running", "podIP": pod.address, "podIPs": ips });
-        let patch = json!({ "status": status }).to_string();
-        let patch = ["--subresource=status", "--type=merge", "-p", &patch];
-        let named = ["patch", "pod", &pod.name, "-n", &pod.namespace];
-        kubectl.run(named.into_iter().chain(patch))?;
-        Ok(pod)
+        Ok(Connected { pod, network, veth })
     }
 
     /// Takes a pod away.
-    pub fn remove(&self, pod: &Pod) -> Result<()> {
-        let name = ["delete", "pod", &pod.name, "-n", &pod.namespace];
-        self.kubectl()?.run(name.into_iter().chain(["--grace-period=0", "--force"]))?;
+    pub fn remove(&mut self, key: &str) -> Result<()> {
+        let pod = self.pods.remove(key).with_context(|| format!("no pod {key}"))?;
+        let (namespace, name) = manifest::parts(key)?;
+        let delete = ["delete", "pod", name, "-n", namespace, "--grace-period=0", "--force"];
+        self.kubectl()?.run(delete)?;
         self.plugin("DEL", &pod.network, "")?;
-        self.run(&["ip", "netns", "delete", &pod.network])?;
+        self.run_on_node(&["ip", "netns", "delete", &pod.network])?;
         Ok(())
     }
 
@@ -402,31 +364,32 @@ impl Cilium {
         Ok(Look::Seen(()))
     }
 
-    /// Has the programs of a pod compiled, loaded and attached anew, and waits until that is done.
-    pub fn reattach(&self, pod: &Pod) -> Result<()> {
+    /// Has the programs of a pod compiled, loaded and attached again, and waits until that is done.
+    pub fn reattach(&self, key: &str) -> Result<()> {
         /// An option that the programs are compiled with.
         const OPTION: &str = "DropNotification";
 
         let endpoints = self.ask("/v1/endpoint")?;
-        let endpoint = endpoint_of(&endpoints, &pod.namespace, &pod.name)
-            .with_context(|| format!("no endpoint of {}", pod.name))?;
+        let (namespace, name) = manifest::parts(key)?;
+        let endpoint = endpoint_of(&endpoints, namespace, name)
+            .with_context(|| format!("no endpoint of {name}"))?;
         let is_on = endpoint["spec"]["options"][OPTION] == "Enabled";
         let value = if is_on { "Disabled" } else { "Enabled" };
         let change = json!({ "options": { OPTION: value } }).to_string();
-        let before = self.show_filters(pod, "ingress")?;
+        let before = self.show_filters(key, "ingress")?;
         let path = format!("/v1/endpoint/{}/config", endpoint["id"]);
         self.call(&path, &["--request", "PATCH", "--json", &change])?;
-        until("program attached anew", SYNC_WAIT, || {
-            let now = self.show_filters(pod, "ingress")?;
+        until("program attached again", SYNC_WAIT, || {
+            let now = self.show_filters(key, "ingress")?;
             Ok(if now == before { Look::NotYet(now) } else { Look::Seen(()) })
         })
     }
 
     /// The names of the filters at a pod's veth, of what it sends and of what is sent to it, in the
     /// order in which they run.
-    pub fn filters(&self, pod: &Pod) -> Result<[Vec<String>; 2]> {
+    pub fn filters(&self, key: &str) -> Result<[Vec<String>; 2]> {
         let names = |hook| -> Result<Vec<String>> {
-            let shown = self.show_filters(pod, hook)?;
+            let shown = self.show_filters(key, hook)?;
             let words = shown.lines().filter(|line| line.contains(" handle "));
             let names = words.filter_map(|line| line.split(" handle ").nth(1)?.split(' ').nth(1));
             Ok(names.map(str::to_owned).collect())
@@ -434,8 +397,9 @@ impl Cilium {
         Ok([names("ingress")?, names("egress")?])
     }
 
-    fn show_filters(&self, pod: &Pod, hook: &str) -> Result<String> {
-        self.run(&["tc", "filter", "show", "dev", &pod.veth, hook])
+    fn show_filters(&self, key: &str, hook: &str) -> Result<String> {
+        let pod = self.pods.get(key).with_context(|| format!("no pod {key}"))?;
+        self.run_on_node(&["tc", "filter", "show", "dev", &pod.veth, hook])
     }
 
     /// Asks the agent.
@@ -463,6 +427,45 @@ impl Cilium {
     }
 }
 
+impl World for Cilium {
+    fn nodes(&self) -> Vec<String> {
+        vec![NAME.to_owned()]
+    }
+
+    fn network(&self, node: &str) -> Result<Network> {
+        ensure!(node == NAME, "no node {node}");
+        Ok(self.holder.network())
+    }
+
+    fn objects(&self) -> Objects<'_> {
+        Objects::Server(&self.api)
+    }
+
+    fn apply(&mut self, manifests: &str) -> Result<()> {
+        self.kubectl()?.apply(manifests)?;
+        self.wait_in_sync()
+    }
+
+    /// In a namespace that is there.
+    fn run(&mut self, manifest: &Value) -> Result<Pod> {
+        let key = manifest::key(manifest)?;
+        let mut manifest = manifest.clone();
+        manifest["spec"]["nodeName"] = NAME.into();
+        // It has no address before the plugin gives it one, and no endpoint to wait for.
+        self.kubectl()?.apply(&manifest.to_string())?;
+        let connected = self.connect_pod(&key)?;
+        let pod = connected.pod.clone();
+        self.api.apply_status(&[manifest::running(manifest, NAME, &pod.addresses)])?;
+        self.pods.insert(key, connected);
+        Ok(pod)
+    }
+
+    fn pod(&self, key: &str) -> Result<Pod> {
+        let connected = self.pods.get(key).with_context(|| format!("no pod {key}"))?;
+        Ok(connected.pod.clone())
+    }
+}
+
 fn endpoint_of<'a>(endpoints: &'a Value, namespace: &str, name: &str) -> Option<&'a Value> {
     endpoints.as_array()?.iter().find(|endpoint| {
         let identifiers = &endpoint["status"]["external-identifiers"];
@@ -487,20 +490,4 @@ fn missing_label(status: &Value, pod: &Value, namespace: &Value) -> Option<Strin
 
 fn items(list: &Value) -> impl Iterator<Item = &Value> + Clone {
     list["items"].as_array().into_iter().flatten()
-}
-
-impl Pod {
-    /// Calls `work` on a thread of its own inside; sockets that it makes stay inside for good.
-    pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let handle = File::open(&self.path).with_context(|| self.path.display().to_string())?;
-        std::thread::scope(|scope| {
-            scope
-                .spawn(|| {
-                    setns(handle, CloneFlags::CLONE_NEWNET)?;
-                    work()
-                })
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
-    }
 }

@@ -1,11 +1,11 @@
 //! What runs on a node besides its control plane.
 
-use std::{fs, os::unix::fs::symlink, time::Duration};
+use std::{fs, os::unix::fs::symlink, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{ADDRESS, BUSYBOX, NAME, Network, Site};
+use super::{ADDRESS, BUSYBOX, NAME, PodNetwork, Site};
 use crate::kube::{
     api::{Api, User},
     calico,
@@ -37,7 +37,7 @@ pub(super) struct Services {
     pub(super) containerd: Option<Daemon>,
 }
 
-/// The tokens of these services. They are told apart by who has them, not by being secret: nobody
+/// The tokens of these services. They are distinguished by who has them, not by being secret: nobody
 /// else is in the node's network.
 pub(super) fn users() -> Vec<User> {
     let user = |&(name, groups): &(&str, &[&str])| User {
@@ -82,7 +82,29 @@ impl Services {
 }
 
 /// Starts containerd, and imports the images that every node has.
-pub(super) fn start_containerd(site: &Site<'_>, network: Network) -> Result<Daemon> {
+pub(super) fn start_containerd(site: &Site<'_>, network: PodNetwork) -> Result<Daemon> {
+    let configuration = configure_containerd(site, network)?;
+    let program = debian::NODE.file("usr/bin/containerd")?;
+    let mut containerd = site.spawner.serving(&program);
+    containerd.arg("--config").arg(&configuration);
+    // It starts `containerd-shim-runc-v2`, which lies beside it.
+    let beside = program.parent().context("a program in a folder")?;
+    containerd.env("PATH", format!("{}:{PATH}", beside.display()));
+    let mut containerd = Daemon::start(site.spawner, site.folder, "containerd", containerd)?;
+    until("containerd", CONTAINERD_WAIT, || {
+        containerd.check()?;
+        Ok(match site.ctr(&["version"]) {
+            Ok(_) => Look::Seen(()),
+            Err(error) => Look::NotYet(error.to_string()),
+        })
+    })?;
+    site.import(&image::pause(PAUSE)?)?;
+    site.import(&image::busybox(BUSYBOX)?)?;
+    Ok(containerd)
+}
+
+/// Writes containerd's configuration, and the folders of network plugins that it names.
+fn configure_containerd(site: &Site<'_>, network: PodNetwork) -> Result<PathBuf> {
     let configuration = site.folder.join("containerd.toml");
     let plugins = site.folder.join("cni/bin");
     let networks = site.folder.join("cni/net.d");
@@ -92,7 +114,7 @@ pub(super) fn start_containerd(site: &Site<'_>, network: Network) -> Result<Daem
         let program = debian::NODE.file(&format!("usr/lib/cni/{plugin}"))?;
         symlink(program, plugins.join(plugin))?;
     }
-    if network == Network::Calico {
+    if network == PodNetwork::Calico {
         symlink(parts::CALICO.program()?, plugins.join("calico"))?;
     }
     let list = network_list(site, network);
@@ -125,31 +147,15 @@ state = "/run/containerd"
         networks = networks.display(),
     );
     fs::write(&configuration, text)?;
-    let program = debian::NODE.file("usr/bin/containerd")?;
-    let mut containerd = site.spawner.serving(&program);
-    containerd.arg("--config").arg(&configuration);
-    // It starts `containerd-shim-runc-v2`, which lies beside it.
-    let beside = program.parent().context("a program in a folder")?;
-    containerd.env("PATH", format!("{}:{PATH}", beside.display()));
-    let mut containerd = Daemon::start(site.spawner, site.folder, "containerd", containerd)?;
-    until("containerd", CONTAINERD_WAIT, || {
-        containerd.check()?;
-        Ok(match site.ctr(&["version"]) {
-            Ok(_) => Look::Seen(()),
-            Err(error) => Look::NotYet(error.to_string()),
-        })
-    })?;
-    site.import(&image::pause(PAUSE)?)?;
-    site.import(&image::busybox(BUSYBOX)?)?;
-    Ok(containerd)
+    Ok(configuration)
 }
 
 /// What containerd calls for the network of a pod.
-fn network_list(site: &Site<'_>, network: Network) -> Value {
+fn network_list(site: &Site<'_>, network: PodNetwork) -> Value {
     let ports = json!({ "type": "portmap", "capabilities": { "portMappings": true } });
     let plugin = match network {
-        Network::Calico => calico::plugin(NAME, site.folder),
-        Network::Plain => json!({
+        PodNetwork::Calico => calico::plugin(NAME, site.folder),
+        PodNetwork::Plain => json!({
             "type": "ptp",
             "ipMasq": false,
             "ipam": {
