@@ -9,8 +9,8 @@ use whydrop_ebpf::{Attempt, flags, kind};
 use crate::{
     maps::ATTEMPTS,
     parse::{Packet, Role},
+    report::{self, AttemptOrigin, Observation},
     skb::{self, Look, PASS},
-    tell::{self, Known, Observation},
 };
 
 #[classifier]
@@ -30,10 +30,10 @@ fn whydrop_from_pod(ctx: TcContext) -> i32 {
     PASS
 }
 
-/// The pod tries to connect. The same attempt again is the kernel telling that nobody answered.
+/// The pod tries to connect. When the kernel repeats an attempt, nobody has answered it.
 #[inline(never)]
 fn request(ctx: &TcContext, packet: &Packet) {
-    if let Some(attempt) = tell::attempt(&packet.attempt) {
+    if let Some(attempt) = report::attempt(&packet.attempt) {
         if attempt.flags & flags::FROM_POD == 0 {
             // A pod that routes passes on what came to it; it is not the one who connects.
             return;
@@ -42,15 +42,15 @@ fn request(ctx: &TcContext, packet: &Packet) {
             && attempt.destination_port == packet.destination_port
         {
             attempt.packets += 1;
-            if attempt.packets > tell::RETRANSMISSIONS_TOLD {
+            if attempt.packets > report::RETRANSMISSIONS_REPORTED {
                 return;
             }
-            attempt.flags |= flags::TOLD;
-            tell::tell(&Observation {
-                key: tell::key(packet, kind::RETRANSMITTED, 0),
+            attempt.flags |= flags::REPORTED;
+            report::report(&Observation {
+                key: report::key(packet, kind::RETRANSMITTED, 0),
                 attempt: packet.attempt,
                 location: 0,
-                known: Known::of(attempt),
+                known: AttemptOrigin::of(attempt),
             });
             return;
         }
@@ -58,7 +58,7 @@ fn request(ctx: &TcContext, packet: &Packet) {
     }
     let attempt = Attempt {
         destination: packet.destination,
-        first_ns: tell::tick(),
+        first_ns: report::tick(),
         // SAFETY: the context is valid for the program's run.
         entered: unsafe { skb::ifindex(ctx) },
         packets: 1,
@@ -71,18 +71,18 @@ fn request(ctx: &TcContext, packet: &Packet) {
 }
 
 /// The pod answers. That settles an attempt from elsewhere; a local client's is settled where the
-/// answer reaches it, for the answer may still be lost on the way.
+/// answer reaches it, because the answer may still be lost on the way.
 #[inline(never)]
 fn answer(packet: &Packet) {
-    let Some(attempt) = tell::attempt(&packet.attempt) else { return };
-    let known = Known::of(attempt);
+    let Some(attempt) = report::attempt(&packet.attempt) else { return };
+    let known = AttemptOrigin::of(attempt);
     if known.flags & flags::FROM_POD == 0 {
-        tell::succeeded(
+        report::succeeded(
             &packet.attempt,
             packet.destination,
             packet.destination_port,
             known,
-            tell::tick(),
+            report::tick(),
         );
         let _ = ATTEMPTS.remove(&packet.attempt);
     } else if known.flags & flags::COUNTED == 0
@@ -91,23 +91,24 @@ fn answer(packet: &Packet) {
         // The client dialled a Service; only here is it seen which pod answers. The attempt is not
         // settled before that has reached the client: an answer sent again is no other connection's.
         attempt.flags |= flags::COUNTED;
-        let known = Known { flags: known.flags & !flags::TOLD, ..known };
-        tell::succeeded(
+        let known = AttemptOrigin { flags: known.flags & !flags::REPORTED, ..known };
+        report::succeeded(
             &packet.attempt,
             packet.destination,
             packet.destination_port,
             known,
-            tell::tick(),
+            report::tick(),
         );
     }
 }
 
-/// The pod itself refuses a client that is not local. A local one's refusal is told at its veth.
+/// The pod itself refuses a client that is not local. For a local client, the refusal is reported at
+/// the client's veth.
 #[inline(never)]
 fn rejected(packet: &Packet, kind: u8, reason: u32) {
-    if let Some(attempt) = tell::attempt(&packet.attempt)
+    if let Some(attempt) = report::attempt(&packet.attempt)
         && attempt.flags & (flags::FROM_POD | flags::REJECTED) == 0
     {
-        tell::rejected(packet, attempt, kind, reason);
+        report::rejected(packet, attempt, kind, reason);
     }
 }

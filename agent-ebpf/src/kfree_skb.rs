@@ -1,17 +1,13 @@
 //! Packets that this kernel frees as dropped, wherever on the node.
 
-use core::mem::MaybeUninit;
-
-use aya_ebpf::{
-    helpers::generated::bpf_probe_read_kernel, macros::btf_tracepoint,
-    programs::BtfTracePointContext,
-};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use whydrop_ebpf::{TallyKey, flags, kind};
 
 use crate::{
+    kernel_memory::{field, probe},
     maps::layout,
     parse::{self, Bytes, IPV4, IPV6, Packet, Role, TCP},
-    tell::{self, Known, Observation},
+    report::{self, AttemptOrigin, Observation},
 };
 
 /// Arguments of the tracepoint: `skb`, `location`, and since Linux 5.17 `reason`.
@@ -45,17 +41,17 @@ fn dropped(ctx: &BtfTracePointContext) -> Option<()> {
     let ours = netns == layout!(netns);
     // Elsewhere the number means another interface.
     let interface = if ours { interface } else { 0 };
-    let known = match tell::attempt(&packet.attempt) {
+    let known = match report::attempt(&packet.attempt) {
         // Namespaces of other nodes may be on the same machine, and pods may filter for
-        // themselves. What was handed to a local pod and died there is ours to tell all the same.
+        // themselves. What was handed to a local pod and is dropped there is still ours to report.
         Some(attempt) if ours || attempt.flags & flags::TO_POD != 0 => {
-            attempt.flags |= flags::TOLD;
-            Known::of(attempt)
+            attempt.flags |= flags::REPORTED;
+            AttemptOrigin::of(attempt)
         }
-        None if ours => Known::NOTHING,
+        None if ours => AttemptOrigin::NOTHING,
         _ => return None,
     };
-    tell_drop(ctx, &packet, known, interface);
+    report_drop(ctx, &packet, known, interface);
     Some(())
 }
 
@@ -68,7 +64,7 @@ fn request(headers: &Headers, ethertype: u16) -> Option<Packet> {
     if ethertype != IPV4 || headers.linear < Front::BYTES {
         return parse::request(headers, 0, ethertype);
     }
-    // Nearly all that is dropped: read at once, for calls are what costs here.
+    // Nearly all that is dropped: read at once, because calls are what costs here.
     let front = Front { bytes: probe(headers.base)?, end: headers.end };
     if front.bytes[0] != PLAIN_V4 || front.bytes[9] != TCP {
         return parse::request(headers, 0, ethertype);
@@ -78,11 +74,16 @@ fn request(headers: &Headers, ethertype: u16) -> Option<Packet> {
 }
 
 #[inline(always)]
-fn tell_drop(ctx: &BtfTracePointContext, packet: &Packet, known: Known, interface: u32) {
+fn report_drop(ctx: &BtfTracePointContext, packet: &Packet, known: AttemptOrigin, interface: u32) {
     // A constant to the verifier, which drops the branch that reads an argument not there.
     let reason = if layout!(has_reason) != 0 { ctx.arg::<u32>(REASON) } else { NO_REASON };
-    let key = TallyKey { interface, ..tell::key(packet, kind::KERNEL_DROP, reason) };
-    tell::tell(&Observation { key, attempt: packet.attempt, location: ctx.arg(LOCATION), known });
+    let key = TallyKey { interface, ..report::key(packet, kind::KERNEL_DROP, reason) };
+    report::report(&Observation {
+        key,
+        attempt: packet.attempt,
+        location: ctx.arg(LOCATION),
+        known,
+    });
 }
 
 /// The network namespace (its inode number, 0 for unknown) and the device of the packet.
@@ -190,29 +191,4 @@ impl Bytes for Front {
     fn end(&self) -> u32 {
         self.end
     }
-}
-
-/// A value in kernel memory.
-#[inline(always)]
-pub(crate) fn probe<T: Copy>(address: u64) -> Option<T> {
-    let mut value = MaybeUninit::<T>::uninit();
-    // SAFETY: the helper reads any address, and fails where there is nothing; if it does not fail,
-    // then it has filled `value`. Every `T` read is made of integers.
-    unsafe {
-        (bpf_probe_read_kernel(
-            value.as_mut_ptr().cast(),
-            size_of::<T>() as u32,
-            core::ptr::with_exposed_provenance(address as usize),
-        ) == 0)
-            .then(|| value.assume_init())
-    }
-}
-
-/// A member of a structure behind a pointer whose type the verifier knows.
-///
-/// SAFETY: `pointer` must be such a pointer, not null; the verifier refuses the program otherwise.
-#[inline(always)]
-pub(crate) unsafe fn field<T: Copy>(pointer: *const u8, offset: u32) -> T {
-    // SAFETY: the caller's promise. Volatile, to keep the load as it is written here.
-    unsafe { pointer.add(offset as usize).cast::<T>().read_volatile() }
 }

@@ -6,7 +6,7 @@
 #![no_std]
 
 /// Version of everything in this file. User space refuses programs of another version: the map
-/// `ABI` has this many entries, which can be told before any program runs.
+/// `ABI` has this many entries, which can be read before any program runs.
 pub const ABI_VERSION: u32 = 3;
 
 /// An IPv6 or IPv4-mapped address, as on the wire.
@@ -76,9 +76,9 @@ pub mod flags {
     pub const FROM_POD: u16 = 1;
     /// It was handed to a pod on this node.
     pub const TO_POD: u16 = 2;
-    /// Something was told of it.
-    pub const TOLD: u16 = 4;
-    /// It was rejected, which is told once.
+    /// An observation of it was reported.
+    pub const REPORTED: u16 = 4;
+    /// It was rejected, which is reported once.
     pub const REJECTED: u16 = 8;
     /// `dialled`, `entered` and `first_ns` are known: a veth of ours saw the attempt.
     pub const KNOWN: u16 = 16;
@@ -99,7 +99,7 @@ pub mod kind {
     pub const REJECTED_RESET: u8 = 3;
     /// ICMP destination unreachable; `reason` is [`super::icmp_reason`].
     pub const REJECTED_ICMP: u8 = 4;
-    /// An answer came after something was told of the attempt.
+    /// An answer came after an observation of the attempt was reported.
     pub const ANSWERED_LATE: u8 = 5;
     /// The first answer for this (source, destination, port) in the table of successes.
     pub const ANSWERED_FIRST: u8 = 6;
@@ -132,11 +132,11 @@ pub struct TallyKey {
     pub kind: u8,
 }
 
-/// How often a [`TallyKey`] came in one interval after the event that told the first.
+/// How often a [`TallyKey`] came in one interval after the event that reported the first.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Packets that no event told.
+    /// Packets that no event reported.
     pub count: u64,
     /// Monotonic time of one of the latest of them.
     pub last_ns: u64,
@@ -152,7 +152,7 @@ pub struct Tally {
     pub flags: u16,
 }
 
-/// One observation, told through the ring `EVENTS`.
+/// One observation, reported through the ring `EVENTS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Event {
@@ -210,7 +210,7 @@ pub struct Success {
 }
 
 /// Where the map `COUNTERS` has how many entries were ever made in `SUCCESSES`: those that are not
-/// there any more have given way.
+/// there any more were evicted.
 pub const SUCCESSES_MADE: u32 = 2 * kind::COUNT as u32 + 1;
 
 /// Length of a name in `LOCATIONS`: the kernel's `KSYM_NAME_LEN` is longer, its names are not.
@@ -290,7 +290,7 @@ const _: () = {
 };
 
 #[cfg(feature = "user")]
-#[expect(unsafe_code, reason = "Pod is how aya is told that any bytes are a value")]
+#[expect(unsafe_code, reason = "Pod promises aya that any bytes are a value")]
 mod user {
     // SAFETY: `repr(C)`, integers only, padding explicit (the sizes above are the sums).
     unsafe impl aya::Pod for super::AttemptKey {}

@@ -1,8 +1,8 @@
-//! The eBPF programs: one file each, over a shared parser and a shared way of telling.
+//! The eBPF programs: one file each, over a shared parser and a shared way of reporting.
 //!
 //! ```text
 //!  pod ──▶ from_pod ─┐                      ┌─▶ EVENTS (ring)    the first of a key in an interval
-//!  pod ◀── to_pod ───┼─▶ ATTEMPTS ─▶ tell ──┼─▶ TALLY (A or B)   every other one of it
+//!  pod ◀── to_pod ───┼─▶ ATTEMPTS ─▶ report ┼─▶ TALLY (A or B)   every other one of it
 //!      kfree_skb ────┤   SUCCESSES          └─▶ COUNTERS         all, and what was lost
 //!      sock_state ───┘
 //! ```
@@ -24,12 +24,13 @@
 )]
 
 mod from_pod;
+mod kernel_memory;
 mod kfree_skb;
 mod maps;
 mod parse;
+mod report;
 mod skb;
 mod sock_state;
-mod tell;
 mod to_pod;
 
 /// Helpers for tracing need a GPL-compatible program.

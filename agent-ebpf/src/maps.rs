@@ -11,11 +11,11 @@ use whydrop_ebpf::{
 };
 
 /// Attempts remembered: those of some two minutes, which is how long a SYN is retransmitted
-/// (`tcp_syn_retries`), at 250 unanswered ones a second. The eldest give way; an attempt that was
+/// (`tcp_syn_retries`), at 250 unanswered ones a second. The oldest are evicted; an attempt that was
 /// forgotten loses its time of first sight, not its report.
 const ATTEMPTS_MAX: u32 = 32_768;
 
-/// (source, destination, port) triples whose answers are known. The oldest give way.
+/// (source, destination, port) triples whose answers are known. The oldest are evicted.
 const SUCCESSES_MAX: u32 = 16_384;
 
 /// Keys counted in one interval. What comes on top goes through the ring, one event a packet.
@@ -33,7 +33,7 @@ const _: () = assert!(size_of::<Event>() + 8 == 128);
 #[map(name = "ABI")]
 static ABI: Array<u8> = Array::with_max_entries(ABI_VERSION, 0);
 
-/// The running kernel, told by user space before load; so all of it is constant to the verifier.
+/// The running kernel, as user space describes it before load: all of it is constant to the verifier.
 #[unsafe(no_mangle)]
 pub(crate) static LAYOUT: Layout = Layout {
     netns: 0,
@@ -90,7 +90,7 @@ pub(crate) static ATTEMPTS: LruHashMap<AttemptKey, Attempt> =
 pub(crate) static SUCCESSES: LruHashMap<SuccessKey, Success> =
     LruHashMap::with_max_entries(SUCCESSES_MAX, 0);
 
-/// What is told one by one.
+/// What is reported one by one.
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
@@ -105,26 +105,26 @@ pub(crate) static ACTIVE: Array<u64> = Array::with_max_entries(1, 0);
 pub(crate) const TALLY_FULL: u64 = 2;
 
 /// What is counted in an interval.
-pub(crate) type Counts = InnerHashMap<TallyKey, Tally, TALLY_MAX>;
+pub(crate) type TallyMap = InnerHashMap<TallyKey, Tally, TALLY_MAX>;
 
 /// One of the two maps that count in turn.
 #[btf_map]
-pub(crate) static TALLY_A: Counts = Counts::new();
+pub(crate) static TALLY_A: TallyMap = TallyMap::new();
 
 /// The other one.
 #[btf_map]
-pub(crate) static TALLY_B: Counts = Counts::new();
+pub(crate) static TALLY_B: TallyMap = TallyMap::new();
 
 /// Never read here. After user space has changed [`ACTIVE`], it puts a map in here: the kernel
 /// returns from that only after every program that runs now has ended (`maybe_wait_bpf_programs`),
 /// and then nothing counts any more in the map that is to be drained. Looking the tally up in here
 /// would be neater, but the kernel inlines look-ups only in maps it knows beforehand.
 #[btf_map]
-static BARRIER: ArrayOfMaps<Counts, 1> = ArrayOfMaps::new();
+static BARRIER: ArrayOfMaps<TallyMap, 1> = ArrayOfMaps::new();
 
 /// Index by [`whydrop_ebpf::kind`]: all observations of the kind. Plus `kind::COUNT`: those neither
-/// told nor counted, for the ring and the counts were both full. Then: keys that found no room among
-/// the counts. The last: [`SUCCESSES_MADE`].
+/// reported nor counted, because the ring and the counts were both full. Then: keys that found no
+/// room among the counts. The last: [`SUCCESSES_MADE`].
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SUCCESSES_MADE + 1, 0);
 

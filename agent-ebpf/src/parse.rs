@@ -5,7 +5,7 @@ use whydrop_ebpf::{Address, AttemptKey, icmp_reason};
 /// Where packet bytes come from: a socket buffer at tc, or kernel memory at a tracepoint.
 pub(crate) trait Bytes {
     /// The value at this offset, which is even; `None` if the packet has not that many bytes.
-    /// Headers are aligned to two bytes, for so they are in a frame.
+    /// Headers are aligned to two bytes, because they are in a frame.
     fn read<T: Copy>(&self, offset: u32) -> Option<T>;
 
     /// The offset at which the packet ends.
@@ -27,7 +27,7 @@ pub(crate) enum Role {
     None,
 }
 
-/// A packet about an attempt, told from the client's side whichever way the packet goes.
+/// A packet about an attempt, described from the client's side whichever way the packet goes.
 pub(crate) struct Packet {
     pub(crate) role: Role,
     pub(crate) attempt: AttemptKey,

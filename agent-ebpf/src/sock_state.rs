@@ -1,14 +1,14 @@
-//! How the connects of local pods end, told by their sockets: also where answers reach a pod by a
-//! way around its veth.
+//! How the connects of local pods end, by the state of their sockets: also where answers reach a pod
+//! on a path that does not pass its veth.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use whydrop_ebpf::{Address, AttemptKey, TallyKey, flags, kind};
 
 use crate::{
-    kfree_skb::{field, probe},
+    kernel_memory::{field, probe},
     maps::{ATTEMPTS, layout},
     parse::{IPV4_MAPPED, TCP},
-    tell::{self, Known, Observation},
+    report::{self, AttemptOrigin, Observation},
 };
 
 /// States of a TCP socket (`include/net/tcp_states.h`).
@@ -37,7 +37,7 @@ fn ended(sk: *const u8, established: bool) -> Option<()> {
     }
     let (source, destination) = addresses(sk)?;
     // Both beyond what the verifier knows of a socket. The port is not `skc_num`, which the kernel
-    // gives back before it tells of a socket's end.
+    // clears before it reports a socket's end.
     let unacknowledged: u32 = probe(sk.addr() as u64 + u64::from(layout!(tcp_snd_una)))?;
     let port: u16 = probe(sk.addr() as u64 + u64::from(layout!(sock_source_port)))?;
     let key = AttemptKey {
@@ -49,18 +49,18 @@ fn ended(sk: *const u8, established: bool) -> Option<()> {
         pad: 0,
     };
     // Only attempts seen on a veth of ours: so only those of local pods, in whatever namespace.
-    let attempt = tell::attempt(&key)?;
-    let known = Known::of(attempt);
+    let attempt = report::attempt(&key)?;
+    let known = AttemptOrigin::of(attempt);
     // SAFETY: as above.
     let destination_port = u16::from_be(unsafe { field(sk, layout!(sock_destination_port)) });
     if established {
-        tell::succeeded(&key, destination, destination_port, known, tell::now());
+        report::succeeded(&key, destination, destination_port, known, report::now());
     } else {
         // SAFETY: as above.
         let errno = unsafe { field::<u32>(sk, layout!(sock_err)) };
-        let news = errno == ETIMEDOUT || known.flags & flags::TOLD != 0;
+        let news = errno == ETIMEDOUT || known.flags & flags::REPORTED != 0;
         if news && known.flags & flags::REJECTED == 0 {
-            tell::tell(&Observation {
+            report::report(&Observation {
                 key: TallyKey {
                     source,
                     destination,

@@ -9,8 +9,8 @@ use whydrop_ebpf::{Attempt, flags, kind};
 use crate::{
     maps::ATTEMPTS,
     parse::{Packet, Role},
+    report::{self, AttemptOrigin, Observation},
     skb::{self, Look, PASS},
-    tell::{self, Known, Observation},
 };
 
 #[classifier]
@@ -30,13 +30,13 @@ fn whydrop_to_pod(ctx: TcContext) -> i32 {
     PASS
 }
 
-/// The attempt is handed to the pod it is meant for.
+/// The attempt is handed to the pod it is addressed to.
 #[inline(never)]
 fn request(packet: &Packet) {
-    let Some(attempt) = tell::attempt(&packet.attempt) else {
+    let Some(attempt) = report::attempt(&packet.attempt) else {
         let attempt = Attempt {
             destination: packet.destination,
-            first_ns: tell::tick(),
+            first_ns: report::tick(),
             entered: 0,
             packets: 1,
             destination_port: packet.destination_port,
@@ -52,31 +52,31 @@ fn request(packet: &Packet) {
     }
     // From elsewhere, and the pod has had it before: no answer of its got through.
     attempt.packets += 1;
-    if attempt.packets > tell::RETRANSMISSIONS_TOLD {
+    if attempt.packets > report::RETRANSMISSIONS_REPORTED {
         return;
     }
-    attempt.flags |= flags::TOLD;
-    tell::tell(&Observation {
-        key: tell::key(packet, kind::RETRANSMITTED, 0),
+    attempt.flags |= flags::REPORTED;
+    report::report(&Observation {
+        key: report::key(packet, kind::RETRANSMITTED, 0),
         attempt: packet.attempt,
         location: 0,
-        known: Known::of(attempt),
+        known: AttemptOrigin::of(attempt),
     });
 }
 
 /// The pod's attempt was answered.
 #[inline(never)]
 fn answer(packet: &Packet) {
-    if let Some(attempt) = tell::attempt(&packet.attempt)
+    if let Some(attempt) = report::attempt(&packet.attempt)
         && attempt.flags & flags::FROM_POD != 0
     {
-        let known = Known::of(attempt);
-        tell::succeeded(
+        let known = AttemptOrigin::of(attempt);
+        report::succeeded(
             &packet.attempt,
             packet.destination,
             packet.destination_port,
             known,
-            tell::tick(),
+            report::tick(),
         );
         let _ = ATTEMPTS.remove(&packet.attempt);
     }
@@ -85,9 +85,9 @@ fn answer(packet: &Packet) {
 /// The pod's attempt was refused.
 #[inline(never)]
 fn rejected(packet: &Packet, kind: u8, reason: u32) {
-    if let Some(attempt) = tell::attempt(&packet.attempt)
+    if let Some(attempt) = report::attempt(&packet.attempt)
         && attempt.flags & (flags::FROM_POD | flags::REJECTED) == flags::FROM_POD
     {
-        tell::rejected(packet, attempt, kind, reason);
+        report::rejected(packet, attempt, kind, reason);
     }
 }

@@ -36,6 +36,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use whydrop_core::{
+    chain::chain,
     cluster::{Addresses, Cluster, Interface},
     docket::{Docket, Settings},
     mute,
@@ -50,10 +51,10 @@ use crate::{
         live::Live,
         source::Source,
     },
-    probe::{Attach, Change, Config, Happened, Probe},
+    probe::{Attach, Change, Config, ConntrackNews, Probe},
     report::{AgentState, Reporter},
     sink::http::Health,
-    sink::{self, Outgoing, Place, Sinks, metrics::Metrics},
+    sink::{self, AgentHost, Outgoing, Sinks, metrics::Metrics},
     state::StateDirectory,
 };
 use last_success::LastSuccess;
@@ -66,7 +67,7 @@ const TURN_INTERVAL: Duration = Duration::from_secs(1);
 /// older than what lies between two scrapes, as a rule.
 const GAUGES_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long to wait for the API server before the agent begins to decide without it. A warm one
+/// How long to wait for the API server before the agent begins to decide without it. A warm server
 /// lists everything within a second.
 const SYNC_PATIENCE: SignedDuration = SignedDuration::from_secs(20);
 
@@ -81,11 +82,11 @@ pub struct Options {
     pub node: String,
     /// How to attach to interfaces.
     pub attach: Attach,
-    /// Where to answer whether the agent lives and is ready, and how it fares.
+    /// Where to serve `/healthz`, `/readyz` and `/metrics`; `None`: nowhere.
     pub health: Option<SocketAddr>,
     /// Where to write records.
     pub sinks: sink::Options,
-    /// Where to keep what the next agent on this node goes on from; `None`: nowhere.
+    /// Where to keep state for the next agent on this node; `None`: nowhere.
     pub state_directory: Option<PathBuf>,
     /// What is expected, and counted instead of reported.
     pub mute: Vec<mute::Rule>,
@@ -103,7 +104,7 @@ struct Agent {
     source: Source,
     health: Health,
     node: Arc<str>,
-    /// Decides nothing before it is ready, and is from then on.
+    /// False at the start: nothing is decided before it is ready.
     is_ready: bool,
     started: Timestamp,
 }
@@ -136,16 +137,17 @@ pub async fn run(
     let opened = options.state_directory.as_deref().map(StateDirectory::open).transpose();
     let (state, no_state) = match opened {
         Ok(state) => (state, None),
-        Err(why) => (None, Some(format!("what is known ends with this agent: {why:#}"))),
+        Err(why) => (None, Some(last_success::not_saved(&why))),
     };
     let folder = state.as_ref().map(StateDirectory::path);
-    let place = Place { node: &options.node, folder, client: api.as_ref() };
+    let host = AgentHost { node: &options.node, folder, client: api.as_ref() };
     let metrics = Metrics::default();
-    let sinks = Sinks::start(options.sinks, place, metrics.clone())?;
+    let sinks = Sinks::start(options.sinks, host, metrics.clone());
+    let sinks = sinks.context("cannot send to a collector")?;
     for (what, url) in sinks.destinations() {
         destinations.extend(destination(what, address_of(url).await));
     }
-    let health = Health::start(options.health, metrics).await?;
+    let health = Health::start(options.health, metrics).await.context("--health-address")?;
     let config = Config { attach: options.attach, ..Config::default() };
     let probe = Probe::start(&config).context("cannot watch this node")?;
     let mut agent = Agent {
@@ -174,7 +176,7 @@ pub async fn run(
 }
 
 impl Agent {
-    /// Takes whatever comes next, until it is time to stop, and says why.
+    /// Handles whatever comes next, until it is time to stop; returns why.
     async fn follow(&mut self, shutdown: impl Future<Output = &'static str>) -> String {
         tokio::pin!(shutdown);
         let mut turns = interval(TURN_INTERVAL);
@@ -187,11 +189,11 @@ impl Agent {
                 why = &mut shutdown => return why.to_owned(),
                 batch = self.probe.observations.next() => match batch {
                     Ok(batch) => self.observed(&batch),
-                    Err(error) => return format!("the ring cannot be read: {error}"),
+                    Err(error) => return format!("cannot read the ring: {}", chain(&error)),
                 },
                 changes = self.probe.interfaces.next() => match changes {
                     Ok(changes) => self.interfaces_changed(changes),
-                    Err(error) => return format!("interfaces cannot be followed: {error}"),
+                    Err(error) => return format!("cannot follow interfaces: {}", chain(&error)),
                 },
                 changed = self.source.changed() => match changed {
                     Ok(()) => self.cluster_changed(),
@@ -239,7 +241,7 @@ impl Agent {
         let trouble = self.source.turn(&mut self.cluster, now).filter(|_| self.is_ready);
         self.report_troubles(trouble);
         match self.probe.connections.look(now) {
-            Ok(Happened { full, invalid }) => {
+            Ok(ConntrackNews { full, invalid }) => {
                 if let Some(full) = full {
                     self.cluster.set_table_full(full);
                 }
@@ -247,11 +249,11 @@ impl Agent {
                     self.cluster.add_invalid(invalid);
                 }
             }
-            Err(error) => self.degraded(&error),
+            Err(error) => self.failed(&error),
         }
         match self.probe.observations.turn().await {
             Ok(counted) => self.observed(&counted),
-            Err(error) => self.degraded(&error),
+            Err(error) => self.failed(&error),
         }
         if self.is_ready {
             let actions = self.docket.turn(&self.cluster, now);
@@ -329,7 +331,7 @@ impl Agent {
         let actions = self.docket.flush(&self.cluster, now);
         self.carry_out(actions, now);
         self.sinks.finish_without_records().await;
-        // Everything, however recently it was reported.
+        // All losses, however recently they were reported.
         self.read_gauges(Timestamp::MAX);
         let muted = self.docket.take_muted();
         self.carry_out(muted, now);

@@ -45,23 +45,23 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Watch this node's pods for connections that die silently, and say why.
+    /// Watch this node's pods for connections that are silently dropped, and report why
     #[cfg(feature = "agent")]
     Agent(agent::Args),
-    /// Why would a flow pass, or not: the policies' verdict, rule by rule.
+    /// Explain whether a flow passes: the policies' verdict, rule by rule. Exit 1: it is denied
     Explain(explain::Args),
-    /// Many flows with expected verdicts; exit 1 where one differs.
+    /// Compare many flows with their expected verdicts. Exit 1: at least one differs
     Check(check::Args),
-    /// The smallest rule that lets a denied flow pass, as YAML for `kubectl apply -f -`.
+    /// Print the smallest rule that lets a denied flow pass, as YAML for `kubectl apply -f -`
     Fix(fix::Args),
-    /// The agents' records in a terminal: incidents, drops, policy walk, remedy.
+    /// Show the agents' records in a terminal: incidents, drops, policies, remedies
     View(view::Args),
-    /// Apply verified remedies where namespaces ask for it, and take back what does not help.
+    /// Apply verified remedies in namespaces that ask for it, and remove those that do not help
     #[cfg(feature = "agent")]
     Heal(heal::Args),
-    /// The agents' records as one HTML page that stands alone: what to show in a post-mortem.
+    /// Write the agents' records as one self-contained HTML page, for a post-mortem
     Report(report::Args),
-    /// The JSON Schema of the records.
+    /// Print the JSON Schema of the records
     Schema,
 }
 
@@ -81,9 +81,9 @@ impl Command {
 /// How a command answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// For people.
+    /// Text for people
     Text,
-    /// For machines.
+    /// JSON for programs
     Json,
 }
 

@@ -1,20 +1,27 @@
 //! The rules of `whydrop agent --mute`, read.
 
-use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
+use std::{
+    collections::BTreeSet,
+    fmt::Display,
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    str::FromStr as _,
+};
 
-use anyhow::{Context as _, anyhow, bail};
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::Value;
 use whydrop_core::{
     diagnosis::Class,
+    flow::Protocol,
     mute::{End, OTHERS, Rule},
     policy::mute_annotation::REASON_BYTES_MAX,
 };
 
 use crate::cluster::manifests;
 
-/// How many rules there may be: each is held against each drop. Who means more than this is better
+/// How many rules there may be: each is held against each drop. Anyone who needs more is better
 /// served by the annotation.
 const RULES_MAX: usize = 256;
 
@@ -29,7 +36,7 @@ fn named_causes() -> impl Iterator<Item = Class> {
 /// A rule as written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct WrittenRule {
     name: String,
     #[serde(default)]
     reason: String,
@@ -50,102 +57,193 @@ struct WrittenEnd {
     network: Option<String>,
 }
 
+/// Why mute rules cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MuteError {
+    /// The file cannot be read.
+    #[error("{}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What reading it gave.
+        source: io::Error,
+    },
+    /// The text is no YAML.
+    #[error("{from}: {problem}")]
+    Yaml {
+        /// Where the text is from.
+        from: String,
+        /// What is wrong, and where.
+        problem: String,
+    },
+    /// The text is no list.
+    #[error("{from}: expected a list of rules, found {found}")]
+    NoList {
+        /// Where the text is from.
+        from: String,
+        /// What it is.
+        found: &'static str,
+    },
+    /// There are more rules than are tried for each drop.
+    #[error("{from}: expected at most {RULES_MAX} rules, found {found}")]
+    TooMany {
+        /// Where the text is from.
+        from: String,
+        /// How many there are.
+        found: usize,
+    },
+    /// A rule is wrong.
+    #[error("{place}: {problem}")]
+    Rule {
+        /// Where the text is from, the rule's number and name.
+        place: String,
+        /// What is wrong with it.
+        problem: RuleProblem,
+    },
+}
+
+/// What is wrong with a rule.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuleProblem {
+    /// It has another form.
+    #[error("{0}")]
+    Form(String),
+    /// A field has another value than is expected.
+    #[error("{field}: expected {expected}, found {found}")]
+    Value {
+        /// The field.
+        field: String,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// The protocol is none that is known.
+    #[error("protocol: {0}")]
+    Protocol(String),
+    /// Another rule has this name.
+    #[error("name: expected one that no other rule has")]
+    NameTaken,
+    /// The reason is too long for a record.
+    #[error("reason: expected at most {REASON_BYTES_MAX} bytes")]
+    LongReason,
+    /// It names no cause.
+    #[error("cause: expected one or more of {}", cause_names())]
+    NoCause,
+    /// It sets no condition.
+    #[error(
+        "expected source, destination, port, protocol or cause: without any, this would mute \
+         everything"
+    )]
+    NoCondition,
+}
+
+impl RuleProblem {
+    fn value(field: impl Into<String>, expected: impl Into<String>, found: impl Display) -> Self {
+        Self::Value { field: field.into(), expected: expected.into(), found: found.to_string() }
+    }
+}
+
 /// Reads the rules of a file.
 ///
 /// # Errors
-/// A file that cannot be read, and as [`parse`].
-pub fn read(file: &Path) -> anyhow::Result<Vec<Rule>> {
-    let name = file.display().to_string();
-    let text = fs::read_to_string(file).with_context(|| name.clone())?;
-    parse(&name, &text)
+/// The file cannot be read; and as [`parse`].
+pub fn read(file: &Path) -> Result<Vec<Rule>, MuteError> {
+    let text = fs::read_to_string(file)
+        .map_err(|source| MuteError::File { path: file.to_owned(), source })?;
+    parse(&file.display().to_string(), &text)
 }
 
-/// Reads rules: a list in YAML or JSON; nothing at all is a list of none.
+/// Reads rules: a list in YAML or JSON; nothing at all is a list of none. `from` is where the text
+/// is from, for errors.
 ///
 /// # Errors
-/// The first field that cannot be taken, with where the text is from and the rule's number and name.
-pub fn parse(from: &str, text: &str) -> anyhow::Result<Vec<Rule>> {
-    let items = match manifests::yaml(text, 1).map_err(|error| anyhow!("{from}: {error}"))? {
-        Value::Null => Vec::new(),
-        Value::Array(items) => items,
-        other => bail!("{from}: expected a list of rules, found {}", kind_of(&other)),
+/// The first rule or field that cannot be used.
+pub fn parse(from: &str, text: &str) -> Result<Vec<Rule>, MuteError> {
+    let from = from.to_owned();
+    let items = match manifests::yaml(text, 1) {
+        Ok(Value::Null) => Vec::new(),
+        Ok(Value::Array(items)) => items,
+        Ok(other) => return Err(MuteError::NoList { from, found: kind_of(&other) }),
+        Err(error) => return Err(MuteError::Yaml { from, problem: error.to_string() }),
     };
     if items.len() > RULES_MAX {
-        bail!("{from}: expected at most {RULES_MAX} rules, found {}", items.len());
+        return Err(MuteError::TooMany { from, found: items.len() });
     }
     let mut names = BTreeSet::new();
     let mut rules = Vec::new();
     for (index, item) in items.into_iter().enumerate() {
         let name = item["name"].as_str().map(|name| format!(" ({name})")).unwrap_or_default();
-        let place = format!("{from}, rule {}{name}", index + 1);
-        let rule = rule(item).map_err(|error| anyhow!("{place}: {error}"))?;
-        if !names.insert(rule.name.clone()) {
-            bail!("{place}: name: expected one that no other rule has");
-        }
-        rules.push(rule);
+        let rule = rule(item).and_then(|rule| match names.insert(rule.name.clone()) {
+            true => Ok(rule),
+            false => Err(RuleProblem::NameTaken),
+        });
+        rules.push(rule.map_err(|problem| {
+            let place = format!("{from}, rule {}{name}", index + 1);
+            MuteError::Rule { place, problem }
+        })?);
     }
     Ok(rules)
 }
 
-fn rule(item: Value) -> Result<Rule, String> {
-    let written: Written = serde_path_to_error::deserialize(item).map_err(|error| {
-        match error.path().to_string().as_str() {
+fn rule(item: Value) -> Result<Rule, RuleProblem> {
+    let written: WrittenRule = serde_path_to_error::deserialize(item).map_err(|error| {
+        RuleProblem::Form(match error.path().to_string().as_str() {
             "." => error.inner().to_string(),
             path => format!("{path}: {}", error.inner()),
-        }
+        })
     })?;
-    let Written { name, reason, source, destination, port, protocol, cause } = written;
-    let expected = |field: &str, what: &str, found: &str| {
-        Err::<(), _>(format!("{field}: expected {what}, found {found:?}"))
-    };
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(is_plain) {
-        let what = format!("1 to {NAME_BYTES_MAX} letters, digits, dashes, dots or underscores");
-        expected("name", &what, &name)?;
-    }
-    if name == OTHERS {
-        expected("name", "one of your own: this one stands for the rest", &name)?;
-    }
+    let WrittenRule { name, reason, source, destination, port, protocol, cause } = written;
+    check_name(&name)?;
     if reason.len() > REASON_BYTES_MAX {
-        return Err(format!("reason: expected at most {REASON_BYTES_MAX} bytes"));
+        return Err(RuleProblem::LongReason);
     }
+    let protocol = protocol.map(|text| Protocol::from_str(&text)).transpose();
     let rule = Rule {
         name: name.into(),
         reason: reason.trim().into(),
         source: end("source", source)?,
         destination: end("destination", destination)?,
         ports: port.map(|port| ports(&port)).transpose()?,
-        protocol: match protocol {
-            Some(text) => Some(text.parse().map_err(|error| format!("protocol: {error}"))?),
-            None => None,
-        },
+        protocol: protocol.map_err(|error| RuleProblem::Protocol(error.to_string()))?,
         causes: cause.map(causes).transpose()?.unwrap_or_default(),
     };
-    let says_nothing = rule.source.is_any()
+    let has_no_condition = rule.source.is_any()
         && rule.destination.is_any()
         && rule.ports.is_none()
         && rule.protocol.is_none()
         && rule.causes.is_empty();
-    if says_nothing {
-        return Err("expected source, destination, port, protocol or cause: without any, this \
-                    would mute everything"
-            .to_owned());
-    }
-    Ok(rule)
+    if has_no_condition { Err(RuleProblem::NoCondition) } else { Ok(rule) }
 }
 
-fn end(field: &str, written: WrittenEnd) -> Result<End, String> {
+fn check_name(name: &str) -> Result<(), RuleProblem> {
+    let wrong = |expected| Err(RuleProblem::value("name", expected, format!("{name:?}")));
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(is_plain) {
+        return wrong(format!(
+            "1 to {NAME_BYTES_MAX} letters, digits, dashes, dots or underscores"
+        ));
+    }
+    if name == OTHERS {
+        return wrong("one of your own: this one stands for the rest".to_owned());
+    }
+    Ok(())
+}
+
+fn end(field: &str, written: WrittenEnd) -> Result<End, RuleProblem> {
     let WrittenEnd { namespace, workload, network } = written;
     for (name, value) in [("namespace", &namespace), ("workload", &workload)] {
         if value.as_ref().is_some_and(String::is_empty) {
-            return Err(format!("{field}.{name}: expected a name, found \"\""));
+            return Err(RuleProblem::value(format!("{field}.{name}"), "a name", "\"\""));
         }
     }
     let network = network.map(|text| {
         let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
-        let found = text.parse().ok().or_else(address);
-        found.ok_or_else(|| {
-            format!("{field}.network: expected an address or a network, found {text:?}")
+        text.parse().ok().or_else(address).ok_or_else(|| {
+            let found = format!("{text:?}");
+            RuleProblem::value(format!("{field}.network"), "an address or a network", found)
         })
     });
     Ok(End {
@@ -156,7 +254,7 @@ fn end(field: &str, written: WrittenEnd) -> Result<End, String> {
 }
 
 /// `8080`, or `"8000-8999"`.
-fn ports(value: &Value) -> Result<(u16, u16), String> {
+fn ports(value: &Value) -> Result<(u16, u16), RuleProblem> {
     let number = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port > 0);
     let range = match value {
         Value::Number(_) => number(&value.to_string()).map(|port| (port, port)),
@@ -167,24 +265,25 @@ fn ports(value: &Value) -> Result<(u16, u16), String> {
         _ => None,
     };
     range.filter(|(first, last)| first <= last).ok_or_else(|| {
-        format!("port: expected 1 to 65535, or two of them as in 8000-8999, found {value}")
+        RuleProblem::value("port", "1 to 65535, or two of them as in 8000-8999", value)
     })
 }
 
 /// One cause, or a list of them.
-fn causes(value: Value) -> Result<Vec<Class>, String> {
-    let known = || named_causes().map(Class::name).collect::<Vec<_>>().join(", ");
+fn causes(value: Value) -> Result<Vec<Class>, RuleProblem> {
     let class = |value: &Value| {
         let class = named_causes().find(|class| value == class.name());
-        class.ok_or_else(|| format!("cause: expected {}, found {value}", known()))
+        class.ok_or_else(|| RuleProblem::value("cause", cause_names(), value))
     };
     match value {
-        Value::Array(values) if values.is_empty() => {
-            Err(format!("cause: expected one or more of {}", known()))
-        }
+        Value::Array(values) if values.is_empty() => Err(RuleProblem::NoCause),
         Value::Array(values) => values.iter().map(class).collect(),
         one => class(&one).map(|class| vec![class]),
     }
+}
+
+fn cause_names() -> String {
+    named_causes().map(Class::name).collect::<Vec<_>>().join(", ")
 }
 
 fn kind_of(value: &Value) -> &'static str {

@@ -1,25 +1,76 @@
-//! The folder in which an agent keeps what the next one on this node goes on from.
+//! The folder in which an agent keeps state for the next one on this node.
 //!
-//! Whoever keeps something in it has a name of its own there. The folder may be lost, or be an older
-//! agent's: nothing that is told may rest on it alone.
+//! Each kind of state has a file of its own there. The folder may be lost, or be an older agent's:
+//! no record may rest on it alone.
 
 pub mod last_answers;
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, bail};
+use last_answers::AnswersError;
 
-/// Nobody but the agent's user reads who talked to whom.
+/// Only the agent's user may read who talked to whom.
 const MODE: u32 = 0o700;
-const FILE_MODE: u32 = 0o600;
 
-/// Written at the start, to see whether anything can be.
+/// Written at the start, to find out whether anything can be.
 const PROBE: &str = ".writable";
+
+/// How the name of a file ends while it is written. An agent that is killed then leaves it behind.
+const UNFINISHED: &str = ".new";
+
+/// Why state cannot be kept, or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// There is something else than a folder.
+    #[error("{} is not a folder", .0.display())]
+    NoFolder(PathBuf),
+    /// The folder is missing and cannot be made.
+    #[error("cannot make the folder {}", path.display())]
+    Make {
+        /// The folder.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
+    /// The folder or a file in it cannot be written.
+    #[error("cannot write to {}", path.display())]
+    Write {
+        /// The folder or the file.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
+    /// A file is larger than an agent writes it.
+    #[error("{} is larger than {bytes_max} bytes", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// How large it may be.
+        bytes_max: u64,
+    },
+    /// A file is broken, or another agent's.
+    #[error("{}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: AnswersError,
+    },
+}
 
 /// A folder that the agent can write to.
 #[derive(Clone, Debug)]
@@ -28,24 +79,26 @@ pub struct StateDirectory {
 }
 
 impl StateDirectory {
-    /// Takes a folder, which is made where it is missing, for its owner alone. One that is there
-    /// stays as it is: whoever made it said who may read it.
+    /// Opens a folder. One that is missing is made, for its owner alone; an existing one keeps its
+    /// permissions: the person who made it decided who may read it.
     ///
     /// # Errors
-    /// Where it cannot be made or written to.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
-        let shown = path.display();
-        let made = DirBuilder::new().recursive(true).mode(MODE).create(path);
-        match made {
+    /// It cannot be made or written to.
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        let path = path.to_owned();
+        match DirBuilder::new().recursive(true).mode(MODE).create(&path) {
+            Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                bail!("{shown} is not a folder")
+                return Err(StateError::NoFolder(path));
             }
-            made => made.with_context(|| format!("cannot make the folder {shown}"))?,
+            Err(source) => return Err(StateError::Make { path, source }),
         }
         let probe = path.join(PROBE);
         let written = fs::write(&probe, []).and_then(|()| fs::remove_file(&probe));
-        written.with_context(|| format!("cannot write to {shown}"))?;
-        Ok(Self { path: path.to_owned() })
+        match written.and_then(|()| remove_unfinished(&path)) {
+            Ok(()) => Ok(Self { path }),
+            Err(source) => Err(StateError::Write { path, source }),
+        }
     }
 
     /// Where it is.
@@ -57,45 +110,62 @@ impl StateDirectory {
     /// there is the one or the other, whole.
     ///
     /// # Errors
-    /// Where it cannot be written; the one before is still there.
-    pub fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-        let (path, new) = (self.path.join(name), self.path.join(format!(".{name}.new")));
+    /// It cannot be written; the one before is still there.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        let path = self.path.join(name);
         let written = || {
-            let mut options = OpenOptions::new();
-            let options = options.write(true).create(true).truncate(true).mode(FILE_MODE);
-            let mut file = options.open(&new)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
+            // For its owner alone, as all of `tempfile`'s.
+            let mut new = tempfile::Builder::new()
+                .prefix(&format!(".{name}."))
+                .suffix(UNFINISHED)
+                .tempfile_in(&self.path)?;
+            new.write_all(bytes)?;
+            new.as_file().sync_all()?;
+            new.persist(&path)?;
             File::open(&self.path)?.sync_all()
         };
-        written().with_context(|| format!("cannot write {}", path.display()))
+        written().map_err(|source| StateError::Write { path: path.clone(), source })
     }
 
     /// Reads a file of so many bytes at most; `None`: there is none.
     ///
     /// # Errors
-    /// Where there is one that cannot be read, or is larger.
-    pub fn read(&self, name: &str, bytes_max: u64) -> anyhow::Result<Option<Vec<u8>>> {
+    /// There is one that cannot be read, or is larger.
+    pub fn read(&self, name: &str, bytes_max: u64) -> Result<Option<Vec<u8>>, StateError> {
         let path = self.path.join(name);
-        let shown = path.display();
         let file = match File::open(&path) {
+            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file.with_context(|| format!("cannot read {shown}"))?,
+            Err(source) => return Err(StateError::Read { path, source }),
         };
         let mut bytes = Vec::new();
-        let read = file.take(bytes_max + 1).read_to_end(&mut bytes);
-        let length = read.with_context(|| format!("cannot read {shown}"))?;
-        if u64::try_from(length).is_ok_and(|length| length > bytes_max) {
-            bail!("{shown} is larger than {bytes_max} bytes");
+        match file.take(bytes_max + 1).read_to_end(&mut bytes) {
+            Ok(length) if u64::try_from(length).is_ok_and(|length| length > bytes_max) => {
+                Err(StateError::TooLarge { path, bytes_max })
+            }
+            Ok(_) => Ok(Some(bytes)),
+            Err(source) => Err(StateError::Read { path, source }),
         }
-        Ok(Some(bytes))
     }
+}
+
+/// Removes what agents were writing when they were killed.
+fn remove_unfinished(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(UNFINISHED)) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+
+    use whydrop_core::chain::chain;
 
     use super::*;
 
@@ -113,7 +183,7 @@ mod tests {
     #[test]
     fn a_folder_that_cannot_be_used_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let said = |path: &Path| format!("{:#}", StateDirectory::open(path).unwrap_err());
+        let said = |path: &Path| chain(&StateDirectory::open(path).unwrap_err());
         let name = file.path().display().to_string();
         assert_eq!(said(file.path()), format!("{name} is not a folder"));
         let below = said(&file.path().join("whydrop"));
@@ -121,5 +191,33 @@ mod tests {
         // Nobody writes there, whatever the capabilities.
         let proc = said(Path::new("/proc"));
         assert!(proc.starts_with("cannot write to /proc: "), "{proc}");
+    }
+
+    #[test]
+    fn a_file_is_replaced_and_read_by_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(folder.path()).unwrap();
+        assert_eq!(state.read("a.json", 9).unwrap(), None);
+        for text in ["one", "two"] {
+            state.write("a.json", text.as_bytes()).unwrap();
+            assert_eq!(state.read("a.json", 9).unwrap().unwrap(), text.as_bytes());
+        }
+        let names: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["a.json"]);
+        let permissions = fs::metadata(folder.path().join("a.json")).unwrap().permissions();
+        assert_eq!(permissions.mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_a_killed_agent_was_writing_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = [".last-answers.json.new", ".last-answers.json.x1y2z3.new", "otlp-outbox.redb"];
+        for name in names {
+            fs::write(folder.path().join(name), "half").unwrap();
+        }
+        StateDirectory::open(folder.path()).unwrap();
+        let left = names.map(|name| folder.path().join(name).exists());
+        assert_eq!(left, [false, false, true]);
     }
 }

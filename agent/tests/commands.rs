@@ -277,7 +277,10 @@ fn wrong_use_exits_with_2_and_says_what_was_expected() {
         (flow("explain", "a/b", "c/d", "99999"), "expected a port from 1 to 65535"),
         (flow("explain", "frontend/absent", "backend/pod-b", "80"), "no pod frontend/absent"),
         (flow("explain", "node/absent", "backend/pod-b", "80"), "no node absent"),
-        (flow("explain", "backend/svc/pod-b", "backend/pod-b", "80"), "a Service does not connect"),
+        (
+            flow("explain", "backend/svc/pod-b", "backend/pod-b", "80"),
+            "a Service opens no connections",
+        ),
         (vec!["explain", "--from", "a/b"], "--to"),
         (vec!["explode"], "unrecognized subcommand"),
     ] {

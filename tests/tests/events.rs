@@ -14,8 +14,8 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use whydrop::sink::{
-    Sink as _,
-    events::{Events, Note, QUEUE_MAX},
+    Note, Sink as _,
+    events::{Events, QUEUE_MAX},
 };
 use whydrop_tests::{
     kube::api::{self, Settings},

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 
 use super::error::Error;
 
-/// Type kinds that are told apart here.
+/// The type kinds that matter here.
 mod kind {
     pub(super) const INT: u32 = 1;
     pub(super) const POINTER: u32 = 2;
@@ -44,7 +44,7 @@ const DEPTH_MAX: u32 = 16;
 pub(crate) struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
-    /// Where each type begins; the first is type 1, for 0 is `void`.
+    /// Where each type begins; the first is type 1, because 0 is `void`.
     starts: Vec<u32>,
 }
 

@@ -26,7 +26,7 @@ impl Boot {
     /// The one that this process runs in.
     ///
     /// # Errors
-    /// Where the kernel does not tell.
+    /// The kernel's boot id or its clock cannot be read.
     pub fn read() -> Result<Self, Error> {
         let id = fs::read_to_string(BOOT_ID).map_err(Error::io("reading which boot this is"))?;
         Ok(Self { id: id.trim().to_owned(), began: Clock::read()?.zero })

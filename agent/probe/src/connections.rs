@@ -1,13 +1,15 @@
-//! The kernel's table of connections (conntrack): whether it is full, and packets die for it, or finds
-//! packets invalid, which network plugins drop.
+//! The kernel's table of connections (conntrack): whether it is full, so that packets are dropped, or
+//! finds packets invalid, which network plugins drop.
 //!
-//! Both are freed where filters free theirs, with the same reason. What tells them apart are counters
-//! of the network namespace, read now and then.
+//! Both are freed where filters free theirs, with the same reason. Counters of the network namespace,
+//! read now and then, distinguish them.
 
 use std::{fs, io};
 
 use jiff::Timestamp;
 use whydrop_core::cluster::{Invalid, TableFull};
+
+use super::error::Error;
 
 /// One line for each CPU, below a line of names; numbers are hexadecimal
 /// (`net/netfilter/nf_conntrack_standalone.c`, `ct_cpu_seq_show`).
@@ -26,7 +28,7 @@ pub struct Connections {
 /// Packets so far, over all CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Counted {
-    /// Dropped for want of room.
+    /// Dropped because the table was full.
     dropped: u64,
     /// Found invalid.
     invalid: u64,
@@ -34,7 +36,7 @@ struct Counted {
 
 /// What has happened since the counters were read before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Happened {
+pub struct ConntrackNews {
     /// The table was full.
     pub full: Option<TableFull>,
     /// Packets were invalid.
@@ -45,29 +47,31 @@ impl Connections {
     /// Reads the counters.
     ///
     /// # Errors
-    /// A file of the kernel's that has another form than is known: once. Where there is none,
-    /// conntrack is not in use.
-    pub fn look(&mut self, now: Timestamp) -> io::Result<Happened> {
+    /// A file of the kernel's has an unknown form: once. Where there is none, conntrack is not in
+    /// use.
+    pub fn look(&mut self, now: Timestamp) -> Result<ConntrackNews, Error> {
         if self.is_unreadable {
-            return Ok(Happened::default());
+            return Ok(ConntrackNews::default());
         }
         let looked = self.read(now);
         self.is_unreadable = looked.is_err();
-        looked
+        looked.map_err(Error::io("reading the counters of conntrack"))
     }
 
-    fn read(&mut self, now: Timestamp) -> io::Result<Happened> {
+    fn read(&mut self, now: Timestamp) -> io::Result<ConntrackNews> {
         let text = match fs::read_to_string(COUNTERS) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Happened::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(ConntrackNews::default());
+            }
             Err(error) => return Err(error),
         };
         let counted = counted(&text).ok_or_else(|| unknown(COUNTERS))?;
         let Some((from, before)) = self.last.replace((now, counted)) else {
-            return Ok(Happened::default());
+            return Ok(ConntrackNews::default());
         };
         let invalid = counted.invalid.saturating_sub(before.invalid);
-        let mut happened = Happened {
+        let mut happened = ConntrackNews {
             full: None,
             invalid: (invalid > 0).then_some(Invalid { from, to: now, packets: invalid }),
         };

@@ -1,4 +1,4 @@
-//! How much was observed, told and lost, and what the programs cost.
+//! How much was observed, reported and lost, and what the programs cost.
 
 use std::{fs, os::fd::AsRawFd as _};
 
@@ -28,17 +28,17 @@ pub const KERNEL_DROP: usize = kind::KERNEL_DROP as usize;
 pub type ByKind = [u64; kind::COUNT as usize];
 
 /// Totals since the programs were loaded. For every kind, once all that was counted is drained:
-/// `observed == told + lost`.
+/// `observed == reported + lost`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// What the programs observed.
     pub observed: ByKind,
     /// What was read from the ring and from the counts.
-    pub told: ByKind,
+    pub reported: ByKind,
     /// What found no room in the ring nor in the counts.
     pub lost: ByKind,
-    /// Runs that the kernel skipped since the same program was running on that CPU already: an
-    /// upper bound of what was not observed, for most runs observe nothing.
+    /// Runs that the kernel skipped because the same program was running on that CPU already: an
+    /// upper bound of what was not observed, because most runs observe nothing.
     pub skipped: u64,
     /// Entries ever made in the table of last answers, which has room for the latest.
     pub answers_kept: u64,
@@ -92,8 +92,8 @@ impl Counters {
         Ok(values.iter().sum())
     }
 
-    /// All totals. `told` is what [`super::Observations`] has handed out.
-    pub(crate) fn totals(&self, told: ByKind) -> Result<Totals, Error> {
+    /// All totals. `reported` is what [`super::Observations`] has handed out.
+    pub(crate) fn totals(&self, reported: ByKind) -> Result<Totals, Error> {
         let (observed, lost) = self.packets()?;
         let programs: Vec<_> = self
             .programs
@@ -103,13 +103,13 @@ impl Counters {
                     "/proc/thread-self/fdinfo/{}",
                     std::os::fd::AsFd::as_fd(fd).as_raw_fd()
                 );
-                // Costs are worth no failure: a kernel that does not tell them costs nothing.
+                // Costs are worth no failure: where the kernel does not report them, they read zero.
                 cost(program, &fs::read_to_string(path).unwrap_or_default())
             })
             .collect();
         let skipped = programs.iter().map(|cost| cost.skipped).sum();
         let answers_kept = self.read(SUCCESSES_MADE)?;
-        Ok(Totals { observed, told, lost, skipped, answers_kept, programs })
+        Ok(Totals { observed, reported, lost, skipped, answers_kept, programs })
     }
 }
 

@@ -32,10 +32,11 @@ impl<N: Names> Decoder<N> {
         Self { clock, reasons, names }
     }
 
-    /// The observation that an event tells.
+    /// The observation that an event reports.
     pub(crate) fn event(&mut self, event: &Event) -> Option<Observation> {
         let at = self.clock.wall(event.at_ns);
-        let known = Known::of(event.flags, event.dialled, event.dialled_port, event.entered);
+        let known =
+            AttemptOrigin::of(event.flags, event.dialled, event.dialled_port, event.entered);
         Some(Observation {
             at,
             first: if known.by_veth { self.clock.wall(event.first_ns) } else { at },
@@ -52,7 +53,8 @@ impl<N: Names> Decoder<N> {
     /// The observation that a count stands for; none if it counted nothing.
     pub(crate) fn tally(&mut self, key: &TallyKey, tally: &Tally) -> Option<Observation> {
         let at = self.clock.wall(tally.last_ns);
-        let known = Known::of(tally.flags, tally.dialled, tally.dialled_port, tally.entered);
+        let known =
+            AttemptOrigin::of(tally.flags, tally.dialled, tally.dialled_port, tally.entered);
         (tally.count > 0).then_some(())?;
         Some(Observation {
             at,
@@ -98,14 +100,14 @@ impl<N: Names> Decoder<N> {
 }
 
 /// What a veth of ours knew of the attempt.
-struct Known {
+struct AttemptOrigin {
     by_veth: bool,
     dialled: (IpAddr, u16),
     entered: Option<u32>,
     delivered: bool,
 }
 
-impl Known {
+impl AttemptOrigin {
     fn of(bits: u16, dialled: Address, dialled_port: u16, entered: u32) -> Self {
         let by_veth = bits & flags::KNOWN != 0;
         Self {

@@ -1,4 +1,4 @@
-//! What can keep the probe from starting, in words for the person who started it.
+//! What can keep the probe from starting or running, in words for the person who started it.
 
 use std::{io, path::PathBuf};
 
@@ -25,22 +25,21 @@ pub enum Error {
     /// The kernel's description is unlike what is known of kernels.
     #[error("cannot use this kernel's type information: {0}")]
     Btf(String),
-    /// The process has not the capabilities that the probe takes.
+    /// The process lacks capabilities that the probe needs.
     #[error(
-        "watching the kernel takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and this process is \
-         without {}", missing.join(", ")
+        "watching the kernel needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; this process lacks {}", missing.join(", ")
     )]
     Capabilities {
-        /// Those it has not.
-        missing: Vec<&'static str>,
+        /// Those it lacks.
+        missing: Vec<String>,
     },
     /// The kernel refuses for lack of privilege.
     #[error(
         "{doing} needs more privilege than this process has: CAP_BPF, CAP_PERFMON and \
-         CAP_NET_ADMIN outside of any user namespace, and no security module against it"
+         CAP_NET_ADMIN outside of any user namespace, and no security module that forbids it"
     )]
     Privilege {
-        /// What was tried.
+        /// What was attempted.
         doing: &'static str,
         /// What the kernel answered.
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -48,7 +47,7 @@ pub enum Error {
     /// The kernel refuses for another reason.
     #[error("{doing} failed")]
     Kernel {
-        /// What was tried.
+        /// What was attempted.
         doing: &'static str,
         /// What the kernel answered.
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -56,7 +55,7 @@ pub enum Error {
     /// Programs and agent are not of one build.
     #[error(
         "the embedded eBPF programs speak version {found} of their protocol, this agent version \
-         {expected}: build both anew"
+         {expected}: build both again"
     )]
     Abi {
         /// What the programs have.
@@ -67,7 +66,7 @@ pub enum Error {
     /// Reading from or writing to the kernel failed.
     #[error("{doing} failed")]
     Io {
-        /// What was tried.
+        /// What was attempted.
         doing: &'static str,
         /// What came of it.
         source: io::Error,
@@ -75,7 +74,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Tells a lack of privilege from other refusals, wherever in the chain of causes it is said.
+    /// Distinguishes a lack of privilege from other refusals, wherever in the chain of causes it is said.
     pub(crate) fn kernel(
         doing: &'static str,
         source: impl std::error::Error + Send + Sync + 'static,

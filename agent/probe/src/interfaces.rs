@@ -21,9 +21,10 @@ use nix::libc;
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    Attach, FROM_POD, TO_POD,
+    config::Attach,
     error::{Error, errno},
-    filters, netlink, sys,
+    names::{FROM_POD, TO_POD},
+    netlink, sys,
     topology::Topology,
 };
 use whydrop_core::chain::chain;
@@ -32,7 +33,7 @@ use whydrop_core::chain::chain;
 const TCX_SINCE: KernelVersion = KernelVersion::new(6, 6, 0);
 
 /// The priority of clsact filters that run first, of which there may be several. Last in line is
-/// nothing to be had there: a filter that lets a packet pass (`TC_ACT_OK`) ends the line, as
+/// no use: a filter that lets a packet pass (`TC_ACT_OK`) ends the line, as
 /// Cilium's do.
 const FIRST: u16 = 1;
 
@@ -40,8 +41,8 @@ const FIRST: u16 = 1;
 /// leaves it to the kernel. Who has the same replaces the filter, and takes it away with his own.
 const HANDLE: TcHandle = TcHandle::new(0x7764, 0x7270);
 
-/// How often a filter is put in front again of one that somebody put before it, on one interface:
-/// for whoever insists as we do, there is room in front of us.
+/// How often our filter is put in front again of one that another program put before it, on one
+/// interface. Beyond that the other program has its way.
 const DISPLACED_MAX: u32 = 8;
 
 /// Both programs, and where they are attached.
@@ -62,7 +63,7 @@ pub struct Interfaces {
     attached: BTreeMap<u32, Attached>,
     /// How often others got before us, where they did.
     displaced: BTreeMap<u32, u32>,
-    /// Where attaching failed and why, so as to be told once.
+    /// Where attaching failed and why, so as to be reported once.
     failed: BTreeMap<u32, String>,
     vanished: u64,
     relisted: u64,
@@ -195,7 +196,7 @@ impl Interfaces {
         self.attached.iter().map(|(index, attached)| (*index, attached.name.as_str()))
     }
 
-    /// The interfaces that ought to be watched and are not, with the reason.
+    /// The interfaces that should be watched and are not, with the reason.
     pub fn failed(&self) -> impl Iterator<Item = (u32, &str)> {
         self.failed.iter().map(|(index, reason)| (*index, reason.as_str()))
     }
@@ -210,7 +211,7 @@ impl Interfaces {
         self.vanished
     }
 
-    /// How often changes came faster than they were read, and everything was listed anew.
+    /// How often changes came faster than they were read, so that everything was listed again.
     pub fn relisted(&self) -> u64 {
         self.relisted
     }
@@ -250,7 +251,7 @@ impl Interfaces {
         changes
     }
 
-    /// Attaches anew where others have taken our filters away or got before them.
+    /// Attaches again where others have removed our filters or put theirs before them.
     ///
     /// Cilium before 1.16 removes all filters of a hook that it does not use itself, whenever it
     /// compiles a pod's programs.
@@ -259,34 +260,34 @@ impl Interfaces {
             return None;
         }
         match place(index) {
-            Ok(Place::First) => return None,
-            Ok(Place::Gone) => {}
-            Ok(Place::Behind) => {
+            Ok(FilterPlace::First) => return None,
+            Ok(FilterPlace::Gone) => {}
+            Ok(FilterPlace::Behind) => {
                 let displaced = self.displaced.entry(index).or_default();
                 *displaced += 1;
                 if *displaced > DISPLACED_MAX {
                     if *displaced == DISPLACED_MAX + 1 {
                         tracing::warn!(
                             index,
-                            "others keep getting before our filters, which see less"
+                            "another program keeps attaching ahead of our filters, so some packets are not seen"
                         );
                     }
                     return None;
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, index, "cannot see whether our filters are in place");
+                tracing::warn!(%error, index, "cannot check whether our filters are in place");
                 return None;
             }
         }
-        // What is left of them goes first, for it has the same handle.
+        // What is left of them is detached first, because it has the same handle.
         let Attached { name, .. } = self.attached.remove(&index)?;
         let changes = self.settle();
         if self.attached.contains_key(&index) {
-            tracing::debug!(name, "attached anew beside others");
+            tracing::debug!(name, "attached again beside others");
             return None;
         }
-        // Failed, or gone by now, which the next message tells.
+        // Failed, or gone by now, as the next message will say.
         changes.into_iter().find(|change| matches!(change, Change::Failed { .. }))
     }
 
@@ -334,7 +335,7 @@ impl fmt::Debug for Interfaces {
 }
 
 /// Where our filters are among those of an interface.
-enum Place {
+enum FilterPlace {
     First,
     /// One of them is not the first at its hook.
     Behind,
@@ -342,20 +343,20 @@ enum Place {
     Gone,
 }
 
-fn place(index: u32) -> io::Result<Place> {
-    let mut place = Place::First;
+fn place(index: u32) -> io::Result<FilterPlace> {
+    let mut place = FilterPlace::First;
     for (_, hook) in HOOKS {
-        let handles = filters::handles(index, TcHandle::from(hook).into())?;
+        let handles = netlink::filter_handles(index, TcHandle::from(hook).into())?;
         match handles.iter().position(|handle| *handle == u32::from(HANDLE)) {
             Some(0) => {}
-            Some(_) => place = Place::Behind,
-            None => return Ok(Place::Gone),
+            Some(_) => place = FilterPlace::Behind,
+            None => return Ok(FilterPlace::Gone),
         }
     }
     Ok(place)
 }
 
-/// Sees to it that clsact is there, and that no filters of a former life of ours are.
+/// Makes sure that clsact is there, and that no filters of an earlier agent are.
 fn prepare_clsact(index: u32) -> Result<(), ProgramError> {
     match qdisc_add_clsact(index) {
         Ok(()) => return Ok(()),

@@ -1,4 +1,4 @@
-//! What the programs must be told of the running kernel, and what user space wants to know of it.
+//! What the programs must know about the running kernel, and what user space needs of it.
 
 use std::{collections::HashMap, fs, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
@@ -80,7 +80,7 @@ impl Kernel {
         };
         let mut reasons = reasons(btf);
         if layout.has_reason == 0 {
-            // What the programs say for want of a reason.
+            // What the programs report where the kernel gives no reason.
             reasons.insert(0, Arc::from("NOT_SPECIFIED"));
         }
         Ok(Self {

@@ -1,25 +1,21 @@
-//! Loading the programs, told what they must know of the running kernel.
+//! Loading the programs, with what they must know about the running kernel.
 
 use std::{collections::HashMap, sync::Arc};
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness,
-    maps::{Array, HashMap as KernelHashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap as KernelHashMap, MapError},
     programs::{BtfTracePoint, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
-use aya_log::EbpfLogger;
-use whydrop_ebpf::{ABI_VERSION, Attempt, AttemptKey, LOCATION_BYTES, Success, SuccessKey};
+use whydrop_ebpf::{ABI_VERSION, Attempt, AttemptKey};
 
 use super::{
-    Attach, Config, FROM_POD, KFREE_SKB, Part, Probe, SOCK_STATE, State, TO_POD, capabilities,
-    connections::Connections,
-    counters::Counters,
+    capabilities,
+    config::Config,
     error::{Error, refusal},
-    interfaces::Interfaces,
     kernel::{self, Kernel},
-    log::ToTracing,
-    observations::{Maps, Observations},
-    successes::Successes,
+    names::{FROM_POD, KFREE_SKB, SOCK_STATE, TO_POD},
+    part::{Part, PartState},
 };
 use whydrop_core::chain::chain;
 
@@ -30,9 +26,9 @@ const LOADING: &str = "loading the eBPF programs";
 
 /// The loaded programs.
 pub struct Programs {
-    ebpf: Ebpf,
-    parts: Vec<Part>,
-    reasons: HashMap<u32, Arc<str>>,
+    pub(crate) ebpf: Ebpf,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) reasons: HashMap<u32, Arc<str>>,
 }
 
 impl Programs {
@@ -49,7 +45,7 @@ impl Programs {
         let named = load_tracepoint(&mut ebpf, KFREE_SKB, kernel::KFREE_SKB, &tracepoints);
         let drops = match named {
             Ok(()) => {
-                parts.push(Part { name: "drop locations", state: State::Active });
+                parts.push(Part { name: "drop locations", state: PartState::Active });
                 Ok(())
             }
             Err(error) => {
@@ -59,7 +55,7 @@ impl Programs {
                 let unnamed =
                     load_tracepoint(&mut ebpf, KFREE_SKB, kernel::KFREE_SKB, &tracepoints);
                 if unnamed.is_ok() {
-                    let why = State::Unavailable(refusal(&error));
+                    let why = PartState::Unavailable(refusal(&error));
                     parts.push(Part { name: "drop locations", state: why });
                 }
                 unnamed
@@ -69,9 +65,9 @@ impl Programs {
         parts.push(Part {
             name: "drop reasons",
             state: if layout.has_reason != 0 {
-                State::Active
+                PartState::Active
             } else {
-                State::Unavailable("kfree_skb gives no reason before Linux 5.17".to_owned())
+                PartState::Unavailable("kfree_skb gives no reason before Linux 5.17".to_owned())
             },
         });
         let states = load_tracepoint(&mut ebpf, SOCK_STATE, kernel::SOCK_STATE, &tracepoints);
@@ -122,57 +118,12 @@ impl Programs {
             let Some(found) = self.parts.iter_mut().find(|part| part.name == name) else {
                 continue;
             };
-            if found.state == State::Active
+            if found.state == PartState::Active
                 && let Err(error) = attach_tracepoint(&mut self.ebpf, program)
             {
-                found.state = State::Failed(chain(&error));
+                found.state = PartState::Failed(chain(&error));
             }
         }
-    }
-
-    /// Begins to read, and attaches to interfaces.
-    pub fn start(mut self, attach: Attach) -> Result<Probe, Error> {
-        let log = match EbpfLogger::init_with_logger(&mut self.ebpf, ToTracing) {
-            Ok(log) => Some(log),
-            Err(error) => {
-                let state = State::Failed(chain(&error));
-                self.parts.push(Part { name: "program diagnostics", state });
-                None
-            }
-        };
-        let mut take = |name| self.ebpf.take_map(name).ok_or_else(|| missing(name));
-        let maps = Maps {
-            ring: RingBuf::try_from(take("EVENTS")?).map_err(wrong)?,
-            waiting: Array::try_from(take("WAITING")?).map_err(wrong)?,
-            active: Array::try_from(take("ACTIVE")?).map_err(wrong)?,
-            barrier: data(take("BARRIER")?)?,
-            tallies: [data(take("TALLY_A")?)?, data(take("TALLY_B")?)?],
-            locations: KernelHashMap::<_, u64, [u8; LOCATION_BYTES]>::try_from(take("LOCATIONS")?)
-                .map_err(wrong)?,
-        };
-        let counters: PerCpuArray<MapData, u64> =
-            PerCpuArray::try_from(take("COUNTERS")?).map_err(wrong)?;
-        let successes: KernelHashMap<MapData, SuccessKey, Success> =
-            KernelHashMap::try_from(take("SUCCESSES")?).map_err(wrong)?;
-        let programs = [FROM_POD, TO_POD, KFREE_SKB, SOCK_STATE]
-            .into_iter()
-            .filter_map(|name| {
-                let fd = self.ebpf.program(name)?.fd().ok()?.try_clone().ok()?;
-                Some((name, fd))
-            })
-            .collect();
-        Ok(Probe {
-            observations: Observations::new(
-                maps,
-                Counters::new(counters, programs),
-                self.reasons,
-                log,
-            )?,
-            interfaces: Interfaces::new(self.ebpf, attach)?,
-            successes: Successes::new(successes),
-            connections: Connections::default(),
-            parts: self.parts,
-        })
     }
 }
 
@@ -223,23 +174,16 @@ fn attach_tracepoint(ebpf: &mut Ebpf, program: &str) -> Result<(), ProgramError>
 
 fn part(name: &'static str, result: Result<(), ProgramError>) -> Part {
     let state = match result {
-        Ok(()) => State::Active,
-        Err(error) => State::Failed(refusal(&error)),
+        Ok(()) => PartState::Active,
+        Err(error) => PartState::Failed(refusal(&error)),
     };
     Part { name, state }
 }
 
-fn data(map: Map) -> Result<MapData, Error> {
-    match map {
-        Map::HashMap(data) | Map::ArrayOfMaps(data) => Ok(data),
-        _ => Err(missing("of this type")),
-    }
-}
-
-fn missing(name: &str) -> Error {
+pub(crate) fn missing(name: &str) -> Error {
     Error::Btf(format!("the embedded programs have no map {name}"))
 }
 
-fn wrong(error: MapError) -> Error {
+pub(crate) fn wrong(error: MapError) -> Error {
     Error::kernel(LOADING, error)
 }

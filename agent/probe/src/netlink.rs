@@ -1,8 +1,8 @@
-//! What rtnetlink tells of links, addresses, routes and filters, as much of it as is asked for.
+//! What rtnetlink reports about links, addresses, routes and filters, as far as the probe needs it.
 //!
 //! `netlink-packet-route` reads the messages. It gives up on a whole message over one attribute that
-//! it does not expect, so each is read on its own: what fails is told and left out, and the rest of
-//! the listing stands. The sockets are our own: the connection of `rtnetlink` is a task of its own,
+//! it does not expect, so each is read on its own: what fails is logged and left out, and the rest
+//! of the listing is used. The sockets are our own: the connection of `rtnetlink` is a task of its own,
 //! with a queue that has no bound, and keeps to itself which messages it could not read.
 //!
 //! <https://docs.kernel.org/userspace-api/netlink/intro.html>
@@ -22,6 +22,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    tc::{TcHeader, TcMessage},
 };
 use nix::{
     errno::Errno,
@@ -38,7 +39,7 @@ use super::filters::{self, Filter};
 const MESSAGE_BYTES: usize = 32 * 1024;
 
 /// Room for a burst of changes, such as a node's pods all starting: some thousand messages. More
-/// is not lost either: the kernel says that it overflowed, and everything is listed anew.
+/// is not lost either: the kernel says that it overflowed, and everything is listed again.
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// Changes that are subscribed to (include/uapi/linux/rtnetlink.h).
@@ -70,7 +71,7 @@ pub(crate) struct Link {
     pub(crate) is_up: bool,
 }
 
-/// What is asked of a route.
+/// What the probe needs to know of a route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Route {
     pub(crate) table: u32,
@@ -122,29 +123,31 @@ pub(crate) fn list() -> io::Result<Vec<Message>> {
         RouteNetlinkMessage::GetAddress(AddressMessage::default()),
         RouteNetlinkMessage::GetRoute(RouteMessage::default()),
     ] {
-        let mut request = NetlinkMessage::from(what);
-        request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        messages.extend(dump(&socket, &bytes_of(request))?);
+        messages.extend(dump(&socket, what)?);
     }
     Ok(messages)
 }
 
-/// Lists the filters of one hook of an interface, in the order in which they run.
-pub(crate) fn list_filters(index: u32, parent: u32) -> io::Result<Vec<Filter>> {
+/// The handles of the filters of one hook of an interface, in the order in which they run.
+pub(crate) fn filter_handles(index: u32, parent: u32) -> io::Result<Vec<u32>> {
     let socket = open(SockFlag::SOCK_CLOEXEC, 0)?;
-    let messages = dump(&socket, &filters::request(index, parent))?;
-    let filters = messages.into_iter().filter_map(|message| match message {
-        Message::Filter(filter) => Some(filter),
+    let header =
+        TcHeader { index: index.cast_signed(), parent: parent.into(), ..TcHeader::default() };
+    let what = RouteNetlinkMessage::GetTrafficFilter(TcMessage::from_parts(header, Vec::new()));
+    let handles = dump(&socket, what)?.into_iter().filter_map(|message| match message {
+        Message::Filter(filter) => Some(filter.handle).filter(|handle| *handle != 0),
         _ => None,
     });
-    Ok(filters.collect())
+    Ok(handles.collect())
 }
 
 /// Asks for a listing, and reads it to its end.
-fn dump(socket: &OwnedFd, request: &[u8]) -> io::Result<Vec<Message>> {
+fn dump(socket: &OwnedFd, what: RouteNetlinkMessage) -> io::Result<Vec<Message>> {
+    let mut request = NetlinkMessage::from(what);
+    request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let mut buffer = vec![0; MESSAGE_BYTES];
     let mut messages = Vec::new();
-    send(socket.as_raw_fd(), request, MsgFlags::empty())?;
+    send(socket.as_raw_fd(), &bytes_of(request), MsgFlags::empty())?;
     let mut is_done = false;
     while !is_done {
         let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
@@ -173,7 +176,7 @@ fn parse(mut bytes: &[u8], into: &mut Vec<Message>) -> io::Result<bool> {
             Ok(message) => message,
             Err(error) => {
                 // Where the next one begins cannot be known.
-                tell_unread(&error);
+                warn_unread(&error);
                 break;
             }
         };
@@ -189,7 +192,7 @@ fn parse(mut bytes: &[u8], into: &mut Vec<Message>) -> io::Result<bool> {
             Ok(NetlinkPayload::Error(answer)) => accepted(answer.raw_code())?,
             Ok(NetlinkPayload::Done(end)) => return accepted(end.code).map(|()| true),
             Ok(_) => {}
-            Err(error) => tell_unread(&error),
+            Err(error) => warn_unread(&error),
         }
         bytes = rest;
     }
@@ -202,19 +205,19 @@ fn accepted(code: i32) -> io::Result<()> {
 }
 
 /// Warns once: what cannot be read in one message is likely to be in many.
-fn tell_unread(error: &DecodeError) {
+fn warn_unread(error: &DecodeError) {
     static WARNED: Once = Once::new();
     WARNED.call_once(|| {
-        tracing::warn!(%error, "a link, an address or a route was left out; debug tells of others");
+        tracing::warn!(%error, "ignoring a link, an address or a route that cannot be read; others are logged at debug level");
     });
-    tracing::debug!(%error, "a message of rtnetlink cannot be read");
+    tracing::debug!(%error, "cannot read an rtnetlink message");
 }
 
 fn message_of(message: RouteNetlinkMessage) -> Option<Message> {
     use RouteNetlinkMessage::{DelAddress, DelLink, DelRoute, NewAddress, NewLink, NewRoute};
     let added = matches!(message, NewAddress(_) | NewRoute(_));
     match message {
-        // A bridge tells of its ports in the same way: one that leaves the bridge is not gone.
+        // A bridge reports its ports in the same way: one that leaves the bridge is not gone.
         NewLink(it) | DelLink(it) if it.header.interface_family != AddressFamily::Unspec => None,
         NewLink(link) => Some(Message::Link { index: link.header.index, link: link.into() }),
         DelLink(link) => Some(Message::LinkGone { index: link.header.index }),
@@ -361,12 +364,12 @@ mod tests {
         message.attributes = vec![AddressAttribute::Address(peer)];
         let alone = message.clone();
         message.attributes.push(AddressAttribute::Local(own));
-        let told = parsed([
+        let messages = parsed([
             RouteNetlinkMessage::NewAddress(alone),
             RouteNetlinkMessage::DelAddress(message),
         ]);
         assert_eq!(
-            told,
+            messages,
             [
                 Message::Address { index: 7, address: peer, added: true },
                 Message::Address { index: 7, address: own, added: false },
@@ -376,7 +379,7 @@ mod tests {
 
     #[test]
     fn routes_tell_where_they_lead() {
-        let told = |attributes: Vec<RouteAttribute>| {
+        let route_of = |attributes: Vec<RouteAttribute>| {
             let mut message = RouteMessage::default();
             message.header.address_family = AddressFamily::Inet;
             message.header.destination_prefix_length = 32;
@@ -401,9 +404,9 @@ mod tests {
         let oif = RouteAttribute::Oif(9);
         let gateway = RouteAttribute::Gateway(RouteAddress::Inet([10, 0, 0, 1].into()));
         let via = RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap()));
-        assert_eq!(told(vec![oif.clone()]), leads(vec![(9, false)]));
-        assert_eq!(told(vec![oif.clone(), gateway.clone()]), leads(vec![(9, true)]));
-        assert_eq!(told(vec![oif, via]), leads(vec![(9, true)]));
+        assert_eq!(route_of(vec![oif.clone()]), leads(vec![(9, false)]));
+        assert_eq!(route_of(vec![oif.clone(), gateway.clone()]), leads(vec![(9, true)]));
+        assert_eq!(route_of(vec![oif, via]), leads(vec![(9, true)]));
 
         let hop = |interface_index, attributes| {
             let mut hop = RouteNextHop::default();
@@ -412,7 +415,7 @@ mod tests {
             hop
         };
         let paths = RouteAttribute::MultiPath(vec![hop(3, vec![gateway]), hop(4, vec![])]);
-        assert_eq!(told(vec![paths]), leads(vec![(3, true), (4, false)]));
+        assert_eq!(route_of(vec![paths]), leads(vec![(3, true), (4, false)]));
     }
 
     #[test]

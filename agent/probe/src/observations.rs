@@ -1,4 +1,4 @@
-//! Reading what the programs tell: events from the ring, counts from the tally.
+//! Reading what the programs report: events from the ring, counts from the tally.
 
 use std::{collections::HashMap, io, os::fd::AsFd as _, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use super::{
 };
 
 /// How long the reader lets events gather before it looks again. It bounds how late an event is
-/// told while more come in; the first one after a quiet time is told at once.
+/// reported while more come in; the first one after a quiet time is reported at once.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// How long the reader trusts the programs to wake it: see [`Observations::next`].
@@ -30,19 +30,19 @@ const BACKSTOP: Duration = Duration::from_secs(1);
 /// Events handed out at once: what the ring holds when it is full.
 const BATCH_MAX: usize = 8192;
 
-/// The first so many kinds are counted; answers are told one by one.
+/// The first so many kinds are counted; answers are reported one by one.
 const COUNTED: usize = kind::ANSWERED_LATE as usize;
 
 /// Everything that the programs observe, as [`Observation`]s.
 pub struct Observations {
     ring: AsyncFd<RingBuf<MapData>>,
-    /// Tells the programs that the reader waits to be woken.
+    /// Where the reader says that it waits to be woken.
     waiting: Array<MapData, u32>,
     /// When to look at the ring next, woken or not.
     look_at: Instant,
     tally: Switch,
     counters: Counters,
-    told: ByKind,
+    reported: ByKind,
     /// What the counters said at the last turn.
     turned_at: ByKind,
     /// Nothing was observed between the last two turns, so nothing is left among the counts.
@@ -90,7 +90,7 @@ impl Observations {
             look_at: Instant::now(),
             tally,
             counters,
-            told: ByKind::default(),
+            reported: ByKind::default(),
             turned_at: ByKind::default(),
             is_settled: true,
             malformed: 0,
@@ -124,7 +124,7 @@ impl Observations {
             let is_quiet = batch.is_empty() && !is_woken;
             if is_quiet {
                 self.waiting.set(0, &1, 0).map_err(|error| {
-                    Error::kernel("telling the programs that the reader waits", error)
+                    Error::kernel("asking the programs to wake the reader", error)
                 })?;
                 batch = self.drain();
             }
@@ -148,7 +148,7 @@ impl Observations {
     }
 
     /// Ends an interval of counting, and returns what was counted in it. To be called every second
-    /// or so: the first observation of a key in an interval is told at once, all others now.
+    /// or so: the first observation of a key in an interval is reported at once, all others now.
     ///
     /// Nothing waits and nothing is asked of the kernel where nothing was observed.
     pub async fn turn(&mut self) -> Result<Vec<Observation>, Error> {
@@ -168,10 +168,10 @@ impl Observations {
 
         let counted = self.tally.exchange().await?;
         let mut batch = Vec::new();
-        let (decoder, told) = (&mut self.decoder, &mut self.told);
+        let (decoder, reported) = (&mut self.decoder, &mut self.reported);
         sys::entries(counted.fd().as_fd(), Entries::Go, |key: &TallyKey, tally: &Tally| {
             if let Some(observation) = decoder.tally(key, tally) {
-                told[usize::from(key.kind)] += observation.packets;
+                reported[usize::from(key.kind)] += observation.packets;
                 batch.push(observation);
             }
         })
@@ -179,9 +179,9 @@ impl Observations {
         Ok(batch)
     }
 
-    /// What was observed, told and lost so far.
+    /// What was observed, reported and lost so far.
     pub fn totals(&self) -> Result<Totals, Error> {
-        self.counters.totals(self.told)
+        self.counters.totals(self.reported)
     }
 
     /// Events that could not be read; none, unless programs and agent do not fit.
@@ -195,11 +195,11 @@ impl Observations {
         while batch.len() < BATCH_MAX
             && let Some(bytes) = ring.next()
         {
-            let told = sys::read::<Event>(&bytes)
+            let decoded = sys::read::<Event>(&bytes)
                 .and_then(|event| Some((event.key.kind, self.decoder.event(&event)?)));
-            match told {
+            match decoded {
                 Some((kind, observation)) => {
-                    self.told[usize::from(kind)] += 1;
+                    self.reported[usize::from(kind)] += 1;
                     batch.push(observation);
                 }
                 None => self.malformed += 1,

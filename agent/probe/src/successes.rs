@@ -85,7 +85,7 @@ impl From<Success> for Answered {
 /// local pod gave also the pod's own.
 ///
 /// What an agent before this one knew is kept here and not put into the kernel's table: that would
-/// make a flow's first answer no news to the programs, and its clock cannot tell of a time before
+/// make a flow's first answer no news to the programs, and its clock has no time before
 /// the machine was started.
 #[derive(Debug)]
 pub struct Successes {
@@ -124,22 +124,35 @@ impl Successes {
             .extend(answers.into_iter().map(|(flow, answered)| (flow, remembered(answered))));
     }
 
-    /// When the flow last got an answer, if it did as far as the table reaches back.
+    /// When each of these flows last got an answer; those that did as far as the table reaches back.
     ///
     /// # Errors
-    /// Where the kernel does not tell.
-    pub fn last(&self, flow: &Flow) -> Result<Option<Timestamp>, Error> {
-        Ok(self.worked(flow, None)?.map(|worked| worked.last))
+    /// The table or the clock cannot be read.
+    pub fn last_of<'f>(
+        &self,
+        flows: impl IntoIterator<Item = &'f Flow>,
+    ) -> Result<Vec<(Flow, Timestamp)>, Error> {
+        let worked = self.worked_of(flows.into_iter().map(|flow| (*flow, None)))?.into_iter();
+        Ok(worked.map(|(flow, worked)| (flow, worked.last)).collect())
     }
 
-    /// Which of the flow's connections were answered at this time or later, if any were as far as
-    /// the table reaches back.
+    /// Which connections of each of these flows were answered at its time or later (ever, where
+    /// there is none); those that were as far as the table reaches back.
     ///
     /// # Errors
-    /// Where the kernel does not tell.
-    pub fn worked(&self, flow: &Flow, since: Option<Timestamp>) -> Result<Option<Worked>, Error> {
-        let Some(answered) = self.answered(flow)? else { return Ok(None) };
-        Ok(answered.since(since, Clock::read()?))
+    /// The table or the clock cannot be read.
+    pub fn worked_of(
+        &self,
+        flows: impl IntoIterator<Item = (Flow, Option<Timestamp>)>,
+    ) -> Result<Vec<(Flow, Worked)>, Error> {
+        // Read once, however many flows there are.
+        let clock = Clock::read()?;
+        let mut found = Vec::new();
+        for (flow, since) in flows {
+            let worked = self.answered(&flow)?.and_then(|answered| answered.since(since, clock));
+            found.extend(worked.map(|worked| (flow, worked)));
+        }
+        Ok(found)
     }
 
     fn answered(&self, flow: &Flow) -> Result<Option<Answered>, Error> {
@@ -171,12 +184,8 @@ impl Successes {
         time: Timestamp,
     ) -> Result<HashMap<Flow, Timestamp>, Error> {
         if flows.len() <= LOOKED_UP_MAX {
-            let mut answered = HashMap::new();
-            for flow in flows {
-                let last = self.last(flow)?.filter(|at| *at >= time);
-                answered.extend(last.map(|at| (*flow, at)));
-            }
-            return Ok(answered);
+            let last = self.last_of(flows)?.into_iter();
+            return Ok(last.filter(|(_, at)| *at >= time).collect());
         }
         let answered = self.since(time)?.into_iter();
         Ok(answered.filter(|(flow, _)| flows.contains(flow)).collect())
@@ -209,7 +218,7 @@ impl Successes {
                 before.is_continued = true;
                 true
             }
-            // What came later has given way in the kernel's table.
+            // What came later was evicted from the kernel's table.
             None => !before.is_continued,
         });
         // While programs change the table, an entry may come twice: there may be more than it holds.

@@ -1,5 +1,5 @@
 //! Which interfaces are pods', and which addresses the kernel routes to them: kept up to date from
-//! what rtnetlink tells, without asking it anything.
+//! what rtnetlink reports, without asking it anything.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -5,8 +5,6 @@
 //! (<https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/>). Events are
 //! help, not record: what cannot be written is counted, and nothing waits for it.
 
-mod note;
-
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
@@ -32,8 +30,13 @@ use tokio::{
     time::{Duration, MissedTickBehavior, interval, timeout},
 };
 
-use super::{Loss, Outgoing, Place, Queue, Sink, SinkReadings};
-pub use note::Note;
+use super::{
+    host::AgentHost,
+    note::Note,
+    outgoing::Outgoing,
+    reading::{Loss, Queue, SinkReadings},
+    sink::Sink,
+};
 use whydrop_kube::chain::kube_chain;
 use whydrop_report::escape::escape;
 
@@ -43,15 +46,15 @@ pub const QUEUE_MAX: usize = 256;
 /// How many Events are remembered, so as to be counted on: one per incident and pod.
 const REMEMBERED_MAX: usize = 1024;
 
-/// A series is written anew at most this often.
+/// A series is written again at most this often.
 const SERIES_INTERVAL: SignedDuration = SignedDuration::from_secs(30);
 
 /// The API server keeps Events for an hour (`--event-ttl`); one that has been quiet for half of it
-/// begins anew.
+/// begins again.
 const QUIET: SignedDuration = SignedDuration::from_mins(30);
 
-/// New Events in a minute: of one namespace, and of this node. A policy that cuts off a whole
-/// namespace is told of its first pods; the log has all of them.
+/// New Events in a minute: of one namespace, and of this node. When a policy cuts off a whole
+/// namespace, its first pods get Events; the log has all of them.
 const PER_NAMESPACE_AND_MINUTE: usize = 20;
 const PER_MINUTE: usize = 60;
 
@@ -80,8 +83,8 @@ pub struct Events {
 
 impl Events {
     /// Starts the sink of an agent; `None` where there is no API server to write to.
-    pub(super) fn of_agent(reason: String, place: Place<'_>) -> Option<Self> {
-        Some(Self::start(place.client?.clone(), place.node.to_owned(), reason))
+    pub(super) fn of_agent(reason: String, host: AgentHost<'_>) -> Option<Self> {
+        Some(Self::start(host.client?.clone(), host.node.to_owned(), reason))
     }
 
     /// Starts the task that writes; it ends with the queue.
@@ -151,7 +154,7 @@ fn readings(queued: usize, shed: u64) -> SinkReadings {
         queues: vec![Queue { name: "events", length: queued, limit: QUEUE_MAX }],
         losses: vec![Loss {
             name: "notes",
-            words: "reports that no Kubernetes Event tells of",
+            words: "reports without a Kubernetes Event",
             interval: SignedDuration::ZERO,
             count: shed,
         }],
@@ -164,14 +167,14 @@ struct Writer {
     node: String,
     reason: String,
     shed: Arc<AtomicU64>,
-    known: HashMap<String, Known>,
+    known: HashMap<String, WrittenEvent>,
     /// New Events in the current minute, by namespace.
     minute: (i64, BTreeMap<String, usize>),
     complaint: String,
 }
 
 /// An Event that was written, or was found to be there.
-struct Known {
+struct WrittenEvent {
     namespace: String,
     written: Timestamp,
     last: Timestamp,
@@ -226,7 +229,7 @@ impl Writer {
         }
         // One found is counted on at the next turn.
         let written = if uncounted == 0 { at } else { Timestamp::MIN };
-        self.known.insert(name, Known { namespace, written, last: at, uncounted });
+        self.known.insert(name, WrittenEvent { namespace, written, last: at, uncounted });
     }
 
     /// Writes the series of Events that were noted again.
@@ -250,7 +253,7 @@ impl Writer {
                 }
                 // Others are quicker each time: there is another turn.
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
-                // Gone, or not to be had: the next note begins anew.
+                // Gone, or not available: the next note begins again.
                 Err(error) => {
                     self.known.remove(&name);
                     self.failed(&error, u64::try_from(uncounted).unwrap_or(0));
@@ -305,12 +308,12 @@ impl Writer {
         may
     }
 
-    /// Counts notes that no Event tells of; says why once, not each time.
+    /// Counts notes without an Event; logs why once, not each time.
     fn failed(&mut self, error: &kube::Error, notes: u64) {
         self.shed.fetch_add(notes, Ordering::Relaxed);
         let complaint = kube_chain(error);
         if complaint != self.complaint {
-            tracing::warn!("Kubernetes Events cannot be written: {complaint}");
+            tracing::warn!("cannot write Kubernetes Events: {complaint}");
             self.complaint = complaint;
         }
     }
@@ -336,7 +339,7 @@ impl Writer {
     }
 }
 
-/// The Event's name: the same for one incident and pod, whoever writes it.
+/// The Event's name: the same for one incident and pod, whichever agent writes it.
 fn name(note: &Note) -> String {
     let pod = note.regarding.name.as_deref().unwrap_or_default();
     let uid = note.regarding.uid.as_deref().unwrap_or_default();

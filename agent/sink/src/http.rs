@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -9,7 +10,6 @@ use std::{
     },
 };
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
@@ -28,10 +28,10 @@ use tokio::{
 
 use crate::metrics::{self, Metrics};
 
-/// The agent is taken for dead if it did not come around for this long: it does so every second.
+/// The agent counts as dead if it has not reported for this long: it does so every second.
 const BEAT_SECONDS_MAX: i64 = 20;
 
-/// A client that says nothing for this long is let go.
+/// A client that sends nothing for this long is disconnected.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// So is one that does not read its answer for this long: twice what Prometheus waits for one
@@ -42,33 +42,46 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(20);
 /// Prometheus make a handful, and each answer takes up to some 300 kB while it is written.
 const CONNECTIONS_MAX: usize = 32;
 
+/// Why the server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// The address is in use, or is not this machine's.
+    #[error("cannot serve HTTP at {address}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system answered.
+        source: io::Error,
+    },
+}
+
 /// What the probes are answered from; written by the agent's task alone.
 #[derive(Clone, Debug, Default)]
-pub struct Health(Arc<State>);
+pub struct Health(Arc<Beat>);
 
 #[derive(Debug, Default)]
-struct State {
+struct Beat {
     beat_second: AtomicI64,
     is_ready: AtomicBool,
 }
 
 impl Health {
-    /// Begins to answer, if there is an address to do so at.
+    /// Starts the server, if there is an address.
     ///
     /// # Errors
-    /// An address that cannot be listened at.
-    pub async fn start(address: Option<SocketAddr>, metrics: Metrics) -> anyhow::Result<Self> {
+    /// The address cannot be bound.
+    pub async fn start(address: Option<SocketAddr>, metrics: Metrics) -> Result<Self, HttpError> {
         let health = Self::default();
         health.beat(Timestamp::now(), false);
         if let Some(address) = address {
             let listener = TcpListener::bind(address).await;
-            let listener = listener.with_context(|| format!("--health-address {address}"))?;
+            let listener = listener.map_err(|source| HttpError::Bind { address, source })?;
             tokio::spawn(serve(listener, health.clone(), metrics));
         }
         Ok(health)
     }
 
-    /// The agent lives, and is ready or not.
+    /// The agent's main loop runs, and is ready or not.
     pub fn beat(&self, now: Timestamp, is_ready: bool) {
         self.0.beat_second.store(now.as_second(), Ordering::Relaxed);
         self.0.is_ready.store(is_ready, Ordering::Relaxed);
@@ -82,8 +95,10 @@ impl Health {
             "/readyz" if is_alive && self.0.is_ready.load(Ordering::Relaxed) => {
                 (StatusCode::OK, "ok\n")
             }
-            "/healthz" => (StatusCode::SERVICE_UNAVAILABLE, "the agent does not come around\n"),
-            "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "the cluster is not synced\n"),
+            "/healthz" => (StatusCode::SERVICE_UNAVAILABLE, "the agent's main loop is stuck\n"),
+            "/readyz" => {
+                (StatusCode::SERVICE_UNAVAILABLE, "the cluster's objects are not synced yet\n")
+            }
             _ => (StatusCode::NOT_FOUND, "expected /healthz, /readyz or /metrics\n"),
         }
     }
@@ -94,7 +109,7 @@ async fn serve(listener: TcpListener, health: Health, metrics: Metrics) {
     loop {
         // Nobody closes it.
         let Ok(place) = places.clone().acquire_owned().await else { return };
-        // Out of file descriptors, for instance: the next probe may fare better.
+        // Out of file descriptors, for instance: the next probe may succeed.
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(HEADER_TIMEOUT).await;
             continue;

@@ -4,106 +4,20 @@
 #![forbid(unsafe_code)]
 
 pub mod events;
+mod host;
 pub mod http;
 pub mod log;
 pub mod metrics;
+mod note;
 pub mod otlp;
 mod outgoing;
 mod reading;
+mod sink;
 mod sinks;
 
-use futures_util::{FutureExt as _, future::BoxFuture, future::ready};
-use hyper::Uri;
-
+pub use host::AgentHost;
+pub use note::Note;
 pub use outgoing::Outgoing;
 pub use reading::{Kind, Loss, Number, Queue, Reading, SinkReadings, Values};
-pub use sinks::{Options, Place, Sinks};
-
-/// Somewhere that what the agent reports goes to.
-///
-/// A new one is a file in this folder, its options in `command/agent.rs`, and a line in
-/// [`Sinks::start`].
-pub trait Sink {
-    /// Takes what concerns it, without waiting: it queues it, or counts it as lost in
-    /// [`Sink::readings`]. What does not concern it, it ignores.
-    fn write(&self, outgoing: &Outgoing);
-
-    /// What waits in it, what it has lost, and other figures, at this moment.
-    fn readings(&self) -> SinkReadings {
-        SinkReadings::default()
-    }
-
-    /// What it reads while it is switched off: its queue and losses at 0, so that their series exist
-    /// before they are needed.
-    fn off() -> SinkReadings
-    where
-        Self: Sized,
-    {
-        SinkReadings::default()
-    }
-
-    /// What it must be able to reach, for people, and where that is.
-    fn destination(&self) -> Option<(&'static str, &Uri)> {
-        None
-    }
-
-    /// Whether it takes records. One that does not is finished before the agent's last records are
-    /// written, so that these can report what it lost.
-    fn takes_records(&self) -> bool {
-        true
-    }
-
-    /// Takes no more, and resolves once what was taken is delivered, or once it is not worth waiting
-    /// for any longer. Its readings can still be read.
-    fn finish(&mut self) -> BoxFuture<'_, ()> {
-        ready(()).boxed()
-    }
-}
-
-/// A sink that options may switch off.
-impl<S: Sink> Sink for Option<S> {
-    fn write(&self, outgoing: &Outgoing) {
-        if let Some(sink) = self {
-            sink.write(outgoing);
-        }
-    }
-
-    fn readings(&self) -> SinkReadings {
-        self.as_ref().map_or_else(Self::off, Sink::readings)
-    }
-
-    fn off() -> SinkReadings {
-        S::off()
-    }
-
-    fn destination(&self) -> Option<(&'static str, &Uri)> {
-        self.as_ref()?.destination()
-    }
-
-    fn takes_records(&self) -> bool {
-        self.as_ref().is_some_and(Sink::takes_records)
-    }
-
-    fn finish(&mut self) -> BoxFuture<'_, ()> {
-        self.as_mut().map_or_else(|| ready(()).boxed(), Sink::finish)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{events::Events, otlp::Otlp, *};
-
-    #[test]
-    fn a_sink_that_is_off_has_the_series_of_its_queue_and_losses() {
-        let off = [Option::<Events>::None.readings(), Option::<Otlp>::None.readings()];
-        let names = |readings: &SinkReadings| -> Vec<&str> {
-            let queues = readings.queues.iter().map(|queue| (queue.name, queue.length as u64));
-            let losses = readings.losses.iter().map(|loss| (loss.name, loss.count));
-            let zero = |(name, count)| (count == 0).then_some(name);
-            queues.chain(losses).filter_map(zero).collect()
-        };
-        assert_eq!(names(&off[0]), ["events", "notes"]);
-        assert_eq!(names(&off[1]), ["otlp", "otlp-full", "otlp-old", "otlp-refused"]);
-        assert!(off.iter().all(|off| off.metrics.is_empty() && off.cannot.is_empty()));
-    }
-}
+pub use sink::Sink;
+pub use sinks::{Options, Sinks};

@@ -14,7 +14,11 @@ use clap::ValueEnum;
 use futures_util::future::BoxFuture;
 use jiff::SignedDuration;
 
-use super::{Loss, Outgoing, Queue, Sink, SinkReadings};
+use super::{
+    outgoing::Outgoing,
+    reading::{Loss, Queue, SinkReadings},
+    sink::Sink,
+};
 use whydrop_report::{
     Record,
     escape::json,
@@ -28,11 +32,11 @@ pub const QUEUE_MAX: usize = 1024;
 /// The form of the lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// One line of text a person can read.
+    /// One line of text for each record.
     Text,
-    /// One JSON object a line.
+    /// One JSON object for each record.
     Json,
-    /// Drops as Hubble exports flows, one JSON object a line; other records on standard error.
+    /// Drops as Hubble exports flows, one JSON object a line; other records go to standard error.
     Hubble,
 }
 
@@ -42,14 +46,14 @@ pub struct Log {
     queue: Option<SyncSender<Entry>>,
     /// `None`: it has ended.
     writer: Option<thread::JoinHandle<()>>,
-    counts: Arc<Counts>,
+    counts: Arc<LogCounts>,
 }
 
 /// What a line is made of: a record, and the pods at its flow's ends.
 type Entry = (Arc<Record>, Pods);
 
 #[derive(Default)]
-struct Counts {
+struct LogCounts {
     queued: AtomicUsize,
     /// Records that found no room, or that could not be written.
     shed: AtomicU64,
@@ -59,7 +63,7 @@ impl Log {
     /// Starts the thread that writes; it ends with the queue.
     pub fn start(format: Format) -> Self {
         let (queue, entries) = sync_channel(QUEUE_MAX);
-        let counts = Arc::<Counts>::default();
+        let counts = Arc::<LogCounts>::default();
         let counted = counts.clone();
         let writer = thread::spawn(move || write(format, &entries, &counted));
         Self { queue: Some(queue), writer: Some(writer), counts }
@@ -106,7 +110,7 @@ impl Sink for Log {
     }
 }
 
-fn write(format: Format, entries: &Receiver<Entry>, counts: &Counts) {
+fn write(format: Format, entries: &Receiver<Entry>, counts: &LogCounts) {
     let (mut out, mut beside) = (io::stdout().lock(), io::stderr());
     while let Ok((record, pods)) = entries.recv() {
         counts.queued.fetch_sub(1, Ordering::Relaxed);

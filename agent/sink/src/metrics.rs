@@ -17,7 +17,7 @@ use std::{
 use prometheus_client::{encoding::EncodeLabelSet, encoding::text::encode, registry::Registry};
 use whydrop_core::mute::MutedBy;
 
-use super::{Outgoing, Reading, Sink};
+use super::{outgoing::Outgoing, reading::Reading, sink::Sink};
 use labels::{ChangeLabels, IncidentLabels, Labels, OTHER, escaped, severity};
 use whydrop_report::{
     AgentState, DropKind, DropRecord, Record,
@@ -27,7 +27,7 @@ use whydrop_report::{
 /// What a scrape is answered with.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// How many combinations of names are told apart (about 300 bytes each, and more in Prometheus).
+/// How many combinations of names have a series of their own (about 300 bytes each, and more in Prometheus).
 /// A node has some hundred pods of fewer workloads, and a workload is affected by few policies: this
 /// is several times what a node in trouble shows.
 const SERIES_MAX: usize = 1000;
@@ -35,15 +35,15 @@ const SERIES_MAX: usize = 1000;
 /// The metrics of one agent, written by its task alone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    values: Arc<Mutex<Counts>>,
+    values: Arc<Mutex<RecordCounts>>,
     registry: Arc<Registry>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let values = Arc::<Mutex<Counts>>::default();
+        let values = Arc::<Mutex<RecordCounts>>::default();
         let mut registry = Registry::with_prefix("whydrop");
-        registry.register_collector(Box::new(Shared(values.clone())));
+        registry.register_collector(Box::new(SharedCounts(values.clone())));
         Self { values, registry: Arc::new(registry) }
     }
 }
@@ -72,17 +72,17 @@ impl Sink for Metrics {
 }
 
 /// Nobody panics while writing a value; were it so, the others would be as good as before.
-fn lock(values: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
+fn lock(values: &Mutex<RecordCounts>) -> MutexGuard<'_, RecordCounts> {
     values.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The values, as the registry holds them.
 #[derive(Debug)]
-struct Shared(Arc<Mutex<Counts>>);
+struct SharedCounts(Arc<Mutex<RecordCounts>>);
 
 /// All that is encoded: counts of what went out, and the latest readings.
 #[derive(Debug, Default)]
-struct Counts {
+struct RecordCounts {
     drops: BTreeMap<Labels, u64>,
     findings: BTreeMap<Labels, u64>,
     muted: BTreeMap<MutedLabels, u64>,
@@ -113,7 +113,7 @@ fn state(state: &AgentState) -> &'static str {
     }
 }
 
-impl Counts {
+impl RecordCounts {
     fn count(&mut self, record: &Record) {
         match record {
             Record::Drop(record) => self.count_drop(record),
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn incidents_are_counted_and_those_that_go_on_are_told_by_who_suffers() {
+    fn incidents_are_counted_and_open_ones_are_labelled_with_what_is_affected() {
         let metrics = Metrics::default();
         let labels = "namespace=\"frontend\",workload=\"web\",policy=\"backend/deny\",\
                       cause=\"default-deny\"";

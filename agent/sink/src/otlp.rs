@@ -14,6 +14,7 @@
 
 mod client;
 mod courier;
+mod error;
 mod event;
 mod outbox;
 mod resource;
@@ -28,7 +29,6 @@ use std::{
     thread,
 };
 
-use anyhow::Context as _;
 use futures_util::future::BoxFuture;
 use hyper::Uri;
 use jiff::{SignedDuration, Timestamp};
@@ -39,11 +39,17 @@ use tokio::{
     time::{Duration, sleep},
 };
 
-use super::{Loss, Outgoing, Place, Queue, Reading, Sink, SinkReadings};
+use super::{
+    host::AgentHost,
+    outgoing::Outgoing,
+    reading::{Loss, Queue, Reading, SinkReadings},
+    sink::Sink,
+};
+pub use error::OtlpError;
 pub use event::{RECORD, SEQUENCE, UID, event};
 pub use outbox::Bounds;
 pub use resource::Origin;
-use settings::Settings;
+use settings::OtlpSettings;
 use whydrop_report::Record;
 
 /// How many records wait for a slow disk (about 3 kB each): as many as wait for a slow log.
@@ -63,7 +69,7 @@ const LOSS_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How to reach the collector.
-    pub settings: Arc<Settings>,
+    pub settings: Arc<OtlpSettings>,
     /// Who sends.
     pub origin: Origin,
     /// Where events wait; `None`: in memory.
@@ -79,14 +85,14 @@ pub struct Otlp {
     queue: Option<mpsc::Sender<Arc<Record>>>,
     /// `None`: it has ended.
     thread: Option<thread::JoinHandle<()>>,
-    counts: Arc<Counts>,
+    counts: Arc<DeliveryCounts>,
     cluster: Arc<OnceLock<String>>,
 }
 
 /// What became of records, and what waits; written by the sink's thread, but for `queued` and
 /// `queue_full`.
 #[derive(Debug, Default)]
-struct Counts {
+struct DeliveryCounts {
     queued: AtomicUsize,
     queue_full: AtomicU64,
     kept: AtomicU64,
@@ -115,7 +121,7 @@ pub struct DeliveryStats {
     pub retries: u64,
     /// Records and events that were shed because the queue or the outbox was full.
     pub full: u64,
-    /// Events that were shed since they were too old.
+    /// Events that were shed because they were too old.
     pub old: u64,
     /// Events that the collector refused for good.
     pub refused: u64,
@@ -132,14 +138,17 @@ impl Otlp {
     ///
     /// # Errors
     /// As [`Otlp::start`]; and resource attributes in the environment that cannot be read.
-    pub(super) fn of_agent(collector: Settings, place: Place<'_>) -> anyhow::Result<Self> {
+    pub(super) fn of_agent(
+        collector: OtlpSettings,
+        host: AgentHost<'_>,
+    ) -> Result<Self, OtlpError> {
         let otlp = Self::start(Options {
             settings: Arc::new(collector),
-            origin: Origin::new(place.node)?,
-            folder: place.folder.map(Path::to_path_buf),
+            origin: Origin::new(host.node)?,
+            folder: host.folder.map(Path::to_path_buf),
             bounds: None,
         })?;
-        if let Some(client) = place.client {
+        if let Some(client) = host.client {
             otlp.learn_cluster(client.clone());
         }
         Ok(otlp)
@@ -150,9 +159,9 @@ impl Otlp {
     /// # Errors
     /// Certificates that cannot be read, or a machine without room for another thread. The thread
     /// opens the outbox; where it cannot, it says so, and what waits is in memory.
-    pub fn start(options: Options) -> anyhow::Result<Self> {
+    pub fn start(options: Options) -> Result<Self, OtlpError> {
         let (queue, records) = mpsc::channel(QUEUE_MAX);
-        let counts = Arc::<Counts>::default();
+        let counts = Arc::<DeliveryCounts>::default();
         let cluster = Arc::<OnceLock<String>>::default();
         counts.is_on_disk.store(options.folder.is_some(), Relaxed);
         let client = client::Client::new(&options.settings)?;
@@ -162,14 +171,15 @@ impl Otlp {
             .enable_all()
             // For looking up the collector's name alone.
             .max_blocking_threads(1)
-            .build()?;
+            .build()
+            .map_err(OtlpError::Thread)?;
         let thread = thread::Builder::new().name("otlp".to_owned());
         let thread = thread
             .spawn(move || {
                 let courier = courier::Courier::new(options, client, counted, learnt);
                 runtime.block_on(courier.run(records));
             })
-            .context("start a thread for the collector")?;
+            .map_err(OtlpError::Thread)?;
         Ok(Self { url, queue: Some(queue), thread: Some(thread), counts, cluster })
     }
 
@@ -186,7 +196,9 @@ impl Otlp {
                         }
                         return;
                     }
-                    Err(error) => tracing::debug!("{CLUSTER_NAMESPACE} cannot be read: {error}"),
+                    Err(error) => {
+                        tracing::debug!("cannot read namespace {CLUSTER_NAMESPACE}: {error}")
+                    }
                 }
                 sleep(CLUSTER_PAUSE).await;
             }
@@ -235,7 +247,8 @@ impl Sink for Otlp {
 
     fn readings(&self) -> SinkReadings {
         let stats = self.stats();
-        let cannot = "keep what waits for the collector across a restart: see --state-directory";
+        let cannot =
+            "keep records that wait for the collector across a restart: set --state-directory";
         SinkReadings {
             metrics: stats.metrics(),
             cannot: (!self.is_on_disk()).then(|| cannot.to_owned()).into_iter().collect(),
@@ -268,7 +281,7 @@ impl Sink for Otlp {
 impl DeliveryStats {
     fn queue_and_losses(&self) -> SinkReadings {
         let losses = [
-            ("otlp-full", "records for want of room before the collector", self.full),
+            ("otlp-full", "records for the collector (its queue was full)", self.full),
             ("otlp-old", "records that waited too long for the collector", self.old),
             ("otlp-refused", "records that the collector refused", self.refused),
         ];
@@ -282,14 +295,18 @@ impl DeliveryStats {
 
     fn metrics(&self) -> Vec<Reading> {
         vec![
-            Reading::counter("otlp_sent", "Records that the collector has.", self.sent),
+            Reading::counter("otlp_sent", "Records that the collector has accepted.", self.sent),
             Reading::counter(
                 "otlp_retries",
                 "Failed export requests that will be retried.",
                 self.retries,
             ),
-            Reading::gauge("outbox_records", "Records that wait for the collector.", self.waiting),
-            Reading::gauge("outbox_bytes", "Bytes that they take up.", self.waiting_bytes),
+            Reading::gauge("outbox_records", "Records waiting for the collector.", self.waiting),
+            Reading::gauge(
+                "outbox_bytes",
+                "Bytes of the records waiting for the collector.",
+                self.waiting_bytes,
+            ),
             Reading::gauge(
                 "outbox_oldest_seconds",
                 "Age of the oldest record waiting for the collector, in seconds.",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use whydrop_core::mute::MutedBy;
 
-use super::{events::Note, reading::Reading};
+use super::{note::Note, reading::Reading};
 use whydrop_report::{Record, hubble::Pods};
 
 /// Something that the agent hands to every sink; each takes what concerns it.
@@ -20,7 +20,7 @@ pub enum Outgoing {
     },
     /// What a Kubernetes Event says about a denial that was reported.
     Note(Box<Note>),
-    /// A drop or a finding was not reported, since this mutes it.
+    /// A drop or a finding was not reported, because this mutes it.
     Muted(MutedBy),
     /// All metrics of the agent and of its sinks, except those that count what else goes out.
     Readings(Arc<[Reading]>),

@@ -1,18 +1,17 @@
 //! All sinks of an agent.
 
-use std::path::Path;
-
-use anyhow::Context as _;
 use futures_util::future::join_all;
 use hyper::Uri;
-use kube::Client;
 
 use super::{
-    Outgoing, Sink, SinkReadings,
     events::Events,
+    host::AgentHost,
     log::{Format, Log},
     metrics::Metrics,
-    otlp::{Otlp, settings::Settings},
+    otlp::{Otlp, OtlpError, settings::OtlpSettings},
+    outgoing::Outgoing,
+    reading::SinkReadings,
+    sink::Sink,
 };
 
 /// Which sinks there are, and how each is set up.
@@ -23,18 +22,7 @@ pub struct Options {
     /// The reason that Kubernetes Events give; `None`: none are written.
     pub event_reason: Option<String>,
     /// How to reach a collector; `None`: nothing is sent.
-    pub collector: Option<Settings>,
-}
-
-/// Where the agent runs, as far as sinks depend on it.
-#[derive(Clone, Copy)]
-pub struct Place<'p> {
-    /// Its node.
-    pub node: &'p str,
-    /// The folder for what survives a restart; `None`: nothing does.
-    pub folder: Option<&'p Path>,
-    /// The client of the API server; `None`: there is none.
-    pub client: Option<&'p Client>,
+    pub collector: Option<OtlpSettings>,
 }
 
 /// The sinks that an agent writes to.
@@ -44,12 +32,15 @@ impl Sinks {
     /// Starts every sink that the options ask for.
     ///
     /// # Errors
-    /// A sink that cannot start: see each one.
-    pub fn start(options: Options, place: Place<'_>, metrics: Metrics) -> anyhow::Result<Self> {
+    /// The collector's sink cannot start.
+    pub fn start(
+        options: Options,
+        host: AgentHost<'_>,
+        metrics: Metrics,
+    ) -> Result<Self, OtlpError> {
         let Options { format, event_reason, collector } = options;
-        let events = event_reason.and_then(|reason| Events::of_agent(reason, place));
-        let otlp = collector.map(|collector| Otlp::of_agent(collector, place)).transpose();
-        let otlp = otlp.context("cannot send to a collector")?;
+        let events = event_reason.and_then(|reason| Events::of_agent(reason, host));
+        let otlp = collector.map(|collector| Otlp::of_agent(collector, host)).transpose()?;
         Ok(Self(vec![
             Box::new(metrics),
             Box::new(Log::start(format)),
@@ -85,16 +76,35 @@ impl Sinks {
 
     /// Finishes those that take no records: what they lose until then can still be reported.
     pub async fn finish_without_records(&mut self) {
-        self.finish_those(false).await;
+        self.finish_those(|sink| !sink.takes_records()).await;
     }
 
     /// Finishes the others, after the last record.
     pub async fn finish(&mut self) {
-        self.finish_those(true).await;
+        self.finish_those(|sink| sink.takes_records()).await;
     }
 
-    async fn finish_those(&mut self, take_records: bool) {
-        let due = self.0.iter_mut().filter(|sink| sink.takes_records() == take_records);
+    async fn finish_those(&mut self, is_due: impl Fn(&dyn Sink) -> bool) {
+        let due = self.0.iter_mut().filter(|sink| is_due(sink.as_ref()));
         join_all(due.map(|sink| sink.finish())).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sink_that_is_off_has_the_series_of_its_queue_and_losses() {
+        let off = [Option::<Events>::None.readings(), Option::<Otlp>::None.readings()];
+        let names = |readings: &SinkReadings| -> Vec<&str> {
+            let queues = readings.queues.iter().map(|queue| (queue.name, queue.length as u64));
+            let losses = readings.losses.iter().map(|loss| (loss.name, loss.count));
+            let zero = |(name, count)| (count == 0).then_some(name);
+            queues.chain(losses).filter_map(zero).collect()
+        };
+        assert_eq!(names(&off[0]), ["events", "notes"]);
+        assert_eq!(names(&off[1]), ["otlp", "otlp-full", "otlp-old", "otlp-refused"]);
+        assert!(off.iter().all(|off| off.metrics.is_empty() && off.cannot.is_empty()));
     }
 }

@@ -13,7 +13,7 @@ use super::Agent;
 use crate::{
     probe,
     report::{Record, hubble::Pods},
-    sink::{Outgoing, events::Note},
+    sink::{Note, Outgoing},
 };
 
 impl Agent {
@@ -52,7 +52,7 @@ impl Agent {
             Action::Note(note) => self.write(Note::of(&note)),
             Action::CutOff { destination, by } => self.degraded(&cut_off(&destination, &by)),
             Action::Reconnected => {
-                tracing::info!("policies do not cut off this agent any more");
+                tracing::info!("policies no longer cut off this agent");
                 self.report_ready();
             }
         }
@@ -67,34 +67,22 @@ impl Agent {
     fn last_answers(&self, asked: &Asked) -> Vec<(Flow, Worked)> {
         let successes = &self.probe.successes;
         let once = |(flow, at)| (flow, Worked::once(at));
-        match asked {
+        let answers: Result<Vec<_>, probe::Error> = match asked {
             Asked::Last(flows) => {
-                let last = |flow| Some(Worked::once(self.read(successes.last(flow))?));
-                flows.iter().filter_map(|flow| Some((*flow, last(flow)?))).collect()
+                successes.last_of(flows).map(|last| last.into_iter().map(once).collect())
             }
-            Asked::Worked(flows) => {
-                let worked = |flow, since| self.read(successes.worked(flow, since));
-                flows
-                    .iter()
-                    .filter_map(|(flow, since)| Some((*flow, worked(flow, *since)?)))
-                    .collect()
-            }
+            Asked::Worked(flows) => successes.worked_of(flows.iter().copied()),
             Asked::Since(time) => {
-                let answers = self.read(successes.since(*time).map(Some)).unwrap_or_default();
-                answers.into_iter().map(once).collect()
+                successes.since(*time).map(|answers| answers.into_iter().map(once).collect())
             }
             Asked::SinceOf(flows, time) => {
-                let answers = self.read(successes.since_of(flows, *time).map(Some));
-                answers.unwrap_or_default().into_iter().map(once).collect()
+                let answers = successes.since_of(flows, *time);
+                answers.map(|answers| answers.into_iter().map(once).collect())
             }
-        }
-    }
-
-    /// What was read, unless that failed, which is reported.
-    fn read<T>(&self, read: Result<Option<T>, probe::Error>) -> Option<T> {
-        read.unwrap_or_else(|error| {
-            self.degraded(&error);
-            None
+        };
+        answers.unwrap_or_else(|error| {
+            self.failed(&error);
+            Vec::new()
         })
     }
 }
@@ -110,8 +98,9 @@ fn cut_off(destination: &Destination, by: &CutBy) -> String {
                 None => "nothing answers".to_owned(),
             };
             format!(
-                "connections of this node to the {what} ({address}) die: {how}; no policy over pods \
-                 is known to deny it, and policies over nodes, as of host endpoints, are not read"
+                "connections of this node to the {what} ({address}) are dropped: {how}; no known \
+                 policy for pods denies them, and policies for nodes, such as those of host \
+                 endpoints, are not read"
             )
         }
     }

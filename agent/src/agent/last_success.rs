@@ -1,26 +1,41 @@
-//! What one agent hands on to the next: which answers flows got.
+//! What one agent hands over to the next: which answers flows got.
 
 use futures_util::FutureExt as _;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use whydrop_core::chain::chain;
 
 use super::Agent;
 use crate::{
-    probe::{Answers, Boot, SinceBoot, Totals},
-    state::{StateDirectory, last_answers},
+    probe::{self, Answers, Boot, SinceBoot, Totals},
+    state::{StateDirectory, StateError, last_answers},
 };
 
-/// Where the past is kept, and what has become of it.
+/// Why last answers cannot be handed over.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LastSuccessError {
+    /// Which boot this is cannot be read.
+    #[error(transparent)]
+    Boot(#[from] probe::Error),
+    /// The state directory cannot be read or written.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The thread that writes has failed.
+    #[error(transparent)]
+    Thread(#[from] JoinError),
+}
+
+/// Where last answers are kept, and what became of writing them.
 #[derive(Debug, Default)]
 pub(super) struct LastSuccess {
-    /// Nowhere, where there is none.
+    /// `None`: nothing is kept.
     state: Option<StateDirectory>,
     /// The latest answer that was written.
     written: Option<SinceBoot>,
     /// The writing that is under way, on a thread that may wait for a disk.
-    writing: Option<JoinHandle<anyhow::Result<()>>>,
-    /// Why the last one failed; told once, not each time.
+    writing: Option<JoinHandle<Result<(), StateError>>>,
+    /// Why the last writing failed; reported once, not each time.
     complaint: Option<String>,
-    /// Entries that have given way in the kernel's table, and answers of before that have here.
+    /// Entries evicted from the kernel's table, and earlier answers evicted here.
     evicted: u64,
     forgotten: u64,
 }
@@ -30,24 +45,24 @@ impl LastSuccess {
         Self { state, ..Self::default() }
     }
 
-    /// How many flows' last answers are not known any more for want of room.
+    /// How many flows' last answers are no longer known because a table was full.
     pub(super) fn lost(&self) -> u64 {
         self.evicted + self.forgotten
     }
 
     fn count(&mut self, answers: &Answers, totals: &Totals) {
         let kept = u64::try_from(answers.in_kernel).unwrap_or(u64::MAX);
-        // Counter and table are not read at one moment: what has given way once stays so.
+        // Counter and table are not read at one moment: what was evicted once stays so.
         self.evicted = self.evicted.max(totals.answers_kept.saturating_sub(kept));
         self.forgotten += u64::try_from(answers.forgotten).unwrap_or(0);
     }
 
-    /// What came of the last writing; `None`: it goes on.
-    fn written(&mut self) -> Option<anyhow::Result<()>> {
+    /// The result of the last writing; `None`: it is under way.
+    fn written(&mut self) -> Option<Result<(), LastSuccessError>> {
         let Some(writing) = &mut self.writing else { return Some(Ok(())) };
         let result = writing.now_or_never()?;
         self.writing = None;
-        Some(result.map_err(anyhow::Error::from).flatten())
+        Some(joined(result))
     }
 
     /// Begins to write what is new.
@@ -65,27 +80,29 @@ impl LastSuccess {
 }
 
 impl Agent {
-    /// Takes up what the agent before this one knew.
+    /// Reads what the agent before this one knew.
     pub(super) fn recall(&mut self) {
         let Some(state) = &self.last_success.state else { return };
-        let read = Boot::read()
-            .map_err(anyhow::Error::from)
-            .and_then(|boot| last_answers::read(state, &self.node, &boot));
-        match read {
+        let read = || -> Result<_, LastSuccessError> {
+            Ok(last_answers::read(state, &self.node, &Boot::read()?)?)
+        };
+        match read() {
             Ok(answers) => {
                 let folder = state.path().display();
-                tracing::info!(%folder, answers = answers.len(), "recalled");
+                tracing::info!(%folder, answers = answers.len(), "read last answers of the agent before this one");
                 self.probe.successes.remember(answers);
             }
-            Err(why) => self.degraded(&format!("when flows last worked is not known: {why:#}")),
+            Err(why) => {
+                self.degraded(&format!("last-success times are unavailable: {}", chain(&why)));
+            }
         }
     }
 
-    /// Counts what is forgotten, and writes down what is known.
+    /// Counts what was forgotten, and begins to save the rest.
     pub(super) fn keep_successes(&mut self, totals: &Totals) {
         let answers = match self.probe.successes.all() {
             Ok(answers) => answers,
-            Err(error) => return self.degraded(&error),
+            Err(error) => return self.failed(&error),
         };
         self.last_success.count(&answers, totals);
         if self.last_success.state.is_none() {
@@ -97,7 +114,7 @@ impl Agent {
             Some(Err(why)) => {
                 // Once more, with what has come since.
                 self.last_success.written = None;
-                let what = format!("what is known ends with this agent: {why:#}");
+                let what = not_saved(&why);
                 if self.last_success.complaint.as_ref() != Some(&what) {
                     self.degraded(&what);
                     self.last_success.complaint = Some(what);
@@ -106,22 +123,32 @@ impl Agent {
         }
         match Boot::read() {
             Ok(boot) => self.last_success.write(&self.node, boot, answers),
-            Err(error) => self.degraded(&error),
+            Err(error) => self.failed(&error),
         }
     }
 
-    /// Writes down the last of it, and waits for that.
+    /// Saves everything once more, and waits for that.
     pub(super) async fn keep_last_success(&mut self, totals: &Totals) {
         if let Some(writing) = self.last_success.writing.take() {
-            // What came of it matters no more: another one follows.
+            // Its result does not matter: another writing follows.
             let _ = writing.await;
         }
         self.keep_successes(totals);
         if let Some(writing) = self.last_success.writing.take() {
-            match writing.await.map_err(anyhow::Error::from).flatten() {
-                Ok(()) => tracing::info!("what is known is kept"),
-                Err(why) => self.degraded(&format!("what is known ends with this agent: {why:#}")),
+            match joined(writing.await) {
+                Ok(()) => tracing::info!("state saved"),
+                Err(why) => self.degraded(&not_saved(&why)),
             }
         }
     }
+}
+
+/// The result of a writing that has ended.
+fn joined(result: Result<Result<(), StateError>, JoinError>) -> Result<(), LastSuccessError> {
+    Ok(result??)
+}
+
+/// That the state is not there for the next agent, and why.
+pub(super) fn not_saved(why: &dyn std::error::Error) -> String {
+    format!("state was not saved: {}", chain(why))
 }

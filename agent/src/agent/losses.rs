@@ -1,4 +1,5 @@
-//! Where everything that was seen has gone: what was not reported is counted, and the counts are.
+//! Where everything that was seen has gone: what is not reported is counted, and the counts are
+//! reported.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +11,13 @@ use crate::{
     sink::Loss,
 };
 
-/// The table of last answers forgets the oldest by design, on a node that many talk to all the time;
-/// the metrics have it all the while.
+/// On a busy node the table of last answers evicts the oldest by design, all the time; the metrics
+/// count that at once.
 const FORGOTTEN_INTERVAL: SignedDuration = SignedDuration::from_hours(1);
 
 /// What the agent's own parts had no room for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shed {
+pub(super) struct ShedCounts {
     /// Drops, by the incidents.
     pub(super) drops: u64,
     /// Last answers, by the kernel's table.
@@ -24,20 +25,30 @@ pub(super) struct Shed {
 }
 
 /// What can be lost on the way to the sinks, in the order of that way.
-pub(super) fn losses(totals: &Totals, malformed: u64, account: &Account, shed: Shed) -> Vec<Loss> {
+pub(super) fn losses(
+    totals: &Totals,
+    malformed: u64,
+    account: &Account,
+    shed: ShedCounts,
+) -> Vec<Loss> {
     let at_once = SignedDuration::ZERO;
     [
         (
             "observations",
-            "observations for want of room in the kernel",
+            "observations (the kernel's ring buffer was full)",
             totals.lost.iter().sum(),
             at_once,
         ),
         ("program-runs", "program runs skipped by the kernel", totals.skipped, at_once),
         ("malformed", "observations that could not be read", malformed, at_once),
-        ("packets", "dropped packets for want of room in the agent", account.shed, at_once),
-        ("incidents", "drops that no incident is told of", shed.drops, at_once),
-        ("last-answers", "flows whose last answer is forgotten", shed.answers, FORGOTTEN_INTERVAL),
+        ("packets", "dropped packets (the agent's table was full)", account.shed, at_once),
+        (
+            "incidents",
+            "drops without an incident (there were too many incidents)",
+            shed.drops,
+            at_once,
+        ),
+        ("last-answers", "flows whose last answer was forgotten", shed.answers, FORGOTTEN_INTERVAL),
     ]
     .map(|(name, words, count, interval)| Loss { name, words, interval, count })
     .into()
@@ -83,7 +94,7 @@ pub(super) fn fates(account: &Account) -> [(&'static str, u64); 6] {
 pub(super) fn account(totals: &Totals, account: &Account) -> BTreeMap<String, u64> {
     let mut counts: BTreeMap<String, u64> = [
         ("dropped packets observed", totals.observed[KERNEL_DROP]),
-        ("dropped packets told to the agent", totals.told[KERNEL_DROP]),
+        ("dropped packets reported to the agent", totals.reported[KERNEL_DROP]),
         ("dropped packets lost in the kernel", totals.lost[KERNEL_DROP]),
         ("dropped packets of attempts that were answered", account.answered),
         ("dropped packets folded", account.folded),

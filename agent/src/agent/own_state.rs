@@ -1,12 +1,12 @@
 //! What the agent reports about itself.
 
-use std::{collections::BTreeMap, fmt::Display};
+use std::{collections::BTreeMap, error::Error, fmt::Display};
 
 use jiff::Timestamp;
-use whydrop_core::cluster::object::Kind;
+use whydrop_core::{chain::chain, cluster::object::Kind};
 
 use super::Agent;
-use crate::{cluster::live::Trouble, probe::State, report::AgentState};
+use crate::{cluster::live::Trouble, probe::PartState, report::AgentState};
 
 impl Agent {
     /// What it knows and watches, and what it cannot do.
@@ -37,19 +37,18 @@ impl Agent {
             .parts
             .iter()
             .filter_map(|part| match &part.state {
-                State::Active => None,
-                State::Unavailable(why) | State::Failed(why) => {
+                PartState::Active => None,
+                PartState::Unavailable(why) | PartState::Failed(why) => {
                     Some(format!("use {}: {why}", part.name))
                 }
             })
             .collect();
         for (kind, count) in snapshot.sync().unread() {
-            cannot
-                .push(format!("read {count} of kind {kind}: what they may decide cannot be told"));
+            cannot.push(format!("read {count} objects of kind {kind}, so their effect is unknown"));
         }
         for (kind, why) in snapshot.sync().unsynced() {
             let why = why.as_deref().unwrap_or("the API server has not listed them yet");
-            cannot.push(format!("tell what depends on {kind} objects: {why}"));
+            cannot.push(format!("report completely what depends on {kind} objects: {why}"));
         }
         if snapshot.node(&self.node).is_none()
             && !snapshot.sync().unsynced().contains_key(&Kind::Node)
@@ -73,7 +72,12 @@ impl Agent {
         }
     }
 
-    /// Says what does not work, on both streams; the agent goes on.
+    /// Reports an error and its causes, as [`Agent::degraded`].
+    pub(super) fn failed(&self, error: &dyn Error) {
+        self.degraded(&chain(error));
+    }
+
+    /// Reports what does not work, on both streams; the agent continues.
     pub(super) fn degraded(&self, what: &dyn Display) {
         self.degraded_since(what, Timestamp::now());
     }

@@ -15,26 +15,26 @@ use crate::{
     sink::{
         self,
         log::Format,
-        otlp::settings::{OtlpArgs, Settings},
+        otlp::settings::{OtlpArgs, OtlpSettings},
     },
 };
 
 /// Flags of `agent`.
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
-    /// A folder of manifests that describes the cluster, instead of an API server; it is followed
-    /// as it changes
+    /// Folder of manifests that describes the cluster, instead of an API server. Changes in it are
+    /// followed
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "context"])]
     manifests: Option<PathBuf>,
     #[command(flatten)]
     kube: KubeArgs,
-    /// The node it runs on [default: the host's name]
+    /// Name of the node that the agent runs on [default: the host's name]
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node_name: Option<String>,
-    /// Where to answer /healthz, /readyz and /metrics
+    /// Address to serve /healthz, /readyz and /metrics at [default: they are not served]
     #[arg(long, value_name = "ADDRESS:PORT")]
     health_address: Option<SocketAddr>,
-    /// The reason that Kubernetes Events on pods give
+    /// Reason to give in Kubernetes Events on pods
     #[arg(
         long,
         value_name = "REASON",
@@ -47,16 +47,17 @@ pub(super) struct Args {
     no_events: bool,
     #[command(flatten)]
     otlp: OtlpArgs,
-    /// Where to keep what survives a restart, such as when flows worked last; nothing does without
+    /// Directory for state that survives restarts, such as when each flow last worked [default: none
+    /// is kept]
     #[arg(long, value_name = "DIR", env = "WHYDROP_STATE_DIRECTORY")]
     state_directory: Option<PathBuf>,
-    /// Denials that are meant, and not to be told but counted: a list of rules, YAML or JSON
+    /// File of mute rules, a YAML or JSON list: denials that are expected are counted, not reported
     #[arg(long, value_name = "FILE")]
     mute: Option<PathBuf>,
-    /// More such rules, themselves
+    /// Further mute rules, given inline as YAML or JSON
     #[arg(long, value_name = "YAML", env = "WHYDROP_MUTE_RULES", default_value = "")]
     mute_rules: String,
-    /// The form of records on standard output, and of messages on standard error
+    /// Format of records on standard output, and of messages on standard error
     #[arg(long, value_enum, env = "WHYDROP_LOG_FORMAT", default_value = "text")]
     pub(super) log_format: Format,
 }
@@ -64,7 +65,7 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
     let node = match args.node_name {
         Some(name) => name,
-        None => host_name().context("the host's name cannot be read; give --node-name")?,
+        None => host_name().context("cannot read the host's name; set --node-name")?,
     };
     let mut rules = mute::parse("WHYDROP_MUTE_RULES", &args.mute_rules)?;
     if let Some(file) = &args.mute {
@@ -80,7 +81,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         sinks: sink::Options {
             format: args.log_format,
             event_reason: (!args.no_events).then_some(args.event_reason),
-            collector: Settings::read(&args.otlp)?,
+            collector: OtlpSettings::read(&args.otlp)?,
         },
         state_directory: args.state_directory,
     };
@@ -93,7 +94,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Which signal says to stop, once it has come.
+/// Resolves to the signal that ends the process.
 pub(super) fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

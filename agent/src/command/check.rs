@@ -1,4 +1,4 @@
-//! `whydrop check`: policy unit tests. Many flows with the verdicts that are expected of them.
+//! `whydrop check`: policy unit tests. Many flows with their expected verdicts.
 
 use std::{fmt::Write as _, fs, io, path::PathBuf};
 
@@ -9,7 +9,7 @@ use whydrop_core::diagnosis::Diagnosis;
 
 use super::{
     Outcome, Output,
-    ends::{End, Port, effective, judge},
+    ends::{NamedEnd, Port, effective, judge},
     print,
     source::ClusterArgs,
 };
@@ -27,7 +27,8 @@ use crate::{
 pub(super) struct Args {
     #[command(flatten)]
     cluster: ClusterArgs,
-    /// The flows, YAML or JSON: a list of {from, to, port, protocol, expect: allow|deny}
+    /// File of flows, a YAML or JSON list of {from, to, port, protocol, expect: allow|deny}; `-` is
+    /// standard input
     #[arg(long, value_name = "FILE")]
     flows: PathBuf,
     /// Output format
@@ -143,16 +144,15 @@ fn json(
 }
 
 impl Expectation {
-    fn parse(&self, namespace: Option<&str>) -> anyhow::Result<(End, End, Port)> {
-        let end = |field: &str, text: &str| {
-            End::parse(text, namespace).map_err(|expected| anyhow!("{field}: {expected}"))
-        };
+    fn parse(&self, namespace: Option<&str>) -> anyhow::Result<(NamedEnd, NamedEnd, Port)> {
         if self.port == 0 {
             bail!("port: expected 1 to 65535, found 0");
         }
-        let protocol = self.protocol.parse().map_err(|expected| anyhow!("protocol: {expected}"))?;
+        let protocol = self.protocol.parse().map_err(|error| anyhow!("protocol: {error}"))?;
         let port = Port { number: self.port, protocol };
-        Ok((end("from", &self.from)?, end("to", &self.to)?, port))
+        let from = NamedEnd::parse(&self.from, namespace).context("from")?;
+        let to = NamedEnd::parse(&self.to, namespace).context("to")?;
+        Ok((from, to, port))
     }
 }
 

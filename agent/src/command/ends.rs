@@ -11,11 +11,9 @@ use whydrop_core::{
     verdict::Decision,
 };
 
-use super::source::ClusterArgs;
-
 /// One end: `NAMESPACE/POD`, `NAMESPACE/svc/NAME`, `node/NAME` or an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum NamedEnd {
     /// A pod.
     Pod(String, String),
     /// A Service.
@@ -26,12 +24,12 @@ pub(super) enum End {
     Address(IpAddr),
 }
 
-impl End {
-    /// Reads an end. One that names no namespace is a pod in `namespace`, if there is such.
+impl NamedEnd {
+    /// Reads an end. One without a namespace is a pod in `namespace`, if that is known.
     ///
     /// # Errors
     /// What was expected.
-    pub(super) fn parse(text: &str, namespace: Option<&str>) -> Result<Self, String> {
+    pub(super) fn parse(text: &str, namespace: Option<&str>) -> anyhow::Result<Self> {
         let parts: Vec<&str> = text.split('/').collect();
         let own = |text: &&str| (*text).to_owned();
         match parts.as_slice() {
@@ -46,13 +44,11 @@ impl End {
             },
             _ => {}
         }
-        Err(format!(
-            "expected NAMESPACE/POD, NAMESPACE/svc/NAME, node/NAME or an address, found {text:?}"
-        ))
+        bail!("expected NAMESPACE/POD, NAMESPACE/svc/NAME, node/NAME or an address, found {text:?}")
     }
 }
 
-impl fmt::Display for End {
+impl fmt::Display for NamedEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pod(namespace, name) => write!(f, "{namespace}/{name}"),
@@ -73,15 +69,17 @@ pub(super) struct Port {
 }
 
 impl FromStr for Port {
-    type Err = String;
+    type Err = anyhow::Error;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> anyhow::Result<Self> {
         let (number, protocol) = text.split_once('/').unwrap_or((text, "TCP"));
         match number.parse() {
             Ok(number) if number > 0 => {
-                Ok(Self { number, protocol: protocol.to_uppercase().parse()? })
+                let protocol =
+                    protocol.to_uppercase().parse().map_err(|error| anyhow!("{error}"))?;
+                Ok(Self { number, protocol })
             }
-            _ => Err(format!("expected a port from 1 to 65535, found {number:?}")),
+            _ => bail!("expected a port from 1 to 65535, found {number:?}"),
         }
     }
 }
@@ -89,13 +87,13 @@ impl FromStr for Port {
 /// A flow to ask about.
 #[derive(Debug, Args)]
 pub(super) struct FlowArgs {
-    /// Who connects: [NAMESPACE/]POD, NAMESPACE/svc/NAME, node/NAME or an address
+    /// Who connects: [NAMESPACE/]POD, node/NAME or an IP address
     #[arg(long, value_name = "END")]
     from: String,
-    /// Who is connected to
+    /// Who is connected to: [NAMESPACE/]POD, NAMESPACE/svc/NAME, node/NAME or an IP address
     #[arg(long, value_name = "END")]
     to: String,
-    /// Destination port, such as 8080/TCP or 53/UDP
+    /// Destination port, such as 8080 or 53/UDP; TCP unless given
     #[arg(long, value_name = "PORT[/PROTOCOL]")]
     port: Port,
 }
@@ -104,9 +102,9 @@ pub(super) struct FlowArgs {
 #[derive(Debug)]
 pub(super) struct Between {
     /// Who connects.
-    pub from: End,
+    pub from: NamedEnd,
     /// Who is connected to.
-    pub to: End,
+    pub to: NamedEnd,
     /// On which port.
     pub port: Port,
 }
@@ -117,24 +115,11 @@ impl FlowArgs {
     /// # Errors
     /// An end that cannot be read.
     pub(super) fn read(&self, namespace: Option<&str>) -> anyhow::Result<Between> {
-        let end = |flag: &str, text: &str| {
-            End::parse(text, namespace).map_err(|expected| anyhow!("{flag}: {expected}"))
-        };
-        let (from, to) = (end("--from", &self.from)?, end("--to", &self.to)?);
-        Ok(Between { from, to, port: self.port })
-    }
-
-    /// Judges the flow in the cluster; returns that as well.
-    ///
-    /// # Errors
-    /// An end that cannot be read or that the cluster does not have, or two that have no address
-    /// family in common; a cluster that cannot be read.
-    pub(super) fn diagnose(&self, cluster: &ClusterArgs) -> anyhow::Result<(Snapshot, Diagnosis)> {
-        let source = cluster.open()?;
-        let Between { from, to, port } = self.read(source.namespace())?;
-        let snapshot = source.snapshot([&from, &to])?;
-        let diagnosis = judge(&snapshot, &from, &to, port)?;
-        Ok((snapshot, diagnosis))
+        Ok(Between {
+            from: NamedEnd::parse(&self.from, namespace).context("--from")?,
+            to: NamedEnd::parse(&self.to, namespace).context("--to")?,
+            port: self.port,
+        })
     }
 }
 
@@ -144,12 +129,12 @@ impl FlowArgs {
 /// An end that the cluster does not have, or two that have no address family in common.
 pub(super) fn judge(
     snapshot: &Snapshot,
-    from: &End,
-    to: &End,
+    from: &NamedEnd,
+    to: &NamedEnd,
     port: Port,
 ) -> anyhow::Result<Diagnosis> {
-    if let End::Service(..) = from {
-        bail!("from {from}: a Service does not connect; name a pod behind it");
+    if let NamedEnd::Service(..) = from {
+        bail!("from {from}: a Service opens no connections; name a pod behind it");
     }
     let sources = from.addresses(snapshot).with_context(|| format!("from {from}"))?;
     let (destinations, number) = match headless(snapshot, to)? {
@@ -163,7 +148,7 @@ pub(super) fn judge(
     let flow = Flow { source, destination, port: number, protocol: port.protocol };
     let mut diagnosis =
         diagnose(snapshot, &Case { flow, dialled: None, at: None, fate: Fate::Asked });
-    if let End::Address(_) = to {
+    if let NamedEnd::Address(_) = to {
         // Asked about an address: judged as a packet with that address, not as the Service's.
         diagnosis = diagnosis.untranslated(snapshot, &flow);
     }
@@ -178,8 +163,8 @@ fn service<'a>(snapshot: &'a Snapshot, namespace: &str, name: &str) -> anyhow::R
 }
 
 /// The Service, if the end is one without an address of its own.
-fn headless<'a>(snapshot: &'a Snapshot, end: &End) -> anyhow::Result<Option<&'a Service>> {
-    let End::Service(namespace, name) = end else { return Ok(None) };
+fn headless<'a>(snapshot: &'a Snapshot, end: &NamedEnd) -> anyhow::Result<Option<&'a Service>> {
+    let NamedEnd::Service(namespace, name) = end else { return Ok(None) };
     let service = service(snapshot, namespace, name)?;
     Ok(service.addresses.is_empty().then_some(service))
 }
@@ -206,7 +191,7 @@ fn backends(
     Ok((backends.iter().map(|backend| backend.endpoint.address).collect(), first.port))
 }
 
-impl End {
+impl NamedEnd {
     fn addresses(&self, snapshot: &Snapshot) -> anyhow::Result<Vec<IpAddr>> {
         let (what, addresses) = match self {
             Self::Address(address) => return Ok(vec![*address]),

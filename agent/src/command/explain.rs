@@ -5,7 +5,7 @@ use whydrop_core::{cluster::history::History, judgement::Judgement};
 
 use super::{
     Outcome, Output,
-    ends::{FlowArgs, effective},
+    ends::{Between, FlowArgs, effective, judge},
     print,
     source::ClusterArgs,
 };
@@ -27,7 +27,10 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let (snapshot, diagnosis) = args.flow.diagnose(&args.cluster)?;
+    let cluster = args.cluster.open()?;
+    let Between { from, to, port } = args.flow.read(cluster.namespace())?;
+    let snapshot = cluster.snapshot([&from, &to])?;
+    let diagnosis = judge(&snapshot, &from, &to, port)?;
     let effective = effective(&diagnosis);
     let judgement = Judgement::of(&snapshot, &History::default(), diagnosis);
     let explanation = Explanation::new(&judgement, effective);

@@ -1,4 +1,4 @@
-//! `whydrop fix`: the verified remedy as YAML, or as a change to the policies that are there.
+//! `whydrop fix`: the verified remedy as YAML, or as a change to existing policies.
 
 use std::{
     fmt::Write as _,
@@ -18,10 +18,10 @@ use whydrop_core::{
 
 use super::{
     Outcome, Output,
-    ends::{Between, End, FlowArgs, judge},
+    ends::{Between, FlowArgs, NamedEnd, judge},
     messages::complain,
     print,
-    source::{ClusterArgs, Source},
+    source::{ClusterArgs, OpenCluster},
 };
 use crate::{
     records::{
@@ -40,24 +40,24 @@ use crate::{
 /// Flags of `fix`.
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
-    /// The drop or the incident to fix: its id, or the beginning of it
+    /// Id of the drop or incident to fix, or the beginning of it
     #[arg(required_unless_present = "FlowArgs", conflicts_with = "FlowArgs")]
     id: Option<String>,
-    /// Where the id is looked up: a file of the agents' lines, or `-` for standard input [default:
-    /// the logs of the agents' pods]
+    /// File of the agents' records that the id is searched in; `-` is standard input [default: the
+    /// logs of the agents' pods]
     #[arg(short, long, value_name = "FILE", requires = "id")]
     records: Option<PathBuf>,
-    /// Where the agents are whose logs the id is looked up in
+    /// Namespace of the agents whose logs are searched for the id
     #[arg(long, value_name = "NAMESPACE", default_value = "whydrop", requires = "id")]
     agents: String,
     #[command(flatten)]
     flow: Option<FlowArgs>,
-    /// The rules to add to policies that are there, instead of new policies
+    /// Print commands that add a rule to existing policies, instead of new policies
     #[arg(long)]
     patch: bool,
     #[command(flatten)]
     cluster: ClusterArgs,
-    /// Output format: text is YAML for kubectl apply -f -, or commands with --patch
+    /// Output format; text is YAML for `kubectl apply -f -`, or the commands of --patch
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
 }
@@ -66,10 +66,10 @@ pub(super) struct Args {
 struct Fix {
     summary: String,
     newly_allowed: usize,
-    what: What,
+    what: FixForm,
 }
 
-enum What {
+enum FixForm {
     Policies(Remedy),
     Edits(Vec<Edit>),
 }
@@ -80,7 +80,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let flows = match (&asked, &args.flow) {
         (Some(asked), _) => asked.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?,
         (None, Some(flow)) => vec![flow.read(source.namespace())?],
-        (None, None) => bail!("expected an id, or --from, --to and --port"),
+        (None, None) => bail!("expected an ID, or --from, --to and --port"),
     };
     let mut snapshot = source.snapshot(flows.iter().flat_map(|flow| [&flow.from, &flow.to]))?;
     let mut fixes = Vec::new();
@@ -95,7 +95,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
             }
             Err(error) => return Err(error),
         };
-        match fix(&snapshot, &diagnosis, args.patch) {
+        let fix = if args.patch { more_rules } else { new_policies };
+        match fix(&snapshot, &diagnosis) {
             Ok((fix, after)) => {
                 snapshot = after;
                 fixes.push(fix);
@@ -107,7 +108,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     }
     refusals.dedup();
     for why in &refusals {
-        complain(why);
+        complain(&why.to_string());
     }
     match (fixes.is_empty(), absent.into_iter().next()) {
         (false, _) => show(&fixes, args.output),
@@ -118,7 +119,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 
 impl Args {
     /// The flows that an id names.
-    fn named(&self, id: &str, source: &Source) -> anyhow::Result<Vec<Asked>> {
+    fn named(&self, id: &str, source: &OpenCluster) -> anyhow::Result<Vec<Asked>> {
         let mut named = Named::new(id).map_err(|expected| anyhow!(expected))?;
         let Some(path) = &self.records else {
             let lines = source.agents_lines(&self.agents)?;
@@ -129,18 +130,18 @@ impl Args {
         };
         let from_stdin = path.as_os_str() == "-";
         if from_stdin && self.cluster.reads_stdin() {
-            bail!("--records and --filename: expected one of them at most to be standard input");
+            bail!("--records and --filename: only one of them can be standard input");
         }
-        let taken = match from_stdin {
-            true => take(stdin().lock(), &mut named),
-            false => File::open(path).and_then(|file| take(BufReader::new(file), &mut named)),
+        let searched = match from_stdin {
+            true => search(stdin().lock(), &mut named),
+            false => File::open(path).and_then(|file| search(BufReader::new(file), &mut named)),
         };
-        taken.with_context(|| Path::new(path).display().to_string())?;
+        searched.with_context(|| Path::new(path).display().to_string())?;
         named.flows().map_err(|found| anyhow!(found))
     }
 }
 
-fn take(mut log: impl BufRead, named: &mut Named) -> io::Result<()> {
+fn search(mut log: impl BufRead, named: &mut Named) -> io::Result<()> {
     let mut line = String::new();
     loop {
         match next(&mut log, &mut line)? {
@@ -152,8 +153,8 @@ fn take(mut log: impl BufRead, named: &mut Named) -> io::Result<()> {
 }
 
 fn read(asked: &Asked) -> anyhow::Result<Between> {
-    let end = |text: &str| End::parse(text, None).map_err(|e| anyhow!("in the record: {e}"));
-    let port = asked.port.parse().map_err(|e| anyhow!("in the record: {e}"))?;
+    let end = |text: &str| NamedEnd::parse(text, None).context("in the record");
+    let port = asked.port.parse().context("in the record")?;
     Ok(Between { from: end(&asked.from)?, to: end(&asked.to)?, port })
 }
 
@@ -161,31 +162,46 @@ fn passes(diagnosis: &Diagnosis) -> bool {
     diagnosis.verdict.decision().lets_pass()
 }
 
-/// What fixes a flow, and the cluster with it; else why there is nothing.
-fn fix(
-    snapshot: &Snapshot,
-    diagnosis: &Diagnosis,
-    as_patch: bool,
-) -> Result<(Fix, Snapshot), String> {
+/// Why nothing fixes a flow.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum NoFix {
+    /// It passes.
+    #[error("nothing to fix: no policy denies this flow")]
+    Passes,
+    /// A rule denies it by name, which no other rule outweighs.
+    #[error("{cause}: only the policy's owner can change that")]
+    ExplicitDeny { cause: String },
+    /// No rule was found that lets it pass.
+    #[error("cannot find a rule that is proved to fix it: {cause}")]
+    NoRule { cause: String },
+    /// No policy was found that one more rule in lets it pass.
+    #[error("cannot find an existing policy that is proved to fix it with one more rule: {cause}")]
+    NoPolicy { cause: String },
+}
+
+/// New policies that fix a flow, and the cluster with them.
+fn new_policies(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Result<(Fix, Snapshot), NoFix> {
+    let remedy = remedy_of_flow(snapshot, diagnosis)?;
+    let after = remedy.applied(snapshot);
+    let (summary, newly_allowed) = (remedy.summary.clone(), remedy.newly_allowed);
+    Ok((Fix { summary, newly_allowed, what: FixForm::Policies(remedy) }, after))
+}
+
+fn remedy_of_flow(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Result<Remedy, NoFix> {
     let cause = &diagnosis.cause;
-    let remedy = remedy(snapshot, diagnosis).ok_or_else(|| match cause.class {
-        Class::None => "nothing to fix: no policy denies it".to_owned(),
-        Class::ExplicitDeny => format!("{}: that is for the policy's owner", cause.text),
-        _ => format!("no additive rule can be proved to fix it: {}", cause.text),
-    })?;
+    remedy(snapshot, diagnosis).ok_or_else(|| match cause.class {
+        Class::None => NoFix::Passes,
+        Class::ExplicitDeny => NoFix::ExplicitDeny { cause: cause.text.clone() },
+        _ => NoFix::NoRule { cause: cause.text.clone() },
+    })
+}
+
+/// Rules in existing policies that fix a flow, and the cluster with them.
+fn more_rules(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Result<(Fix, Snapshot), NoFix> {
+    let remedy = remedy_of_flow(snapshot, diagnosis)?;
     let question = &diagnosis.question;
-    if !as_patch {
-        let after = remedy.applied(snapshot);
-        let summary = remedy.summary.clone();
-        let newly_allowed = remedy.newly_allowed;
-        return Ok((Fix { summary, newly_allowed, what: What::Policies(remedy) }, after));
-    }
-    let patch = patch(snapshot, diagnosis, &remedy).ok_or_else(|| {
-        format!(
-            "no policy that is there can be proved to fix it with one more rule: {}",
-            cause.text
-        )
-    })?;
+    let patch = patch(snapshot, diagnosis, &remedy)
+        .ok_or_else(|| NoFix::NoPolicy { cause: diagnosis.cause.text.clone() })?;
     let edits = edits_of(&patch);
     let hosts: Vec<_> =
         patch.edits.iter().map(|edit| format!("{} {}", edit.policy.kind, edit.policy)).collect();
@@ -197,7 +213,7 @@ fn fix(
         question.protocol,
         hosts.join(" and ")
     );
-    let what = What::Edits(edits);
+    let what = FixForm::Edits(edits);
     Ok((Fix { summary, newly_allowed: patch.newly_allowed, what }, patch.after))
 }
 
@@ -215,8 +231,8 @@ fn show(fixes: &[Fix], output: Output) -> anyhow::Result<Outcome> {
 fn json_of(fix: &Fix) -> serde_json::Result<String> {
     let Fix { summary, newly_allowed, what } = fix;
     match what {
-        What::Policies(remedy) => escape::json(&remedy_of(remedy)),
-        What::Edits(edits) => escape::json(&json!({
+        FixForm::Policies(remedy) => escape::json(&remedy_of(remedy)),
+        FixForm::Edits(edits) => escape::json(&json!({
             "summary": summary, "edits": edits, "verified": true, "newly_allowed": newly_allowed,
         })),
     }
@@ -224,14 +240,14 @@ fn json_of(fix: &Fix) -> serde_json::Result<String> {
 
 fn write_text(text: &mut String, fix: &Fix) -> std::fmt::Result {
     let is_first = text.is_empty();
-    if let (What::Policies(_), false) = (&fix.what, is_first) {
+    if let (FixForm::Policies(_), false) = (&fix.what, is_first) {
         writeln!(text, "---")?;
     }
     writeln!(text, "# {}", escape(&fix.summary))?;
     writeln!(text, "# Verified: with it the flow passes. {}", cost(fix.newly_allowed))?;
     match &fix.what {
-        What::Policies(remedy) => text.push_str(&yaml::documents(&remedy.policies)),
-        What::Edits(edits) => {
+        FixForm::Policies(remedy) => text.push_str(&yaml::documents(&remedy.policies)),
+        FixForm::Edits(edits) => {
             for Edit { rule, command, direction, .. } in edits {
                 let direction = match direction {
                     Direction::Egress => "egress",

@@ -20,55 +20,57 @@ use crate::{
 /// Flags of `heal`.
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
-    /// The agents' records, as JSON; `-` is standard input [default: the logs of the agents' pods]
+    /// File of the agents' records as JSON; `-` is standard input [default: the logs of the agents'
+    /// pods]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
     #[command(flatten)]
     kube: KubeArgs,
-    /// Where the Lease is, and the agents' pods
+    /// Namespace of the Lease and of the agents' pods
     #[arg(short, long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "whydrop")]
     namespace: String,
-    /// The label of the agents' pods
+    /// Label selector of the agents' pods
     #[arg(long, value_name = "SELECTOR", default_value = SELECTOR)]
     selector: String,
-    /// The Lease by which one of several leads; two of different names do not know of each other
+    /// Name of the leader-election Lease. Healers with different Lease names run independently
     #[arg(long, value_name = "NAME", default_value = "whydrop-heal")]
     lease: String,
-    /// What this one is called by in the Lease [default: the host's name and the process]
+    /// Name of this healer in the Lease [default: the host's name and the process id]
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
     identity: Option<String>,
-    /// How sure an incident's cause must be, from 0 to 1
+    /// Least confidence in an incident's cause, from 0 to 1
     #[arg(long, value_name = "SHARE", default_value = "0.9", value_parser = share)]
     min_confidence: f64,
-    /// How many incidents are healed within an hour at most
+    /// Most incidents to heal in an hour
     #[arg(long, value_name = "COUNT", default_value = "6", value_parser = count)]
     per_hour: usize,
-    /// How many of them in one namespace
+    /// Most incidents to heal in an hour in one namespace
     #[arg(long, value_name = "COUNT", default_value = "3", value_parser = count)]
     per_namespace_and_hour: usize,
-    /// How long it is watched whether a policy helps; flows that go on dying are told every minute
+    /// How long to watch whether a policy helps. Agents report a persistent drop once a minute, so
+    /// use at least 75s
     #[arg(long, value_name = "TIME", default_value = "2m")]
     watch_time: SignedDuration,
-    /// How long a policy stands that helps, until which a person decides
+    /// How long a policy that helps stays before it is removed, unless someone keeps it
     #[arg(long, value_name = "TIME", default_value = "24h")]
     time_to_live: SignedDuration,
-    /// Where to answer /healthz
+    /// Address to serve /healthz at [default: it is not served]
     #[arg(long, value_name = "ADDRESS:PORT")]
     health_address: Option<SocketAddr>,
-    /// The form of records on standard output, and of messages on standard error
+    /// Format of records on standard output, and of messages on standard error
     #[arg(long, value_enum, env = "WHYDROP_LOG_FORMAT", default_value = "text")]
     pub(super) log_format: Format,
 }
 
-fn share(text: &str) -> Result<f64, String> {
+fn share(text: &str) -> anyhow::Result<f64> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
-    share.ok_or_else(|| "expected a number from 0 to 1".to_owned())
+    share.context("expected a number from 0 to 1")
 }
 
-fn count(text: &str) -> Result<usize, String> {
+fn count(text: &str) -> anyhow::Result<usize> {
     // More would be forgotten within the hour.
     let count = text.parse().ok().filter(|count| (1..=ENTRIES_MAX / 2).contains(count));
-    count.ok_or_else(|| format!("expected a number from 1 to {}", ENTRIES_MAX / 2))
+    count.with_context(|| format!("expected a number from 1 to {}", ENTRIES_MAX / 2))
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
@@ -81,7 +83,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
     let identity = if let Some(identity) = args.identity {
         identity
     } else {
-        let host = host_name().context("the host's name cannot be read; give --identity")?;
+        let host = host_name().context("cannot read the host's name; set --identity")?;
         format!("{host}-{}", std::process::id())
     };
     let from = match args.file {

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How often the line moves, so that a slow API server is told from a command that hangs.
+/// How often the line moves: it shows that a command waits for a slow API server and does not hang.
 const TICK: Duration = Duration::from_millis(120);
 
 /// A line on standard error that changes and goes, if that is a terminal.
 pub(super) struct Progress(ProgressBar);
 
 impl Progress {
-    /// A line, or none for who wants it quiet.
+    /// A line, or none if `quiet`.
     pub(super) fn start(quiet: bool) -> Self {
         let target =
             if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
@@ -24,7 +24,7 @@ impl Progress {
         Self(line)
     }
 
-    /// Says what is being done now.
+    /// Shows what is being done now.
     pub(super) fn say(&self, what: &str) {
         self.0.set_message(what.to_owned());
     }

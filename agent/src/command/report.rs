@@ -22,13 +22,14 @@ use crate::{
 /// Flags of `report`.
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
-    /// The agents' lines, as `kubectl logs` prints them with --log-format json; `-` is standard input
+    /// Files of the agents' records, as `kubectl logs` prints them with --log-format json; `-` is
+    /// standard input
     #[arg(value_name = "FILE", default_value = "-")]
     files: Vec<PathBuf>,
-    /// Where the page goes, instead of to standard output
+    /// File to write the page to [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Only this incident: its id, or the beginning of it
+    /// Id of the only incident to show, or the beginning of it
     #[arg(long, value_name = "ID")]
     incident: Option<String>,
 }
@@ -36,21 +37,21 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let mut board = Board::default();
     for path in &args.files {
-        let taken = match path.as_os_str() == "-" {
-            true => take(stdin().lock(), &mut board),
+        let collected = match path.as_os_str() == "-" {
+            true => collect(stdin().lock(), &mut board),
             false => File::open(path)
                 .map_err(Into::into)
-                .and_then(|file| take(BufReader::new(file), &mut board)),
+                .and_then(|file| collect(BufReader::new(file), &mut board)),
         };
-        taken.with_context(|| named(path))?;
+        collected.with_context(|| named(path))?;
     }
     let tally = board.tally();
     if tally.records == 0 {
         let files: Vec<String> = args.files.iter().map(|path| named(path)).collect();
         let why = tally.examples.back().map(|why| format!("; of the last: {why}"));
         bail!(
-            "{}: expected records of `whydrop agent --log-format json`, found none among {} \
-             lines, {} of which were meant as such{}",
+            "{}: expected records of `whydrop agent --log-format json`, found none in {} lines, {} \
+             of them unreadable records{}",
             files.join(", "),
             tally.others + tally.unreadable,
             tally.unreadable,
@@ -71,7 +72,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 }
 
 /// Line by line: a log may hold anything.
-fn take(mut log: impl BufRead, board: &mut Board) -> anyhow::Result<()> {
+fn collect(mut log: impl BufRead, board: &mut Board) -> anyhow::Result<()> {
     let mut line = String::new();
     loop {
         match next(&mut log, &mut line)? {

@@ -1,4 +1,4 @@
-//! Where a command takes the cluster from.
+//! The cluster that a command asks about: one behind an API server, or manifests.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use kube::Client;
 use tokio::runtime::Runtime;
 use whydrop_core::cluster::Snapshot;
 
-use super::{ends::End, messages::complain, progress::Progress};
+use super::{ends::NamedEnd, messages::complain, progress::Progress};
 use crate::cluster::{
     agents::{LogLine, SELECTOR, once},
     connect::{KubeArgs, connect},
@@ -17,20 +17,20 @@ use crate::cluster::{
     manifests::Manifests,
 };
 
-/// How far back agents are asked what they told: whoever has an id got it today.
+/// How far back agents' logs are read: anyone who has an id got it today.
 const RECALLED: SignedDuration = SignedDuration::from_hours(24);
 
-/// The cluster to ask about: the one that a kubeconfig names, or manifests.
+/// The cluster to ask about: the one of a kubeconfig, or manifests.
 #[derive(Debug, Args)]
 pub(super) struct ClusterArgs {
     /// Manifests instead of a cluster: files, folders, or `-` for standard input; YAML or JSON
     #[arg(short = 'f', long = "filename", value_name = "PATH", num_args = 1..,
           conflicts_with_all = ["kubeconfig", "context"])]
     paths: Vec<PathBuf>,
-    /// The namespace of ends that name none [default: the context's]
+    /// Namespace of pods that are given without one [default: the context's]
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
-    /// Show no progress; there is none but on a terminal
+    /// Hide progress, which is shown only on a terminal
     #[arg(short, long)]
     quiet: bool,
     #[command(flatten)]
@@ -38,13 +38,13 @@ pub(super) struct ClusterArgs {
 }
 
 /// A cluster that can be asked.
-pub(super) struct Source {
+pub(super) struct OpenCluster {
     namespace: Option<String>,
     quiet: bool,
-    from: From,
+    from: ClusterFrom,
 }
 
-enum From {
+enum ClusterFrom {
     Manifests(Box<Snapshot>),
     Api(Client, Runtime),
 }
@@ -59,16 +59,16 @@ impl ClusterArgs {
     ///
     /// # Errors
     /// Everything that is wrong with the manifests, a line each; a cluster that cannot be reached.
-    pub(super) fn open(&self) -> anyhow::Result<Source> {
+    pub(super) fn open(&self) -> anyhow::Result<OpenCluster> {
         let namespace = self.namespace.clone();
         if !self.paths.is_empty() {
-            let from = From::Manifests(Box::new(self.manifests()?));
-            return Ok(Source { namespace, quiet: self.quiet, from });
+            let from = ClusterFrom::Manifests(Box::new(self.manifests()?));
+            return Ok(OpenCluster { namespace, quiet: self.quiet, from });
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let client = runtime.block_on(connect(&self.kube))?;
         let namespace = namespace.or_else(|| Some(client.default_namespace().to_owned()));
-        Ok(Source { namespace, quiet: self.quiet, from: From::Api(client, runtime) })
+        Ok(OpenCluster { namespace, quiet: self.quiet, from: ClusterFrom::Api(client, runtime) })
     }
 
     fn manifests(&self) -> anyhow::Result<Snapshot> {
@@ -80,50 +80,50 @@ impl ClusterArgs {
             bail!("{last}");
         }
         for (kind, count) in &manifests.passed_over {
-            tracing::debug!(kind, count, "objects that take no part were passed over");
+            tracing::debug!(kind, count, "ignoring objects of this kind");
         }
         Ok(manifests.cluster().snapshot())
     }
 }
 
-impl Source {
+impl OpenCluster {
     /// What the agents in a namespace have logged for the last day, as far as their nodes keep it.
     ///
     /// # Errors
-    /// Where there is no cluster to ask, or no agent in it.
+    /// There is no cluster to ask, or no agent in it.
     pub(super) fn agents_lines(&self, namespace: &str) -> anyhow::Result<Vec<LogLine>> {
-        let From::Api(client, runtime) = &self.from else {
+        let ClusterFrom::Api(client, runtime) = &self.from else {
             bail!("--records FILE is missing: manifests have no agents to ask");
         };
         let since = Timestamp::now() - RECALLED;
         runtime.block_on(once(client, namespace, SELECTOR, Some(since)))
     }
 
-    /// The namespace of ends that name none, if there is one.
+    /// The namespace of pods that are given without one, if it is known.
     pub(super) fn namespace(&self) -> Option<&str> {
         self.namespace.as_deref()
     }
 
-    /// As much of the cluster as these ends take. Says what could not be read.
+    /// As much of the cluster as these ends need. Complains of what could not be read.
     ///
     /// # Errors
-    /// Where the cluster does not answer, or does not accept who asks.
+    /// The cluster does not answer, or refuses the user.
     pub(super) fn snapshot<'a>(
         self,
-        ends: impl IntoIterator<Item = &'a End>,
+        ends: impl IntoIterator<Item = &'a NamedEnd>,
     ) -> anyhow::Result<Snapshot> {
         let (client, runtime) = match self.from {
-            From::Manifests(snapshot) => return Ok(*snapshot),
-            From::Api(client, runtime) => (client, runtime),
+            ClusterFrom::Manifests(snapshot) => return Ok(*snapshot),
+            ClusterFrom::Api(client, runtime) => (client, runtime),
         };
         let mut wanted = Wanted::default();
         for end in ends {
             match end {
-                End::Pod(namespace, _) | End::Service(namespace, _) => {
+                NamedEnd::Pod(namespace, _) | NamedEnd::Service(namespace, _) => {
                     wanted.namespaces.insert(namespace.clone());
                 }
-                End::Node(_) => wanted.nodes = true,
-                End::Address(address) => {
+                NamedEnd::Node(_) => wanted.nodes = true,
+                NamedEnd::Address(address) => {
                     wanted.addresses.insert(*address);
                 }
             }

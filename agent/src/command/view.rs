@@ -1,4 +1,4 @@
-//! `whydrop view`: the agents' records, looked at in a terminal.
+//! `whydrop view`: the agents' records in a terminal.
 
 use std::{
     fs::File,
@@ -18,8 +18,8 @@ use crate::{
 /// Flags of `view`.
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
-    /// Records as `whydrop agent --log-format json` writes them, of any number of nodes; `-` is
-    /// standard input
+    /// File of the agents' records, as `whydrop agent --log-format json` writes them, of any number
+    /// of nodes; `-` is standard input
     #[arg(value_name = "FILE", default_value = "-")]
     file: PathBuf,
 }
@@ -49,7 +49,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     summarise(reader, &name)
 }
 
-/// Without a terminal: everything is read, and told as text.
+/// Without a terminal: everything is read, then summarised as text.
 fn summarise(reader: Box<dyn Read + Send>, name: &str) -> anyhow::Result<Outcome> {
     let (input, mut board) = (Input::start(reader), Board::default());
     while let Some(news) = input.wait() {

@@ -2,41 +2,40 @@
 //!
 //! A file, rather than the kernel's table pinned to a file system. A pinned table goes with the
 //! machine's restart, has the layout of the agent that made it, and wants a second path of the host;
-//! a file outlives an upgrade and a restart of the machine as well. What it costs: an agent that is
-//! killed takes the answers since the last writing with it, some seconds of them, and one that is
-//! told to end takes none. While no agent runs, neither would know more.
+//! a file outlives an upgrade and a restart of the machine as well. What it costs: when an agent
+//! is killed, the answers since the last writing are lost, some seconds of them; when it is ended by
+//! a signal, none are. While no agent runs, neither would know more.
 //!
 //! Times are kept by the clock that the programs read, with the boot it began at, since the wall
 //! clock may be set in between: see [`Boot::translate`].
 
-use std::net::IpAddr;
+use std::{net::IpAddr, str::FromStr as _};
 
-use anyhow::{Context as _, bail, ensure};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use whydrop_core::flow::{Flow, Protocol};
 
-use super::StateDirectory;
+use super::{StateDirectory, StateError};
 use crate::probe::{ANSWERS_MAX, Answered, Boot, SinceBoot};
 
 /// The file's name.
 pub const NAME: &str = "last-answers.json";
 
-/// What tells it from any other file.
+/// What distinguishes it from any other file.
 const FORMAT: &str = "whydrop last answers";
 
-/// The form of what follows. One that is neither this nor the one before is not guessed at.
+/// The version of the form. One that is neither this nor the one before is refused.
 const VERSION: u32 = 2;
 
 /// The form of agents before this one's: of each flow the last answer alone.
-const LAST_ALONE: u32 = 1;
+const VERSION_LAST_ONLY: u32 = 1;
 
 /// The longest entry takes 203 bytes, of two IPv6 addresses; and some for the rest.
 const BYTES_MAX: u64 = 224 * ANSWERS_MAX as u64 + 4096;
 
 /// What every version of the file begins with.
 #[derive(Deserialize)]
-struct Head {
+struct FileHead {
     format: String,
     version: u32,
 }
@@ -73,16 +72,16 @@ impl From<LastAnswer> for Answer {
     }
 }
 
-/// Writes what the node's next agent will know.
+/// Writes the answers for the node's next agent.
 ///
 /// # Errors
-/// Where the file cannot be written; the one before is still there.
+/// The file cannot be written; the one before is still there.
 pub fn write(
     state: &StateDirectory,
     node: &str,
     boot: &Boot,
     answers: &[(Flow, Answered)],
-) -> anyhow::Result<()> {
+) -> Result<(), StateError> {
     let ns = |at: SinceBoot| i64::try_from(at.as_nanos()).ok();
     let answer = |(flow, answered): &(Flow, Answered)| {
         let Flow { source, destination, port, protocol } = *flow;
@@ -98,51 +97,94 @@ pub fn write(
         boot: Began { id: boot.id.clone(), began: boot.began },
         answers: answers.iter().filter_map(answer).collect(),
     };
-    state.write(NAME, &serde_json::to_vec(&document)?)
+    let unusable = |error| unusable(state, AnswersError::Json(error));
+    state.write(NAME, &serde_json::to_vec(&document).map_err(unusable)?)
 }
 
-/// Reads what the agent before this one knew, as times of this boot; nothing where there was none.
+/// Reads the answers of the agent before this one, as times of this boot; none where there was none.
 ///
 /// # Errors
-/// Where there is a file that is broken, or is not of this node or version: it says nothing, and is
-/// replaced by the next one.
+/// There is a file that is broken, or is not of this node or version: it is ignored, and replaced
+/// by the next one.
 pub fn read(
     state: &StateDirectory,
     node: &str,
     boot: &Boot,
-) -> anyhow::Result<Vec<(Flow, Answered)>> {
+) -> Result<Vec<(Flow, Answered)>, StateError> {
     let Some(bytes) = state.read(NAME, BYTES_MAX)? else { return Ok(Vec::new()) };
-    let decoded = decode(&bytes, node, boot);
-    decoded.with_context(|| state.path().join(NAME).display().to_string())
+    decode(&bytes, node, boot).map_err(|error| unusable(state, error))
 }
 
-fn decode(bytes: &[u8], node: &str, boot: &Boot) -> anyhow::Result<Vec<(Flow, Answered)>> {
-    let head: Head = serde_json::from_slice(bytes)?;
-    ensure!(head.format == FORMAT, "field format: expected {FORMAT:?}, found {:?}", head.format);
+fn unusable(state: &StateDirectory, source: AnswersError) -> StateError {
+    StateError::Unusable { path: state.path().join(NAME), source }
+}
+
+/// What is wrong with the file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AnswersError {
+    /// It is no JSON of this form.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// It is another kind of file.
+    #[error("field format: expected {FORMAT:?}, found {0:?}")]
+    Format(String),
+    /// Another version of the agent wrote it.
+    #[error("field version: expected {VERSION}, found {0}: it is of another version of the agent")]
+    Version(u32),
+    /// Another node's agent wrote it.
+    #[error("field node: expected {expected:?}, found {found:?}: it is another node's")]
+    Node {
+        /// This node.
+        expected: String,
+        /// That node.
+        found: String,
+    },
+    /// It holds more than an agent keeps.
+    #[error("field answers: expected at most {ANSWERS_MAX}, found {0}")]
+    TooMany(usize),
+    /// An answer's protocol is none that is known.
+    #[error("field answers[{index}][0]: {problem}")]
+    Protocol {
+        /// Which answer.
+        index: usize,
+        /// What was expected.
+        problem: String,
+    },
+}
+
+fn decode(bytes: &[u8], node: &str, boot: &Boot) -> Result<Vec<(Flow, Answered)>, AnswersError> {
+    let head: FileHead = serde_json::from_slice(bytes)?;
+    if head.format != FORMAT {
+        return Err(AnswersError::Format(head.format));
+    }
     let document: Document<Answer> = match head.version {
         VERSION => serde_json::from_slice(bytes)?,
-        LAST_ALONE => {
+        VERSION_LAST_ONLY => {
             let Document { format, version, node, boot, answers } =
                 serde_json::from_slice::<Document<LastAnswer>>(bytes)?;
             let answers = answers.into_iter().map(Answer::from).collect();
             Document { format, version, node, boot, answers }
         }
-        other => bail!("field version: expected {VERSION}, found {other}: another agent's"),
+        other => return Err(AnswersError::Version(other)),
     };
-    let (of, count) = (&document.node, document.answers.len());
-    ensure!(of == node, "field node: expected {node:?}, found {of:?}: another node's");
-    ensure!(count <= ANSWERS_MAX, "field answers: expected at most {ANSWERS_MAX}, found {count}");
+    if document.node != node {
+        return Err(AnswersError::Node { expected: node.to_owned(), found: document.node });
+    }
+    let count = document.answers.len();
+    if count > ANSWERS_MAX {
+        return Err(AnswersError::TooMany(count));
+    }
     let then = Boot { id: document.boot.id, began: document.boot.began };
     let now = boot.age();
     let mut answers = Vec::with_capacity(count);
-    for (i, answer) in document.answers.into_iter().enumerate() {
+    for (index, answer) in document.answers.into_iter().enumerate() {
         let Answer(protocol, source, destination, port, first, before, last, connections) = answer;
-        let protocol: Protocol = protocol
-            .parse()
-            .map_err(|expected: String| anyhow::anyhow!("field answers[{i}][0]: {expected}"))?;
+        let protocol = Protocol::from_str(&protocol)
+            .map_err(|error| AnswersError::Protocol { index, problem: error.to_string() })?;
         let at = |ns: i64| boot.translate(&then, SinceBoot::from_nanos(ns));
         let (first, before, last) = (at(first), before.map(at), at(last));
-        // What is yet to come was noted by a clock that was wrong.
+        // A time in the future was noted by a clock that was wrong.
         if last <= now {
             let answered = Answered { first, before, last, connections };
             answers.push((Flow { source, destination, port, protocol }, answered));
@@ -154,6 +196,7 @@ fn decode(bytes: &[u8], node: &str, boot: &Boot) -> anyhow::Result<Vec<(Flow, An
 #[cfg(test)]
 mod tests {
     use jiff::SignedDuration;
+    use whydrop_core::chain::chain;
 
     use super::*;
 
@@ -263,7 +306,7 @@ mod tests {
             (&larger, "worker-1", "is larger than"),
         ] {
             std::fs::write(&path, text).unwrap();
-            let said = format!("{:#}", read(&state, node, &now).unwrap_err());
+            let said = chain(&read(&state, node, &now).unwrap_err());
             assert!(said.contains(wrong), "no {wrong:?} in {said:?}");
             assert!(said.starts_with(&path.display().to_string()), "{said}");
         }

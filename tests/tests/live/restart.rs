@@ -104,7 +104,7 @@ fn an_agent_without_a_past_says_so_and_goes_on() {
     // Where nobody can write.
     let mut second = agent(&node, Path::new("/proc"));
     let said = degraded(&second);
-    assert!(said.contains("what is known ends with this agent: cannot write to /proc"), "{said}");
+    assert!(said.contains("state was not saved: cannot write to /proc"), "{said}");
     dropped(&node, "frontend/pod-a", to(&node, 1));
     drop_to(&mut second, "pod-b");
     second.stop().expect("it ends");

@@ -99,7 +99,7 @@ fn location(seen: &Observation) -> Option<&str> {
 #[track_caller]
 fn assert_exact(totals: &Totals) {
     for (kind, observed) in totals.observed.iter().enumerate() {
-        assert_eq!(*observed, totals.told[kind] + totals.lost[kind], "{totals:#?}");
+        assert_eq!(*observed, totals.reported[kind] + totals.lost[kind], "{totals:#?}");
     }
 }
 
@@ -564,7 +564,7 @@ fn every_dropped_syn_of_a_flood_is_reported_or_counted_as_lost() {
             .filter(|seen| matches!(seen.fact, Fact::KernelDrop { .. }))
             .map(|seen| seen.packets)
             .sum();
-        assert_eq!(passed_on, seen.totals.told[0]);
+        assert_eq!(passed_on, seen.totals.reported[0]);
         assert_eq!(
             passed_on + seen.totals.lost[0] + seen.totals.skipped,
             dropped,

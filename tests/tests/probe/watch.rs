@@ -13,7 +13,7 @@ use std::{
 
 use nix::sched::{CloneFlags, setns};
 use tokio::sync::Notify;
-use whydrop::probe::{Attach, Change, Config, Part, Probe, State, Totals};
+use whydrop::probe::{Attach, Change, Config, Part, PartState, Probe, Totals};
 use whydrop_core::{flow::Flow, observation::Observation};
 use whydrop_tests::world::netns::Node;
 
@@ -70,7 +70,7 @@ impl Watch {
         let parts =
             watch.wait("the probe to start", |seen| (seen.rounds > 0).then(|| seen.parts.clone()));
         for part in parts {
-            assert_eq!(part.state, State::Active, "{}", part.name);
+            assert_eq!(part.state, PartState::Active, "{}", part.name);
         }
         watch
     }

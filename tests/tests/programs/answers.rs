@@ -74,7 +74,7 @@ fn each_connection_that_is_answered_is_counted_once() {
             (flow(CLIENT, SERVICE, 80, Protocol::Tcp), 2),
             (flow(CLIENT, backend, 80, Protocol::Tcp), 2),
         ] {
-            let worked = probe.successes.worked(&flow, None)?.unwrap();
+            let (_, worked) = probe.successes.worked_of([(flow, None)])?[0];
             assert_eq!(worked.connections, connections, "{flow}");
             assert!(worked.first <= worked.last, "{flow}: {worked:?}");
         }
@@ -82,7 +82,7 @@ fn each_connection_that_is_answered_is_counted_once() {
         let before = SinceBoot::from_secs(-300);
         probe.successes.remember([(direct, Answered::once(before))]);
         for _ in 0..2 {
-            let worked = probe.successes.worked(&direct, None)?.unwrap();
+            let (_, worked) = probe.successes.worked_of([(direct, None)])?[0];
             assert_eq!(worked.connections, 4);
             assert!(worked.first < worked.last);
             let all = probe.successes.all()?;
@@ -118,7 +118,7 @@ fn last_answers_that_give_way_are_counted() {
         };
         let at = |n: u8| SinceBoot::from_secs(i64::from(n) - 300);
         probe.successes.remember((0..200).map(|n| (known(n), Answered::once(at(n)))));
-        assert!(probe.successes.last(&known(7))?.is_some());
+        assert_eq!(probe.successes.last_of([&known(7)])?.len(), 1);
         // A few flows are looked up, and many found by reading all, with the same result.
         let lately = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(1);
         let web = |client: u32| {

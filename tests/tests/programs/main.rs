@@ -90,7 +90,7 @@ fn the_same_syn_again_is_a_retransmission() {
     let packet = ethernet(IPV4, &syn());
     kernel.run(Hook::FromPod, &packet);
     let (_, attempt) = kernel.only(Hook::FromPod, &packet);
-    assert_eq!((attempt.packets, attempt.flags), (2, flags::FROM_POD | flags::TOLD));
+    assert_eq!((attempt.packets, attempt.flags), (2, flags::FROM_POD | flags::REPORTED));
 }
 
 #[test]
@@ -144,14 +144,14 @@ fn a_reset_rejects_the_attempt_it_is_about() {
     // One that ends a connection, which happens to have the number.
     let (_, attempt) = kernel.only(Hook::ToPod, &numbered(7, ISN + 1, RST | ACK));
     assert_eq!(attempt.flags, flags::FROM_POD);
-    let rejected = flags::FROM_POD | flags::REJECTED | flags::TOLD;
+    let rejected = flags::FROM_POD | flags::REJECTED | flags::REPORTED;
     let (_, attempt) = kernel.only(Hook::ToPod, &reset(ISN + 1, RST | ACK));
     assert_eq!(attempt.flags, rejected);
 }
 
 #[test]
 fn an_icmp_error_rejects_the_attempt_it_quotes() {
-    let rejected = flags::FROM_POD | flags::REJECTED | flags::TOLD;
+    let rejected = flags::FROM_POD | flags::REJECTED | flags::REPORTED;
     let quoted = &syn()[..28]; // a header and eight bytes, as RFC 792 promises
     let error = |kind, code, quoted: &[u8]| {
         ethernet(IPV4, &ipv4(ICMP, SERVER, CLIENT, &icmp(kind, code, quoted)))
@@ -182,7 +182,7 @@ fn an_icmpv6_error_rejects_the_attempt_it_quotes() {
     kernel.run(Hook::FromPod, &ethernet(IPV6, &syn6()));
     let error = ipv6(ICMP6, SERVER6, CLIENT6, &icmp(1, 1, &syn6()));
     let (_, attempt) = kernel.only(Hook::ToPod, &ethernet(IPV6, &error));
-    assert_eq!(attempt.flags, flags::FROM_POD | flags::REJECTED | flags::TOLD);
+    assert_eq!(attempt.flags, flags::FROM_POD | flags::REJECTED | flags::REPORTED);
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn an_icmp_error_about_a_dns_query_finds_it() {
     kernel.run(Hook::FromPod, &ethernet(IPV4, &query));
     let error = ipv4(ICMP, SERVER, CLIENT, &icmp(3, 3, &query));
     let (_, attempt) = kernel.only(Hook::ToPod, &ethernet(IPV4, &error));
-    assert_eq!(attempt.flags, flags::FROM_POD | flags::REJECTED | flags::TOLD);
+    assert_eq!(attempt.flags, flags::FROM_POD | flags::REJECTED | flags::REPORTED);
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn sctp_init_init_ack_and_abort_are_understood() {
     let (_, attempt) = kernel.only(Hook::ToPod, &abort(1));
     assert_eq!(attempt.flags, flags::FROM_POD);
     let (_, attempt) = kernel.only(Hook::ToPod, &abort(0));
-    assert_eq!(attempt.flags, flags::FROM_POD | flags::REJECTED | flags::TOLD);
+    assert_eq!(attempt.flags, flags::FROM_POD | flags::REJECTED | flags::REPORTED);
 }
 
 #[test]

@@ -31,7 +31,17 @@ const HOUSE: &[Target] = &[
     Target {
         name: "",
         root: "agent-ebpf/src/main.rs",
-        rooms: &["maps", "parse", "skb", "tell", "from_pod", "to_pod", "kfree_skb", "sock_state"],
+        rooms: &[
+            "maps",
+            "parse",
+            "skb",
+            "report",
+            "from_pod",
+            "to_pod",
+            "kernel_memory",
+            "kfree_skb",
+            "sock_state",
+        ],
         has_no_circles: true,
     },
     Target {
@@ -72,14 +82,48 @@ const HOUSE: &[Target] = &[
     Target {
         name: "whydrop_probe", // the edge to the kernel
         root: "agent/probe/src/lib.rs",
-        rooms: &[],
-        has_no_circles: false,
+        rooms: &[
+            "error",        // why the probe cannot start or run
+            "sys",          // system calls
+            "names",        // of the programs
+            "log",          // the programs' diagnostics
+            "clock",        // the programs' clock and ours
+            "btf",          // the kernel's types
+            "kernel",       // what the programs must know of it
+            "config",       // how the probe is set up
+            "part",         // what works on this kernel
+            "capabilities", // whether the process may do what it does
+            "load",         // the programs
+            "decode",       // bytes to observations
+            "counters",     // totals and costs
+            "observations", // the ring and the counts
+            "successes",    // which answers flows got
+            "connections",  // conntrack's counters
+            "filters",      // messages about tc filters
+            "netlink",      // links, addresses, routes, filters
+            "topology",     // whose interfaces and addresses these are
+            "interfaces",   // attaches to pods' veths
+            "probe",        // all of it, started
+        ],
+        has_no_circles: true,
     },
     Target {
         name: "whydrop_sink", // where records go
         root: "agent/sink/src/lib.rs",
-        rooms: &[],
-        has_no_circles: false,
+        rooms: &[
+            "reading",  // metrics, queues, losses
+            "note",     // what an Event says
+            "outgoing", // what sinks are handed
+            "sink",     // the trait
+            "host",     // where the agent runs
+            "log",      // lines on standard output
+            "metrics",  // what a scrape gets
+            "http",     // health and metrics
+            "events",   // Kubernetes Events
+            "otlp",     // a collector
+            "sinks",    // all of them
+        ],
+        has_no_circles: true,
     },
     Target {
         name: "whydrop_reader",
@@ -100,7 +144,7 @@ const HOUSE: &[Target] = &[
             "agent",   // the one task that hands facts to the docket
             "command", // subcommands
         ],
-        has_no_circles: false,
+        has_no_circles: true,
     },
     Target { name: "", root: "agent/src/main.rs", rooms: &[], has_no_circles: true },
     tool("whydrop_tests", "tests/src/lib.rs"),

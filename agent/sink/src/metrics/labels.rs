@@ -1,4 +1,4 @@
-//! What tells one series from another. Names of objects are bounded by who keeps the series.
+//! What distinguishes one series from another. Names of objects are bounded by who keeps the series.
 
 use prometheus_client::encoding::EncodeLabelSet;
 
@@ -7,10 +7,10 @@ use whydrop_report::{
     incident::{IncidentRecord, Severity, Sufferer},
 };
 
-/// What stands for the names beyond [`super::SERIES_MAX`].
+/// Replaces the names beyond [`super::SERIES_MAX`].
 pub(super) const OTHER: &str = "other";
 
-/// What tells one series of records from another.
+/// What distinguishes one series of records from another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 pub(super) struct Labels {
     namespace: String,
@@ -61,7 +61,7 @@ fn policy_name(policy: Option<&ObjectRef>) -> String {
     escaped(&name.unwrap_or_default())
 }
 
-/// What an open incident is told by: who suffers most, and by what.
+/// The labels of an open incident: what is affected most, and by what.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
 pub(super) struct IncidentLabels {
     severity: &'static str,
@@ -104,7 +104,7 @@ pub(super) fn severity(severity: Severity) -> &'static str {
     }
 }
 
-/// The pod that a record is about: the one that suffers by a drop, which is the one that connects
+/// The pod that a record is about: the one that a drop affects, which is the one that connects
 /// where that is a pod; the one that a policy leaves unprotected, of a finding.
 fn concerned(record: &DropRecord) -> &End {
     let (source, destination) = (&record.flow.source, &record.flow.destination);

@@ -9,13 +9,13 @@ use prometheus_client::{
 };
 
 use super::{
-    Shared,
+    SharedCounts,
     labels::{IncidentLabels, Labels, escaped},
     lock,
 };
-use crate::{Kind, Number, Reading, Values};
+use crate::reading::{Kind, Number, Reading, Values};
 
-impl Collector for Shared {
+impl Collector for SharedCounts {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let values = lock(&self.0);
         let mut page = Page(encoder);
@@ -24,7 +24,7 @@ impl Collector for Shared {
             .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
         page.records(
             "drops",
-            "Dropped flows: each counted when it begins, and once a minute while it goes on.",
+            "Dropped flows: each is counted when it begins, and once a minute while it continues.",
             &values.drops,
         )?;
         page.records(
@@ -50,7 +50,7 @@ impl Collector for Shared {
         )?;
         page.counter(
             "series_overflow",
-            "Drops and findings counted under other names, since there were too many names.",
+            "Drops and findings counted under other names, because there were too many names.",
             values.overflow,
         )?;
         let agent_records = values.agent_records.iter();

@@ -4,15 +4,8 @@
 //! One HTTP client carries both protocols, so that there is one way of doing TLS. Where the answer
 //! to a request is not known, it is sent again: at least once, by the specification.
 
-use std::{
-    fs,
-    io::{self, Write as _},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, io::Write as _, path::Path, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use futures_util::FutureExt as _;
@@ -40,7 +33,10 @@ use tokio::time::timeout;
 use tonic::{Code, Status, client::Grpc, codec::CompressionEncoding, metadata::MetadataMap};
 use tonic_types::StatusExt as _;
 
-use super::settings::{Protocol, Settings};
+use super::{
+    error::OtlpError,
+    settings::{OtlpSettings, Protocol},
+};
 use whydrop_core::chain::chain;
 
 const METHOD: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
@@ -52,12 +48,12 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// A connection on which nobody answers is given up after this long, twice.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// How much of an answer that is not as expected is told.
+/// How many characters of an unexpected answer are quoted.
 const WORDS_MAX: usize = 200;
 
 /// What came of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum ExportOutcome {
     /// The collector has the events, but for some that it will never take.
     Accepted {
         /// How many it will not take.
@@ -84,7 +80,7 @@ type Connector = HttpsConnector<HttpConnector>;
 /// A client of one collector; its copies share their connections.
 #[derive(Clone)]
 pub(super) struct Client {
-    settings: Arc<Settings>,
+    settings: Arc<OtlpSettings>,
     way: Way,
 }
 
@@ -99,7 +95,7 @@ impl Client {
     ///
     /// # Errors
     /// Certificates or a key that cannot be read.
-    pub(super) fn new(settings: &Arc<Settings>) -> anyhow::Result<Self> {
+    pub(super) fn new(settings: &Arc<OtlpSettings>) -> Result<Self, OtlpError> {
         let connector = connector(settings)?;
         let mut builder = legacy::Client::builder(TokioExecutor::new());
         builder.pool_timer(TokioTimer::new()).timer(TokioTimer::new());
@@ -122,7 +118,7 @@ impl Client {
     }
 
     /// Sends a request, and waits for the answer no longer than the settings say.
-    pub(super) async fn export(self, request: ExportLogsServiceRequest) -> Outcome {
+    pub(super) async fn export(self, request: ExportLogsServiceRequest) -> ExportOutcome {
         let Self { settings, way } = self;
         let sent = async {
             match way {
@@ -130,13 +126,13 @@ impl Client {
                 Way::Http(client) => export_http(&client, &settings, &request).await,
             }
         };
-        // tonic panics over error details that are not base64: no answer of a collector's is to end
+        // tonic panics over error details that are not base64: no answer of a collector may end
         // the thread.
         let sent = std::panic::AssertUnwindSafe(sent).catch_unwind();
-        let retry = |why: String| Outcome::Retry { after: None, why };
+        let retry = |why: String| ExportOutcome::Retry { after: None, why };
         match timeout(settings.timeout, sent).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => retry("its answer cannot be read".to_owned()),
+            Ok(Err(_)) => retry("cannot read its answer".to_owned()),
             Err(_) => retry(format!("no answer within {:?}", settings.timeout)),
         }
     }
@@ -144,11 +140,11 @@ impl Client {
 
 async fn export_grpc(
     mut grpc: Grpc<legacy::Client<Connector, tonic::body::Body>>,
-    settings: &Settings,
+    settings: &OtlpSettings,
     request: ExportLogsServiceRequest,
-) -> Outcome {
+) -> ExportOutcome {
     if let Err(error) = grpc.ready().await {
-        return Outcome::Retry { after: None, why: chain(&error) };
+        return ExportOutcome::Retry { after: None, why: chain(&error) };
     }
     let mut request = tonic::Request::new(request);
     let mut headers: HeaderMap = settings.headers.iter().cloned().collect();
@@ -163,10 +159,10 @@ async fn export_grpc(
 }
 
 /// What a gRPC status means: the table of "OTLP/gRPC Response", "Failures".
-fn of_status(status: &Status) -> Outcome {
+fn of_status(status: &Status) -> ExportOutcome {
     // What did not come from the collector is an error of the connection.
     if let Some(error) = std::error::Error::source(status) {
-        return Outcome::Retry { after: None, why: chain(error) };
+        return ExportOutcome::Retry { after: None, why: chain(error) };
     }
     let code = format!("{:?}", status.code());
     let why = match status.message() {
@@ -181,50 +177,51 @@ fn of_status(status: &Status) -> Outcome {
         | Code::Aborted
         | Code::OutOfRange
         | Code::Unavailable
-        | Code::DataLoss => Outcome::Retry { after, why },
+        | Code::DataLoss => ExportOutcome::Retry { after, why },
         // Only where the collector says that it will recover.
-        Code::ResourceExhausted if info.is_some() => Outcome::Retry { after, why },
-        _ => Outcome::Refused { why },
+        Code::ResourceExhausted if info.is_some() => ExportOutcome::Retry { after, why },
+        _ => ExportOutcome::Refused { why },
     }
 }
 
 async fn export_http(
     client: &legacy::Client<Connector, Full<Bytes>>,
-    settings: &Settings,
+    settings: &OtlpSettings,
     request: &ExportLogsServiceRequest,
-) -> Outcome {
+) -> ExportOutcome {
     let request = match http_request(settings, request) {
         Ok(request) => request,
-        Err(error) => return Outcome::Refused { why: format!("{error:#}") },
+        Err(error) => return ExportOutcome::Refused { why: chain(&error) },
     };
     let response = match client.request(request).await {
         Ok(response) => response,
-        Err(error) => return Outcome::Retry { after: None, why: chain(&error) },
+        Err(error) => return ExportOutcome::Retry { after: None, why: chain(&error) },
     };
     let (head, body) = response.into_parts();
     let body = match Limited::new(body, ANSWER_BYTES_MAX).collect().await {
         Ok(body) => body.to_bytes(),
-        Err(error) => return Outcome::Retry { after: None, why: error.to_string() },
+        Err(error) => return ExportOutcome::Retry { after: None, why: error.to_string() },
     };
     of_answer(head.status, &head.headers, &body)
 }
 
 fn http_request(
-    settings: &Settings,
+    settings: &OtlpSettings,
     request: &ExportLogsServiceRequest,
-) -> anyhow::Result<Request<Full<Bytes>>> {
+) -> Result<Request<Full<Bytes>>, OtlpError> {
     let mut body = request.encode_to_vec();
     let mut builder = Request::post(&settings.url);
     if settings.is_compressed {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(&body)?;
-        body = encoder.finish()?;
+        encoder.write_all(&body).map_err(OtlpError::Compress)?;
+        body = encoder.finish().map_err(OtlpError::Compress)?;
         builder = builder.header(CONTENT_ENCODING, "gzip");
     }
     let mut request = builder
         .header(USER_AGENT, AGENT)
         .header(CONTENT_TYPE, "application/x-protobuf")
-        .body(Full::from(body))?;
+        .body(Full::from(body))
+        .map_err(OtlpError::Request)?;
     for (name, value) in &settings.headers {
         request.headers_mut().insert(name, value.clone());
     }
@@ -232,22 +229,24 @@ fn http_request(
 }
 
 /// What an HTTP answer means: "OTLP/HTTP Response".
-fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Outcome {
+fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ExportOutcome {
     if status.is_success() {
-        // A proxy may answer with something else: it has taken the request all the same.
+        // A proxy may answer with something else: it has taken the request anyway.
         return accepted(ExportLogsServiceResponse::decode(body).unwrap_or_default());
     }
     let why = match tonic_types::Status::decode(body) {
-        Ok(told) if !told.message.is_empty() => format!("{status}: {}", words(&told.message)),
+        Ok(answer) if !answer.message.is_empty() => {
+            format!("{status}: {}", words(&answer.message))
+        }
         _ if body.is_empty() => status.to_string(),
         _ => format!("{status}: {}", words(&String::from_utf8_lossy(body))),
     };
     match status.as_u16() {
         429 | 502 | 503 | 504 => {
             let after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-            Outcome::Retry { after: after.and_then(|text| wait(text, Timestamp::now())), why }
+            ExportOutcome::Retry { after: after.and_then(|text| wait(text, Timestamp::now())), why }
         }
-        _ => Outcome::Refused { why },
+        _ => ExportOutcome::Refused { why },
     }
 }
 
@@ -260,10 +259,10 @@ fn wait(text: &str, now: Timestamp) -> Option<Duration> {
     Some(Duration::try_from(date.duration_since(now)).unwrap_or_default())
 }
 
-fn accepted(response: ExportLogsServiceResponse) -> Outcome {
+fn accepted(response: ExportLogsServiceResponse) -> ExportOutcome {
     let partial = response.partial_success.unwrap_or_default();
     let rejected = u64::try_from(partial.rejected_log_records).unwrap_or(0);
-    Outcome::Accepted { rejected, message: words(&partial.error_message) }
+    ExportOutcome::Accepted { rejected, message: words(&partial.error_message) }
 }
 
 /// The first of what a collector says, on one line.
@@ -272,7 +271,7 @@ fn words(text: &str) -> String {
     whydrop_report::escape::escape(&text).into_owned()
 }
 
-fn connector(settings: &Settings) -> anyhow::Result<Connector> {
+fn connector(settings: &OtlpSettings) -> Result<Connector, OtlpError> {
     let mut tcp = HttpConnector::new();
     // Of TLS it only carries the bytes.
     tcp.enforce_http(false);
@@ -286,57 +285,60 @@ fn connector(settings: &Settings) -> anyhow::Result<Connector> {
     })
 }
 
-fn tls(settings: &Settings) -> anyhow::Result<ClientConfig> {
+fn tls(settings: &OtlpSettings) -> Result<ClientConfig, OtlpError> {
     let mut roots = RootCertStore::empty();
     match &settings.authorities {
         Some(path) => {
             for certificate in certificates(path)? {
-                roots.add(certificate).with_context(|| path.display().to_string())?;
+                roots
+                    .add(certificate)
+                    .map_err(|source| OtlpError::Authority { path: path.clone(), source })?;
             }
         }
         // Read only where they are needed: a machine without any can do without TLS.
         None if is_https(&settings.url) => {
             let found = rustls_native_certs::load_native_certs();
             roots.add_parsable_certificates(found.certs);
-            anyhow::ensure!(
-                !roots.is_empty(),
-                "this system has no certificates to trust: name a file of them in \
-                 OTEL_EXPORTER_OTLP_CERTIFICATE"
-            );
+            if roots.is_empty() {
+                return Err(OtlpError::NoAuthorities);
+            }
         }
         None => {}
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
+        .with_safe_default_protocol_versions()
+        .map_err(OtlpError::Tls)?
         .with_root_certificates(roots);
     match &settings.identity {
         None => Ok(builder.with_no_client_auth()),
         Some((certificate, key)) => {
             let chain = certificates(certificate)?;
             let secret = read(key)?;
-            let secret = PrivateKeyDer::from_pem_slice(&secret)
-                .with_context(|| format!("{}: expected a private key in PEM", key.display()))?;
-            let config = builder.with_client_auth_cert(chain, secret);
-            config.with_context(|| format!("{} with {}", certificate.display(), key.display()))
+            let secret = PrivateKeyDer::from_pem_slice(&secret).map_err(|source| {
+                OtlpError::Pem { path: key.clone(), expected: "a private key", source }
+            })?;
+            builder.with_client_auth_cert(chain, secret).map_err(|source| {
+                let (certificate, key) = (certificate.clone(), key.clone());
+                OtlpError::Identity { certificate, key, source }
+            })
         }
     }
 }
 
-fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, OtlpError> {
     let text = read(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    let found = found.with_context(|| format!("{}: expected PEM", path.display()))?;
-    anyhow::ensure!(
-        !found.is_empty(),
-        "{}: expected certificates in PEM, found none",
-        path.display()
-    );
-    Ok(found)
+    let path = path.to_owned();
+    match found {
+        Ok(found) if found.is_empty() => Err(OtlpError::NoCertificate { path }),
+        Ok(found) => Ok(found),
+        Err(source) => Err(OtlpError::Pem { path, expected: "certificates", source }),
+    }
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    fs::read(path).map_err(|error: io::Error| anyhow::anyhow!("{}: {error}", path.display()))
+fn read(path: &Path) -> Result<Vec<u8>, OtlpError> {
+    fs::read(path).map_err(|source| OtlpError::File { path: path.to_owned(), source })
 }
 
 fn is_https(url: &Uri) -> bool {
@@ -349,8 +351,8 @@ mod tests {
 
     use super::*;
 
-    fn is_retry(outcome: &Outcome) -> bool {
-        matches!(outcome, Outcome::Retry { .. })
+    fn is_retry(outcome: &ExportOutcome) -> bool {
+        matches!(outcome, ExportOutcome::Retry { .. })
     }
 
     #[test]
@@ -371,7 +373,8 @@ mod tests {
         for code in [Code::ResourceExhausted, Code::Unavailable] {
             let details = ErrorDetails::with_retry_info(Some(delay));
             let outcome = of_status(&Status::with_error_details(code, "full", details));
-            let expected = Outcome::Retry { after: Some(delay), why: format!("{code:?}: full") };
+            let expected =
+                ExportOutcome::Retry { after: Some(delay), why: format!("{code:?}: full") };
             assert_eq!(outcome, expected);
         }
     }
@@ -383,10 +386,10 @@ mod tests {
             let retryable = matches!(code.as_u16(), 429 | 502 | 503 | 504);
             assert_eq!(is_retry(&of_answer(code, &none, b"")), retryable, "{code}");
         }
-        let told = tonic_types::Status { message: "bad\nbatch".to_owned(), ..Default::default() };
+        let answer = tonic_types::Status { message: "bad\nbatch".to_owned(), ..Default::default() };
         assert_eq!(
-            of_answer(StatusCode::BAD_REQUEST, &none, &told.encode_to_vec()),
-            Outcome::Refused { why: "400 Bad Request: bad\\u{a}batch".to_owned() }
+            of_answer(StatusCode::BAD_REQUEST, &none, &answer.encode_to_vec()),
+            ExportOutcome::Refused { why: "400 Bad Request: bad\\u{a}batch".to_owned() }
         );
     }
 
@@ -408,7 +411,7 @@ mod tests {
         let response = ExportLogsServiceResponse { partial_success: Some(partial) };
         assert_eq!(
             of_answer(StatusCode::OK, &HeaderMap::new(), &response.encode_to_vec()),
-            Outcome::Accepted { rejected: 3, message: "too old".to_owned() }
+            ExportOutcome::Accepted { rejected: 3, message: "too old".to_owned() }
         );
     }
 }

@@ -14,12 +14,13 @@ use tokio::{
 };
 
 use super::{
-    Counts, Options, Origin,
-    client::{Client, Outcome},
+    DeliveryCounts, Options, Origin,
+    client::{Client, ExportOutcome},
     event::event,
-    outbox::{Bounds, Outbox, Shed},
-    settings::Settings,
+    outbox::{Bounds, Outbox, ShedEvents},
+    settings::OtlpSettings,
 };
+use whydrop_core::chain::chain;
 use whydrop_report::Record;
 
 /// A request has no more than this: what a collector takes by default is 4 MiB, and an event has
@@ -48,24 +49,24 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
     .with_jitter()
     .without_max_times();
 
-/// A collector that asks for more is asked again all the same, after this.
+/// A collector that asks for a longer pause is still tried again after this.
 const ASKED_WAIT_MAX: Duration = Duration::from_mins(5);
 
 /// Between two looks for what is too old.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long the agent's end is put off for what waits: its last words, as a rule.
+/// How long the agent's end is delayed for what waits: its last records, as a rule.
 const GRACE: Duration = Duration::from_secs(3);
 
-type Sending = Pin<Box<dyn Future<Output = Outcome>>>;
+type Sending = Pin<Box<dyn Future<Output = ExportOutcome>>>;
 
 /// Owns the outbox and the client.
 pub(super) struct Courier {
-    settings: Arc<Settings>,
+    settings: Arc<OtlpSettings>,
     origin: Origin,
     outbox: Outbox,
     client: Client,
-    counts: Arc<Counts>,
+    counts: Arc<DeliveryCounts>,
     cluster: Arc<OnceLock<String>>,
     /// When to send what waits.
     due: Instant,
@@ -79,7 +80,7 @@ impl Courier {
     pub(super) fn new(
         options: Options,
         client: Client,
-        counts: Arc<Counts>,
+        counts: Arc<DeliveryCounts>,
         cluster: Arc<OnceLock<String>>,
     ) -> Self {
         let Options { settings, origin, folder, bounds } = options;
@@ -87,15 +88,15 @@ impl Courier {
         let outbox = match &folder {
             None => {
                 tracing::info!(
-                    "what waits for the collector is lost at a restart: no folder is set"
+                    "records that wait for the collector are lost at a restart: --state-directory is not set"
                 );
                 in_memory()
             }
             Some(folder) => {
                 Outbox::on_disk(folder, bounds.unwrap_or(Bounds::DISK)).unwrap_or_else(|error| {
                     tracing::warn!(
-                        "{}: {error}. What waits for the collector is kept in memory, and lost at \
-                         a restart",
+                        "{}: {error}. Records that wait for the collector are kept in memory, and \
+                         lost at a restart",
                         folder.display()
                     );
                     in_memory()
@@ -181,9 +182,9 @@ impl Courier {
     fn send(&mut self) -> Option<(Sending, usize)> {
         let batch = self.outbox.batch(BATCH_EVENTS_MAX, BATCH_BYTES_MAX);
         let unreadable = batch.entries - batch.events.len();
-        self.shed(Shed { full: unreadable as u64, old: 0 });
+        self.shed(ShedEvents { full: unreadable as u64, old: 0 });
         if batch.events.is_empty() {
-            self.outbox.settle(true);
+            self.outbox.done();
             return None;
         }
         let events = batch.events.len();
@@ -194,40 +195,43 @@ impl Courier {
     }
 
     /// Does with a batch as its answer says.
-    fn settle(&mut self, outcome: Outcome, events: usize) {
+    fn settle(&mut self, outcome: ExportOutcome, events: usize) {
         let events = events as u64;
-        self.outbox.settle(!matches!(outcome, Outcome::Retry { .. }));
+        match outcome {
+            ExportOutcome::Retry { .. } => self.outbox.retry(),
+            ExportOutcome::Accepted { .. } | ExportOutcome::Refused { .. } => self.outbox.done(),
+        }
         self.due = Instant::now();
         match outcome {
-            Outcome::Accepted { rejected, message } => {
+            ExportOutcome::Accepted { rejected, message } => {
                 let rejected = rejected.min(events);
                 self.counts.refused.fetch_add(rejected, Relaxed);
                 self.counts.sent.fetch_add(events - rejected, Relaxed);
                 if rejected > 0 {
-                    self.complain(format!("the collector rejects some records: {message}"));
+                    self.complain(format!("the collector rejected some records: {message}"));
                 } else if !message.is_empty() {
                     self.complain(format!("the collector warns: {message}"));
                 } else if self.pauses.is_some() {
-                    tracing::info!("the collector takes records again");
+                    tracing::info!("the collector accepts records again");
                     self.complaint.clear();
                 }
                 self.pauses = None;
             }
-            Outcome::Refused { why } => {
+            ExportOutcome::Refused { why } => {
                 self.counts.refused.fetch_add(events, Relaxed);
-                self.complain(format!("the collector refuses records: {why}"));
+                self.complain(format!("the collector refused records: {why}"));
                 self.pauses = None;
             }
-            Outcome::Retry { after, why } => {
+            ExportOutcome::Retry { after, why } => {
                 self.counts.retries.fetch_add(1, Relaxed);
-                self.complain(format!("the collector takes no records: {why}"));
+                self.complain(format!("the collector accepts no records: {why}"));
                 let pause = self.pauses.get_or_insert_with(|| PAUSES.build()).next();
                 let pause = pause.unwrap_or(PAUSE_MAX);
                 self.due += after.unwrap_or_default().clamp(pause, ASKED_WAIT_MAX);
                 // Certificates may have been renewed, and the name may stand for another address.
                 match Client::new(&self.settings) {
                     Ok(client) => self.client = client,
-                    Err(error) => self.complain(format!("{error:#}")),
+                    Err(error) => self.complain(chain(&error)),
                 }
             }
         }
@@ -240,7 +244,7 @@ impl Courier {
         }
     }
 
-    fn shed(&self, shed: Shed) {
+    fn shed(&self, shed: ShedEvents) {
         self.counts.outbox_full.fetch_add(shed.full, Relaxed);
         self.counts.outbox_old.fetch_add(shed.old, Relaxed);
     }
@@ -258,13 +262,13 @@ impl Courier {
         let waiting = self.outbox.len();
         if waiting > 0 {
             let fate = if self.outbox.is_on_disk() { "sent after the next start" } else { "lost" };
-            tracing::warn!("{waiting} records wait for the collector: they are {fate}");
+            tracing::warn!("{waiting} records still wait for the collector: they are {fate}");
         }
     }
 }
 
 /// Waits for an answer, and forever where none is to come.
-async fn outcome(sending: &mut Option<(Sending, usize)>) -> Outcome {
+async fn outcome(sending: &mut Option<(Sending, usize)>) -> ExportOutcome {
     match sending {
         Some((sending, _)) => sending.await,
         None => std::future::pending().await,

@@ -30,7 +30,7 @@ pub const SEQUENCE: &str = "whydrop.sequence";
 /// The body is the line that `kubectl logs` shows, and [`RECORD`] the record's JSON.
 pub fn event(record: &Record, observed: Timestamp) -> LogRecord {
     let mut attributes = Attributes::default();
-    let (name, time, severity): Head<'_> = match record {
+    let (name, time, severity): EventHead<'_> = match record {
         Record::Drop(record) => drop(&mut attributes, record),
         Record::Incident(record) => incident(&mut attributes, record),
         Record::Heal(record) => heal(&mut attributes, record),
@@ -55,12 +55,12 @@ pub fn event(record: &Record, observed: Timestamp) -> LogRecord {
     }
 }
 
-type Head<'a> = (&'static str, &'a str, SeverityNumber);
+type EventHead<'a> = (&'static str, &'a str, SeverityNumber);
 
-fn drop<'a>(attributes: &mut Attributes, record: &'a DropRecord) -> Head<'a> {
+fn drop<'a>(attributes: &mut Attributes, record: &'a DropRecord) -> EventHead<'a> {
     let (name, severity) = match (record.kind, record.evidence.level) {
         (DropKind::Finding, _) => ("k8s.network_policy.finding", SeverityNumber::Warn),
-        // Whoever connects has been told.
+        // The client knows already: it was refused.
         (DropKind::Drop, EvidenceLevel::Rejected) => {
             ("k8s.network_policy.drop", SeverityNumber::Info)
         }
@@ -82,7 +82,7 @@ fn drop<'a>(attributes: &mut Attributes, record: &'a DropRecord) -> Head<'a> {
     (name, &record.time, severity)
 }
 
-fn incident<'a>(attributes: &mut Attributes, record: &'a IncidentRecord) -> Head<'a> {
+fn incident<'a>(attributes: &mut Attributes, record: &'a IncidentRecord) -> EventHead<'a> {
     let severity = match (record.happened, record.severity) {
         (HappenedKind::Resolved, _) | (_, Severity::Info) => SeverityNumber::Info,
         (_, Severity::Warning) => SeverityNumber::Warn,
@@ -107,7 +107,7 @@ fn incident<'a>(attributes: &mut Attributes, record: &'a IncidentRecord) -> Head
     let paths = record.affected.len() + record.affected_untold;
     attributes.count("whydrop.incident.paths", paths as u64);
     attributes.texts("whydrop.incident.services_lost", &record.services_lost);
-    // What most pods suffer by: the two ends that a drop has as well.
+    // The path that affects most pods: the two ends that a drop has as well.
     if let Some(path) = record.affected.first() {
         attributes.text("network.transport", &path.protocol.to_lowercase());
         for (side, end) in [("source", &path.source), ("destination", &path.destination)] {
@@ -132,8 +132,8 @@ fn incident<'a>(attributes: &mut Attributes, record: &'a IncidentRecord) -> Head
     ("k8s.network_policy.incident", &record.time, severity)
 }
 
-/// The agents do not write these, but whoever passes their records on may.
-fn heal<'a>(attributes: &mut Attributes, record: &'a HealRecord) -> Head<'a> {
+/// The agents do not write these, but others that forward records may.
+fn heal<'a>(attributes: &mut Attributes, record: &'a HealRecord) -> EventHead<'a> {
     attributes.text("whydrop.incident.id", &record.incident);
     attributes.word("whydrop.heal.action", &record.action);
     attributes.maybe("whydrop.heal.outcome", record.outcome.as_deref());
@@ -141,7 +141,7 @@ fn heal<'a>(attributes: &mut Attributes, record: &'a HealRecord) -> Head<'a> {
     ("k8s.network_policy.heal", &record.time, SeverityNumber::Info)
 }
 
-fn agent<'a>(attributes: &mut Attributes, record: &'a AgentRecord) -> Head<'a> {
+fn agent<'a>(attributes: &mut Attributes, record: &'a AgentRecord) -> EventHead<'a> {
     let state = |attributes: &mut Attributes, name| attributes.text("whydrop.agent.state", name);
     let severity = match &record.state {
         AgentState::Ready { kernel, interfaces, cannot, .. } => {

@@ -27,7 +27,7 @@ use super::{
 const EVENTS: TableDefinition<'_, u64, (u64, &[u8])> = TableDefinition::new("events");
 /// `next`: the sequence number to give next. None is given twice, even when no event waits.
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
-/// `instance`: the agent's name, which is to stay as long as its numbers do.
+/// `instance`: the agent's name, which stays as long as its numbers do.
 const NAMES: TableDefinition<'_, &str, &str> = TableDefinition::new("names");
 
 /// The file below the state directory.
@@ -48,7 +48,7 @@ pub struct Bounds {
 impl Bounds {
     /// On disk: some ten thousand events, a bad day of a node's.
     pub const DISK: Self = Self { bytes: 64 << 20, age: Duration::from_hours(24) };
-    /// In memory, of which an agent has little: some thousand events.
+    /// In memory, where an agent has little room: some thousand events.
     pub const MEMORY: Self = Self { bytes: 8 << 20, ..Self::DISK };
 }
 
@@ -79,8 +79,8 @@ struct Waiting {
 
 /// How many events were shed, and why.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Shed {
-    /// For want of room, or of a working disk.
+pub(super) struct ShedEvents {
+    /// Because the outbox was full, or the disk failed.
     pub(super) full: u64,
     /// They were too old.
     pub(super) old: u64,
@@ -119,7 +119,7 @@ impl Outbox {
             Err(error) if is_broken(&error) => {
                 let aside = PathBuf::from(format!("{}.broken", path.display()));
                 tracing::warn!(
-                    "{}: {error}. It is moved to {}; what waited in it is not sent",
+                    "{}: {error}. The file is moved to {}; the records in it will not be sent",
                     path.display(),
                     aside.display()
                 );
@@ -160,7 +160,7 @@ impl Outbox {
         Ok(outbox)
     }
 
-    /// Tells this agent from every other, as long as its numbers go on.
+    /// Distinguishes this agent from every other, as long as its numbers are continued.
     pub(super) fn instance(&self) -> &str {
         &self.instance
     }
@@ -185,9 +185,9 @@ impl Outbox {
         matches!(self.store, Store::Disk(_))
     }
 
-    /// Takes events in, all in one transaction, and gives each its number. The oldest make room for
-    /// them where there is none.
-    pub(super) fn push(&mut self, events: &mut Vec<LogRecord>, now: Timestamp) -> Shed {
+    /// Takes events in, all in one transaction, and gives each its number. Where there is no room, the
+    /// oldest are evicted.
+    pub(super) fn push(&mut self, events: &mut Vec<LogRecord>, now: Timestamp) -> ShedEvents {
         let mut encoded = Vec::with_capacity(events.len());
         for mut event in events.drain(..) {
             let uid = format!("{}-{}", self.instance, self.next);
@@ -209,7 +209,7 @@ impl Outbox {
             missing = missing.saturating_sub(waiting.bytes as u64);
             leaving += 1;
         }
-        let mut shed = Shed { full: leaving as u64, old: 0 };
+        let mut shed = ShedEvents { full: leaving as u64, old: 0 };
         if missing > 0 {
             // They are more than there is room for even with nothing else in it.
             let too_many = encoded.iter().position(|(_, event)| {
@@ -223,13 +223,13 @@ impl Outbox {
         let first = self.under_way;
         if let Err(error) = self.change(first..first + leaving, &encoded, now) {
             self.fall_back(&error);
-            return Shed { full: count, old: 0 };
+            return ShedEvents { full: count, old: 0 };
         }
         shed
     }
 
     /// Sheds what waits too long.
-    pub(super) fn expire(&mut self, now: Timestamp) -> Shed {
+    pub(super) fn expire(&mut self, now: Timestamp) -> ShedEvents {
         let first = self.under_way;
         let age =
             jiff::SignedDuration::try_from(self.bounds.age).unwrap_or(jiff::SignedDuration::MAX);
@@ -239,13 +239,13 @@ impl Outbox {
             && let Err(error) = self.change(first..first + old, &[], now)
         {
             self.fall_back(&error);
-            return Shed::default();
+            return ShedEvents::default();
         }
-        Shed { full: 0, old: old as u64 }
+        ShedEvents { full: 0, old: old as u64 }
     }
 
     /// The first events, at most so many and so large; one at least. They are under way until
-    /// [`Outbox::settle`] is told of them.
+    /// [`Outbox::done`] or [`Outbox::retry`].
     pub(super) fn batch(&mut self, events_max: usize, bytes_max: usize) -> Batch {
         let mut bytes = 0;
         let entries = self.waiting.iter().take(events_max).take_while(|waiting| {
@@ -277,12 +277,17 @@ impl Outbox {
         }
     }
 
-    /// The events of the last batch are done with, or are to be sent again.
-    pub(super) fn settle(&mut self, is_done: bool) {
+    /// Removes the events of the last batch.
+    pub(super) fn done(&mut self) {
         let entries = std::mem::take(&mut self.under_way);
-        if is_done && let Err(error) = self.change(0..entries, &[], Timestamp::now()) {
+        if let Err(error) = self.change(0..entries, &[], Timestamp::now()) {
             self.fall_back(&error);
         }
+    }
+
+    /// Keeps the events of the last batch, to be sent again.
+    pub(super) fn retry(&mut self) {
+        self.under_way = 0;
     }
 
     /// Removes some of those that wait, and adds others: on disk, then here.
@@ -325,9 +330,9 @@ impl Outbox {
         self.waiting.push_back(Waiting { sequence, since, bytes });
     }
 
-    /// Goes on in memory where the disk does not work. What waits there is sent after a restart.
+    /// Continues in memory where the disk does not work. What waits there is sent after a restart.
     fn fall_back(&mut self, error: &redb::Error) {
-        tracing::warn!("the outbox fails: {error}. Events wait in memory from now on");
+        tracing::warn!("the outbox failed: {error}. Records wait in memory from now on");
         let next = self.next;
         *self = Self::in_memory(Bounds { age: self.bounds.age, ..Bounds::MEMORY });
         // A name of its own, so that no number of this one is given twice; the count goes on.
@@ -372,7 +377,7 @@ mod tests {
         let instance = outbox.instance().to_owned();
         outbox.push(&mut events(0..5), now);
         assert_eq!(names(&outbox.batch(2, 1 << 20)), [0, 1]);
-        outbox.settle(true);
+        outbox.done();
         assert_eq!(names(&outbox.batch(2, 1 << 20)), [2, 3]);
         let bytes = outbox.bytes();
         drop(outbox);
@@ -381,7 +386,7 @@ mod tests {
         assert_eq!((outbox.instance(), outbox.len()), (instance.as_str(), 3));
         assert_eq!(outbox.bytes(), bytes);
         assert_eq!(names(&outbox.batch(9, 1 << 20)), [2, 3, 4], "none was acknowledged");
-        outbox.settle(true);
+        outbox.done();
         drop(outbox);
 
         let mut outbox = Outbox::on_disk(folder.path(), ROOMY).expect("an outbox");
@@ -405,11 +410,11 @@ mod tests {
             // Room for these four alone; all of them are of one size.
             outbox.bounds.bytes = outbox.bytes();
             assert_eq!(names(&outbox.batch(1, 1 << 20)), [0]);
-            assert_eq!(outbox.push(&mut events(4..6), now), Shed { full: 2, old: 0 });
-            outbox.settle(false);
+            assert_eq!(outbox.push(&mut events(4..6), now), ShedEvents { full: 2, old: 0 });
+            outbox.retry();
             assert_eq!(names(&outbox.batch(9, 1 << 20)), [0, 3, 4, 5]);
-            assert_eq!(outbox.push(&mut events(6..8), now), Shed { full: 2, old: 0 });
-            outbox.settle(true);
+            assert_eq!(outbox.push(&mut events(6..8), now), ShedEvents { full: 2, old: 0 });
+            outbox.done();
             assert_eq!(outbox.len(), 0);
             let shed = outbox.push(&mut events(10..30), now);
             assert_eq!(shed.full + outbox.len() as u64, 20);
@@ -425,9 +430,9 @@ mod tests {
         outbox.push(&mut events(0..2), then);
         let later = then + jiff::SignedDuration::from_secs(50);
         outbox.push(&mut events(2..3), later);
-        assert_eq!(outbox.expire(later), Shed::default());
+        assert_eq!(outbox.expire(later), ShedEvents::default());
         let last = then + jiff::SignedDuration::from_secs(61);
-        assert_eq!(outbox.expire(last), Shed { full: 0, old: 2 });
+        assert_eq!(outbox.expire(last), ShedEvents { full: 0, old: 2 });
         assert_eq!(names(&outbox.batch(9, 1 << 20)), [2]);
     }
 

@@ -8,7 +8,10 @@ use opentelemetry_proto::tonic::{
     resource::v1::Resource,
 };
 
-use super::{event::key_value, settings::decoded};
+use super::{
+    event::key_value,
+    settings::{SettingError, decoded},
+};
 
 /// The version of the semantic conventions that names are taken from.
 const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.43.0";
@@ -29,11 +32,11 @@ impl Origin {
     ///
     /// # Errors
     /// Variables that cannot be read.
-    pub fn new(node: &str) -> anyhow::Result<Self> {
+    pub fn new(node: &str) -> Result<Self, SettingError> {
         Self::from(node, &|name| env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
-    fn from(node: &str, variable: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
+    fn from(node: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingError> {
         let mut origin = Self { attributes: Vec::new() };
         origin.set("service.name", SERVICE);
         origin.set("service.version", env!("CARGO_PKG_VERSION"));
@@ -50,7 +53,11 @@ impl Origin {
                 Some((String::from_utf8(key.into()).ok()?, String::from_utf8(value.into()).ok()?))
             });
             let Some((key, value)) = texts else {
-                anyhow::bail!("{name}: expected NAME=VALUE, percent-encoded, found {pair:?}")
+                return Err(SettingError::Value {
+                    name: name.to_owned(),
+                    expected: "NAME=VALUE, percent-encoded",
+                    found: pair.to_owned(),
+                });
             };
             origin.set(&key, &value);
         }
@@ -68,7 +75,7 @@ impl Origin {
         }
     }
 
-    /// Records of this agent. `instance` tells this agent from all others, and `cluster` is the uid
+    /// Records of this agent. `instance` distinguishes this agent from all others, and `cluster` is the uid
     /// of its cluster's namespace kube-system, where it is known.
     pub(super) fn logs(
         &self,
@@ -101,7 +108,7 @@ impl Origin {
     }
 }
 
-/// A random UUID, from the kernel: tells this instance of the agent from every other.
+/// A random UUID, from the kernel: distinguishes this instance of the agent from every other.
 pub(super) fn instance() -> String {
     // There wherever /proc is, without which there is no agent; a fixed name would be no name.
     let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
@@ -113,7 +120,7 @@ pub(super) fn instance() -> String {
 mod tests {
     use super::*;
 
-    fn origin(variables: &[(&str, &str)]) -> anyhow::Result<Vec<(String, String)>> {
+    fn origin(variables: &[(&str, &str)]) -> Result<Vec<(String, String)>, SettingError> {
         let find = |name: &str| {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())

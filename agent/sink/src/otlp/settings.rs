@@ -3,13 +3,12 @@
 
 use std::{env, fmt, path::PathBuf, str::FromStr, time::Duration};
 
-use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use hyper::{
     Uri,
     header::{HeaderName, HeaderValue},
-    http::uri::Scheme,
+    http::{self, uri::Scheme},
 };
 use percent_encoding::percent_decode_str;
 
@@ -22,11 +21,11 @@ const LOGS_PATH: &str = "v1/logs";
 /// The flags; everything else is taken from the environment.
 #[derive(Clone, Debug, Default, Args)]
 pub struct OtlpArgs {
-    /// Send records to the OpenTelemetry Collector there [default:
-    /// `$OTEL_EXPORTER_OTLP_LOGS_ENDPOINT` or `$OTEL_EXPORTER_OTLP_ENDPOINT`, else send none]
+    /// OpenTelemetry Collector to send records to [default:
+    /// `$OTEL_EXPORTER_OTLP_LOGS_ENDPOINT` or `$OTEL_EXPORTER_OTLP_ENDPOINT`, else none]
     #[arg(long, value_name = "URL")]
     pub otlp_endpoint: Option<String>,
-    /// How to speak to it [default: `$OTEL_EXPORTER_OTLP_LOGS_PROTOCOL` or
+    /// Protocol to send them with [default: `$OTEL_EXPORTER_OTLP_LOGS_PROTOCOL` or
     /// `$OTEL_EXPORTER_OTLP_PROTOCOL`, else http/protobuf]
     #[arg(long, value_name = "PROTOCOL", value_enum)]
     pub otlp_protocol: Option<Protocol>,
@@ -35,16 +34,16 @@ pub struct OtlpArgs {
 /// How records are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Protocol {
-    /// As gRPC.
+    /// gRPC.
     Grpc,
-    /// As Protocol Buffers in HTTP requests.
+    /// Protocol Buffers in HTTP requests.
     #[value(name = "http/protobuf")]
     Http,
 }
 
 /// How a collector is reached.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct OtlpSettings {
     /// Where requests go: the whole URL with [`Protocol::Http`], what comes before the method with
     /// [`Protocol::Grpc`].
     pub url: Uri,
@@ -63,11 +62,11 @@ pub struct Settings {
 }
 
 /// Without the headers' values, which may hold a password.
-impl fmt::Debug for Settings {
+impl fmt::Debug for OtlpSettings {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
         formatter
-            .debug_struct("Settings")
+            .debug_struct("OtlpSettings")
             .field("url", &self.url)
             .field("protocol", &self.protocol)
             .field("headers", &names)
@@ -79,153 +78,244 @@ impl fmt::Debug for Settings {
     }
 }
 
-impl Settings {
+impl OtlpSettings {
     /// What flags and environment say; `None` where neither names an endpoint.
     ///
     /// # Errors
-    /// A value that cannot be read, by its name.
-    pub fn read(args: &OtlpArgs) -> anyhow::Result<Option<Self>> {
+    /// A value that cannot be used, by its name.
+    pub fn read(args: &OtlpArgs) -> Result<Option<Self>, SettingError> {
         Self::from(args, &|name| env::var(name).ok())
     }
 
     /// The same, where variables are looked up elsewhere.
     ///
     /// # Errors
-    /// As [`Settings::read`].
+    /// As [`OtlpSettings::read`].
     pub fn from(
         args: &OtlpArgs,
         variable: &dyn Fn(&str) -> Option<String>,
-    ) -> anyhow::Result<Option<Self>> {
-        // An empty variable is as good as none, by the specification.
-        let get = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
-        let find = |name: &str| {
-            let both =
-                [format!("OTEL_EXPORTER_OTLP_LOGS_{name}"), format!("OTEL_EXPORTER_OTLP_{name}")];
-            both.into_iter().find_map(|name| Some((get(&name)?, name)))
-        };
+    ) -> Result<Option<Self>, SettingError> {
+        let variables = Variables(variable);
         let endpoint = match &args.otlp_endpoint {
             Some(endpoint) => Some((endpoint.clone(), "--otlp-endpoint".to_owned())),
-            None => find("ENDPOINT"),
+            None => variables.find("ENDPOINT"),
         };
         let Some((endpoint, name)) = endpoint else { return Ok(None) };
-
-        let protocol = match (args.otlp_protocol, find("PROTOCOL")) {
-            (Some(protocol), _) => protocol,
-            (None, None) => Protocol::Http,
-            (None, Some((value, name))) => {
-                Protocol::from_str(&value, false).ok().with_context(|| {
-                    format!("{name}: expected grpc or http/protobuf, found {value:?}")
-                })?
-            }
+        let protocol = match args.otlp_protocol {
+            Some(protocol) => protocol,
+            None => variables.one_of("PROTOCOL", PROTOCOLS)?.unwrap_or(Protocol::Http),
         };
-        let is_insecure = match find("INSECURE") {
-            None => false,
-            Some((value, name)) => match value.to_ascii_lowercase().as_str() {
-                "true" => true,
-                "false" => false,
-                _ => bail!("{name}: expected true or false, found {value:?}"),
-            },
+        let is_insecure = variables.one_of("INSECURE", BOOLEANS)?.unwrap_or(false);
+        let endpoint = Endpoint {
+            text: endpoint.trim(),
+            scheme: if is_insecure { "http" } else { "https" },
+            signals: if name.contains("_LOGS_") { Signals::Logs } else { Signals::All },
         };
-        let is_for_logs = name.contains("_LOGS_");
-        let url = url(&endpoint, protocol, is_insecure, is_for_logs)
-            .with_context(|| format!("{name}: {endpoint:?}"))?;
-
-        let timeout = match find("TIMEOUT") {
-            None => TIMEOUT,
-            Some((value, name)) => {
-                let milliseconds = value.trim().parse().ok().filter(|number| *number > 0);
-                let milliseconds = milliseconds.with_context(|| {
-                    format!("{name}: expected milliseconds, more than 0, found {value:?}")
-                })?;
-                Duration::from_millis(milliseconds)
-            }
-        };
-        let is_compressed = match find("COMPRESSION") {
-            None => false,
-            Some((value, name)) => match value.trim() {
-                "gzip" => true,
-                "none" => false,
-                _ => bail!("{name}: expected gzip or none, found {value:?}"),
-            },
-        };
-        let headers = match find("HEADERS") {
-            None => Vec::new(),
-            // Not the value: it may hold a password.
-            Some((value, name)) => headers(&value).context(name)?,
-        };
-        let file = |name| find(name).map(|(value, _)| PathBuf::from(value));
-        let identity = match (file("CLIENT_CERTIFICATE"), file("CLIENT_KEY")) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            _ => bail!(
-                "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY: \
-                 expected both or neither"
-            ),
-        };
+        let url = endpoint.url(protocol).map_err(|source| {
+            let endpoint = endpoint.text.to_owned();
+            SettingError::Endpoint { name, endpoint, source }
+        })?;
         Ok(Some(Self {
             url,
             protocol,
-            headers,
-            timeout,
-            is_compressed,
-            authorities: file("CERTIFICATE"),
-            identity,
+            headers: variables.headers()?,
+            timeout: variables.timeout()?,
+            is_compressed: variables.one_of("COMPRESSION", COMPRESSIONS)?.unwrap_or(false),
+            authorities: variables.file("CERTIFICATE"),
+            identity: match (variables.file("CLIENT_CERTIFICATE"), variables.file("CLIENT_KEY")) {
+                (Some(certificate), Some(key)) => Some((certificate, key)),
+                (None, None) => None,
+                _ => return Err(SettingError::HalfIdentity),
+            },
         }))
     }
 }
 
-/// The URL of requests. One for all signals gets the path of logs, with HTTP; one for logs is taken
-/// as it is.
-fn url(
-    endpoint: &str,
-    protocol: Protocol,
-    is_insecure: bool,
-    is_for_logs: bool,
-) -> anyhow::Result<Uri> {
-    // Where gRPC names a host and a port alone, another variable says whether it is with TLS.
-    let endpoint = match (protocol, endpoint.contains("://"), is_insecure) {
-        (Protocol::Grpc, false, true) => format!("http://{endpoint}"),
-        (Protocol::Grpc, false, false) => format!("https://{endpoint}"),
-        _ => endpoint.trim().to_owned(),
-    };
-    let mut parts = endpoint.parse::<Uri>()?.into_parts();
-    let scheme = parts.scheme.as_ref().map(Scheme::as_str);
-    ensure!(
-        matches!(scheme, Some("http" | "https")) && parts.authority.is_some(),
-        "expected http://HOST:PORT or https://HOST:PORT"
-    );
-    let has_name =
-        parts.authority.as_ref().is_some_and(|authority| authority.as_str().contains('@'));
-    ensure!(!has_name, "expected no name and password: OTEL_EXPORTER_OTLP_HEADERS can hold them");
-    let path = parts.path_and_query.as_ref().map_or("/", |path| path.path());
-    let path = match protocol {
-        Protocol::Http if !is_for_logs => format!("{}/{LOGS_PATH}", path.trim_end_matches('/')),
-        Protocol::Http => path.to_owned(),
-        Protocol::Grpc => "/".to_owned(),
-    };
-    parts.path_and_query = Some(path.parse()?);
-    Ok(Uri::from_parts(parts)?)
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingError {
+    /// A value other than those that are expected.
+    #[error("{name}: expected {expected}, found {found:?}")]
+    Value {
+        /// The variable.
+        name: String,
+        /// What it may be.
+        expected: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// An endpoint that requests cannot be sent to.
+    #[error("{name}: {endpoint:?}")]
+    Endpoint {
+        /// The flag or the variable.
+        name: String,
+        /// Its value.
+        endpoint: String,
+        /// What is wrong with it.
+        source: EndpointError,
+    },
+    /// A header that cannot be sent. Without its value, which may be a password.
+    #[error("{name}: header {header}: expected {expected}")]
+    Header {
+        /// The variable.
+        name: String,
+        /// The header's number or name.
+        header: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A client's certificate without its key, or a key without its certificate.
+    #[error(
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY: expected both or \
+         neither"
+    )]
+    HalfIdentity,
 }
 
-/// `NAME=VALUE,NAME=VALUE`, with values percent-encoded: the form of W3C Baggage without its
-/// properties.
-fn headers(text: &str) -> anyhow::Result<Vec<(HeaderName, HeaderValue)>> {
-    let mut headers = Vec::new();
-    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
-        let number = headers.len() + 1;
-        let (name, value) = pair
-            .split_once('=')
-            .with_context(|| format!("header {number}: expected NAME=VALUE, found no ="))?;
-        let name = HeaderName::from_str(name.trim())
-            .with_context(|| format!("header {number}: its name"))?;
-        let value = decoded(value.trim());
-        let mut value = value
-            .and_then(|value| HeaderValue::from_maybe_shared(value).ok())
-            .with_context(|| format!("header {name}: expected percent-encoded characters"))?;
-        value.set_sensitive(true);
-        headers.push((name, value));
+/// What is wrong with an endpoint.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EndpointError {
+    /// It is no URL.
+    #[error(transparent)]
+    NoUrl(#[from] http::Error),
+    /// It has another scheme, or no host.
+    #[error("expected http://HOST:PORT or https://HOST:PORT")]
+    NotHttp,
+    /// It holds a user name.
+    #[error("expected no user name and password: set OTEL_EXPORTER_OTLP_HEADERS instead")]
+    UserName,
+}
+
+/// The values of a variable: what each stands for, and how to name them.
+#[derive(Clone, Copy)]
+struct Choices<T: 'static>(&'static [(&'static str, T)], &'static str);
+
+const PROTOCOLS: Choices<Protocol> = Choices(
+    &[("grpc", Protocol::Grpc), ("http/protobuf", Protocol::Http)],
+    "grpc or http/protobuf",
+);
+const BOOLEANS: Choices<bool> = Choices(&[("true", true), ("false", false)], "true or false");
+const COMPRESSIONS: Choices<bool> = Choices(&[("gzip", true), ("none", false)], "gzip or none");
+
+/// The environment, in which a variable may be set for logs or for all signals.
+struct Variables<'v>(&'v dyn Fn(&str) -> Option<String>);
+
+impl Variables<'_> {
+    /// The value of a variable and its full name. An empty variable is as good as none, by the
+    /// specification.
+    fn find(&self, name: &str) -> Option<(String, String)> {
+        let both =
+            [format!("OTEL_EXPORTER_OTLP_LOGS_{name}"), format!("OTEL_EXPORTER_OTLP_{name}")];
+        both.into_iter().find_map(|name| {
+            let value = (self.0)(&name).filter(|value| !value.trim().is_empty())?;
+            Some((value, name))
+        })
     }
-    Ok(headers)
+
+    /// A value that is one of a few, in any case.
+    fn one_of<T: Copy>(
+        &self,
+        name: &str,
+        Choices(choices, expected): Choices<T>,
+    ) -> Result<Option<T>, SettingError> {
+        let Some((found, name)) = self.find(name) else { return Ok(None) };
+        match choices.iter().find(|(value, _)| found.trim().eq_ignore_ascii_case(value)) {
+            Some((_, choice)) => Ok(Some(*choice)),
+            None => Err(SettingError::Value { name, expected, found }),
+        }
+    }
+
+    fn timeout(&self) -> Result<Duration, SettingError> {
+        let Some((found, name)) = self.find("TIMEOUT") else { return Ok(TIMEOUT) };
+        match found.trim().parse() {
+            Ok(milliseconds) if milliseconds > 0 => Ok(Duration::from_millis(milliseconds)),
+            _ => Err(SettingError::Value { name, expected: "milliseconds, more than 0", found }),
+        }
+    }
+
+    fn file(&self, name: &str) -> Option<PathBuf> {
+        self.find(name).map(|(value, _)| PathBuf::from(value))
+    }
+
+    /// `NAME=VALUE,NAME=VALUE`, with values percent-encoded: the form of W3C Baggage without its
+    /// properties.
+    fn headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>, SettingError> {
+        let Some((text, name)) = self.find("HEADERS") else { return Ok(Vec::new()) };
+        let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+        (1..).zip(pairs).map(|(number, pair)| header(&name, number, pair)).collect()
+    }
+}
+
+/// One header of the variable `variable`.
+fn header(
+    variable: &str,
+    number: usize,
+    pair: &str,
+) -> Result<(HeaderName, HeaderValue), SettingError> {
+    let wrong = |header: String, expected| SettingError::Header {
+        name: variable.to_owned(),
+        header,
+        expected,
+    };
+    let (name, value) =
+        pair.split_once('=').ok_or_else(|| wrong(number.to_string(), "NAME=VALUE, found no ="))?;
+    let name = HeaderName::from_str(name.trim())
+        .map_err(|_| wrong(number.to_string(), "the name of a header before the ="))?;
+    let value = decoded(value.trim()).and_then(|value| HeaderValue::from_maybe_shared(value).ok());
+    let mut value = value.ok_or_else(|| wrong(name.to_string(), "percent-encoded characters"))?;
+    value.set_sensitive(true);
+    Ok((name, value))
+}
+
+/// Which signals an endpoint is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signals {
+    /// All of them: requests with logs go to a path below it.
+    All,
+    /// Logs alone: requests go to the endpoint as it is.
+    Logs,
+}
+
+/// An endpoint as it is written.
+struct Endpoint<'e> {
+    text: &'e str,
+    /// The scheme where it has none, which gRPC allows.
+    scheme: &'static str,
+    signals: Signals,
+}
+
+impl Endpoint<'_> {
+    /// The URL of requests.
+    fn url(&self, protocol: Protocol) -> Result<Uri, EndpointError> {
+        let text = match protocol {
+            Protocol::Grpc if !self.text.contains("://") => {
+                format!("{}://{}", self.scheme, self.text)
+            }
+            _ => self.text.to_owned(),
+        };
+        let mut parts = text.parse::<Uri>().map_err(http::Error::from)?.into_parts();
+        let scheme = parts.scheme.as_ref().map(Scheme::as_str);
+        let Some(authority) =
+            parts.authority.as_ref().filter(|_| matches!(scheme, Some("http" | "https")))
+        else {
+            return Err(EndpointError::NotHttp);
+        };
+        if authority.as_str().contains('@') {
+            return Err(EndpointError::UserName);
+        }
+        let path = parts.path_and_query.as_ref().map_or("/", |path| path.path());
+        let path = match (protocol, self.signals) {
+            (Protocol::Http, Signals::All) => {
+                format!("{}/{LOGS_PATH}", path.trim_end_matches('/'))
+            }
+            (Protocol::Http, Signals::Logs) => path.to_owned(),
+            (Protocol::Grpc, _) => "/".to_owned(),
+        };
+        parts.path_and_query = Some(path.parse().map_err(http::Error::from)?);
+        Ok(Uri::from_parts(parts).map_err(http::Error::from)?)
+    }
 }
 
 /// What percent-encoding stands for; `None` where a `%` is not followed by two hex digits, which the
@@ -242,19 +332,21 @@ pub(super) fn decoded(text: &str) -> Option<Bytes> {
 mod tests {
     use std::collections::HashMap;
 
+    use whydrop_core::chain::chain;
+
     use super::*;
 
-    fn read(args: &OtlpArgs, pairs: &[(&str, &str)]) -> anyhow::Result<Option<Settings>> {
+    fn read(args: &OtlpArgs, pairs: &[(&str, &str)]) -> Result<Option<OtlpSettings>, SettingError> {
         let pairs: HashMap<_, _> = pairs.iter().copied().collect();
-        Settings::from(args, &|name| pairs.get(name).map(|value| (*value).to_owned()))
+        OtlpSettings::from(args, &|name| pairs.get(name).map(|value| (*value).to_owned()))
     }
 
-    fn set(pairs: &[(&str, &str)]) -> Settings {
+    fn set(pairs: &[(&str, &str)]) -> OtlpSettings {
         read(&OtlpArgs::default(), pairs).expect("settings").expect("an endpoint")
     }
 
     fn fault(pairs: &[(&str, &str)]) -> String {
-        format!("{:#}", read(&OtlpArgs::default(), pairs).expect_err("a fault"))
+        chain(&read(&OtlpArgs::default(), pairs).expect_err("a fault"))
     }
 
     #[test]
@@ -316,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_decoded_and_not_told() {
+    fn headers_are_decoded_and_not_shown() {
         let settings = set(&[
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Bearer%20s3cret%3D, x-tenant = a ,"),
@@ -342,7 +434,11 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_HEADERS", "a=%zz", "header a: expected percent-encoded"),
             ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/key", "expected both or neither"),
             ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "c:4318", "expected http://HOST:PORT"),
-            ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://u:p@c", "expected no name and password"),
+            (
+                "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
+                "http://u:p@c",
+                "expected no user name and password",
+            ),
         ] {
             let fault = with(name, value);
             assert!(fault.contains(name) && fault.contains(expected), "{name}={value}: {fault}");

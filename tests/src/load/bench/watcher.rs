@@ -162,7 +162,7 @@ fn account(records: &[Value]) -> Result<Account> {
             ("agent", Some("stopping")) => {
                 let counts = record["counts"].as_object().context("counts")?;
                 let count = |what: &str| counts.get(what).and_then(Value::as_u64).unwrap_or(0);
-                account.passed_on = count("dropped packets told to the agent");
+                account.passed_on = count("dropped packets reported to the agent");
                 account.lost = count("dropped packets lost in the kernel");
                 for (what, value) in counts {
                     let value = value.as_u64().unwrap_or_default();

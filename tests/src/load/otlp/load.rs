@@ -14,7 +14,7 @@ use whydrop::{
         Sink as _,
         otlp::{
             Bounds, DeliveryStats, Options, Origin, Otlp, QUEUE_MAX,
-            settings::{OtlpArgs, Settings},
+            settings::{OtlpArgs, OtlpSettings},
         },
     },
 };
@@ -31,21 +31,22 @@ pub const INCIDENTS: u64 = 4;
 const LOOK: Duration = Duration::from_millis(2);
 
 /// The settings that flags and a user's environment give.
-pub fn settings(variables: &[(&str, &str)]) -> Result<Settings> {
+pub fn settings(variables: &[(&str, &str)]) -> Result<OtlpSettings> {
     let variables: BTreeMap<_, _> = variables.iter().copied().collect();
     let find = |name: &str| variables.get(name).map(|value| (*value).to_owned());
-    Settings::from(&OtlpArgs::default(), &find)?.context("the variables name no endpoint")
+    OtlpSettings::from(&OtlpArgs::default(), &find)?.context("the variables name no endpoint")
 }
 
 /// A sink as an agent on this node has it.
 pub fn sink(
     node: &str,
-    settings: Settings,
+    settings: OtlpSettings,
     folder: Option<PathBuf>,
     bytes: Option<u64>,
 ) -> Result<Otlp> {
     let bounds = bytes.map(|bytes| Bounds { bytes, ..Bounds::DISK });
-    Otlp::start(Options { settings: settings.into(), origin: Origin::new(node)?, folder, bounds })
+    let origin = Origin::new(node)?;
+    Ok(Otlp::start(Options { settings: settings.into(), origin, folder, bounds })?)
 }
 
 /// The golden record of a snapshot.

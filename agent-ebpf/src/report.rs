@@ -1,7 +1,7 @@
-//! Telling user space: the first of a key in an interval by an event, the rest by counting.
+//! Reporting to user space: the first of a key in an interval by an event, the rest by counting.
 //!
 //! Every observation ends in exactly one of three places, which is what makes
-//! `told + counted + lost = observed` hold: an event submitted to the ring, a count in the interval's
+//! `reported + counted + lost = observed` hold: an event submitted to the ring, a count in the interval's
 //! tally, or the counter of the lost.
 
 use aya_ebpf::{
@@ -30,24 +30,24 @@ const EVENT_IN_RING: u64 = size_of::<Event>() as u64 + 8;
 const CLOCKED: u64 = 32;
 
 /// Linux sends a SYN seven times (`tcp_syn_retries`), resolvers a query fewer. What comes more often
-/// is no attempt to connect but a flood of one packet; if it dies here, its drops are counted.
-pub(crate) const RETRANSMISSIONS_TOLD: u32 = 8;
+/// is no attempt to connect but a flood of one packet; if it is dropped here, its drops are counted.
+pub(crate) const RETRANSMISSIONS_REPORTED: u32 = 8;
 
 /// `-EEXIST`, from a map that has the key already.
 const EXISTS: i32 = -17;
 
-/// An observation about to be told.
+/// An observation about to be reported.
 pub(crate) struct Observation {
     pub(crate) key: TallyKey,
     pub(crate) attempt: AttemptKey,
     pub(crate) location: u64,
     /// What a veth of ours knows of the attempt.
-    pub(crate) known: Known,
+    pub(crate) known: AttemptOrigin,
 }
 
 /// What an event takes over from the attempt's entry.
 #[derive(Clone, Copy)]
-pub(crate) struct Known {
+pub(crate) struct AttemptOrigin {
     pub(crate) first_ns: u64,
     pub(crate) dialled: Address,
     pub(crate) dialled_port: u16,
@@ -55,7 +55,7 @@ pub(crate) struct Known {
     pub(crate) flags: u16,
 }
 
-impl Known {
+impl AttemptOrigin {
     /// Nothing: no veth of ours has seen the attempt.
     pub(crate) const NOTHING: Self =
         Self { first_ns: 0, dialled: [0; 4], dialled_port: 0, entered: 0, flags: 0 };
@@ -75,11 +75,11 @@ impl Known {
 /// The entry of an attempt, if a veth has seen it.
 ///
 /// The entry may be given away to another attempt while a program holds it, since the map evicts
-/// the eldest; that mixes up two attempts' times, never memory.
+/// the oldest; that mixes up two attempts' times, never memory.
 #[inline(always)]
 pub(crate) fn attempt(key: &AttemptKey) -> Option<&'static mut Attempt> {
     // SAFETY: the verifier sees to it that the pointer is of a live entry of this type. Other CPUs
-    // may write it at the same time; what can come of that is told above.
+    // may write it at the same time; what can come of that is said above.
     ATTEMPTS.get_ptr_mut(key).map(|attempt| unsafe { &mut *attempt })
 }
 
@@ -112,21 +112,21 @@ pub(crate) fn key(packet: &Packet, kind: u8, reason: u32) -> TallyKey {
     }
 }
 
-/// Tells or counts one observation.
+/// Reports or counts one observation.
 #[inline(always)]
-pub(crate) fn tell(observation: &Observation) {
+pub(crate) fn report(observation: &Observation) {
     let Observation { key, location, .. } = observation;
     count(u32::from(key.kind));
     let active = active();
-    let counts = if active & !TALLY_FULL == 0 { Counts::A } else { Counts::B };
-    if add(counts, key) {
+    let tally = if active & !TALLY_FULL == 0 { WhichTally::A } else { WhichTally::B };
+    if add(tally, key) {
         return;
     }
     // The first of its key in this interval, as far as this CPU can see. The event comes before the
     // entry: if there is no room for it, the entry starts with this one counted.
-    let told = submit(observation);
+    let reported = submit(observation);
     let is_full = active & TALLY_FULL != 0 || {
-        let errno = begin(counts, observation, told);
+        let errno = begin(tally, observation, reported);
         if errno != 0 {
             full(errno);
         }
@@ -134,7 +134,7 @@ pub(crate) fn tell(observation: &Observation) {
     };
     if is_full {
         count(2 * u32::from(kind::COUNT));
-        if !told {
+        if !reported {
             count(u32::from(kind::COUNT + key.kind));
         }
     }
@@ -143,16 +143,16 @@ pub(crate) fn tell(observation: &Observation) {
     }
 }
 
-/// Begins to count a key, with the observation as the first if it was not told. Returns an error
-/// if there is no room for another key.
+/// Begins to count a key, with the observation as the first if it was not reported. Returns an
+/// error if there is no room for another key.
 ///
 /// Not inlined, as others here: frames of calls that follow each other share their room on the
 /// stack, of which there are 512 bytes.
 #[inline(never)]
-fn begin(counts: Counts, observation: &Observation, told: bool) -> i32 {
+fn begin(which: WhichTally, observation: &Observation, reported: bool) -> i32 {
     let Observation { key, attempt: _, location, known } = observation;
     let tally = Tally {
-        count: u64::from(!told),
+        count: u64::from(!reported),
         last_ns: now(),
         location: *location,
         dialled: known.dialled,
@@ -160,14 +160,14 @@ fn begin(counts: Counts, observation: &Observation, told: bool) -> i32 {
         dialled_port: known.dialled_port,
         flags: known.flags,
     };
-    let inserted = match counts {
-        Counts::A => TALLY_A.insert(key, &tally, u64::from(BPF_NOEXIST)),
-        Counts::B => TALLY_B.insert(key, &tally, u64::from(BPF_NOEXIST)),
+    let inserted = match which {
+        WhichTally::A => TALLY_A.insert(key, &tally, u64::from(BPF_NOEXIST)),
+        WhichTally::B => TALLY_B.insert(key, &tally, u64::from(BPF_NOEXIST)),
     };
     match inserted {
         Ok(()) => 0,
         // Another CPU was faster.
-        Err(EXISTS) if told || add(counts, key) => 0,
+        Err(EXISTS) if reported || add(which, key) => 0,
         Err(errno) => errno,
     }
 }
@@ -185,23 +185,18 @@ fn full(errno: i32) {
     aya_log_ebpf::warn!((), "counts are full ({}): each further packet is an event", errno);
 }
 
-/// Tells one observation that is never counted with others.
+/// Reports one observation that is never counted with others.
 #[inline(always)]
-pub(crate) fn tell_once(observation: &Observation) {
+pub(crate) fn report_once(observation: &Observation) {
     count(u32::from(observation.key.kind));
-    tell_or_lose(observation);
-}
-
-#[inline(always)]
-fn tell_or_lose(observation: &Observation) {
     if !submit(observation) {
         count(u32::from(kind::COUNT + observation.key.kind));
     }
 }
 
-/// A tally.
+/// One of the two tallies.
 #[derive(Clone, Copy)]
-enum Counts {
+enum WhichTally {
     A,
     B,
 }
@@ -215,11 +210,11 @@ fn active() -> u64 {
 
 /// Adds one to the key's count; false if the interval has not seen the key yet.
 #[inline(always)]
-fn add(counts: Counts, key: &TallyKey) -> bool {
+fn add(which: WhichTally, key: &TallyKey) -> bool {
     // Two look-ups written out, so that the kernel knows the map of each and inlines it.
-    let tally = match counts {
-        Counts::A => TALLY_A.get_ptr_mut(key),
-        Counts::B => TALLY_B.get_ptr_mut(key),
+    let tally = match which {
+        WhichTally::A => TALLY_A.get_ptr_mut(key),
+        WhichTally::B => TALLY_B.get_ptr_mut(key),
     };
     let Some(tally) = tally else { return false };
     // SAFETY: a live entry, whose count all CPUs only add to, atomically. The time is of several
@@ -321,27 +316,27 @@ fn name(location: u64) {
     }
 }
 
-/// Somebody said no to the attempt, which is told once.
+/// The attempt was refused, which is reported once.
 #[inline(always)]
 pub(crate) fn rejected(packet: &Packet, attempt: &mut Attempt, kind: u8, reason: u32) {
     // The entry stays: a REJECT rule frees the SYN only after it has sent its refusal.
-    attempt.flags |= flags::REJECTED | flags::TOLD;
-    tell(&Observation {
+    attempt.flags |= flags::REJECTED | flags::REPORTED;
+    report(&Observation {
         key: key(packet, kind, reason),
         attempt: packet.attempt,
         location: 0,
-        known: Known::of(attempt),
+        known: AttemptOrigin::of(attempt),
     });
 }
 
 /// The attempt was answered, at `destination` as the packet has it: remembers when, counts it, and
-/// tells what is news about it. The caller forgets the attempt, or takes care that it is counted once.
+/// reports what is new about it. The caller forgets the attempt, or takes care that it is counted once.
 #[inline(always)]
 pub(crate) fn succeeded(
     key: &AttemptKey,
     destination: Address,
     destination_port: u16,
-    known: Known,
+    known: AttemptOrigin,
     at_ns: u64,
 ) {
     let success = SuccessKey {
@@ -369,12 +364,12 @@ pub(crate) fn succeeded(
             made
         }
     };
-    let late = known.flags & flags::TOLD != 0;
+    let late = known.flags & flags::REPORTED != 0;
     if !first && !late {
         return;
     }
     // One event says both: that it came late is what somebody waits to hear.
-    tell_once(&Observation {
+    report_once(&Observation {
         key: TallyKey {
             source: key.source,
             destination,

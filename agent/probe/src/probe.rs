@@ -1,0 +1,98 @@
+//! Everything attached, and how it is started.
+
+use aya::maps::{Array, HashMap as KernelHashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya_log::EbpfLogger;
+use whydrop_core::chain::chain;
+use whydrop_ebpf::{LOCATION_BYTES, Success, SuccessKey};
+
+use super::{
+    config::{Attach, Config},
+    connections::Connections,
+    counters::Counters,
+    error::Error,
+    interfaces::Interfaces,
+    load::{Programs, missing, wrong},
+    log::ToTracing,
+    names::{FROM_POD, KFREE_SKB, SOCK_STATE, TO_POD},
+    observations::{Maps, Observations},
+    part::{Part, PartState},
+    successes::Successes,
+};
+
+/// Everything attached. The parts are apart so that each can be waited for on its own.
+pub struct Probe {
+    /// Which parts work.
+    pub parts: Vec<Part>,
+    /// What the programs observe.
+    pub observations: Observations,
+    /// Which interfaces they observe. Dropping this detaches everything.
+    pub interfaces: Interfaces,
+    /// When flows last got an answer.
+    pub successes: Successes,
+    /// Whether the kernel has room for new connections, and what it finds invalid.
+    pub connections: Connections,
+}
+
+impl Probe {
+    /// Loads the programs, attaches them, and attaches to the interfaces of this thread's network
+    /// namespace. To be called within a runtime that has I/O and time.
+    pub fn start(config: &Config) -> Result<Self, Error> {
+        let mut programs = Programs::load(config)?;
+        programs.attach();
+        programs.start(config.attach)
+    }
+}
+
+impl Programs {
+    /// Begins to read, and attaches to interfaces.
+    pub fn start(mut self, attach: Attach) -> Result<Probe, Error> {
+        let log = match EbpfLogger::init_with_logger(&mut self.ebpf, ToTracing) {
+            Ok(log) => Some(log),
+            Err(error) => {
+                let state = PartState::Failed(chain(&error));
+                self.parts.push(Part { name: "program diagnostics", state });
+                None
+            }
+        };
+        let mut take = |name| self.ebpf.take_map(name).ok_or_else(|| missing(name));
+        let maps = Maps {
+            ring: RingBuf::try_from(take("EVENTS")?).map_err(wrong)?,
+            waiting: Array::try_from(take("WAITING")?).map_err(wrong)?,
+            active: Array::try_from(take("ACTIVE")?).map_err(wrong)?,
+            barrier: data(take("BARRIER")?)?,
+            tallies: [data(take("TALLY_A")?)?, data(take("TALLY_B")?)?],
+            locations: KernelHashMap::<_, u64, [u8; LOCATION_BYTES]>::try_from(take("LOCATIONS")?)
+                .map_err(wrong)?,
+        };
+        let counters: PerCpuArray<MapData, u64> =
+            PerCpuArray::try_from(take("COUNTERS")?).map_err(wrong)?;
+        let successes: KernelHashMap<MapData, SuccessKey, Success> =
+            KernelHashMap::try_from(take("SUCCESSES")?).map_err(wrong)?;
+        let programs = [FROM_POD, TO_POD, KFREE_SKB, SOCK_STATE]
+            .into_iter()
+            .filter_map(|name| {
+                let fd = self.ebpf.program(name)?.fd().ok()?.try_clone().ok()?;
+                Some((name, fd))
+            })
+            .collect();
+        Ok(Probe {
+            observations: Observations::new(
+                maps,
+                Counters::new(counters, programs),
+                self.reasons,
+                log,
+            )?,
+            interfaces: Interfaces::new(self.ebpf, attach)?,
+            successes: Successes::new(successes),
+            connections: Connections::default(),
+            parts: self.parts,
+        })
+    }
+}
+
+fn data(map: Map) -> Result<MapData, Error> {
+    match map {
+        Map::HashMap(data) | Map::ArrayOfMaps(data) => Ok(data),
+        _ => Err(missing("of this type")),
+    }
+}
