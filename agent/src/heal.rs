@@ -48,13 +48,10 @@ use crate::{
         live::once::{Wanted, read},
     },
     records::{
-        Line, read as read_line,
+        Line, read_line,
         text::{bare, is_record},
     },
-    report::{
-        Record,
-        heal::{HealAction, HealReporter},
-    },
+    report::{HealReporter, Record, heal::HealAction},
     sink::http::Health,
     sink::{log::Format, metrics::Metrics},
 };
@@ -182,7 +179,7 @@ impl Task {
                 }),
                 Record::Heal(_) | Record::Agent(_) => Ok(()),
             },
-            Line::Unreadable { why } => Err(why),
+            Line::Unreadable(why) => Err(why.to_string()),
             Line::Other if is_record(bare(text)) => {
                 Err("it writes its records as text: set --log-format json".to_owned())
             }
@@ -329,7 +326,10 @@ impl Task {
         let created = self.policies.create(incident, proposal, expires, dry_run).await;
         let now = Timestamp::now();
         if created.is_ok() {
-            let record = self.reporter.applied(now, incident, proposal, mode, expires);
+            let record = match mode {
+                Mode::DryRun => self.reporter.proposed(now, incident, proposal, expires),
+                Mode::Apply => self.reporter.applied(now, incident, proposal, expires),
+            };
             // What does not exist is told on its namespace.
             let namespaces = proposal.namespaces();
             let namespace = namespaces.first().filter(|_| dry_run);

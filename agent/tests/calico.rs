@@ -183,8 +183,8 @@ fn a_staged_policy_is_told_and_decides_nothing() {
         let ingress = &judgement.diagnosis.verdict.ingress;
         assert_eq!(ingress.decision, Decision::NotIsolated, "{kind}");
         assert!(ingress.isolating.is_empty());
-        let told: Vec<_> = ingress.would_deny.iter().map(|p| p.reference.kind.name()).collect();
-        assert_eq!(told, [kind]);
+        let kinds: Vec<_> = ingress.would_deny.iter().map(|p| p.reference.kind.name()).collect();
+        assert_eq!(kinds, [kind]);
     }
     let allowing = policy("StagedNetworkPolicy", "soon", "{ingress: [{action: Allow}]}");
     assert!(web_to_db(&allowing).diagnosis.verdict.ingress.would_deny.is_empty());

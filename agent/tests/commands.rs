@@ -226,12 +226,12 @@ fn check_compares_in_input_order() {
     assert_eq!(output.status.code(), Some(1));
     let lines: Vec<Value> =
         stdout(&output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    let told: Vec<_> = lines
+    let answers: Vec<_> = lines
         .iter()
         .map(|line| (line["from"].as_str(), line["expect"].as_str(), line["effective"].as_str()))
         .collect();
     assert_eq!(
-        told,
+        answers,
         [
             (Some("frontend/pod-a"), Some("deny"), Some("deny")),
             (Some("node/worker-1"), Some("allow"), Some("allow")),
@@ -381,7 +381,7 @@ fn report_makes_a_page_of_what_can_be_read() {
     let page = whydrop(&["report"], &lines);
     assert_eq!(page.status.code(), Some(0), "{}", stderr(&page));
     assert!(stdout(&page).starts_with("<!DOCTYPE html>"));
-    assert!(stdout(&page).contains("1 line that was meant as a record"));
+    assert!(stdout(&page).contains("1 line that begins as a record"));
     assert_eq!(stdout(&page).matches("<article").count(), 2);
 
     let folder = tempfile::tempdir().expect("a folder");

@@ -7,23 +7,19 @@ use jiff::{SignedDuration, Timestamp};
 use whydrop::{
     cluster::manifests::Manifests,
     records::{self, Line},
-    report::{
-        Record,
-        heal::{HealAction, HealReporter},
-        text,
-    },
+    report::{HealReporter, Record, heal::HealAction, text},
 };
 use whydrop_core::{
     cluster::Snapshot,
     flow::{Flow, Protocol},
-    heal::{Mode, Outcome, POLICIES_MAX, Proposal, Refusal, Standing, propose},
+    heal::{Outcome, POLICIES_MAX, Proposal, Refusal, Standing, propose},
     incident::IncidentId,
     verdict::{Decision, Question, evaluate},
 };
 
 const INCIDENT: IncidentId = IncidentId(0x5e88_4898_da28_0471);
 
-/// Two web pods and a database, which nobody may reach.
+/// Two web pods and a database, which no pod may reach.
 const CLUSTER: &str = "
 {apiVersion: v1, kind: Node, metadata: {name: worker-1},
  status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}}
@@ -122,7 +118,7 @@ fn what_is_not_denied_by_a_namespaces_own_omission_is_left_alone() {
                  metadata: {name: a}, spec: {priority: 1, subject: {namespaces: {}}, \
                  ingress: [{action: Deny, from: [{namespaces: {}}]}]}}";
     assert!(refused(admin, &one).starts_with("explicit deny by AdminNetworkPolicy a"));
-    // Nothing denies it, or nobody can tell.
+    // Nothing denies it, or it is unknown.
     let allow = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, \
                  metadata: {name: allow, namespace: shop}, spec: {podSelector: {}, ingress: [{}]}}";
     assert_eq!(proposed(allow, &one).err(), Some(Refusal::NotDenied));
@@ -132,7 +128,7 @@ fn what_is_not_denied_by_a_namespaces_own_omission_is_left_alone() {
     assert!(refused(cilium, &one).starts_with("the cluster as it is now cannot tell"));
 }
 
-/// Everything that a healer tells.
+/// Everything that a healer reports.
 fn story() -> Vec<Record> {
     let at = |minutes: i64| -> Timestamp {
         let start: Timestamp = "2026-01-02T03:04:05Z".parse().expect("a time");
@@ -157,8 +153,8 @@ fn story() -> Vec<Record> {
     let no_consent = Refusal::NoConsent("shop".into());
     let records = [
         reporter.refused(at(0), INCIDENT, &[], &no_consent),
-        reporter.applied(at(0), INCIDENT, &proposal, Mode::DryRun, expires),
-        reporter.applied(at(1), INCIDENT, &proposal, Mode::Apply, expires),
+        reporter.proposed(at(0), INCIDENT, &proposal, expires),
+        reporter.applied(at(1), INCIDENT, &proposal, expires),
         watched(3, HealAction::Kept, &Outcome::Recovered(at(2))),
         watched(3, HealAction::RolledBack, &Outcome::StillDying(at(2))),
         standing_at(23 * 60, HealAction::Expiring, "decide until then"),
@@ -186,7 +182,7 @@ fn healing_is_read_back_as_it_was_written_and_valid_by_its_schema() {
         let written = serde_json::to_value(&record).expect("JSON");
         let errors: Vec<_> = validator.iter_errors(&written).map(|e| e.to_string()).collect();
         assert!(errors.is_empty(), "{errors:?}\n{written:#}");
-        assert_eq!(records::read(&written.to_string()), Line::Record(Box::new(record)));
+        assert_eq!(records::read_line(&written.to_string()), Line::Record(Box::new(record)));
         let mut more = written.clone();
         more["sure"] = true.into();
         assert!(serde_json::from_value::<Record>(more).is_err());

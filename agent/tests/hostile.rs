@@ -9,14 +9,14 @@ use whydrop::{
     records::{
         Line,
         board::Board,
-        named::{Asked, Named},
-        read,
+        flow_search::FlowSearch,
+        read_line,
         text::{bare, is_record},
     },
     report::{
         Record,
         escape::json,
-        text::{asked, line},
+        text::{FlowQuery, line},
     },
     view::{Input, News},
 };
@@ -124,10 +124,10 @@ fn with(record: &Value, at: &str, text: &str) -> Option<Record> {
 }
 
 /// The flows that a line names under an id.
-fn named(id: &str, line: &str) -> Vec<Asked> {
-    let mut named = Named::new(id).expect("an id");
-    named.take(line);
-    named.flows().unwrap_or_default()
+fn named(id: &str, line: &str) -> Vec<FlowQuery> {
+    let mut search = FlowSearch::new(id).expect("an id");
+    search.search(line);
+    search.flows().unwrap_or_default()
 }
 
 /// What `kubectl logs` may put before a line.
@@ -139,23 +139,20 @@ fn assert_own(record: &Record) {
     let is_harmful = |c: char| c.is_control() || "\u{202e}\u{200b}\u{2028}\u{2029}".contains(c);
     assert!(!text.contains(is_harmful) && !as_json.contains(is_harmful), "{text:?} {as_json:?}");
     let own = match record {
-        Record::Drop(drop) => {
-            let (from, to, port) = asked(&drop.flow);
-            Some((drop.incident.clone(), Asked { from, to, port }))
-        }
+        Record::Drop(drop) => Some((drop.incident.clone(), FlowQuery::of(&drop.flow))),
         Record::Incident(_) | Record::Heal(_) | Record::Agent(_) => None,
     };
     for before in BEFORE {
         let text = format!("{before}{text}");
-        assert!(!matches!(read(&text), Line::Record(_)), "{text}");
+        assert!(!matches!(read_line(&text), Line::Record(_)), "{text}");
         assert_eq!(named(CLAIMED, &text), [], "{text}");
         if let Some((incident, own)) = &own
-            && Named::new(incident).is_ok()
+            && FlowSearch::new(incident).is_ok()
         {
             assert!(named(incident, &text).iter().all(|found| found == own), "{text}");
         }
     }
-    assert_eq!(read(&as_json), Line::Record(Box::new(record.clone())), "{as_json}");
+    assert_eq!(read_line(&as_json), Line::Record(Box::new(record.clone())), "{as_json}");
     assert_eq!(named(CLAIMED, &as_json), [], "{as_json}");
 }
 
@@ -184,20 +181,29 @@ fn no_field_can_hold_another_record() {
             }
         }
     }
-    // What takes only words of its own: everything else was tried.
+    // What takes only words of its own, or times: everything else was tried.
     let enums = [
         "action",
+        "at",
         "changed_by",
         "decision",
+        "denied_since",
         "direction",
+        "expires",
+        "first",
+        "first_success",
         "happened",
         "kind",
+        "last",
+        "last_success",
         "layer",
         "level",
         "schema",
         "severity",
+        "since",
         "state",
         "sufferer",
+        "time",
         "why",
     ];
     assert_eq!(words.iter().map(String::as_str).collect::<Vec<_>>(), enums);
@@ -211,7 +217,7 @@ fn no_field_can_hold_another_record() {
             let is_json = taken % 2 == 1;
             assert_eq!(matches!(line, Line::Record(_)), is_json, "{}", lines[taken]);
             taken += 1;
-            board.take(line);
+            board.add(line);
         }
     }
     assert_eq!(taken, lines.len());
@@ -225,8 +231,7 @@ fn an_ordinary_drop_is_found_by_its_line() {
         let text = line(&record);
         assert!(is_record(bare(&text)), "{text}");
         if let Record::Drop(drop) = &record {
-            let (from, to, port) = asked(&drop.flow);
-            assert_eq!(named(&drop.incident[..8], &text), [Asked { from, to, port }], "{text}");
+            assert_eq!(named(&drop.incident[..8], &text), [FlowQuery::of(&drop.flow)], "{text}");
         }
     }
 }

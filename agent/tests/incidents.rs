@@ -30,7 +30,7 @@ spec:
   ingress: [{from: [{podSelector: {matchLabels: {app: backend-api}}}], ports: [{port: 5433}]}]
 ";
 
-/// Eight replicas and their database. `restarts`: of each replica, none of which is ready after one.
+/// Eight replicas and their database. `restarts`: of each replica; none is ready after one.
 fn backend(restarts: u32) -> String {
     let mut manifests = "
 apiVersion: v1
@@ -108,8 +108,8 @@ fn dropped(replica: u8, seconds: &[i64]) -> Drop {
             },
         });
     }
-    let told = correlator.flush(at(3_600));
-    let mut drops = told.into_iter().filter_map(|correlated| match correlated {
+    let correlated = correlator.flush(at(3_600));
+    let mut drops = correlated.into_iter().filter_map(|correlated| match correlated {
         Correlated::Drop(drop) => Some(drop),
         _ => None,
     });
@@ -134,10 +134,10 @@ fn story() -> Vec<Record> {
     let mut book = IncidentBook::default();
     let mut records = Vec::new();
     let reporter = Reporter { node: "worker-1".to_owned() };
-    let mut turn = |cluster: &Cluster, replicas: &[u8], died: &[i64], seconds| {
+    let mut turn = |cluster: &Cluster, replicas: &[u8], seen: &[i64], seconds| {
         let snapshot = cluster.snapshot();
         for replica in replicas {
-            let drop = dropped(*replica, died);
+            let drop = dropped(*replica, seen);
             let (at_last, fate) = (Some(drop.evidence.last()), Fate::Died(&drop.evidence));
             let case = Case { flow: drop.flow, dialled: None, at: at_last, fate };
             let judgement = judge(&snapshot, cluster.history(), &case);

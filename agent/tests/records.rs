@@ -21,6 +21,7 @@ use whydrop_core::{
     flow::{Flow, Protocol, Worked},
     incident::JudgedDrop,
     judgement::judge,
+    mute::MutedByKind,
     observation::{AttemptId, DropReason, Fact, Observation, Rejection},
 };
 
@@ -122,8 +123,9 @@ fn dropped(fact: &Fact) -> Drop {
             fact: fact.clone(),
         });
     }
-    let told = correlator.tick(time("2026-01-02T03:04:10Z"));
-    told.into_iter()
+    let correlated = correlator.tick(time("2026-01-02T03:04:10Z"));
+    correlated
+        .into_iter()
         .find_map(|correlated| match correlated {
             Correlated::Drop(drop) => Some(drop),
             _ => None,
@@ -166,9 +168,9 @@ fn finding() -> Record {
     reporter().finding(at, at, diagnosis)
 }
 
-fn muted(by: &str, name: &str, kind: Option<&str>, reason: Option<&str>) -> MutedDrops {
+fn muted(by: MutedByKind, name: &str, kind: Option<&str>, reason: Option<&str>) -> MutedDrops {
     MutedDrops {
-        by: by.to_owned(),
+        by: by.into(),
         name: name.to_owned(),
         kind: kind.map(str::to_owned),
         reason: reason.map(str::to_owned),
@@ -190,7 +192,7 @@ fn agent_records() -> Vec<Record> {
         },
         AgentState::Degraded {
             what: "policies.yaml: not YAML".to_owned(),
-            since: "2026-01-02T03:04:05Z".to_owned(),
+            since: time("2026-01-02T03:04:05Z").into(),
         },
         AgentState::Lost {
             counts: [("records for a slow reader of the log".to_owned(), 3)].into(),
@@ -202,10 +204,15 @@ fn agent_records() -> Vec<Record> {
             example: "10.1.0.10 -> 10.1.0.20:8080/TCP".to_owned(),
         },
         AgentState::Muted {
-            since: "2026-01-02T02:04:05.678901Z".to_owned(),
+            since: time("2026-01-02T02:04:05.678901Z").into(),
             muted: vec![
-                muted("policy", "backend/default-deny", Some("NetworkPolicy"), Some("on purpose")),
-                muted("rule", "scanners", None, None),
+                muted(
+                    MutedByKind::Policy,
+                    "backend/default-deny",
+                    Some("NetworkPolicy"),
+                    Some("on purpose"),
+                ),
+                muted(MutedByKind::Rule, "scanners", None, None),
             ],
         },
         AgentState::Stopping {
@@ -334,9 +341,9 @@ fn names_that_are_none_stay_in_their_fields() {
         assert_eq!((fields[1], fields[3]), ("DROP", "->"), "{line}");
         assert!(fields[2].starts_with(&format!("frontend/{shown}")), "{line}");
 
-        let mut tally = muted("policy", name, Some("NetworkPolicy"), Some(name));
+        let mut tally = muted(MutedByKind::Policy, name, Some("NetworkPolicy"), Some(name));
         tally.example = name.to_owned();
-        let since = "2026-01-02T02:04:05Z".to_owned();
+        let since = time("2026-01-02T02:04:05Z").into();
         let state = AgentState::Muted { since, muted: vec![tally] };
         let line = text::line(
             &Reporter { node: name.to_owned() }.agent(time("2026-01-02T03:04:05Z"), state),
@@ -347,10 +354,9 @@ fn names_that_are_none_stay_in_their_fields() {
 
 #[test]
 fn a_line_is_a_line_whatever_names_hold() {
-    let record = reporter().agent(
-        time("2026-01-02T03:04:05Z"),
-        AgentState::Degraded { what: "a\nb\u{1b}[31mc\u{202e}d".to_owned(), since: String::new() },
-    );
+    let now = time("2026-01-02T03:04:05Z");
+    let what = "a\nb\u{1b}[31mc\u{202e}d".to_owned();
+    let record = reporter().agent(now, AgentState::Degraded { what, since: now.into() });
     let line = text::line(&record);
     assert!(line.ends_with(r"a\u{a}b\u{1b}[31mc\u{202e}d"), "{line}");
 }

@@ -7,3 +7,4 @@
 
 pub mod page;
 pub mod view;
+mod words;

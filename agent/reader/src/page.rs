@@ -1,6 +1,6 @@
-//! The page of `whydrop report`: what the records come to, as one HTML document for a post-mortem.
+//! The page of `whydrop report`: what the records show, as one HTML document for a post-mortem.
 //!
-//! Pure: a [`Board`] becomes text. The document stands alone: it loads nothing, runs nothing, and
+//! Pure: a [`Board`] becomes text. The document needs nothing else: it loads nothing, runs nothing, and
 //! says so in its own policy. Every name comes from users; the macro escapes what HTML reads, and
 //! what no reader would see is spelt out at the end, for the page as a whole.
 
@@ -19,10 +19,10 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use whydrop_report::escape::escape;
 use whydrop_report::records::board::{Board, Incident};
 
-/// How many incidents are told in full (up to 60 kB each), the most urgent first: what a browser
+/// How many incidents are shown in full (up to 60 kB each), the most urgent first: what a browser
 /// still opens at once on a phone, and more than anyone reads. Others have their line in the
 /// overview.
-pub const INCIDENTS_TOLD_MAX: usize = 64;
+pub const INCIDENTS_IN_FULL_MAX: usize = 64;
 
 /// Nothing is loaded, from anywhere; `img-src` is for the empty icon, without which browsers ask
 /// the server for one.
@@ -62,23 +62,23 @@ fn document(board: &Board, incidents: &[&Incident]) -> String {
                 (overview::masthead(board, incidents))
                 main id="main" {
                     @if incidents.len() > 1 { (overview::table(incidents)) }
-                    @for (incident, number) in incidents.iter().take(INCIDENTS_TOLD_MAX).zip(1..) {
+                    @for (incident, number) in incidents.iter().take(INCIDENTS_IN_FULL_MAX).zip(1..) {
                         (incident::section(board, incident, number))
                     }
-                    @if incidents.len() > INCIDENTS_TOLD_MAX {
+                    @if incidents.len() > INCIDENTS_IN_FULL_MAX {
                         p.note {
-                            "The " (incidents.len() - INCIDENTS_TOLD_MAX) " incidents further down \
-                             in the overview are not told in full here. For one of them: "
+                            "The " (incidents.len() - INCIDENTS_IN_FULL_MAX) " incidents further down \
+                             in the overview are not shown in full here. For one of them: "
                             code { "whydrop report --incident ID" } "."
                         }
                     }
                     @if incidents.is_empty() {
-                        p.note { "The records tell of no incident: nothing was dropped while they \
+                        p.note { "The records hold no incident: nothing was dropped while they \
                                   were written, as far as these agents saw." }
                     }
                     (drops::findings(board))
                     (agents::section(board))
-                    (agents::unread(board.tally()))
+                    (agents::unread(board.lines()))
                 }
                 (footer(board))
             }
@@ -92,8 +92,8 @@ fn footer(board: &Board) -> Markup {
         footer {
             p {
                 "Written by whydrop " (env!("CARGO_PKG_VERSION")) " from "
-                (words::count(board.tally().records, "record"))
-                ". All times are UTC, as the agents' nodes tell them."
+                (words::count(board.lines().records, "record"))
+                ". All times are UTC, by the clocks of the agents' nodes."
             }
         }
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! file, pipe ─▶ input (a thread: lines ─▶ records) ─▶ bounded queue
 //!                                                        │
-//! keys ─▶ keys ─▶ View::key ─▶ View ◀─ View::take ◀──────┘    model: the one state
+//! keys ─▶ keys ─▶ View::key ─▶ View ◀─ View::add ◀───────┘    model: the one state
 //!                               │
 //!                               └─▶ draw ─▶ terminal           reads it, changes nothing
 //! ```
@@ -23,4 +23,4 @@ pub use filter::{Filter, Shown};
 pub use input::{BATCH_LINES_MAX, Input, News, QUEUE_BATCHES_MAX};
 pub use model::{Effect, HELD_LINES_MAX, Screen, View, Viewport};
 pub use plain::summary;
-pub use terminal::run;
+pub use terminal::{TerminalError, run};

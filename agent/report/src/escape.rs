@@ -1,17 +1,18 @@
 //! What objects say, made harmless where it is written: for a line, a terminal, a shell, JSON, YAML.
 //!
-//! Names, labels, annotations, selectors and error messages come from whoever may write objects. In
-//! no output can they end a line, move a cursor, turn the direction of reading, or look like what
+//! Names, labels, annotations, selectors and error messages come from anyone who may write objects.
+//! In no output can they end a line, move a cursor, turn the direction of reading, or look like what
 //! the agent itself writes.
 
 use std::{borrow::Cow, fmt::Write as _};
 
 use serde::Serialize;
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
-/// What stands in a line of text before the command that fixes a drop.
+/// What comes before the command that fixes a drop in a line of text.
 pub const FIX: &str = "; fix: ";
 
-/// What stands at the end of a line of text, before its incident's id.
+/// What comes before the incident's id at the end of a line of text.
 pub const INCIDENT: &str = "  [incident ";
 
 /// What only the agent itself may write, and how it is written where it comes from an object.
@@ -43,8 +44,8 @@ pub fn name(text: &str) -> Cow<'_, str> {
     escaped(text, |c| !c.is_ascii_graphic(), rust)
 }
 
-/// One word for a shell: in single quotes, within which POSIX's shells take everything as it stands but
-/// the quote itself, unless it is of ordinary characters. Control characters are [`escape`]d: when a
+/// One word for a shell: in single quotes, within which POSIX's shells change nothing but the quote
+/// itself, unless it is of ordinary characters. Control characters are [`escape`]d: when a
 /// word is pasted, no quotes keep them from the terminal.
 pub fn shell_word(text: &str) -> String {
     let is_ordinary = |c: char| c.is_ascii_alphanumeric() || "-_./:".contains(c);
@@ -92,23 +93,12 @@ pub fn yaml<T: Serialize>(value: &T) -> Option<String> {
 }
 
 fn is_harmful(c: char) -> bool {
-    c.is_control() || is_format(c) || matches!(c, '\u{2028}' | '\u{2029}')
+    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
+    matches!(c.general_category(), Control | Format | LineSeparator | ParagraphSeparator)
 }
 
 fn is_separator(c: char) -> bool {
     matches!(c, ';' | '[' | ']' | '{' | '}')
-}
-
-/// Whether it is of Unicode's category Cf.
-fn is_format(c: char) -> bool {
-    matches!(
-        c,
-        '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}'
-            | '\u{8e2}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-            | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-            | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}'
-            | '\u{1d173}'..='\u{1d17a}' | '\u{e0001}' | '\u{e0020}'..='\u{e007f}'
-    )
 }
 
 /// `\u{..}`.

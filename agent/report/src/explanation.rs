@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 use whydrop_core::{
+    diagnosis::Class,
     judgement::Judgement,
     verdict::{
         DirectionVerdict, PolicyTrace, RuleTrace,
@@ -11,9 +12,11 @@ use whydrop_core::{
     },
 };
 
-use super::{
-    Cause, Decision, Flow, ObjectRef, Remedy, Verdict, cause_of, convert::policy_ref,
-    escape::escape, flow_of, remedy_of, verdict_of,
+use crate::{
+    convert::{cause_of, flow_of, policy_ref, remedy_of, verdict_of},
+    escape::escape,
+    schema::{self, Cause, Flow, ObjectRef, Remedy, Verdict},
+    text,
 };
 
 /// A flow explained.
@@ -42,7 +45,7 @@ pub struct Trace {
     pub ingress: Vec<PolicySteps>,
 }
 
-/// How one policy's rules took the flow.
+/// What one policy's rules say of the flow.
 #[derive(Debug, Serialize)]
 pub struct PolicySteps {
     /// The policy.
@@ -51,7 +54,7 @@ pub struct PolicySteps {
     pub rules: Vec<RuleStep>,
 }
 
-/// How one rule took the flow.
+/// What one rule says of the flow.
 #[derive(Debug, Serialize)]
 pub struct RuleStep {
     /// 0-based index.
@@ -80,7 +83,7 @@ pub enum Half {
         /// What there is.
         found: String,
     },
-    /// It cannot be told.
+    /// It cannot be determined.
     Unknown {
         /// Why.
         why: String,
@@ -126,12 +129,12 @@ fn step(rule: &RuleTrace) -> RuleStep {
     }
 }
 
-fn half<Miss>(outcome: &Outcome<Miss>, told: impl Fn(&Miss) -> (String, String)) -> Half {
+fn half<Miss>(outcome: &Outcome<Miss>, words: impl Fn(&Miss) -> (String, String)) -> Half {
     match outcome {
         Outcome::Match => Half::Yes,
         Outcome::Unknown(why) => Half::Unknown { why: why.to_string() },
         Outcome::Miss(miss) => {
-            let (wanted, found) = told(miss);
+            let (wanted, found) = words(miss);
             Half::No { wanted, found }
         }
     }
@@ -140,10 +143,10 @@ fn half<Miss>(outcome: &Outcome<Miss>, told: impl Fn(&Miss) -> (String, String))
 /// The explanation for a person.
 pub fn text(explanation: &Explanation) -> String {
     let Explanation { flow, effective, verdict, cause, remedy, trace } = explanation;
-    let (source, destination) = (super::text::end(&flow.source), &flow.destination);
+    let (source, destination) = (text::end(&flow.source), &flow.destination);
     let mut lines = vec![format!(
         "{source} -> {}/{}: {}",
-        super::text::destination_text(destination),
+        text::destination_text(destination),
         flow.protocol,
         match *effective {
             "allow" => "passes",
@@ -156,17 +159,14 @@ pub fn text(explanation: &Explanation) -> String {
         lines.push(format!("through Service {namespace}/{name}, {}:{}", service.ip, service.port));
     }
     if let Some(exempt) = verdict.exempt {
-        let what = match exempt {
-            super::Exemption::SamePod => "a pod reaches itself",
-            super::Exemption::LocalNode => "a node and its own pods reach each other",
-        };
+        let what = text::exemption(exempt);
         lines.push(format!("exempt by the specification, whatever the policies say: {what}"));
     }
     lines.push(String::new());
     walk(&mut lines, "egress", &source, &verdict.egress, &trace.egress);
-    let destination = super::text::end(destination);
+    let destination = text::end(destination);
     walk(&mut lines, "ingress", &destination, &verdict.ingress, &trace.ingress);
-    if cause.class != "none" {
+    if cause.class != Class::None {
         lines.push(String::new());
         lines.push(format!("cause: {}", cause.class));
         lines.push(format!("  {}", cause.text));
@@ -185,26 +185,17 @@ pub fn text(explanation: &Explanation) -> String {
 
 /// What else a remedy allows, for a person.
 pub fn cost(newly_allowed: usize) -> String {
-    match newly_allowed {
-        0 => "It newly allows nothing else.".to_owned(),
-        1 => "It newly allows one other pair of ends.".to_owned(),
-        more => format!("It newly allows {more} other pairs of ends."),
-    }
+    format!("It {}.", text::newly_allowed(newly_allowed))
 }
 
 fn walk(
     lines: &mut Vec<String>,
     direction: &str,
     end: &str,
-    verdict: &super::DirectionVerdict,
+    verdict: &schema::DirectionVerdict,
     steps: &[PolicySteps],
 ) {
-    let decision = match verdict.decision {
-        Decision::NotIsolated => "no policy governs it",
-        Decision::Allowed => "allowed",
-        Decision::Denied => "denied",
-        Decision::Unknown => "cannot tell",
-    };
+    let decision = text::decision(verdict.decision);
     let tier = verdict.tier.as_ref().map(|tier| format!(", in tier {tier}")).unwrap_or_default();
     lines.push(format!("{direction} of {end}: {decision}{tier}"));
     for PolicySteps { policy, rules } in steps {
@@ -217,12 +208,12 @@ fn walk(
         };
         lines.push(format!("  {} {namespace}{}{would_deny}", policy.kind, policy.name));
         for rule in rules {
-            lines.push(format!("    rule {} ({}): {}", rule.rule, rule.action, took(rule)));
+            lines.push(format!("    rule {} ({}): {}", rule.rule, rule.action, outcome_of(rule)));
         }
     }
 }
 
-fn took(rule: &RuleStep) -> String {
+fn outcome_of(rule: &RuleStep) -> String {
     match &rule.own {
         Some(Half::No { wanted, found }) => {
             return format!("no: of the pod itself it wants {wanted}; found {found}");

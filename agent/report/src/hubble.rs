@@ -6,16 +6,26 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
-use whydrop_core::{cluster::object::Pod, verdict::Question};
+use whydrop_core::{
+    cluster::object::Pod,
+    diagnosis::Class,
+    flow::{Direction, Protocol},
+    verdict::Question,
+};
 
-use super::{Direction, DirectionVerdict, DropKind, DropRecord, End, ObjectRef, Record};
+use crate::{
+    record::Record,
+    schema::{DirectionVerdict, DropKind, DropRecord, End, ObjectRef},
+    word::Word,
+};
 
 /// Cilium's reasons (`flow.proto`, `DropReason`): no rule let it pass, or a rule denied it.
 const POLICY_DENIED: (u8, &str) = (133, "POLICY_DENIED");
 const POLICY_DENY: (u8, &str) = (181, "POLICY_DENY");
 
-/// The type of events that tell of drops (`pkg/monitor/api`, `MessageTypeDrop`).
+/// The type of events about drops (`pkg/monitor/api`, `MessageTypeDrop`).
 const DROP_EVENT: u8 = 1;
 
 /// Identities that Cilium reserves, and their labels (`pkg/identity`).
@@ -49,7 +59,7 @@ pub fn flow(record: &Record, pods: &Pods) -> Option<Value> {
 }
 
 fn exported(record: &DropRecord, pods: &Pods) -> Value {
-    let time = canonical(&record.evidence.last);
+    let time = canonical(record.evidence.last.into());
     let DropRecord { flow, cause, verdict, .. } = record;
     let (source, destination) = (&flow.source, &flow.destination);
     let reason = reason(record);
@@ -59,7 +69,7 @@ fn exported(record: &DropRecord, pods: &Pods) -> Value {
     let allowed = |verdict: &DirectionVerdict| -> Vec<Value> {
         verdict.allowed_by.iter().map(|rule| policy(&rule.policy)).collect()
     };
-    let is_known = cause.class != "cannot-tell";
+    let is_known = cause.class != Class::CannotTell;
     json!({
         "flow": {
             "time": time,
@@ -105,7 +115,7 @@ fn reason(record: &DropRecord) -> Option<(u8, &'static str)> {
         Direction::Egress => &record.verdict.egress,
         Direction::Ingress => &record.verdict.ingress,
     };
-    let is_denial = record.cause.policy.is_some() && record.cause.class != "not-enforced";
+    let is_denial = record.cause.policy.is_some() && record.cause.class != Class::NotEnforced;
     is_denial.then_some(if verdict.denied_by.is_some() { POLICY_DENY } else { POLICY_DENIED })
 }
 
@@ -145,16 +155,16 @@ fn endpoint(end: &End, pod: Option<&Pod>, here: &str, is_known: bool) -> Value {
     })
 }
 
-fn l4(protocol: &str, port: Option<u16>) -> Value {
-    let flags = (protocol == "TCP").then(|| json!({"SYN": true}));
-    json!({ protocol: {"destination_port": port, "flags": flags} })
+fn l4(protocol: &Word<Protocol>, port: Option<u16>) -> Value {
+    let flags = (*protocol == Protocol::Tcp).then(|| json!({"SYN": true}));
+    json!({ protocol.to_string(): {"destination_port": port, "flags": flags} })
 }
 
 /// What Hubble begins its summary with.
-fn packet(protocol: &str) -> &str {
+fn packet(protocol: &Word<Protocol>) -> String {
     match protocol {
-        "TCP" => "TCP Flags: SYN",
-        other => other,
+        Word::Known(Protocol::Tcp) => "TCP Flags: SYN".to_owned(),
+        other => other.to_string(),
     }
 }
 
@@ -171,11 +181,13 @@ fn uuid(record: &DropRecord) -> String {
 }
 
 /// A time as protojson writes it: with no, three or six digits of a fraction, as few as it takes.
-fn canonical(time: &str) -> String {
-    let time = time.trim_end_matches('Z');
-    let time = time.strip_suffix("000").unwrap_or(time);
-    let time = time.strip_suffix(".000").unwrap_or(time);
-    format!("{time}Z")
+fn canonical(time: Timestamp) -> String {
+    let form = match time.subsec_nanosecond() / 1000 {
+        0 => "%Y-%m-%dT%H:%M:%SZ",
+        micros if micros % 1000 == 0 => "%Y-%m-%dT%H:%M:%S.%3fZ",
+        _ => "%Y-%m-%dT%H:%M:%S.%6fZ",
+    };
+    time.strftime(form).to_string()
 }
 
 /// Without what has no value.
@@ -208,7 +220,7 @@ mod tests {
             ("2026-01-02T03:04:05.000000Z", "2026-01-02T03:04:05Z"),
             ("2026-01-02T03:04:05.000001Z", "2026-01-02T03:04:05.000001Z"),
         ] {
-            assert_eq!(canonical(given), wanted);
+            assert_eq!(canonical(given.parse().expect("a time")), wanted);
         }
     }
 }

@@ -7,10 +7,10 @@ use whydrop_core::{
     remedy::{Manifest, patch},
 };
 
-use super::{
-    ObjectRef,
+use crate::{
     convert::policy_ref,
     escape::{json_text, shell_word},
+    schema::ObjectRef,
 };
 
 /// A rule that is added to a policy.
@@ -20,7 +20,7 @@ pub struct Edit {
     pub policy: ObjectRef,
     /// Whether it is an egress or an ingress rule.
     pub direction: Direction,
-    /// The rule, as it stands in the policy's spec.
+    /// The rule, as it is written in the policy's spec.
     pub rule: Value,
     /// The command that adds it.
     pub command: String,

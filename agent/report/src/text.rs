@@ -2,16 +2,32 @@
 //!
 //! `TIME VERB SOURCE -> DESTINATION:PORT/PROTOCOL  CAUSE; EVIDENCE[; CHANGE][; fix: COMMAND]  [incident ID]`
 
+mod heal;
+mod incident;
+
 use std::fmt::Write as _;
 
-use super::{
-    AgentRecord, AgentState, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel, Flow,
-    MutedDrops, ObjectRef, Record,
-    escape::{FIX, INCIDENT, name, phrase, shell_word, words},
-    heal, incident,
+use whydrop_core::{
+    correlate::EvidenceLevel,
+    flow::Protocol,
+    verdict::{Decision, Exemption},
 };
 
-/// How many characters of an id are shown: enough to tell a cluster's drops of a day apart.
+use crate::{
+    escape::{FIX, INCIDENT, name, phrase, shell_word, words},
+    incident::IncidentResolution,
+    record::Record,
+    schema::{
+        AgentRecord, AgentState, Changed, DropKind, DropRecord, End, Evidence, Flow, MutedDrops,
+        ObjectRef,
+    },
+    time::Time,
+    word::Word,
+};
+
+pub use heal::sentence as heal_sentence;
+
+/// How many characters of an id are shown: enough to keep a cluster's drops of a day apart.
 pub const ID_SHOWN: usize = 8;
 
 /// As much of an id as is shown.
@@ -46,9 +62,9 @@ fn drop_words(record: &DropRecord) -> String {
     let destination = &record.flow.destination;
     let mut line = format!(
         "{} {verb} {source} -> {}/{}",
-        seconds(&record.time),
+        record.time.seconds(),
         destination_text(destination),
-        name(&record.flow.protocol)
+        name(&record.flow.protocol.to_string())
     );
     if let Some(service) = &destination.service {
         let _ = write!(
@@ -89,7 +105,7 @@ pub fn end(end: &End) -> String {
     }
 }
 
-/// The destination with its port; an IPv6 address stands in brackets.
+/// The destination with its port; an IPv6 address is in brackets.
 pub fn destination_text(destination: &End) -> String {
     let name = end(destination);
     let port = destination.port.unwrap_or_default();
@@ -99,17 +115,11 @@ pub fn destination_text(destination: &End) -> String {
 fn evidence_text(record: &DropRecord) -> String {
     let evidence = &record.evidence;
     let Evidence { attempts, first, last, .. } = evidence;
-    let seconds = span_secs(first, last);
-    let packet = match &*record.flow.protocol {
-        "TCP" => "SYN",
-        "SCTP" => "INIT",
-        _ => "packet",
-    };
-    let packets = format!("{attempts} {packet}{}", if *attempts == 1 { "" } else { "s" });
+    let packets = count(*attempts, packet(&record.flow));
     if evidence.level == EvidenceLevel::Answered {
         return "it was answered".to_owned();
     }
-    let mut text = match seconds {
+    let mut text = match last.timestamp().duration_since(first.timestamp()).as_secs() {
         0 => packets,
         seconds => format!("{packets} in {seconds}s"),
     };
@@ -124,12 +134,11 @@ fn evidence_text(record: &DropRecord) -> String {
         let _ = write!(text, ", {rejection}");
     }
     match &evidence.last_success {
-        // Both are in the one form that sorts by time.
         Some(success) if success > last => {
-            let _ = write!(text, "; works since {}", moment(success, record));
+            let _ = write!(text, "; works since {}", moment(*success, record));
         }
         Some(success) => {
-            let _ = write!(text, "; worked until {}", moment(success, record));
+            let _ = write!(text, "; worked until {}", moment(*success, record));
         }
         None => {}
     }
@@ -141,53 +150,120 @@ fn changed_text(changed: &Changed, record: &DropRecord) -> String {
     let is_cause = record.cause.policy.as_ref().is_some_and(|policy| {
         (&policy.kind, &policy.namespace, &policy.name) == (kind, namespace, name)
     });
-    let object = match namespace {
-        _ if is_cause => "policy".to_owned(),
-        Some(namespace) => format!("{kind} {namespace}/{name}"),
-        None => format!("{kind} {name}"),
-    };
-    let at = moment(&changed.at, record);
+    let object = if is_cause { "policy".to_owned() } else { object(&changed.object) };
+    let at = moment(changed.at, record);
     let difference = changed.difference.as_deref().map(|d| format!(" ({d})")).unwrap_or_default();
     format!("{object} {} {at}{difference}", changed.change)
 }
 
 /// The command that prints the remedy, for a shell.
 pub fn fix_command(flow: &Flow) -> String {
-    let (from, to, port) = asked(flow);
-    fix_of(&from, &to, &port)
+    FlowQuery::of(flow).fix_command()
 }
 
-/// The command that prints the remedy of a flow in these words, for a shell.
-pub fn fix_of(from: &str, to: &str, port: &str) -> String {
-    let [from, to, port] = [from, to, port].map(shell_word);
-    format!("whydrop fix --from {from} --to {to} --port {port}")
+/// A flow as commands are asked about it: in the words of `--from`, `--to` and `--port`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowQuery {
+    /// Who connects.
+    pub from: String,
+    /// Who is connected to: the Service, if that was dialled.
+    pub to: String,
+    /// `8080/TCP`.
+    pub port: String,
 }
 
-/// The flow as commands are asked about it: from whom, to whom (the Service, if that was dialled),
-/// and on which port.
-pub fn asked(flow: &Flow) -> (String, String, String) {
-    let destination = &flow.destination;
-    let to = match &destination.service {
-        Some(service) => format!("{}/svc/{}", name(&service.namespace), name(&service.name)),
-        None => end(destination),
-    };
-    let port = match &destination.service {
-        Some(service) => service.port,
-        None => destination.port.unwrap_or_default(),
-    };
-    (end(&flow.source), to, format!("{port}/{}", name(&flow.protocol)))
+impl FlowQuery {
+    /// The flow of a record.
+    pub fn of(flow: &Flow) -> Self {
+        let destination = &flow.destination;
+        let to = match &destination.service {
+            Some(service) => format!("{}/svc/{}", name(&service.namespace), name(&service.name)),
+            None => end(destination),
+        };
+        let port = match &destination.service {
+            Some(service) => service.port,
+            None => destination.port.unwrap_or_default(),
+        };
+        Self {
+            from: end(&flow.source),
+            to,
+            port: format!("{port}/{}", name(&flow.protocol.to_string())),
+        }
+    }
+
+    /// The command that prints the remedy, for a shell.
+    pub fn fix_command(&self) -> String {
+        let [from, to, port] = [&self.from, &self.to, &self.port].map(|text| shell_word(text));
+        format!("whydrop fix --from {from} --to {to} --port {port}")
+    }
+}
+
+/// `NetworkPolicy backend/default-deny`.
+pub fn object(object: &ObjectRef) -> String {
+    let ObjectRef { kind, namespace, name, .. } = object;
+    match namespace {
+        Some(namespace) => format!("{kind} {namespace}/{name}"),
+        None => format!("{kind} {name}"),
+    }
+}
+
+/// What a direction came to.
+pub const fn decision(decision: Decision) -> &'static str {
+    match decision {
+        Decision::NotIsolated => "no policy governs it",
+        Decision::Allowed => "allowed",
+        Decision::Denied => "denied",
+        Decision::Unknown => "cannot tell",
+    }
+}
+
+/// Why policies do not matter for a flow.
+pub const fn exemption(exemption: Exemption) -> &'static str {
+    match exemption {
+        Exemption::SamePod => "a pod reaches itself",
+        Exemption::LocalNode => "a node and its own pods reach each other",
+    }
+}
+
+/// Why an incident is over.
+pub fn resolution(resolution: Option<&IncidentResolution>) -> String {
+    match resolution {
+        Some(IncidentResolution::Passes { at }) => {
+            format!("traffic passes since {}", at.seconds())
+        }
+        Some(IncidentResolution::Allowed) => "policies allow it now".to_owned(),
+        Some(IncidentResolution::Muted) => "it is muted, and goes on".to_owned(),
+        Some(IncidentResolution::Silence) | None => "nobody attempts it now".to_owned(),
+    }
+}
+
+/// What else a remedy allows.
+pub fn newly_allowed(number: usize) -> String {
+    match number {
+        0 => "newly allows nothing else".to_owned(),
+        1 => "newly allows 1 other pair of ends".to_owned(),
+        number => format!("newly allows {number} other pairs of ends"),
+    }
+}
+
+/// What the packets of an attempt are called.
+pub fn packet(flow: &Flow) -> &'static str {
+    match flow.protocol {
+        Word::Known(Protocol::Tcp) => "SYN",
+        Word::Known(Protocol::Sctp) => "INIT",
+        Word::Known(Protocol::Udp) | Word::Other(_) => "packet",
+    }
 }
 
 fn agent_line(record: &AgentRecord) -> String {
-    let head = format!("{} AGENT node/{}", seconds(&record.time), name(&record.node));
+    let head = format!("{} AGENT node/{}", record.time.seconds(), name(&record.node));
     match &record.state {
         AgentState::Ready { version, kernel, interfaces, objects, cannot } => {
             let objects: Vec<_> =
                 objects.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
             let mut line = format!(
-                "{head} ready: whydrop {version} on Linux {kernel}, attached to {} veth{}; knows {}",
-                interfaces.len(),
-                if interfaces.len() == 1 { "" } else { "s" },
+                "{head} ready: whydrop {version} on Linux {kernel}, attached to {}; knows {}",
+                count(interfaces.len() as u64, "veth"),
                 if objects.is_empty() { "no objects".to_owned() } else { objects.join(", ") }
             );
             for what in cannot {
@@ -195,7 +271,9 @@ fn agent_line(record: &AgentRecord) -> String {
             }
             line
         }
-        AgentState::Degraded { what, since } => format!("{head} degraded since {since}: {what}"),
+        AgentState::Degraded { what, since } => {
+            format!("{head} degraded since {}: {what}", since.seconds())
+        }
         AgentState::Lost { counts } => {
             let counts: Vec<_> =
                 counts.iter().map(|(what, count)| format!("{count} {what}")).collect();
@@ -208,7 +286,7 @@ fn agent_line(record: &AgentRecord) -> String {
         ),
         AgentState::Muted { since, muted } => {
             let muted: Vec<_> = muted.iter().map(muted_text).collect();
-            format!("{head} muted since {}: {}", seconds(since), muted.join("; "))
+            format!("{head} muted since {}: {}", since.seconds(), muted.join("; "))
         }
         AgentState::Stopping { why, counts } => {
             let mut line = format!("{head} stopping: {why}");
@@ -223,39 +301,18 @@ fn agent_line(record: &AgentRecord) -> String {
 /// `3 drops (9 packets) by NetworkPolicy shop/locked (REASON), such as FLOW`.
 fn muted_text(muted: &MutedDrops) -> String {
     let MutedDrops { by, kind, reason, reports, packets, example, .. } = muted;
-    let (kind, name) = (kind.as_deref().unwrap_or(by), name(&muted.name));
+    let (by, name) = (kind.clone().unwrap_or_else(|| by.to_string()), name(&muted.name));
     let reason =
         reason.as_deref().map(|reason| format!(" ({})", phrase(reason))).unwrap_or_default();
-    let plural = |count: u64| if count == 1 { "" } else { "s" };
-    format!(
-        "{reports} drop{} ({packets} packet{}) by {kind} {name}{reason}, such as {example}",
-        plural(*reports),
-        plural(*packets)
-    )
-}
-
-/// `2026-01-02T03:04:05Z` of a time with a fraction.
-pub fn seconds(time: &str) -> String {
-    match time.split_once('.') {
-        Some((seconds, _)) => format!("{}Z", name(seconds)),
-        None => name(time).into_owned(),
-    }
+    let (drops, packets) = (count(*reports, "drop"), count(*packets, "packet"));
+    format!("{drops} ({packets}) by {by} {name}{reason}, such as {example}")
 }
 
 /// The time of day; with the date, where that is another one than the record's.
-fn moment(time: &str, record: &DropRecord) -> String {
-    let same_day = time.get(..10) == record.time.get(..10);
-    if same_day { clock(time) } else { seconds(time) }
-}
-
-/// `03:04:05`.
-fn clock(time: &str) -> String {
-    time.get(11..19).unwrap_or(time).to_owned()
-}
-
-fn span_secs(first: &str, last: &str) -> i64 {
-    match (first.parse::<jiff::Timestamp>(), last.parse::<jiff::Timestamp>()) {
-        (Ok(first), Ok(last)) => last.duration_since(first).as_secs(),
-        _ => 0,
+fn moment(time: Time, record: &DropRecord) -> String {
+    let day = |time: Time| time.timestamp().strftime("%F").to_string();
+    match day(time) == day(record.time) {
+        true => time.timestamp().strftime("%T").to_string(),
+        false => time.seconds(),
     }
 }

@@ -7,7 +7,7 @@ use k8s_openapi::{
 use serde::Serialize;
 use whydrop_core::remedy::Manifest;
 
-use super::escape::yaml;
+use crate::escape::yaml;
 
 /// A policy with its fields in the order in which people write them.
 #[derive(Serialize)]

@@ -200,7 +200,7 @@ mod tests {
             "denied_by": null,
         });
         let value = serde_json::json!({
-            "schema": "whydrop/v1", "kind": kind, "time": "", "id": "", "node": "", "primary": true,
+            "schema": "whydrop/v1", "kind": kind, "time": "2026-01-02T03:04:05Z", "id": "", "node": "", "primary": true,
             "flow": {
                 "protocol": "TCP",
                 "source": {"ip": "10.1.0.10", "namespace": "frontend", "pod": "web-0",
@@ -208,7 +208,8 @@ mod tests {
                 "destination": {"ip": "10.1.0.20", "port": 80, "namespace": "backend", "pod": "b"},
             },
             "evidence": {"level": "unanswered", "reason": null, "location": null, "attempts": 1,
-                "interface": null, "first": "", "last": "", "last_success": null},
+                "interface": null, "first": "2026-01-02T03:04:01Z",
+                "last": "2026-01-02T03:04:04Z", "last_success": null},
             "verdict": {"revision": 1, "exempt": null, "egress": verdict, "ingress": verdict},
             "cause": {"class": "default-deny", "direction": "ingress", "situation": null,
                 "policy": {"kind": "NetworkPolicy", "namespace": "backend", "name": "deny"},
@@ -269,14 +270,15 @@ mod tests {
             "last_success": null,
         });
         let value = serde_json::json!({
-            "schema": "whydrop/v1", "kind": "incident", "time": "", "id": id, "node": "",
+            "schema": "whydrop/v1", "kind": "incident", "time": "2026-01-02T03:04:05Z", "id": id, "node": "",
             "happened": happened, "resolution": null, "severity": severity,
             "severity_reasons": [], "confidence": 1.0, "confidence_reasons": [],
             "cause": {"class": "default-deny", "direction": "ingress", "situation": null,
                 "policy": {"kind": "NetworkPolicy", "namespace": "backend", "name": "deny"},
                 "responsible": [], "changed": [], "changed_by": "unknown", "known_since": null},
             "affected": [path], "affected_untold": 0, "services_lost": [], "established": null,
-            "drops": {"count": 1, "packets": 1, "ids": []}, "first": "", "last": "",
+            "drops": {"count": 1, "packets": 1, "ids": []},
+            "first": "2026-01-02T03:04:01Z", "last": "2026-01-02T03:04:04Z",
             "last_success": null, "reopened": 0, "text": "", "plan": [],
         });
         serde_json::from_value(value).expect("a record")

@@ -84,8 +84,7 @@ impl Agent {
 
     fn degraded_since(&self, what: &dyn Display, since: Timestamp) {
         tracing::warn!("{what}");
-        let since = since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        self.report_state(AgentState::Degraded { what: what.to_string(), since });
+        self.report_state(AgentState::Degraded { what: what.to_string(), since: since.into() });
     }
 
     pub(super) fn report_state(&self, state: AgentState) {

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use whydrop_core::{
@@ -25,15 +25,17 @@ use super::{
 };
 use crate::{
     records::{
+        flow_search::FlowSearch,
         lines::{Next, next},
-        named::{Asked, Named},
     },
     report::{
         Direction,
         escape::{self, escape},
         explanation::cost,
         patch::{Edit, edits_of},
-        remedy_of, yaml,
+        remedy_of,
+        text::FlowQuery,
+        yaml,
     },
 };
 
@@ -119,14 +121,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 
 impl Args {
     /// The flows that an id names.
-    fn named(&self, id: &str, source: &OpenCluster) -> anyhow::Result<Vec<Asked>> {
-        let mut named = Named::new(id).map_err(|expected| anyhow!(expected))?;
+    fn named(&self, id: &str, source: &OpenCluster) -> anyhow::Result<Vec<FlowQuery>> {
+        let mut named = FlowSearch::new(id)?;
         let Some(path) = &self.records else {
             let lines = source.agents_lines(&self.agents)?;
             for line in &lines {
-                named.take(&line.text);
+                named.search(&line.text);
             }
-            return named.flows().map_err(|found| anyhow!(found));
+            return Ok(named.flows()?);
         };
         let from_stdin = path.as_os_str() == "-";
         if from_stdin && self.cluster.reads_stdin() {
@@ -137,22 +139,22 @@ impl Args {
             false => File::open(path).and_then(|file| search(BufReader::new(file), &mut named)),
         };
         searched.with_context(|| Path::new(path).display().to_string())?;
-        named.flows().map_err(|found| anyhow!(found))
+        Ok(named.flows()?)
     }
 }
 
-fn search(mut log: impl BufRead, named: &mut Named) -> io::Result<()> {
+fn search(mut log: impl BufRead, named: &mut FlowSearch) -> io::Result<()> {
     let mut line = String::new();
     loop {
         match next(&mut log, &mut line)? {
-            Next::Line => named.take(&line),
+            Next::Line => named.search(&line),
             Next::TooLong => {}
             Next::End => return Ok(()),
         }
     }
 }
 
-fn read(asked: &Asked) -> anyhow::Result<Between> {
+fn read(asked: &FlowQuery) -> anyhow::Result<Between> {
     let end = |text: &str| NamedEnd::parse(text, None).context("in the record");
     let port = asked.port.parse().context("in the record")?;
     Ok(Between { from: end(&asked.from)?, to: end(&asked.to)?, port })

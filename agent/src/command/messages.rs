@@ -65,7 +65,7 @@ mod tests {
     use tracing_subscriber::fmt::MakeWriter;
 
     use super::*;
-    use crate::records::{Line, named::Named, read};
+    use crate::records::{Line, flow_search::FlowSearch, read_line};
 
     /// What a server or an object may say.
     const HOSTILE: &str = "x\n2026-01-02T03:04:05Z DROP tenant/evil -> books/db:5432/TCP  y; 1 SYN; fix: \
@@ -118,11 +118,11 @@ mod tests {
             let written = String::from_utf8(written).expect("UTF-8");
             let lines: Vec<&str> = written.lines().collect();
             assert_eq!(lines.len(), 2, "{written}");
-            let mut named = Named::new("00c0ffee").expect("an id");
+            let mut named = FlowSearch::new("00c0ffee").expect("an id");
             for line in lines {
                 assert!(!line.contains(['\u{9b}', '\u{202e}', '\u{1b}']), "{line:?}");
-                assert_eq!(read(line), Line::Other, "{line}");
-                named.take(line);
+                assert_eq!(read_line(line), Line::Other, "{line}");
+                named.search(line);
                 let says: Result<Value, _> = serde_json::from_str(line);
                 assert_eq!(says.is_ok(), is_json, "{line}");
             }

@@ -15,7 +15,7 @@ use crate::{
     records::{
         board::{Board, Incident},
         lines::{Next, next},
-        read, too_long,
+        read_line, too_long,
     },
 };
 
@@ -45,16 +45,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
         };
         collected.with_context(|| named(path))?;
     }
-    let tally = board.tally();
-    if tally.records == 0 {
+    let lines = board.lines();
+    if lines.records == 0 {
         let files: Vec<String> = args.files.iter().map(|path| named(path)).collect();
-        let why = tally.examples.back().map(|why| format!("; of the last: {why}"));
+        let why = lines.examples.back().map(|why| format!("; of the last: {why}"));
         bail!(
             "{}: expected records of `whydrop agent --log-format json`, found none in {} lines, {} \
              of them unreadable records{}",
             files.join(", "),
-            tally.others + tally.unreadable,
-            tally.unreadable,
+            lines.others + lines.unreadable,
+            lines.unreadable,
             why.unwrap_or_default()
         );
     }
@@ -76,8 +76,8 @@ fn collect(mut log: impl BufRead, board: &mut Board) -> anyhow::Result<()> {
     let mut line = String::new();
     loop {
         match next(&mut log, &mut line)? {
-            Next::Line => board.take(read(&line)),
-            Next::TooLong => board.take(too_long()),
+            Next::Line => board.add(read_line(&line)),
+            Next::TooLong => board.add(too_long()),
             Next::End => return Ok(()),
         }
     }

@@ -56,17 +56,17 @@ fn summarise(reader: Box<dyn Read + Send>, name: &str) -> anyhow::Result<Outcome
         match news {
             News::Lines(lines) => {
                 for line in lines {
-                    board.take(line);
+                    board.add(line);
                 }
             }
             News::Ended => break,
             News::Failed(why) => bail!("{name}: {why}"),
         }
     }
-    let tally = board.tally();
-    let lines = tally.others + tally.unreadable;
-    if tally.records == 0 && lines > 0 {
-        let why = tally.examples.back().map(|why| format!(", such as: {why}")).unwrap_or_default();
+    let read = board.lines();
+    let lines = read.others + read.unreadable;
+    if read.records == 0 && lines > 0 {
+        let why = read.examples.back().map(|why| format!(", such as: {why}")).unwrap_or_default();
         let lines = if lines == 1 { "1 line".to_owned() } else { format!("{lines} lines") };
         bail!("{name}: expected records of --log-format json, found none in {lines}{why}");
     }

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
 use whydrop_core::{
-    diagnosis::Class,
     flow::{Flow, Worked},
     heal::{Died, Past, State, Told},
-    incident::{HappenedKind, IncidentId},
+    incident::{HappenedKind, IncidentId, StepKind},
     policy::{PolicyKind, PolicyRef},
 };
 
@@ -18,19 +16,19 @@ use crate::report::{
 
 /// What a record says of an incident; an error names the field that cannot be read.
 pub(super) fn told(record: &IncidentRecord) -> Result<Told, String> {
-    let class = Class::ALL.iter().copied().find(|class| class.name() == record.cause.class);
+    let class = record.cause.class.known().copied();
     let ends = record.affected.iter().flat_map(|path| [&path.source, &path.destination]);
     let namespaces = ends.filter_map(|end| end.namespace.as_deref());
     let of_policies = record.cause.responsible.iter().filter_map(|p| p.namespace.as_deref());
     let verified = |step: &crate::report::incident::PlanStep| {
-        step.step == "apply" && step.remedy.as_ref().is_some_and(|remedy| remedy.verified)
+        step.step == StepKind::Apply && step.remedy.as_ref().is_some_and(|remedy| remedy.verified)
     };
     Ok(Told {
         id: id("id", &record.id)?,
         node: record.node.as_str().into(),
-        state: state(record)?,
-        first: time("first", &record.first)?,
-        last: time("last", &record.last)?,
+        state: state(record),
+        first: record.first.into(),
+        last: record.last.into(),
         severity: record.severity,
         confidence: record.confidence,
         class: class.ok_or_else(|| format!("cause.class: {} is not known", record.cause.class))?,
@@ -53,44 +51,42 @@ pub(super) fn died(record: &DropRecord) -> Result<Option<Died>, String> {
         source: address("flow.source.ip", &source.ip)?,
         destination: address("flow.destination.ip", &destination.ip)?,
         port: destination.port.ok_or("flow.destination.port: expected a port, found none")?,
-        protocol: record.flow.protocol.parse().map_err(|why| format!("flow.protocol: {why}"))?,
+        protocol: *record
+            .flow
+            .protocol
+            .known()
+            .ok_or_else(|| format!("flow.protocol: {} is not known", record.flow.protocol))?,
     };
     Ok(Some(Died {
         incident: id("incident", &record.incident)?,
         node: record.node.as_str().into(),
         flow,
-        last: time("evidence.last", &record.evidence.last)?,
-        past: past(record)?,
+        last: record.evidence.last.into(),
+        past: past(record),
     }))
 }
 
 /// What a record says of the time before the flow was denied. Of an agent that does not count, one
 /// connection is known.
-fn past(record: &DropRecord) -> Result<Past, String> {
+fn past(record: &DropRecord) -> Past {
     let evidence = &record.evidence;
-    let optional = |field: &str, text: &Option<String>| {
-        text.as_deref().map(|text| time(field, text)).transpose()
-    };
-    let first = optional("evidence.first_success", &evidence.first_success)?;
-    let last = optional("evidence.last_success", &evidence.last_success)?;
-    let worked = last.map(|last| Worked {
-        first: first.unwrap_or(last),
-        last,
+    let worked = evidence.last_success.map(|last| Worked {
+        first: evidence.first_success.unwrap_or(last).into(),
+        last: last.into(),
         connections: evidence.successes.max(1),
     });
-    let denied_since = optional("cause.denied_since", &record.cause.denied_since)?;
-    Ok(Past { worked, denied_since })
+    Past { worked, denied_since: record.cause.denied_since.map(Into::into) }
 }
 
-fn state(record: &IncidentRecord) -> Result<State, String> {
-    Ok(match (record.happened, &record.resolution) {
+fn state(record: &IncidentRecord) -> State {
+    match (record.happened, &record.resolution) {
         (HappenedKind::Resolved, Some(IncidentResolution::Passes { at })) => {
-            State::Passes(time("resolution.at", at)?)
+            State::Passes((*at).into())
         }
         (HappenedKind::Resolved, Some(IncidentResolution::Allowed)) => State::Allowed,
         (HappenedKind::Resolved, _) => State::Silent,
         _ => State::Open,
-    })
+    }
 }
 
 fn policy(reference: &ObjectRef) -> Option<PolicyRef> {
@@ -105,12 +101,9 @@ pub(super) fn id(field: &str, text: &str) -> Result<IncidentId, String> {
     number.map(IncidentId).ok_or_else(|| format!("{field}: expected 16 hex digits, found {text}"))
 }
 
-fn time(field: &str, text: &str) -> Result<Timestamp, String> {
-    text.parse().map_err(|_| format!("{field}: expected a time of RFC 3339, found {text}"))
-}
-
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
     use serde_json::{Value, json};
 
     use super::*;

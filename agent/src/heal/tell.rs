@@ -14,7 +14,8 @@ use crate::{
     cluster::chain::kube_chain,
     report::{
         Record,
-        heal::{HealAction, HealRecord, sentence},
+        heal::{HealAction, HealRecord},
+        text::heal_sentence,
     },
     sink::{
         Sink as _,
@@ -54,7 +55,7 @@ impl Teller {
         policies: &[PolicyRef],
         namespace: Option<&str>,
     ) {
-        let (action, note) = (record.action, bounded(&sentence(&record)));
+        let (action, note) = (record.action, bounded(&heal_sentence(&record)));
         let note = format!("incident {}: {note}", record.incident);
         self.log.write(&Record::from(record).into());
         let mut regarding = Vec::new();

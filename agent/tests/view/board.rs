@@ -7,26 +7,26 @@ use whydrop::{
     records::{
         Line,
         board::{Agent, AgentStatus, Board, Count, DROPS_KEPT_MAX, Incident, Status},
-        read,
+        read_line,
     },
     report::{
         AgentState, Record,
         incident::{HappenedKind, Severity},
     },
 };
-use whydrop_core::flow::Protocol;
+use whydrop_core::{diagnosis::Class, flow::Protocol};
 
 use super::stream::{Node, Way, at, filtered, fleet, lines};
 
 fn board_of(records: &[Record]) -> Board {
     let mut board = Board::default();
     for record in records {
-        board.take(Line::Record(Box::new(record.clone())));
+        board.add(Line::Record(Box::new(record.clone())));
     }
     board
 }
 
-fn of_class<'a>(board: &'a Board, class: &str) -> &'a Incident {
+fn of_class(board: &Board, class: Class) -> &Incident {
     let mut of_class = board.incidents().filter(|i| i.summary().cause.class == class);
     of_class.next().unwrap_or_else(|| panic!("no incident of class {class}"))
 }
@@ -36,13 +36,13 @@ const fn exactly(count: u64) -> Count {
 }
 
 #[test]
-fn one_incident_of_two_nodes_is_told_and_counted_once() {
+fn one_incident_of_two_nodes_is_listed_and_counted_once() {
     let board = board_of(&fleet(12));
-    let incident = of_class(&board, "port-mismatch");
+    let incident = of_class(&board, Class::PortMismatch);
     let summary = incident.summary();
     assert_eq!(incident.nodes().keys().collect::<Vec<_>>(), ["worker-1", "worker-2"]);
     assert_eq!((summary.status, summary.severity), (Status::Open, Some(Severity::Critical)));
-    // Eight flows, four of which both nodes tell; of these the node where they died counts.
+    // Eight flows; four are reported by both nodes, and the node where they were dropped counts.
     assert_eq!(summary.drops, exactly(8));
     assert_eq!(summary.packets, exactly(8 * 26));
     let [path] = summary.affected.as_slice() else { panic!("{:?}", summary.affected) };
@@ -53,7 +53,7 @@ fn one_incident_of_two_nodes_is_told_and_counted_once() {
     for drop in incident.drops() {
         assert!(drop.record().primary, "{drop:?}");
     }
-    // Two nodes tell four of them, and they are as many flows as before.
+    // Two nodes report four of them, and they are as many flows as before.
     let flows: Vec<u64> = incident.activity().minutes().map(|(_, flows)| flows).collect();
     assert_eq!(flows, [8; 12]);
     assert_eq!(summary.changes.len(), 1);
@@ -79,9 +79,9 @@ fn drops_without_an_incident_stand_for_it() {
     let records: Vec<_> =
         all.iter().filter(|record| matches!(record, Record::Drop(_))).cloned().collect();
     let board = board_of(&records);
-    let incident = of_class(&board, "port-mismatch");
+    let incident = of_class(&board, Class::PortMismatch);
     let summary = incident.summary();
-    assert!(!summary.is_told);
+    assert!(!summary.is_reported);
     assert_eq!((summary.status, summary.severity), (Status::Open, None));
     assert_eq!(summary.drops, exactly(8));
     let [path] = summary.affected.as_slice() else { panic!("{:?}", summary.affected) };
@@ -89,9 +89,9 @@ fn drops_without_an_incident_stand_for_it() {
     assert_eq!(path.pods, 8);
     assert_eq!(summary.cause.responsible.len(), 1);
     assert!(summary.remedy().is_some());
-    // Once an agent tells it, it is that one.
-    let told = board_of(&all);
-    assert_eq!(of_class(&told, "port-mismatch").id(), incident.id());
+    // Once an agent reports it, it is that one.
+    let reported = board_of(&all);
+    assert_eq!(of_class(&reported, Class::PortMismatch).id(), incident.id());
 }
 
 #[test]
@@ -100,8 +100,8 @@ fn an_incident_without_its_drops_says_how_many_there_are_at_least() {
     let records: Vec<_> =
         all.iter().filter(|record| matches!(record, Record::Incident(_))).cloned().collect();
     let board = board_of(&records);
-    let summary = of_class(&board, "port-mismatch").summary();
-    // The ids are told with it; whether the packets of two nodes are the same is not.
+    let summary = of_class(&board, Class::PortMismatch).summary();
+    // The ids are reported with it; whether the packets of two nodes are the same is not.
     assert_eq!(summary.drops, exactly(8));
     assert_eq!(summary.packets, Count { at_least: 8 * 14, is_exact: false });
 }
@@ -111,11 +111,11 @@ fn open_on_one_node_is_open() {
     let (mut one, mut two) = (Node::new("worker-1"), Node::new("worker-2"));
     let alerts = Way([10, 1, 0, 70], [10, 1, 0, 72], 9093, Protocol::Tcp);
     for node in [&mut one, &mut two] {
-        node.dies(alerts, &[1, 2], &filtered(), None);
+        node.drops(alerts, &[1, 2], &filtered(), None);
         node.tick(9);
     }
     // Ten minutes of silence on the one; on the other it goes on.
-    two.dies(alerts, &[590, 591], &filtered(), None);
+    two.drops(alerts, &[590, 591], &filtered(), None);
     one.tick(700);
     two.tick(700);
     let resolved = one.records.last().expect("a record").clone();
@@ -145,10 +145,10 @@ fn what_a_stopped_agent_left_open_is_not_followed() {
     let mut node = Node::new("worker-1");
     node.ready(-5);
     let alerts = Way([10, 1, 0, 70], [10, 1, 0, 72], 9093, Protocol::Tcp);
-    node.dies(alerts, &[1, 2], &filtered(), None);
+    node.drops(alerts, &[1, 2], &filtered(), None);
     node.tick(9);
     assert_eq!(board_of(&node.records).by_urgency()[0].summary().status, Status::Open);
-    node.tells(20, AgentState::Stopping { why: "SIGTERM".to_owned(), counts: [].into() });
+    node.reports(20, AgentState::Stopping { why: "SIGTERM".to_owned(), counts: [].into() });
     let board = board_of(&node.records);
     assert_eq!(board.by_urgency()[0].summary().status, Status::Unfollowed);
     let agent = board.agents().next().expect("an agent");
@@ -160,9 +160,9 @@ fn what_a_stopped_agent_left_open_is_not_followed() {
 }
 
 #[test]
-fn agents_tell_how_they_are_and_what_they_lost() {
+fn agents_report_how_they_are_and_what_they_lost() {
     let records = fleet(3);
-    // Told again by a reader that connected anew.
+    // Repeated by a reader that connected again.
     let doubled: Vec<_> = records.iter().chain(&records).cloned().collect();
     let board = board_of(&doubled);
     let agents: Vec<_> = board.agents().collect();
@@ -178,14 +178,15 @@ fn agents_tell_how_they_are_and_what_they_lost() {
 fn what_cannot_be_read_is_counted() {
     let lines = lines(&fleet(1));
     let mut board = Board::default();
-    board.take(read(&lines[0]));
-    board.take(read(&lines[1][..90]));
-    board.take(read("2026-01-02T03:04:05Z a message of the runtime"));
+    board.add(read_line(&lines[0]));
+    board.add(read_line(&lines[1][..90]));
+    board.add(read_line("2026-01-02T03:04:05Z a message of the runtime"));
     let drop = lines.iter().find(|line| line.contains(r#""kind":"drop""#)).expect("a drop");
-    board.take(read(&drop.replace(r#""first":"2026"#, r#""first":"in 2026"#)));
-    let tally = board.tally();
-    assert_eq!((tally.records, tally.others, tally.unreadable), (1, 1, 2));
-    assert!(tally.examples[1].starts_with("evidence.first: expected a time"), "{tally:?}");
+    board.add(read_line(&drop.replace(r#""first":"2026"#, r#""first":"in 2026"#)));
+    let counts = board.lines();
+    assert_eq!((counts.records, counts.others, counts.unreadable), (1, 1, 2));
+    let why = counts.examples[1].to_string();
+    assert!(why.starts_with("evidence.first: expected a time in RFC 3339"), "{why}");
 }
 
 #[test]
@@ -193,18 +194,18 @@ fn of_many_drops_the_latest_are_kept_and_all_are_counted() {
     let mut records = Vec::new();
     let mut node = Node::new("worker-2");
     let api = Way([10, 1, 0, 10], [10, 1, 0, 101], 5432, Protocol::Tcp);
-    node.dies(api, &[3, 4], &filtered(), None);
+    node.drops(api, &[3, 4], &filtered(), None);
     let Some(Record::Drop(template)) = node.records.first() else { panic!("a drop") };
     for n in 0..300 {
         let mut drop = template.clone();
         drop.id = format!("{n:016x}");
-        drop.time = at(10 + n).to_string();
+        drop.time = at(10 + n).into();
         records.push(Record::Drop(drop));
     }
     let board = board_of(&records);
     let incident = board.by_urgency()[0];
     assert_eq!(incident.drops().count(), DROPS_KEPT_MAX);
-    assert_eq!(incident.drops_let_go(), 300 - DROPS_KEPT_MAX as u64);
+    assert_eq!(incident.drops_not_kept(), 300 - DROPS_KEPT_MAX as u64);
     assert_eq!(incident.summary().drops, exactly(300));
     assert_eq!(incident.summary().packets, exactly(600));
     assert!(incident.drop(&format!("{:016x}", 299)).is_some());
@@ -244,7 +245,7 @@ fn everything(board: &Board) -> String {
 static RECORDS: LazyLock<Vec<Record>> = LazyLock::new(|| {
     let mut records = fleet(5);
     let mut node = Node::new("worker-2");
-    node.tells(290, AgentState::Stopping { why: "SIGTERM".to_owned(), counts: [].into() });
+    node.reports(290, AgentState::Stopping { why: "SIGTERM".to_owned(), counts: [].into() });
     records.append(&mut node.records);
     records
 });

@@ -4,12 +4,12 @@ use crossterm::event::{KeyCode, KeyEvent};
 use ratatui::{Terminal, backend::TestBackend, style::Color};
 use unicode_width::UnicodeWidthStr as _;
 use whydrop::{
-    records::{Line, read},
+    records::{Line, read_line},
     report::Record,
     view::{Effect, Screen, Theme, View, draw},
 };
 
-use super::stream::{fleet, lines};
+use super::stream::{at, fleet, lines, time_of};
 
 pub(crate) fn plain() -> Theme {
     Theme::new(false)
@@ -17,7 +17,7 @@ pub(crate) fn plain() -> Theme {
 
 fn view(minutes: i64) -> View {
     let mut view = View::default();
-    view.take(fleet(minutes).into_iter().map(|r| Line::Record(Box::new(r))).collect());
+    view.add(fleet(minutes).into_iter().map(|r| Line::Record(Box::new(r))).collect());
     view.end(None);
     view
 }
@@ -106,7 +106,7 @@ fn a_drop_with_evidence_and_walk() {
 #[test]
 fn the_agents() {
     let mut view = view(3);
-    view.take(vec![read(&lines(&fleet(1))[0][..70])]);
+    view.add(vec![read_line(&lines(&fleet(1))[0][..70])]);
     press(&mut view, "a");
     insta::assert_snapshot!(screen(&mut view, 80, 30));
 }
@@ -136,7 +136,7 @@ fn filters_say_what_they_hide() {
     assert!(found.contains("shop/checkout cannot reach payments/gateway"), "{found}");
     assert!(!found.contains("postgres"), "{found}");
     press(&mut view, "/zzz\n");
-    assert!(screen(&mut view, 100, 30).contains("No incident is like that"));
+    assert!(screen(&mut view, 100, 30).contains("No incident matches"));
     press(&mut view, "\u{1b}");
     assert!(screen(&mut view, 100, 30).contains("postgres"));
     // What was typed is forgotten with Esc.
@@ -150,7 +150,7 @@ fn what_comes_while_paused_is_held() {
     press(&mut view, " ");
     let records = fleet(2);
     let count = records.len();
-    view.take(records.into_iter().map(|record| Line::Record(Box::new(record))).collect());
+    view.add(records.into_iter().map(|record| Line::Record(Box::new(record))).collect());
     let held = screen(&mut view, 80, 24);
     assert!(held.contains(&format!("PAUSED, {count} held")), "{held}");
     assert!(held.contains("No records have come yet"), "{held}");
@@ -162,15 +162,15 @@ fn what_comes_while_paused_is_held() {
 fn what_is_selected_stays_selected_while_others_come() {
     let records = fleet(12);
     let mut view = View::default();
-    let early = records.iter().filter(|record| super::stream::time_of(record) < "2026-01-02T02:59");
-    view.take(early.map(|record| Line::Record(Box::new(record.clone()))).collect());
+    let early = records.iter().filter(|record| time_of(record).timestamp() < at(298));
+    view.add(early.map(|record| Line::Record(Box::new(record.clone()))).collect());
     press(&mut view, "G");
     let before = screen(&mut view, 80, 24);
     let selected = |screen: &str| {
         let row = screen.lines().find(|row| row.starts_with("> ")).expect("a selected row");
         row[2..].trim_start_matches(|c: char| c != '/').to_owned()
     };
-    view.take(records.into_iter().map(|record| Line::Record(Box::new(record))).collect());
+    view.add(records.into_iter().map(|record| Line::Record(Box::new(record))).collect());
     assert_eq!(selected(&screen(&mut view, 80, 24)), selected(&before));
 }
 
@@ -186,7 +186,7 @@ fn names_cannot_move_the_cursor_or_break_the_columns() {
         }
     }
     let mut view = View::default();
-    view.take(records.into_iter().map(|record| Line::Record(Box::new(record))).collect());
+    view.add(records.into_iter().map(|record| Line::Record(Box::new(record))).collect());
     view.end(None);
     let list = screen(&mut view, 80, 24);
     assert!(list.contains(r"\u{1b}[2J"), "{list}");

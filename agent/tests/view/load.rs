@@ -1,4 +1,4 @@
-//! How long many records take, and how long a frame. What a user's build takes is told by
+//! How long many records take, and how long a frame. What a user's build takes is shown by
 //! `cargo test --release -p whydrop --test view load -- --nocapture`; here only what is out of all
 //! proportion fails.
 
@@ -58,7 +58,7 @@ fn many_records_without_lag() {
     let (mut slowest_fold, mut drawn, mut frames) = (Duration::ZERO, Instant::now(), Vec::new());
     while let Some(News::Lines(lines)) = input.wait() {
         let begun = Instant::now();
-        view.take(lines);
+        view.add(lines);
         slowest_fold = slowest_fold.max(begun.elapsed());
         // As the terminal's loop draws while lines come faster than they are taken.
         if drawn.elapsed() >= Duration::from_millis(200) {
@@ -67,7 +67,7 @@ fn many_records_without_lag() {
         }
     }
     let loaded = begun.elapsed();
-    assert_eq!(view.board().tally().records, LINES as u64);
+    assert_eq!(view.board().lines().records, LINES as u64);
     assert_eq!(view.board().incidents().count(), 150);
     let mut idle: Vec<Duration> = Vec::new();
     for key in [KeyCode::Down, KeyCode::Enter, KeyCode::Enter, KeyCode::Enter, KeyCode::Char('a')] {
@@ -83,7 +83,7 @@ fn many_records_without_lag() {
         slowest(&frames),
         slowest(&idle),
     )
-    .expect("told");
+    .expect("written");
     // On a busy machine.
     assert!(loaded < Duration::from_secs(30), "{loaded:?}");
     assert!(slowest(&frames).max(slowest(&idle)) < Duration::from_secs(2), "{frames:?} {idle:?}");

@@ -1,4 +1,4 @@
-//! The page of `whydrop report`: what stands on it, and that nothing in a record gets out of its
+//! The page of `whydrop report`: what is on it, and that nothing in a record gets out of its
 //! place, whatever a name holds. How a browser shows it is tested in tests/tests/page.rs.
 
 use std::{collections::BTreeSet, sync::LazyLock};
@@ -6,17 +6,19 @@ use std::{collections::BTreeSet, sync::LazyLock};
 use proptest::prelude::*;
 use serde_json::Value;
 use whydrop::{
-    page::{INCIDENTS_TOLD_MAX, page, page_of},
-    records::{Line, board::Board, read},
+    page::{INCIDENTS_IN_FULL_MAX, page, page_of},
+    records::{Line, board::Board, read_line},
     report::Record,
 };
+
+use whydrop_core::diagnosis::Class;
 
 use super::stream::fleet;
 
 fn board_of<'a>(records: impl IntoIterator<Item = &'a Record>) -> Board {
     let mut board = Board::default();
     for record in records {
-        board.take(Line::Record(Box::new(record.clone())));
+        board.add(Line::Record(Box::new(record.clone())));
     }
     board
 }
@@ -37,13 +39,13 @@ fn parts(page: &str) -> (Vec<(String, Attributes)>, String) {
         assert!(!after.contains('>') && !after.contains('"'), "not escaped: {after}");
         text.push_str(after);
         let (name, mut attributes) = tag.split_once(' ').unwrap_or((tag, ""));
-        let mut told = Vec::new();
+        let mut values = Vec::new();
         while let Some((key, value)) = attributes.trim_start().split_once("=\"") {
             let (value, rest) = value.split_once('"').expect("a value ends");
-            told.push((key.to_owned(), value.to_owned()));
+            values.push((key.to_owned(), value.to_owned()));
             attributes = rest;
         }
-        tags.push((name.to_owned(), told));
+        tags.push((name.to_owned(), values));
     }
     (tags, text)
 }
@@ -96,15 +98,15 @@ fn assert_sound(page: &str) {
 }
 
 #[test]
-fn an_incident_is_told_from_its_headline_to_its_drops() {
+fn an_incident_goes_from_its_headline_to_its_drops() {
     let board = board_of(&fleet(12));
-    let incident = board.incidents().find(|i| i.summary().cause.class == "port-mismatch");
+    let incident = board.incidents().find(|i| i.summary().cause.class == Class::PortMismatch);
     let page = page_of(&board, incident.expect("an incident"));
     assert_sound(&page);
     let (_, text) = parts(&page);
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut place = 0;
-    for told in [
+    for part in [
         "Incident report",
         "critical",
         "8 of 8 backend/backend-api cannot reach backend/postgres-primary on 5432/TCP",
@@ -113,7 +115,7 @@ fn an_incident_is_told_from_its_headline_to_its_drops() {
         "% sure of the cause",
         "In order of time",
         "was created",
-        "The first packet died",
+        "The first packet was dropped",
         "incident opened",
         "Who cannot reach whom",
         "5432/TCP",
@@ -131,19 +133,19 @@ fn an_incident_is_told_from_its_headline_to_its_drops() {
         "What to do, in order",
         "The drops",
         "8 drops listed",
-        "The agents that told this",
+        "Reporting agents",
         "worker-1",
         "policies.yaml: not YAML",
         "All times are UTC",
     ] {
-        let at = words[place..].find(told);
-        let at = at.unwrap_or_else(|| panic!("no {told:?} after {:.400}", &words[place..]));
+        let at = words[place..].find(part);
+        let at = at.unwrap_or_else(|| panic!("no {part:?} after {:.400}", &words[place..]));
         place += at;
     }
 }
 
 #[test]
-fn several_incidents_are_told_from_the_most_urgent_on() {
+fn several_incidents_begin_with_the_most_urgent() {
     let board = board_of(&fleet(12));
     let page = page(&board);
     assert_sound(&page);
@@ -161,14 +163,14 @@ fn several_incidents_are_told_from_the_most_urgent_on() {
 }
 
 #[test]
-fn what_could_not_be_read_is_told() {
+fn what_could_not_be_read_is_shown() {
     let records = fleet(1);
     let mut board = board_of(&records);
     let line = serde_json::to_string(&records[0]).expect("JSON");
-    board.take(read(&line[..90]));
+    board.add(read_line(&line[..90]));
     let page = page(&board);
     assert!(page.contains("What is not on this page"));
-    assert!(page.contains("1 line that was meant as a record and could not be read"));
+    assert!(page.contains("1 line that begins as a record and could not be read"));
     assert!(page.contains("the line ends within the record"));
 }
 
@@ -181,12 +183,12 @@ fn many_records_make_a_page_that_opens() {
     for n in 0..16_000_u32 {
         let mut drop = drop.clone();
         drop.id = format!("{n:016x}");
-        // More incidents than are told in full, and many drops of each.
+        // More incidents than are shown in full, and many drops of each.
         drop.incident = format!("{:016x}", n % 200);
-        board.take(Line::Record(Box::new(Record::Drop(drop))));
+        board.add(Line::Record(Box::new(Record::Drop(drop))));
     }
     let page = page(&board);
-    assert_eq!(page.matches("<article").count(), INCIDENTS_TOLD_MAX);
+    assert_eq!(page.matches("<article").count(), INCIDENTS_IN_FULL_MAX);
     assert!(page.contains("more drops"));
     assert!(page.len() < 6_000_000, "{} bytes", page.len());
 }

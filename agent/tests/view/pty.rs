@@ -1,4 +1,4 @@
-//! The real binary in a pseudo-terminal, and what stands on its screen.
+//! The real binary in a pseudo-terminal, and what is on its screen.
 
 use std::{
     fs,
@@ -76,7 +76,7 @@ impl Session {
         thread::spawn(move || {
             let mut bytes = [0; 4096];
             loop {
-                // The terminal is gone once nobody has it open any more.
+                // The terminal is gone once no process has it open any more.
                 let read = (&*reader).read(&mut bytes).unwrap_or(0);
                 let mut output = shared.0.lock().expect("no panic");
                 output.parser.process(&bytes[..read]);
@@ -124,7 +124,7 @@ impl Session {
         kill(Pid::from_raw(pid), signal).expect("signalled");
     }
 
-    /// Waits until the screen is like that, and returns what stands on it.
+    /// Waits until the screen is like that, and returns what is on it.
     pub(crate) fn wait(&self, what: &str, is_so: impl Fn(&str) -> bool) -> String {
         self.until(what, |output| {
             let text = output.parser.screen().contents();
@@ -132,7 +132,7 @@ impl Session {
         })
     }
 
-    /// Waits until a text stands on the screen.
+    /// Waits until a text is on the screen.
     pub(crate) fn see(&self, text: &str) -> String {
         self.wait(text, |screen| screen.contains(text))
     }

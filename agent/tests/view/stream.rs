@@ -1,4 +1,4 @@
-//! Records as the agents of two nodes write them: flows that die, judged by the core, told by the
+//! Records as the agents of two nodes write them: dropped flows, judged by the core, written by the
 //! reporter. Only the kernel is left out.
 
 use std::{fmt::Write as _, net::IpAddr};
@@ -6,7 +6,7 @@ use std::{fmt::Write as _, net::IpAddr};
 use jiff::{SignedDuration, Timestamp};
 use whydrop::{
     cluster::manifests::Manifests,
-    report::{AgentState, Record, Reporter},
+    report::{AgentState, Record, Reporter, Time},
 };
 use whydrop_core::{
     cluster::Cluster,
@@ -169,8 +169,8 @@ impl Node {
         apply(&mut self.cluster, manifests, Some(at(seconds)));
     }
 
-    /// Tells of packets of one attempt that died at these seconds, a moment after the last of them.
-    pub(crate) fn dies(&mut self, way: Way, seconds: &[i64], fact: &Fact, worked: Option<i64>) {
+    /// Reports packets of one attempt that were dropped at these seconds, a moment after the last.
+    pub(crate) fn drops(&mut self, way: Way, seconds: &[i64], fact: &Fact, worked: Option<i64>) {
         let drop = dropped(way, seconds, fact);
         let snapshot = self.cluster.snapshot();
         let last = drop.evidence.last();
@@ -197,15 +197,15 @@ impl Node {
         self.records.push(self.reporter.finding(when, when, diagnosis));
     }
 
-    /// Tells what has become of the incidents by then.
+    /// Reports what has become of the incidents by then.
     pub(crate) fn tick(&mut self, seconds: i64) {
         let changes = self.book.tick(&self.cluster.snapshot(), at(seconds));
-        let told = changes.iter().map(|change| self.reporter.incident(at(seconds), change));
-        self.records.extend(told);
+        let records = changes.iter().map(|change| self.reporter.incident(at(seconds), change));
+        self.records.extend(records);
     }
 
-    /// Tells of itself.
-    pub(crate) fn tells(&mut self, seconds: i64, state: AgentState) {
+    /// Reports about itself.
+    pub(crate) fn reports(&mut self, seconds: i64, state: AgentState) {
         self.records.push(self.reporter.agent(at(seconds), state));
     }
 
@@ -217,7 +217,7 @@ impl Node {
             objects: [("NetworkPolicy".to_owned(), 5), ("Pod".to_owned(), 16)].into(),
             cannot: vec!["use tcx: this kernel has clsact only".to_owned()],
         };
-        self.tells(seconds, state);
+        self.reports(seconds, state);
     }
 }
 
@@ -252,8 +252,8 @@ fn dropped(way: Way, seconds: &[i64], fact: &Fact) -> Drop {
             fact: fact.clone(),
         });
     }
-    let told = correlator.flush(at(100_000));
-    let mut drops = told.into_iter().filter_map(|correlated| match correlated {
+    let correlated = correlator.flush(at(100_000));
+    let mut drops = correlated.into_iter().filter_map(|correlated| match correlated {
         Correlated::Drop(drop) => Some(drop),
         _ => None,
     });
@@ -268,35 +268,36 @@ const POSTGRES: [u8; 4] = [10, 1, 0, 101];
 /// - a job has lost its DNS;
 /// - an alert manager was locked out, and is no more;
 /// - a policy is not enforced;
-/// - worker-1 complains and loses records, worker-2 stops in the end if it is told to.
+/// - worker-1 complains and loses records.
 pub(crate) fn fleet(minutes: i64) -> Vec<Record> {
     let (mut one, mut two) = (Node::new("worker-1"), Node::new("worker-2"));
     one.ready(-30);
     two.ready(-29);
-    let mut died: Vec<i64> = vec![3, 4];
+    let mut dropped: Vec<i64> = vec![3, 4];
     for minute in 0..minutes {
         let second = minute * 60;
-        died.push(second + 6);
-        died.push(second + 40);
+        dropped.push(second + 6);
+        dropped.push(second + 40);
         for replica in 0..8 {
             let api = Way([10, 1, 0, 10 + replica], POSTGRES, 5432, Protocol::Tcp);
-            let died: Vec<i64> = died.iter().map(|second| second + i64::from(replica)).collect();
-            two.dies(api, &died, &filtered(), Some(1));
+            let dropped: Vec<i64> =
+                dropped.iter().map(|second| second + i64::from(replica)).collect();
+            two.drops(api, &dropped, &filtered(), Some(1));
             if replica % 2 == 0 {
-                one.dies(api, &died, &Fact::Retransmitted, Some(1));
+                one.drops(api, &dropped, &Fact::Retransmitted, Some(1));
             }
         }
         if minute >= 4 {
             let checkout = Way([10, 1, 0, 30], [10, 1, 0, 41], 8443, Protocol::Tcp);
-            two.dies(checkout, &[second + 12, second + 13, second + 15], &filtered(), None);
+            two.drops(checkout, &[second + 12, second + 13, second + 15], &filtered(), None);
         }
         if minute >= 10 {
             let dns = Way([10, 1, 0, 50], [10, 1, 0, 61], 53, Protocol::Udp);
-            one.dies(dns, &[second + 22, second + 27], &filtered(), None);
+            one.drops(dns, &[second + 22, second + 27], &filtered(), None);
         }
         if minute < 2 {
             let alerts = Way([10, 1, 0, 70], [10, 1, 0, 72], 9093, Protocol::Tcp);
-            one.dies(alerts, &[second + 9, second + 10], &filtered(), None);
+            one.drops(alerts, &[second + 9, second + 10], &filtered(), None);
         }
         if minute == 3 {
             one.apply(UNLOCKED, second);
@@ -305,28 +306,25 @@ pub(crate) fn fleet(minutes: i64) -> Vec<Record> {
         two.tick(second + 58);
     }
     one.passes(Way([10, 1, 0, 31], [10, 1, 0, 41], 8443, Protocol::Tcp), 90);
-    one.tells(
+    one.reports(
         100,
-        AgentState::Degraded {
-            what: "policies.yaml: not YAML".to_owned(),
-            since: "2026-01-02T02:55:40Z".to_owned(),
-        },
+        AgentState::Degraded { what: "policies.yaml: not YAML".to_owned(), since: at(98).into() },
     );
     let lost = [("records for a slow reader of the log".to_owned(), 3)];
-    one.tells(110, AgentState::Lost { counts: lost.into() });
+    one.reports(110, AgentState::Lost { counts: lost.into() });
     let mut records = one.records;
     records.append(&mut two.records);
-    records.sort_by_key(|record| time_of(record).to_owned());
+    records.sort_by_key(time_of);
     records
 }
 
 /// When a record was written.
-pub(crate) fn time_of(record: &Record) -> &str {
+pub(crate) fn time_of(record: &Record) -> Time {
     match record {
-        Record::Drop(record) => &record.time,
-        Record::Incident(record) => &record.time,
-        Record::Heal(record) => &record.time,
-        Record::Agent(record) => &record.time,
+        Record::Drop(record) => record.time,
+        Record::Incident(record) => record.time,
+        Record::Heal(record) => record.time,
+        Record::Agent(record) => record.time,
     }
 }
 

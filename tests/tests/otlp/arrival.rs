@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
 use anyhow::Result;
+use jiff::Timestamp;
 use whydrop::{
     report::{AgentState, DropKind, End, Record},
     sink::{
@@ -33,6 +34,7 @@ fn records() -> Vec<Record> {
         record.kind = DropKind::Finding;
         record.evidence.rejection = Some("reset".to_owned());
     }
+    let at = |time: &str| time.parse::<Timestamp>().expect("a time").into();
     let counts = || [("records for a slow reader of the log".to_owned(), 3)].into();
     let source = End { ip: "10.1.0.10".to_owned(), ..End::default() };
     let example = "10.1.0.10 -> 10.1.0.99:80/TCP".to_owned();
@@ -46,11 +48,11 @@ fn records() -> Vec<Record> {
         },
         AgentState::Degraded {
             what: "a watch ended".to_owned(),
-            since: "2026-01-02T03:04:00Z".to_owned(),
+            since: at("2026-01-02T03:04:00Z"),
         },
         AgentState::Lost { counts: counts() },
         AgentState::Folded { source, attempts: 70, packets: 210, example },
-        AgentState::Muted { since: "2026-01-02T02:04:00Z".to_owned(), muted: Vec::new() },
+        AgentState::Muted { since: at("2026-01-02T02:04:00Z"), muted: Vec::new() },
         AgentState::Stopping { why: "SIGTERM".to_owned(), counts: counts() },
     ];
     let mut all = vec![records.drop(0), finding, records.incident(0, 8)];

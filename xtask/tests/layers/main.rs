@@ -70,8 +70,24 @@ const HOUSE: &[Target] = &[
     Target {
         name: "whydrop_report", // records, their text, and records read back
         root: "agent/report/src/lib.rs",
-        rooms: &[],
-        has_no_circles: false,
+        rooms: &[
+            "escape",      // what objects say, made harmless
+            "yaml",        // policies as manifests
+            "time",        // a moment as records write it
+            "word",        // a value that a newer agent may know more of
+            "schema",      // the types of a record
+            "heal",        // of the healer's
+            "incident",    // of incidents
+            "record",      // any of them
+            "convert",     // from the core's values
+            "reporter",    // writes records
+            "text",        // a record as a line
+            "explanation", // the answer of `whydrop explain`
+            "patch",       // a remedy as commands
+            "hubble",      // a drop as Hubble exports it
+            "records",     // read back, and the board
+        ],
+        has_no_circles: true,
     },
     Target {
         name: "whydrop_kube", // where objects come from
@@ -129,10 +145,11 @@ const HOUSE: &[Target] = &[
         name: "whydrop_reader",
         root: "agent/reader/src/lib.rs",
         rooms: &[
-            "page", // a board as HTML
-            "view", // on a terminal
+            "words", // that both share
+            "page",  // a board as HTML
+            "view",  // on a terminal
         ],
-        has_no_circles: false,
+        has_no_circles: true,
     },
     Target {
         name: "whydrop",

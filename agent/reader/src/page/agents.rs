@@ -1,12 +1,14 @@
-//! Who told all this, and what they could not tell.
+//! The agents whose records these are, and what they could not report.
 
 use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 
 use super::words;
-use whydrop_report::AgentState;
-use whydrop_report::records::board::{Agent, AgentStatus, Board, Tally};
+use whydrop_report::{
+    AgentState,
+    records::board::{Agent, AgentStatus, Board, LineCounts},
+};
 
 /// How many agents have a row, those that are not well first.
 const LISTED_MAX: usize = 200;
@@ -17,11 +19,11 @@ pub(super) fn section(board: &Board) -> Markup {
     html! {
         @if !agents.is_empty() {
             section.page-part aria-labelledby="agents" {
-                h2 id="agents" { "The agents that told this" }
+                h2 id="agents" { "Reporting agents" }
                 table role="table" {
                     thead role="rowgroup" {
                         tr role="row" {
-                            @for head in ["Node", "State", "Last heard", "Could not tell"] {
+                            @for head in ["Node", "State", "Last heard", "Not reported"] {
                                 th role="columnheader" scope="col" { (head) }
                             }
                         }
@@ -43,7 +45,7 @@ fn row(agent: &Agent) -> Markup {
             td role="cell" data-label="State" {
                 (state(agent))
                 @for degradation in agent.degradations() {
-                    p { (degradation.what) ", since " (words::moment_told(&degradation.since)) }
+                    p { (degradation.what) ", since " (words::moment(degradation.since)) }
                 }
                 @if let Some(AgentState::Ready { version, kernel, cannot, .. }) = agent.ready() {
                     p.aside { "whydrop " (version) " on Linux " (kernel) }
@@ -56,7 +58,7 @@ fn row(agent: &Agent) -> Markup {
                 }
             }
             td role="cell" data-label="Last heard" { (words::moment(agent.last_heard())) }
-            td role="cell" data-label="Could not tell" {
+            td role="cell" data-label="Not reported" {
                 @let (lost, folded) = (sums(agent.lost()), sums(agent.folded()));
                 @match (lost, folded) {
                     (None, None) => "nothing lost",
@@ -78,7 +80,7 @@ fn state(agent: &Agent) -> Markup {
                 @if let Some(at) = agent.stopped_at() { " " (words::moment(at)) }
                 @if let Some(AgentState::Stopping { why, .. }) = agent.stopping() { ": " (why) }
             }
-            AgentStatus::Degraded => "Watches, not all as it should:",
+            AgentStatus::Degraded => "Watches, with problems:",
             AgentStatus::Unknown => "Its start is not among the records",
             AgentStatus::Ready => {
                 "Watches"
@@ -90,31 +92,31 @@ fn state(agent: &Agent) -> Markup {
 
 /// `3 observations, 1 record`: the parts that are not 0.
 fn sums(counts: &BTreeMap<String, u64>) -> Option<String> {
-    let told = counts.iter().filter(|(_, count)| **count > 0);
-    let told: Vec<String> = told.map(|(what, count)| format!("{count} {what}")).collect();
-    (!told.is_empty()).then(|| told.join(", "))
+    let parts = counts.iter().filter(|(_, count)| **count > 0);
+    let parts: Vec<String> = parts.map(|(what, count)| format!("{count} {what}")).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 /// What has become of the lines that are not on the page.
-pub(super) fn unread(tally: &Tally) -> Markup {
+pub(super) fn unread(lines: &LineCounts) -> Markup {
     let gone = [
         (
-            tally.unreadable,
-            "line that was meant as a record and could not be read",
-            "lines that were meant as records and could not be read",
+            lines.unreadable,
+            "line that begins as a record and could not be read",
+            "lines that begin as records and could not be read",
         ),
         (
-            tally.incidents_let_go,
-            "incident that made way for more recent ones",
-            "incidents that made way for more recent ones",
+            lines.incidents_evicted,
+            "incident that was evicted for more recent ones",
+            "incidents that were evicted for more recent ones",
         ),
         (
-            tally.findings_let_go,
-            "finding that made way for more recent ones",
-            "findings that made way for more recent ones",
+            lines.findings_evicted,
+            "finding that was evicted for more recent ones",
+            "findings that were evicted for more recent ones",
         ),
         (
-            tally.agents_untold,
+            lines.agents_not_kept,
             "record of an agent beyond those kept",
             "records of agents beyond those kept",
         ),
@@ -128,9 +130,9 @@ pub(super) fn unread(tally: &Tally) -> Markup {
                         @if count > 0 { li { (count) " " (if count == 1 { one } else { many }) } }
                     }
                 }
-                @if !tally.examples.is_empty() {
+                @if !lines.examples.is_empty() {
                     p { "Why the last of them could not be read:" }
-                    ul.ids { @for example in &tally.examples { li { code { (example) } } } }
+                    ul.ids { @for example in &lines.examples { li { code { (example.to_string()) } } } }
                 }
             }
         }

@@ -5,9 +5,9 @@ use std::cmp::Reverse;
 use maud::{Markup, html};
 
 use super::words;
-use whydrop_report::records::board::{Board, Incident, ToldDrop};
 use whydrop_report::{
     EvidenceLevel,
+    records::board::{Board, Incident, ReportedDrop},
     text::{destination_text, end},
 };
 
@@ -18,7 +18,7 @@ const LISTED_MAX: usize = 50;
 /// The drops that belong to an incident.
 pub(super) fn section(incident: &Incident) -> Markup {
     let summary = incident.summary();
-    let mut drops: Vec<&ToldDrop> = incident.drops().collect();
+    let mut drops: Vec<&ReportedDrop> = incident.drops().collect();
     // Those to count first, then by when they began.
     drops.sort_by_key(|drop| {
         (Reverse(drop.record().primary), drop.seen(), drop.record().id.clone())
@@ -27,9 +27,9 @@ pub(super) fn section(incident: &Incident) -> Markup {
     let more = summary.drops.at_least.saturating_sub(words::len(listed));
     html! {
         p {
-            (words::at_least(summary.drops, "flow")) " died, with "
+            (words::at_least(summary.drops, "flow")) " dropped, with "
             (words::at_least(summary.packets, "packet"))
-            ". Each is counted once, however many nodes tell of it."
+            ". Each is counted once, however many nodes report it."
         }
         @if !drops.is_empty() {
             details open[drops.len() <= 12] {
@@ -40,19 +40,19 @@ pub(super) fn section(incident: &Incident) -> Markup {
         @if more > 0 {
             p.note {
                 (words::count(more, "more drop"))
-                @if drops.is_empty() { ", of which no record is among the lines" }
+                @if drops.is_empty() { ", whose records are not among the lines" }
                 "."
             }
         }
-        (untold_ids(incident, &drops))
+        (ids_without_record(incident, &drops))
     }
 }
 
-/// Ids that an incident names and of which no record is kept.
-fn untold_ids(incident: &Incident, drops: &[&ToldDrop]) -> Markup {
-    let told = incident.nodes().values().flat_map(|state| &state.record().drops.ids);
+/// Ids that an incident names and whose records are not kept.
+fn ids_without_record(incident: &Incident, drops: &[&ReportedDrop]) -> Markup {
+    let named = incident.nodes().values().flat_map(|state| &state.record().drops.ids);
     let mut ids: Vec<&String> =
-        told.filter(|id| !drops.iter().any(|drop| drop.record().id == **id)).collect();
+        named.filter(|id| !drops.iter().any(|drop| drop.record().id == **id)).collect();
     ids.sort();
     ids.dedup();
     ids.truncate(LISTED_MAX);
@@ -68,7 +68,7 @@ fn untold_ids(incident: &Incident, drops: &[&ToldDrop]) -> Markup {
 
 /// What was answered although policies deny it.
 pub(super) fn findings(board: &Board) -> Markup {
-    let findings: Vec<&ToldDrop> = board.findings().collect();
+    let findings: Vec<&ReportedDrop> = board.findings().collect();
     let listed = findings.len().min(LISTED_MAX);
     html! {
         @if !findings.is_empty() {
@@ -84,7 +84,7 @@ pub(super) fn findings(board: &Board) -> Markup {
     }
 }
 
-fn table(drops: &[&ToldDrop]) -> Markup {
+fn table(drops: &[&ReportedDrop]) -> Markup {
     html! {
         table role="table" {
             thead role="rowgroup" {
@@ -99,7 +99,7 @@ fn table(drops: &[&ToldDrop]) -> Markup {
     }
 }
 
-fn row(drop: &ToldDrop) -> Markup {
+fn row(drop: &ReportedDrop) -> Markup {
     let record = drop.record();
     let (first, last) = drop.seen();
     let evidence = &record.evidence;

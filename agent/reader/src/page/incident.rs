@@ -2,48 +2,15 @@
 
 use maud::{Markup, html};
 
-use super::{drops, overview::chip, paths, remedy, timeline, walk, words};
-use whydrop_report::records::board::{Board, Incident, Status, Summary};
+use super::{drops, paths, remedy, timeline, walk, words, words::chip};
 use whydrop_report::{
-    SituationKind,
-    incident::{AffectedPath, IncidentResolution, Sufferer},
+    Direction, SituationKind,
+    incident::IncidentResolution,
+    records::board::{Board, Incident, Status, Summary},
 };
 
 /// How many nodes are named; all are counted.
 const NODES_NAMED_MAX: usize = 12;
-
-/// Who cannot reach whom, as one sentence.
-pub(super) fn headline(incident: &Incident) -> String {
-    let summary = incident.summary();
-    let Some(path) = summary.affected.first() else {
-        let class = words::class(&summary.cause.class);
-        return format!("Traffic died: {class}");
-    };
-    let AffectedPath { source, destination, port, protocol, pods, replicas, .. } = path;
-    let is_over = summary.status == Status::Resolved;
-    let counted = |end: &str, is_workload: bool| match is_workload {
-        true => format!("{pods} of {replicas} {end}"),
-        false => end.to_owned(),
-    };
-    let mut line = match path.sufferer {
-        Sufferer::Source => {
-            let who = counted(&source.name, source.workload.is_some());
-            let verb = if is_over { "could not reach" } else { "cannot reach" };
-            format!("{who} {verb} {} on {port}/{protocol}", destination.name)
-        }
-        Sufferer::Destination => {
-            let whom = counted(&destination.name, destination.workload.is_some());
-            let verb = if is_over { "could not be reached by" } else { "cannot be reached by" };
-            format!("{whom} {verb} {} on {port}/{protocol}", source.name)
-        }
-    };
-    let more = summary.affected.len() - 1 + summary.affected_untold;
-    if more > 0 {
-        line += ", and ";
-        line += &words::count(words::len(more), "more path");
-    }
-    line
-}
 
 /// All of it.
 pub(super) fn section(board: &Board, incident: &Incident, number: usize) -> Markup {
@@ -69,7 +36,7 @@ pub(super) fn section(board: &Board, incident: &Incident, number: usize) -> Mark
                           words::status(summary.status)))
                     span.id { "incident " code { (incident.id()) } }
                 }
-                h2 id=(id("title")) { (headline(incident)) }
+                h2 id=(id("title")) { (words::headline(summary)) }
                 (because(summary))
             }
             (facts(summary))
@@ -91,8 +58,8 @@ pub(super) fn section(board: &Board, incident: &Incident, number: usize) -> Mark
 fn because(summary: &Summary) -> Markup {
     let cause = &summary.cause;
     let direction = cause.direction.map(|direction| match direction {
-        whydrop_report::Direction::Egress => "Egress",
-        whydrop_report::Direction::Ingress => "Ingress",
+        Direction::Egress => "Egress",
+        Direction::Ingress => "Ingress",
     });
     html! {
         p.because {
@@ -110,12 +77,13 @@ fn because(summary: &Summary) -> Markup {
                 }
                 _ => {}
             }
-            (words::class(&cause.class)) "."
+            (words::class_meaning(&cause.class)) "."
             @match cause.situation {
                 Some(SituationKind::Dns) => " These are look-ups at the cluster's DNS.",
                 Some(SituationKind::Probe) => " These are the kubelet's probes.",
-                Some(SituationKind::Start) => " These are the pod's first moments, before its CNI had \
-                                           programmed it.",
+                Some(SituationKind::Start) => {
+                    " These are the pod's first moments, before its CNI had programmed it."
+                }
                 None => {}
             }
         }
@@ -135,7 +103,7 @@ fn facts(summary: &Summary) -> Markup {
                 dd {
                     @match summary.last_success {
                         Some(at) => (words::moment(at)),
-                        None => "not known",
+                        None => "unknown",
                     }
                 }
             }
@@ -165,20 +133,18 @@ fn facts(summary: &Summary) -> Markup {
 fn state(summary: &Summary) -> Markup {
     html! {
         @match summary.status {
-            Status::Open if !summary.is_told => "Open: no agent has told it as an incident yet",
+            Status::Open if !summary.is_reported => "Open: no agent has reported it as an incident yet",
             Status::Open => "Open when the records end",
-            Status::Unfollowed => "Not followed: its agent stopped or began anew, and nobody has \
-                                   said since whether it goes on",
+            Status::Unfollowed => "Not followed: its agent stopped or restarted, and whether it \
+                                   goes on is unknown",
             Status::Resolved => {
                 "Resolved"
                 @if let Some(at) = summary.resolved { " " (words::moment(at)) }
                 @match &summary.resolution {
                     Some(IncidentResolution::Passes { at }) => {
-                        ": traffic passes since " (words::moment_told(at))
+                        ": traffic passes since " (words::moment((*at).into()))
                     }
-                    Some(IncidentResolution::Allowed) => ": policies allow it now",
-                    Some(IncidentResolution::Silence) => ": nobody has tried for some time",
-                    Some(IncidentResolution::Muted) => ": it is meant so, and muted",
+                    Some(why) => { ": " (words::resolution(Some(why))) }
                     None => {}
                 }
             }
@@ -215,7 +181,7 @@ fn certainty(summary: &Summary) -> Markup {
             }
         }
         @if !summary.text.is_empty() {
-            figure.told {
+            figure.own-words {
                 blockquote { p { (summary.text) } }
                 figcaption { "In the agent's own words" }
             }

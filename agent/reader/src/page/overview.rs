@@ -2,13 +2,16 @@
 
 use maud::{Markup, html};
 
-use super::{INCIDENTS_TOLD_MAX, incident::headline, words};
+use super::{
+    INCIDENTS_IN_FULL_MAX,
+    words::{self, chip, headline},
+};
 use whydrop_report::records::board::{Board, Incident, Status};
 
 /// What the browser's tab says.
 pub(super) fn title(incidents: &[&Incident]) -> String {
     match incidents {
-        [incident] => headline(incident),
+        [incident] => headline(incident.summary()),
         incidents => words::count(words::len(incidents.len()), "incident"),
     }
 }
@@ -23,7 +26,7 @@ pub(super) fn masthead(board: &Board, incidents: &[&Incident]) -> Markup {
             p {
                 strong { (words::count(words::len(incidents.len()), "incident")) }
                 @if incidents.len() > 1 { ", " (open) " open" }
-                ", told by "
+                ", reported by "
                 @if nodes == 1 {
                     "the agent of node "
                     @for agent in board.agents() { code { (agent.node()) } }
@@ -73,10 +76,10 @@ fn row(incident: &Incident, number: usize) -> Markup {
             td role="cell" data-label="Severity" { (chip(severity, severity)) }
             td role="cell" data-label="State" { (status) }
             th role="rowheader" scope="row" data-label="What" {
-                @if number <= INCIDENTS_TOLD_MAX {
-                    a href=(format!("#i{number}")) { (headline(incident)) }
+                @if number <= INCIDENTS_IN_FULL_MAX {
+                    a href=(format!("#i{number}")) { (headline(summary)) }
                 } @else {
-                    (headline(incident)) " " code { (words::short(incident.id())) }
+                    (headline(summary)) " " code { (words::short(incident.id())) }
                 }
             }
             td role="cell" data-label="Since" { (words::moment(summary.first)) }
@@ -86,9 +89,4 @@ fn row(incident: &Incident, number: usize) -> Markup {
             }
         }
     }
-}
-
-/// A word in a frame, with a mark that goes without colours.
-pub(super) fn chip(kind: &str, word: &str) -> Markup {
-    html! { span.chip data-kind=(kind) { (word) } }
 }

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 
 use super::words;
-use whydrop_report::records::board::{Status, Summary};
 use whydrop_report::{
     Direction,
-    incident::{AffectedPath, PathEnd, Sufferer},
+    incident::{AffectedEnd, AffectedPath, PathEnd},
+    records::board::{Status, Summary},
 };
 
 /// How many paths are drawn, where there is room for two columns, and where there is not.
@@ -34,10 +34,10 @@ const NAME_MAX: usize = 27;
 
 pub(super) fn section(summary: &Summary, number: usize) -> Markup {
     let paths = summary.affected.as_slice();
-    let untold = summary.affected_untold;
+    let more = summary.affected_not_listed;
     html! {
         @if paths.is_empty() {
-            p.note { "The records tell of no path." }
+            p.note { "The records name no path." }
         } @else {
             figure.paths {
                 (wide(summary, number))
@@ -50,8 +50,8 @@ pub(super) fn section(summary: &Summary, number: usize) -> Markup {
                 }
             }
             (table(paths))
-            @if paths.len() > LISTED_MAX || untold > 0 {
-                p.note { (words::count(words::len(paths.len().saturating_sub(LISTED_MAX) + untold), "more path"))
+            @if paths.len() > LISTED_MAX || more > 0 {
+                p.note { (words::count(words::len(paths.len().saturating_sub(LISTED_MAX) + more), "more path"))
                          " cut off, at least, not listed." }
             }
         }
@@ -77,8 +77,8 @@ fn table(paths: &[AffectedPath]) -> Markup {
                         td role="cell" data-label="Pods cut off" { (pods(path)) }
                         td role="cell" data-label="Worked until" {
                             @match &path.last_success {
-                                Some(at) => (words::moment_told(at)),
-                                None => "not known",
+                                Some(at) => (words::moment((*at).into())),
+                                None => "unknown",
                             }
                         }
                     }
@@ -89,7 +89,7 @@ fn table(paths: &[AffectedPath]) -> Markup {
 }
 
 fn pods(path: &AffectedPath) -> Markup {
-    let untold = path.pods.saturating_sub(path.pod_names.len());
+    let unnamed = path.pods.saturating_sub(path.pod_names.len());
     html! {
         details {
             summary {
@@ -98,7 +98,7 @@ fn pods(path: &AffectedPath) -> Markup {
             }
             ul {
                 @for name in &path.pod_names { li { (words::name(name)) } }
-                @if untold > 0 { li { (untold) " more" } }
+                @if unnamed > 0 { li { (unnamed) " more" } }
             }
             @if !path.others.is_empty() {
                 p { "At the other end:" }
@@ -111,8 +111,8 @@ fn pods(path: &AffectedPath) -> Markup {
 /// One end of paths, as a box.
 struct Party<'a> {
     end: &'a PathEnd,
-    /// Which of its pods lost a path, where it is the one that suffers.
-    suffers: Option<String>,
+    /// How many of its pods lost a path, where it is the affected end.
+    affected: Option<String>,
     top: usize,
     slots: Vec<usize>,
 }
@@ -123,7 +123,7 @@ impl Party<'_> {
     }
 }
 
-fn suffering(path: &AffectedPath, of: Sufferer) -> Option<String> {
+fn affected(path: &AffectedPath, of: AffectedEnd) -> Option<String> {
     (path.sufferer == of).then(|| {
         let (pods, replicas) = (path.pods, path.replicas);
         format!("{pods} of {replicas} {} cut off", if replicas == 1 { "pod" } else { "pods" })
@@ -134,19 +134,19 @@ fn suffering(path: &AffectedPath, of: Sufferer) -> Option<String> {
 fn side<'a>(
     paths: &[&'a AffectedPath],
     end: impl Fn(&'a AffectedPath) -> &'a PathEnd,
-    of: Sufferer,
+    of: AffectedEnd,
 ) -> Vec<Party<'a>> {
     let mut parties: Vec<Party<'a>> = Vec::new();
     let mut known: BTreeMap<&str, usize> = BTreeMap::new();
     for (index, path) in paths.iter().enumerate() {
         let end = end(path);
         let place = *known.entry(&end.name).or_insert_with(|| {
-            parties.push(Party { end, suffers: None, top: 0, slots: Vec::new() });
+            parties.push(Party { end, affected: None, top: 0, slots: Vec::new() });
             parties.len() - 1
         });
         let party = &mut parties[place];
         party.slots.push(index);
-        party.suffers = party.suffers.take().or_else(|| suffering(path, of));
+        party.affected = party.affected.take().or_else(|| affected(path, of));
     }
     let mut top = 0;
     for party in &mut parties {
@@ -176,18 +176,18 @@ fn denies_at_source(summary: &Summary) -> bool {
 /// Sources on the left, destinations on the right; what is cut ends at a wall.
 fn wide(summary: &Summary, number: usize) -> Markup {
     let mut paths: Vec<&AffectedPath> = summary.affected.iter().take(DRAWN_MAX).collect();
-    // Of one source together, so that its box stands beside all of its paths.
+    // Of one source together, so that its box is beside all of its paths.
     let mut first: BTreeMap<&str, usize> = BTreeMap::new();
     for (index, path) in paths.iter().enumerate() {
         first.entry(&path.source.name).or_insert(index);
     }
     paths.sort_by_key(|path| first.get(path.source.name.as_str()).copied());
-    let sources = side(&paths, |path| &path.source, Sufferer::Source);
-    let destinations = side(&paths, |path| &path.destination, Sufferer::Destination);
+    let sources = side(&paths, |path| &path.source, AffectedEnd::Source);
+    let destinations = side(&paths, |path| &path.destination, AffectedEnd::Destination);
     let (left, starts) = layout(&sources, paths.len());
     let (right, ends) = layout(&destinations, paths.len());
     let height = left.max(right) + 2;
-    // The shorter side stands in the middle of the longer one.
+    // The shorter side is centred on the longer one.
     let (down_left, down_right) = ((height - left) / 2, (height - right) / 2);
     let at_source = denies_at_source(summary);
     let (title, desc) = (format!("i{number}-picture"), format!("i{number}-picture-desc"));
@@ -251,19 +251,19 @@ fn cut(path: &AffectedPath, from: usize, to: usize, at_source: bool) -> Markup {
 }
 
 fn party_box(party: &Party<'_>, x: usize, y: usize) -> Markup {
-    let (height, suffers) = (party.height(), party.suffers.as_deref());
+    let (height, affected) = (party.height(), party.affected.as_deref());
     let middle = y + height / 2;
     html! {
-        g.party data-suffers=[suffers.map(|_| "yes")] {
+        g.party data-affected=[affected.map(|_| "yes")] {
             title { (party.end.name) }
             rect x=(x + 1) y=(y + 1) width=(BOX - 2) height=(height - 2) rx="6" {}
-            (lines(party.end, suffers, x + 14, middle))
+            (lines(party.end, affected, x + 14, middle))
         }
     }
 }
 
 /// Namespace, name, and what it is; around the line given.
-fn lines(end: &PathEnd, suffers: Option<&str>, x: usize, middle: usize) -> Markup {
+fn lines(end: &PathEnd, affected: Option<&str>, x: usize, middle: usize) -> Markup {
     let kind = match (&end.workload, &end.pod, &end.node) {
         (Some(workload), _, _) => workload.kind.as_str(),
         (_, Some(_), _) => "Pod",
@@ -279,7 +279,7 @@ fn lines(end: &PathEnd, suffers: Option<&str>, x: usize, middle: usize) -> Marku
         text.name x=(x) y=(middle + 4) { (shortened(name, NAME_MAX)) }
         text.small x=(x) y=(middle + 20) {
             (kind)
-            @if let Some(suffers) = suffers { " · " (suffers) }
+            @if let Some(affected) = affected { " · " (affected) }
         }
     }
 }
@@ -307,8 +307,8 @@ fn pair(path: &AffectedPath, top: usize, at_source: bool) -> Markup {
     let wall = if at_source { upper + 18 } else { lower - 18 };
     let x = 40;
     let ends = [
-        (&path.source, suffering(path, Sufferer::Source), top),
-        (&path.destination, suffering(path, Sufferer::Destination), lower),
+        (&path.source, affected(path, AffectedEnd::Source), top),
+        (&path.destination, affected(path, AffectedEnd::Destination), lower),
     ];
     html! {
         g {
@@ -318,10 +318,10 @@ fn pair(path: &AffectedPath, top: usize, at_source: bool) -> Markup {
             text.port x=(x + 24) y=(upper + 28) { (path.port) "/" (path.protocol) }
             text.pods x=(x + 24) y=(upper + 46) { (path.pods) " of " (path.replicas) " pods" }
         }
-        @for (end, suffers, y) in &ends {
-            g.party data-suffers=[suffers.as_ref().map(|_| "yes")] {
+        @for (end, affected, y) in &ends {
+            g.party data-affected=[affected.as_ref().map(|_| "yes")] {
                 rect x="1" y=(y + 1) width=(NARROW_WIDTH - 2) height=(NARROW_BOX - 2) rx="6" {}
-                (lines(end, suffers.as_deref(), 14, y + NARROW_BOX / 2))
+                (lines(end, affected.as_deref(), 14, y + NARROW_BOX / 2))
             }
         }
     }

@@ -1,18 +1,20 @@
 //! What happened, in order: worked until, the change, the first drop, each turn, and the end; and
-//! how many flows were dying all the while.
+//! how many flows were dropped in each minute.
 
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
 use super::words;
-use whydrop_report::incident::{ChangedBy, HappenedKind, IncidentResolution};
-use whydrop_report::records::board::{Board, Incident, Moment, Summary};
+use whydrop_report::{
+    incident::{ChangedBy, HappenedKind, IncidentResolution},
+    records::board::{Board, Incident, Moment, Summary},
+};
 
-/// How many events are listed: the first ones tell the story, the last ones how it ended.
+/// How many events are listed: the first ones show how it began, the last ones how it ended.
 const EVENTS_MAX: usize = 60;
 const LAST_EVENTS: usize = 20;
 
-/// How many columns the histogram has at most: as many as are told apart on a phone.
+/// How many columns the histogram has at most: as many as can be distinguished on a phone.
 const COLUMNS_MAX: i64 = 96;
 
 /// How long before the first drop the histogram begins at the earliest, unless the incident is
@@ -61,7 +63,7 @@ pub(super) fn section(board: &Board, incident: &Incident, number: usize) -> Mark
         ol.timeline {
             @for (index, event) in events.iter().enumerate() {
                 @if events.len() > EVENTS_MAX && index == EVENTS_MAX - LAST_EVENTS {
-                    li.untold {
+                    li.more {
                         (words::count(words::len(events.len() - EVENTS_MAX), "turn"))
                         " in between not listed"
                     }
@@ -101,28 +103,26 @@ fn events(board: &Board, incident: &Incident) -> Vec<Event> {
         events.push(Event { at, kind: Kind::Success, what, mark: Some("worked until") });
     }
     for changed in &summary.changes {
-        let Ok(at) = changed.at.parse() else { continue };
+        let at = changed.at.into();
         let what = html! {
             (words::object(&changed.object)) " was " strong { (changed.change) }
             @if summary.cause.changed_by == ChangedBy::OwnTimestamp { ", by its own timestamp" }
         };
         events.push(Event { at, kind: Kind::Change, what, mark: Some("change") });
     }
-    let what = html! { strong { "The first packet died" } };
+    let what = html! { strong { "The first packet was dropped" } };
     events.push(Event { at: summary.first, kind: Kind::Drop, what, mark: None });
     events.extend(incident.moments().iter().map(turn));
     events.extend(board.heals(incident.id()).map(|(at, what)| {
         let what = html! { "The healer " (what) };
         Event { at: *at, kind: Kind::Turn, what, mark: None }
     }));
-    if let Some(IncidentResolution::Passes { at }) = &summary.resolution
-        && let Ok(at) = at.parse()
-    {
-        let what = html! { strong { "Traffic passes again" } };
+    if let Some(IncidentResolution::Passes { at }) = &summary.resolution {
+        let (at, what) = ((*at).into(), html! { strong { "Traffic passes again" } });
         events.push(Event { at, kind: Kind::Over, what, mark: Some("passes again") });
     }
     if summary.last > summary.first {
-        let what = html! { "The last packet died" };
+        let what = html! { "The last packet was dropped" };
         events.push(Event { at: summary.last, kind: Kind::Drop, what, mark: None });
     }
     events.sort_by_key(|event| (event.at, event.kind));
@@ -143,15 +143,7 @@ fn turn(moment: &Moment) -> Event {
             (HappenedKind::Resolved, Some(IncidentResolution::Passes { .. })) => {
                 ", traffic passes again"
             }
-            (HappenedKind::Resolved, Some(IncidentResolution::Allowed)) => {
-                ", policies allow it now"
-            }
-            (HappenedKind::Resolved, Some(IncidentResolution::Silence)) => {
-                ", nobody has tried for some time"
-            }
-            (HappenedKind::Resolved, Some(IncidentResolution::Muted)) => {
-                ", it is meant so, and muted"
-            }
+            (HappenedKind::Resolved, Some(why)) => { ", " (words::resolution(Some(why))) }
             (HappenedKind::Resolved, None) => {}
             _ => { ", " (severity) }
         }
@@ -214,8 +206,8 @@ fn histogram(incident: &Incident, events: &[Event], number: usize) -> Markup {
     let most = counts.iter().copied().max().unwrap_or(0);
     if most == 0 {
         return html! {
-            p.note { "No drop record is among the lines, so how many flows were dying when is \
-                      not known." }
+            p.note { "No drop record is among the lines, so how many flows were dropped when is \
+                      unknown." }
         };
     }
     let minutes = window.last.duration_since(window.first).as_mins().max(1);
@@ -229,10 +221,10 @@ fn histogram(incident: &Incident, events: &[Event], number: usize) -> Markup {
     html! {
         figure.histogram {
             svg role="img" width="100%" height=(HEIGHT) aria-labelledby=(format!("{title} {desc}")) {
-                title id=(title) { "Flows that were dying, over time" }
+                title id=(title) { "Dropped flows, over time" }
                 desc id=(desc) {
                     "At most " (most) " at once, between " (window.first.strftime("%F %H:%M"))
-                    " and " (window.last.strftime("%F %H:%M")) " UTC; the first packet died at "
+                    " and " (window.last.strftime("%F %H:%M")) " UTC; the first packet was dropped at "
                     (summary.first.strftime("%T")) ", the last at " (summary.last.strftime("%T")) "."
                 }
                 text.tick x="100%" y=(TOP - 5.0) text-anchor="end" { (most) }
@@ -246,7 +238,7 @@ fn histogram(incident: &Incident, events: &[Event], number: usize) -> Markup {
                 text.tick x="100%" y=(BOTTOM + 16.0) text-anchor="end" { (window.last.strftime("%H:%M")) }
             }
             figcaption {
-                "Flows that were dying in each "
+                "Flows that were dropped in each "
                 @if each == 1 { "minute" } @else { (each) " minutes" }
                 ", " (most) " at most (the line at the top)."
             }

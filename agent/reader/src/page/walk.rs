@@ -1,16 +1,16 @@
 //! What the policies say of a flow: direction by direction, which of them isolate the pod, which
-//! rule came nearest, what it wanted and what it found.
+//! rule came nearest, what it wanted and what was found.
 
 use maud::{Markup, html};
 
-use super::{overview::chip, words};
-use whydrop_report::records::board::{Incident, ToldDrop};
+use super::words::{self, chip};
 use whydrop_report::{
-    Decision, DirectionVerdict, DropRecord, Exemption, LayerKind, NearestMiss,
-    text::{asked, end},
+    Decision, DirectionVerdict, DropRecord, LayerKind, NearestMiss,
+    records::board::{Incident, ReportedDrop},
+    text::{FlowQuery, end},
 };
 
-/// How many rules that came near are told; those of other drops of one cause are mostly the same.
+/// How many rules that came near are shown; those of other drops of one cause are mostly the same.
 const MISSES_MAX: usize = 6;
 
 /// How many policies are named of a direction.
@@ -24,18 +24,15 @@ pub(super) fn section(incident: &Incident) -> Markup {
         };
     };
     let record = drop.record();
-    let (from, to, port) = asked(&record.flow);
+    let FlowQuery { from, to, port } = FlowQuery::of(&record.flow);
     html! {
         p {
             "As judged for " (words::name(&from)) " to " (words::name(&to)) " on " (port)
             " (drop " code { (words::short(&record.id)) } "), by the cluster as node "
             code { (record.node) } " knew it at revision " (record.verdict.revision) "."
-            @match record.verdict.exempt {
-                Some(Exemption::SamePod) => " The specification lets a pod reach itself whatever \
-                                              the policies say.",
-                Some(Exemption::LocalNode) => " The specification lets a pod's own node reach it \
-                                                whatever the policies say.",
-                None => {}
+            @if let Some(exempt) = record.verdict.exempt {
+                " Exempt by the specification, whatever the policies say: "
+                (words::exemption(exempt)) "."
             }
         }
         div.walk {
@@ -46,10 +43,10 @@ pub(super) fn section(incident: &Incident) -> Markup {
     }
 }
 
-/// The drop whose walk is told: one to count, with a near miss, judged last.
-fn says_most(drop: &ToldDrop) -> (bool, bool, bool, jiff::Timestamp, &str) {
+/// The drop whose walk is shown: one to count, with a near miss, judged last.
+fn says_most(drop: &ReportedDrop) -> (bool, bool, bool, jiff::Timestamp, &str) {
     let DropRecord { primary, cause, remedy, id, .. } = drop.record();
-    (*primary, cause.nearest_miss.is_some(), remedy.is_some(), drop.told(), id)
+    (*primary, cause.nearest_miss.is_some(), remedy.is_some(), drop.reported(), id)
 }
 
 fn direction(preposition: &str, name: &str, end: &str, verdict: &DirectionVerdict) -> Markup {
@@ -96,7 +93,7 @@ fn layer(verdict: &DirectionVerdict) -> Markup {
             (Some(LayerKind::Tier), None) => "in a tier",
             (Some(LayerKind::Baseline), _) => "by the baseline rules",
             (None, _) => {
-                @if verdict.decision == Decision::NotIsolated { "no policy governs this end" }
+                @if verdict.decision == Decision::NotIsolated { "no policy governs it" }
             }
         }
     }

@@ -1,11 +1,51 @@
-//! What is said in many places of the page: times, spans, counts, names.
+//! The words of the page that stand in several places: headlines, times, spans, counts, names.
 
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
-use whydrop_report::records::board::{Count, Status};
-pub(super) use whydrop_report::text::{count, short};
-use whydrop_report::{Decision, ObjectRef, RuleRef, incident::Severity};
+pub(super) use crate::words::class_meaning;
+pub(super) use whydrop_report::text::{count, exemption, newly_allowed, resolution, short};
+use whydrop_report::{
+    Decision, ObjectRef, RuleRef,
+    incident::{AffectedEnd, AffectedPath, Severity},
+    records::board::{Count, Status, Summary},
+};
+
+/// Who cannot reach whom, as one sentence.
+pub(super) fn headline(summary: &Summary) -> String {
+    let Some(path) = summary.affected.first() else {
+        return format!("Traffic was dropped: {}", class_meaning(&summary.cause.class));
+    };
+    let AffectedPath { source, destination, port, protocol, pods, replicas, .. } = path;
+    let is_over = summary.status == Status::Resolved;
+    let counted = |end: &str, is_workload: bool| match is_workload {
+        true => format!("{pods} of {replicas} {end}"),
+        false => end.to_owned(),
+    };
+    let mut line = match path.sufferer {
+        AffectedEnd::Source => {
+            let who = counted(&source.name, source.workload.is_some());
+            let verb = if is_over { "could not reach" } else { "cannot reach" };
+            format!("{who} {verb} {} on {port}/{protocol}", destination.name)
+        }
+        AffectedEnd::Destination => {
+            let whom = counted(&destination.name, destination.workload.is_some());
+            let verb = if is_over { "could not be reached by" } else { "cannot be reached by" };
+            format!("{whom} {verb} {} on {port}/{protocol}", source.name)
+        }
+    };
+    let more = summary.affected.len() - 1 + summary.affected_not_listed;
+    if more > 0 {
+        line += ", and ";
+        line += &count(len(more), "more path");
+    }
+    line
+}
+
+/// A word in a frame, with a mark that goes without colours.
+pub(super) fn chip(kind: &str, word: &str) -> Markup {
+    html! { span.chip data-kind=(kind) { (word) } }
+}
 
 /// Day and time, to the second.
 pub(super) fn moment(at: Timestamp) -> Markup {
@@ -15,15 +55,6 @@ pub(super) fn moment(at: Timestamp) -> Markup {
 /// The time of the day, to the second.
 pub(super) fn clock(at: Timestamp) -> Markup {
     html! { time datetime=(at.to_string()) { (at.strftime("%T")) } }
-}
-
-/// A time as a record tells it; as it stands where it is none.
-pub(super) fn moment_told(text: &str) -> Markup {
-    if let Ok(at) = text.parse() {
-        moment(at)
-    } else {
-        html! { (text) }
-    }
 }
 
 /// How long, in two units at most: `340 ms`, `4.2 s`, `10 min 3 s`, `2 d 4 h`.
@@ -44,7 +75,7 @@ pub(super) fn span(duration: SignedDuration) -> String {
     }
 }
 
-/// The same of a number of which parts may be unknown.
+/// The same of a number that may be greater.
 pub(super) fn at_least(of: Count, what: &str) -> String {
     let known = count(of.at_least, what);
     if of.is_exact { known } else { format!("at least {known}") }
@@ -85,13 +116,8 @@ pub(super) fn name(name: &str) -> Markup {
     }
 }
 
-pub(super) const fn severity(severity: Option<Severity>) -> &'static str {
-    match severity {
-        Some(Severity::Critical) => "critical",
-        Some(Severity::Warning) => "warning",
-        Some(Severity::Info) => "info",
-        None => "unrated",
-    }
+pub(super) fn severity(severity: Option<Severity>) -> &'static str {
+    severity.map_or("unrated", Severity::name)
 }
 
 pub(super) const fn status(status: Status) -> &'static str {
@@ -111,36 +137,17 @@ pub(super) const fn decision(decision: Decision) -> &'static str {
     }
 }
 
-/// What a class of causes means, as a sentence goes on.
-pub(super) fn class(class: &str) -> &'static str {
-    match class {
-        "explicit-deny" => "a Deny rule matched",
-        "namespace-selector-mismatch" => "the nearest rule selects other namespaces",
-        "pod-selector-mismatch" => "the nearest rule selects other pods",
-        "port-mismatch" => "the nearest rule admits another port",
-        "protocol-mismatch" => "the nearest rule admits another protocol",
-        "ip-block-mismatch" => "the nearest rule admits other addresses",
-        "ip-block-except" => "the nearest rule excepts this address",
-        "named-port-unresolved" => "the nearest rule names a port that the pod does not have",
-        "default-deny" => "policies isolate the pod, and no rule comes near to admitting it",
-        "not-enforced" => "policies deny it, and it was answered all the same",
-        "out-of-sync" => "policies allow it, and this node's filter dropped it",
-        "not-policy" => "something other than a policy killed it",
-        _ => "it cannot be told",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn spans_have_two_units_at_most() {
-        let told = |millis| span(SignedDuration::from_millis(millis));
-        assert_eq!(told(-340), "340 ms");
-        assert_eq!(told(4_260), "4.2 s");
-        assert_eq!(told(600_000), "10 min");
-        assert_eq!(told(603_000), "10 min 3 s");
-        assert_eq!(told(187_200_000), "2 d 4 h");
+        let words = |millis| span(SignedDuration::from_millis(millis));
+        assert_eq!(words(-340), "340 ms");
+        assert_eq!(words(4_260), "4.2 s");
+        assert_eq!(words(600_000), "10 min");
+        assert_eq!(words(603_000), "10 min 3 s");
+        assert_eq!(words(187_200_000), "2 d 4 h");
     }
 }

@@ -21,8 +21,10 @@ use super::{
     words::{self, count, fit},
 };
 use page::Page;
-use whydrop_report::incident::Severity;
-use whydrop_report::records::board::{Agent, AgentStatus, Incident, Status, Summary};
+use whydrop_report::{
+    incident::Severity,
+    records::board::{Agent, AgentStatus, Incident, Status, Summary},
+};
 
 /// Below this many rows only what is looked at is drawn, without a second line of heading.
 const ROWS_SMALL: u16 = 12;
@@ -30,7 +32,7 @@ const ROWS_SMALL: u16 = 12;
 /// Less of a word than this says nothing.
 const HEADING_COLUMNS_MIN: usize = 6;
 
-/// How things look. Nothing is told by colour alone.
+/// How things look. Nothing is shown by colour alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Theme {
     has_colours: bool,
@@ -83,17 +85,19 @@ pub fn draw(frame: &mut Frame<'_>, view: &View, theme: Theme) -> Viewport {
     line(frame, top, heading(view, width).style(theme.bar));
     let (mut body, footer) = split(rest, rest.height.saturating_sub(1));
     if area.height >= ROWS_SMALL {
-        for told in [trouble(view, width, theme), filters(view, width, theme)].into_iter().flatten()
+        for text in [trouble(view, width, theme), filters(view, width, theme)].into_iter().flatten()
         {
             let (row, rest) = split(body, 1);
-            line(frame, row, told);
+            line(frame, row, text);
             body = rest;
         }
     }
     let viewport = match view.screen() {
         Screen::Incidents => lists::incidents(frame, body, view, theme),
-        Screen::Drops { id } => lists::drops(frame, body, view, &view.drops(id), theme),
-        Screen::Findings => lists::drops(frame, body, view, &view.findings(), theme),
+        Screen::Drops { .. } if view.shown_incident().is_some() => {
+            lists::drops(frame, body, view, theme)
+        }
+        Screen::Findings => lists::findings(frame, body, view, theme),
         _ => scroll(frame, body, view, page(view, width, theme)),
     };
     line(frame, footer, footing(view, width, theme));
@@ -125,23 +129,24 @@ fn page(view: &View, width: usize, theme: Theme) -> Page {
                 None => gone(width, theme),
             }
         }
+        Screen::Drops { .. } => gone(width, theme),
         Screen::Agents => agents::page(view, width, theme),
         _ => help::page(width, theme),
     }
 }
 
-/// What was looked at has made way for others, or its remedy is no longer told.
+/// What was looked at was evicted for others, or has no remedy any more.
 fn gone(width: usize, theme: Theme) -> Page {
     let mut page = Page::new(width, theme);
-    page.text("This is not told any more. Esc leads back.");
+    page.text("No longer available. Press Esc to go back.");
     page
 }
 
 fn scroll(frame: &mut Frame<'_>, area: Rect, view: &View, page: Page) -> Viewport {
     let (total, fit) = (page.lines.len(), usize::from(area.height));
     let offset = view.place().offset.min(total.saturating_sub(fit));
-    for (row, told) in (area.y..area.bottom()).zip(page.lines.into_iter().skip(offset)) {
-        line(frame, Rect { y: row, height: 1, ..area }, told);
+    for (row, text) in (area.y..area.bottom()).zip(page.lines.into_iter().skip(offset)) {
+        line(frame, Rect { y: row, height: 1, ..area }, text);
     }
     Viewport { total, fit, offset }
 }
@@ -159,7 +164,7 @@ fn line(frame: &mut Frame<'_>, area: Rect, line: Line<'_>) {
     }
 }
 
-/// How it stands: what is open, of how many nodes, and whether more is coming.
+/// The state of things: what is open, on how many nodes, and whether more is coming.
 fn heading(view: &View, width: usize) -> Line<'static> {
     let summaries = || view.board.incidents().map(Incident::summary);
     let open = summaries().filter(|summary| summary.status != Status::Resolved).count();
@@ -195,34 +200,34 @@ fn heading(view: &View, width: usize) -> Line<'static> {
     Line::raw(format!("{}{}{right}", fit(&left, width), " ".repeat(blanks)))
 }
 
-/// What keeps the view from telling everything.
+/// What keeps the view from showing everything.
 fn trouble(view: &View, width: usize, theme: Theme) -> Option<Line<'static>> {
-    let mut told = Vec::new();
+    let mut troubles = Vec::new();
     if let Source::Failed(why) = &view.source {
-        told.push(format!("cannot read on: {why}"));
+        troubles.push(format!("cannot read any further: {why}"));
     }
-    let tally = view.board.tally();
-    if tally.unreadable > 0 {
-        told.push(format!("{} unreadable", count(tally.unreadable, "line")));
+    let lines = view.board.lines();
+    if lines.unreadable > 0 {
+        troubles.push(format!("{} unreadable", count(lines.unreadable, "line")));
     }
     let agents = |status| view.board.agents().filter(move |agent| agent.status() == status);
     for (status, word) in [(AgentStatus::Stopped, "stopped"), (AgentStatus::Degraded, "degraded")] {
         let mut nodes = agents(status).map(Agent::node);
         match (nodes.next(), nodes.count()) {
-            (Some(node), 0) => told.push(format!("{node} {word}")),
-            (Some(node), more) => told.push(format!("{node} and {more} more {word}")),
+            (Some(node), 0) => troubles.push(format!("{node} {word}")),
+            (Some(node), more) => troubles.push(format!("{node} and {more} more {word}")),
             (None, _) => {}
         }
     }
     let lost: u64 = view.board.agents().flat_map(|agent| agent.lost().values()).sum();
     if lost > 0 {
-        told.push(format!("{lost} lost"));
+        troubles.push(format!("{lost} lost"));
     }
-    if tally.incidents_let_go > 0 {
-        told.push(format!("{} not kept", count(tally.incidents_let_go, "incident")));
+    if lines.incidents_evicted > 0 {
+        troubles.push(format!("{} not kept", count(lines.incidents_evicted, "incident")));
     }
-    let text = fit(&format!(" ! {} (a tells more)", told.join(", ")), width);
-    (!told.is_empty()).then(|| Line::styled(text, theme.alert))
+    let text = fit(&format!(" ! {} (press a for details)", troubles.join(", ")), width);
+    (!troubles.is_empty()).then(|| Line::styled(text, theme.alert))
 }
 
 fn filters(view: &View, width: usize, theme: Theme) -> Option<Line<'static>> {

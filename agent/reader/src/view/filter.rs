@@ -2,8 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use whydrop_report::incident::Severity;
-use whydrop_report::records::board::{Board, Incident, Status};
+use whydrop_core::diagnosis::Class;
+use whydrop_report::{
+    Word,
+    incident::Severity,
+    records::board::{Board, Incident, Status},
+};
 
 use super::words;
 
@@ -19,20 +23,20 @@ pub enum Shown {
     Resolved,
 }
 
-/// What an incident has to be to be shown. What is not set is not asked.
+/// Which incidents are shown. What is not set does not matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// This bad, or worse; what nobody has judged yet is shown with warnings.
+    /// This bad, or worse; what no agent has judged yet is shown with warnings.
     pub severity: Option<Severity>,
-    /// It takes part, at either end or by a policy.
+    /// It is at either end, or has a policy responsible.
     pub namespace: Option<String>,
-    /// Its agent tells of it.
+    /// Its agent reports it.
     pub node: Option<String>,
     /// Of this class.
-    pub class: Option<String>,
+    pub class: Option<Word<Class>>,
     /// Open, or over.
     pub shown: Shown,
-    /// Every word of it stands somewhere in what is told.
+    /// Every word of it is somewhere in what is known of the incident.
     pub text: String,
 }
 
@@ -58,11 +62,11 @@ impl Filter {
         if self.text.trim().is_empty() {
             return true;
         }
-        let text = told(incident).to_lowercase();
+        let text = searched(incident).to_lowercase();
         self.text.to_lowercase().split_whitespace().all(|word| text.contains(word))
     }
 
-    /// What is asked, in words; empty where nothing is.
+    /// What is filtered by, in words; empty where nothing is.
     pub(super) fn words(&self) -> Vec<String> {
         let mut words = Vec::new();
         match self.shown {
@@ -72,13 +76,12 @@ impl Filter {
         }
         match self.severity {
             Some(Severity::Critical) => words.push("critical".to_owned()),
-            Some(least) => words.push(format!("{} or worse", words::severity(least))),
+            Some(least) => words.push(format!("{least} or worse")),
             None => {}
         }
-        let asked = [("namespace", &self.namespace), ("node", &self.node), ("class", &self.class)];
-        for (what, asked) in asked {
-            words.extend(asked.iter().map(|asked| format!("{what} {asked}")));
-        }
+        words.extend(self.namespace.iter().map(|namespace| format!("namespace {namespace}")));
+        words.extend(self.node.iter().map(|node| format!("node {node}")));
+        words.extend(self.class.iter().map(|class| format!("class {class}")));
         if !self.text.trim().is_empty() {
             words.push(format!("“{}”", self.text.trim()));
         }
@@ -117,12 +120,12 @@ impl Filter {
 }
 
 /// The one after it, and none after the last.
-fn next(chosen: &mut Option<String>, all: BTreeSet<String>) {
+fn next<T: Ord>(chosen: &mut Option<T>, all: BTreeSet<T>) {
     *chosen = all.into_iter().find(|name| chosen.as_ref().is_none_or(|chosen| name > chosen));
 }
 
 /// Everything about an incident that somebody may look for.
-fn told(incident: &Incident) -> String {
+fn searched(incident: &Incident) -> String {
     let summary = incident.summary();
     let mut text = format!("{} {} {}", incident.id(), summary.cause.class, summary.text);
     let mut add = |word: &str| {

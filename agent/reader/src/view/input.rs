@@ -9,20 +9,20 @@ use std::{
 use whydrop_report::records::{
     Line,
     lines::{Next, next},
-    read, too_long,
+    read_line, too_long,
 };
 
 /// How many lines are handed over at once: some milliseconds of parsing.
 pub const BATCH_LINES_MAX: usize = 512;
 
-/// How many batches wait to be taken (4 kB a line: 16 MB). Beyond that the pipe waits, and nothing
+/// How many batches wait to be handled (4 kB a line: 16 MB). Beyond that the pipe waits, and nothing
 /// is lost.
 pub const QUEUE_BATCHES_MAX: usize = 8;
 
 /// How much is read at once: a pipe's whole buffer (64 kB by default), or some pages of a file.
 const READ_BYTES: usize = 64 << 10;
 
-/// What comes of an input.
+/// What an input gives.
 #[derive(Debug)]
 pub enum News {
     /// Lines, in their order.
@@ -49,7 +49,7 @@ impl Input {
                 Ok(()) => News::Ended,
                 Err(error) => News::Failed(error.to_string()),
             };
-            // Nobody listens any more: the view has ended.
+            // This fails where the view has ended, and needs no end of the input any more.
             let _ = queue.send(end);
         });
         Self { news }
@@ -74,7 +74,7 @@ fn pass_on(
     loop {
         let next = next(&mut reader, &mut line)?;
         match next {
-            Next::Line => batch.push(read(&line)),
+            Next::Line => batch.push(read_line(&line)),
             Next::TooLong => batch.push(too_long()),
             Next::End => {}
         }

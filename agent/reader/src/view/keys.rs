@@ -31,56 +31,56 @@ pub(super) enum Action {
     Help,
 }
 
-/// What a key is for, as help tells it.
-pub(super) struct Told {
+/// What keys do, as help shows it.
+pub(super) struct KeyHelp {
     pub(super) keys: &'static str,
     pub(super) what: &'static str,
 }
 
-const fn told(keys: &'static str, what: &'static str) -> Told {
-    Told { keys, what }
+const fn help(keys: &'static str, what: &'static str) -> KeyHelp {
+    KeyHelp { keys, what }
 }
 
 /// All keys, in the order of help.
-pub(super) const HELP: &[(&str, &[Told])] = &[
+pub(super) const HELP: &[(&str, &[KeyHelp])] = &[
     (
         "Move",
         &[
-            told("↑ ↓  k j", "one up, one down"),
-            told("PgUp PgDn", "a page; also Ctrl-B, Ctrl-F"),
-            told("Home End  g G", "to the top, to the bottom"),
-            told("Enter →  l", "open what is selected"),
-            told("Esc ←  h", "back; at the list: forget the filters"),
+            help("↑ ↓  k j", "one up, one down"),
+            help("PgUp PgDn", "a page; also Ctrl-B, Ctrl-F"),
+            help("Home End  g G", "to the top, to the bottom"),
+            help("Enter →  l", "open what is selected"),
+            help("Esc ←  h", "back; at the list: forget the filters"),
         ],
     ),
     (
         "Of an incident",
         &[
-            told("r", "the remedy alone, as YAML"),
-            told("y c", "copy the remedy to the terminal's clipboard"),
-            told("d", "its drops; Enter opens one: evidence and policy walk"),
+            help("r", "the remedy alone, as YAML"),
+            help("y c", "copy the remedy to the terminal's clipboard"),
+            help("d", "its drops; Enter opens one: evidence and policy walk"),
         ],
     ),
     (
         "Show less",
         &[
-            told("/", "search: every word, in names, addresses, ids, policies, text"),
-            told("s", "severity: all, critical, warning or worse"),
-            told("o", "all, open, over"),
-            told("n", "the next namespace"),
-            told("N", "the next node"),
-            told("t", "the next type of cause"),
+            help("/", "search: every word, in names, addresses, ids, policies, text"),
+            help("s", "severity: all, critical, warning or worse"),
+            help("o", "all, open, over"),
+            help("n", "the next namespace"),
+            help("N", "the next node"),
+            help("t", "the next type of cause"),
         ],
     ),
     (
-        "Else",
+        "More",
         &[
-            told("Space p", "pause: what comes is held, and shown when you go on"),
-            told("a", "the agents: how they are, what they lost"),
-            told("f", "findings: what passes although policies deny it"),
-            told("Ctrl-L", "draw everything anew"),
-            told("?", "this help"),
-            told("q Ctrl-C", "quit"),
+            help("Space p", "pause: what comes is held, and shown when you go on"),
+            help("a", "the agents: how they are, what they lost"),
+            help("f", "findings: what passes although policies deny it"),
+            help("Ctrl-L", "redraw everything"),
+            help("?", "this help"),
+            help("q Ctrl-C", "quit"),
         ],
     ),
 ];

@@ -3,10 +3,12 @@
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use jiff::Timestamp;
 
-use whydrop_report::Remedy;
-use whydrop_report::records::{
-    Line,
-    board::{Board, Incident, ToldDrop},
+use whydrop_report::{
+    Remedy,
+    records::{
+        Line,
+        board::{Board, Incident, ReportedDrop},
+    },
 };
 
 use super::{
@@ -92,7 +94,7 @@ pub enum Effect {
     Quit,
     /// Stop the process until it is continued.
     Suspend,
-    /// Draw everything anew.
+    /// Draw everything again.
     Redraw,
     /// Put a text into the terminal's clipboard.
     Copy(String),
@@ -115,7 +117,7 @@ pub struct View {
     pub(super) board: Board,
     pub(super) source: Source,
     pub(super) filter: Filter,
-    /// What is looked at, and what lies beneath.
+    /// What is looked at, and where one came from.
     places: Vec<Place>,
     /// A search that is being typed, and what it was before.
     pub(super) search: Option<String>,
@@ -143,13 +145,13 @@ impl Default for View {
 }
 
 impl View {
-    /// Takes lines of the log; while the view is paused they are held.
-    pub fn take(&mut self, lines: Vec<Line>) {
+    /// Adds lines of the log; while the view is paused they are held.
+    pub fn add(&mut self, lines: Vec<Line>) {
         if let Some(held) = &mut self.held {
             held.extend(lines);
         } else {
             for line in lines {
-                self.board.take(line);
+                self.board.add(line);
             }
         }
     }
@@ -159,18 +161,18 @@ impl View {
         self.held.as_ref().is_none_or(|held| held.len() < HELD_LINES_MAX)
     }
 
-    /// Takes that no more lines come; `why`, where they could not be read any further.
+    /// Says that no more lines come; `why`, where they could not be read any further.
     pub fn end(&mut self, why: Option<String>) {
         self.source = why.map_or(Source::Ended, Source::Failed);
     }
 
-    /// Takes what time it is. It is looked at only as long as lines come: of a log that has ended,
-    /// the last record says when it was.
+    /// Says what time it is. It matters only as long as lines come: of a log that has ended, the last
+    /// record says when it was.
     pub fn tick(&mut self, now: Timestamp) {
         self.clock = Some(now);
     }
 
-    /// Takes how much of the screen was shown.
+    /// Says how much of the screen was shown.
     pub fn shown(&mut self, viewport: Viewport) {
         self.viewport = viewport;
         self.place_mut().offset = viewport.offset;
@@ -186,7 +188,7 @@ impl View {
         &self.place().screen
     }
 
-    /// The time that ages are told by.
+    /// The time that ages are counted to.
     pub(super) fn now(&self) -> Timestamp {
         let last = self.board.span().map(|(_, last)| last);
         let clock = self.clock.filter(|_| self.source == Source::Open);
@@ -218,14 +220,14 @@ impl View {
         incidents
     }
 
-    /// The drops of an incident, the one that died last first.
-    pub(super) fn drops(&self, id: &str) -> Vec<&ToldDrop> {
+    /// The drops of an incident, the latest first.
+    pub(super) fn drops(&self, id: &str) -> Vec<&ReportedDrop> {
         let incident = self.board.incident(id);
         sorted(incident.into_iter().flat_map(Incident::drops).collect())
     }
 
     /// The findings, the latest first.
-    pub(super) fn findings(&self) -> Vec<&ToldDrop> {
+    pub(super) fn findings(&self) -> Vec<&ReportedDrop> {
         sorted(self.board.findings().collect())
     }
 
@@ -266,7 +268,7 @@ impl View {
         }
     }
 
-    /// Takes a key.
+    /// Handles a key.
     pub fn key(&mut self, key: KeyEvent) -> Option<Effect> {
         self.notice = None;
         if self.search.is_some() && !is_interrupt(key) {
@@ -297,18 +299,18 @@ impl View {
             Action::Pause => self.pause(),
             Action::Copy => return self.copy(),
             Action::Remedy => match self.shown_incident().map(|i| i.id().to_owned()) {
-                Some(id) if self.remedy().is_some() => self.enter(Screen::Remedy { id }),
+                Some(id) if self.remedy().is_some() => self.push(Screen::Remedy { id }),
                 Some(_) => self.say("there is no remedy that can be proved"),
                 None => {}
             },
             Action::Drops => {
                 if let Some(id) = self.shown_incident().map(|i| i.id().to_owned()) {
-                    self.enter(Screen::Drops { id });
+                    self.push(Screen::Drops { id });
                 }
             }
-            Action::Agents => self.enter(Screen::Agents),
-            Action::Findings => self.enter(Screen::Findings),
-            Action::Help => self.enter(Screen::Help),
+            Action::Agents => self.push(Screen::Agents),
+            Action::Findings => self.push(Screen::Findings),
+            Action::Help => self.push(Screen::Help),
         }
         None
     }
@@ -338,7 +340,7 @@ impl View {
 
     fn pause(&mut self) {
         match self.held.take() {
-            Some(held) => self.take(held),
+            Some(held) => self.add(held),
             None => self.held = Some(Vec::new()),
         }
     }
@@ -349,7 +351,7 @@ impl View {
             return None;
         };
         let manifest = remedy.manifest.clone();
-        self.say("remedy copied, if this terminal takes OSC 52; else r shows it to be selected");
+        self.say("remedy copied, if this terminal takes OSC 52; else press r and select it");
         Some(Effect::Copy(manifest))
     }
 
@@ -357,7 +359,7 @@ impl View {
         self.notice = Some(what.to_owned());
     }
 
-    fn enter(&mut self, screen: Screen) {
+    fn push(&mut self, screen: Screen) {
         if *self.screen() != screen {
             self.places.push(Place::of(screen));
         }
@@ -377,11 +379,11 @@ impl View {
             _ => None,
         };
         if let Some(next) = next {
-            self.enter(next);
+            self.push(next);
         }
     }
 
-    fn selected_id(&self, drops: &[&ToldDrop]) -> Option<String> {
+    fn selected_id(&self, drops: &[&ReportedDrop]) -> Option<String> {
         let ids = ids_of(drops);
         ids.get(self.position(&ids)).map(|id| (*id).to_owned())
     }
@@ -420,11 +422,11 @@ impl View {
     }
 }
 
-pub(super) fn ids_of<'a>(drops: &[&'a ToldDrop]) -> Vec<&'a str> {
+pub(super) fn ids_of<'a>(drops: &[&'a ReportedDrop]) -> Vec<&'a str> {
     drops.iter().map(|drop| drop.record().id.as_str()).collect()
 }
 
-fn sorted(mut drops: Vec<&ToldDrop>) -> Vec<&ToldDrop> {
+fn sorted(mut drops: Vec<&ReportedDrop>) -> Vec<&ReportedDrop> {
     drops.sort_by_key(|drop| std::cmp::Reverse((drop.seen().1, &drop.record().id)));
     drops
 }

@@ -1,14 +1,19 @@
-//! Words and figures that fit: escaped, cut to a width, short.
+//! The words and figures of the view: facts made into phrases, escaped, cut to a width, short.
 
 use jiff::Timestamp;
-use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+use unicode_truncate::UnicodeTruncateStr as _;
+use unicode_width::UnicodeWidthStr as _;
 
-use whydrop_report::records::board::{Count, Status, Summary};
-pub(super) use whydrop_report::text::count;
+use crate::words::class_meaning;
+pub(super) use whydrop_report::text::{
+    count, decision, exemption, newly_allowed, object, resolution,
+};
 use whydrop_report::{
-    End, Evidence, EvidenceLevel, ObjectRef,
+    Changed, Evidence, EvidenceLevel, Flow,
     escape::escape,
-    incident::{AffectedPath, Severity, Sufferer},
+    incident::{AffectedEnd, AffectedPath, ChangedBy, Severity},
+    records::board::{Count, Status, Summary},
+    text::{destination_text, end, packet},
 };
 
 /// The levels of a sparkline. The full block would touch the line above.
@@ -25,20 +30,10 @@ pub(super) fn fit(text: &str, columns: usize) -> String {
     if text.width() <= columns {
         return text.into_owned();
     }
-    let (mut cut, mut taken) = (String::new(), 0);
-    for c in text.chars() {
-        let wide = c.width().unwrap_or(0);
-        // The last column is for the mark.
-        if taken + wide + 1 > columns {
-            break;
-        }
-        taken += wide;
-        cut.push(c);
-    }
-    if columns > 0 {
-        cut.push('…');
-    }
-    cut
+    // The last column is for the mark.
+    let Some(room) = columns.checked_sub(1) else { return String::new() };
+    let (cut, _) = text.unicode_truncate(room);
+    format!("{cut}…")
 }
 
 /// A text and blanks up to that many columns.
@@ -65,12 +60,7 @@ pub(super) fn moment(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// The same of a time as records write it.
-pub(super) fn moment_of(text: &str) -> String {
-    text.parse().map_or_else(|_| text.to_owned(), moment)
-}
-
-/// The least that a full bar stands for: a lone flow is a low one.
+/// The fewest flows that a full bar shows: a lone flow is a low one.
 const FULL_BAR_MIN: u64 = 4;
 
 /// A bar for each number, by the greatest that it is compared with; a dot where there is nothing.
@@ -88,8 +78,8 @@ pub(super) fn sparkline(numbers: &[u64], most: u64) -> String {
 
 /// The same of a number that may be greater.
 pub(super) fn count_of(number: Count, noun: &str) -> String {
-    let told = count(number.at_least, noun);
-    if number.is_exact { told } else { format!("at least {told}") }
+    let known = count(number.at_least, noun);
+    if number.is_exact { known } else { format!("at least {known}") }
 }
 
 /// How bad an incident is, or that it is over, in a word.
@@ -104,36 +94,74 @@ pub(super) fn badge(summary: &Summary) -> &'static str {
     }
 }
 
-pub(super) const fn severity(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Critical => "critical",
-        Severity::Warning => "warning",
-        Severity::Info => "info",
-    }
-}
-
 pub(super) const fn status(status: Status) -> &'static str {
     match status {
         Status::Open => "open",
-        Status::Unfollowed => "not followed any more: its agent has stopped or begun anew",
+        Status::Unfollowed => "not followed any more: its agent has stopped or restarted",
         Status::Resolved => "over",
     }
 }
 
-/// Who cannot reach whom, of the path that most pods suffer by.
+/// Who cannot reach whom, of the path that affects most pods.
 pub(super) fn headline(summary: &Summary) -> String {
     let Some(path) = summary.affected.first() else { return summary.text.clone() };
-    let more = summary.affected.len() - 1 + summary.affected_untold;
+    let more = summary.affected.len() - 1 + summary.affected_not_listed;
     let others =
         if more > 0 { format!(", and {}", count(more as u64, "path")) } else { String::new() };
     format!("{}{others}", path_text(path))
 }
 
-/// What happened, without what the headline says already.
-pub(super) fn why(summary: &Summary) -> &str {
-    match summary.text.split_once(": ") {
-        Some((who, why)) if who.contains(" cannot reach ") => why,
-        _ => &summary.text,
+/// Why it is so, a fact each, without what the headline says already.
+pub(super) fn why(summary: &Summary) -> Vec<String> {
+    let mut facts = vec![cause(summary)];
+    let by = match summary.cause.changed_by {
+        ChangedBy::OwnTimestamp => ", by its own timestamp",
+        ChangedBy::Seen | ChangedBy::Unknown => "",
+    };
+    let changes = summary.changes.iter();
+    facts
+        .extend(changes.map(|changed| change(changed) + &beside_first_drop(summary, changed) + by));
+    if let Some(since) = summary.cause.known_since.filter(|_| summary.changes.is_empty()) {
+        facts.push(format!(
+            "denied for as long as changes are known, since {}",
+            moment(since.into())
+        ));
+    }
+    facts.extend(summary.last_success.map(|at| format!("worked until {}", moment(at))));
+    if !summary.services_lost.is_empty() {
+        facts.push(format!("no ready endpoint is left of {}", summary.services_lost.join(", ")));
+    }
+    facts.extend(summary.established.clone());
+    facts
+}
+
+/// What the drop that says most was dropped by; without a record of one, what the incident says.
+fn cause(summary: &Summary) -> String {
+    if let Some(text) = &summary.cause_text {
+        return text.clone();
+    }
+    let class = class_meaning(&summary.cause.class);
+    match (summary.cause.direction, summary.cause.responsible.as_slice()) {
+        (Some(direction), [_, ..]) => {
+            let policies: Vec<_> = summary.cause.responsible.iter().map(object).collect();
+            format!("{direction} denied by {}: {class}", policies.join(" with "))
+        }
+        _ => class.to_owned(),
+    }
+}
+
+/// `NetworkPolicy backend/allow-web edited: label app=web went`.
+pub(super) fn change(changed: &Changed) -> String {
+    let difference = changed.difference.as_ref().map(|what| format!(": {what}"));
+    format!("{} {}{}", object(&changed.object), changed.change, difference.unwrap_or_default())
+}
+
+/// `, 3s before the first drop`.
+fn beside_first_drop(summary: &Summary, changed: &Changed) -> String {
+    let (at, first) = (changed.at.into(), summary.first);
+    match at <= first {
+        true => format!(", {} before the first drop", span(at, first)),
+        false => format!(", {} after the first drop", span(first, at)),
     }
 }
 
@@ -142,34 +170,22 @@ pub(super) fn path_text(path: &AffectedPath) -> String {
     let AffectedPath { source, destination, port, protocol, pods, replicas, .. } = path;
     let of = if *replicas > 1 { format!("{pods} of {replicas} ") } else { String::new() };
     let (from, to) = match path.sufferer {
-        Sufferer::Source => (format!("{of}{}", source.name), destination.name.clone()),
-        Sufferer::Destination => (source.name.clone(), format!("{of}{}", destination.name)),
+        AffectedEnd::Source => (format!("{of}{}", source.name), destination.name.clone()),
+        AffectedEnd::Destination => (source.name.clone(), format!("{of}{}", destination.name)),
     };
     let to = if to.contains("::") { format!("[{to}]") } else { to };
     format!("{from} cannot reach {to}:{port}/{protocol}")
 }
 
 /// The ends of a flow: `shop/checkout-1 → payments/gateway-0:8443/TCP`.
-pub(super) fn flow(source: &End, destination: &End, protocol: &str) -> String {
-    let (from, to) =
-        (whydrop_report::text::end(source), whydrop_report::text::destination_text(destination));
-    format!("{from} → {to}/{protocol}")
-}
-
-/// `NetworkPolicy backend/default-deny`.
-pub(super) fn object(object: &ObjectRef) -> String {
-    let namespace = object.namespace.as_ref().map(|namespace| format!("{namespace}/"));
-    format!("{} {}{}", object.kind, namespace.unwrap_or_default(), object.name)
+pub(super) fn flow(flow: &Flow) -> String {
+    let Flow { source, destination, protocol } = flow;
+    format!("{} → {}/{protocol}", end(source), destination_text(destination))
 }
 
 /// `26 SYNs in 11m, NETFILTER_DROP`.
-pub(super) fn evidence(evidence: &Evidence, protocol: &str) -> String {
-    let packet = match protocol {
-        "TCP" => "SYN",
-        "SCTP" => "INIT",
-        _ => "packet",
-    };
-    let packets = count(evidence.attempts, packet);
+pub(super) fn evidence(evidence: &Evidence, flow: &Flow) -> String {
+    let packets = count(evidence.attempts, packet(flow));
     match (evidence.level, &evidence.reason) {
         (EvidenceLevel::Answered, _) => "answered".to_owned(),
         (EvidenceLevel::Unanswered, _) => format!("{packets}, no answer"),
@@ -179,11 +195,13 @@ pub(super) fn evidence(evidence: &Evidence, protocol: &str) -> String {
     }
 }
 
-/// How sure it is that it died, in words.
+/// How sure it is that it was dropped, in words.
 pub(super) const fn level(level: EvidenceLevel) -> &'static str {
     match level {
         EvidenceLevel::KernelDrop => "the kernel of this node dropped it",
-        EvidenceLevel::Unanswered => "nothing came back: it died on the way, or on another node",
+        EvidenceLevel::Unanswered => {
+            "nothing came back: it was lost on the way, or on another node"
+        }
         EvidenceLevel::Rejected => "it was refused",
         EvidenceLevel::Answered => "it was answered, although policies deny it",
         EvidenceLevel::None => "nothing",
@@ -214,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_is_told_in_one_unit() {
+    fn a_span_has_one_unit() {
         let at = |seconds| Timestamp::from_second(seconds).expect("a time");
         let spans = [59, 60, 3_599, 3_600, 172_799, 172_800].map(|end| span(at(0), at(end)));
         assert_eq!(spans, ["59s", "1m", "59m", "1h", "47h", "2d"]);

@@ -1,14 +1,18 @@
 //! The records of many nodes, folded into one board: what a page or a view is drawn from.
 //!
-//! Lines may come in any order, late or doubled: a reader that connects anew tells some again, and
-//! two nodes tell of one drop under one id. The board is the same in the end, as long as nothing
-//! had to make way. Time is what the records say; there is no clock in here.
+//! Lines may come in any order, late or twice: a reader that connects again repeats some, and two
+//! nodes report one drop under one id. The board is the same in the end, as long as nothing had to be
+//! evicted. Time is what the records say; there is no clock in here.
 
 mod activity;
 mod agents;
 mod drops;
+mod from_drops;
 mod incident;
-mod merge;
+mod node_state;
+mod paths;
+mod reports;
+mod summary;
 
 use std::{
     cmp::Reverse,
@@ -17,24 +21,27 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::Line;
+use super::{Line, Unreadable};
 use crate::{
-    AgentRecord, AgentState, DropKind, DropRecord, Record,
-    heal::{self, HealRecord},
+    heal::HealRecord,
     incident::IncidentRecord,
+    record::Record,
+    schema::{AgentRecord, AgentState, DropKind, DropRecord},
+    text::heal_sentence,
 };
 
 pub use activity::{ACTIVITY_MINUTES_MAX, Activity};
 pub use agents::{Agent, AgentStatus, Degradation};
-pub use drops::{DROPS_KEPT_MAX, DROPS_TRACKED_MAX, ToldDrop};
-pub use incident::{Incident, MOMENTS_MAX, Moment, NodeState, Status};
-pub use merge::{Count, NodeSummary, Summary};
+pub use drops::{DROPS_KEPT_MAX, DROPS_TRACKED_MAX, ReportedDrop};
+pub use incident::{Incident, MOMENTS_MAX, Moment};
+pub use node_state::{NodeState, Status};
+pub use summary::{Count, NodeSummary, Summary};
 
 /// How many incidents are kept (up to 500 kB each, with their drops). A cluster with more of them
-/// at once has one cause that no policy is. The one that was quiet for longest makes way.
+/// at once has one cause that is no policy. The one that was quiet for longest is evicted.
 pub const INCIDENTS_MAX: usize = 1024;
 
-/// How many findings are kept (about 3 kB each), the latest told.
+/// How many findings are kept (about 3 kB each), the latest.
 pub const FINDINGS_MAX: usize = 1024;
 
 /// How many nodes' agents are kept apart: above what Kubernetes supports in one cluster (5,000).
@@ -48,21 +55,21 @@ const EXAMPLES_MAX: usize = 8;
 
 /// What has become of the lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Records, doubled ones included.
+pub struct LineCounts {
+    /// Records, repeated ones included.
     pub records: u64,
-    /// Lines that are no records and were not meant as such: messages, text.
+    /// Lines that do not begin as records: messages, text.
     pub others: u64,
-    /// Lines that were meant as records and could not be read.
+    /// Lines that begin as records and could not be read.
     pub unreadable: u64,
     /// Why not, of the last of them, the latest last.
-    pub examples: VecDeque<String>,
-    /// Incidents that made way for others.
-    pub incidents_let_go: u64,
-    /// Findings that made way for others.
-    pub findings_let_go: u64,
+    pub examples: VecDeque<Unreadable>,
+    /// Incidents that were evicted for others.
+    pub incidents_evicted: u64,
+    /// Findings that were evicted for others.
+    pub findings_evicted: u64,
     /// Records of agents beyond [`AGENTS_MAX`], which are not kept.
-    pub agents_untold: u64,
+    pub agents_not_kept: u64,
 }
 
 /// Everything that the records come to.
@@ -70,34 +77,33 @@ pub struct Tally {
 pub struct Board {
     incidents: BTreeMap<String, Incident>,
     /// By the drops' ids.
-    findings: BTreeMap<String, ToldDrop>,
+    findings: BTreeMap<String, ReportedDrop>,
     agents: BTreeMap<String, Agent>,
     /// By the incidents' ids.
     heals: BTreeMap<String, BTreeSet<(Timestamp, String)>>,
-    tally: Tally,
+    lines: LineCounts,
     span: Option<(Timestamp, Timestamp)>,
 }
 
 impl Board {
-    /// Takes a line of a log.
-    pub fn take(&mut self, line: Line) {
-        let taken = match line {
-            Line::Other => return self.tally.others += 1,
-            Line::Unreadable { why } => Err(why),
-            Line::Record(record) => match *record {
-                Record::Drop(drop) => self.drop(drop),
-                Record::Incident(incident) => self.incident_told(incident),
-                Record::Heal(record) => self.healed(&record),
-                Record::Agent(agent) => self.agent_told(&agent),
-            },
-        };
-        match taken {
-            Ok(()) => self.tally.records += 1,
-            Err(why) => {
-                self.tally.unreadable += 1;
-                self.tally.examples.push_back(why);
-                if self.tally.examples.len() > EXAMPLES_MAX {
-                    self.tally.examples.pop_front();
+    /// Adds a line of a log.
+    pub fn add(&mut self, line: Line) {
+        match line {
+            Line::Other => self.lines.others += 1,
+            Line::Unreadable(why) => {
+                self.lines.unreadable += 1;
+                self.lines.examples.push_back(why);
+                if self.lines.examples.len() > EXAMPLES_MAX {
+                    self.lines.examples.pop_front();
+                }
+            }
+            Line::Record(record) => {
+                self.lines.records += 1;
+                match *record {
+                    Record::Drop(drop) => self.add_drop(drop),
+                    Record::Incident(incident) => self.add_incident(incident),
+                    Record::Heal(record) => self.add_heal(&record),
+                    Record::Agent(agent) => self.add_agent(&agent),
                 }
             }
         }
@@ -122,7 +128,7 @@ impl Board {
     }
 
     /// Flows that were answered although policies deny them, by their ids.
-    pub fn findings(&self) -> impl Iterator<Item = &ToldDrop> {
+    pub fn findings(&self) -> impl Iterator<Item = &ReportedDrop> {
         self.findings.values()
     }
 
@@ -137,8 +143,8 @@ impl Board {
     }
 
     /// What has become of the lines.
-    pub fn tally(&self) -> &Tally {
-        &self.tally
+    pub fn lines(&self) -> &LineCounts {
+        &self.lines
     }
 
     /// When the first and the last record were written, by their own times.
@@ -146,59 +152,54 @@ impl Board {
         self.span
     }
 
-    fn drop(&mut self, record: Box<DropRecord>) -> Result<(), String> {
-        let drop = ToldDrop::new(record)?;
-        self.heard(&drop.record().node, drop.told());
+    fn add_drop(&mut self, record: Box<DropRecord>) {
+        let drop = ReportedDrop::new(record);
+        self.heard(&drop.record().node, drop.reported());
         if drop.record().kind == DropKind::Finding {
-            drops::keep(&mut self.findings, drop, FINDINGS_MAX);
-            return Ok(());
+            let is_one_evicted = drops::keep(&mut self.findings, drop, FINDINGS_MAX);
+            self.lines.findings_evicted += u64::from(is_one_evicted);
+            return;
         }
         let id = drop.record().incident.clone();
         let (_, last) = drop.seen();
         if let Some(incident) = self.incident_of(&id, last) {
-            incident.take_drop(drop);
+            incident.add_drop(drop);
         }
-        Ok(())
     }
 
-    fn incident_told(&mut self, record: Box<IncidentRecord>) -> Result<(), String> {
-        let told = NodeState::new(record)?;
-        let (id, node) = (told.record().id.clone(), told.record().node.clone());
-        let (_, last) = told.seen();
-        self.heard(&node, told.told());
-        let restarted = self.agents.get(&node).and_then(Agent::turned);
+    fn add_incident(&mut self, record: Box<IncidentRecord>) {
+        let (id, node) = (record.id.clone(), record.node.clone());
+        let state = NodeState::new(record);
+        let (_, last) = state.seen();
+        self.heard(&node, state.reported());
+        let agent_turned = self.agents.get(&node).and_then(Agent::turned);
         if let Some(incident) = self.incident_of(&id, last) {
-            incident.take_told(told);
-            incident.agent_turned(&node, restarted);
+            incident.add_state(state);
+            incident.agent_turned(&node, agent_turned);
         }
-        Ok(())
     }
 
-    fn healed(&mut self, record: &HealRecord) -> Result<(), String> {
-        let at = parse_time("time", &record.time)?;
+    fn add_heal(&mut self, record: &HealRecord) {
         if !self.heals.contains_key(&record.incident) && self.heals.len() >= INCIDENTS_MAX {
-            return Ok(());
+            return;
         }
         let heals = self.heals.entry(record.incident.clone()).or_default();
-        heals.insert((at, heal::sentence(record)));
+        heals.insert((record.time.into(), heal_sentence(record)));
         if heals.len() > HEALS_MAX {
             heals.pop_first();
         }
-        Ok(())
     }
 
-    fn agent_told(&mut self, record: &AgentRecord) -> Result<(), String> {
-        let at = parse_time("time", &record.time)?;
-        self.heard(&record.node, at);
-        let Some(agent) = self.agents.get_mut(&record.node) else { return Ok(()) };
-        agent.take(at, record);
+    fn add_agent(&mut self, record: &AgentRecord) {
+        self.heard(&record.node, record.time.into());
+        let Some(agent) = self.agents.get_mut(&record.node) else { return };
+        agent.add(record);
         if matches!(record.state, AgentState::Ready { .. } | AgentState::Stopping { .. }) {
             let turned = agent.turned();
             for incident in self.incidents.values_mut() {
                 incident.agent_turned(&record.node, turned);
             }
         }
-        Ok(())
     }
 
     fn heard(&mut self, node: &str, at: Timestamp) {
@@ -209,14 +210,14 @@ impl Board {
         } else if self.agents.len() < AGENTS_MAX {
             self.agents.insert(node.to_owned(), Agent::new(node, at));
         } else {
-            self.tally.agents_untold += 1;
+            self.lines.agents_not_kept += 1;
         }
     }
 
     /// The incident of that name, unless the board is full of what is more recent.
     fn incident_of(&mut self, id: &str, last: Timestamp) -> Option<&mut Incident> {
         if !self.incidents.contains_key(id) && self.incidents.len() >= INCIDENTS_MAX {
-            self.tally.incidents_let_go += 1;
+            self.lines.incidents_evicted += 1;
             let quietest = self.incidents.values().min_by_key(|i| (i.last(), i.id().to_owned()));
             let quietest = quietest.map(|incident| (incident.last(), incident.id().to_owned()));
             let (quiet_since, quietest) = quietest?;
@@ -227,9 +228,4 @@ impl Board {
         }
         Some(self.incidents.entry(id.to_owned()).or_insert_with(|| Incident::new(id)))
     }
-}
-
-/// A time as records write it; the error names the field.
-fn parse_time(field: &str, text: &str) -> Result<Timestamp, String> {
-    text.parse().map_err(|_| format!("{field}: expected a time in RFC 3339, found {text}"))
 }

@@ -1,9 +1,9 @@
-//! Lines of a log, whatever bytes there are in it, as long as a record can be and no longer.
+//! Lines of a log, whatever bytes are in it, up to the length that a record can have.
 
 use std::io::{self, BufRead};
 
 /// How many bytes a line has at most: more than any record (an incident's plan with its manifests
-/// takes some 50 kB). A longer line is left out as a whole: its rest is no line.
+/// takes some 50 kB). A longer line is left out as a whole.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// What comes next of a log.
@@ -17,8 +17,8 @@ pub enum Next {
     End,
 }
 
-/// Takes the next line into `line`, in place of what is there, without its line end. Bytes that are
-/// no UTF-8 become U+FFFD.
+/// Reads the next line into `line`, replacing what is there, without its line end. Bytes that are no
+/// UTF-8 become U+FFFD.
 ///
 /// # Errors
 /// A log that cannot be read.

@@ -1,14 +1,13 @@
-//! Lines of text read back: of those of drops with a command, whose flow it is about, and no more.
+//! Lines of text read back: of drops' lines that end with a command, which flow they are about.
 //!
-//! Nothing is looked for within a line. Its head names the flow, and what the agent writes of this
-//! flow has to be its end, to the letter: what stands between was said by objects.
+//! Nothing is looked for within a line. It begins with the flow, and has to end, to the letter, with
+//! what the agent writes about this flow: what is between the two comes from objects.
 
 use std::net::IpAddr;
 
-use super::named::Asked;
 use crate::{
     escape::{FIX, INCIDENT},
-    text::{ID_SHOWN, fix_of},
+    text::{FlowQuery, ID_SHOWN},
 };
 
 /// What the second word of a line says that it is.
@@ -26,9 +25,9 @@ fn verb(line: &str) -> Option<(&str, &str)> {
     (is_time(time) && VERBS.contains(&verb)).then_some((verb, rest))
 }
 
-/// The flow of a drop's line that ends with the command for it, and as much of the id of its incident
-/// as it shows.
-pub fn fixed(line: &str) -> Option<(Asked, &str)> {
+/// The flow of a drop's line that ends with the command for it, and as much of its incident's id as
+/// it shows.
+pub fn fixed(line: &str) -> Option<(FlowQuery, &str)> {
     let (verb, rest) = verb(line)?;
     if !["DROP", "REJECT"].contains(&verb) {
         return None;
@@ -55,11 +54,11 @@ pub fn fixed(line: &str) -> Option<(Asked, &str)> {
         }
         None => (to.to_owned(), port),
     };
-    let asked = Asked { from: from.to_owned(), to, port: format!("{port}/{protocol}") };
+    let flow = FlowQuery { from: from.to_owned(), to, port: format!("{port}/{protocol}") };
     let id = line.get(line.len().checked_sub(ID_SHOWN + 1)?..)?.strip_suffix(']')?;
     let is_id = id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let end = format!("{FIX}{}{INCIDENT}{id}]", fix_of(&asked.from, &asked.to, &asked.port));
-    (is_id && line.ends_with(&end)).then_some((asked, id))
+    let end = format!("{FIX}{}{INCIDENT}{id}]", flow.fix_command());
+    (is_id && line.ends_with(&end)).then_some((flow, id))
 }
 
 fn is_v6(text: &str) -> bool {
@@ -121,26 +120,26 @@ mod tests {
                         NetworkPolicy books/x; 1 SYN, NETFILTER_DROP; fix: whydrop fix --from \
                         shop/web --to books/db --port 5432/TCP  [incident 00c0ffee]";
 
-    fn asked(from: &str, to: &str, port: &str) -> Asked {
-        Asked { from: from.to_owned(), to: to.to_owned(), port: port.to_owned() }
+    fn query(from: &str, to: &str, port: &str) -> FlowQuery {
+        FlowQuery { from: from.to_owned(), to: to.to_owned(), port: port.to_owned() }
     }
 
     #[test]
     fn a_drops_line_names_its_flow() {
-        let flow = asked("shop/web", "books/db", "5432/TCP");
+        let flow = query("shop/web", "books/db", "5432/TCP");
         assert_eq!(fixed(LINE), Some((flow, "00c0ffee")));
         let service = LINE
             .replace("TCP  ingress", "TCP (Service books/pg:80)  ingress")
             .replace("--to books/db --port 5432", "--to books/svc/pg --port 80");
-        let flow = asked("shop/web", "books/svc/pg", "80/TCP");
+        let flow = query("shop/web", "books/svc/pg", "80/TCP");
         assert_eq!(fixed(&service), Some((flow, "00c0ffee")));
         let v6 = LINE.replace("books/db:", "[fd78::10]:").replace("books/db", "fd78::10");
-        let flow = asked("shop/web", "fd78::10", "5432/TCP");
+        let flow = query("shop/web", "fd78::10", "5432/TCP");
         assert_eq!(fixed(&v6), Some((flow, "00c0ffee")));
         let quoted = LINE
             .replace("shop/web ->", "shop/x$(id) ->")
             .replace("--from shop/web", "--from 'shop/x$(id)'");
-        let flow = asked("shop/x$(id)", "books/db", "5432/TCP");
+        let flow = query("shop/x$(id)", "books/db", "5432/TCP");
         assert_eq!(fixed(&quoted), Some((flow, "00c0ffee")));
     }
 

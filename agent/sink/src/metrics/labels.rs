@@ -4,7 +4,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 
 use whydrop_report::{
     Direction, DropKind, DropRecord, End, EvidenceLevel, ObjectRef,
-    incident::{IncidentRecord, Severity, Sufferer},
+    incident::{AffectedEnd, IncidentRecord, Severity},
 };
 
 /// Replaces the names beyond [`super::SERIES_MAX`].
@@ -34,7 +34,7 @@ impl Labels {
                 Some(Direction::Ingress) => "ingress",
                 None => "",
             },
-            cause: cause.class.clone(),
+            cause: cause.class.to_string(),
             evidence: match record.evidence.level {
                 EvidenceLevel::KernelDrop => "kernel-drop",
                 EvidenceLevel::Unanswered => "unanswered",
@@ -74,8 +74,8 @@ pub(super) struct IncidentLabels {
 impl IncidentLabels {
     pub(super) fn of(record: &IncidentRecord) -> Self {
         let worst = record.affected.first().map(|path| match path.sufferer {
-            Sufferer::Source => &path.source,
-            Sufferer::Destination => &path.destination,
+            AffectedEnd::Source => &path.source,
+            AffectedEnd::Destination => &path.destination,
         });
         let namespace = worst.and_then(|end| end.namespace.as_deref());
         let workload = worst.and_then(|end| end.workload.as_ref());
@@ -84,7 +84,7 @@ impl IncidentLabels {
             namespace: escaped(namespace.unwrap_or_default()),
             workload: escaped(workload.map_or("", |workload| &workload.name)),
             policy: policy_name(record.cause.policy.as_ref()),
-            cause: record.cause.class.clone(),
+            cause: record.cause.class.to_string(),
         }
     }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use whydrop_report::{
     AgentRecord, AgentState, Cause, Changed, DropKind, DropRecord, End, Evidence, EvidenceLevel,
-    NearestMiss, ObjectRef, Record, Remedy, Verdict, Workload,
+    NearestMiss, ObjectRef, Record, Remedy, Time, Verdict, Workload,
     escape::json,
     heal::HealRecord,
     incident::{HappenedKind, IncidentRecord, IncidentResolution, Severity},
@@ -30,7 +30,7 @@ pub const SEQUENCE: &str = "whydrop.sequence";
 /// The body is the line that `kubectl logs` shows, and [`RECORD`] the record's JSON.
 pub fn event(record: &Record, observed: Timestamp) -> LogRecord {
     let mut attributes = Attributes::default();
-    let (name, time, severity): EventHead<'_> = match record {
+    let (name, time, severity): EventHead = match record {
         Record::Drop(record) => drop(&mut attributes, record),
         Record::Incident(record) => incident(&mut attributes, record),
         Record::Heal(record) => heal(&mut attributes, record),
@@ -39,7 +39,7 @@ pub fn event(record: &Record, observed: Timestamp) -> LogRecord {
     // Writing it fails only for maps whose keys are no strings, and ours are.
     attributes.text(RECORD, &json(record).unwrap_or_default());
     LogRecord {
-        time_unix_nano: nanoseconds(time.parse().unwrap_or(observed)),
+        time_unix_nano: nanoseconds(time.into()),
         observed_time_unix_nano: nanoseconds(observed),
         severity_number: severity.into(),
         severity_text: match severity {
@@ -55,9 +55,9 @@ pub fn event(record: &Record, observed: Timestamp) -> LogRecord {
     }
 }
 
-type EventHead<'a> = (&'static str, &'a str, SeverityNumber);
+type EventHead = (&'static str, Time, SeverityNumber);
 
-fn drop<'a>(attributes: &mut Attributes, record: &'a DropRecord) -> EventHead<'a> {
+fn drop(attributes: &mut Attributes, record: &DropRecord) -> EventHead {
     let (name, severity) = match (record.kind, record.evidence.level) {
         (DropKind::Finding, _) => ("k8s.network_policy.finding", SeverityNumber::Warn),
         // The client knows already: it was refused.
@@ -70,7 +70,7 @@ fn drop<'a>(attributes: &mut Attributes, record: &'a DropRecord) -> EventHead<'a
     attributes.flag("whydrop.drop.primary", record.primary);
     attributes.text("whydrop.incident.id", &record.incident);
     let flow = &record.flow;
-    attributes.text("network.transport", &flow.protocol.to_lowercase());
+    attributes.text("network.transport", &flow.protocol.to_string().to_lowercase());
     let version = if flow.destination.ip.contains(':') { "ipv6" } else { "ipv4" };
     attributes.text("network.type", version);
     attributes.end("source", &flow.source);
@@ -79,10 +79,10 @@ fn drop<'a>(attributes: &mut Attributes, record: &'a DropRecord) -> EventHead<'a
     attributes.verdict(&record.verdict);
     attributes.cause(&record.cause);
     attributes.remedy(record.remedy.as_ref());
-    (name, &record.time, severity)
+    (name, record.time, severity)
 }
 
-fn incident<'a>(attributes: &mut Attributes, record: &'a IncidentRecord) -> EventHead<'a> {
+fn incident(attributes: &mut Attributes, record: &IncidentRecord) -> EventHead {
     let severity = match (record.happened, record.severity) {
         (HappenedKind::Resolved, _) | (_, Severity::Info) => SeverityNumber::Info,
         (_, Severity::Warning) => SeverityNumber::Warn,
@@ -98,9 +98,9 @@ fn incident<'a>(attributes: &mut Attributes, record: &'a IncidentRecord) -> Even
     });
     attributes.maybe("whydrop.incident.resolution", resolution);
     attributes.word("whydrop.incident.severity", &record.severity);
-    attributes.text("whydrop.incident.first", &record.first);
-    attributes.text("whydrop.incident.last", &record.last);
-    attributes.maybe("whydrop.incident.last_success", record.last_success.as_deref());
+    attributes.time("whydrop.incident.first", Some(record.first));
+    attributes.time("whydrop.incident.last", Some(record.last));
+    attributes.time("whydrop.incident.last_success", record.last_success);
     attributes.count("whydrop.incident.drops", record.drops.count);
     attributes.count("whydrop.incident.packets", record.drops.packets);
     attributes.count("whydrop.incident.reopened", record.reopened.into());
@@ -109,7 +109,7 @@ fn incident<'a>(attributes: &mut Attributes, record: &'a IncidentRecord) -> Even
     attributes.texts("whydrop.incident.services_lost", &record.services_lost);
     // The path that affects most pods: the two ends that a drop has as well.
     if let Some(path) = record.affected.first() {
-        attributes.text("network.transport", &path.protocol.to_lowercase());
+        attributes.text("network.transport", &path.protocol.to_string().to_lowercase());
         for (side, end) in [("source", &path.source), ("destination", &path.destination)] {
             attributes.maybe(&format!("{side}.k8s.namespace.name"), end.namespace.as_deref());
             attributes.maybe(&format!("{side}.k8s.pod.name"), end.pod.as_deref());
@@ -119,7 +119,7 @@ fn incident<'a>(attributes: &mut Attributes, record: &'a IncidentRecord) -> Even
         attributes.count("destination.port", path.port.into());
     }
     let cause = &record.cause;
-    attributes.text("whydrop.cause.class", &cause.class);
+    attributes.word("whydrop.cause.class", &cause.class);
     attributes.words("whydrop.cause.direction", cause.direction.as_ref());
     attributes.words("whydrop.cause.situation", cause.situation.as_ref());
     attributes.text("whydrop.cause.text", &record.text);
@@ -129,19 +129,19 @@ fn incident<'a>(attributes: &mut Attributes, record: &'a IncidentRecord) -> Even
     // The first step of the plan is what to do; a remedy is in it where there is one.
     attributes.maybe("whydrop.plan.first", record.plan.first().map(|step| step.text.as_str()));
     attributes.remedy(record.plan.iter().find_map(|step| step.remedy.as_ref()));
-    ("k8s.network_policy.incident", &record.time, severity)
+    ("k8s.network_policy.incident", record.time, severity)
 }
 
 /// The agents do not write these, but others that forward records may.
-fn heal<'a>(attributes: &mut Attributes, record: &'a HealRecord) -> EventHead<'a> {
+fn heal(attributes: &mut Attributes, record: &HealRecord) -> EventHead {
     attributes.text("whydrop.incident.id", &record.incident);
     attributes.word("whydrop.heal.action", &record.action);
-    attributes.maybe("whydrop.heal.outcome", record.outcome.as_deref());
+    attributes.words("whydrop.heal.outcome", record.outcome.as_ref());
     attributes.object("whydrop.policy", record.policies.first());
-    ("k8s.network_policy.heal", &record.time, SeverityNumber::Info)
+    ("k8s.network_policy.heal", record.time, SeverityNumber::Info)
 }
 
-fn agent<'a>(attributes: &mut Attributes, record: &'a AgentRecord) -> EventHead<'a> {
+fn agent(attributes: &mut Attributes, record: &AgentRecord) -> EventHead {
     let state = |attributes: &mut Attributes, name| attributes.text("whydrop.agent.state", name);
     let severity = match &record.state {
         AgentState::Ready { kernel, interfaces, cannot, .. } => {
@@ -153,7 +153,7 @@ fn agent<'a>(attributes: &mut Attributes, record: &'a AgentRecord) -> EventHead<
         }
         AgentState::Degraded { since, .. } => {
             state(attributes, "degraded");
-            attributes.text("whydrop.agent.since", since);
+            attributes.text("whydrop.agent.since", &since.seconds());
             SeverityNumber::Warn
         }
         AgentState::Lost { counts } => {
@@ -170,7 +170,7 @@ fn agent<'a>(attributes: &mut Attributes, record: &'a AgentRecord) -> EventHead<
         }
         AgentState::Muted { since, muted } => {
             state(attributes, "muted");
-            attributes.text("whydrop.agent.since", since);
+            attributes.time("whydrop.agent.since", Some(*since));
             attributes.count("whydrop.agent.muted", muted.iter().map(|by| by.reports).sum());
             SeverityNumber::Info
         }
@@ -179,7 +179,7 @@ fn agent<'a>(attributes: &mut Attributes, record: &'a AgentRecord) -> EventHead<
             SeverityNumber::Info
         }
     };
-    ("k8s.network_policy.agent", &record.time, severity)
+    ("k8s.network_policy.agent", record.time, severity)
 }
 
 fn nanoseconds(time: Timestamp) -> u64 {
@@ -202,6 +202,12 @@ impl Attributes {
     fn maybe(&mut self, key: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.text(key, value);
+        }
+    }
+
+    fn time(&mut self, key: &str, value: Option<Time>) {
+        if let Some(time) = value {
+            self.text(key, &time.to_string());
         }
     }
 
@@ -283,9 +289,9 @@ impl Attributes {
         self.maybe("whydrop.evidence.location", evidence.location.as_deref());
         self.maybe("network.interface.name", evidence.interface.as_deref());
         self.count("whydrop.evidence.attempts", evidence.attempts);
-        self.text("whydrop.evidence.first", &evidence.first);
-        self.text("whydrop.evidence.last", &evidence.last);
-        self.maybe("whydrop.evidence.last_success", evidence.last_success.as_deref());
+        self.time("whydrop.evidence.first", Some(evidence.first));
+        self.time("whydrop.evidence.last", Some(evidence.last));
+        self.time("whydrop.evidence.last_success", evidence.last_success);
         self.maybe("whydrop.evidence.rejection", evidence.rejection.as_deref());
     }
 
@@ -299,7 +305,7 @@ impl Attributes {
     }
 
     fn cause(&mut self, cause: &Cause) {
-        self.text("whydrop.cause.class", &cause.class);
+        self.word("whydrop.cause.class", &cause.class);
         self.words("whydrop.cause.direction", cause.direction.as_ref());
         self.words("whydrop.cause.situation", cause.situation.as_ref());
         self.text("whydrop.cause.text", &cause.text);
@@ -317,8 +323,8 @@ impl Attributes {
     fn changed(&mut self, changed: Option<&Changed>) {
         if let Some(Changed { object, change, at, .. }) = changed {
             self.object("whydrop.changed.object", Some(object));
-            self.text("whydrop.changed.change", change);
-            self.text("whydrop.changed.at", at);
+            self.word("whydrop.changed.change", change);
+            self.time("whydrop.changed.at", Some(*at));
         }
     }
 

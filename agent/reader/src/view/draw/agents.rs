@@ -3,23 +3,25 @@
 use super::{Page, Theme};
 use crate::view::{
     model::View,
-    words::{count, moment, moment_of, span},
+    words::{count, moment, span},
 };
-use whydrop_report::AgentState;
-use whydrop_report::records::board::{Agent, AgentStatus};
+use whydrop_report::{
+    AgentState,
+    records::board::{Agent, AgentStatus},
+};
 
 pub(super) fn page(view: &View, width: usize, theme: Theme) -> Page {
     let mut page = Page::new(width, theme);
-    let tally = view.board().tally();
+    let lines = view.board().lines();
     page.heading("This log");
     page.text(&format!(
-        "{}, {} that are none, {} that could not be read",
-        count(tally.records, "record"),
-        count(tally.others, "line"),
-        count(tally.unreadable, "record"),
+        "{}, {} of other text, {} that could not be read",
+        count(lines.records, "record"),
+        count(lines.others, "line"),
+        count(lines.unreadable, "record"),
     ));
-    for why in &tally.examples {
-        page.item("-", why);
+    for why in &lines.examples {
+        page.item("-", &why.to_string());
     }
     // Those that need somebody first.
     let mut agents: Vec<&Agent> = view.board().agents().collect();
@@ -28,7 +30,7 @@ pub(super) fn page(view: &View, width: usize, theme: Theme) -> Page {
         let status = match agent.status() {
             AgentStatus::Stopped => "STOPPED",
             AgentStatus::Degraded => "DEGRADED",
-            AgentStatus::Unknown => "tells, and the log does not say since when",
+            AgentStatus::Unknown => "running, start time unknown",
             AgentStatus::Ready => "ready",
         };
         let heard = span(agent.last_heard(), view.now());
@@ -45,7 +47,7 @@ fn of_agent(page: &mut Page, agent: &Agent) {
         page.field("stopped", &format!("{}: {why}", moment(at)));
     }
     for degradation in agent.degradations() {
-        let since = moment_of(&degradation.since);
+        let since = moment(degradation.since);
         page.field("degraded", &format!("since {since}: {}", degradation.what));
     }
     for (what, count) in agent.lost() {
@@ -54,7 +56,7 @@ fn of_agent(page: &mut Page, agent: &Agent) {
     for (what, count) in agent.folded() {
         page.field(
             "folded",
-            &format!("{count} {what} of sources with too many flows to tell apart"),
+            &format!("{count} {what} of sources with too many flows to list each"),
         );
     }
     for (by, count) in agent.muted() {

@@ -5,19 +5,18 @@ use std::fmt::Write as _;
 use super::{Page, Theme};
 use crate::view::{
     model::View,
-    words::{self, moment, moment_of, span},
+    words::{self, moment, span},
 };
-use whydrop_report::records::board::ToldDrop;
 use whydrop_report::{
-    Decision, Direction, DirectionVerdict, DropRecord, End, Exemption, LayerKind, ObjectRef,
-    RuleRef, text::fix_command,
+    Direction, DirectionVerdict, DropRecord, End, LayerKind, ObjectRef, RuleRef,
+    records::board::ReportedDrop, text::fix_command,
 };
 
-pub(super) fn page(view: &View, drop: &ToldDrop, width: usize, theme: Theme) -> Page {
+pub(super) fn page(view: &View, drop: &ReportedDrop, width: usize, theme: Theme) -> Page {
     let mut page = Page::new(width, theme);
     let record = drop.record();
     let (source, destination) = (&record.flow.source, &record.flow.destination);
-    page.heading(&words::flow(source, destination, &record.flow.protocol));
+    page.heading(&words::flow(&record.flow));
     page.text(&record.cause.text);
     evidence(&mut page, view, drop);
     walk(&mut page, record);
@@ -38,13 +37,13 @@ pub(super) fn page(view: &View, drop: &ToldDrop, width: usize, theme: Theme) -> 
     page
 }
 
-fn evidence(page: &mut Page, view: &View, drop: &ToldDrop) {
+fn evidence(page: &mut Page, view: &View, drop: &ReportedDrop) {
     let record = drop.record();
     let evidence = &record.evidence;
     let (first, last) = drop.seen();
     page.heading("What was seen");
     page.field("seen", words::level(evidence.level));
-    page.field("packets", &words::evidence(evidence, &record.flow.protocol));
+    page.field("packets", &words::evidence(evidence, &record.flow));
     let optional = [
         ("reason", &evidence.reason),
         ("kernel at", &evidence.location),
@@ -61,10 +60,10 @@ fn evidence(page: &mut Page, view: &View, drop: &ToldDrop) {
     let success = drop.last_success().map_or("none is known".to_owned(), moment);
     page.field("last answer", &success);
     let nodes: Vec<&str> = drop.nodes().iter().map(String::as_str).collect();
-    page.field("told by", &nodes.join(", "));
+    page.field("reported by", &nodes.join(", "));
     if !record.primary {
         let node = record.flow.destination.node.as_deref().unwrap_or("the destination");
-        page.text(&format!("The agent of {node} sees more of it, and has not told."));
+        page.text(&format!("The agent of {node} sees more of it, and has not reported it."));
     }
     page.field("id", &record.id);
 }
@@ -73,31 +72,18 @@ fn evidence(page: &mut Page, view: &View, drop: &ToldDrop) {
 fn walk(page: &mut Page, record: &DropRecord) {
     let verdict = &record.verdict;
     page.heading("How the policies were walked");
-    match verdict.exempt {
-        Some(Exemption::SamePod) => page.text("Exempt whatever they say: a pod reaches itself."),
-        Some(Exemption::LocalNode) => {
-            page.text("Exempt whatever they say: a node and its own pods reach each other.");
-        }
-        None => {}
+    if let Some(exempt) = verdict.exempt {
+        page.text(&format!("Exempt whatever they say: {}.", words::exemption(exempt)));
     }
-    direction(page, "Egress, at the source", &verdict.egress, record, Direction::Egress);
-    direction(page, "Ingress, at the destination", &verdict.ingress, record, Direction::Ingress);
+    direction(page, "Egress, at the source", &verdict.egress);
+    nearest_miss(page, record, Direction::Egress);
+    direction(page, "Ingress, at the destination", &verdict.ingress);
+    nearest_miss(page, record, Direction::Ingress);
     page.text(&format!("By revision {} of what the agent knew.", verdict.revision));
 }
 
-fn direction(
-    page: &mut Page,
-    name: &str,
-    verdict: &DirectionVerdict,
-    record: &DropRecord,
-    direction: Direction,
-) {
-    let decision = match verdict.decision {
-        Decision::NotIsolated => "no policy governs it",
-        Decision::Allowed => "allowed",
-        Decision::Denied => "DENIED",
-        Decision::Unknown => "cannot tell",
-    };
+fn direction(page: &mut Page, name: &str, verdict: &DirectionVerdict) {
+    let decision = words::decision(verdict.decision);
     let layer = match (verdict.layer, &verdict.tier) {
         (_, Some(tier)) => format!(", in tier {tier}"),
         (Some(LayerKind::Admin), None) => ", by admin policies".to_owned(),
@@ -123,6 +109,10 @@ fn direction(
             &format!("{} (staged: decides nothing)", list(&verdict.would_deny)),
         );
     }
+}
+
+/// The rule that would almost admit the flow, where this direction denies it.
+fn nearest_miss(page: &mut Page, record: &DropRecord, direction: Direction) {
     let miss = record.cause.nearest_miss.as_ref();
     if let Some(miss) = miss.filter(|_| record.cause.direction == Some(direction)) {
         let policy = words::object(&miss.policy);
@@ -135,13 +125,13 @@ fn direction(
 fn why(page: &mut Page, record: &DropRecord) {
     let cause = &record.cause;
     page.heading(&format!("Why this, and how sure: {:.0}%", cause.confidence * 100.0));
-    page.field("class", &cause.class);
+    page.field("class", &cause.class.to_string());
     for reason in &cause.reasons {
         page.item("-", reason);
     }
     if let Some(changed) = &cause.changed {
-        let object = words::object(&changed.object);
-        page.field("changed", &format!("{object} {} {}", changed.change, moment_of(&changed.at)));
+        let (object, at) = (words::object(&changed.object), moment(changed.at.into()));
+        page.field("changed", &format!("{object} {} {at}", changed.change));
         if let Some(difference) = &changed.difference {
             page.field("", difference);
         }
@@ -149,18 +139,18 @@ fn why(page: &mut Page, record: &DropRecord) {
 }
 
 fn end(page: &mut Page, name: &str, end: &End) {
-    let mut told = whydrop_report::text::end(end);
+    let mut text = whydrop_report::text::end(end);
     if let Some(workload) = &end.workload {
-        let _ = write!(told, ", of {} {}", workload.kind, workload.name);
+        let _ = write!(text, ", of {} {}", workload.kind, workload.name);
     }
-    let _ = write!(told, ", {}", end.ip);
+    let _ = write!(text, ", {}", end.ip);
     if let Some(node) = end.node.as_ref().filter(|_| end.pod.is_some()) {
-        let _ = write!(told, ", on {node}");
+        let _ = write!(text, ", on {node}");
     }
     if let Some(service) = &end.service {
         let (namespace, name) = (&service.namespace, &service.name);
         let (ip, port) = (&service.ip, service.port);
-        let _ = write!(told, ", dialled as Service {namespace}/{name}, {ip}:{port}");
+        let _ = write!(text, ", dialled as Service {namespace}/{name}, {ip}:{port}");
     }
-    page.field(name, &told);
+    page.field(name, &text);
 }

@@ -13,13 +13,16 @@ pub(super) fn page(width: usize, theme: Theme) -> Page {
     }
     page.heading("What the words mean");
     for (word, what) in [
-        ("CRITICAL", "a workload has lost all of its replicas' path, or its DNS, or its probes"),
-        ("WARNING", "some suffer, and go on suffering"),
-        ("info", "it is meant so, or it is nothing yet"),
-        ("new", "drops that no agent has told as an incident yet, or whose older log is missing"),
-        ("unknown", "it was open when its agent stopped or began anew"),
+        ("CRITICAL", "all replicas of a workload are cut off, or its DNS or its probes are"),
+        ("WARNING", "some are affected, and stay so"),
+        ("info", "it is expected, or too little to matter yet"),
+        (
+            "new",
+            "drops that no agent has reported as an incident yet, or whose older log is missing",
+        ),
+        ("unknown", "it was open when its agent stopped or restarted"),
         ("over", "it is over on every node"),
-        ("▁▄█", "how many of its flows were dying, minute by minute; a dot: none"),
+        ("▁▄█", "how many of its flows were dropped, minute by minute; a dot: none"),
     ] {
         page.field(word, what);
     }

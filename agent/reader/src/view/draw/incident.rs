@@ -1,18 +1,17 @@
-//! One incident: who suffers and why, what to do, when it was, how sure it is.
+//! One incident: who is affected and why, what to do, when it was, how sure it is.
 
 use super::{Page, Theme};
 use crate::view::{
     model::View,
-    words::{self, badge, count, headline, moment, moment_of, span, sparkline},
+    words::{self, badge, count, headline, moment, span, sparkline},
 };
-use whydrop_report::records::board::{Count, Incident, Status, Summary};
 use whydrop_report::{
-    incident::{HappenedKind, IncidentResolution, PlanStep},
-    text::seconds,
+    incident::{HappenedKind, PlanStep},
+    records::board::{Count, Incident, Status, Summary},
 };
 
-/// How many pods are told before the others are a number.
-const TOLD_MAX: usize = 8;
+/// How many pods are named before the others are a number.
+const NAMES_MAX: usize = 8;
 
 /// How many steps of one kind are.
 const STEPS_MAX: usize = 3;
@@ -22,24 +21,20 @@ pub(super) fn page(view: &View, incident: &Incident, width: usize, theme: Theme)
     let summary = incident.summary();
     page.heading(&format!("{}  incident {}", badge(summary), incident.id()));
     page.styled(&headline(summary), theme.strong);
-    // The agent's sentence is made of clauses; each is a fact of its own.
-    for clause in words::why(summary).split("; ") {
-        page.item("-", clause);
+    for fact in words::why(summary) {
+        page.item("-", &fact);
     }
     what_to_do(&mut page, summary);
     if let Some(remedy) = summary.remedy() {
         page.heading("Remedy (y copies it, r shows it alone)");
-        page.text(&format!(
-            "Verified. {}",
-            whydrop_report::explanation::cost(remedy.newly_allowed)
-        ));
+        page.text(&format!("Verified. It {}.", words::newly_allowed(remedy.newly_allowed)));
         page.blank();
         page.verbatim(&remedy.manifest);
     }
     when(&mut page, view, incident);
     who(&mut page, summary);
     how_sure(&mut page, summary);
-    where_told(&mut page, view, incident);
+    who_reports(&mut page, view, incident);
     page
 }
 
@@ -80,47 +75,37 @@ fn when(page: &mut Page, view: &View, incident: &Incident) {
     let most = flows.iter().copied().max().unwrap_or(0);
     page.text(&sparkline(&flows, most));
     page.text(&format!(
-        "flows dying in each minute, up to {most}, from {} to {}",
+        "flows dropped in each minute, up to {most}, from {} to {}",
         summary.first.strftime("%H:%M"),
         now.strftime("%H:%M")
     ));
     // Everything that has a time, in its order.
-    let mut told: Vec<(String, String)> = Vec::new();
+    let mut events: Vec<(String, String)> = Vec::new();
     for changed in &summary.changes {
-        let difference = changed.difference.as_ref().map(|what| format!(": {what}"));
-        let object = words::object(&changed.object);
-        let what = format!("{object} {}{}", changed.change, difference.unwrap_or_default());
-        told.push((moment_of(&changed.at), what));
+        events.push((moment(changed.at.into()), words::change(changed)));
     }
     if let Some(success) = summary.last_success {
-        told.push((moment(success), "last answer before the first packet died".to_owned()));
+        events
+            .push((moment(success), "last answer before the first packet was dropped".to_owned()));
     }
-    told.push((moment(summary.first), "first packet died".to_owned()));
-    told.push((moment(summary.last), format!("last packet died, {} ago", span(summary.last, now))));
+    events.push((moment(summary.first), "first packet dropped".to_owned()));
+    let ago = span(summary.last, now);
+    events.push((moment(summary.last), format!("last packet dropped, {ago} ago")));
     for turn in incident.moments() {
-        let severity = words::severity(turn.severity);
+        let severity = turn.severity;
         let what = match (turn.happened, &turn.resolution) {
             (HappenedKind::Opened, _) => format!("opened, {severity}"),
             (HappenedKind::Updated, _) => format!("first {severity}"),
             (HappenedKind::Reopened, _) => format!("back, {severity}"),
-            (HappenedKind::Resolved, Some(IncidentResolution::Passes { at })) => {
-                format!("over: traffic passes since {}", seconds(at))
-            }
-            (HappenedKind::Resolved, Some(IncidentResolution::Allowed)) => {
-                "over: policies allow it".to_owned()
-            }
-            (HappenedKind::Resolved, Some(IncidentResolution::Muted)) => {
-                "over: it is meant so, and muted".to_owned()
-            }
-            (HappenedKind::Resolved, _) => "over: nobody attempts it any more".to_owned(),
+            (HappenedKind::Resolved, why) => format!("over: {}", words::resolution(why.as_ref())),
         };
-        told.push((moment(turn.at), format!("{what} (told by {})", turn.node)));
+        events.push((moment(turn.at), format!("{what} (reported by {})", turn.node)));
     }
     for (at, what) in view.board().heals(incident.id()) {
-        told.push((moment(*at), format!("healer: {what}")));
+        events.push((moment(*at), format!("healer: {what}")));
     }
-    told.sort();
-    for (at, what) in told {
+    events.sort();
+    for (at, what) in events {
         page.item(&at, &what);
     }
 }
@@ -130,8 +115,8 @@ fn who(page: &mut Page, summary: &Summary) {
     for path in &summary.affected {
         page.item("-", &words::path_text(path));
         let names = |names: &[String], all: usize| {
-            let more = all.saturating_sub(names.len().min(TOLD_MAX));
-            let named = names.iter().take(TOLD_MAX).cloned().collect::<Vec<_>>().join(", ");
+            let more = all.saturating_sub(names.len().min(NAMES_MAX));
+            let named = names.iter().take(NAMES_MAX).cloned().collect::<Vec<_>>().join(", ");
             if more > 0 { format!("{named} and {more} more") } else { named }
         };
         page.field("  pods", &names(&path.pod_names, path.pods));
@@ -140,8 +125,8 @@ fn who(page: &mut Page, summary: &Summary) {
             page.field("  of", "as many as these agents know of; there may be more");
         }
     }
-    if summary.affected_untold > 0 {
-        page.item("-", &format!("and {}", count(summary.affected_untold as u64, "path")));
+    if summary.affected_not_listed > 0 {
+        page.item("-", &format!("and {}", count(summary.affected_not_listed as u64, "path")));
     }
     for service in &summary.services_lost {
         page.item("-", &format!("Service {service} has no ready endpoint any more"));
@@ -157,7 +142,7 @@ fn number(count: Count) -> String {
 
 fn how_sure(page: &mut Page, summary: &Summary) {
     page.heading(&format!("Why this, and how sure: {:.0}%", summary.confidence * 100.0));
-    page.field("class", &summary.cause.class);
+    page.field("class", &summary.cause.class.to_string());
     for policy in &summary.cause.responsible {
         page.field("policy", &words::object(policy));
     }
@@ -172,12 +157,12 @@ fn how_sure(page: &mut Page, summary: &Summary) {
     }
 }
 
-fn where_told(page: &mut Page, view: &View, incident: &Incident) {
-    page.heading("Told by");
+fn who_reports(page: &mut Page, view: &View, incident: &Incident) {
+    page.heading("Reported by");
     for node in &incident.summary().nodes {
-        let ago = span(node.told, view.now());
-        let status = node.status.map_or("tells of drops only", words::status);
-        let severity = node.severity.map(|severity| format!(", {}", words::severity(severity)));
+        let ago = span(node.reported, view.now());
+        let status = node.status.map_or("reports drops only", words::status);
+        let severity = node.severity.map(|severity| format!(", {severity}"));
         page.item(
             "-",
             &format!("{}: {status}{}, {ago} ago", node.node, severity.unwrap_or_default()),

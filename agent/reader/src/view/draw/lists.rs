@@ -13,9 +13,9 @@ use crate::view::{
     model::{View, Viewport, ids_of},
     words::{self, badge, count, count_of, fit, headline, pad, span, sparkline},
 };
-use whydrop_report::records::board::{Incident, Status, ToldDrop};
+use whydrop_report::records::board::{Incident, ReportedDrop, Status};
 
-/// From this many rows on, the selected incident is told below the list.
+/// From this many rows on, the selected incident is described below the list.
 const ROWS_WITH_PREVIEW: u16 = 16;
 
 /// How many of them that takes, with the rule between: what the list leaves.
@@ -38,7 +38,7 @@ pub(super) fn incidents(frame: &mut Frame<'_>, area: Rect, view: &View, theme: T
     let selected = view.position(&ids);
     let viewport = window(incidents.len(), list.height / 2, view, selected);
     let shown = incidents.iter().enumerate().skip(viewport.offset).take(viewport.fit);
-    // One scale for all that are on the screen: who suffers more has the higher bars.
+    // One scale for all that are on the screen: what drops more flows has the higher bars.
     let columns = mark_columns(usize::from(area.width));
     let numbers = shown.clone().flat_map(|(_, incident)| activity(view, incident, columns));
     let most = numbers.max().unwrap_or(0);
@@ -53,8 +53,8 @@ pub(super) fn incidents(frame: &mut Frame<'_>, area: Rect, view: &View, theme: T
         let mut page = Page::new(usize::from(area.width), theme);
         page.line(vec![Span::styled("─".repeat(page.width), theme.quiet)]);
         brief(&mut page, incident, usize::from(preview.height));
-        for (row, told) in (preview.y..preview.bottom()).zip(page.lines) {
-            line(frame, Rect { y: row, height: 1, ..preview }, told);
+        for (row, text) in (preview.y..preview.bottom()).zip(page.lines) {
+            line(frame, Rect { y: row, height: 1, ..preview }, text);
         }
     }
     viewport
@@ -64,21 +64,21 @@ pub(super) fn incidents(frame: &mut Frame<'_>, area: Rect, view: &View, theme: T
 fn nothing(frame: &mut Frame<'_>, area: Rect, view: &View, theme: Theme) -> Viewport {
     let mut page = Page::new(usize::from(area.width), theme);
     page.blank();
-    let tally = view.board().tally();
+    let lines = view.board().lines();
     if view.board().incidents().next().is_some() {
-        page.text("No incident is like that. Esc shows all.");
-    } else if tally.records > 0 {
-        page.text("Nothing dies: the agents tell of no drops. a shows the agents.");
-    } else if tally.others > 0 {
+        page.text("No incident matches. Press Esc to show all.");
+    } else if lines.records > 0 {
+        page.text("Nothing is dropped: the agents report no drops. Press a for the agents.");
+    } else if lines.others > 0 {
         page.text(&format!(
             "No records among {}. The agents write them with --log-format json.",
-            count(tally.others, "line")
+            count(lines.others, "line")
         ));
     } else {
         page.text("No records have come yet.");
     }
-    for (row, told) in (area.y..area.bottom()).zip(page.lines) {
-        line(frame, Rect { y: row, height: 1, ..area }, told);
+    for (row, text) in (area.y..area.bottom()).zip(page.lines) {
+        line(frame, Rect { y: row, height: 1, ..area }, text);
     }
     Viewport::default()
 }
@@ -115,7 +115,7 @@ fn title(incident: &Incident, width: usize, is_selected: bool, theme: Theme) -> 
     ])
 }
 
-/// How many of its flows were dying, in the last hour or since the log begins.
+/// How many of its flows were dropped, in the last hour or since the log begins.
 fn activity(view: &View, incident: &Incident, columns: usize) -> Vec<u64> {
     let now = view.now();
     let begin = view.board().span().map_or(now, |(first, _)| first).max(now - SPARKLINE);
@@ -133,7 +133,7 @@ fn subtitle(view: &View, incident: &Incident, most: u64, width: usize) -> Line<'
     };
     let cause = match &summary.cause.policy {
         Some(policy) => format!("{}, {}", summary.cause.class, words::object(policy)),
-        None => summary.cause.class.clone(),
+        None => summary.cause.class.to_string(),
     };
     let text = format!("{when}; {}; {cause}", count_of(summary.drops, "flow"));
     let room = width.saturating_sub(columns + 3);
@@ -145,7 +145,7 @@ fn brief(page: &mut Page, incident: &Incident, rows: usize) {
     let summary = incident.summary();
     let (mut why, mut todo) =
         (Page::new(page.width, page.theme()), Page::new(page.width, page.theme()));
-    why.text(words::why(summary));
+    why.text(&words::why(summary).join("; "));
     if let Some(step) = summary.plan.first().filter(|_| summary.status != Status::Resolved) {
         todo.item("do:", &step.text);
         todo.cut(2);
@@ -155,49 +155,61 @@ fn brief(page: &mut Page, incident: &Incident, rows: usize) {
     page.lines.append(&mut todo.lines);
 }
 
-pub(super) fn drops(
+/// The drops of the incident that is looked at.
+pub(super) fn drops(frame: &mut Frame<'_>, area: Rect, view: &View, theme: Theme) -> Viewport {
+    let Some(incident) = view.shown_incident() else { return Viewport::default() };
+    let drops = view.drops(incident.id());
+    let mut title = format!(" {} of incident {}", count(drops.len() as u64, "drop"), incident.id());
+    let others = incident.drops_not_kept();
+    if others > 0 {
+        let _ = write!(title, ", the latest; {others} more are counted and not kept");
+    }
+    list(frame, area, Listed { title, drops }, view, theme)
+}
+
+/// The findings.
+pub(super) fn findings(frame: &mut Frame<'_>, area: Rect, view: &View, theme: Theme) -> Viewport {
+    let drops = view.findings();
+    let findings = count(drops.len() as u64, "finding");
+    let title = format!(" {findings}: what passes although policies deny it");
+    list(frame, area, Listed { title, drops }, view, theme)
+}
+
+/// Drops below a title.
+struct Listed<'a> {
+    title: String,
+    drops: Vec<&'a ReportedDrop>,
+}
+
+fn list(
     frame: &mut Frame<'_>,
     area: Rect,
+    Listed { title, drops }: Listed<'_>,
     view: &View,
-    drops: &[&ToldDrop],
     theme: Theme,
 ) -> Viewport {
     let (top, list) = split(area, 1);
     let width = usize::from(area.width);
-    let let_go = view.shown_incident().map_or(0, Incident::drops_let_go);
-    let mut told = match view.shown_incident() {
-        Some(incident) => {
-            format!(" {} of incident {}", count(drops.len() as u64, "drop"), incident.id())
-        }
-        None => format!(
-            " {}: what passes although policies deny it",
-            count(drops.len() as u64, "finding")
-        ),
-    };
-    if let_go > 0 {
-        let _ = write!(told, ", the last told; {let_go} more are counted and not kept");
-    }
-    line(frame, top, Line::styled(fit(&told, width), theme.strong));
-    let selected = view.position(&ids_of(drops));
+    line(frame, top, Line::styled(fit(&title, width), theme.strong));
+    let selected = view.position(&ids_of(&drops));
     let viewport = window(drops.len(), list.height, view, selected);
     let shown = drops.iter().enumerate().skip(viewport.offset).take(viewport.fit);
     for (row, (index, drop)) in (list.y..list.bottom()).zip(shown) {
         let is_selected = index == selected;
         let record = drop.record();
-        let (source, destination) = (&record.flow.source, &record.flow.destination);
-        let flow = words::flow(source, destination, &record.flow.protocol);
         let (_, last) = drop.seen();
         let text = format!(
-            "{} {}  {flow}",
-            last.strftime("%H:%M:%S"),
-            pad(&words::evidence(&record.evidence, &record.flow.protocol), 22),
+            "{} {}  {}",
+            last.strftime("%T"),
+            pad(&words::evidence(&record.evidence, &record.flow), 22),
+            words::flow(&record.flow)
         );
         let style = if is_selected { theme.bar } else { ratatui::style::Style::new() };
-        let told = Line::from(vec![
+        let text = Line::from(vec![
             Span::styled(if is_selected { "> " } else { "  " }, theme.strong),
             Span::styled(pad(&text, width.saturating_sub(2)), style),
         ]);
-        line(frame, Rect { y: row, height: 1, ..list }, told);
+        line(frame, Rect { y: row, height: 1, ..list }, text);
     }
     viewport
 }

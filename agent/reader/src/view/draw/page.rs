@@ -9,7 +9,7 @@ use super::Theme;
 use crate::view::words;
 use whydrop_report::escape::escape;
 
-/// How far the text stands in from the headings.
+/// How far the text is indented below the headings.
 const INDENT: &str = "  ";
 
 /// Lines of a page. Names in it come from users; every line is escaped and fits.
@@ -75,7 +75,7 @@ impl Page {
         self.lines.push(Line::from(spans));
     }
 
-    /// Leaves the first so many lines, and says so where there were more.
+    /// Keeps the first so many lines, and says so where there were more.
     pub(super) fn cut(&mut self, lines: usize) {
         if self.lines.len() > lines {
             self.lines.truncate(lines);

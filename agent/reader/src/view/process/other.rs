@@ -1,14 +1,16 @@
 //! A process that ends with its console, and cannot be stopped.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    io,
+    sync::{Arc, atomic::AtomicBool},
+};
 
-use anyhow::Context as _;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Sets `stop` once the process is asked to end.
-pub(in crate::view) fn stop_on_signals(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
+pub(in crate::view) fn stop_on_signals(stop: &Arc<AtomicBool>) -> io::Result<()> {
     for signal in [SIGTERM, SIGINT] {
-        signal_hook::flag::register(signal, stop.clone()).context("a signal's handler")?;
+        signal_hook::flag::register(signal, stop.clone())?;
     }
     Ok(())
 }
@@ -18,6 +20,6 @@ pub(in crate::view) fn end_with_terminal() {}
 
 /// Nothing to do: there are no jobs to stop.
 #[expect(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
-pub(in crate::view) fn suspend() -> anyhow::Result<()> {
+pub(in crate::view) fn suspend() -> io::Result<()> {
     Ok(())
 }

@@ -8,7 +8,6 @@ use std::{
     thread,
 };
 
-use anyhow::Context as _;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -18,15 +17,15 @@ use nix::{
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// Sets `stop` once a signal asks the process to end.
-pub(in crate::view) fn stop_on_signals(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
+pub(in crate::view) fn stop_on_signals(stop: &Arc<AtomicBool>) -> io::Result<()> {
     for signal in [SIGTERM, SIGINT, SIGHUP] {
-        signal_hook::flag::register(signal, stop.clone()).context("a signal's handler")?;
+        signal_hook::flag::register(signal, stop.clone())?;
     }
     Ok(())
 }
 
-/// Ends the process once its terminal is gone: nobody looks any more, nothing is left to restore, and
-/// a read of such a terminal comes back at once, empty, for ever.
+/// Ends the process once its terminal is gone: nothing is left to restore, and a read of such a
+/// terminal comes back at once, empty, for ever.
 pub(in crate::view) fn end_with_terminal() {
     thread::spawn(|| {
         let terminal = io::stdout();
@@ -47,6 +46,6 @@ pub(in crate::view) fn end_with_terminal() {
 
 /// Stops the whole job, as the terminal's driver would: kubectl before the pipe as well. Returns once
 /// it goes on.
-pub(in crate::view) fn suspend() -> anyhow::Result<()> {
-    kill(Pid::from_raw(0), Signal::SIGTSTP).context("stopping")
+pub(in crate::view) fn suspend() -> io::Result<()> {
+    kill(Pid::from_raw(0), Signal::SIGTSTP).map_err(Into::into)
 }

@@ -1,4 +1,4 @@
-//! How many flows were dying, minute by minute.
+//! How many flows were dropped, minute by minute.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -9,8 +9,8 @@ pub const ACTIVITY_MINUTES_MAX: i64 = 24 * 60;
 
 const MINUTE_SECS: i64 = 60;
 
-/// How many flows were dying in each minute. An agent tells a flow that goes on once a minute, so
-/// this is as fine as it can be told.
+/// How many flows were dropped in each minute. An agent reports a flow that goes on once a minute, so
+/// nothing finer is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Activity {
     /// By minutes since 1970; none is 0.
@@ -18,7 +18,7 @@ pub struct Activity {
 }
 
 impl Activity {
-    /// The minutes in which flows died, as their beginnings, and how many flows.
+    /// The minutes in which flows were dropped, as their beginnings, and how many flows.
     pub fn minutes(&self) -> impl Iterator<Item = (Timestamp, u64)> + '_ {
         self.flows.iter().filter_map(|(minute, flows)| {
             Some((Timestamp::from_second(minute * MINUTE_SECS).ok()?, *flows))

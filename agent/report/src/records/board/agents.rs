@@ -1,12 +1,15 @@
-//! What the agents tell of themselves.
+//! What the agents report about themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::{AgentRecord, AgentState};
+use crate::{
+    schema::{AgentRecord, AgentState},
+    time::Time,
+};
 
-/// How many complaints of one agent are kept, the latest told.
+/// How many complaints of one agent are kept, the latest.
 const DEGRADATIONS_MAX: usize = 32;
 
 /// How many records of losses are remembered of one agent, so that doubled ones are counted once.
@@ -16,7 +19,7 @@ const LOSSES_REMEMBERED_MAX: usize = 4096;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Agent {
     node: String,
-    heard: Timestamp,
+    last_heard: Timestamp,
     ready: Option<(Timestamp, AgentState)>,
     stopping: Option<(Timestamp, AgentState)>,
     degraded: BTreeMap<String, Degradation>,
@@ -31,19 +34,19 @@ pub struct Degradation {
     /// What.
     pub what: String,
     /// Since when, as the agent says.
-    pub since: String,
-    /// When it was last told.
-    pub told: Timestamp,
+    pub since: Timestamp,
+    /// When it was last reported.
+    pub reported: Timestamp,
 }
 
-/// How an agent is, by what it told last.
+/// How an agent is, by what it last reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AgentStatus {
     /// It has stopped.
     Stopped,
-    /// It watches, and complained since it began to.
+    /// It watches, and complained since it started.
     Degraded,
-    /// Its records come, and the one that says when it began is not among them.
+    /// Its records come, and the one that says when it started is not among them.
     Unknown,
     /// It watches.
     Ready,
@@ -52,17 +55,17 @@ pub enum AgentStatus {
 /// Sums of records, each counted once.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Counted {
-    told: BTreeSet<Timestamp>,
+    counted: BTreeSet<Timestamp>,
     counts: BTreeMap<String, u64>,
 }
 
 impl Counted {
     fn add<'a>(&mut self, at: Timestamp, counts: impl Iterator<Item = (&'a str, u64)>) {
-        if !self.told.insert(at) {
+        if !self.counted.insert(at) {
             return;
         }
-        if self.told.len() > LOSSES_REMEMBERED_MAX {
-            self.told.pop_first();
+        if self.counted.len() > LOSSES_REMEMBERED_MAX {
+            self.counted.pop_first();
         }
         for (what, count) in counts {
             *self.counts.entry(what.to_owned()).or_default() += count;
@@ -71,10 +74,10 @@ impl Counted {
 }
 
 impl Agent {
-    pub(super) fn new(node: &str, heard: Timestamp) -> Self {
+    pub(super) fn new(node: &str, last_heard: Timestamp) -> Self {
         Self {
             node: node.to_owned(),
-            heard,
+            last_heard,
             ready: None,
             stopping: None,
             degraded: BTreeMap::new(),
@@ -91,7 +94,7 @@ impl Agent {
 
     /// When its last record was written, of whatever kind.
     pub fn last_heard(&self) -> Timestamp {
-        self.heard
+        self.last_heard
     }
 
     /// How it is.
@@ -108,12 +111,12 @@ impl Agent {
         }
     }
 
-    /// When it last began to watch.
+    /// When it last started to watch.
     pub fn ready_since(&self) -> Option<Timestamp> {
         self.ready.as_ref().map(|(at, _)| *at)
     }
 
-    /// What it said when it last began to watch: [`AgentState::Ready`].
+    /// What it said when it last started to watch: [`AgentState::Ready`].
     pub fn ready(&self) -> Option<&AgentState> {
         self.ready.as_ref().map(|(_, state)| state)
     }
@@ -128,39 +131,40 @@ impl Agent {
         self.stopping.as_ref().map(|(_, state)| state)
     }
 
-    /// What it complained of since it last began to watch. That something works again is not told.
+    /// What it complained of since it last started to watch. That something works again is not
+    /// reported.
     pub fn degradations(&self) -> impl Iterator<Item = &Degradation> {
         let since = self.ready_since();
-        self.degraded.values().filter(move |degradation| Some(degradation.told) >= since)
+        self.degraded.values().filter(move |degradation| Some(degradation.reported) >= since)
     }
 
-    /// How much of what it could not tell, over all records.
+    /// How much of what it could not report, over all records.
     pub fn lost(&self) -> &BTreeMap<String, u64> {
         &self.lost.counts
     }
 
-    /// Attempts and packets of sources with more flows than are told apart.
+    /// Attempts and packets of sources with more flows than are kept apart.
     pub fn folded(&self) -> &BTreeMap<String, u64> {
         &self.folded.counts
     }
 
-    /// Drops and findings that are meant so, by what muted them; one that goes on counts once a
+    /// Drops and findings that are expected, by what muted them; one that goes on counts once a
     /// minute.
     pub fn muted(&self) -> &BTreeMap<String, u64> {
         &self.muted.counts
     }
 
-    /// When it last began or stopped: what it followed before, it follows no more.
+    /// When it last started or stopped: what it followed before, it follows no more.
     pub(super) fn turned(&self) -> Option<Timestamp> {
         self.ready_since().max(self.stopped_at())
     }
 
     pub(super) fn heard(&mut self, at: Timestamp) {
-        self.heard = self.heard.max(at);
+        self.last_heard = self.last_heard.max(at);
     }
 
-    pub(super) fn take(&mut self, at: Timestamp, record: &AgentRecord) {
-        let state = &record.state;
+    pub(super) fn add(&mut self, record: &AgentRecord) {
+        let (at, state) = (record.time.timestamp(), &record.state);
         match state {
             AgentState::Ready { .. } if self.ready_since() < Some(at) => {
                 self.ready = Some((at, state.clone()));
@@ -169,7 +173,7 @@ impl Agent {
                 self.stopping = Some((at, state.clone()));
             }
             AgentState::Ready { .. } | AgentState::Stopping { .. } => {}
-            AgentState::Degraded { what, since } => self.complain(at, what, since),
+            AgentState::Degraded { what, since } => self.add_degradation(at, what, *since),
             AgentState::Lost { counts } => {
                 self.lost.add(at, counts.iter().map(|(what, count)| (what.as_str(), *count)));
             }
@@ -187,14 +191,14 @@ impl Agent {
         }
     }
 
-    fn complain(&mut self, at: Timestamp, what: &str, since: &str) {
-        let new = || Degradation { what: what.to_owned(), since: since.to_owned(), told: at };
+    fn add_degradation(&mut self, at: Timestamp, what: &str, since: Time) {
+        let new = || Degradation { what: what.to_owned(), since: since.into(), reported: at };
         let known = self.degraded.entry(what.to_owned()).or_insert_with(new);
-        if at > known.told {
+        if at > known.reported {
             *known = new();
         }
         if self.degraded.len() > DEGRADATIONS_MAX {
-            let oldest = self.degraded.values().min_by_key(|d| (d.told, d.what.clone()));
+            let oldest = self.degraded.values().min_by_key(|d| (d.reported, d.what.clone()));
             if let Some(what) = oldest.map(|oldest| oldest.what.clone()) {
                 self.degraded.remove(&what);
             }

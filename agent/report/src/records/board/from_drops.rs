@@ -1,0 +1,119 @@
+//! What an incident's drops say of it, as long as no agent has reported it as an incident.
+
+use whydrop_core::{diagnosis::Class, flow::Direction, incident::StepKind};
+
+use crate::{
+    incident::{AffectedEnd, AffectedPath, ChangedBy, IncidentCause, PathEnd, PlanStep},
+    schema::{DropRecord, End},
+};
+
+/// What to do about one drop: apply its remedy, where there is one.
+pub(super) fn plan_of(record: &DropRecord) -> Vec<PlanStep> {
+    let apply = record.remedy.as_ref().map(|remedy| PlanStep {
+        step: StepKind::Apply.into(),
+        text: remedy.summary.clone(),
+        remedy: Some(remedy.clone()),
+        pods: Vec::new(),
+        condition: None,
+        flow: None,
+        command: None,
+        newly_allowed: None,
+        changed: None,
+    });
+    apply.into_iter().collect()
+}
+
+/// The cause that is stated where none is known.
+pub(super) fn no_cause() -> IncidentCause {
+    IncidentCause {
+        class: Class::CannotTell.into(),
+        direction: None,
+        situation: None,
+        policy: None,
+        responsible: Vec::new(),
+        changed: Vec::new(),
+        denied_since: None,
+        changed_by: ChangedBy::Unknown,
+        known_since: None,
+    }
+}
+
+/// The cause of one drop.
+pub(super) fn cause_of(record: &DropRecord) -> IncidentCause {
+    let cause = &record.cause;
+    let responsible = match cause.direction {
+        Some(Direction::Egress) => record.verdict.egress.isolating.clone(),
+        Some(Direction::Ingress) => record.verdict.ingress.isolating.clone(),
+        None => Vec::new(),
+    };
+    IncidentCause {
+        class: cause.class.clone(),
+        direction: cause.direction,
+        situation: cause.situation,
+        policy: cause.policy.clone(),
+        responsible,
+        changed: cause.changed.iter().cloned().collect(),
+        denied_since: cause.denied_since,
+        changed_by: ChangedBy::Unknown,
+        known_since: None,
+    }
+}
+
+/// The path of one drop.
+pub(super) fn path_of(record: &DropRecord) -> AffectedPath {
+    let end = |end: &End| {
+        let mut path_end = PathEnd {
+            name: end.ip.clone(),
+            namespace: end.namespace.clone(),
+            workload: end.workload.clone(),
+            pod: None,
+            node: None,
+        };
+        match (&end.namespace, &end.workload, &end.pod, &end.node) {
+            (Some(namespace), Some(workload), _, _) => {
+                path_end.name = format!("{namespace}/{}", workload.name);
+            }
+            (Some(namespace), None, Some(pod), _) => {
+                path_end.name = format!("{namespace}/{pod}");
+                path_end.pod = Some(pod.clone());
+            }
+            (None, _, _, Some(node)) => {
+                path_end.name = format!("node {node}");
+                path_end.node = Some(node.clone());
+            }
+            _ => {}
+        }
+        path_end
+    };
+    let name = |end: &End| match (&end.namespace, &end.pod) {
+        (Some(namespace), Some(pod)) => format!("{namespace}/{pod}"),
+        _ => end.ip.clone(),
+    };
+    let (source, destination) = (&record.flow.source, &record.flow.destination);
+    let sufferer = match source.pod.is_some() || destination.pod.is_none() {
+        true => AffectedEnd::Source,
+        false => AffectedEnd::Destination,
+    };
+    let (own, other) = match sufferer {
+        AffectedEnd::Source => (name(source), name(destination)),
+        AffectedEnd::Destination => (name(destination), name(source)),
+    };
+    AffectedPath {
+        source: end(source),
+        destination: end(destination),
+        port: destination.port.unwrap_or_default(),
+        protocol: record.flow.protocol.clone(),
+        sufferer,
+        pods: 1,
+        replicas: 1,
+        knows_all: false,
+        replicas_ready: None,
+        pods_not_ready: None,
+        restarts: None,
+        restarts_since: None,
+        pod_names: vec![own],
+        others: vec![other],
+        last_success: record.evidence.last_success,
+        successes: record.evidence.successes,
+    }
+}
