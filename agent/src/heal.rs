@@ -31,7 +31,10 @@ use tokio::{
 };
 use whydrop_core::{
     flow::Flow,
-    heal::{Action, Healer, Ledger, Mode, Outcome, Proposal, Refusal, Settings, Standing, propose},
+    heal::{
+        Action, Healer, Ledger, Mode, Proposal, Refusal, Settings, Standing, Unclear, WatchOutcome,
+        propose,
+    },
     incident::IncidentId,
     policy::PolicyRef,
 };
@@ -171,10 +174,12 @@ impl Task {
     fn take(&mut self, pod: &str, text: &str) {
         let read = match read_line(text) {
             Line::Record(record) => match *record {
-                Record::Incident(incident) => facts::told(&incident).map(|t| self.healer.heard(t)),
+                Record::Incident(incident) => {
+                    facts::told(&incident).map(|t| self.healer.incident_reported(t))
+                }
                 Record::Drop(drop) => facts::died(&drop).map(|died| {
                     if let Some(died) = died {
-                        self.healer.died(&died);
+                        self.healer.drop_reported(&died);
                     }
                 }),
                 Record::Heal(_) | Record::Agent(_) => Ok(()),
@@ -291,8 +296,7 @@ impl Task {
             Ok(Ok(part)) => part,
             Ok(Err(error)) => return Err(Refusal::Api(format!("{error:#}"))),
             Err(_) => {
-                let why = format!("the cluster cannot be read within {READ_PATIENCE:?}");
-                return Err(Refusal::CannotTell(why));
+                return Err(Refusal::Unclear(Unclear::NotReadWithin(READ_PATIENCE)));
             }
         };
         for line in &part.unreadable {
@@ -303,7 +307,7 @@ impl Task {
         let consenting = proposal.consenting();
         consents.extend(self.consents(&consenting).await?);
         let mode =
-            Mode::of_all(&consenting, |namespace| consents.get(namespace).cloned().flatten())?;
+            Mode::agreed_by(&consenting, |namespace| consents.get(namespace).cloned().flatten())?;
         Ok((proposal, mode))
     }
 
@@ -349,7 +353,7 @@ impl Task {
         }
     }
 
-    async fn keep(&mut self, standing: &Standing, outcome: &Outcome) {
+    async fn keep(&mut self, standing: &Standing, outcome: &WatchOutcome) {
         let mut kept = Standing { policies: Vec::new(), ..standing.clone() };
         for policy in &standing.policies {
             match self.policies.keep(policy).await {
@@ -364,7 +368,7 @@ impl Task {
             }
         }
         if kept.policies.is_empty() {
-            return self.healer.gone(standing.incident);
+            return self.healer.removed(standing.incident);
         }
         let now = Timestamp::now();
         let record = self.reporter.watched(now, &kept, HealAction::Kept, outcome);
@@ -380,7 +384,12 @@ impl Task {
     }
 
     /// Deletes what stands; what cannot be deleted is tried again at the next tick.
-    async fn delete(&mut self, standing: &Standing, action: HealAction, outcome: Option<&Outcome>) {
+    async fn delete(
+        &mut self,
+        standing: &Standing,
+        action: HealAction,
+        outcome: Option<&WatchOutcome>,
+    ) {
         if let Err(why) = self.leadership.write(self.healer.ledger().clone()).await {
             tracing::warn!("incident {}: nothing is deleted: {why}", standing.incident);
             return;
@@ -409,7 +418,7 @@ impl Task {
             self.teller.tell(record, &deleted.policies, None).await;
         }
         if is_done {
-            self.healer.gone(standing.incident);
+            self.healer.removed(standing.incident);
         }
     }
 

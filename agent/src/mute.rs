@@ -15,7 +15,7 @@ use serde_json::Value;
 use whydrop_core::{
     diagnosis::Class,
     flow::Protocol,
-    mute::{End, OTHERS, Rule},
+    mute::{EndFilter, OTHERS, Rule},
     policy::mute_annotation::REASON_BYTES_MAX,
 };
 
@@ -232,7 +232,7 @@ fn check_name(name: &str) -> Result<(), RuleProblem> {
     Ok(())
 }
 
-fn end(field: &str, written: WrittenEnd) -> Result<End, RuleProblem> {
+fn end(field: &str, written: WrittenEnd) -> Result<EndFilter, RuleProblem> {
     let WrittenEnd { namespace, workload, network } = written;
     for (name, value) in [("namespace", &namespace), ("workload", &workload)] {
         if value.as_ref().is_some_and(String::is_empty) {
@@ -246,7 +246,7 @@ fn end(field: &str, written: WrittenEnd) -> Result<End, RuleProblem> {
             RuleProblem::value(format!("{field}.network"), "an address or a network", found)
         })
     });
-    Ok(End {
+    Ok(EndFilter {
         namespace: namespace.map(Into::into),
         workload: workload.map(Into::into),
         network: network.transpose()?,

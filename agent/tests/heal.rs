@@ -12,7 +12,7 @@ use whydrop::{
 use whydrop_core::{
     cluster::Snapshot,
     flow::{Flow, Protocol},
-    heal::{Outcome, POLICIES_MAX, Proposal, Refusal, Standing, propose},
+    heal::{POLICIES_MAX, Proposal, Refusal, Standing, WatchOutcome, propose},
     incident::IncidentId,
     verdict::{Decision, Question, evaluate},
 };
@@ -144,7 +144,7 @@ fn story() -> Vec<Record> {
         expires,
         is_kept: false,
     };
-    let watched = |minutes, action, outcome: &Outcome| {
+    let watched = |minutes, action, outcome: &WatchOutcome| {
         reporter.watched(at(minutes), &standing, action, outcome)
     };
     let standing_at = |minutes, action, why: &str| {
@@ -155,8 +155,8 @@ fn story() -> Vec<Record> {
         reporter.refused(at(0), INCIDENT, &[], &no_consent),
         reporter.proposed(at(0), INCIDENT, &proposal, expires),
         reporter.applied(at(1), INCIDENT, &proposal, expires),
-        watched(3, HealAction::Kept, &Outcome::Recovered(at(2))),
-        watched(3, HealAction::RolledBack, &Outcome::StillDying(at(2))),
+        watched(3, HealAction::Kept, &WatchOutcome::Recovered(at(2))),
+        watched(3, HealAction::RolledBack, &WatchOutcome::StillDying(at(2))),
         standing_at(23 * 60, HealAction::Expiring, "decide until then"),
         standing_at(24 * 60, HealAction::Expired, "nobody has decided"),
     ];

@@ -138,12 +138,12 @@ fn story() -> Vec<Record> {
         let snapshot = cluster.snapshot();
         for replica in replicas {
             let drop = dropped(*replica, seen);
-            let (at_last, fate) = (Some(drop.evidence.last()), Fate::Died(&drop.evidence));
+            let (at_last, fate) = (Some(drop.evidence.last()), Fate::Dropped(&drop.evidence));
             let case = Case { flow: drop.flow, dialled: None, at: at_last, fate };
             let judgement = judge(&snapshot, cluster.history(), &case);
             let worked = Some(Worked { first: at(-600), last: at(1), connections: 3 });
             let judged = JudgedDrop { drop, judgement, worked };
-            book.take(&judged, judged.drop.evidence.last());
+            book.add(&judged, judged.drop.evidence.last());
         }
         let changes = book.tick(&snapshot, at(seconds));
         records.extend(changes.iter().map(|change| reporter.incident(at(seconds), change)));

@@ -148,7 +148,7 @@ fn drop_record(manifests: &str, fact: &Fact, worked: Option<Worked>) -> Record {
         flow: drop.flow,
         dialled: drop.dialled,
         at: Some(drop.evidence.last()),
-        fate: Fate::Died(&drop.evidence),
+        fate: Fate::Dropped(&drop.evidence),
     };
     let judgement = judge(&snapshot, cluster.history(), &case);
     let now = time("2026-01-02T03:04:05.678901Z");

@@ -18,7 +18,7 @@ use crate::policy::{
     DEFAULT_TIER, Policy, index::PolicyIndex, network_set::NetworkSet, tier::Tier,
 };
 use history::History;
-use look_up::{LookUp, Sought};
+use look_up::{LookUp, Query};
 pub use node_facts::{Addresses, Interface, Invalid, NodeFacts, TableFull};
 use object::{EndpointSlice, Key, Kind, Namespace, Node, Object, Pod, Service, ServiceAccount};
 use objects::Objects;
@@ -31,8 +31,8 @@ pub type Name = (Arc<str>, Arc<str>);
 /// Who enforces the policies, where the same objects mean something else.
 ///
 /// It is a property of the cluster and no guess from its policies: Calico polices what the
-/// specification exempts in a cluster of Kubernetes' policies alone as well. Whoever reads the
-/// objects tells it, by whether the API server serves Calico's kinds, or manifests hold any.
+/// specification exempts in a cluster of Kubernetes' policies alone as well. The reader of the objects
+/// sets it, by whether the API server serves Calico's kinds, or manifests hold any.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Engine {
     /// Nothing is known that would differ from the specification.
@@ -50,7 +50,7 @@ pub struct Snapshot {
     objects: Objects,
     engine: Engine,
     node_facts: NodeFacts,
-    looked_up: Option<HashTrieMapSync<Sought, LookUp>>,
+    looked_up: Option<HashTrieMapSync<Query, LookUp>>,
     sync: SyncState,
 }
 
@@ -199,9 +199,9 @@ impl Snapshot {
         self.objects.put(object, at);
     }
 
-    fn take_out(&mut self, key: &Key, at: Timestamp) {
+    fn remove(&mut self, key: &Key, at: Timestamp) {
         self.revision += 1;
-        self.objects.take_out(key, at);
+        self.objects.remove(key, at);
     }
 }
 
@@ -213,7 +213,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster of which these kinds have not been listed yet.
+    /// A cluster where these kinds have not been listed yet.
     pub fn unsynced(kinds: impl IntoIterator<Item = Kind>) -> Self {
         let sync = SyncState::unsynced_kinds(kinds);
         Self { snapshot: Snapshot { sync, ..Snapshot::default() }, history: History::default() }
@@ -242,7 +242,7 @@ impl Cluster {
         self.snapshot.other_changes += u64::from(is_news);
     }
 
-    /// How many policies of which kinds cannot be read.
+    /// How many policies cannot be read, by kind.
     pub fn set_unread(&mut self, unread: BTreeMap<String, usize>) {
         self.snapshot.revision += u64::from(self.snapshot.sync.set_unread(unread));
     }
@@ -255,8 +255,8 @@ impl Cluster {
         }
     }
 
-    /// Takes an object as it is now. `at`: when it came to be so; `None` at the first listing,
-    /// which says nothing of when.
+    /// Stores an object as it is now. `at`: when it came to be so; `None` at the first listing, which
+    /// says nothing of when.
     pub fn apply(&mut self, object: Object, at: Option<Timestamp>) {
         if let Some(at) = at {
             self.record_apply(&object, at);
@@ -267,11 +267,11 @@ impl Cluster {
     /// An object is gone.
     pub fn delete(&mut self, key: &Key, at: Timestamp) {
         self.record_delete(key, at);
-        self.snapshot.take_out(key, at);
+        self.snapshot.remove(key, at);
     }
 
     /// An object that is not followed is of no use any more. Whether it is gone is not known.
     pub fn forget(&mut self, key: &Key, at: Timestamp) {
-        self.snapshot.take_out(key, at);
+        self.snapshot.remove(key, at);
     }
 }

@@ -1,11 +1,11 @@
-//! Observations of attempts become Drops: one for each flow that died silently.
+//! Observations of attempts become Drops: one for each flow that is dropped silently.
 //!
 //! An attempt is pending from its first bad sign until its fate is clear: answered, and it is
 //! forgotten; ended or repeated in vain, and it joins the open [`Drop`] of its flow. A flow is
 //! reported when it opens and again at most once in [`REPORT_INTERVAL`] while it goes on. One that
 //! worked in between is another drop.
 //!
-//! The answer depends on what was observed, not on the order in which it was told.
+//! The answer depends on what was observed, not on the order in which it came in.
 
 mod drop;
 mod evidence;
@@ -28,34 +28,34 @@ pub use evidence::{Evidence, EvidenceLevel, KernelDrops};
 /// retransmission timeout of 1 s (RFC 6298, 2.1), so that the second SYN has its chance.
 pub const SETTLE: SignedDuration = SignedDuration::from_millis(1500);
 
-/// How long to wait for signs of the same moment that another CPU is still telling, and for the
-/// answer to a retransmission: more than the round trip to the other end of a large cluster.
+/// How long to wait for signs of the same moment that are still on their way from another CPU, and
+/// for the answer to a retransmission: more than the round trip to the other end of a large cluster.
 pub const GRACE: SignedDuration = SignedDuration::from_millis(250);
 
-/// A flow that goes on dying is told again once in this time.
+/// A flow that keeps being dropped is reported again once in this time.
 pub const REPORT_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 
 /// A flow without a sign for this long is closed: twice the longest pause between two SYNs of one
 /// connect (64 s with the kernel's `tcp_syn_retries` of 6), and a little.
 pub const IDLE: SignedDuration = SignedDuration::from_secs(150);
 
-/// A flow that was answered this long after its last sign of dying has recovered, so that its next
-/// death is told at once. Shorter, and a Service with one dead backend among several would be told
-/// as often as chance leads to the others.
+/// A flow that was answered this long after its last sign of being dropped has recovered, so that its
+/// next drop is reported at once. Shorter, and a Service with one dead backend among several would be
+/// reported as often as chance leads to the others.
 pub const RECOVERED: SignedDuration = SignedDuration::from_secs(5);
 
-/// How many pending attempts are kept (about 400 bytes each): the kernel side tells one attempt
-/// per flow and second, so this is thousands of flows beginning to die within [`SETTLE`].
+/// How many pending attempts are kept (about 400 bytes each): the kernel side hands over one attempt
+/// per flow and second, so this is thousands of flows that begin to be dropped within [`SETTLE`].
 pub const PENDING_MAX: usize = 4096;
 
 /// How many flows are kept open (about 500 bytes each).
 pub const OPEN_MAX: usize = 4096;
 
-/// How many flows of one source are told apart. A client has few servers; beyond this it is a
-/// scan or a flood, which is told as one.
+/// How many flows of one source are kept apart. A client has few servers; beyond this it is a scan
+/// or a flood, which is reported as one.
 pub const FLOWS_PER_SOURCE_MAX: usize = 64;
 
-/// How many attempts of an open flow are remembered, so that one of which more is told later counts
+/// How many attempts of an open flow are remembered, so that one that is seen again later counts
 /// once: a client has few connects to one destination under way at a time.
 const ATTEMPTS_REMEMBERED_MAX: usize = 8;
 
@@ -66,9 +66,9 @@ pub struct Account {
     pub observed: u64,
     /// Of attempts that were answered after all.
     pub recovered: u64,
-    /// Of sources with too many flows to tell apart.
+    /// Of sources with too many flows to keep apart.
     pub folded: u64,
-    /// Not kept, for want of room.
+    /// Not kept, because too many attempts or flows were open.
     pub shed: u64,
 }
 
@@ -78,7 +78,7 @@ pub struct Correlator {
     pending: HashMap<AttemptId, Pending>,
     /// The same by when they are judged.
     due: BTreeSet<(Timestamp, AttemptId)>,
-    /// Flows that die.
+    /// Flows that are being dropped.
     open: HashMap<Flow, Open>,
     /// The same by when there is something to do about them.
     open_due: BTreeSet<(Timestamp, Flow)>,
@@ -93,8 +93,8 @@ pub struct Correlator {
     /// Pending attempts and open flows of each source.
     of_source: HashMap<IpAddr, usize>,
     folded: HashMap<IpAddr, Folded>,
-    folded_told: Option<Timestamp>,
-    /// What is clear, and told with the next tick.
+    folds_reported_at: Option<Timestamp>,
+    /// What is clear, and returned by the next tick.
     clear: Vec<Correlated>,
     account: Account,
 }
@@ -114,7 +114,7 @@ struct Open {
     drop: Drop,
     /// Those that it counts, the latest last.
     attempts: VecDeque<AttemptId>,
-    told_at: Option<Timestamp>,
+    reported_at: Option<Timestamp>,
     news: bool,
     due: Timestamp,
 }
@@ -133,7 +133,7 @@ struct Loose {
 }
 
 impl Correlator {
-    /// Takes one observation.
+    /// Handles one observation.
     pub fn observe(&mut self, observation: &Observation) {
         if let Fact::KernelDrop { .. } = observation.fact {
             self.account.observed += observation.packets;
@@ -151,14 +151,14 @@ impl Correlator {
     }
 
     /// The open flow that this is a new attempt of, as the pod's veth sees it: it may have worked
-    /// since its last sign, which [`Self::worked`] wants to know first.
-    pub fn dies_again(&self, observation: &Observation) -> Option<Flow> {
+    /// since its last sign, which is for [`Self::worked`] to hear first.
+    pub fn attempted_again(&self, observation: &Observation) -> Option<Flow> {
         let attempt = observation.attempt?;
         self.open_key(&observation.flow).filter(|_| !self.pending.contains_key(&attempt))?;
         Some(observation.flow_dialled().unwrap_or(observation.flow))
     }
 
-    /// Takes when an open flow was last answered.
+    /// An open flow was last answered at this time.
     pub fn worked(&mut self, flow: &Flow, at: Timestamp) {
         let Some(key) = self.open_key(flow) else { return };
         let last = self.open.get(&key).map(|open| open.drop.evidence.last());
@@ -168,13 +168,14 @@ impl Correlator {
         }
     }
 
-    /// Closes the drop of a flow, since what is known of it was counted and not told. Should the flow
-    /// go on, that is another drop, with evidence of its own, reported when this one would have been.
+    /// Closes the drop of a flow, since what is known of it was counted and not reported. Should the
+    /// flow go on, that is another drop, with evidence of its own, reported when this one would have
+    /// been.
     pub fn conclude(&mut self, flow: &Flow) {
         let Some(key) = self.open_key(flow) else { return };
         let Some(open) = self.close(&key) else { return };
-        if let Some(told) = open.told_at.filter(|_| self.concluded.len() < OPEN_MAX) {
-            let due = told + REPORT_INTERVAL;
+        if let Some(at) = open.reported_at.filter(|_| self.concluded.len() < OPEN_MAX) {
+            let due = at + REPORT_INTERVAL;
             self.concluded.insert(key, Concluded { attempts: open.attempts, due });
         }
         if open.news {
@@ -184,7 +185,7 @@ impl Correlator {
 
     /// Says what has become clear by now.
     pub fn tick(&mut self, now: Timestamp) -> Vec<Correlated> {
-        let mut told = std::mem::take(&mut self.clear);
+        let mut clear = std::mem::take(&mut self.clear);
         while let Some((due, attempt)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
             self.due.remove(&(due, attempt));
             self.settle(&attempt, now);
@@ -199,10 +200,10 @@ impl Correlator {
         while let Some((due, flow)) = self.open_due.first().copied().filter(|(due, _)| *due <= now)
         {
             self.open_due.remove(&(due, flow));
-            told.extend(self.attend(&flow, now).map(Correlated::Drop));
+            clear.extend(self.attend(&flow, now).map(Correlated::Drop));
         }
-        told.extend(self.tell_folded(now).into_iter().map(Correlated::Folded));
-        told
+        clear.extend(self.due_folds(now).into_iter().map(Correlated::Folded));
+        clear
     }
 
     /// Says all there is to say, as the last thing: what is not clear by now will not become so.
@@ -216,9 +217,9 @@ impl Correlator {
         for flow in self.open.keys().copied().collect::<Vec<_>>() {
             self.reschedule(&flow, now);
         }
-        let mut told = self.tick(now);
-        told.extend(self.take_folded(now).into_iter().map(Correlated::Folded));
-        told
+        let mut clear = self.tick(now);
+        clear.extend(self.drain_folds(now).into_iter().map(Correlated::Folded));
+        clear
     }
 
     /// When [`Self::tick`] has something to do; `None`: not before the next observation.
@@ -241,9 +242,9 @@ impl Correlator {
     pub fn undecided(&self) -> u64 {
         let pending = self.pending.values().map(|pending| pending.evidence.kernel_packets());
         let loose = self.loose.values().map(|loose| loose.evidence.kernel_packets());
-        let open = self.open.values().map(|open| open.drop.untold_packets());
+        let open = self.open.values().map(|open| open.drop.unreported_packets());
         let clear = self.clear.iter().map(|correlated| match correlated {
-            Correlated::Drop(drop) => drop.untold_packets(),
+            Correlated::Drop(drop) => drop.unreported_packets(),
             Correlated::Folded(_) | Correlated::Answered { .. } => 0,
         });
         pending.chain(loose).chain(open).chain(clear).sum()
@@ -289,7 +290,7 @@ impl Correlator {
     fn answered_late(&mut self, attempt: &AttemptId, observation: &Observation) {
         let at = observation.at;
         let Some(pending) = self.pending.remove(attempt) else {
-            // Too late to take back what was told of the flow; it is told that it works again.
+            // Too late to take back what was reported of the flow; that it works again is reported.
             let flow = self.open_key(&observation.flow);
             if let Some(open) = flow.and_then(|flow| self.open.get_mut(&flow)) {
                 open.drop.evidence.answered = open.drop.evidence.answered.max(Some(at));
@@ -304,7 +305,7 @@ impl Correlator {
         }
     }
 
-    /// Packets that the kernel counted without telling them one by one.
+    /// Packets that the kernel counted without handing them over one by one.
     fn counter(&mut self, observation: &Observation) {
         if let Some(key) = self.open_key(&observation.flow) {
             let mut evidence = Evidence::default();
@@ -321,7 +322,7 @@ impl Correlator {
         }
         let loose = self.loose.entry(observation.flow).or_insert_with(|| Loose {
             evidence: Evidence::default(),
-            // Later than the attempt that was told of this flow, which decides.
+            // Later than the attempt of this flow that was seen, which decides.
             due: observation.at + SETTLE * 2,
         });
         loose.evidence.add(observation);
@@ -358,13 +359,14 @@ impl Correlator {
         }
         let dialled = dialled.filter(|dialled| *dialled != flow);
         let dialled = dialled.map(|dialled| (dialled.destination, dialled.port));
-        self.open(DropId::of(attempt), flow, dialled, evidence, now);
+        let id = DropId::of(attempt);
+        self.open(Drop { id, flow, dialled, evidence, reported_packets: 0 }, now);
         if let Some(open) = self.open.get_mut(&flow).filter(|open| open.attempts.is_empty()) {
             remember(&mut open.attempts, *attempt);
         }
     }
 
-    /// Counters without a told attempt: of an answered flow, or their event was lost.
+    /// Counters without an attempt that was seen: of an answered flow, or their event was lost.
     fn settle_loose(&mut self, flow: &Flow, now: Timestamp) {
         let Some(loose) = self.loose.remove(flow) else { return };
         let evidence = loose.evidence;
@@ -374,23 +376,16 @@ impl Correlator {
             self.account.recovered += evidence.kernel_packets();
         } else {
             let id = DropId::of_flow(flow, evidence.first());
-            self.open(id, *flow, None, evidence, now);
+            self.open(Drop { id, flow: *flow, dialled: None, evidence, reported_packets: 0 }, now);
         }
     }
 
-    fn open(
-        &mut self,
-        id: DropId,
-        flow: Flow,
-        dialled: Option<(IpAddr, u16)>,
-        evidence: Evidence,
-        now: Timestamp,
-    ) {
+    fn open(&mut self, drop: Drop, now: Timestamp) {
         if self.open.len() >= OPEN_MAX {
-            self.account.shed += evidence.kernel_packets();
+            self.account.shed += drop.evidence.kernel_packets();
             return;
         }
-        let drop = Drop { id, flow, dialled, evidence, told_packets: 0 };
+        let flow = drop.flow;
         *self.of_source.entry(flow.source).or_default() += 1;
         if let Some((destination, port)) = drop.dialled {
             self.translated.insert(Flow { destination, port, ..flow }, flow);
@@ -399,7 +394,7 @@ impl Correlator {
         let Concluded { attempts, due } =
             concluded.unwrap_or(Concluded { attempts: VecDeque::new(), due: now });
         let due = due.max(now);
-        self.open.insert(flow, Open { drop, attempts, told_at: None, news: true, due });
+        self.open.insert(flow, Open { drop, attempts, reported_at: None, news: true, due });
         self.open_due.insert((due, flow));
     }
 
@@ -409,7 +404,7 @@ impl Correlator {
         self.open_due.remove(&(open.due, *dialled));
         if let Some(other) = self.open.get_mut(flow) {
             other.drop.evidence.merge(open.drop.evidence);
-            other.drop.told_packets += open.drop.told_packets;
+            other.drop.reported_packets += open.drop.reported_packets;
             open.attempts.into_iter().for_each(|attempt| remember(&mut other.attempts, attempt));
             other.news = true;
             self.release(dialled.source);
@@ -426,25 +421,25 @@ impl Correlator {
         let Some(open) = self.open.get_mut(flow) else { return };
         open.drop.evidence.merge(evidence);
         open.news = true;
-        let due = open.told_at.map_or(open.due, |told| told + REPORT_INTERVAL);
+        let due = open.reported_at.map_or(open.due, |at| at + REPORT_INTERVAL);
         self.reschedule(flow, due);
     }
 
     /// Reports an open flow, or closes it.
     fn attend(&mut self, flow: &Flow, now: Timestamp) -> Option<Drop> {
         let open = self.open.get_mut(flow)?;
-        let told = open.news.then(|| open.drop.clone());
+        let report = open.news.then(|| open.drop.clone());
         if open.news {
             open.news = false;
-            open.told_at = Some(now);
-            open.drop.told_packets = open.drop.evidence.kernel_packets();
+            open.reported_at = Some(now);
+            open.drop.reported_packets = open.drop.evidence.kernel_packets();
         } else if now.duration_since(open.drop.evidence.last()) >= IDLE {
             self.close(flow);
             return None;
         }
         let closes = open.drop.evidence.last() + IDLE;
         self.reschedule(flow, closes.max(now + GRACE));
-        told
+        report
     }
 
     fn close(&mut self, flow: &Flow) -> Option<Open> {
@@ -488,7 +483,7 @@ impl Correlator {
 
     fn fold(&mut self, observation: &Observation) {
         let flow = observation.flow;
-        // What arrived died of something else than a filter: a scan of closed ports is no news.
+        // What arrived was not dropped by a filter: a scan of closed ports is no news.
         if observation.delivered
             || (!self.folded.contains_key(&flow.source) && self.folded.len() >= OPEN_MAX)
         {
@@ -512,20 +507,20 @@ impl Correlator {
     }
 
     fn folded_due(&self, folded: &Folded) -> Timestamp {
-        // The first fold is told soon, the others once in an interval, all together.
-        let next = self.folded_told.map(|told| told + REPORT_INTERVAL);
+        // The first fold is reported soon, the others once in an interval, all together.
+        let next = self.folds_reported_at.map(|at| at + REPORT_INTERVAL);
         next.unwrap_or(Timestamp::MIN).max(folded.first + SETTLE)
     }
 
-    fn tell_folded(&mut self, now: Timestamp) -> Vec<Folded> {
+    fn due_folds(&mut self, now: Timestamp) -> Vec<Folded> {
         if !self.folded.values().any(|folded| self.folded_due(folded) <= now) {
             return Vec::new();
         }
-        self.take_folded(now)
+        self.drain_folds(now)
     }
 
-    fn take_folded(&mut self, now: Timestamp) -> Vec<Folded> {
-        self.folded_told = Some(now);
+    fn drain_folds(&mut self, now: Timestamp) -> Vec<Folded> {
+        self.folds_reported_at = Some(now);
         let mut folded: Vec<_> = std::mem::take(&mut self.folded).into_values().collect();
         folded.sort_by_key(|folded| folded.source);
         folded

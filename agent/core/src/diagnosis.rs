@@ -7,7 +7,7 @@ mod words;
 
 use std::{net::IpAddr, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumDiscriminants, IntoStaticStr, VariantArray};
@@ -15,11 +15,13 @@ use strum::{Display, EnumDiscriminants, IntoStaticStr, VariantArray};
 use crate::{
     cluster::{
         Snapshot,
+        history::Change,
         object::{Probe, Service},
         resolve::{Backend, Endpoint, Holder},
     },
     correlate::Evidence,
-    flow::{Direction, Flow, Protocol},
+    flow::{Direction, Flow},
+    hash::hash64,
     observation::Rejection,
     policy::Policy,
     verdict::{Decision, Question, Verdict, evaluate, nearest::NearestMiss},
@@ -27,7 +29,7 @@ use crate::{
 use inquiry::Inquiry;
 pub use inquiry::{ENFORCED_WITHIN, STARTS_WITHIN};
 pub use needs::to_look_up;
-use reason::Died;
+use reason::{DroppedBy, dropped_by};
 
 /// The kind of cause by which a flow is dropped, or would be.
 #[derive(
@@ -135,12 +137,28 @@ pub struct Cause {
     pub policy: Option<Arc<Policy>>,
     /// The rule that would almost admit the flow.
     pub nearest_miss: Option<NearestMiss>,
+    /// What became of the denial around the time when the packets were dropped; of drops alone.
+    pub hindsight: Option<Hindsight>,
     /// How sure the class is, from 0 to 1.
     pub confidence: f64,
     /// What the confidence rests on.
     pub reasons: Vec<String>,
     /// One sentence for a person.
     pub text: String,
+}
+
+/// A change that lifted a denial around the time when packets were dropped.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Hindsight {
+    /// The denial was in force then; this has lifted it since.
+    LiftedSince(Change),
+    /// This had lifted it already, and the filter went on by it.
+    LiftedBefore {
+        /// The change.
+        change: Change,
+        /// How long before.
+        by: SignedDuration,
+    },
 }
 
 /// A flow, judged.
@@ -152,7 +170,7 @@ pub struct Diagnosis {
     pub service: Option<Dialled>,
     /// What the policies say.
     pub verdict: Verdict,
-    /// Why it died, or would.
+    /// Why it was dropped, or would be.
     pub cause: Cause,
 }
 
@@ -172,8 +190,8 @@ pub struct Dialled {
 pub enum Fate<'a> {
     /// Nothing yet: a question of what would happen.
     Asked,
-    /// It died, by this evidence.
-    Died(&'a Evidence),
+    /// It was dropped, by this evidence.
+    Dropped(&'a Evidence),
     /// It was answered.
     Answered,
 }
@@ -200,8 +218,7 @@ pub fn diagnose(snapshot: &Snapshot, case: &Case<'_>) -> Diagnosis {
     match &service {
         // Not translated yet where it was seen.
         Some(dialled) if matches!(destination.holder, Holder::Service(_)) => {
-            let backends = snapshot.backends(&dialled.service, port, protocol, dialled.address);
-            diagnose_service(snapshot, case, &source, protocol, dialled, &backends)
+            diagnose_service(snapshot, case, &source, dialled)
         }
         _ => {
             let question = Question { source, destination, port, protocol };
@@ -229,19 +246,18 @@ fn dialled_service(
     }
 }
 
-/// A flow to a Service of which only the Service's address was seen: its backends decide, if they
+/// A flow to a Service where only the Service's address was seen: its backends decide, if they
 /// agree.
 fn diagnose_service(
     snapshot: &Snapshot,
     case: &Case<'_>,
     source: &Endpoint,
-    protocol: Protocol,
     dialled: &Dialled,
-    backends: &[Backend],
 ) -> Diagnosis {
-    let name = format!("{}/{}", dialled.service.namespace, dialled.service.name);
+    let Flow { port, protocol, .. } = case.flow;
+    let backends = snapshot.backends(&dialled.service, port, protocol, dialled.address);
     let mut judged: Vec<(Question, Verdict)> = Vec::new();
-    for Backend { endpoint, port } in backends {
+    for Backend { endpoint, port } in &backends {
         let (source, destination) = (source.clone(), endpoint.clone());
         let question = Question { source, destination, port: *port, protocol };
         let verdict = evaluate(snapshot, &question);
@@ -259,8 +275,8 @@ fn diagnose_service(
         Some(first) if agree => first,
         some => {
             let why = match some {
-                Some(_) => format!("the backends of Service {name} do not all fare alike"),
-                None => format!("Service {name} has no backend for port {}", dialled.port),
+                Some(_) => words::backends_differ(&dialled.service),
+                None => words::no_backend(dialled),
             };
             let question = unresolved(why);
             let verdict = evaluate(snapshot, &question);
@@ -271,17 +287,17 @@ fn diagnose_service(
     if backends.is_empty() && matches!(cause.class, Class::CannotTell | Class::NotPolicy) {
         // A Service proxy rejects or drops what it has nowhere to send to.
         cause.class = Class::NotPolicy;
-        cause.text = format!("{name}: the Service has no ready endpoint for this port");
+        cause.text = words::no_endpoint(&dialled.service);
     }
     Diagnosis { question, service: Some(dialled.clone()), verdict, cause }
 }
 
 impl Diagnosis {
-    /// Whether it is worth telling. A refused connection is not, where no policy refuses it: the
+    /// Whether it is worth reporting. A refused connection is not, where no policy refuses it: the
     /// port is closed, and the client knows.
     pub fn is_reportable(&self, evidence: &Evidence) -> bool {
         let reset = evidence.rejected == Some(Rejection::Reset);
-        let filtered = Died::of(evidence).is_filter();
+        let filtered = dropped_by(evidence) == DroppedBy::Filter;
         !reset || filtered || self.cause.class.is_denial() || self.cause.class == Class::NotEnforced
     }
 
@@ -304,14 +320,29 @@ impl Diagnosis {
         Self { question, service: None, verdict, cause }
     }
 
+    /// The same with what the changes around it say, which its sentence says as well.
+    #[must_use]
+    pub(crate) fn with_hindsight(
+        mut self,
+        snapshot: &Snapshot,
+        case: &Case<'_>,
+        hindsight: Hindsight,
+    ) -> Self {
+        self.cause.hindsight = Some(hindsight);
+        let (question, verdict) = (&self.question, &self.verdict);
+        let inquiry = Inquiry { snapshot, case, question, verdict };
+        self.cause.text = words::sentence(&inquiry, &self.cause);
+        self
+    }
+
     /// The policies responsible for a denial: of an implicit one, all that isolate the pod.
     pub fn responsible(&self) -> Vec<Arc<Policy>> {
         let Some(direction) = self.cause.direction else { return Vec::new() };
         self.verdict.direction(direction).responsible()
     }
 
-    /// Whether this node's kernel says by itself why a filter's victims died: a source that is not
-    /// their pod's, or a full table of connections.
+    /// Whether this node's kernel says by itself why a filter dropped the packets: a source that is
+    /// not their pod's, or a full table of connections.
     pub(crate) fn is_explained_by_kernel(
         &self,
         snapshot: &Snapshot,
@@ -348,8 +379,7 @@ impl Diagnosis {
             direction.unwrap_or_default(),
             policies.join(",")
         );
-        let hash = blake3::hash(key.as_bytes());
-        hash.as_bytes()[..8].iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
+        hash64(&key)
     }
 }
 
@@ -362,6 +392,7 @@ fn cause_of(inquiry: &Inquiry<'_>) -> Cause {
         situation: inquiry.situation(class),
         policy: None,
         nearest_miss: None,
+        hindsight: None,
         confidence: 0.0,
         reasons: Vec::new(),
         text: String::new(),

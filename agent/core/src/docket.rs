@@ -1,7 +1,7 @@
 //! What the agent's facts come to: when a case waits, when it is decided, and what is reported.
 //!
-//! A pure fold: facts in, actions out, in the order in which they are to be done. Whoever carries
-//! them out hands in what the kernel saw, says what time it is and what is known of the cluster, and
+//! A pure fold: facts in, actions out, in the order in which they are to be done. The caller carries
+//! them out, hands in what the kernel saw, says what time it is and what is known of the cluster, and
 //! decides nothing.
 //!
 //! ```text
@@ -40,7 +40,7 @@ use crate::{
     cluster::{
         Cluster, Snapshot,
         history::History,
-        look_up::Sought,
+        look_up::Query,
         resolve::{Endpoint, Holder},
     },
     correlate::{self, Correlated, Correlator, Drop, Folded},
@@ -89,7 +89,7 @@ pub struct Account {
     pub folded: u64,
     /// Not kept, because too many attempts or flows were open.
     pub shed: u64,
-    /// Of flows between ends none of which is a pod.
+    /// Of flows with no pod at either end.
     pub of_no_pod: u64,
     /// To a closed port, which its kernel refused: who connects knows.
     pub refused: u64,
@@ -154,10 +154,10 @@ impl Docket {
         }
     }
 
-    /// Takes what the kernel saw. Of a flow that goes unanswered once more, its table knows whether
+    /// Handles what the kernel saw. Of a flow that goes unanswered once more, its table knows whether
     /// it worked in between.
     pub fn observed(&mut self, seen: &Observation) -> Option<Action> {
-        if let Some(flow) = self.correlator.dies_again(seen) {
+        if let Some(flow) = self.correlator.attempted_again(seen) {
             let then = Then::Observe(Box::new(seen.clone()));
             let asked = Asked::Last(vec![flow]);
             return Some(Action::AskLastAnswers(AnswersQuery { asked, then }));
@@ -166,8 +166,8 @@ impl Docket {
         None
     }
 
-    /// Takes that policies changed, or what they select by. Other changes, and what was looked up,
-    /// show in the cluster.
+    /// Policies changed, or what they select by. Other changes, and what was looked up, show in the
+    /// cluster.
     pub fn policies_changed(&mut self, now: Timestamp) {
         self.recheck.policies_changed(now);
         self.own_path.policies_changed();
@@ -216,7 +216,7 @@ impl Docket {
         moment.actions
     }
 
-    /// Takes what the kernel's table answers: of the flows that were asked about and were answered,
+    /// Handles what the kernel's table answers: of the flows that were asked about and were answered,
     /// which connections; only the last of each counts but for [`Asked::Worked`]. Nothing, where the
     /// table cannot be read.
     pub fn last_answers(
@@ -335,7 +335,7 @@ impl Docket {
         let own = self.own_path.dropped(&drop, &diagnosis, snapshot, moment.now);
         moment.actions.extend(own);
         if !concerns_pods(&drop, &diagnosis, &self.node, snapshot) {
-            self.of_no_pod += drop.untold_packets();
+            self.of_no_pod += drop.unreported_packets();
             return;
         }
         let pending = Pending::new(Subject::Drop(Box::new(drop)), diagnosis, snapshot);
@@ -415,7 +415,7 @@ impl Docket {
     /// the drop.
     fn decide_drop(&mut self, drop: Box<Drop>, diagnosis: Box<Diagnosis>, moment: &mut Moment<'_>) {
         if !diagnosis.is_reportable(&drop.evidence) {
-            self.refused += drop.untold_packets();
+            self.refused += drop.unreported_packets();
             return;
         }
         let asked = Asked::Worked(flows_of(&drop, &diagnosis.question));
@@ -435,18 +435,18 @@ impl Docket {
             Judgement::in_hindsight(snapshot, moment.history, &case, diagnosis, last_success);
         let diagnosis = &judgement.diagnosis;
         if !diagnosis.is_reportable(&drop.evidence) {
-            self.refused += drop.untold_packets();
+            self.refused += drop.unreported_packets();
             return;
         }
         if let Some(by) = muted(snapshot, &self.rules, diagnosis) {
             // What is reported once it is expected no more is another drop.
             self.incidents.mute(diagnosis, &drop.flow);
             self.correlator.conclude(&drop.flow);
-            return self.mute(by, drop.untold_packets(), diagnosis, moment);
+            return self.mute(by, drop.unreported_packets(), diagnosis, moment);
         }
-        self.reported += drop.untold_packets();
+        self.reported += drop.unreported_packets();
         let judged = Arc::new(JudgedDrop { drop, judgement, worked });
-        self.incidents.take(&judged, moment.now);
+        self.incidents.add(&judged, moment.now);
         self.note(&judged, moment);
         moment.actions.push(Action::Drop(judged));
     }
@@ -516,7 +516,7 @@ impl Moment<'_> {
         self.actions.push(Action::AskLastAnswers(AnswersQuery { asked, then }));
     }
 
-    fn look_up(&mut self, missing: Vec<Sought>) {
+    fn look_up(&mut self, missing: Vec<Query>) {
         if !missing.is_empty() {
             self.actions.push(Action::LookUp(missing));
         }
@@ -549,7 +549,7 @@ fn concerns_pods(drop: &Drop, diagnosis: &Diagnosis, node: &Arc<str>, snapshot: 
 /// where that is known.
 ///
 /// An answer that is older than a pod was not this pod's: its address was another's then. What is
-/// behind a Service may change, and the Service was reached all the same.
+/// behind a Service may change, and the Service was still reached.
 fn flows_of(drop: &Drop, question: &Question) -> Vec<(Flow, Option<Timestamp>)> {
     let created = |end: &Endpoint| end.pod().and_then(|pod| pod.created);
     let (source, destination) = (created(&question.source), created(&question.destination));

@@ -56,16 +56,21 @@ impl Protocol {
     }
 }
 
+/// A protocol that no policy port can name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected TCP, UDP or SCTP, found {0:?}")]
+pub struct UnknownProtocol(String);
+
 impl FromStr for Protocol {
-    type Err = String;
+    type Err = UnknownProtocol;
 
     /// Reads the spelling of the Kubernetes API, `TCP`, `UDP` or `SCTP`, which is case-sensitive.
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, UnknownProtocol> {
         match text {
             "TCP" => Ok(Self::Tcp),
             "UDP" => Ok(Self::Udp),
             "SCTP" => Ok(Self::Sctp),
-            _ => Err(format!("expected TCP, UDP or SCTP, found {text:?}")),
+            _ => Err(UnknownProtocol(text.to_owned())),
         }
     }
 }

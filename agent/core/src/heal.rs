@@ -1,16 +1,16 @@
 //! Healing: which incidents a machine may put right by itself, for how long, and whether it helped.
 //!
-//! The fold of what agents tell of incidents, what the cluster says of consent, and the time, into
+//! The fold of what agents report of incidents, what the cluster says of consent, and the time, into
 //! what is to be done. It never acts where an incident's own record or the cluster as it is now gives
 //! a reason not to ([`Refusal`]), once for each incident, a bounded number of times an hour. It only
 //! puts back what worked before, as the agents saw: who is new, or dials what was denied for long,
-//! is given nothing. What it applies it watches, and takes back unless the agents see it help; what
-//! helps stands for a time to live, until which a person decides.
+//! is given nothing. What it applies it watches, and rolls back unless the agents see it help; a
+//! policy that helps is deleted after a time to live, unless a person keeps it.
 //!
 //! ```text
-//! records ─▶ heard ─┐                       ┌─▶ Examine ─▶ (snapshot, consent) ─▶ examined ─▶ Apply | Refuse
-//!                   ├─▶ Healer ─▶ tick(now) ┼─▶ Keep | RollBack
-//! owned policies ───┘                       └─▶ Warn | Expire
+//! records ────────┐                       ┌─▶ Examine ─▶ (snapshot, consent) ─▶ examined ─┐
+//!                 ├─▶ Healer ─▶ tick(now) ┼─▶ Keep | RollBack           Apply | Refuse ◀──┘
+//! owned policies ─┘                       └─▶ Warn | Expire
 //! ```
 
 mod known;
@@ -34,18 +34,18 @@ use crate::{
     incident::{IncidentId, SILENCE, Severity},
     policy::PolicyRef,
 };
-pub use known::{Died, FLOWS_MAX, INCIDENTS_MAX, Past, State, Told};
-use known::{Incidents, Known};
-pub use ledger::{ENTRIES_MAX, Entry, Ledger};
+pub use known::{DropReport, FLOWS_MAX, FlowPast, INCIDENTS_MAX, IncidentReport, IncidentState};
+use known::{Incidents, KnownIncident};
+pub use ledger::{ENTRIES_MAX, Ledger, LedgerEntry};
 pub use proposal::{POLICIES_MAX, Proposal, propose};
-pub use refusal::Refusal;
 use refusal::RefusalKind;
+pub use refusal::{Refusal, Unclear};
 
 /// The annotation by which a namespace asks for healing.
 pub const CONSENT_ANNOTATION: &str = "whydrop.io/heal";
 
-/// How long a policy may take from the API server into the kernels: what dies until then is not held
-/// against one that allows, and what passes until then is no sign that one does not deny it. Network
+/// How long a policy may take from the API server into the kernels: what is dropped until then is not
+/// held against one that allows, and what passes until then is no sign that none denies it. Network
 /// plugins take seconds (<https://docs.tigera.io>: Felix, 1 s and less; on a busy node some), and a
 /// client's next SYN comes 1, 2 and 4 s after the one before.
 pub const SETTLE: SignedDuration = SignedDuration::from_secs(10);
@@ -53,11 +53,11 @@ pub const SETTLE: SignedDuration = SignedDuration::from_secs(10);
 /// How many incidents are examined at one tick: each reads a part of the cluster.
 const EXAMINED_AT_ONCE: usize = 4;
 
-/// How often it is asked again of an incident that goes on whether its namespaces consent by now: soon
-/// enough for whoever has just annotated one and waits.
+/// How often the namespaces of an open incident are asked again whether they consent by now: soon
+/// enough for a person who has just annotated one and waits.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(15);
 
-/// How long before a policy's time is over that is said, or a quarter of that time where it is less.
+/// How long before a policy expires that is announced, or a quarter of its time where that is less.
 const WARNED_BEFORE: SignedDuration = SignedDuration::from_hours(1);
 
 /// What bounds the healer.
@@ -69,9 +69,9 @@ pub struct Settings {
     pub per_hour: usize,
     /// How many of them in one namespace.
     pub per_namespace_and_hour: usize,
-    /// How long it is watched whether a policy helps.
+    /// How long to watch whether a policy helps.
     pub watch: SignedDuration,
-    /// For how long a policy stands that helps.
+    /// How long a policy that helps stays in force.
     pub time_to_live: SignedDuration,
 }
 
@@ -95,7 +95,10 @@ impl Mode {
     ///
     /// # Errors
     /// That it asks for nothing, or for what is not known.
-    pub fn of(namespace: &Arc<str>, annotation: Option<&str>) -> Result<Self, Refusal> {
+    pub fn from_annotation(
+        namespace: &Arc<str>,
+        annotation: Option<&str>,
+    ) -> Result<Self, Refusal> {
         match annotation {
             None => Err(Refusal::NoConsent(namespace.clone())),
             Some("dry-run") => Ok(Self::DryRun),
@@ -110,13 +113,14 @@ impl Mode {
     ///
     /// # Errors
     /// That one of them does not agree to anything, or that there is none.
-    pub fn of_all(
+    pub fn agreed_by(
         namespaces: &BTreeSet<Arc<str>>,
         annotation: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Refusal> {
-        let modes = namespaces.iter().map(|name| Self::of(name, annotation(name).as_deref()));
+        let modes =
+            namespaces.iter().map(|name| Self::from_annotation(name, annotation(name).as_deref()));
         let modes = modes.collect::<Result<Vec<_>, _>>()?;
-        let none = || Refusal::CannotTell("the remedy is in no namespace".to_owned());
+        let none = || Refusal::Unclear(Unclear::NoNamespace);
         modes.into_iter().min().ok_or_else(none)
     }
 }
@@ -124,18 +128,18 @@ impl Mode {
 /// What is to be done.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// Look whether these flows can be helped, and tell [`Healer::examined`].
+    /// Look whether these flows can be helped, and call [`Healer::examined`].
     Examine {
         /// The incident.
         incident: IncidentId,
-        /// The flows that died lately.
+        /// The flows that were dropped lately.
         flows: BTreeSet<Flow>,
         /// The namespaces that take part: where none of them consents, nothing is to be read.
         namespaces: BTreeSet<Arc<str>>,
         /// It was proposed before in a dry run: only consent to more is news.
         is_proposed: bool,
     },
-    /// Create the policies, or in a dry run validate them, and tell [`Healer::applied`].
+    /// Create the policies, or in a dry run validate them, and call [`Healer::applied`].
     Apply {
         /// The incident.
         incident: IncidentId,
@@ -143,16 +147,16 @@ pub enum Action {
         proposal: Proposal,
         /// Whether to.
         mode: Mode,
-        /// Until when they are to stand at most.
+        /// Until when they are to be in force at most.
         expires: Timestamp,
     },
     /// Leave the policies where they are: they help.
-    Keep(Standing, Outcome),
+    Keep(Standing, WatchOutcome),
     /// Delete the policies: they do not help, or something else broke.
-    RollBack(Standing, Outcome),
-    /// Say that the policies' time is over soon.
+    RollBack(Standing, WatchOutcome),
+    /// Announce that the policies expire soon.
     Warn(Standing),
-    /// Delete the policies: their time is over.
+    /// Delete the policies: they have expired.
     Expire(Standing),
     /// Say why nothing is done.
     Refuse {
@@ -163,7 +167,7 @@ pub enum Action {
     },
 }
 
-/// Policies of the healer's that are in force.
+/// Active policies of the healer's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Standing {
     /// The incident that they are to heal.
@@ -172,7 +176,7 @@ pub struct Standing {
     pub policies: Vec<PolicyRef>,
     /// When they were created.
     pub applied: Timestamp,
-    /// Until when they may stand.
+    /// Until when they are in force at most.
     pub expires: Timestamp,
     /// Whether it was seen that they help; until then they are watched.
     pub is_kept: bool,
@@ -181,18 +185,18 @@ pub struct Standing {
 /// What a watch came to.
 #[derive(Clone, Debug, PartialEq, Eq, EnumDiscriminants)]
 #[strum_discriminants(
-    name(OutcomeKind),
+    name(WatchOutcomeKind),
     doc = "What a watch came to, without when.",
     derive(Display, Serialize, Deserialize, JsonSchema),
     strum(serialize_all = "kebab-case"),
     serde(rename_all = "kebab-case")
 )]
-pub enum Outcome {
+pub enum WatchOutcome {
     /// The incident's traffic was seen to pass, at this time.
     Recovered(Timestamp),
-    /// Policies allow it, and nothing of it has died since.
+    /// Policies allow it, and nothing of it has been dropped since.
     Quiet,
-    /// Its flows went on dying: the last then.
+    /// Its flows kept being dropped: the last then.
     StillDying(Timestamp),
     /// No agent says that policies allow it by now, or that it passes.
     NotSeen,
@@ -200,9 +204,9 @@ pub enum Outcome {
     Broke(IncidentId),
 }
 
-impl Outcome {
+impl WatchOutcome {
     /// What it came to, as records say it.
-    pub fn kind(&self) -> OutcomeKind {
+    pub fn kind(&self) -> WatchOutcomeKind {
         self.into()
     }
 
@@ -212,17 +216,19 @@ impl Outcome {
     }
 }
 
-impl std::fmt::Display for Outcome {
+impl std::fmt::Display for WatchOutcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Recovered(at) => {
                 write!(f, "its traffic was seen to pass at {}", at.strftime("%FT%TZ"))
             }
-            Self::Quiet => f.write_str("policies allow it, and nothing of it has died since"),
+            Self::Quiet => {
+                f.write_str("policies allow it, and nothing of it has been dropped since")
+            }
             Self::StillDying(at) => {
                 write!(
                     f,
-                    "it did not help: its flows went on dying, last at {}",
+                    "it did not help: its flows kept being dropped, last at {}",
                     at.strftime("%FT%TZ")
                 )
             }
@@ -234,7 +240,7 @@ impl std::fmt::Display for Outcome {
     }
 }
 
-/// A watch over policies that stand.
+/// A watch over active policies.
 #[derive(Clone, Debug)]
 struct Watch {
     standing: Standing,
@@ -247,14 +253,14 @@ struct Watch {
 /// What an incident has come to so far, for the healer.
 #[derive(Clone, Debug, Default)]
 struct Case {
-    /// Something was told since it was last looked at.
+    /// Something was reported since it was last looked at.
     has_news: bool,
     /// It is being examined, or applied.
     is_pending: bool,
     /// Its namespaces do not consent, or to a dry run only: when to ask them again.
     ask_again: Option<Timestamp>,
-    /// The reasons that were told, once each.
-    told: HashSet<RefusalKind>,
+    /// The reasons that were reported, once each.
+    reported: HashSet<RefusalKind>,
 }
 
 /// The fold. Only its own methods change it.
@@ -284,13 +290,13 @@ impl Healer {
         &self.ledger
     }
 
-    /// How many policies' worth of incidents stand or are watched.
+    /// How many incidents have active policies.
     pub fn standing(&self) -> usize {
         self.watches.len()
     }
 
-    /// Begins to lead: with what was done before, and the policies that stand. Those that are not
-    /// known to help are watched anew, since what was told in between was not heard.
+    /// Begins to lead: with what was done before, and the active policies. Those that are not
+    /// known to help are watched again from the start, since what was reported in between was missed.
     pub fn take_over(&mut self, ledger: Ledger, standing: Vec<Standing>, now: Timestamp) {
         self.ledger = ledger;
         self.watches.clear();
@@ -307,27 +313,27 @@ impl Healer {
         }
     }
 
-    /// Takes what an agent tells of an incident.
-    pub fn heard(&mut self, told: Told) {
-        let (id, is_open) = (told.id, told.state == State::Open);
-        self.incidents.take(told);
+    /// Handles an agent's report of an incident.
+    pub fn incident_reported(&mut self, report: IncidentReport) {
+        let (id, is_open) = (report.id, report.state == IncidentState::Open);
+        self.incidents.add_report(report);
         if is_open {
             self.cases.entry(id).or_default().has_news = true;
         }
         self.cases.retain(|id, _| self.incidents.get(*id).is_some());
     }
 
-    /// Takes what an agent tells of a flow.
-    pub fn died(&mut self, died: &Died) {
-        if self.incidents.died(died)
-            && let Some(case) = self.cases.get_mut(&died.incident)
+    /// Handles an agent's report of a flow.
+    pub fn drop_reported(&mut self, report: &DropReport) {
+        if self.incidents.add_drop(report)
+            && let Some(case) = self.cases.get_mut(&report.incident)
         {
             case.has_news = true;
         }
     }
 
-    /// What is to be done by now, by whoever leads. `hears`: whether the agents can be heard; while
-    /// they cannot, no watch ends.
+    /// What the leader is to do by now. `hears`: whether the agents' logs can be read; while they
+    /// cannot, no watch ends.
     pub fn tick(&mut self, now: Timestamp, hears: bool) -> Vec<Action> {
         let mut actions = self.look_after(now, hears);
         let is_due = |case: &Case| case.has_news || case.ask_again.is_some_and(|at| now >= at);
@@ -344,7 +350,8 @@ impl Healer {
             let verdict = self.may_examine(id, known, now);
             let (flows, namespaces) = (known.flows(), known.namespaces.clone());
             if flows.is_empty() && verdict.is_ok() && !is_over {
-                // Which of them died is told soon: a flow that goes on dying is told each minute.
+                // Which of them it is will be reported soon: a flow that keeps being dropped is, each
+                // minute.
                 continue;
             }
             let Some(case) = self.cases.get_mut(&id) else { continue };
@@ -367,7 +374,7 @@ impl Healer {
         actions
     }
 
-    /// Takes what the cluster says: what would help, and whether its namespaces agree; `None` where
+    /// Handles what the cluster says: what would help, and whether its namespaces agree; `None` where
     /// it was proposed before, and they agree to no more.
     pub fn examined(
         &mut self,
@@ -390,7 +397,7 @@ impl Healer {
             Err(why) => return self.refuse(incident, why),
         };
         if mode == Mode::DryRun && self.ledger.knows(incident) {
-            // Told before; nothing has changed but the time.
+            // Reported before; nothing has changed but the time.
             return None;
         }
         self.ledger.enter(incident, now, mode == Mode::Apply, proposal.namespaces());
@@ -399,7 +406,7 @@ impl Healer {
         Some(Action::Apply { incident, proposal, mode, expires })
     }
 
-    /// Takes what became of policies that were to be created.
+    /// Handles what became of policies that were to be created.
     pub fn applied(
         &mut self,
         incident: IncidentId,
@@ -416,8 +423,8 @@ impl Healer {
         }
     }
 
-    /// Takes that policies stand no longer, or are the healer's no longer.
-    pub fn gone(&mut self, incident: IncidentId) {
+    /// Policies are gone, or are no longer the healer's.
+    pub fn removed(&mut self, incident: IncidentId) {
         self.watches.remove(&incident);
     }
 
@@ -426,7 +433,7 @@ impl Healer {
         let of_policies = standing.policies.iter().filter_map(|policy| policy.namespace.clone());
         let watch = Watch {
             until: now + self.settings.watch,
-            flows: known.map(Known::flows).unwrap_or_default(),
+            flows: known.map(KnownIncident::flows).unwrap_or_default(),
             namespaces: of_policies.collect(),
             is_warned: false,
             standing,
@@ -434,7 +441,7 @@ impl Healer {
         self.watches.insert(watch.standing.incident, watch);
     }
 
-    /// What is to be done about policies that stand.
+    /// What is to be done about active policies.
     fn look_after(&mut self, now: Timestamp, hears: bool) -> Vec<Action> {
         let mut actions = Vec::new();
         let Self { settings, incidents, watches, .. } = self;
@@ -445,7 +452,9 @@ impl Healer {
                 continue;
             }
             if !is_kept {
-                watch.flows.extend(incidents.get(incident).map(Known::flows).unwrap_or_default());
+                watch
+                    .flows
+                    .extend(incidents.get(incident).map(KnownIncident::flows).unwrap_or_default());
                 if !hears {
                     watch.until = now + settings.watch;
                 }
@@ -470,10 +479,16 @@ impl Healer {
     }
 
     /// Whether an incident's own record gives no reason to leave it alone.
-    fn may_examine(&self, id: IncidentId, known: &Known, now: Timestamp) -> Result<(), Refusal> {
+    fn may_examine(
+        &self,
+        id: IncidentId,
+        known: &KnownIncident,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
         let surest = known.surest();
         if surest.class == Class::ExplicitDeny {
-            return Err(Refusal::ExplicitDeny(surest.responsible.first().cloned()));
+            let policy = surest.responsible.first().cloned();
+            return Err(policy.map_or(Refusal::ExplicitDenyByUnknown, Refusal::ExplicitDeny));
         }
         if !surest.class.is_denial() {
             return Err(Refusal::NotADenial(surest.class));
@@ -510,14 +525,14 @@ impl Healer {
         }
         let Settings { per_hour, per_namespace_and_hour, .. } = self.settings;
         if self.ledger.within_hour(None, now) >= per_hour {
-            return Err(Refusal::TooMany { most: per_hour, namespace: None });
+            return Err(Refusal::TooMany(per_hour));
         }
         let full =
             |name: &&Arc<str>| self.ledger.within_hour(Some(name), now) >= per_namespace_and_hour;
         match namespaces.iter().find(full) {
-            Some(name) => Err(Refusal::TooMany {
+            Some(name) => Err(Refusal::TooManyInNamespace {
                 most: per_namespace_and_hour,
-                namespace: Some(name.clone()),
+                namespace: name.clone(),
             }),
             None => Ok(()),
         }
@@ -526,32 +541,33 @@ impl Healer {
     /// Says why nothing is done, each reason once for one incident. That it was tried is no news.
     fn refuse(&mut self, incident: IncidentId, why: Refusal) -> Option<Action> {
         let case = self.cases.entry(incident).or_default();
-        case.told.insert(why.kind()).then_some(Action::Refuse { incident, why })
+        case.reported.insert(why.kind()).then_some(Action::Refuse { incident, why })
     }
 }
 
 /// What the watch over policies came to.
-fn outcome(incidents: &Incidents, watch: &Watch) -> Outcome {
+fn outcome(incidents: &Incidents, watch: &Watch) -> WatchOutcome {
     let Standing { incident, applied, .. } = watch.standing;
     let known = incidents.get(incident);
-    let passes = known.and_then(Known::passes).filter(|at| *at > applied);
+    let passes = known.and_then(KnownIncident::passes).filter(|at| *at > applied);
     let own = known.map(|known| known.last);
-    let last = incidents.last_death(&watch.flows).max(own);
+    let last = incidents.last_drop(&watch.flows).max(own);
     let late = last.filter(|last| *last > applied + SETTLE && passes.is_none_or(|at| *last > at));
     if let Some(last) = late {
-        return Outcome::StillDying(last);
+        return WatchOutcome::StillDying(last);
     }
     let broke = incidents.iter().find(|(id, other)| {
         let is_new = *id != incident && other.first > applied && other.is_open();
-        // What dies though policies allow it is what the remedy was to help, and over once it passes.
+        // What is dropped though policies allow it is what the remedy was to help, and over once it
+        // passes.
         let is_unhelped = other.surest().class == Class::OutOfSync;
         let is_bad = other.severity() != Severity::Info && other.last > applied + SETTLE;
         is_new && (is_unhelped || is_bad) && !other.namespaces.is_disjoint(&watch.namespaces)
     });
     match (broke, passes) {
-        (Some((other, _)), _) => Outcome::Broke(other),
-        (None, Some(at)) => Outcome::Recovered(at),
-        (None, None) if known.is_some_and(Known::is_allowed) => Outcome::Quiet,
-        (None, None) => Outcome::NotSeen,
+        (Some((other, _)), _) => WatchOutcome::Broke(other),
+        (None, Some(at)) => WatchOutcome::Recovered(at),
+        (None, None) if known.is_some_and(KnownIncident::is_allowed) => WatchOutcome::Quiet,
+        (None, None) => WatchOutcome::NotSeen,
     }
 }

@@ -1,6 +1,6 @@
 //! Many drops with one cause become one incident: opened, updated, resolved, reopened.
 //!
-//! A pure fold. [`IncidentBook::take`] links a judged drop to the incident of its cause,
+//! A pure fold. [`IncidentBook::add`] links a judged drop to the incident of its cause,
 //! [`IncidentBook::answered`] hears of traffic that passes, and [`IncidentBook::tick`] says what has
 //! become of each incident by then. The id is a hash of what every node can see, so that the
 //! records of several nodes merge without any of them knowing of the others.
@@ -17,7 +17,7 @@
 //!     observation::{DropReason, Fact, Observation},
 //! };
 //!
-//! // A connect dies of this kernel's filter, in a cluster of which nothing is known …
+//! // This kernel's filter drops a connect, in a cluster that nothing is known about …
 //! let start = Timestamp::from_second(1_767_323_045)?;
 //! let flow = Flow {
 //!     source: "10.1.0.10".parse()?,
@@ -47,10 +47,10 @@
 //! for correlated in correlator.tick(now) {
 //!     let Correlated::Drop(drop) = correlated else { continue };
 //!     let at = Some(drop.evidence.last());
-//!     let case = Case { flow, dialled: None, at, fate: Fate::Died(&drop.evidence) };
+//!     let case = Case { flow, dialled: None, at, fate: Fate::Dropped(&drop.evidence) };
 //!     let judgement = judge(&cluster.snapshot(), cluster.history(), &case);
 //!     let judged = JudgedDrop { drop, judgement, worked: None };
-//!     book.take(&judged, now);
+//!     book.add(&judged, now);
 //! }
 //! // … which opens an incident …
 //! now += SignedDuration::from_secs(5);
@@ -64,8 +64,8 @@
 //! ```
 
 mod affected;
+mod affected_flow;
 mod assessment;
-mod dying;
 mod entry;
 mod facts;
 mod plan;
@@ -83,38 +83,38 @@ use serde::{Deserialize, Serialize};
 use strum::EnumDiscriminants;
 
 use crate::{
-    cluster::{Snapshot, look_up::Sought},
+    cluster::{Snapshot, look_up::Query},
     correlate::{Drop, DropId, REPORT_INTERVAL},
-    diagnosis::{Cause, Class, Diagnosis},
+    diagnosis::{Cause, Class, Diagnosis, reason::Established},
     flow::{Flow, Worked},
     judgement::{Attribution, Judgement},
     policy::PolicyRef,
 };
-pub use affected::{Affected, Party, Path, Pods};
+pub use affected::{CutPath, Party, Path, PodHealth};
 pub use assessment::{Assessment, Severity};
 use entry::Entry;
 pub use plan::{Step, StepKind};
 
-/// How long an incident gathers drops before it is told: replicas of one workload die within a
-/// second or two of each other, and a page says better that all of them do.
+/// How long an incident gathers drops before it is reported: replicas of one workload are cut off
+/// within a second or two of each other, and one page should say that all of them are.
 pub const GATHER: SignedDuration = SignedDuration::from_secs(2);
 
 /// An incident is updated at most once in this time, unless it becomes more severe.
 pub const UPDATE_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 
-/// An incident of which no drop has come for this long is over: nothing attempts any more. Clients
+/// An incident that has had no drop for this long is over: nothing attempts any more. Clients
 /// with exponential backoff commonly wait five minutes at most (the kubelet does); twice that.
 pub const SILENCE: SignedDuration = SignedDuration::from_mins(10);
 
 /// Once something has passed, how long no drop may come for the incident to be resolved: a flow
-/// that goes on dying is told once in [`REPORT_INTERVAL`], and some seconds late.
+/// that keeps being dropped is reported once in [`REPORT_INTERVAL`], and some seconds late.
 const PASSING: SignedDuration = SignedDuration::from_secs(REPORT_INTERVAL.as_secs() + 15);
 
 /// How long a resolved incident may be reopened. After that, the same cause is news.
 pub const REMEMBERED: SignedDuration = SignedDuration::from_hours(1);
 
-/// How many incidents are kept. Each is a set of policies and a workload; a node whose pods suffer
-/// by more of them at once has one cause that no policy is.
+/// How many incidents are kept. Each is a set of policies and a workload; a node whose pods are
+/// affected by more of them at once has one cause that no policy is.
 pub const INCIDENTS_MAX: usize = 128;
 
 /// How many flows of an incident are kept apart (about 300 bytes each): some replicas times some
@@ -122,11 +122,11 @@ pub const INCIDENTS_MAX: usize = 128;
 pub const FLOWS_MAX: usize = 256;
 
 /// How many drops of an incident are linked by their ids. Others are counted, each time they are
-/// told.
+/// reported.
 pub const LINKED_MAX: usize = 1024;
 
-/// How many paths of an incident are told one by one, those that most pods suffer by first.
-pub const PATHS_TOLD_MAX: usize = 16;
+/// How many paths of an incident are reported one by one, those that affect most pods first.
+pub const PATHS_REPORTED_MAX: usize = 16;
 
 /// Names an incident, alike on every node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -149,12 +149,12 @@ pub struct JudgedDrop {
     pub worked: Option<Worked>,
 }
 
-/// One cause with all that suffers by it, as it was when it was told.
+/// One cause with all that it affects, as it was when it was reported.
 #[derive(Clone, Debug)]
 pub struct Incident {
     /// Its name.
     pub id: IncidentId,
-    /// Why, by the drop of which it is most certain.
+    /// Why, by the drop whose cause is most certain.
     pub cause: Cause,
     /// The policies responsible; of an implicit denial all that isolate the pod.
     pub responsible: Vec<PolicyRef>,
@@ -162,25 +162,25 @@ pub struct Incident {
     pub changed: Attribution,
     /// Since when the flow is denied that is denied longest, at the least.
     pub denied_since: Option<Timestamp>,
-    /// Who cannot reach whom, what most pods suffer by first; at most [`PATHS_TOLD_MAX`].
-    pub affected: Vec<Affected>,
+    /// Who cannot reach whom, what affects most pods first; at most [`PATHS_REPORTED_MAX`].
+    pub affected: Vec<CutPath>,
     /// How many paths more there are.
     pub affected_untold: usize,
     /// Services that have no ready endpoint any more, as far as is known: `NAMESPACE/NAME`.
     pub services_lost: Vec<String>,
     /// What becomes of established connections by this filter; `None`: not known.
-    pub established: Option<&'static str>,
+    pub established: Option<Established>,
     /// The drops linked by id.
     pub drops: BTreeSet<DropId>,
     /// All drops, those beyond [`LINKED_MAX`] included.
     pub drop_count: u64,
-    /// Packets that died of the drops that are linked.
+    /// Packets that were dropped, of the drops that are linked.
     pub packets: u64,
-    /// When the first packet died.
+    /// When the first packet was dropped.
     pub first: Timestamp,
     /// When the last one did.
     pub last: Timestamp,
-    /// When one of the flows last got an answer before the first packet died.
+    /// When one of the flows last got an answer before the first packet was dropped.
     pub last_success: Option<Timestamp>,
     /// How often it came back after it was resolved.
     pub reopened: u32,
@@ -220,11 +220,11 @@ pub enum Resolution {
         /// When an attempt was answered.
         at: Timestamp,
     },
-    /// Policies do not deny it any more. Once all of it is seen to pass, that is told as well.
+    /// Policies do not deny it any more. Once all of it is seen to pass, that is reported as well.
     Allowed,
     /// Nothing has attempted it for [`SILENCE`].
     Silence,
-    /// It goes on, and is meant so, see [`crate::mute`].
+    /// It goes on, and is expected, see [`crate::mute`].
     Muted,
 }
 
@@ -245,8 +245,8 @@ pub struct IncidentBook {
 }
 
 impl IncidentBook {
-    /// Links a judged drop that is worth telling to the incident of its cause.
-    pub fn take(&mut self, judged: &JudgedDrop, now: Timestamp) {
+    /// Links a judged drop that is worth reporting to the incident of its cause.
+    pub fn add(&mut self, judged: &JudgedDrop, now: Timestamp) {
         let diagnosis = &judged.judgement.diagnosis;
         if diagnosis.cause.class == Class::None {
             return;
@@ -259,32 +259,32 @@ impl IncidentBook {
         self.entries.entry(id).or_insert_with(|| Entry::new(judged, now)).add(judged, now);
     }
 
-    /// Takes that a flow of an incident goes on dying and is meant to.
+    /// A flow of an incident keeps being dropped, and that is expected.
     pub fn mute(&mut self, diagnosis: &Diagnosis, flow: &Flow) {
         if let Some(entry) = self.entries.get_mut(&IncidentId(diagnosis.incident())) {
             entry.mute(flow);
         }
     }
 
-    /// The flows that have not passed since they died, of incidents that are open or that policies
-    /// merely allow by now, each as dialled as well where that differs: whether they have is for the
-    /// kernel's table to say.
+    /// The flows that have not passed since they were dropped, of incidents that are open or that
+    /// policies merely allow by now, each as dialled as well where that differs: whether they have is
+    /// for the kernel's table to say.
     pub fn unanswered(&self) -> impl Iterator<Item = (&Flow, Option<&Flow>)> {
         let followed = self.entries.values().filter(|entry| entry.is_followed());
         followed.flat_map(Entry::unanswered)
     }
 
-    /// What to look up so that open incidents tell all replicas of those who suffer and the Services
+    /// What to look up so that open incidents report all replicas of who is affected and the Services
     /// that they are behind: those first that lack it longest. Nothing where everything is listed.
-    pub fn to_look_up(&self, snapshot: &Snapshot, now: Timestamp) -> Vec<Sought> {
+    pub fn to_look_up(&self, snapshot: &Snapshot, now: Timestamp) -> Vec<Query> {
         if snapshot.knows_all_pods() {
             return Vec::new();
         }
-        let wanted = self.entries.values().flat_map(|entry| entry.wants(snapshot, now)).collect();
+        let wanted = self.entries.values().flat_map(|entry| entry.queries(snapshot, now)).collect();
         facts::to_look_up(snapshot, wanted, now)
     }
 
-    /// Takes that a flow was answered: one after translation, as drops name it.
+    /// A flow was answered: one after translation, as drops name it.
     pub fn answered(&mut self, flow: &Flow, at: Timestamp) {
         for entry in self.entries.values_mut() {
             entry.answered(flow, at);
@@ -310,17 +310,17 @@ impl IncidentBook {
         self.entries.values().filter(|entry| entry.resolved_at().is_none()).count()
     }
 
-    /// How bad an incident is, as it was told last; `None`: it is not told, or over.
+    /// How bad an incident is, as it was reported last; `None`: it is not reported, or over.
     pub fn severity(&self, id: IncidentId) -> Option<Severity> {
         self.entries.get(&id)?.severity()
     }
 
-    /// How many judged drops belong to no incident, for want of room.
+    /// How many judged drops belong to no incident, because too many were open.
     pub fn shed(&self) -> u64 {
         self.shed
     }
 
-    /// Whether there is room for one more; what was resolved longest ago makes way.
+    /// Whether there is room for one more; what was resolved longest ago is evicted.
     fn make_room(&mut self) -> bool {
         if self.entries.len() < INCIDENTS_MAX {
             return true;

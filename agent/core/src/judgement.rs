@@ -16,7 +16,7 @@ use hindsight::{before_denial, in_hindsight};
 /// A flow judged, with what can be done about it and since which change it is so.
 #[derive(Clone, Debug)]
 pub struct Judgement {
-    /// Why it died, or would.
+    /// Why it was dropped, or would be.
     pub diagnosis: Diagnosis,
     /// The latest change that made it so.
     pub changed: Attribution,
@@ -30,8 +30,8 @@ pub fn judge(snapshot: &Snapshot, history: &History, case: &Case<'_>) -> Judgeme
 }
 
 impl Judgement {
-    /// Finds the change and the remedy for a drop, which may have died of what policies say no
-    /// more, or before what they say now. `worked`: when the flow last got an answer.
+    /// Finds the change and the remedy for a drop, which may be due to what policies no longer say,
+    /// or have come before what they say now. `worked`: when the flow last got an answer.
     pub fn in_hindsight(
         snapshot: &Snapshot,
         history: &History,
@@ -42,7 +42,7 @@ impl Judgement {
         let diagnosis = before_denial(history, snapshot, case, diagnosis, worked);
         match in_hindsight(history, snapshot, case, &diagnosis, worked) {
             Some((diagnosis, changed)) => Self { diagnosis, changed, remedy: None },
-            None => Self::of(snapshot, history, diagnosis),
+            None => Self::of_diagnosis(snapshot, history, diagnosis),
         }
     }
 
@@ -66,7 +66,7 @@ impl Judgement {
     }
 
     /// Finds the change and the remedy for a diagnosis.
-    pub fn of(snapshot: &Snapshot, history: &History, diagnosis: Diagnosis) -> Self {
+    pub fn of_diagnosis(snapshot: &Snapshot, history: &History, diagnosis: Diagnosis) -> Self {
         let changed = attribute(history, snapshot, &diagnosis);
         let remedy = remedy(snapshot, &diagnosis);
         Self { diagnosis, changed, remedy }

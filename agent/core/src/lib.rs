@@ -18,6 +18,7 @@ pub mod correlate;
 pub mod diagnosis;
 pub mod docket;
 pub mod flow;
+mod hash;
 pub mod heal;
 pub mod incident;
 pub mod judgement;

@@ -1,11 +1,11 @@
-//! Denials that are meant: what is muted, and by what.
+//! Expected denials: what is muted, and by what.
 //!
-//! Muted is not lost: a muted drop is counted where others are told, see [`Muted`]. What mutes is an
+//! Muted is not lost: a muted drop is counted where others are reported, see [`Muted`]. What mutes is an
 //! annotation on the policy that leads a denial, or on that policy's namespace, or a rule that the
 //! agent was given. All three are about what the diagnosis names, so that a flow whose cause becomes
-//! another is told again.
+//! another is reported again.
 
-mod ledger;
+mod muted;
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
@@ -23,7 +23,7 @@ use crate::{
     flow::Protocol,
     policy::PolicyRef,
 };
-pub use ledger::{INTERVAL, Muted, OTHERS, Tally};
+pub use muted::{INTERVAL, Muted, MutedCount, OTHERS};
 
 /// A rule of the agent's configuration: all that it says must hold.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,9 +33,9 @@ pub struct Rule {
     /// Why; empty where it is not said.
     pub reason: Arc<str>,
     /// Who connects.
-    pub source: End,
+    pub source: EndFilter,
     /// Who is connected to: after translation, where that is known.
-    pub destination: End,
+    pub destination: EndFilter,
     /// Destination ports, the first and the last; `None`: any.
     pub ports: Option<(u16, u16)>,
     /// `None`: any.
@@ -46,7 +46,7 @@ pub struct Rule {
 
 /// An end that a rule is about; empty: any.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct End {
+pub struct EndFilter {
     /// A pod's, or a Service's, namespace.
     pub namespace: Option<Arc<str>>,
     /// The name of a pod's workload, or of a pod that nothing owns.
@@ -55,7 +55,7 @@ pub struct End {
     pub network: Option<IpNet>,
 }
 
-impl End {
+impl EndFilter {
     /// Whether it leaves nothing out.
     pub fn is_any(&self) -> bool {
         *self == Self::default()
@@ -150,10 +150,10 @@ impl fmt::Display for MutedBy {
 /// What mutes a drop, if anything does, and the reason it gives: an annotation first, which stands
 /// with the policy for all to see.
 ///
-/// The leading policy alone counts, for it is the one that the drop's record would name. Behind an
+/// The leading policy alone counts, because it is the one that the drop's record would name. Behind an
 /// implicit denial it is the one that came last: a policy that begins to deny beside one that is
-/// muted is news. A namespace mutes what its own policies deny, not what its pods suffer: whether a
-/// denial is meant is for those to say who made it.
+/// muted is news. A namespace mutes what its own policies deny, not what its pods are denied: whether
+/// a denial is intended is for its authors to say.
 pub fn muted(
     snapshot: &Snapshot,
     rules: &[Rule],
@@ -176,8 +176,8 @@ pub fn muted(
     Some((MutedBy::Rule(rule.name.clone()), rule.reason.clone()))
 }
 
-/// What mutes whatever a source attempts, of which nothing more is known: a rule that names nothing
-/// but sources.
+/// What mutes everything that a source attempts, where nothing more is known of it: a rule that names
+/// nothing but sources.
 pub fn muted_source(
     snapshot: &Snapshot,
     rules: &[Rule],

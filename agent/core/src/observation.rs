@@ -66,7 +66,7 @@ pub enum Fact {
     },
     /// Somebody said no.
     Rejected(Rejection),
-    /// A SYN-ACK, INIT-ACK or DNS response came, after something was told of the attempt.
+    /// A SYN-ACK, INIT-ACK or DNS response came, after something was reported of the attempt.
     AnsweredLate,
     /// The first answer that this (source, destination, port) ever got, as far as the table knows.
     AnsweredFirst,

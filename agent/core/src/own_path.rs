@@ -24,7 +24,7 @@ pub fn case(source: IpAddr, destination: SocketAddr) -> Case<'static> {
     Case { flow, dialled: None, at: None, fate: Fate::Asked }
 }
 
-/// Why policies cut off whoever connects from there; `None`: they do not, or it cannot be told. What
+/// Why policies cut off who connects from there; `None`: they do not, or it is unknown. What
 /// the specification lets pass whatever they say, a node to its own pods, they do not cut.
 pub fn cut_off(snapshot: &Snapshot, case: &Case<'_>) -> Option<Diagnosis> {
     let diagnosis = diagnose(snapshot, case);

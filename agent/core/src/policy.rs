@@ -16,6 +16,7 @@ pub mod calico;
 pub mod expression;
 pub mod given_label;
 pub mod index;
+pub(crate) mod metadata;
 pub mod mute_annotation;
 pub mod network_policy;
 pub mod network_set;
@@ -28,7 +29,6 @@ use std::{fmt, sync::Arc};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumDiscriminants, IntoStaticStr, VariantArray};
@@ -47,8 +47,8 @@ pub const DEFAULT_TIER: &str = "default";
 /// The order that Calico gives Kubernetes' policies in [`DEFAULT_TIER`].
 pub const KUBERNETES_ORDER: Order = Order::of(1000);
 
-/// The API kind of a policy. Calico's `NetworkPolicy` is told apart from Kubernetes' by its name
-/// here, in records and in text.
+/// The API kind of a policy. Calico's `NetworkPolicy` has another name than Kubernetes' here, in
+/// records and in text.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Display, IntoStaticStr, VariantArray,
 )]
@@ -170,7 +170,7 @@ pub struct Policy {
     pub created: Option<Timestamp>,
     /// When a manager last wrote to its spec, by `metadata.managedFields`.
     pub written: Option<Timestamp>,
-    /// Why what it denies is meant so, see [`mute_annotation`]; `None`: nobody says that it is.
+    /// Why what it denies is expected, see [`mute_annotation`]; `None`: nobody says that it is.
     pub mute: Option<Arc<str>>,
     /// Where it stands in the order of decisions.
     pub layer: Layer,
@@ -418,19 +418,6 @@ pub struct RuleRef {
     pub policy: PolicyRef,
     /// 0-based index in `ingress` or `egress`.
     pub rule: usize,
-}
-
-/// When a manager last wrote to an object's spec, by its managed fields: what a status or an
-/// annotation says decides nothing.
-///
-/// <https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management>
-pub(crate) fn spec_written(metadata: &ObjectMeta) -> Option<Timestamp> {
-    let managers = metadata.managed_fields.iter().flatten();
-    let of_spec = managers.filter(|manager| {
-        let fields = manager.fields_v1.as_ref().map(|fields| &fields.0);
-        fields.is_some_and(|fields| fields.get("f:spec").is_some())
-    });
-    of_spec.filter_map(|manager| manager.time.as_ref().map(|time| time.0)).max()
 }
 
 /// Copies labels into the core's form.

@@ -1,7 +1,5 @@
 //! What is wrong with an object that somebody gave us, and where in it.
 
-use std::fmt;
-
 /// The path of a field in an object, such as `spec.ingress[0].from[1].ipBlock.cidr`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldPath(String);
@@ -30,8 +28,9 @@ impl FieldPath {
     }
 }
 
-/// A field that cannot be taken as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A field that cannot be accepted as it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: expected {expected}, found {found}")]
 pub struct Problem {
     /// Its path from the object's root.
     pub field: String,
@@ -40,11 +39,3 @@ pub struct Problem {
     /// What was there.
     pub found: String,
 }
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: expected {}, found {}", self.field, self.expected, self.found)
-    }
-}
-
-impl std::error::Error for Problem {}

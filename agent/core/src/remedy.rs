@@ -3,6 +3,7 @@
 //! Never the deletion of a policy, and never a rule against an explicit deny: that is its owner's.
 
 pub mod choices;
+mod gain;
 mod in_calico;
 mod in_kubernetes;
 pub mod patch;
@@ -10,6 +11,7 @@ mod selection;
 
 use std::{net::IpAddr, sync::Arc};
 
+use gain::WhatIf;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 
 use crate::{
@@ -26,12 +28,10 @@ use crate::{
         given_label, network_policy,
         requirement::{Operator, Requirement},
     },
-    verdict::{
-        Decision, DirectionVerdict, Question, Verdict, evaluate, nearest::Lack, selects::selects,
-    },
+    verdict::{DirectionVerdict, Question, evaluate, nearest::Lack, selects::selects},
 };
 
-/// How many pairs of pods are judged to tell what else a remedy allows; beyond it the number is
+/// How many pairs of pods are judged to find what else a remedy allows; beyond it the number is
 /// a lower bound. At some microseconds each this stays within milliseconds.
 const PAIRS_MAX: usize = 2_000;
 
@@ -89,7 +89,7 @@ enum Form {
 
 /// What a policy of a remedy is to allow: one direction of the flow, for the pod that it selects.
 #[derive(Clone, Copy)]
-struct Sought<'a> {
+struct Opening<'a> {
     snapshot: &'a Snapshot,
     direction: Direction,
     /// The pod that is denied.
@@ -102,7 +102,7 @@ struct Sought<'a> {
     situation: Option<Situation>,
 }
 
-impl Sought<'_> {
+impl Opening<'_> {
     fn policy_type(&self) -> &'static str {
         match self.direction {
             Direction::Egress => "Egress",
@@ -170,11 +170,11 @@ fn remedy_of_form(
         let responsible = verdict.direction(direction).responsible();
         let (pod, lead) = (target.pod()?, responsible.first()?);
         let situation = cause.situation;
-        let sought = Sought { snapshot, direction, pod, other, lead, ports: &ports, situation };
-        let name = free_name(&sought, diagnosis, form, ending);
+        let opening = Opening { snapshot, direction, pod, other, lead, ports: &ports, situation };
+        let name = free_name(&opening, diagnosis, form, ending);
         let manifest = match form {
-            Form::Kubernetes => Manifest::Kubernetes(in_kubernetes::policy(&sought, name)?),
-            Form::Calico(group) => Manifest::Calico(in_calico::policy(&sought, name)?, group),
+            Form::Kubernetes => Manifest::Kubernetes(in_kubernetes::policy(&opening, name)?),
+            Form::Calico(group) => Manifest::Calico(in_calico::policy(&opening, name)?, group),
         };
         let policy = manifest.lower()?;
         with_remedy = with_remedy.with_policy(policy.clone());
@@ -215,8 +215,13 @@ fn ports(question: &Question, situation: Option<Situation>) -> Vec<(u16, Protoco
 
 /// `allow-pod-a-to-pod-b-8080`, or with a number behind it where that is taken: a remedy is a new
 /// policy, and never replaces one.
-fn free_name(sought: &Sought<'_>, diagnosis: &Diagnosis, form: Form, given_ending: &str) -> String {
-    let direction = sought.direction;
+fn free_name(
+    opening: &Opening<'_>,
+    diagnosis: &Diagnosis,
+    form: Form,
+    given_ending: &str,
+) -> String {
+    let direction = opening.direction;
     let short = |end: &Endpoint| match &end.holder {
         Holder::Pod(pod) => {
             pod.workload.as_ref().map_or_else(|| pod.name.to_string(), |w| w.name.to_string())
@@ -244,7 +249,7 @@ fn free_name(sought: &Sought<'_>, diagnosis: &Diagnosis, form: Form, given_endin
     let (kind, prefix) = match form {
         Form::Kubernetes => (PolicyKind::NetworkPolicy, String::new()),
         Form::Calico(group) => {
-            (PolicyKind::CalicoNetworkPolicy, in_calico::name_prefix(sought, group))
+            (PolicyKind::CalicoNetworkPolicy, in_calico::name_prefix(opening, group))
         }
     };
     // Two policies of one remedy may stand in one namespace.
@@ -257,8 +262,8 @@ fn free_name(sought: &Sought<'_>, diagnosis: &Diagnosis, form: Form, given_endin
     };
     let is_free = |name: &str| {
         let reference =
-            PolicyRef { kind, namespace: Some(sought.pod.namespace.clone()), name: name.into() };
-        sought.snapshot.policies().get(&reference).is_none()
+            PolicyRef { kind, namespace: Some(opening.pod.namespace.clone()), name: name.into() };
+        opening.snapshot.policies().get(&reference).is_none()
     };
     let first = name(&ending);
     let numbered = (2..).map(|number: u64| name(&format!("{ending}-{number}")));
@@ -323,30 +328,8 @@ fn newly_allowed(
     let sources = candidates(Direction::Egress, &question.source);
     let destinations = candidates(Direction::Ingress, &question.destination);
     let pairs = sources.iter().flat_map(|s| destinations.iter().map(move |d| (s, d)));
-    let mut newly = 0;
-    for (source, destination) in pairs.take(PAIRS_MAX) {
-        let asked = source.address == question.source.address
-            && destination.address == question.destination.address;
-        let mut is_newly_allowed = false;
-        for (port, protocol) in ports {
-            let question = Question {
-                source: source.clone(),
-                destination: destination.clone(),
-                port: *port,
-                protocol: *protocol,
-            };
-            let was = evaluate(before, &question);
-            let is_denied = |verdict: &Verdict| verdict.decision() == Decision::Denied;
-            if is_denied(&was) && !is_denied(&evaluate(after, &question)) {
-                if was.egress.denied_by.is_some() || was.ingress.denied_by.is_some() {
-                    return None;
-                }
-                is_newly_allowed = true;
-            }
-        }
-        newly += usize::from(is_newly_allowed && !asked);
-    }
-    Some(newly)
+    let gain = WhatIf { before, after }.gain(question, pairs.take(PAIRS_MAX), ports);
+    (!gain.overrules_a_rule).then_some(gain.others)
 }
 
 fn summary(snapshot: &Snapshot, diagnosis: &Diagnosis, policies: &[Policy]) -> String {

@@ -22,7 +22,7 @@ use crate::{
     policy::{Action, Layer, Policy, RuleRef, tier::Tier},
 };
 pub use evaluate::evaluate;
-use outcome::{Outcome, PeerMiss, PortMiss};
+use outcome::{MatchOutcome, PeerMiss, PortMiss};
 
 /// A flow whose ends are resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -158,22 +158,24 @@ pub struct RuleTrace {
     /// What it does when all of it matches.
     pub action: Action,
     /// Whether what it asks of the pod itself matches.
-    pub own: Outcome<PeerMiss>,
+    pub own: MatchOutcome<PeerMiss>,
     /// Whether `from`/`to` matches.
-    pub peer: Outcome<PeerMiss>,
+    pub peer: MatchOutcome<PeerMiss>,
     /// Whether `ports` matches.
-    pub port: Outcome<PortMiss>,
+    pub port: MatchOutcome<PortMiss>,
 }
 
 impl RuleTrace {
-    /// Whether all of it matches; `Err` names what cannot be told.
+    /// Whether all of it matches; `Err` names what is unknown.
     pub fn matches(&self) -> Result<bool, Arc<str>> {
         match (&self.own, &self.peer, &self.port) {
-            (Outcome::Miss(_), ..) | (_, Outcome::Miss(_), _) | (.., Outcome::Miss(_)) => Ok(false),
-            (Outcome::Match, Outcome::Match, Outcome::Match) => Ok(true),
-            (Outcome::Unknown(why), ..)
-            | (_, Outcome::Unknown(why), _)
-            | (.., Outcome::Unknown(why)) => Err(why.clone()),
+            (MatchOutcome::Miss(_), ..)
+            | (_, MatchOutcome::Miss(_), _)
+            | (.., MatchOutcome::Miss(_)) => Ok(false),
+            (MatchOutcome::Match, MatchOutcome::Match, MatchOutcome::Match) => Ok(true),
+            (MatchOutcome::Unknown(why), ..)
+            | (_, MatchOutcome::Unknown(why), _)
+            | (.., MatchOutcome::Unknown(why)) => Err(why.clone()),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! From observations to drops, in virtual time: scripted attempts, and any order, repetition and
-//! loss of what is told about them.
+//! loss of what is seen of them.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -73,24 +73,25 @@ fn dialled(mut observation: Observation) -> Observation {
 /// Plays observations at their times with a tick at every deadline, up to `until`.
 fn play(observations: &[Observation], until: i64) -> (Correlator, Vec<(Timestamp, Correlated)>) {
     let mut correlator = Correlator::default();
-    let mut told = Vec::new();
-    let tick_until = |correlator: &mut Correlator, told: &mut Vec<_>, end: Timestamp| {
+    let mut reported = Vec::new();
+    let tick_until = |correlator: &mut Correlator, reported: &mut Vec<_>, end: Timestamp| {
         while let Some(due) = correlator.deadline().filter(|due| *due <= end) {
             let now = due.max(at(0));
-            told.extend(correlator.tick(now).into_iter().map(|c| (now, c)));
+            reported.extend(correlator.tick(now).into_iter().map(|c| (now, c)));
         }
     };
     for observation in observations {
-        tick_until(&mut correlator, &mut told, observation.at);
+        tick_until(&mut correlator, &mut reported, observation.at);
         correlator.observe(observation);
     }
-    tick_until(&mut correlator, &mut told, at(until));
-    (correlator, told)
+    tick_until(&mut correlator, &mut reported, at(until));
+    (correlator, reported)
 }
 
-fn drops(told: &[(Timestamp, Correlated)]) -> Vec<(i64, &Drop)> {
+fn drops(reported: &[(Timestamp, Correlated)]) -> Vec<(i64, &Drop)> {
     let ms = |time: &Timestamp| millis(time.duration_since(at(0)));
-    told.iter()
+    reported
+        .iter()
         .filter_map(|(time, correlated)| match correlated {
             Correlated::Drop(drop) => Some((ms(time), drop)),
             _ => None,
@@ -103,24 +104,27 @@ fn what_goes_on_after_it_was_counted_apart_is_another_drop_in_its_time() {
     let interval = millis(REPORT_INTERVAL);
     let mut correlator = Correlator::default();
     correlator.observe(&seen(40000, 0, netfilter()));
-    let told = correlator.tick(at(2_000));
-    let [Correlated::Drop(first)] = told.as_slice() else { panic!("{told:?}") };
-    assert_eq!(first.untold_packets(), 1);
+    let reported = correlator.tick(at(2_000));
+    let [Correlated::Drop(first)] = reported.as_slice() else { panic!("{reported:?}") };
+    assert_eq!(first.unreported_packets(), 1);
     // Two more while it was judged: they belong to it, and are counted with the next report of it.
     correlator.observe(&counted(2_100, 2, netfilter()));
     correlator.conclude(&flow());
-    let told = correlator.tick(at(2_200));
-    let [Correlated::Drop(rest)] = told.as_slice() else { panic!("{told:?}") };
-    assert_eq!((rest.id, rest.evidence.kernel_packets(), rest.untold_packets()), (first.id, 3, 2));
+    let reported = correlator.tick(at(2_200));
+    let [Correlated::Drop(rest)] = reported.as_slice() else { panic!("{reported:?}") };
+    assert_eq!(
+        (rest.id, rest.evidence.kernel_packets(), rest.unreported_packets()),
+        (first.id, 3, 2)
+    );
     correlator.conclude(&flow());
 
     // It goes on: nothing before its time, and then with evidence of its own alone.
     correlator.observe(&seen(40001, 5_000, netfilter()));
     assert_eq!(correlator.tick(at(interval)), []);
-    let told = correlator.tick(at(interval + 2_500));
-    let [Correlated::Drop(next)] = told.as_slice() else { panic!("{told:?}") };
+    let reported = correlator.tick(at(interval + 2_500));
+    let [Correlated::Drop(next)] = reported.as_slice() else { panic!("{reported:?}") };
     assert_ne!(next.id, first.id);
-    assert_eq!((next.evidence.kernel_packets(), next.untold_packets()), (1, 1));
+    assert_eq!((next.evidence.kernel_packets(), next.unreported_packets()), (1, 1));
 }
 
 #[test]
@@ -131,8 +135,9 @@ fn a_connect_that_goes_on_after_it_was_told_is_one_attempt() {
         script.push(seen(40000, second * 1_000, Fact::Retransmitted));
         script.push(seen(40000, second * 1_000, netfilter()));
     }
-    let (_, told) = play(&script, millis(REPORT_INTERVAL) + 5_000);
-    let packets: Vec<u64> = drops(&told).iter().map(|(_, drop)| drop.evidence.packets()).collect();
+    let (_, reported) = play(&script, millis(REPORT_INTERVAL) + 5_000);
+    let packets: Vec<u64> =
+        drops(&reported).iter().map(|(_, drop)| drop.evidence.packets()).collect();
     assert_eq!(packets, [2, 4]);
 }
 
@@ -143,8 +148,8 @@ fn the_second_syn_that_dies_is_told_at_once() {
         seen(40000, 1000, Fact::Retransmitted),
         seen(40000, 1000, netfilter()),
     ];
-    let (_, told) = play(&script, 5_000);
-    let drops = drops(&told);
+    let (_, reported) = play(&script, 5_000);
+    let drops = drops(&reported);
     assert_eq!(drops.len(), 1);
     let (ms, drop) = drops[0];
     assert_eq!(ms, 1250);
@@ -160,8 +165,8 @@ fn an_attempt_that_is_answered_is_none() {
         seen(40000, 1000, Fact::Retransmitted),
         seen(40000, 1003, Fact::AnsweredLate),
     ];
-    let (correlator, told) = play(&script, 200_000);
-    assert_eq!(drops(&told), []);
+    let (correlator, reported) = play(&script, 200_000);
+    assert_eq!(drops(&reported), []);
     assert_eq!(correlator.account().recovered, 1);
 }
 
@@ -177,23 +182,23 @@ fn counters_of_an_answered_flow_are_forgiven() {
         seen(40000, 1001, Fact::AnsweredLate),
         counted(1500, 5, overflow()),
     ];
-    let (correlator, told) = play(&script, 200_000);
-    assert_eq!(drops(&told), []);
+    let (correlator, reported) = play(&script, 200_000);
+    assert_eq!(drops(&reported), []);
     assert_eq!(correlator.account().recovered, 6);
 }
 
 #[test]
 fn a_connect_that_the_application_gave_up_at_once_is_none() {
-    let (_, told) = play(&[seen(40000, 250, Fact::Failed { errno: 0 })], 200_000);
-    assert_eq!(drops(&told), []);
+    let (_, reported) = play(&[seen(40000, 250, Fact::Failed { errno: 0 })], 200_000);
+    assert_eq!(drops(&reported), []);
 }
 
 #[test]
 fn a_retransmission_in_vain_is_unanswered() {
     let script =
         [seen(40000, 1000, Fact::Retransmitted), seen(40000, 3000, Fact::Failed { errno: 0 })];
-    let (_, told) = play(&script, 10_000);
-    let drops = drops(&told);
+    let (_, reported) = play(&script, 10_000);
+    let drops = drops(&reported);
     assert_eq!(drops[0].1.evidence.level(), EvidenceLevel::Unanswered);
     assert_eq!(drops[0].1.evidence.packets(), 2);
 }
@@ -206,8 +211,8 @@ fn a_reject_rule_is_a_rejection() {
         seen(40000, 0, netfilter()),
         seen(40000, 1, Fact::Failed { errno: 113 }),
     ];
-    let (_, told) = play(&script, 5_000);
-    let drops = drops(&told);
+    let (_, reported) = play(&script, 5_000);
+    let drops = drops(&reported);
     assert_eq!(drops.len(), 1);
     assert_eq!(drops[0].1.evidence.level(), EvidenceLevel::Rejected);
     assert_eq!(drops[0].0, 251);
@@ -221,8 +226,8 @@ fn a_service_address_and_its_translation_are_one() {
         dialled(seen(40000, 1000, netfilter())),
         dialled(counted(1500, 3, Fact::Retransmitted)),
     ];
-    let (_, told) = play(&script, 200_000);
-    let drops = drops(&told);
+    let (_, reported) = play(&script, 200_000);
+    let drops = drops(&reported);
     let ids: std::collections::BTreeSet<_> = drops.iter().map(|(_, drop)| drop.id).collect();
     assert_eq!(ids.len(), 1, "{drops:#?}");
     assert_eq!(drops[0].1.flow, flow());
@@ -236,8 +241,8 @@ fn a_flow_first_known_by_its_service_address_keeps_its_name_when_it_is_translate
         dialled(seen(40001, 5000, netfilter())),
         dialled(seen(40001, 6000, netfilter())),
     ];
-    let (_, told) = play(&script, 120_000);
-    let drops = drops(&told);
+    let (_, reported) = play(&script, 120_000);
+    let drops = drops(&reported);
     let (first, last) = (drops[0].1, drops[drops.len() - 1].1);
     assert_eq!(first.flow.destination, SERVICE);
     assert_eq!(last.flow, flow());
@@ -254,8 +259,8 @@ fn a_flow_that_goes_on_dying_is_told_once_in_an_interval_by_one_name() {
         .collect();
     let mut script = script;
     script.sort_by_key(|observation| observation.at);
-    let (_, told) = play(&script, 400_000);
-    let drops = drops(&told);
+    let (_, reported) = play(&script, 400_000);
+    let drops = drops(&reported);
     assert!(drops.windows(2).all(|pair| pair[1].0 - pair[0].0 >= millis(REPORT_INTERVAL)));
     assert!(drops.windows(2).all(|pair| pair[0].1.id == pair[1].1.id));
     assert_eq!(drops.last().expect("a drop").1.evidence.packets(), 200);
@@ -271,43 +276,44 @@ fn a_flow_that_has_been_quiet_is_another_drop_when_it_dies_again() {
         seen(40001, later, netfilter()),
         seen(40001, later + 1000, netfilter()),
     ];
-    let (_, told) = play(&script, later + 5_000);
-    let drops = drops(&told);
+    let (_, reported) = play(&script, later + 5_000);
+    let drops = drops(&reported);
     assert_eq!(drops.len(), 2);
     assert_ne!(drops[0].1.id, drops[1].1.id);
     assert_eq!(drops[1].1.evidence.packets(), 2);
 }
 
-/// What is told of two SYNs that die, after a rejection and an answer at this time.
-fn told_after_an_answer(answered: i64) -> Vec<Drop> {
+/// What is reported of two SYNs that are dropped, after a rejection and an answer at this time.
+fn reported_after_an_answer(answered: i64) -> Vec<Drop> {
     let rejected = Fact::Rejected(Rejection::Icmp { v6: false, kind: 3, code: 3 });
-    let (mut correlator, told) = play(&[seen(40000, 0, rejected)], 2_000);
-    assert_eq!(drops(&told)[0].1.evidence.level(), EvidenceLevel::Rejected);
-    let dying = [seen(40001, 12_000, netfilter()), seen(40001, 13_000, netfilter())];
-    assert_eq!(correlator.dies_again(&dying[0]), Some(flow()));
+    let (mut correlator, reported) = play(&[seen(40000, 0, rejected)], 2_000);
+    assert_eq!(drops(&reported)[0].1.evidence.level(), EvidenceLevel::Rejected);
+    let dropped = [seen(40001, 12_000, netfilter()), seen(40001, 13_000, netfilter())];
+    assert_eq!(correlator.attempted_again(&dropped[0]), Some(flow()));
     correlator.worked(&flow(), at(answered));
-    for observation in &dying {
+    for observation in &dropped {
         correlator.observe(observation);
     }
-    let told = correlator.tick(at(14_000)).into_iter();
-    told.filter_map(|correlated| match correlated {
-        Correlated::Drop(drop) => Some(drop),
-        _ => None,
-    })
-    .collect()
+    let reported = correlator.tick(at(14_000)).into_iter();
+    reported
+        .filter_map(|correlated| match correlated {
+            Correlated::Drop(drop) => Some(drop),
+            _ => None,
+        })
+        .collect()
 }
 
 #[test]
 fn a_flow_that_worked_in_between_is_another_drop_at_once() {
-    let told = told_after_an_answer(11_000);
-    assert_eq!(told.len(), 1, "{told:?}");
+    let reported = reported_after_an_answer(11_000);
+    assert_eq!(reported.len(), 1, "{reported:?}");
     assert_eq!(
-        told[0].evidence.level(),
+        reported[0].evidence.level(),
         EvidenceLevel::KernelDrop,
         "nothing of the first is in it"
     );
-    assert_eq!(told[0].evidence.kernel_packets(), 2);
-    assert_eq!(told_after_an_answer(4_000), [], "it goes on, and is told in its time");
+    assert_eq!(reported[0].evidence.kernel_packets(), 2);
+    assert_eq!(reported_after_an_answer(4_000), [], "it goes on, and is reported in its time");
 }
 
 #[test]
@@ -319,9 +325,9 @@ fn a_scan_is_folded_and_counted() {
             observation
         })
         .collect();
-    let (correlator, told) = play(&scan, 10_000);
-    assert_eq!(drops(&told).len(), FLOWS_PER_SOURCE_MAX);
-    let folded: u64 = told
+    let (correlator, reported) = play(&scan, 10_000);
+    assert_eq!(drops(&reported).len(), FLOWS_PER_SOURCE_MAX);
+    let folded: u64 = reported
         .iter()
         .filter_map(|(_, correlated)| match correlated {
             Correlated::Folded(folded) => Some(folded.packets),
@@ -334,8 +340,8 @@ fn a_scan_is_folded_and_counted() {
 
 #[test]
 fn counters_whose_event_was_lost_are_told_as_well() {
-    let (_, told) = play(&[counted(1000, 9, netfilter())], 10_000);
-    let drops = drops(&told);
+    let (_, reported) = play(&[counted(1000, 9, netfilter())], 10_000);
+    let drops = drops(&reported);
     assert_eq!(drops.len(), 1);
     assert_eq!(drops[0].1.evidence.packets(), 9);
 }
@@ -353,8 +359,8 @@ fn what_is_not_clear_yet_is_told_in_the_end() {
         correlator.observe(&observation);
     }
     assert_eq!(correlator.tick(at(1)), []);
-    let told = correlator.flush(at(1));
-    let packets = told.iter().map(|told| match told {
+    let reported = correlator.flush(at(1));
+    let packets = reported.iter().map(|reported| match reported {
         Correlated::Drop(drop) => drop.evidence.kernel_packets(),
         Correlated::Folded(folded) => folded.packets,
         Correlated::Answered { .. } => 0,
@@ -382,14 +388,14 @@ fn observation() -> impl Strategy<Value = Observation> {
     })
 }
 
-/// What is told in the end, without regard to order.
+/// What is reported in the end, without regard to order.
 fn outcome(observations: &[Observation]) -> (Vec<Drop>, whydrop_core::correlate::Account) {
     let mut correlator = Correlator::default();
     for observation in observations {
         correlator.observe(observation);
     }
-    let told = correlator.tick(at(0) + SignedDuration::from_secs(30));
-    let mut drops: Vec<_> = told
+    let seen = correlator.tick(at(0) + SignedDuration::from_secs(30));
+    let mut drops: Vec<_> = seen
         .into_iter()
         .filter_map(|correlated| match correlated {
             Correlated::Drop(drop) => Some(drop),
@@ -400,7 +406,7 @@ fn outcome(observations: &[Observation]) -> (Vec<Drop>, whydrop_core::correlate:
     (drops, correlator.account())
 }
 
-/// An answer ends an attempt, so what is told of it after the answer is told of another.
+/// An answer ends an attempt, so what is seen of it after the answer is seen of another.
 fn unanswered(observations: Vec<Observation>) -> Vec<Observation> {
     observations.into_iter().filter(|o| o.fact != Fact::AnsweredLate).collect()
 }
@@ -408,28 +414,28 @@ fn unanswered(observations: Vec<Observation>) -> Vec<Observation> {
 proptest! {
     #[test]
     fn order_leaves_no_trace(
-        (told, shuffled) in proptest::collection::vec(observation(), 1..40)
+        (seen, shuffled) in proptest::collection::vec(observation(), 1..40)
             .prop_map(unanswered)
-            .prop_flat_map(|told| (Just(told.clone()), Just(told).prop_shuffle()))
+            .prop_flat_map(|seen| (Just(seen.clone()), Just(seen).prop_shuffle()))
     ) {
-        prop_assert_eq!(outcome(&told), outcome(&shuffled));
+        prop_assert_eq!(outcome(&seen), outcome(&shuffled));
     }
 
     #[test]
     fn what_is_told_twice_counts_once(
-        told in proptest::collection::vec(observation(), 1..40).prop_map(unanswered)
+        seen in proptest::collection::vec(observation(), 1..40).prop_map(unanswered)
     ) {
         // As many signs as are remembered of one attempt.
-        let told: Vec<_> = told.into_iter().take(16).collect();
-        let twice: Vec<_> = told.iter().chain(&told).cloned().collect();
-        prop_assert_eq!(outcome(&told), outcome(&twice));
+        let seen: Vec<_> = seen.into_iter().take(16).collect();
+        let twice: Vec<_> = seen.iter().chain(&seen).cloned().collect();
+        prop_assert_eq!(outcome(&seen), outcome(&twice));
     }
 
     #[test]
     fn every_dropped_packet_is_somewhere(
-        told in proptest::collection::vec(observation(), 1..60)
+        seen in proptest::collection::vec(observation(), 1..60)
     ) {
-        let (drops, account) = outcome(&told);
+        let (drops, account) = outcome(&seen);
         let in_drops: u64 = drops.iter().map(|drop| drop.evidence.kernel_packets()).sum();
         let accounted = in_drops + account.recovered + account.folded + account.shed;
         prop_assert_eq!(account.observed, accounted);
@@ -437,11 +443,11 @@ proptest! {
 
     #[test]
     fn nothing_is_left_undecided_in_the_end(
-        told in proptest::collection::vec(observation(), 1..60), cut in 0..60_usize
+        seen in proptest::collection::vec(observation(), 1..60), cut in 0..60_usize
     ) {
         let mut correlator = Correlator::default();
         let mut drops = std::collections::BTreeMap::new();
-        let (early, late) = told.split_at(cut.min(told.len()));
+        let (early, late) = seen.split_at(cut.min(seen.len()));
         for observation in early {
             correlator.observe(observation);
         }
@@ -452,7 +458,7 @@ proptest! {
         correlated.extend(correlator.flush(at(1500)));
         for correlated in correlated {
             if let Correlated::Drop(drop) = correlated {
-                // The latest telling of a flow has the sum.
+                // The latest report of a flow has the sum.
                 drops.insert(drop.id, drop.evidence.kernel_packets());
             }
         }
@@ -465,12 +471,12 @@ proptest! {
 
     #[test]
     fn what_is_lost_is_never_made_up_for(
-        told in proptest::collection::vec(observation(), 1..40).prop_map(unanswered),
+        seen in proptest::collection::vec(observation(), 1..40).prop_map(unanswered),
         lost in proptest::collection::vec(any::<bool>(), 40),
     ) {
         let kept: Vec<_> =
-            told.iter().zip(&lost).filter(|(_, lost)| !**lost).map(|(o, _)| o.clone()).collect();
-        let all = outcome(&told).0;
+            seen.iter().zip(&lost).filter(|(_, lost)| !**lost).map(|(o, _)| o.clone()).collect();
+        let all = outcome(&seen).0;
         for drop in outcome(&kept).0 {
             let whole = all.iter().find(|other| other.flow == drop.flow);
             let packets = whole.map(|whole| whole.evidence.kernel_packets());

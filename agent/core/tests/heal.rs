@@ -8,8 +8,8 @@ use whydrop_core::{
     diagnosis::Class,
     flow::{Flow, Protocol, Worked},
     heal::{
-        Action, Died, Healer, Ledger, Mode, Outcome, Past, Proposal, Refusal, SETTLE, Settings,
-        Standing, State, Told,
+        Action, DropReport, FlowPast, Healer, IncidentReport, IncidentState, Ledger, Mode,
+        Proposal, Refusal, SETTLE, Settings, Standing, WatchOutcome,
     },
     incident::{IncidentId, Severity},
     policy::{PolicyKind, PolicyRef},
@@ -48,9 +48,9 @@ fn flow(to: u8) -> Flow {
     }
 }
 
-/// What an agent tells of an incident in `backend` that wants healing.
-fn told(id: u64, state: State, second: i64) -> Told {
-    Told {
+/// What an agent reports of an incident in `backend` that wants healing.
+fn report(id: u64, state: IncidentState, second: i64) -> IncidentReport {
+    IncidentReport {
         id: IncidentId(id),
         node: "worker-1".into(),
         state,
@@ -66,23 +66,23 @@ fn told(id: u64, state: State, second: i64) -> Told {
 }
 
 /// Denied since second 0, and before that for long in use.
-fn died(id: u64, to: u8, second: i64) -> Died {
-    died_after(id, to, second, Some(used(-3_600, -1, 40)), Some(0))
+fn dropped(id: u64, to: u8, second: i64) -> DropReport {
+    dropped_after(id, to, second, Some(used(-3_600, -1, 40)), Some(0))
 }
 
-fn died_after(
+fn dropped_after(
     id: u64,
     to: u8,
     second: i64,
     worked: Option<Worked>,
     denied_since: Option<i64>,
-) -> Died {
-    Died {
+) -> DropReport {
+    DropReport {
         incident: IncidentId(id),
         node: "worker-1".into(),
         flow: flow(to),
         last: at(second),
-        past: Past { worked, denied_since: denied_since.map(at) },
+        past: FlowPast { worked, denied_since: denied_since.map(at) },
     }
 }
 
@@ -115,11 +115,11 @@ fn standing(incident: IncidentId, proposal: &Proposal, now: Timestamp) -> Standi
 /// A healer with an incident that it has healed at second 10, and watches.
 fn watching() -> Healer {
     let mut healer = Healer::new(settings());
-    healer.died(&died(1, 1, 5));
-    healer.heard(told(1, State::Open, 5));
+    healer.drop_reported(&dropped(1, 1, 5));
+    healer.incident_reported(report(1, IncidentState::Open, 5));
     let actions = healer.tick(at(10), true);
     let [Action::Examine { incident, flows, .. }] = &actions[..] else { panic!("{actions:?}") };
-    assert_eq!(flows, &BTreeSet::from([flow(1)]), "told before its incident was");
+    assert_eq!(flows, &BTreeSet::from([flow(1)]), "reported before its incident was");
     let proposal = proposal(1, "backend");
     let action = healer.examined(*incident, Some(Ok((proposal.clone(), Mode::Apply))), at(10));
     assert!(matches!(action, Some(Action::Apply { mode: Mode::Apply, .. })), "{action:?}");
@@ -138,13 +138,13 @@ fn outcome(healer: &mut Healer) -> Action {
 }
 
 /// Why the first incident is left alone.
-fn refusal(told: Told) -> Refusal {
+fn refusal(report: IncidentReport) -> Refusal {
     let mut healer = Healer::new(settings());
-    healer.died(&died(1, 1, 5));
-    healer.heard(told.clone());
+    healer.drop_reported(&dropped(1, 1, 5));
+    healer.incident_reported(report.clone());
     let mut actions = healer.tick(at(10), true);
-    healer.heard(told);
-    assert!(healer.tick(at(11), true).is_empty(), "told once");
+    healer.incident_reported(report);
+    assert!(healer.tick(at(11), true).is_empty(), "reported once");
     match actions.pop() {
         Some(Action::Refuse { why, .. }) => why,
         other => panic!("{other:?}"),
@@ -154,9 +154,9 @@ fn refusal(told: Told) -> Refusal {
 #[test]
 fn what_is_seen_to_help_is_kept_until_its_time_is_over() {
     let mut healer = watching();
-    healer.heard(told(1, State::Passes(at(20)), 5));
+    healer.incident_reported(report(1, IncidentState::Passes(at(20)), 5));
     let kept = outcome(&mut healer);
-    assert!(matches!(&kept, Action::Keep(_, Outcome::Recovered(_))), "{kept:?}");
+    assert!(matches!(&kept, Action::Keep(_, WatchOutcome::Recovered(_))), "{kept:?}");
     let hour = 3600;
     assert!(healer.tick(at(10 + 22 * hour), true).is_empty());
     let warned = healer.tick(at(10 + 23 * hour), true);
@@ -164,7 +164,7 @@ fn what_is_seen_to_help_is_kept_until_its_time_is_over() {
     assert!(healer.tick(at(11 + 23 * hour), true).is_empty(), "once");
     let expired = healer.tick(at(10 + 24 * hour), true);
     assert!(matches!(&expired[..], [Action::Expire(_)]), "{expired:?}");
-    healer.gone(IncidentId(1));
+    healer.removed(IncidentId(1));
     assert!(healer.tick(at(11 + 24 * hour), true).is_empty());
 }
 
@@ -172,41 +172,41 @@ fn what_is_seen_to_help_is_kept_until_its_time_is_over() {
 fn what_does_not_help_is_taken_back_and_not_tried_again() {
     // The same flow, by whatever cause: it has become another incident.
     let mut healer = watching();
-    healer.heard(told(1, State::Allowed, 5));
-    healer.died(&died(2, 1, 10 + SETTLE.as_secs() + 1));
+    healer.incident_reported(report(1, IncidentState::Allowed, 5));
+    healer.drop_reported(&dropped(2, 1, 10 + SETTLE.as_secs() + 1));
     let back = outcome(&mut healer);
-    assert!(matches!(&back, Action::RollBack(_, Outcome::StillDying(_))), "{back:?}");
-    healer.gone(IncidentId(1));
-    healer.heard(told(1, State::Open, 200));
+    assert!(matches!(&back, Action::RollBack(_, WatchOutcome::StillDying(_))), "{back:?}");
+    healer.removed(IncidentId(1));
+    healer.incident_reported(report(1, IncidentState::Open, 200));
     let again = healer.tick(at(201), true);
     let [Action::Refuse { why: Refusal::Tried { .. }, .. }] = &again[..] else {
         panic!("{again:?}")
     };
     // No agent has a word for it.
     let back = outcome(&mut watching());
-    assert!(matches!(&back, Action::RollBack(_, Outcome::NotSeen)), "{back:?}");
+    assert!(matches!(&back, Action::RollBack(_, WatchOutcome::NotSeen)), "{back:?}");
     // Another incident in the same namespace.
     let mut healer = watching();
-    healer.heard(told(1, State::Passes(at(20)), 5));
-    healer.heard(told(3, State::Open, 60));
+    healer.incident_reported(report(1, IncidentState::Passes(at(20)), 5));
+    healer.incident_reported(report(3, IncidentState::Open, 60));
     let back = healer.tick(at(10 + WATCH.as_secs()), true);
-    let broke = Outcome::Broke(IncidentId(3));
+    let broke = WatchOutcome::Broke(IncidentId(3));
     assert!(matches!(&back[0], Action::RollBack(_, outcome) if *outcome == broke), "{back:?}");
 }
 
 #[test]
 fn what_dies_on_its_way_into_the_kernels_is_not_held_against_it() {
     let mut healer = watching();
-    healer.died(&died(2, 1, 10 + SETTLE.as_secs()));
-    healer.heard(told(1, State::Allowed, 5));
+    healer.drop_reported(&dropped(2, 1, 10 + SETTLE.as_secs()));
+    healer.incident_reported(report(1, IncidentState::Allowed, 5));
     let kept = outcome(&mut healer);
-    assert!(matches!(&kept, Action::Keep(_, Outcome::Quiet)), "{kept:?}");
+    assert!(matches!(&kept, Action::Keep(_, WatchOutcome::Quiet)), "{kept:?}");
 }
 
 #[test]
 fn nothing_is_concluded_from_the_silence_of_agents_that_are_not_heard() {
     let mut healer = watching();
-    healer.heard(told(1, State::Passes(at(20)), 5));
+    healer.incident_reported(report(1, IncidentState::Passes(at(20)), 5));
     let end = 10 + WATCH.as_secs();
     assert!(healer.tick(at(end), false).is_empty());
     assert!(healer.tick(at(end + WATCH.as_secs() - 1), true).is_empty(), "a whole watch more");
@@ -215,33 +215,34 @@ fn nothing_is_concluded_from_the_silence_of_agents_that_are_not_heard() {
 
 #[test]
 fn an_incidents_own_record_may_be_reason_enough_to_leave_it_alone() {
-    let open = || told(1, State::Open, 5);
-    let explicit = Told { class: Class::ExplicitDeny, ..open() };
-    assert_eq!(refusal(explicit), Refusal::ExplicitDeny(Some(policy("backend", "default-deny"))));
+    let open = || report(1, IncidentState::Open, 5);
+    let explicit = IncidentReport { class: Class::ExplicitDeny, ..open() };
+    assert_eq!(refusal(explicit), Refusal::ExplicitDeny(policy("backend", "default-deny")));
     for class in [Class::NotPolicy, Class::OutOfSync, Class::NotEnforced, Class::CannotTell] {
-        assert_eq!(refusal(Told { class, ..open() }), Refusal::NotADenial(class));
+        assert_eq!(refusal(IncidentReport { class, ..open() }), Refusal::NotADenial(class));
     }
     let admin = PolicyRef {
         kind: PolicyKind::BaselineAdminNetworkPolicy,
         namespace: None,
         name: "default".into(),
     };
-    let of_cluster = Told { responsible: vec![policy("backend", "x"), admin.clone()], ..open() };
+    let of_cluster =
+        IncidentReport { responsible: vec![policy("backend", "x"), admin.clone()], ..open() };
     assert_eq!(refusal(of_cluster), Refusal::ClusterWide(admin));
-    let info = Told { severity: Severity::Info, ..open() };
+    let info = IncidentReport { severity: Severity::Info, ..open() };
     assert_eq!(refusal(info), Refusal::Severity(Severity::Info));
-    let unsure = refusal(Told { confidence: 0.7, ..open() });
+    let unsure = refusal(IncidentReport { confidence: 0.7, ..open() });
     assert_eq!(unsure.to_string(), "confidence 70 % is below 90 %");
-    assert_eq!(refusal(Told { has_remedy: false, ..open() }), Refusal::NoRemedy);
+    assert_eq!(refusal(IncidentReport { has_remedy: false, ..open() }), Refusal::NoRemedy);
 }
 
 /// The refusal of an incident of these flows, which else wants healing.
-fn refusal_of(flows: &[Died]) -> Option<Refusal> {
+fn refusal_of(flows: &[DropReport]) -> Option<Refusal> {
     let mut healer = Healer::new(settings());
     for flow in flows {
-        healer.died(flow);
+        healer.drop_reported(flow);
     }
-    healer.heard(told(1, State::Open, 5));
+    healer.incident_reported(report(1, IncidentState::Open, 5));
     match &healer.tick(at(10), true)[..] {
         [Action::Examine { .. }] => None,
         [Action::Refuse { why, .. }] => Some(why.clone()),
@@ -265,7 +266,7 @@ fn only_what_worked_before_it_was_denied_is_healed() {
         (Some(used(-60, -1, 9)), half_a_year, Some("it is not known to have worked before")),
         (Some(used(-60, -1, 9)), None, Some("since when it is denied is unknown")),
     ] {
-        let refusal = refusal_of(&[died_after(1, 1, 5, worked, denied_since)]);
+        let refusal = refusal_of(&[dropped_after(1, 1, 5, worked, denied_since)]);
         let said = refusal.map(|refusal| refusal.to_string());
         let is_expected = match (&said, why) {
             (Some(said), Some(why)) => said.contains(why) && said.contains("10.0.1.1:8080/TCP"),
@@ -283,51 +284,55 @@ fn settle_after(change: i64) -> i64 {
 
 #[test]
 fn one_flow_that_never_worked_is_reason_to_leave_all_alone() {
-    let stranger = |second| died_after(1, 2, second, None, Some(0));
-    assert_eq!(refusal_of(&[died(1, 1, 5), stranger(6)]), Some(Refusal::NeverWorked(flow(2))));
-    assert_eq!(refusal_of(&[died(1, 1, 5), died(1, 2, 6)]), None);
+    let stranger = |second| dropped_after(1, 2, second, None, Some(0));
+    assert_eq!(refusal_of(&[dropped(1, 1, 5), stranger(6)]), Some(Refusal::NeverWorked(flow(2))));
+    assert_eq!(refusal_of(&[dropped(1, 1, 5), dropped(1, 2, 6)]), None);
     // One that does not try any more is of no account.
-    assert_eq!(refusal_of(&[stranger(-3_600), died(1, 1, 5)]), None);
+    assert_eq!(refusal_of(&[stranger(-3_600), dropped(1, 1, 5)]), None);
     // That comes to be known after the incident was looked at, and is no less a reason.
     let mut healer = Healer::new(settings());
-    healer.died(&died(1, 1, 5));
-    healer.heard(told(1, State::Open, 5));
+    healer.drop_reported(&dropped(1, 1, 5));
+    healer.incident_reported(report(1, IncidentState::Open, 5));
     assert!(matches!(&healer.tick(at(10), true)[..], [Action::Examine { .. }]));
     assert!(matches!(
         healer.examined(IncidentId(1), Some(Err(Refusal::NoConsent("frontend".into()))), at(10)),
         Some(Action::Refuse { .. })
     ));
-    healer.died(&stranger(11));
+    healer.drop_reported(&stranger(11));
     let refused = healer.tick(at(12), true);
     let never = Refusal::NeverWorked(flow(2));
     assert!(matches!(&refused[..], [Action::Refuse { why, .. }] if *why == never), "{refused:?}");
     // The same said once more is no news.
-    healer.died(&stranger(13));
+    healer.drop_reported(&stranger(13));
     assert!(healer.tick(at(14), true).is_empty());
 }
 
 #[test]
 fn what_one_agent_has_not_seen_another_may_have() {
-    let of = |node: &str, died: Died| Died { node: node.into(), ..died };
-    let source = || of("worker-2", died(1, 1, 5));
+    let of = |node: &str, drop: DropReport| DropReport { node: node.into(), ..drop };
+    let source = || of("worker-2", dropped(1, 1, 5));
     // Behind a Service the destination's agent may see this backend for the first time.
-    let destination = || of("worker-1", died_after(1, 1, 5, None, Some(1)));
+    let destination = || of("worker-1", dropped_after(1, 1, 5, None, Some(1)));
     assert_eq!(refusal_of(&[destination(), source()]), None);
     assert_eq!(refusal_of(&[source(), destination()]), None);
     assert_eq!(refusal_of(&[destination()]), Some(Refusal::NeverWorked(flow(1))));
     // What one of them says is older, is older; and of what one cannot say, nothing is known.
     for denied_since in [Some(-7_200), None] {
-        let older = of("worker-1", died_after(1, 1, 5, None, denied_since));
+        let older = of("worker-1", dropped_after(1, 1, 5, None, denied_since));
         let refusal = refusal_of(&[source(), older]);
-        assert!(matches!(refusal, Some(Refusal::DenialOlder { .. })), "{refusal:?}");
+        let is_older = matches!(
+            refusal,
+            Some(Refusal::DenialOlder { .. } | Refusal::DenialOfUnknownAge { .. })
+        );
+        assert!(is_older, "{refusal:?}");
     }
     // Two that saw the same connection saw one.
-    let once = || died_after(1, 1, 5, Some(used(-9, -9, 1)), Some(0));
+    let once = || dropped_after(1, 1, 5, Some(used(-9, -9, 1)), Some(0));
     let both = refusal_of(&[of("worker-1", once()), of("worker-2", once())]);
     assert_eq!(both, Some(Refusal::WorkedTooLittle { flow: flow(1), connections: 1 }));
     // The latest word of each agent counts: it was allowed meanwhile, and denied once more.
-    let again = of("worker-1", died_after(1, 1, 500, Some(used(-3_600, 400, 41)), Some(450)));
-    assert_eq!(refusal_of(&[of("worker-1", died(1, 1, 5)), again]), None);
+    let again = of("worker-1", dropped_after(1, 1, 500, Some(used(-3_600, 400, 41)), Some(450)));
+    assert_eq!(refusal_of(&[of("worker-1", dropped(1, 1, 5)), again]), None);
 }
 
 #[test]
@@ -342,21 +347,21 @@ fn consent_is_that_of_every_namespace_and_the_least_of_them() {
     let both = BTreeSet::from(["backend".into(), "frontend".into()]);
     let all = |one: Option<&str>, other: Option<&str>| {
         let (one, other) = (one.map(str::to_owned), other.map(str::to_owned));
-        Mode::of_all(&both, |name| if name == "backend" { one.clone() } else { other.clone() })
+        Mode::agreed_by(&both, |name| if name == "backend" { one.clone() } else { other.clone() })
     };
     assert_eq!(all(Some("apply"), Some("apply")), Ok(Mode::Apply));
     assert_eq!(all(Some("apply"), Some("dry-run")), Ok(Mode::DryRun));
     assert_eq!(all(Some("apply"), None), Err(Refusal::NoConsent("frontend".into())));
     let bad = Refusal::BadConsent { namespace: "backend".into(), found: "yes".to_owned() };
     assert_eq!(all(Some("yes"), Some("apply")), Err(bad));
-    assert!(Mode::of_all(&BTreeSet::new(), |_| Some("apply".to_owned())).is_err());
+    assert!(Mode::agreed_by(&BTreeSet::new(), |_| Some("apply".to_owned())).is_err());
 }
 
 #[test]
 fn a_dry_run_is_told_once_and_gives_way_to_leave_to_act() {
     let mut healer = Healer::new(settings());
-    healer.died(&died(1, 1, 5));
-    healer.heard(told(1, State::Open, 5));
+    healer.drop_reported(&dropped(1, 1, 5));
+    healer.incident_reported(report(1, IncidentState::Open, 5));
     healer.tick(at(10), true);
     let dry = || Some(Ok((proposal(1, "backend"), Mode::DryRun)));
     let action = healer.examined(IncidentId(1), dry(), at(10));
@@ -367,7 +372,7 @@ fn a_dry_run_is_told_once_and_gives_way_to_leave_to_act() {
     assert!(matches!(&asked[..], [Action::Examine { is_proposed: true, .. }]), "{asked:?}");
     assert!(healer.examined(IncidentId(1), None, at(25)).is_none());
     healer.tick(at(40), true);
-    assert!(healer.examined(IncidentId(1), dry(), at(40)).is_none(), "told before");
+    assert!(healer.examined(IncidentId(1), dry(), at(40)).is_none(), "reported before");
     healer.tick(at(55), true);
     let leave = Some(Ok((proposal(1, "backend"), Mode::Apply)));
     let action = healer.examined(IncidentId(1), leave, at(55));
@@ -381,18 +386,18 @@ fn the_next_leader_goes_on_with_what_stands_and_with_what_was_done() {
     let text = serde_json::to_string(&ledger).expect("JSON");
     let ledger: Ledger = serde_json::from_str(&text).expect("JSON");
     let mut healer = Healer::new(settings());
-    healer.died(&died(1, 1, 5));
-    healer.heard(told(1, State::Open, 5));
+    healer.drop_reported(&dropped(1, 1, 5));
+    healer.incident_reported(report(1, IncidentState::Open, 5));
     healer.take_over(ledger, vec![standing(IncidentId(1), &policies, at(10))], at(60));
     assert!(healer.tick(at(61), true).is_empty(), "it is watched, and not healed twice");
-    healer.heard(told(1, State::Passes(at(62)), 5));
+    healer.incident_reported(report(1, IncidentState::Passes(at(62)), 5));
     assert!(healer.tick(at(60 + WATCH.as_secs() - 1), true).is_empty());
     let kept = healer.tick(at(60 + WATCH.as_secs()), true);
     assert!(matches!(&kept[..], [Action::Keep(..)]), "{kept:?}");
     // Where its policies are gone, somebody has decided: it is not healed again either.
     let mut healer = Healer::new(settings());
     healer.take_over(before.ledger().clone(), Vec::new(), at(60));
-    healer.heard(told(1, State::Open, 61));
+    healer.incident_reported(report(1, IncidentState::Open, 61));
     let refused = healer.tick(at(62), true);
     assert!(matches!(&refused[..], [Action::Refuse { why: Refusal::Tried { .. }, .. }]));
 }
@@ -400,8 +405,8 @@ fn the_next_leader_goes_on_with_what_stands_and_with_what_was_done() {
 /// Something that happens to a healer.
 #[derive(Clone, Debug)]
 enum Event {
-    Told { id: u64, open: bool, class: usize, confidence: f64, severity: usize },
-    Died { id: u64, to: u8, connections: u64, denied_ago: i64 },
+    Incident { id: u64, open: bool, class: usize, confidence: f64, severity: usize },
+    Drop { id: u64, to: u8, connections: u64, denied_ago: i64 },
     Time(i64),
     TakesOver,
 }
@@ -409,7 +414,7 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         (1..12u64, any::<bool>(), 0..Class::ALL.len(), 0.5..1.0, 0..3usize).prop_map(
-            |(id, open, class, confidence, severity)| Event::Told {
+            |(id, open, class, confidence, severity)| Event::Incident {
                 id,
                 open,
                 class,
@@ -418,7 +423,7 @@ fn event() -> impl Strategy<Value = Event> {
             }
         ),
         (1..12u64, 1..6u8, 0..20u64, 0..20i64).prop_map(|(id, to, connections, denied_ago)| {
-            Event::Died { id, to, connections, denied_ago }
+            Event::Drop { id, to, connections, denied_ago }
         }),
         (1..900i64).prop_map(Event::Time),
         Just(Event::TakesOver),
@@ -439,42 +444,42 @@ proptest! {
         let mut healer = Healer::new(settings());
         let (mut now, mut applied) = (at(0), Vec::<(Timestamp, u64)>::new());
         let mut in_force: Vec<Standing> = Vec::new();
-        let mut latest: std::collections::BTreeMap<u64, Told> = std::collections::BTreeMap::new();
+        let mut latest: std::collections::BTreeMap<u64, IncidentReport> = std::collections::BTreeMap::new();
         let mut is_fit = std::collections::BTreeMap::<(u64, Flow), bool>::new();
         let namespace = |id: u64| if id.is_multiple_of(2) { "backend" } else { "database" };
         for event in events {
             match event {
-                Event::Told { id, open, class, confidence, severity } => {
+                Event::Incident { id, open, class, confidence, severity } => {
                     let class = Class::ALL[class];
                     // Most want healing: else little happens.
                     let class = if confidence > 0.7 { Class::DefaultDeny } else { class };
                     let severities = [Severity::Info, Severity::Warning, Severity::Critical];
-                    let state = if open { State::Open } else { State::Passes(now) };
+                    let state = if open { IncidentState::Open } else { IncidentState::Passes(now) };
                     let second = now.as_second() - at(0).as_second();
-                    let told = Told {
+                    let report = IncidentReport {
                         class,
                         confidence: confidence.max(0.6) + 0.2,
                         severity: severities[severity],
-                        ..told(id, state, second)
+                        ..report(id, state, second)
                     };
-                    latest.insert(id, told.clone());
-                    healer.heard(told);
+                    latest.insert(id, report.clone());
+                    healer.incident_reported(report);
                 }
-                Event::Died { id, to, connections, denied_ago } => {
+                Event::Drop { id, to, connections, denied_ago } => {
                     // Most worked until a second ago, and were denied since.
                     let second = now.as_second() - at(0).as_second();
                     let worked = used(second - 99, second - 1, connections);
                     let worked = (connections > 0).then_some(worked);
                     let denied = second - if denied_ago == 0 { 86_400 } else { denied_ago / 2 };
-                    let died = died_after(id, to, second, worked, Some(denied));
+                    let drop = dropped_after(id, to, second, worked, Some(denied));
                     is_fit.insert((id, flow(to)), connections > 1 && denied_ago > 0);
-                    healer.died(&died);
+                    healer.drop_reported(&drop);
                 }
                 Event::Time(seconds) => now += SignedDuration::from_secs(seconds),
                 Event::TakesOver => {
                     let mut next = Healer::new(settings());
-                    for told in latest.values() {
-                        next.heard(told.clone());
+                    for report in latest.values() {
+                        next.incident_reported(report.clone());
                     }
                     next.take_over(healer.ledger().clone(), in_force.clone(), now);
                     healer = next;
@@ -486,13 +491,13 @@ proptest! {
                     Action::Examine { incident, flows, .. } => {
                         let fit = flows.iter().all(|flow| is_fit[&(incident.0, *flow)]);
                         prop_assert!(fit, "it is not known to have worked before");
-                        let told = &latest[&incident.0];
-                        prop_assert!(told.class.is_denial() && told.class != Class::ExplicitDeny);
-                        prop_assert!(told.confidence >= 0.9 && told.severity > Severity::Info);
+                        let report = &latest[&incident.0];
+                        prop_assert!(report.class.is_denial() && report.class != Class::ExplicitDeny);
+                        prop_assert!(report.confidence >= 0.9 && report.severity > Severity::Info);
                         let name: Arc<str> = namespace(incident.0).into();
                         let asks = [None, Some("dry-run"), Some("apply")];
                         let index = usize::try_from(incident.0).unwrap_or(0) % 12;
-                        let mode = Mode::of(&name, asks[consents[index]]);
+                        let mode = Mode::from_annotation(&name, asks[consents[index]]);
                         let found = mode.map(|mode| (proposal(incident.0, &name), mode));
                         actions.extend(healer.examined(incident, Some(found), now));
                     }
@@ -519,7 +524,7 @@ proptest! {
                         let known = in_force.iter().position(|s| s.incident == standing.incident);
                         prop_assert!(known.is_some(), "not its own");
                         in_force.retain(|s| s.incident != standing.incident);
-                        healer.gone(standing.incident);
+                        healer.removed(standing.incident);
                     }
                     Action::Keep(..) | Action::Warn(_) | Action::Refuse { .. } => {}
                 }

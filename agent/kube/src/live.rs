@@ -20,7 +20,7 @@ use kube::Client;
 use tokio::sync::mpsc;
 use whydrop_core::cluster::{
     Cluster, Engine, Snapshot,
-    look_up::{LookUp, Sought},
+    look_up::{LookUp, Query},
     object::{Key, Kind, Object},
 };
 
@@ -60,7 +60,7 @@ enum News {
     /// A kind cannot be listed or followed, and why.
     Failing(Followed, String),
     /// What was looked up.
-    LookedUp(Sought, Result<Found, String>),
+    LookedUp(Query, Result<Found, String>),
 }
 
 impl News {
@@ -121,10 +121,10 @@ pub struct Live {
     /// What failed a turn ago, and the failures that have been told.
     failed: BTreeSet<Followed>,
     told: BTreeSet<Followed>,
-    looking_up: BTreeSet<Sought>,
+    looking_up: BTreeSet<Query>,
     /// How many look-ups were begun in a second, and in which.
     begun: (i64, usize),
-    looked_up: BTreeMap<Sought, (Timestamp, Vec<Key>)>,
+    looked_up: BTreeMap<Query, (Timestamp, Vec<Key>)>,
 }
 
 impl Live {
@@ -265,7 +265,7 @@ impl Live {
     }
 
     /// Asks for these; what comes of it is news.
-    pub fn look_up(&mut self, snapshot: &Snapshot, all: &[Sought], now: Timestamp) {
+    pub fn look_up(&mut self, snapshot: &Snapshot, all: &[Query], now: Timestamp) {
         for sought in all {
             if self.looking_up.contains(sought) || !self.may_look_up(now) {
                 continue;
@@ -298,7 +298,7 @@ impl Live {
 
     /// Forgets what was looked up long ago.
     pub fn expire(&mut self, cluster: &mut Cluster, now: Timestamp) {
-        let old: Vec<Sought> = self
+        let old: Vec<Query> = self
             .looked_up
             .iter()
             .filter(|(_, (at, _))| now.duration_since(*at) > REMEMBERED)
@@ -339,7 +339,7 @@ impl Live {
     fn looked_up(
         &mut self,
         cluster: &mut Cluster,
-        sought: Sought,
+        sought: Query,
         found: Result<Found, String>,
         now: Timestamp,
     ) {
@@ -356,7 +356,7 @@ impl Live {
                     for key in gone.filter(|key| !self.is_held(key)) {
                         match sought {
                             // A Service may have another selector now, and be there.
-                            Sought::ServicesOf(_) => cluster.forget(key, now),
+                            Query::ServicesOf(_) => cluster.forget(key, now),
                             _ => cluster.delete(key, now),
                         }
                     }
@@ -379,7 +379,7 @@ impl Live {
         }
     }
 
-    fn forget(&mut self, cluster: &mut Cluster, sought: &Sought, now: Timestamp) {
+    fn forget(&mut self, cluster: &mut Cluster, sought: &Query, now: Timestamp) {
         cluster.forget_look_up(sought);
         let Some((_, keys)) = self.looked_up.remove(sought) else { return };
         for key in keys {

@@ -1,7 +1,7 @@
 //! Where the agent's cluster comes from: a folder of manifests, or an API server.
 
 use jiff::Timestamp;
-use whydrop_core::cluster::{Cluster, Snapshot, look_up::Sought};
+use whydrop_core::cluster::{Cluster, Snapshot, look_up::Query};
 
 use super::{
     folder::Folder,
@@ -61,7 +61,7 @@ impl Source {
     }
 
     /// Asks who holds these addresses; what comes of it is news.
-    pub fn look_up(&mut self, snapshot: &Snapshot, all: &[Sought], now: Timestamp) {
+    pub fn look_up(&mut self, snapshot: &Snapshot, all: &[Query], now: Timestamp) {
         if let Self::Api(live) = self {
             live.look_up(snapshot, all, now);
         }

@@ -8,7 +8,7 @@ use whydrop_core::{
     judgement::Judgement,
     verdict::{
         DirectionVerdict, PolicyTrace, RuleTrace,
-        outcome::{Outcome, PeerMiss, PortMiss},
+        outcome::{MatchOutcome, PeerMiss, PortMiss},
     },
 };
 
@@ -121,19 +121,19 @@ fn step(rule: &RuleTrace) -> RuleStep {
         rule: rule.rule,
         action: rule.action.to_string(),
         own: match &rule.own {
-            Outcome::Match => None,
-            own => Some(half(own, PeerMiss::told)),
+            MatchOutcome::Match => None,
+            own => Some(half(own, PeerMiss::wanted_and_found)),
         },
-        peer: half(&rule.peer, PeerMiss::told),
-        port: half(&rule.port, PortMiss::told),
+        peer: half(&rule.peer, PeerMiss::wanted_and_found),
+        port: half(&rule.port, PortMiss::wanted_and_found),
     }
 }
 
-fn half<Miss>(outcome: &Outcome<Miss>, words: impl Fn(&Miss) -> (String, String)) -> Half {
+fn half<Miss>(outcome: &MatchOutcome<Miss>, words: impl Fn(&Miss) -> (String, String)) -> Half {
     match outcome {
-        Outcome::Match => Half::Yes,
-        Outcome::Unknown(why) => Half::Unknown { why: why.to_string() },
-        Outcome::Miss(miss) => {
+        MatchOutcome::Match => Half::Yes,
+        MatchOutcome::Unknown(why) => Half::Unknown { why: why.to_string() },
+        MatchOutcome::Miss(miss) => {
             let (wanted, found) = words(miss);
             Half::No { wanted, found }
         }

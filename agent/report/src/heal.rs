@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use whydrop_core::heal::OutcomeKind;
+use whydrop_core::heal::WatchOutcomeKind;
 
 use crate::{
     schema::{ObjectRef, Schema},
@@ -29,7 +29,7 @@ pub struct HealRecord {
     pub action: HealAction,
     /// What watching them showed: `recovered` or `quiet` of policies that were kept; `still-dying`,
     /// `not-seen` or `broke` of those that were rolled back.
-    pub outcome: Option<Word<OutcomeKind>>,
+    pub outcome: Option<Word<WatchOutcomeKind>>,
     /// The policies that it was done with.
     pub policies: Vec<ObjectRef>,
     /// YAML of what was applied, or would be.

@@ -13,7 +13,7 @@ use whydrop_core::{
     flow::Worked,
     incident::JudgedDrop,
     judgement::{Attribution, Judgement},
-    mute::{MutedBy, Tally},
+    mute::{MutedBy, MutedCount},
     observation::Rejection,
 };
 
@@ -106,7 +106,7 @@ impl Reporter {
         &self,
         now: Timestamp,
         since: Timestamp,
-        tallies: BTreeMap<MutedBy, Tally>,
+        tallies: BTreeMap<MutedBy, MutedCount>,
     ) -> Record {
         let muted = tallies.into_iter().map(|(by, tally)| MutedDrops {
             by: by.kind().into(),

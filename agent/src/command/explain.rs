@@ -32,7 +32,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let snapshot = cluster.snapshot([&from, &to])?;
     let diagnosis = judge(&snapshot, &from, &to, port)?;
     let effective = effective(&diagnosis);
-    let judgement = Judgement::of(&snapshot, &History::default(), diagnosis);
+    let judgement = Judgement::of_diagnosis(&snapshot, &History::default(), diagnosis);
     let explanation = Explanation::new(&judgement, effective);
     match args.output {
         Output::Text => print(&text(&explanation))?,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use whydrop_core::{
     flow::{Flow, Worked},
-    heal::{Died, Past, State, Told},
+    heal::{DropReport, FlowPast, IncidentReport, IncidentState},
     incident::{HappenedKind, IncidentId, StepKind},
     policy::{PolicyKind, PolicyRef},
 };
@@ -15,7 +15,7 @@ use crate::report::{
 };
 
 /// What a record says of an incident; an error names the field that cannot be read.
-pub(super) fn told(record: &IncidentRecord) -> Result<Told, String> {
+pub(super) fn told(record: &IncidentRecord) -> Result<IncidentReport, String> {
     let class = record.cause.class.known().copied();
     let ends = record.affected.iter().flat_map(|path| [&path.source, &path.destination]);
     let namespaces = ends.filter_map(|end| end.namespace.as_deref());
@@ -23,7 +23,7 @@ pub(super) fn told(record: &IncidentRecord) -> Result<Told, String> {
     let verified = |step: &crate::report::incident::PlanStep| {
         step.step == StepKind::Apply && step.remedy.as_ref().is_some_and(|remedy| remedy.verified)
     };
-    Ok(Told {
+    Ok(IncidentReport {
         id: id("id", &record.id)?,
         node: record.node.as_str().into(),
         state: state(record),
@@ -39,7 +39,7 @@ pub(super) fn told(record: &IncidentRecord) -> Result<Told, String> {
 }
 
 /// What a record says of a flow that died; `None` where none did.
-pub(super) fn died(record: &DropRecord) -> Result<Option<Died>, String> {
+pub(super) fn died(record: &DropRecord) -> Result<Option<DropReport>, String> {
     if record.kind == DropKind::Finding {
         return Ok(None);
     }
@@ -57,7 +57,7 @@ pub(super) fn died(record: &DropRecord) -> Result<Option<Died>, String> {
             .known()
             .ok_or_else(|| format!("flow.protocol: {} is not known", record.flow.protocol))?,
     };
-    Ok(Some(Died {
+    Ok(Some(DropReport {
         incident: id("incident", &record.incident)?,
         node: record.node.as_str().into(),
         flow,
@@ -68,24 +68,24 @@ pub(super) fn died(record: &DropRecord) -> Result<Option<Died>, String> {
 
 /// What a record says of the time before the flow was denied. Of an agent that does not count, one
 /// connection is known.
-fn past(record: &DropRecord) -> Past {
+fn past(record: &DropRecord) -> FlowPast {
     let evidence = &record.evidence;
     let worked = evidence.last_success.map(|last| Worked {
         first: evidence.first_success.unwrap_or(last).into(),
         last: last.into(),
         connections: evidence.successes.max(1),
     });
-    Past { worked, denied_since: record.cause.denied_since.map(Into::into) }
+    FlowPast { worked, denied_since: record.cause.denied_since.map(Into::into) }
 }
 
-fn state(record: &IncidentRecord) -> State {
+fn state(record: &IncidentRecord) -> IncidentState {
     match (record.happened, &record.resolution) {
         (HappenedKind::Resolved, Some(IncidentResolution::Passes { at })) => {
-            State::Passes((*at).into())
+            IncidentState::Passes((*at).into())
         }
-        (HappenedKind::Resolved, Some(IncidentResolution::Allowed)) => State::Allowed,
-        (HappenedKind::Resolved, _) => State::Silent,
-        _ => State::Open,
+        (HappenedKind::Resolved, Some(IncidentResolution::Allowed)) => IncidentState::Allowed,
+        (HappenedKind::Resolved, _) => IncidentState::Silent,
+        _ => IncidentState::Open,
     }
 }
 
@@ -110,7 +110,7 @@ mod tests {
     use crate::report::Record;
 
     /// What the agent of `worker-1` tells of a flow that died, with this of the time before.
-    fn past_of(before: &Value) -> Past {
+    fn past_of(before: &Value) -> FlowPast {
         let mut record = json!({
             "schema": "whydrop/v1", "kind": "drop", "time": "2026-01-02T03:04:05.000000Z",
             "id": "00000000000000aa", "node": "worker-1", "primary": true,
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn what_there_was_before_a_flow_was_denied_is_read_as_facts() {
         let at = |text: &str| -> Timestamp { text.parse().expect("a time") };
-        assert_eq!(past_of(&json!({})), Past { worked: None, denied_since: None });
+        assert_eq!(past_of(&json!({})), FlowPast { worked: None, denied_since: None });
         let told = json!({
             "evidence": {"first_success": "2026-01-02T01:00:00Z", "successes": 7,
                          "last_success": "2026-01-02T03:00:00Z"},
@@ -152,9 +152,12 @@ mod tests {
         let (first, last) = (at("2026-01-02T01:00:00Z"), at("2026-01-02T03:00:00Z"));
         let worked = Some(Worked { first, last, connections: 7 });
         let denied_since = Some(at("2026-01-02T03:04:00Z"));
-        assert_eq!(past_of(&told), Past { worked, denied_since });
+        assert_eq!(past_of(&told), FlowPast { worked, denied_since });
         // An agent that does not count knows of the last one.
         let older = json!({"evidence": {"last_success": "2026-01-02T03:00:00Z"}});
-        assert_eq!(past_of(&older), Past { worked: Some(Worked::once(last)), denied_since: None });
+        assert_eq!(
+            past_of(&older),
+            FlowPast { worked: Some(Worked::once(last)), denied_since: None }
+        );
     }
 }

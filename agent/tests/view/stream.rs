@@ -178,12 +178,12 @@ impl Node {
             flow: drop.flow,
             dialled: None,
             at: Some(last),
-            fate: Fate::Died(&drop.evidence),
+            fate: Fate::Dropped(&drop.evidence),
         };
         let judgement = judge(&snapshot, self.cluster.history(), &case);
         let worked = worked.map(|second| Worked::once(at(second)));
         let judged = JudgedDrop { drop, judgement, worked };
-        self.book.take(&judged, last);
+        self.book.add(&judged, last);
         let now = last + SignedDuration::from_millis(400 + i64::from(way.0[3]));
         let record = self.reporter.drop(now, &snapshot, &judged);
         self.records.push(record);

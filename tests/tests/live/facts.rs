@@ -88,7 +88,7 @@ fn an_incident_has_all_replicas_and_their_services_if_it_may_ask() {
     for words in [
         "1 of 3 frontend/web (those known to this node) cannot reach backend/pod-b:8080/TCP",
         "; 3 of 3 web not ready;",
-        "; no ready endpoint is left of frontend/web",
+        "; without a ready endpoint: frontend/web",
     ] {
         assert!(text.contains(words), "no {words:?} in {text}");
     }

@@ -49,6 +49,7 @@ const HOUSE: &[Target] = &[
         root: "agent/core/src/lib.rs",
         rooms: &[
             "chain",       // errors in one line
+            "hash",        // short names for what several nodes see
             "problem",     // what is wrong with an object, and where in it
             "flow",        // who connects to whom, on what port
             "observation", // what a probe saw

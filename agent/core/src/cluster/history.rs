@@ -23,8 +23,8 @@ use record::parts;
 /// How many changes are kept: a day of a busy cluster's policy and label changes is fewer.
 pub const CHANGES_MAX: usize = 512;
 
-/// How long a change is kept. Whoever is paged asks what changed today; what is older counts as
-/// having stood for long whenever it came.
+/// How long a change is kept. A person who is paged asks what changed today; what is older counts as
+/// old whenever it came.
 pub const AGE_MAX: SignedDuration = SignedDuration::from_hours(24);
 
 /// How many labels, peers, ports and addresses the kept objects may hold together (about 100 bytes
@@ -96,7 +96,7 @@ impl Undoable {
     pub fn undo(&self, snapshot: &mut Snapshot) {
         match &self.before {
             Some(object) => snapshot.put(object.clone(), None),
-            None => snapshot.take_out(&self.change.object, self.change.at),
+            None => snapshot.remove(&self.change.object, self.change.at),
         }
     }
 
@@ -124,7 +124,7 @@ pub struct History {
 
 impl History {
     /// Changes are seen from now on: what was there at the first listing came at some time before,
-    /// of which only the objects' own times tell.
+    /// which only the objects' own times say.
     pub(super) fn begin(&mut self, at: Timestamp) {
         self.watched_since = self.watched_since.max(Some(at));
     }
@@ -164,7 +164,7 @@ impl History {
         self.watched_since.max(self.forgotten_until)
     }
 
-    /// How many changes were forgotten, for want of room or as too old.
+    /// How many changes were forgotten, because too many were kept or as too old.
     pub fn forgotten(&self) -> u64 {
         self.forgotten
     }

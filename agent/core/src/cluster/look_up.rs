@@ -17,15 +17,15 @@ use super::{
 pub const FRESH: SignedDuration = SignedDuration::from_secs(30);
 
 /// How long before a flow's last packet its ends may have been looked up: a burst is one moment, and
-/// longer ago its pods may have had other labels, which no watch tells of.
+/// longer ago its pods may have had other labels, which no watch shows.
 const SAME_MOMENT: SignedDuration = SignedDuration::from_secs(1);
 
 /// How long until an address is looked up again that could not be.
 const AGAIN: SignedDuration = SignedDuration::from_secs(5);
 
-/// What is looked up.
+/// Something to look up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Sought {
+pub enum Query {
     /// Who holds an address.
     Address(IpAddr),
     /// A Service, with what is behind it.
@@ -36,7 +36,7 @@ pub enum Sought {
     Scale(Arc<str>, Workload),
 }
 
-impl From<IpAddr> for Sought {
+impl From<IpAddr> for Query {
     fn from(address: IpAddr) -> Self {
         Self::Address(address.to_canonical())
     }
@@ -49,7 +49,7 @@ pub struct LookUp {
     pub at: Timestamp,
     /// Why it could not be done; `None`: what there is of it is among the objects.
     pub failed: Option<Arc<str>>,
-    /// How many pods a workload has, if that was looked up and the workload tells.
+    /// How many pods a workload has, if that was looked up and the workload's status says.
     pub scale: Option<Scale>,
 }
 
@@ -61,17 +61,17 @@ impl Cluster {
     }
 
     /// Something was looked up, and the objects found were applied.
-    pub fn looked_up(&mut self, sought: impl Into<Sought>, look_up: LookUp) {
+    pub fn looked_up(&mut self, query: impl Into<Query>, look_up: LookUp) {
         if let Some(looked_up) = &mut self.snapshot.looked_up {
-            looked_up.insert_mut(sought.into(), look_up);
+            looked_up.insert_mut(query.into(), look_up);
             self.snapshot.revision += 1;
         }
     }
 
     /// What was looked up long ago is of no use any more.
-    pub fn forget_look_up(&mut self, sought: &Sought) {
+    pub fn forget_look_up(&mut self, query: &Query) {
         if let Some(looked_up) = &mut self.snapshot.looked_up {
-            let is_news = looked_up.remove_mut(sought);
+            let is_news = looked_up.remove_mut(query);
             self.snapshot.other_changes += u64::from(is_news);
         }
     }
@@ -84,13 +84,13 @@ impl Snapshot {
     }
 
     /// What came of looking something up, if it was.
-    pub fn look_up_of(&self, sought: &Sought) -> Option<&LookUp> {
-        self.looked_up.as_ref()?.get(sought)
+    pub fn look_up_of(&self, query: &Query) -> Option<&LookUp> {
+        self.looked_up.as_ref()?.get(query)
     }
 
-    /// How many pods a workload has by its own status, if that was looked up and told.
+    /// How many pods a workload has by its own status, if that was looked up and is there.
     pub fn scale(&self, namespace: &Arc<str>, workload: &Workload) -> Option<Scale> {
-        self.look_up_of(&Sought::Scale(namespace.clone(), workload.clone()))?.scale
+        self.look_up_of(&Query::Scale(namespace.clone(), workload.clone()))?.scale
     }
 
     /// The Services that any policy names.
@@ -109,13 +109,8 @@ impl Snapshot {
     }
 
     /// Whether what was looked up need not be again to know how it was then; `None`: it never was.
-    pub fn is_fresh(
-        &self,
-        sought: &Sought,
-        then: Option<Timestamp>,
-        now: Timestamp,
-    ) -> Option<bool> {
-        let LookUp { at, failed, .. } = self.looked_up.as_ref()?.get(sought)?;
+    pub fn is_fresh(&self, query: &Query, then: Option<Timestamp>, now: Timestamp) -> Option<bool> {
+        let LookUp { at, failed, .. } = self.looked_up.as_ref()?.get(query)?;
         let age = now.duration_since(*at);
         Some(match failed {
             Some(_) => age <= AGAIN,
@@ -123,7 +118,7 @@ impl Snapshot {
         })
     }
 
-    /// Why an address that no object holds may be held all the same.
+    /// Why an address that no object holds may still be held.
     pub(super) fn unclear(&self, address: IpAddr) -> Option<String> {
         match self.looked_up.as_ref()?.get(&address.into()) {
             None => Some(format!("{address} has not been looked up")),

@@ -7,7 +7,7 @@ use rpds::HashTrieMapSync;
 
 use super::{Cluster, HeldBy};
 
-/// An interface of this node, as the kernel's routes tell it.
+/// An interface of this node, as the kernel's routes show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
     /// Its name.
@@ -18,8 +18,8 @@ pub struct Interface {
     pub since: Option<Timestamp>,
 }
 
-/// A time in which the kernel's table of connections had no room, and packets of new ones died for
-/// it (`net/netfilter/nf_conntrack_core.c`, "table full, dropping packet").
+/// A time in which the kernel's table of connections was full, so that packets of new ones were
+/// dropped (`net/netfilter/nf_conntrack_core.c`, "table full, dropping packet").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableFull {
     /// When it was seen to have room for the last time before.
@@ -47,7 +47,7 @@ pub struct Invalid {
 /// How many readings are kept: twice what a connect's first SYNs take until they are judged.
 const INVALID_MAX: usize = 16;
 
-/// A table that is full again after so short a time was full all the while: what died is judged some
+/// A table that is full again after so short a time was full all the while: a drop is judged some
 /// seconds after the fact, and between two attempts nothing shows.
 const FULL_AGAIN_WITHIN: SignedDuration = SignedDuration::from_secs(10);
 

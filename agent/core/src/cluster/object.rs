@@ -181,7 +181,7 @@ pub struct Pod {
     pub probes: Vec<ProbePort>,
     /// Who made it.
     pub workload: Option<Workload>,
-    /// Its condition `Ready`; `None`: its status does not tell.
+    /// Its condition `Ready`; `None`: its status does not say.
     pub ready: Option<bool>,
     /// How often its containers were restarted: the sum of their `restartCount`.
     pub restarts: u64,
@@ -244,7 +244,7 @@ pub struct Namespace {
     pub name: Arc<str>,
     /// Labels, with the one that the API server adds.
     pub labels: Labels,
-    /// Why what its policies deny is meant so, see [`crate::mute`]; `None`: nobody says that it is.
+    /// Why what its policies deny is expected, see [`crate::mute`]; `None`: nobody says that it is.
     pub mute: Option<Arc<str>>,
 }
 

@@ -66,45 +66,9 @@ impl Objects {
             Object::Namespace(namespace) => {
                 self.namespaces.insert_mut(namespace.name.clone(), Arc::new(namespace));
             }
-            Object::Pod(pod) => {
-                let pod = Arc::new(pod);
-                let name = (pod.namespace.clone(), pod.name.clone());
-                if let Some(before) = self.pods.get(&name).cloned() {
-                    let gone = before.addresses.iter().filter(|a| !pod.addresses.contains(a));
-                    for address in gone {
-                        self.end_holding(*address, &HeldBy::Pod(before.clone()), at);
-                    }
-                }
-                self.hold_as_pod(&pod, at);
-                self.pods.insert_mut(name, pod);
-            }
-            Object::Node(node) => {
-                let before = self.nodes.get(&node.name).cloned();
-                let held_by = HeldBy::Node(node.name.clone());
-                for address in before.iter().flat_map(|before| &before.addresses) {
-                    if !node.addresses.contains(address) {
-                        self.end_holding(*address, &held_by, at);
-                    }
-                }
-                for address in &node.addresses {
-                    self.begin_holding(*address, held_by.clone(), None);
-                }
-                self.nodes.insert_mut(node.name.clone(), Arc::new(node));
-            }
-            Object::Service(service) => {
-                let service = Arc::new(service);
-                let name = (service.namespace.clone(), service.name.clone());
-                if let Some(before) = self.services.get(&name).cloned() {
-                    let gone = before.addresses.iter().filter(|a| !service.addresses.contains(a));
-                    for address in gone {
-                        self.end_holding(*address, &HeldBy::Service(before.clone()), at);
-                    }
-                }
-                for address in &service.addresses {
-                    self.begin_holding(*address, HeldBy::Service(service.clone()), at);
-                }
-                self.services.insert_mut(name, service);
-            }
+            Object::Pod(pod) => self.put_pod(Arc::new(pod), at),
+            Object::Node(node) => self.put_node(node, at),
+            Object::Service(service) => self.put_service(Arc::new(service), at),
             Object::EndpointSlice(slice) => {
                 let name = (slice.namespace.clone(), slice.name.clone());
                 self.endpoint_slices.insert_mut(name, Arc::new(slice));
@@ -130,8 +94,45 @@ impl Objects {
         }
     }
 
-    /// Takes an object out of a self.
-    pub(super) fn take_out(&mut self, key: &Key, at: Timestamp) {
+    fn put_pod(&mut self, pod: Arc<Pod>, at: Option<Timestamp>) {
+        let name = (pod.namespace.clone(), pod.name.clone());
+        if let Some(before) = self.pods.get(&name).cloned() {
+            for address in before.addresses.iter().filter(|a| !pod.addresses.contains(a)) {
+                self.end_holding(*address, &HeldBy::Pod(before.clone()), at);
+            }
+        }
+        self.hold_as_pod(&pod, at);
+        self.pods.insert_mut(name, pod);
+    }
+
+    fn put_node(&mut self, node: Node, at: Option<Timestamp>) {
+        let held_by = HeldBy::Node(node.name.clone());
+        if let Some(before) = self.nodes.get(&node.name).cloned() {
+            for address in before.addresses.iter().filter(|a| !node.addresses.contains(a)) {
+                self.end_holding(*address, &held_by, at);
+            }
+        }
+        for address in &node.addresses {
+            self.begin_holding(*address, held_by.clone(), None);
+        }
+        self.nodes.insert_mut(node.name.clone(), Arc::new(node));
+    }
+
+    fn put_service(&mut self, service: Arc<Service>, at: Option<Timestamp>) {
+        let name = (service.namespace.clone(), service.name.clone());
+        if let Some(before) = self.services.get(&name).cloned() {
+            for address in before.addresses.iter().filter(|a| !service.addresses.contains(a)) {
+                self.end_holding(*address, &HeldBy::Service(before.clone()), at);
+            }
+        }
+        for address in &service.addresses {
+            self.begin_holding(*address, HeldBy::Service(service.clone()), at);
+        }
+        self.services.insert_mut(name, service);
+    }
+
+    /// Removes an object.
+    pub(super) fn remove(&mut self, key: &Key, at: Timestamp) {
         let name = || (key.namespace.clone().unwrap_or_default(), key.name.clone());
         match key.kind {
             Kind::Namespace => {

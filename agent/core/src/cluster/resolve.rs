@@ -11,8 +11,8 @@ use super::{
 };
 use crate::flow::Protocol;
 
-/// How far the clocks of the API server and of this node may be apart, and how late a watch may
-/// tell, before an address is thought to have changed hands.
+/// How far the clocks of the API server and of this node may be apart, and how late a watch may be,
+/// before an address is thought to have changed hands.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(5);
 
 /// One end of a flow, resolved once.
@@ -35,7 +35,7 @@ pub enum Holder {
     Service(Arc<Service>),
     /// Nobody in the cluster: an address outside of it.
     Outside,
-    /// It cannot be told, and why.
+    /// It is unknown, and why.
     Unknown(Arc<str>),
 }
 
@@ -78,7 +78,7 @@ impl Snapshot {
         let holdings = self.holdings(address);
         let mut now: Vec<&Holding> = holdings.iter().filter(|h| h.covers(at)).collect();
         // A pod's own claim is the strongest; among pods, who came last: the other one's removal
-        // has not been told yet.
+        // has not been seen yet.
         let weight = |h: &Holding| match h.by {
             HeldBy::Service(_) => 0,
             HeldBy::Node(_) => 1,
@@ -118,9 +118,11 @@ impl Snapshot {
             }
         }
         // Manifests often have no slices: the selector says the same.
-        if backends.is_empty() && !service.selector.is_empty() {
-            for pod in self.pods().filter(|pod| pod.namespace == service.namespace) {
-                let selected = service.selector.iter().all(|(k, v)| pod.labels.get(k) == Some(v));
+        if backends.is_empty() {
+            let is_selected = |pod: &&Arc<Pod>| {
+                pod.namespace == service.namespace && service.selects(&pod.labels)
+            };
+            for pod in self.pods().filter(is_selected) {
                 let port = match &entry.target {
                     TargetPort::Number(number) => Some(*number),
                     TargetPort::Named(name) => {
@@ -128,7 +130,7 @@ impl Snapshot {
                         named.find(|p| p.name == *name).map(|p| p.number)
                     }
                 };
-                let Some(port) = port.filter(|_| selected) else { continue };
+                let Some(port) = port else { continue };
                 for address in &pod.addresses {
                     backends.push(Backend { endpoint: self.resolve(*address, None), port });
                 }
@@ -145,7 +147,7 @@ impl Snapshot {
             HeldBy::Pod(pod) => Holder::Pod(pod.clone()),
             HeldBy::Service(service) => Holder::Service(service.clone()),
             HeldBy::Node(name) => Holder::Node(self.node(name).cloned().unwrap_or_else(|| {
-                // A pod names a node of which there is no object here.
+                // A pod names a node that has no object here.
                 Arc::new(Node {
                     name: name.clone(),
                     labels: crate::policy::requirement::Labels::new(),
@@ -190,7 +192,7 @@ impl Holding {
         }
     }
 
-    /// Two pods that claim one address with nothing to tell who came later.
+    /// Two pods that claim one address, where nothing says who came later.
     fn rivals(&self, other: &Self) -> bool {
         let pods = matches!((&self.by, &other.by), (HeldBy::Pod(_), HeldBy::Pod(_)));
         pods && self.until == other.until && self.since == other.since

@@ -27,7 +27,7 @@ impl SyncState {
         &self.unsynced
     }
 
-    /// Kinds of which nothing has been heard since some time: what is known of them is that old.
+    /// Kinds whose watch has been silent since some time: what is known of them is that old.
     pub fn stale(&self) -> &BTreeMap<Kind, Timestamp> {
         &self.stale
     }
@@ -52,7 +52,7 @@ impl SyncState {
         }
     }
 
-    /// How many policies of which kinds cannot be read. Whether that is news.
+    /// How many policies cannot be read, by kind. Whether that is news.
     pub(super) fn set_unread(&mut self, unread: BTreeMap<String, usize>) -> bool {
         let is_news = *self.unread != unread;
         if is_news {

@@ -1,6 +1,6 @@
 //! Kubernetes API objects to the core's own, defaulted as the API server does it.
 
-use std::{net::IpAddr, str::FromStr, sync::Arc};
+use std::{net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
 use k8s_openapi::{
@@ -19,6 +19,7 @@ use crate::{
     flow::Protocol,
     policy::{
         NAMESPACE_NAME_LABEL, labels,
+        metadata::{name_of, namespace_of},
         mute_annotation::annotated,
         network_policy::{port_number, protocol},
         requirement::Labels,
@@ -26,22 +27,11 @@ use crate::{
     problem::{FieldPath, Problem},
 };
 
-/// The label by which a Deployment tells the pods of its `ReplicaSets` apart.
+/// The label by which a Deployment distinguishes the pods of its `ReplicaSets`.
 const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 
 /// The account of pods that name none (the admission plugin `ServiceAccount`).
 const DEFAULT_SERVICE_ACCOUNT: &str = "default";
-
-fn name_of(metadata: &ObjectMeta) -> Result<Arc<str>, Problem> {
-    match metadata.name.as_deref() {
-        Some(name) if !name.is_empty() => Ok(name.into()),
-        _ => Err(FieldPath::root("metadata").field("name").expected("a name", "none")),
-    }
-}
-
-fn namespace_of(metadata: &ObjectMeta) -> Arc<str> {
-    metadata.namespace.as_deref().unwrap_or("default").into()
-}
 
 fn labels_of(metadata: &ObjectMeta) -> Labels {
     labels(metadata.labels.iter().flatten())

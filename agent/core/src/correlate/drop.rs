@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use jiff::Timestamp;
 
 use super::Evidence;
-use crate::{flow::Flow, observation::AttemptId};
+use crate::{flow::Flow, hash::hash64, observation::AttemptId};
 
 /// Names a drop: a hash of what every node that sees the attempt can see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,44 +20,38 @@ impl fmt::Display for DropId {
 impl DropId {
     pub(super) fn of(attempt: &AttemptId) -> Self {
         let AttemptId { protocol, source, source_port, sequence } = attempt;
-        Self::hash(&format!("{protocol} {source} {source_port} {sequence}"))
+        Self(hash64(&format!("{protocol} {source} {source_port} {sequence}")))
     }
 
-    /// For attempts of which only the number is known.
+    /// For attempts that are only known by their number.
     pub(super) fn of_flow(flow: &Flow, first: Timestamp) -> Self {
-        Self::hash(&format!("{flow} {}", first.as_second()))
-    }
-
-    fn hash(text: &str) -> Self {
-        let hash = blake3::hash(text.as_bytes());
-        let (first, _) = hash.as_bytes().split_at(8);
-        Self(first.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+        Self(hash64(&format!("{flow} {}", first.as_second())))
     }
 }
 
-/// A flow whose attempts die silently.
+/// A flow whose attempts are silently dropped.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drop {
     /// Its name, which stays while the flow goes on.
     pub id: DropId,
-    /// The flow where it died: after DNAT, where that is known.
+    /// The flow where it was dropped: after DNAT, where that is known.
     pub flow: Flow,
     /// The destination that the client dialled, where it differs.
     pub dialled: Option<(IpAddr, u16)>,
     /// What speaks for it.
     pub evidence: Evidence,
     /// How many of the packets that this kernel dropped were in an earlier report of it.
-    pub told_packets: u64,
+    pub reported_packets: u64,
 }
 
 impl Drop {
-    /// Packets that this kernel dropped and no earlier report of this drop tells of.
-    pub fn untold_packets(&self) -> u64 {
-        self.evidence.kernel_packets().saturating_sub(self.told_packets)
+    /// Packets that this kernel dropped and no earlier report of this drop has counted.
+    pub fn unreported_packets(&self) -> u64 {
+        self.evidence.kernel_packets().saturating_sub(self.reported_packets)
     }
 }
 
-/// Attempts of one source to more flows than are told apart.
+/// Attempts of one source to more flows than are kept apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folded {
     /// The source.
@@ -77,9 +71,9 @@ pub struct Folded {
 /// What correlation comes to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Correlated {
-    /// A flow dies, or goes on dying.
+    /// A flow is dropped, or keeps being dropped.
     Drop(Drop),
-    /// Many flows of one source die.
+    /// Many flows of one source are dropped.
     Folded(Folded),
     /// A flow that had never been answered was.
     Answered {

@@ -1,4 +1,4 @@
-//! What speaks for an attempt, or a flow of attempts, having died.
+//! The evidence that an attempt, or a flow of attempts, was dropped.
 
 use std::{ops::RangeInclusive, sync::Arc};
 
@@ -10,11 +10,11 @@ use strum::{Display, IntoStaticStr};
 use super::{GRACE, SETTLE};
 use crate::observation::{DropReason, Fact, Observation, Rejection};
 
-/// How many different kernel drops are told apart in one flow: a filter and a full queue is two;
+/// How many different kernel drops are kept apart in one flow: a filter and a full queue is two;
 /// more than this says nothing more.
 const KERNEL_DROPS_MAX: usize = 4;
 
-/// How many signs of one attempt are remembered to recognise one told twice: as many SYNs as a
+/// How many signs of one attempt are remembered to recognise one that comes twice: as many SYNs as a
 /// connect sends (7 with `tcp_syn_retries` 6), each with a drop and a retransmission.
 const SIGNS_MAX: usize = 16;
 
@@ -67,7 +67,7 @@ pub struct KernelDrops {
     pub packets: u64,
 }
 
-/// Everything that was seen, summed: the order in which it was told leaves no trace.
+/// Everything that was seen, summed: the order in which it came leaves no trace.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evidence {
     kernel_drops: Vec<KernelDrops>,
@@ -95,7 +95,7 @@ impl Evidence {
         let counted = match observation.fact {
             Fact::KernelDrop { .. } => Some(0),
             Fact::Retransmitted => Some(1),
-            // Told twice they say no more than once.
+            // Twice they say no more than once.
             Fact::Failed { .. } | Fact::Rejected(_) => None,
             Fact::AnsweredLate | Fact::AnsweredFirst => return true,
         };
@@ -164,7 +164,7 @@ impl Evidence {
             Ok(place) => {
                 let known = &mut self.kernel_drops[place];
                 known.packets += drops.packets;
-                // A counter does not tell the place.
+                // A counter does not know the place.
                 known.location = known.location.take().max(drops.location);
             }
             Err(place) if self.kernel_drops.len() < KERNEL_DROPS_MAX => {
@@ -220,7 +220,7 @@ impl Evidence {
     /// The kind of kernel drop that took most packets.
     pub fn kernel_drop(&self) -> Option<&KernelDrops> {
         self.kernel_drops.iter().max_by(|a, b| {
-            // Among equals by name, not by who was told first.
+            // Among equals by name, not by which came first.
             (a.packets, &b.reason.name).cmp(&(b.packets, &a.reason.name))
         })
     }

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 
-use super::{Case, Class, Fate, Situation, reason::Died};
+use super::{
+    Case, Class, Fate, Situation,
+    reason::{DroppedBy, dropped_by},
+};
 use crate::{
     cluster::{
         Interface, Snapshot, TableFull,
@@ -34,8 +37,8 @@ impl Inquiry<'_> {
         match self.case.fate {
             Fate::Answered if denied && self.enforceable() => return Class::NotEnforced,
             Fate::Answered => return Class::None,
-            Fate::Died(evidence) => {
-                if let Some(class) = self.class_of_death(evidence, denied) {
+            Fate::Dropped(evidence) => {
+                if let Some(class) = self.class_by_evidence(evidence, denied) {
                     return class;
                 }
             }
@@ -45,25 +48,25 @@ impl Inquiry<'_> {
             Decision::Denied => self.denial(),
             Decision::Unknown => Class::CannotTell,
             Decision::NotIsolated | Decision::Allowed => match self.case.fate {
-                Fate::Died(evidence) => self.allowed_and_died(evidence),
+                Fate::Dropped(evidence) => self.allowed_and_dropped(evidence),
                 Fate::Asked | Fate::Answered => Class::None,
             },
         }
     }
 
     /// What the evidence alone decides, before policy is asked.
-    fn class_of_death(&self, evidence: &Evidence, denied: bool) -> Option<Class> {
+    fn class_by_evidence(&self, evidence: &Evidence, denied: bool) -> Option<Class> {
         if self.spoofed(evidence).is_some() {
             return Some(Class::NotPolicy);
         }
-        let died = Died::of(evidence);
-        if evidence.delivered && !died.is_filter() {
+        let by = dropped_by(evidence);
+        if evidence.delivered && by != DroppedBy::Filter {
             // It got past every filter: what the policies deny was not enforced, and what became
             // of it in the pod is not policy.
             let not_enforced = denied && self.enforceable();
             return Some(if not_enforced { Class::NotEnforced } else { Class::NotPolicy });
         }
-        matches!(died, Died::Other).then_some(Class::NotPolicy)
+        (by == DroppedBy::Other).then_some(Class::NotPolicy)
     }
 
     /// Whether the CNI should have enforced the denial by then: the traffic is not exempt, and the
@@ -80,13 +83,13 @@ impl Inquiry<'_> {
             })
     }
 
-    fn allowed_and_died(&self, evidence: &Evidence) -> Class {
+    fn allowed_and_dropped(&self, evidence: &Evidence) -> Class {
         let governs = |d: &DirectionVerdict| d.layer.is_some() || !d.isolating.is_empty();
         let governed = governs(&self.verdict.egress) || governs(&self.verdict.ingress);
-        match Died::of(evidence) {
+        match dropped_by(evidence) {
             // Conntrack drops where filters do, and for the same reason as far as the kernel says.
             _ if self.table_full(evidence).is_some() || self.invalid(evidence) => Class::NotPolicy,
-            Died::Filter if governed => Class::OutOfSync,
+            DroppedBy::Filter if governed => Class::OutOfSync,
             _ => Class::NotPolicy,
         }
     }
@@ -144,14 +147,10 @@ impl Inquiry<'_> {
             || self.question.destination.pod().is_some_and(|pod| {
                 &*pod.namespace == DNS_NAMESPACE
                     && (pod.labels.get("k8s-app").is_some_and(|app| &**app == "kube-dns")
-                        || self.snapshot.services().any(|service| {
-                            is_dns_service(service)
-                                && !service.selector.is_empty()
-                                && service
-                                    .selector
-                                    .iter()
-                                    .all(|(k, v)| pod.labels.get(k) == Some(v))
-                        }))
+                        || self
+                            .snapshot
+                            .services()
+                            .any(|service| is_dns_service(service) && service.selects(&pod.labels)))
             })
     }
 
@@ -162,26 +161,29 @@ impl Inquiry<'_> {
         (known && !interface.addresses.contains(&self.case.flow.source)).then_some(interface)
     }
 
-    /// The interface by which a filter's victims entered while it was new, and how old it was then.
+    /// The interface by which packets that a filter dropped entered while it was new, and how old it
+    /// was then.
     pub(super) fn starting(&self) -> Option<(&Interface, SignedDuration)> {
-        let Fate::Died(evidence) = self.case.fate else { return None };
-        let filtered = Died::of(evidence).is_filter() && self.spoofed(evidence).is_none();
+        let Fate::Dropped(evidence) = self.case.fate else { return None };
+        let filtered =
+            (dropped_by(evidence) == DroppedBy::Filter) && self.spoofed(evidence).is_none();
         let entered = evidence.entered.filter(|_| filtered)?;
         self.snapshot.node_facts().new_interface(entered, evidence.first(), STARTS_WITHIN)
     }
 
-    /// When the table of connections was full while a filter's victims died.
+    /// When the table of connections was full while a filter dropped packets.
     pub(super) fn table_full(&self, evidence: &Evidence) -> Option<&TableFull> {
         let full =
             self.snapshot.node_facts().table_full().filter(|full| full.covers(&evidence.span()));
-        full.filter(|_| Died::of(evidence).is_filter())
+        full.filter(|_| dropped_by(evidence) == DroppedBy::Filter)
     }
 
-    /// Whether a filter's victims were what conntrack found invalid: as many, and hardly any other.
+    /// Whether what a filter dropped is what conntrack found invalid: as many, and hardly any other.
     pub(super) fn invalid(&self, evidence: &Evidence) -> bool {
-        let died = evidence.kernel_packets();
+        let dropped = evidence.kernel_packets();
         let invalid = self.snapshot.node_facts().invalid_packets(&evidence.span());
-        Died::of(evidence).is_filter() && (died..=died + INVALID_OTHERS_MAX).contains(&invalid)
+        (dropped_by(evidence) == DroppedBy::Filter)
+            && (dropped..=dropped + INVALID_OTHERS_MAX).contains(&invalid)
     }
 
     /// The kind that nothing had been heard of for longest, and for how many seconds.
@@ -205,24 +207,24 @@ impl Inquiry<'_> {
         let mut confidence = match self.case.fate {
             Fate::Asked => because(1.0, "computed from the objects given"),
             Fate::Answered => because(0.95, "an answer came back"),
-            Fate::Died(evidence) => match (evidence.level(), Died::of(evidence)) {
-                (EvidenceLevel::Rejected, Died::Filter) => {
+            Fate::Dropped(evidence) => match (evidence.level(), dropped_by(evidence)) {
+                (EvidenceLevel::Rejected, DroppedBy::Filter) => {
                     because(0.97, "a filter of this node rejected it")
                 }
                 (EvidenceLevel::Rejected, _) => {
-                    because(0.7, "a rejection came back, from whom is not known")
+                    because(0.7, "a rejection came back, and who sent it is unknown")
                 }
-                (EvidenceLevel::KernelDrop, Died::Filter) => {
+                (EvidenceLevel::KernelDrop, DroppedBy::Filter) => {
                     because(0.97, "a filter of this node dropped it")
                 }
-                (EvidenceLevel::KernelDrop, Died::Other) => {
+                (EvidenceLevel::KernelDrop, DroppedBy::Other) => {
                     because(0.97, "this kernel says why it dropped it")
                 }
                 (EvidenceLevel::KernelDrop, _) => {
                     because(0.85, "this kernel dropped it without saying why")
                 }
                 (EvidenceLevel::Unanswered, _) if class.is_denial() => {
-                    because(0.75, "nothing was dropped here: it died beyond this node")
+                    because(0.75, "nothing was dropped here: it was lost beyond this node")
                 }
                 // Of drops there is no other level.
                 (_, _) => because(0.6, "no answer came, and nothing says why"),
@@ -242,7 +244,7 @@ impl Inquiry<'_> {
                     because(0.9, "the specification exempts this traffic, and most CNIs do");
             }
             if self.verdict.unknowns().next().is_some() {
-                confidence *= because(0.95, "the other direction cannot be told");
+                confidence *= because(0.95, "the other direction is unknown");
             }
         }
         ((confidence * 100.0).round() / 100.0, reasons)

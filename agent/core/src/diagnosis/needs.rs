@@ -3,28 +3,28 @@
 use jiff::Timestamp;
 
 use super::Case;
-use crate::cluster::{Name, Snapshot, look_up::Sought, resolve::Holder};
+use crate::cluster::{Name, Snapshot, look_up::Query, resolve::Holder};
 
 /// What to look up before a case can be judged: nothing where everything is listed. Of a Service
 /// that nobody translated, its backends; of the policies over either end, Services that they name.
-pub fn to_look_up(snapshot: &Snapshot, case: &Case<'_>, now: Timestamp) -> Vec<Sought> {
+pub fn to_look_up(snapshot: &Snapshot, case: &Case<'_>, now: Timestamp) -> Vec<Query> {
     if snapshot.knows_all_pods() {
         return Vec::new();
     }
     let dialled = case.dialled.map(|(address, _)| address);
     let ends = [Some(case.flow.source), Some(case.flow.destination), dialled];
-    let mut missing: Vec<Sought> = ends
+    let mut missing: Vec<Query> = ends
         .into_iter()
         .flatten()
         .filter(|address| snapshot.is_missing(*address, case.at, now))
-        .map(Sought::from)
+        .map(Query::from)
         .collect();
     if let Holder::Service(service) = snapshot.resolve(case.flow.destination, case.at).holder {
         let backends = snapshot.slices(&service).flat_map(|slice| &slice.addresses);
         let backends = backends.filter(|address| snapshot.is_missing(**address, None, now));
-        missing.extend(backends.copied().map(Sought::from));
+        missing.extend(backends.copied().map(Query::from));
     }
-    let services = services_of_rules(snapshot, case).into_iter().map(Sought::Service);
+    let services = services_of_rules(snapshot, case).into_iter().map(Query::Service);
     missing.extend(services.filter(|sought| snapshot.is_fresh(sought, None, now) != Some(true)));
     missing.sort_unstable();
     missing.dedup();

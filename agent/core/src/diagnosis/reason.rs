@@ -1,93 +1,186 @@
-//! What the kernel's drop reasons mean.
+//! What the kernel's drop reasons mean: one table, with a line for each.
 
 use crate::correlate::{Evidence, KernelDrops};
 
-/// Who killed the packets, as far as reason and place tell.
+/// Who dropped the packets, as far as reason and place say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Died {
+pub enum DroppedBy {
     /// A filter that may enforce policy.
     Filter,
     /// Something that enforces no policy.
     Other,
     /// This kernel, without saying why.
     Unclear,
-    /// Not here.
+    /// Nothing on this node.
     Elsewhere,
 }
 
-impl Died {
-    /// Whether a filter of this node killed them.
-    pub fn is_filter(self) -> bool {
-        self == Self::Filter
-    }
+/// What becomes of established connections by the filter that dropped the first packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Established {
+    /// It accepts them before policy is asked.
+    Accepted,
+    /// It judges them as it judges new ones.
+    Judged,
+}
 
-    /// Judges all that was seen.
-    pub fn of(evidence: &Evidence) -> Self {
-        evidence.kernel_drop().map_or(Self::Elsewhere, Self::of_drops)
-    }
+/// A drop reason (include/net/dropreason-core.h).
+struct Reason {
+    /// Its names without `SKB_DROP_REASON_`, which mean the same here; one that ends in `*` is how
+    /// the names of several begin.
+    names: &'static [&'static str],
+    /// Who drops packets for it.
+    dropped_by: DroppedBy,
+    /// What becomes of established connections by that filter, where that is known.
+    established: Option<Established>,
+    /// It in plain words, where that says more than the name does.
+    words: Option<&'static str>,
+}
 
-    fn of_drops(drops: &KernelDrops) -> Self {
-        let reason = &*drops.reason.name;
-        let location = drops.location.as_deref().unwrap_or_default();
-        // Measured on real engines: netfilter ones give NETFILTER_DROP; Cilium TC_INGRESS, or
-        // TC_EGRESS with endpoint routes; Open vSwitch reasons of its own.
-        let filters = ["NETFILTER_DROP", "TC_INGRESS", "TC_EGRESS", "XDP", "BPF_CGROUP_EGRESS"];
-        if filters.contains(&reason) || reason.starts_with("OVS_DROP") {
-            return Self::Filter;
-        }
-        if reason == "NOT_SPECIFIED" || reason.is_empty() {
-            // NFQUEUE engines free the packet when their daemon's verdict comes in; kernels
-            // before 5.17 give no reasons at all, and the place must do.
-            let netfilter = ["nfqnl_reinject", "nf_reinject", "nf_hook_slow", "nft_do_chain"];
-            // Where the verdict of a tc program is carried out (net/core/dev.c). Kernels that have a
-            // reason for that have another number for none.
-            let tc = ["__netif_receive_skb_core", "__dev_queue_xmit"];
-            let is_at = |names: &[&str]| names.iter().any(|name| location.starts_with(name));
-            let is_filter = is_at(&netfilter) || (drops.reason.number == 0 && is_at(&tc));
-            return if is_filter { Self::Filter } else { Self::Unclear };
-        }
-        // A number without a name: newer than what is known.
-        if reason.bytes().all(|byte| byte.is_ascii_digit()) { Self::Unclear } else { Self::Other }
+impl Reason {
+    /// The reason of this name, if it is in the table.
+    fn named(name: &str) -> Option<&'static Self> {
+        let is_it = |pattern: &&str| match pattern.strip_suffix('*') {
+            Some(beginning) => name.starts_with(beginning),
+            None => name == *pattern,
+        };
+        REASONS.iter().find(|reason| reason.names.iter().any(|pattern| is_it(pattern)))
     }
 }
 
-/// A drop reason in plain words (include/net/dropreason-core.h).
+/// The reason of a filter that may enforce policy.
+const fn filter(
+    names: &'static [&'static str],
+    established: Option<Established>,
+    words: Option<&'static str>,
+) -> Reason {
+    Reason { names, dropped_by: DroppedBy::Filter, established, words }
+}
+
+/// A reason that has nothing to do with policy.
+const fn other(names: &'static [&'static str], words: &'static str) -> Reason {
+    Reason { names, dropped_by: DroppedBy::Other, established: None, words: Some(words) }
+}
+
+/// Every reason that means more than its name.
+///
+/// Those of filters are measured on real engines: netfilter ones give `NETFILTER_DROP`; Cilium
+/// `TC_INGRESS`, or `TC_EGRESS` with endpoint routes; Open vSwitch reasons of its own. Connection
+/// tracking comes first in the engines that use netfilter (Felix, kube-router,
+/// kube-network-policies), and in Antrea's Open vSwitch tables. Of Cilium, replies and related
+/// packets pass, and "all others must be permitted by policy" (`bpf/bpf_lxc.c`).
+const REASONS: &[Reason] = &[
+    filter(&["NETFILTER_DROP"], Some(Established::Accepted), Some("a netfilter rule dropped it")),
+    filter(
+        &["TC_INGRESS", "TC_EGRESS"],
+        Some(Established::Judged),
+        Some("a tc program dropped it"),
+    ),
+    filter(&["XDP"], None, Some("an XDP program dropped it")),
+    filter(&["BPF_CGROUP_EGRESS"], None, Some("a cgroup program dropped it")),
+    filter(&["OVS_DROP*"], Some(Established::Accepted), None),
+    other(&["NO_SOCKET"], "nothing listens on the port"),
+    other(&["TCP_LISTEN_OVERFLOW", "LISTEN_OVERFLOW"], "the listener's accept queue is full"),
+    other(&["SOCKET_BACKLOG"], "the socket's backlog is full"),
+    other(&["SOCKET_RCVBUFF"], "the socket's receive buffer is full"),
+    other(&["SOCKET_FILTER"], "a socket filter dropped it"),
+    other(&["PROTO_MEM", "NOMEM"], "the kernel is short of memory"),
+    other(
+        &["IP_RPFILTER"],
+        "the reverse-path filter dropped it: no route leads back to its source by that interface",
+    ),
+    other(&["IP_INNOROUTES", "IP_OUTNOROUTES"], "there is no route to its destination"),
+    other(&["IP_INVALID_SOURCE", "IP_LOCAL_SOURCE"], "its source address is not valid here"),
+    other(&["IP_INVALID_DEST"], "its destination address is not valid here"),
+    other(&["IP_INADDRERRORS"], "its destination address cannot be reached from here"),
+    other(
+        &["NEIGH_FAILED", "NEIGH_CREATEFAIL", "NEIGH_DEAD"],
+        "nobody answers for the next hop's address (ARP or neighbour discovery)",
+    ),
+    other(&["NEIGH_QUEUEFULL"], "too many packets wait for the next hop's address"),
+    other(
+        &["QDISC_DROP", "QDISC_OVERLIMIT", "QDISC_CONGESTED", "CAKE_FLOOD", "FQ_FLOW_LIMIT"],
+        "a queueing discipline is full",
+    ),
+    other(&["CPU_BACKLOG"], "a CPU's packet backlog is full"),
+    other(&["FULL_RING"], "a device's ring is full"),
+    other(&["DEV_READY"], "the device is not up"),
+    other(&["TCP_CSUM", "UDP_CSUM", "IP_CSUM", "SKB_CSUM"], "its checksum is wrong"),
+    other(&["PKT_TOO_BIG"], "it is larger than the path's MTU"),
+    other(&["TCP_FLAGS", "TCP_INVALID_SYN"], "its TCP flags are not those of a connect"),
+    other(&["XFRM_POLICY"], "an IPsec policy dropped it"),
+    other(&["SECURITY_HOOK"], "a security module dropped it"),
+    other(&["OTHERHOST"], "its link-layer address is another host's"),
+    other(&["IPV6DISABLED"], "IPv6 is off on the interface"),
+];
+
+/// A kernel function in which filters drop packets without a reason.
+struct Place {
+    /// How its name begins; compilers add endings.
+    function: &'static str,
+    /// Only where the kernel has no reasons at all, which gives "not specified" the number 0.
+    only_without_reasons: bool,
+    /// What becomes of established connections by that filter, where that is known.
+    established: Option<Established>,
+}
+
+/// NFQUEUE engines free the packet when their daemon's verdict comes in; kernels before 5.17 give no
+/// reasons at all, so the place has to do. The last two are where the verdict of a tc program is
+/// carried out (net/core/dev.c): kernels that have a reason for that have another number for none.
+const PLACES: &[Place] = &[
+    Place {
+        function: "nfqnl_reinject",
+        only_without_reasons: false,
+        established: Some(Established::Accepted),
+    },
+    Place { function: "nf_reinject", only_without_reasons: false, established: None },
+    Place { function: "nf_hook_slow", only_without_reasons: false, established: None },
+    Place { function: "nft_do_chain", only_without_reasons: false, established: None },
+    Place { function: "__netif_receive_skb_core", only_without_reasons: true, established: None },
+    Place { function: "__dev_queue_xmit", only_without_reasons: true, established: None },
+];
+
+/// The place of a filter that dropped these packets without saying why, if it is one.
+fn filter_at(drops: &KernelDrops) -> Option<&'static Place> {
+    let location = drops.location.as_deref()?;
+    let is_unspecified = matches!(&*drops.reason.name, "NOT_SPECIFIED" | "");
+    let is_here = |place: &&Place| {
+        location.starts_with(place.function)
+            && (!place.only_without_reasons || drops.reason.number == 0)
+    };
+    PLACES.iter().find(is_here).filter(|_| is_unspecified)
+}
+
+/// Who dropped the packets, by all that was seen.
+pub fn dropped_by(evidence: &Evidence) -> DroppedBy {
+    evidence.kernel_drop().map_or(DroppedBy::Elsewhere, dropped_by_kernel)
+}
+
+fn dropped_by_kernel(drops: &KernelDrops) -> DroppedBy {
+    let name = &*drops.reason.name;
+    match Reason::named(name) {
+        Some(reason) => reason.dropped_by,
+        None if filter_at(drops).is_some() => DroppedBy::Filter,
+        None if name == "NOT_SPECIFIED" => DroppedBy::Unclear,
+        // A number without a name: newer than what is known.
+        None if name.bytes().all(|byte| byte.is_ascii_digit()) => DroppedBy::Unclear,
+        None => DroppedBy::Other,
+    }
+}
+
+/// What becomes of established connections by the filter that dropped these packets; `None`: that is
+/// unknown.
+pub fn established(evidence: &Evidence) -> Option<Established> {
+    let drops = evidence.kernel_drop()?;
+    match Reason::named(&drops.reason.name) {
+        Some(reason) => reason.established,
+        None => filter_at(drops)?.established,
+    }
+}
+
+/// A drop reason in plain words.
 pub fn in_words(reason: &str) -> Option<&'static str> {
-    Some(match reason {
-        "NETFILTER_DROP" => "a netfilter rule dropped it",
-        "TC_INGRESS" | "TC_EGRESS" => "a tc program dropped it",
-        "XDP" => "an XDP program dropped it",
-        "BPF_CGROUP_EGRESS" => "a cgroup program dropped it",
-        "NO_SOCKET" => "nothing listens on the port",
-        "TCP_LISTEN_OVERFLOW" | "LISTEN_OVERFLOW" => "the listener's accept queue is full",
-        "SOCKET_BACKLOG" => "the socket's backlog is full",
-        "SOCKET_RCVBUFF" => "the socket's receive buffer is full",
-        "SOCKET_FILTER" => "a socket filter dropped it",
-        "PROTO_MEM" | "NOMEM" => "the kernel is short of memory",
-        "IP_RPFILTER" => "the reverse-path filter: no route back to its source by that interface",
-        "IP_INNOROUTES" | "IP_OUTNOROUTES" => "there is no route to its destination",
-        "IP_INVALID_SOURCE" | "IP_LOCAL_SOURCE" => "its source address is not valid here",
-        "IP_INVALID_DEST" => "its destination address is not valid here",
-        "IP_INADDRERRORS" => "its destination address cannot be reached from here",
-        "NEIGH_FAILED" | "NEIGH_CREATEFAIL" | "NEIGH_DEAD" => {
-            "nobody answers for the next hop's address (ARP or neighbour discovery)"
-        }
-        "NEIGH_QUEUEFULL" => "too many packets wait for the next hop's address",
-        "QDISC_DROP" | "QDISC_OVERLIMIT" | "QDISC_CONGESTED" | "CAKE_FLOOD" | "FQ_FLOW_LIMIT" => {
-            "a queueing discipline is full"
-        }
-        "CPU_BACKLOG" => "a CPU's packet backlog is full",
-        "FULL_RING" => "a device's ring is full",
-        "DEV_READY" => "the device is not up",
-        "TCP_CSUM" | "UDP_CSUM" | "IP_CSUM" | "SKB_CSUM" => "its checksum is wrong",
-        "PKT_TOO_BIG" => "it is larger than the path's MTU",
-        "TCP_FLAGS" | "TCP_INVALID_SYN" => "its TCP flags are not those of a connect",
-        "XFRM_POLICY" => "an IPsec policy dropped it",
-        "SECURITY_HOOK" => "a security module dropped it",
-        "OTHERHOST" => "its link-layer address is another host's",
-        "IPV6DISABLED" => "IPv6 is off on the interface",
-        _ => return None,
-    })
+    Reason::named(reason)?.words
 }
 
 #[cfg(test)]
@@ -97,21 +190,36 @@ mod tests {
     use super::*;
     use crate::observation::DropReason;
 
-    fn died(number: u32, reason: &str, location: &str) -> Died {
+    fn by(number: u32, reason: &str, location: &str) -> DroppedBy {
         let reason = DropReason { number, name: Arc::from(reason) };
         let location = Some(Arc::from(location));
-        Died::of_drops(&KernelDrops { reason, location, interface: 0, packets: 1 })
+        dropped_by_kernel(&KernelDrops { reason, location, interface: 0, packets: 1 })
     }
 
     #[test]
     fn where_the_kernel_gives_no_reasons_the_place_decides() {
         for place in ["nf_hook_slow", "__netif_receive_skb_core.constprop.0", "__dev_queue_xmit"] {
-            assert_eq!(died(0, "NOT_SPECIFIED", place), Died::Filter, "{place}");
+            assert_eq!(by(0, "NOT_SPECIFIED", place), DroppedBy::Filter, "{place}");
         }
-        assert_eq!(died(0, "NOT_SPECIFIED", "tcp_v4_rcv"), Died::Unclear);
+        assert_eq!(by(0, "NOT_SPECIFIED", "tcp_v4_rcv"), DroppedBy::Unclear);
         // Where it has a reason for tc programs, this is none of theirs.
-        assert_eq!(died(2, "NOT_SPECIFIED", "__dev_queue_xmit"), Died::Unclear);
-        assert_eq!(died(2, "NOT_SPECIFIED", "nfqnl_reinject"), Died::Filter);
-        assert_eq!(died(62, "TC_EGRESS", "__dev_queue_xmit"), Died::Filter);
+        assert_eq!(by(2, "NOT_SPECIFIED", "__dev_queue_xmit"), DroppedBy::Unclear);
+        assert_eq!(by(2, "NOT_SPECIFIED", "nfqnl_reinject"), DroppedBy::Filter);
+        assert_eq!(by(62, "TC_EGRESS", "__dev_queue_xmit"), DroppedBy::Filter);
+    }
+
+    #[test]
+    fn a_reason_that_is_not_in_the_table_is_nobody_s_policy_unless_it_has_no_name() {
+        assert_eq!(by(300, "OVS_DROP_LAST_ACTION", "x"), DroppedBy::Filter);
+        assert_eq!(by(90, "SOMETHING_NEW", "nf_hook_slow"), DroppedBy::Other);
+        assert_eq!(by(90, "90", "nf_hook_slow"), DroppedBy::Unclear);
+    }
+
+    #[test]
+    fn no_name_stands_in_two_lines() {
+        let names: Vec<_> = REASONS.iter().flat_map(|reason| reason.names).collect();
+        for (place, name) in names.iter().enumerate() {
+            assert!(!names[place + 1..].contains(name), "{name}");
+        }
     }
 }

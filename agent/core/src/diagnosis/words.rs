@@ -1,57 +1,94 @@
-//! The one sentence.
+//! A cause in one sentence, for people.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::sync::Arc;
 
-use super::{Cause, Class, Fate, Situation, inquiry::Inquiry, reason};
+use jiff::SignedDuration;
+
+use super::{Cause, Class, Dialled, Fate, Hindsight, Situation, inquiry::Inquiry, reason};
 use crate::{
-    cluster::TableFull,
+    cluster::{
+        TableFull,
+        history::Change,
+        object::{Probe, Service},
+    },
     correlate::EvidenceLevel,
     flow::Direction,
     observation::Rejection,
-    policy::{Layer, Policy},
+    policy::{Layer, Policy, PolicyRef},
     verdict::{Decision, nearest::NearestMiss},
 };
 
+/// Everything that is to be said of a cause.
 pub(super) fn sentence(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
-    let mut text = match cause.class {
+    let clauses = [
+        Some(main_clause(inquiry, cause)),
+        exemption(inquiry, cause),
+        consequence(cause),
+        start(inquiry, cause),
+        lifted_since(cause),
+    ];
+    clauses.into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+fn main_clause(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
+    match cause.class {
         Class::NotEnforced => not_enforced(inquiry, cause),
-        Class::OutOfSync => out_of_sync(inquiry),
+        Class::OutOfSync => match &cause.hindsight {
+            Some(Hindsight::LiftedBefore { change, by }) => {
+                filter_behind(inquiry, cause, change, *by)
+            }
+            _ => out_of_sync(inquiry),
+        },
         Class::NotPolicy => not_policy(inquiry),
         Class::CannotTell => {
             let why: Vec<_> = inquiry.verdict.unknowns().map(ToString::to_string).collect();
-            format!("cannot tell: {}", why.join("; "))
+            format!("whether policies deny it is unknown: {}", why.join("; "))
         }
         Class::None => "no policy denies it".to_owned(),
         _ => denial(inquiry, cause),
-    };
-    if cause.class.is_denial() {
-        if inquiry.verdict.exempt.is_some() {
-            text +=
-                "; the specification exempts this traffic, and this CNI polices it all the same";
+    }
+}
+
+fn exemption(inquiry: &Inquiry<'_>, cause: &Cause) -> Option<String> {
+    let is_denied_anyway = cause.class.is_denial() && inquiry.verdict.exempt.is_some();
+    is_denied_anyway
+        .then(|| "the specification exempts this traffic, but this CNI polices it anyway".into())
+}
+
+/// What a denial does beyond the flow.
+fn consequence(cause: &Cause) -> Option<String> {
+    let what = match cause.situation? {
+        Situation::Dns => "without DNS nothing that uses names will work",
+        Situation::Probe(Probe::Liveness) => {
+            "this is the kubelet's liveness probe, so the pod will be restarted"
         }
-        text += match cause.situation {
-            Some(Situation::Dns) => "; without DNS nothing that uses names will work",
-            Some(Situation::Probe(super::Probe::Liveness)) => {
-                "; this is the kubelet's liveness probe, so the pod will be restarted"
-            }
-            Some(Situation::Probe(super::Probe::Readiness)) => {
-                "; this is the kubelet's readiness probe, so the pod will not be ready"
-            }
-            Some(Situation::Probe(super::Probe::Startup)) => {
-                "; this is the kubelet's startup probe, so the pod will be restarted"
-            }
-            Some(Situation::Start) | None => "",
-        };
+        Situation::Probe(Probe::Readiness) => {
+            "this is the kubelet's readiness probe, so the pod will not be ready"
+        }
+        Situation::Probe(Probe::Startup) => {
+            "this is the kubelet's startup probe, so the pod will be restarted"
+        }
+        Situation::Start => return None,
+    };
+    cause.class.is_denial().then(|| what.to_owned())
+}
+
+fn start(inquiry: &Inquiry<'_>, cause: &Cause) -> Option<String> {
+    let (interface, age) = inquiry.starting().filter(|_| !cause.class.is_denial())?;
+    Some(format!(
+        "the pod's interface {} was {:.1} s old: its CNI had not programmed it yet",
+        interface.name,
+        age.as_secs_f64().max(0.0)
+    ))
+}
+
+fn lifted_since(cause: &Cause) -> Option<String> {
+    match cause.hindsight.as_ref()? {
+        Hindsight::LiftedSince(change) => {
+            Some(format!("it is no longer denied: {} was {} since", change.object, change.kind))
+        }
+        Hindsight::LiftedBefore { .. } => None,
     }
-    if let Some((interface, age)) = inquiry.starting().filter(|_| !cause.class.is_denial()) {
-        let _ = write!(
-            text,
-            "; the pod's interface {} was {:.1} s old: its CNI had not programmed it yet",
-            interface.name,
-            age.as_secs_f64().max(0.0)
-        );
-    }
-    text
 }
 
 /// `ingress denied by NetworkPolicy backend/default-deny; nearest: …`.
@@ -102,29 +139,60 @@ pub(super) fn nearest(miss: &NearestMiss) -> String {
 
 fn not_enforced(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
     let direction = cause.direction.unwrap_or(Direction::Ingress);
-    format!("{}, and it arrived all the same: the CNI does not enforce it", {
+    format!("{}, but it arrived anyway: the CNI does not enforce it", {
         denied_by(inquiry, direction)
     })
 }
 
 fn out_of_sync(inquiry: &Inquiry<'_>) -> String {
-    let what = match inquiry.case.fate {
-        Fate::Died(evidence) if evidence.level() == EvidenceLevel::Rejected => "rejected",
-        _ => "dropped",
-    };
+    let verb = filter_verb(inquiry);
     let allowed = [Direction::Egress, Direction::Ingress].into_iter().find_map(|direction| {
         let rule = inquiry.verdict.direction(direction).allowed_by.first()?;
         Some(format!("{} rule {} allows {direction}", rule.policy, rule.rule))
     });
     let allowed = allowed.unwrap_or_else(|| "policies allow it".to_owned());
     format!(
-        "{allowed}, but this node's filter {what} it: the CNI has not caught up, or other rules \
+        "{allowed}, but this node's filter {verb} it: the CNI has not caught up, or other rules \
          are in the way"
     )
 }
 
+/// The filter goes on by a denial that a change has lifted.
+fn filter_behind(
+    inquiry: &Inquiry<'_>,
+    cause: &Cause,
+    change: &Change,
+    by: SignedDuration,
+) -> String {
+    let verb = filter_verb(inquiry);
+    let (object, kind, secs) = (&change.object, change.kind, by.as_secs());
+    let policy = cause.policy.as_ref().map(|policy| &policy.reference);
+    let is_changed =
+        |policy: &PolicyRef| object.name == policy.name && object.namespace == policy.namespace;
+    let who = match policy {
+        Some(policy) if is_changed(policy) => {
+            format!("{object}, {kind} {secs} s before, would have")
+        }
+        Some(policy) => {
+            format!("{} {policy} would have until {object} was {kind} {secs} s before", policy.kind)
+        }
+        None => format!("policies would have until {object} was {kind} {secs} s before"),
+    };
+    format!(
+        "no policy denies it now, and this node's filter {verb} it as {who}: the CNI has not \
+         caught up, or other rules are in the way"
+    )
+}
+
+fn filter_verb(inquiry: &Inquiry<'_>) -> &'static str {
+    match inquiry.case.fate {
+        Fate::Dropped(evidence) if evidence.level() == EvidenceLevel::Rejected => "rejected",
+        _ => "dropped",
+    }
+}
+
 fn not_policy(inquiry: &Inquiry<'_>) -> String {
-    let Fate::Died(evidence) = inquiry.case.fate else {
+    let Fate::Dropped(evidence) = inquiry.case.fate else {
         return "not policy".to_owned();
     };
     if let Some(interface) = inquiry.spoofed(evidence) {
@@ -140,7 +208,7 @@ fn not_policy(inquiry: &Inquiry<'_>) -> String {
         Decision::NotIsolated => "no policy governs either end",
         Decision::Allowed => "policies allow it",
         Decision::Denied => "policies deny it, but did not do this",
-        Decision::Unknown => "what policies say cannot be told",
+        Decision::Unknown => "what policies say is unknown",
     };
     let full = inquiry.table_full(evidence).map(|full| {
         let TableFull { entries, entries_max, .. } = full;
@@ -166,4 +234,22 @@ fn not_policy(inquiry: &Inquiry<'_>) -> String {
         (None, None) => "it was not dropped on this node, and nobody answers".to_owned(),
     };
     format!("not policy: {how}; {policy}")
+}
+
+/// A Service proxy has nowhere to send to.
+pub(super) fn no_endpoint(service: &Service) -> String {
+    let Service { namespace, name, .. } = service;
+    format!("{namespace}/{name}: the Service has no ready endpoint for this port")
+}
+
+/// Why what policies say of a Service is unknown: no backend.
+pub(super) fn no_backend(dialled: &Dialled) -> String {
+    let Service { namespace, name, .. } = &*dialled.service;
+    format!("Service {namespace}/{name} has no backend for port {}", dialled.port)
+}
+
+/// Why what policies say of a Service is unknown: backends that they do not treat alike.
+pub(super) fn backends_differ(service: &Service) -> String {
+    let Service { namespace, name, .. } = service;
+    format!("policies allow some backends of Service {namespace}/{name} and deny others")
 }

@@ -8,12 +8,12 @@ use std::{
 use jiff::Timestamp;
 
 use crate::{
-    cluster::{look_up::Sought, object::Pod},
+    cluster::{look_up::Query, object::Pod},
     correlate::{Drop, Folded},
     diagnosis::Diagnosis,
     flow::Flow,
     incident::{IncidentChange, IncidentId, JudgedDrop, Severity},
-    mute::{MutedBy, Tally},
+    mute::{MutedBy, MutedCount},
     observation::{DropReason, Observation},
     own_path::Destination,
 };
@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub enum Action {
     /// Look these up. What comes of it shows in the cluster.
-    LookUp(Vec<Sought>),
+    LookUp(Vec<Query>),
     /// Ask the kernel's table of last answers, and report back before the next action is done: see
     /// [`super::Docket::last_answers`].
     AskLastAnswers(AnswersQuery),
@@ -44,7 +44,7 @@ pub enum Action {
         /// Since when it was counted.
         since: Timestamp,
         /// By what muted it.
-        tallies: BTreeMap<MutedBy, Tally>,
+        tallies: BTreeMap<MutedBy, MutedCount>,
     },
     /// Report what became of an incident.
     Incident(Box<IncidentChange>),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    cluster::{Snapshot, look_up::Sought},
+    cluster::{Snapshot, look_up::Query},
     correlate::Drop,
     diagnosis::{Case, Diagnosis, Fate, diagnose, to_look_up},
     flow::Flow,
@@ -23,8 +23,8 @@ pub const CATCH_UP: SignedDuration = SignedDuration::from_secs(2);
 pub const LOOK_UP: SignedDuration = SignedDuration::from_secs(4);
 
 /// How many cases wait at most (about 2 kB each): a flow waits once a minute for some seconds, so
-/// that these are more flows than a node has open drops of, all of which began within four seconds
-/// or so. Beyond it they are decided at once.
+/// that these are more flows than a node has open drops, all begun within four seconds or so. Beyond
+/// it they are decided at once.
 pub const PENDING_MAX: usize = 2048;
 
 /// What is diagnosed.
@@ -54,7 +54,7 @@ pub(super) fn case_of(drop: &Drop) -> Case<'_> {
         flow: drop.flow,
         dialled: drop.dialled,
         at: Some(drop.evidence.last()),
-        fate: Fate::Died(&drop.evidence),
+        fate: Fate::Dropped(&drop.evidence),
     }
 }
 
@@ -85,7 +85,7 @@ impl Pending {
 #[derive(Clone, Debug)]
 pub(super) enum Stage {
     /// For who is at its ends.
-    LookingUp { missing: Vec<Sought>, generation: u64 },
+    LookingUp { missing: Vec<Query>, generation: u64 },
     /// For news of what was already so when its packets were seen.
     CatchingUp,
 }
@@ -131,7 +131,7 @@ impl Queue {
         &mut self,
         snapshot: &Snapshot,
         now: Timestamp,
-    ) -> (Vec<Pending>, Vec<Sought>) {
+    ) -> (Vec<Pending>, Vec<Query>) {
         let mut all_missing = Vec::new();
         let known = self.waiting.extract_if(.., |(due, _), (stage, pending)| {
             let Stage::LookingUp { missing, generation } = stage else { return false };
@@ -171,7 +171,7 @@ impl Queue {
     /// Packets that this kernel dropped of the drops that wait.
     pub(super) fn kernel_packets(&self) -> u64 {
         let drops = self.waiting.values().filter_map(|(_, pending)| match &pending.subject {
-            Subject::Drop(drop) => Some(drop.untold_packets()),
+            Subject::Drop(drop) => Some(drop.unreported_packets()),
             Subject::Answer { .. } => None,
         });
         drops.sum()

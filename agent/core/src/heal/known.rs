@@ -1,4 +1,4 @@
-//! Incidents as the agents tell of them, of all nodes merged.
+//! Incidents as the agents report them, of all nodes merged.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,23 +22,23 @@ pub const INCIDENTS_MAX: usize = 512;
 /// How many flows of one incident are known: some replicas times some destinations.
 pub const FLOWS_MAX: usize = 64;
 
-/// How many nodes' words on one incident are kept apart.
+/// How many nodes' reports of one incident are kept apart.
 const NODES_MAX: usize = 256;
 
-/// Flows that died this long before the last one may be those of pods that are gone: one that goes
-/// on dying is told every [`REPORT_INTERVAL`].
-const FRESH: SignedDuration = SignedDuration::from_secs(2 * REPORT_INTERVAL.as_secs());
+/// Flows that were dropped this long before the last one may be those of pods that are gone: one that
+/// keeps being dropped is reported every [`REPORT_INTERVAL`].
+const RECENT: SignedDuration = SignedDuration::from_secs(2 * REPORT_INTERVAL.as_secs());
 
 /// What an agent's record says of an incident.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct IncidentReport {
     /// Which.
     pub id: IncidentId,
-    /// By the agent of which node.
+    /// The node of the agent that reports it.
     pub node: Arc<str>,
     /// Whether it goes on.
-    pub state: State,
-    /// When the first packet died.
+    pub state: IncidentState,
+    /// When the first packet was dropped.
     pub first: Timestamp,
     /// When the last one did.
     pub last: Timestamp,
@@ -58,7 +58,7 @@ pub struct Told {
 
 /// Whether an incident goes on, as one node sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum IncidentState {
     /// It does.
     Open,
     /// Its traffic was seen to pass, at this time.
@@ -69,24 +69,24 @@ pub enum State {
     Silent,
 }
 
-/// What an agent's record says of a flow that died.
+/// What an agent's record says of a flow that was dropped.
 #[derive(Clone, Debug)]
-pub struct Died {
+pub struct DropReport {
     /// The incident that it belongs to.
     pub incident: IncidentId,
-    /// By the agent of which node.
+    /// The node of the agent that reports it.
     pub node: Arc<str>,
     /// The flow.
     pub flow: Flow,
-    /// When it last died.
+    /// When it was last dropped.
     pub last: Timestamp,
     /// What there was before.
-    pub past: Past,
+    pub past: FlowPast,
 }
 
 /// What an agent knows of the time before a flow was denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Past {
+pub struct FlowPast {
     /// Which of its connections were answered.
     pub worked: Option<Worked>,
     /// Since when it is denied, at the least.
@@ -97,30 +97,30 @@ pub struct Past {
 /// first that somebody has tried.
 const CONNECTIONS_MIN: u64 = 2;
 
-/// Agents that tell of one flow: those of its two ends' nodes, and as many more for a pod that has
+/// Agents that report one flow: those of its two ends' nodes, and as many more for a pod that has
 /// moved.
 const AGENTS_MAX: usize = 4;
 
-/// A flow that died, by all that was told of it.
+/// A flow that was dropped, by all that was reported of it.
 #[derive(Clone, Debug)]
-struct Dying {
+struct KnownFlow {
     last: Timestamp,
     /// What each agent knows of the time before.
-    past: BTreeMap<Arc<str>, Past>,
+    past: BTreeMap<Arc<str>, FlowPast>,
 }
 
-impl Dying {
-    fn new(died: &Died) -> Self {
-        Self { last: died.last, past: BTreeMap::from([(died.node.clone(), died.past)]) }
+impl KnownFlow {
+    fn new(drop: &DropReport) -> Self {
+        Self { last: drop.last, past: BTreeMap::from([(drop.node.clone(), drop.past)]) }
     }
 
-    /// Takes what is told of it; whether that says something else of the time before.
-    fn take(&mut self, died: &Died) -> bool {
-        self.last = self.last.max(died.last);
-        if self.past.len() >= AGENTS_MAX && !self.past.contains_key(&died.node) {
+    /// Adds a report of it; whether that says something else of the time before.
+    fn add(&mut self, drop: &DropReport) -> bool {
+        self.last = self.last.max(drop.last);
+        if self.past.len() >= AGENTS_MAX && !self.past.contains_key(&drop.node) {
             self.past.clear();
         }
-        self.past.insert(died.node.clone(), died.past) != Some(died.past)
+        self.past.insert(drop.node.clone(), drop.past) != Some(drop.past)
     }
 
     /// Whether it worked before it was denied, as the agents saw: over more than one connection, and
@@ -132,76 +132,78 @@ impl Dying {
         if connections < CONNECTIONS_MIN {
             return Err(Refusal::WorkedTooLittle { flow, connections });
         }
-        // All have to know, and whoever says the earliest time is believed.
+        // All have to know, and the earliest time counts.
         let denied_since: Option<Vec<_>> = self.past.values().map(|p| p.denied_since).collect();
         let denied_since = denied_since.and_then(|all| all.into_iter().min());
-        let is_younger = denied_since
-            .is_some_and(|denied| worked.first < denied && worked.last <= denied + SETTLE);
-        let last = worked.last;
-        is_younger.then_some(()).ok_or(Refusal::DenialOlder { flow, worked: last, denied_since })
+        let (first, last) = (worked.first, worked.last);
+        match denied_since {
+            Some(denied) if first < denied && last <= denied + SETTLE => Ok(()),
+            Some(denied_since) => Err(Refusal::DenialOlder { flow, worked: last, denied_since }),
+            None => Err(Refusal::DenialOfUnknownAge { flow, worked: last }),
+        }
     }
 }
 
-/// One incident, by all that was told of it.
+/// One incident, by all that was reported of it.
 #[derive(Clone, Debug)]
-pub(super) struct Known {
+pub(super) struct KnownIncident {
     pub(super) first: Timestamp,
     pub(super) last: Timestamp,
     pub(super) namespaces: BTreeSet<Arc<str>>,
-    /// The last word of each node; there is one at least.
-    nodes: BTreeMap<Arc<str>, Told>,
-    /// The last word of all.
-    latest: Told,
-    flows: BTreeMap<Flow, Dying>,
+    /// The last report of each node; there is one at least.
+    nodes: BTreeMap<Arc<str>, IncidentReport>,
+    /// The last report of all.
+    latest: IncidentReport,
+    flows: BTreeMap<Flow, KnownFlow>,
 }
 
-impl Known {
-    fn new(told: &Told) -> Self {
+impl KnownIncident {
+    fn new(report: &IncidentReport) -> Self {
         Self {
-            first: told.first,
-            last: told.last,
+            first: report.first,
+            last: report.last,
             namespaces: BTreeSet::new(),
             nodes: BTreeMap::new(),
-            latest: told.clone(),
+            latest: report.clone(),
             flows: BTreeMap::new(),
         }
     }
 
-    fn take(&mut self, told: Told) {
-        self.first = self.first.min(told.first);
-        self.last = self.last.max(told.last);
-        self.namespaces.extend(told.namespaces.iter().cloned());
-        if self.nodes.len() < NODES_MAX || self.nodes.contains_key(&told.node) {
-            self.nodes.insert(told.node.clone(), told.clone());
+    fn add_report(&mut self, report: IncidentReport) {
+        self.first = self.first.min(report.first);
+        self.last = self.last.max(report.last);
+        self.namespaces.extend(report.namespaces.iter().cloned());
+        if self.nodes.len() < NODES_MAX || self.nodes.contains_key(&report.node) {
+            self.nodes.insert(report.node.clone(), report.clone());
         }
-        self.latest = told;
+        self.latest = report;
     }
 
-    fn open(&self) -> impl Iterator<Item = &Told> {
-        self.nodes.values().filter(|told| told.state == State::Open)
+    fn open(&self) -> impl Iterator<Item = &IncidentReport> {
+        self.nodes.values().filter(|report| report.state == IncidentState::Open)
     }
 
     /// What the node says that is the most certain of those where it goes on: the one on which the
-    /// packets die knows more than the one from which they leave.
-    pub(super) fn surest(&self) -> &Told {
+    /// packets are dropped knows more than the one from which they leave.
+    pub(super) fn surest(&self) -> &IncidentReport {
         let surest = self.open().max_by(|a, b| a.confidence.total_cmp(&b.confidence));
         surest.unwrap_or(&self.latest)
     }
 
     /// How bad it is where it is worst.
     pub(super) fn severity(&self) -> Severity {
-        self.open().map(|told| told.severity).max().unwrap_or(self.latest.severity)
+        self.open().map(|report| report.severity).max().unwrap_or(self.latest.severity)
     }
 
-    /// Takes that one of its flows died; whether that is more than that it died once more.
-    fn died(&mut self, died: &Died) -> bool {
-        self.last = self.last.max(died.last);
-        if let Some(known) = self.flows.get_mut(&died.flow) {
-            return known.take(died);
+    /// Adds a drop of one of its flows; whether that is more than that it was dropped once more.
+    fn add_drop(&mut self, drop: &DropReport) -> bool {
+        self.last = self.last.max(drop.last);
+        if let Some(known) = self.flows.get_mut(&drop.flow) {
+            return known.add(drop);
         }
         let has_room = self.flows.len() < FLOWS_MAX;
         if has_room {
-            self.flows.insert(died.flow, Dying::new(died));
+            self.flows.insert(drop.flow, KnownFlow::new(drop));
         }
         has_room
     }
@@ -213,110 +215,118 @@ impl Known {
 
     /// When its traffic was last seen to pass, of one that goes on nowhere.
     pub(super) fn passes(&self) -> Option<Timestamp> {
-        let times = self.nodes.values().filter_map(|told| match told.state {
-            State::Passes(at) => Some(at),
+        let times = self.nodes.values().filter_map(|report| match report.state {
+            IncidentState::Passes(at) => Some(at),
             _ => None,
         });
         times.max().filter(|_| !self.is_open())
     }
 
-    /// Whether policies allow it now at every node, as far as is told.
+    /// Whether policies allow it now at every node, as far as is reported.
     pub(super) fn is_allowed(&self) -> bool {
-        let over = |told: &Told| matches!(told.state, State::Allowed | State::Passes(_));
+        let over = |report: &IncidentReport| {
+            matches!(report.state, IncidentState::Allowed | IncidentState::Passes(_))
+        };
         !self.nodes.is_empty() && self.nodes.values().all(over)
     }
 
-    /// The flows that died lately.
+    /// The flows that were dropped lately.
     pub(super) fn flows(&self) -> BTreeSet<Flow> {
-        self.fresh().map(|(flow, _)| *flow).collect()
+        self.recent().map(|(flow, _)| *flow).collect()
     }
 
-    fn fresh(&self) -> impl Iterator<Item = (&Flow, &Dying)> {
-        let lately = self.flows.values().map(|dying| dying.last).max().map(|last| last - FRESH);
-        self.flows.iter().filter(move |(_, dying)| Some(dying.last) >= lately)
+    fn recent(&self) -> impl Iterator<Item = (&Flow, &KnownFlow)> {
+        let lately = self.flows.values().map(|known| known.last).max().map(|last| last - RECENT);
+        self.flows.iter().filter(move |(_, known)| Some(known.last) >= lately)
     }
 
-    /// Whether each of the flows that died lately worked before it was denied. One that did not is
-    /// reason enough to leave all of them alone: a policy that lets some of an incident's flows pass
-    /// could not be told from one that does not help.
+    /// Whether each of the flows that were dropped lately worked before it was denied. One that did
+    /// not is reason enough to leave all of them alone: a policy that lets some of an incident's flows
+    /// pass could not be distinguished from one that does not help.
     pub(super) fn worked_before(&self) -> Result<(), Refusal> {
-        self.fresh().try_for_each(|(flow, dying)| dying.worked_before(*flow))
+        self.recent().try_for_each(|(flow, known)| known.worked_before(*flow))
     }
 }
 
 /// All incidents that are known.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Incidents {
-    known: BTreeMap<IncidentId, Known>,
-    /// How each flow last died, by whatever cause. A flow is told before its incident is.
-    died: BTreeMap<Flow, Death>,
+    known: BTreeMap<IncidentId, KnownIncident>,
+    /// How each flow was last dropped, by whatever cause. A flow is reported before its incident is.
+    last_drops: BTreeMap<Flow, LastDrop>,
 }
 
-/// The incident by which a flow last died, and what was told of it then.
+/// The incident of which a flow's last drop was part, and what was reported of it then.
 #[derive(Clone, Debug)]
-struct Death {
+struct LastDrop {
     incident: IncidentId,
-    dying: Dying,
+    state: KnownFlow,
 }
 
-/// How many flows' last deaths are known, whatever their incidents.
-const DEATHS_MAX: usize = 8192;
+/// How many flows' last drops are known, whatever their incidents.
+const LAST_DROPS_MAX: usize = 8192;
 
 impl Incidents {
-    pub(super) fn take(&mut self, told: Told) {
-        let id = told.id;
+    pub(super) fn add_report(&mut self, report: IncidentReport) {
+        let id = report.id;
         if !self.known.contains_key(&id) && self.known.len() >= INCIDENTS_MAX {
             // What is over first, then what is longest ago.
-            let eldest = self.known.iter().min_by_key(|(_, known)| (known.is_open(), known.last));
-            if let Some(id) = eldest.map(|(id, _)| *id) {
+            let oldest = self.known.iter().min_by_key(|(_, known)| (known.is_open(), known.last));
+            if let Some(id) = oldest.map(|(id, _)| *id) {
                 self.known.remove(&id);
             }
         }
-        let deaths = self.died.iter().filter(|(_, death)| death.incident == id);
+        let own_drops = self.last_drops.iter().filter(|(_, last_drop)| last_drop.incident == id);
         let known = self.known.entry(id).or_insert_with(|| {
-            let mut known = Known::new(&told);
-            for (flow, death) in deaths.take(FLOWS_MAX) {
-                known.last = known.last.max(death.dying.last);
-                known.flows.insert(*flow, death.dying.clone());
+            let mut known = KnownIncident::new(&report);
+            for (flow, last_drop) in own_drops.take(FLOWS_MAX) {
+                known.last = known.last.max(last_drop.state.last);
+                known.flows.insert(*flow, last_drop.state.clone());
             }
             known
         });
-        known.take(told);
+        known.add_report(report);
     }
 
-    /// Takes that a flow died; whether that is more of its incident than that it died once more.
-    pub(super) fn died(&mut self, died: &Died) -> bool {
-        let known = self.known.get_mut(&died.incident);
-        let is_news = known.is_some_and(|known| known.died(died));
-        if !self.died.contains_key(&died.flow) && self.died.len() >= DEATHS_MAX {
-            let oldest = self.died.iter().min_by_key(|(_, death)| death.dying.last);
+    /// Adds a drop of a flow; whether that says more of its incident than that it was dropped once
+    /// more.
+    pub(super) fn add_drop(&mut self, drop: &DropReport) -> bool {
+        let known = self.known.get_mut(&drop.incident);
+        let is_news = known.is_some_and(|known| known.add_drop(drop));
+        if !self.last_drops.contains_key(&drop.flow) && self.last_drops.len() >= LAST_DROPS_MAX {
+            let oldest = self.last_drops.iter().min_by_key(|(_, last_drop)| last_drop.state.last);
             if let Some(flow) = oldest.map(|(flow, _)| *flow) {
-                self.died.remove(&flow);
+                self.last_drops.remove(&flow);
             }
         }
-        let incident = died.incident;
-        match self.died.get_mut(&died.flow) {
-            Some(death) if death.incident == incident => {
-                death.dying.take(died);
+        let incident = drop.incident;
+        match self.last_drops.get_mut(&drop.flow) {
+            Some(last_drop) if last_drop.incident == incident => {
+                last_drop.state.add(drop);
             }
-            Some(death) if death.dying.last > died.last => {}
+            Some(last_drop) if last_drop.state.last > drop.last => {}
             _ => {
-                self.died.insert(died.flow, Death { incident, dying: Dying::new(died) });
+                self.last_drops
+                    .insert(drop.flow, LastDrop { incident, state: KnownFlow::new(drop) });
             }
         }
         is_news
     }
 
-    pub(super) fn get(&self, id: IncidentId) -> Option<&Known> {
+    pub(super) fn get(&self, id: IncidentId) -> Option<&KnownIncident> {
         self.known.get(&id)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (IncidentId, &Known)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (IncidentId, &KnownIncident)> {
         self.known.iter().map(|(id, known)| (*id, known))
     }
 
-    /// When one of these flows last died, by whatever cause.
-    pub(super) fn last_death(&self, flows: &BTreeSet<Flow>) -> Option<Timestamp> {
-        flows.iter().filter_map(|flow| self.died.get(flow)).map(|death| death.dying.last).max()
+    /// When one of these flows was last dropped, by whatever cause.
+    pub(super) fn last_drop(&self, flows: &BTreeSet<Flow>) -> Option<Timestamp> {
+        flows
+            .iter()
+            .filter_map(|flow| self.last_drops.get(flow))
+            .map(|last_drop| last_drop.state.last)
+            .max()
     }
 }

@@ -1,5 +1,5 @@
 //! What was done, so that it is not done again: the healer's only memory outside the objects that it
-//! created, kept in its Lease and so written by whoever leads.
+//! created, kept in its Lease and so written by the leader.
 
 use std::sync::Arc;
 
@@ -19,25 +19,25 @@ const HOUR: SignedDuration = SignedDuration::from_hours(1);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Ledger {
-    entries: Vec<Entry>,
+    entries: Vec<LedgerEntry>,
 }
 
 /// One thing that was done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Entry {
+pub struct LedgerEntry {
     /// The incident, as its name.
     pub incident: String,
     /// When, in whole seconds of the Unix epoch.
     pub at: i64,
-    /// Whether something was changed, or only told.
+    /// Whether something was changed, or only reported.
     pub changed: bool,
     /// The namespaces in which it was done.
     pub namespaces: Vec<String>,
 }
 
 impl Ledger {
-    /// Notes something before it is done: what then fails was tried all the same.
+    /// Notes something before it is done: what then fails still counts as tried.
     pub fn enter(
         &mut self,
         incident: IncidentId,
@@ -50,38 +50,38 @@ impl Ledger {
         }
         let (incident, at) = (incident.to_string(), at.as_second());
         let namespaces = namespaces.into_iter().map(|name| name.to_string()).collect();
-        self.entries.push(Entry { incident, at, changed, namespaces });
+        self.entries.push(LedgerEntry { incident, at, changed, namespaces });
     }
 
     /// When something was changed for this incident.
     pub fn tried(&self, incident: IncidentId) -> Option<Timestamp> {
-        let entry = self.of(incident).find(|entry| entry.changed)?;
+        let entry = self.entries_of(incident).find(|entry| entry.changed)?;
         Timestamp::from_second(entry.at).ok()
     }
 
-    /// Whether anything was done or told for this incident.
+    /// Whether anything was done or reported for this incident.
     pub fn knows(&self, incident: IncidentId) -> bool {
-        self.of(incident).next().is_some()
+        self.entries_of(incident).next().is_some()
     }
 
     /// How many were done within the hour before, in this namespace, or in any.
     pub fn within_hour(&self, namespace: Option<&str>, now: Timestamp) -> usize {
         let since = (now - HOUR).as_second();
         let recent = self.entries.iter().filter(|entry| entry.at > since);
-        let here = |entry: &&Entry| {
+        let here = |entry: &&LedgerEntry| {
             namespace.is_none_or(|name| entry.namespaces.iter().any(|of| of == name))
         };
         recent.filter(here).count()
     }
 
-    fn of(&self, incident: IncidentId) -> impl Iterator<Item = &Entry> {
+    fn entries_of(&self, incident: IncidentId) -> impl Iterator<Item = &LedgerEntry> {
         let name = incident.to_string();
         self.entries.iter().filter(move |entry| entry.incident == name)
     }
 }
 
-impl From<Vec<Entry>> for Ledger {
-    fn from(entries: Vec<Entry>) -> Self {
+impl From<Vec<LedgerEntry>> for Ledger {
+    fn from(entries: Vec<LedgerEntry>) -> Self {
         Self { entries }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::Refusal;
+use super::{Refusal, Unclear};
 use crate::{
     cluster::{
         Snapshot,
@@ -20,8 +20,8 @@ use crate::{
 /// wants a policy written by a person.
 pub const POLICIES_MAX: usize = 4;
 
-/// How many hex digits of the incident's name end the names of policies: enough to tell incidents
-/// apart, as text lines do.
+/// How many hex digits of the incident's name end the names of policies: enough to distinguish
+/// incidents, as text lines do.
 const ID_DIGITS: usize = 8;
 
 /// What is to be applied.
@@ -48,7 +48,7 @@ impl Proposal {
     }
 
     /// The namespaces that have to agree: those in which something is created, and those of both
-    /// ends. Whoever is let in has to ask for it as much as whoever lets in.
+    /// ends. The side that is let in has to ask for it as much as the side that lets in.
     pub fn consenting(&self) -> BTreeSet<Arc<str>> {
         self.namespaces().union(&self.ends).cloned().collect()
     }
@@ -65,24 +65,7 @@ pub fn propose(
     incident: IncidentId,
     flows: &BTreeSet<Flow>,
 ) -> Result<Proposal, Refusal> {
-    let ask = |snapshot: &Snapshot, flow: &Flow| {
-        diagnose(snapshot, &Case { flow: *flow, dialled: None, at: None, fate: Fate::Asked })
-    };
-    let (mut denied, mut ends) = (Vec::new(), BTreeSet::new());
-    for flow in flows {
-        let diagnosis = ask(snapshot, flow);
-        if is_denied(flow, &diagnosis)? {
-            may_be_helped(&diagnosis.verdict)?;
-            is_inside(&diagnosis.question)?;
-            let Question { source, destination, .. } = &diagnosis.question;
-            let pods = [source, destination].into_iter().filter_map(Endpoint::pod);
-            ends.extend(pods.map(|pod| pod.namespace.clone()));
-            denied.push(*flow);
-        }
-    }
-    if denied.is_empty() {
-        return Err(Refusal::NotDenied);
-    }
+    let (denied, ends) = denied(snapshot, flows)?;
     let name = incident.to_string();
     let ending = format!("-{}", &name[..ID_DIGITS]);
     let mut with = snapshot.clone();
@@ -101,11 +84,11 @@ pub fn propose(
             continue;
         }
         let Some(remedy) = remedy_named(&with, &diagnosis, &ending) else {
-            return Err(Refusal::CannotTell(format!("no rule can be proved to let {flow} pass")));
+            return Err(Refusal::Unclear(Unclear::Unproved(*flow)));
         };
         let lowered: Option<Vec<Policy>> = remedy.policies.iter().map(Manifest::lower).collect();
         let Some(lowered) = lowered.filter(|_| remedy.verified) else {
-            return Err(Refusal::CannotTell(format!("no rule can be proved to let {flow} pass")));
+            return Err(Refusal::Unclear(Unclear::Unproved(*flow)));
         };
         for policy in lowered {
             proposal.policies.push(policy.reference.clone());
@@ -120,7 +103,7 @@ pub fn propose(
     }
     for flow in flows {
         if is_denied(flow, &ask(&with, flow))? {
-            return Err(Refusal::CannotTell(format!("{flow} would still be denied")));
+            return Err(Refusal::Unclear(Unclear::StillDenied(*flow)));
         }
     }
     if let Some(policy) = proposal.policies.iter().find(|policy| policy.namespace.is_none()) {
@@ -130,20 +113,40 @@ pub fn propose(
     Ok(proposal)
 }
 
-/// Whether policies deny the flow; an error where that cannot be told.
-fn is_denied(flow: &Flow, diagnosis: &Diagnosis) -> Result<bool, Refusal> {
-    let Diagnosis { verdict, cause, .. } = diagnosis;
-    match verdict.decision() {
-        _ if cause.class == Class::CannotTell => {
-            Err(Refusal::CannotTell(format!("{flow}: {}", cause.text)))
-        }
-        Decision::Denied => Ok(verdict.exempt.is_none()),
-        Decision::Allowed | Decision::NotIsolated => Ok(false),
-        Decision::Unknown => {
-            let why: Vec<_> = verdict.unknowns().map(|why| &**why).collect();
-            Err(Refusal::CannotTell(format!("{flow}: {}", why.join(", "))))
+/// Those of these flows that policies deny, each of which may be helped, and the namespaces of the
+/// pods at their ends.
+fn denied(
+    snapshot: &Snapshot,
+    flows: &BTreeSet<Flow>,
+) -> Result<(Vec<Flow>, BTreeSet<Arc<str>>), Refusal> {
+    let (mut denied, mut ends) = (Vec::new(), BTreeSet::new());
+    for flow in flows {
+        let diagnosis = ask(snapshot, flow);
+        if is_denied(flow, &diagnosis)? {
+            may_be_helped(&diagnosis.verdict)?;
+            is_inside(&diagnosis.question)?;
+            let Question { source, destination, .. } = &diagnosis.question;
+            let pods = [source, destination].into_iter().filter_map(Endpoint::pod);
+            ends.extend(pods.map(|pod| pod.namespace.clone()));
+            denied.push(*flow);
         }
     }
+    if denied.is_empty() { Err(Refusal::NotDenied) } else { Ok((denied, ends)) }
+}
+
+fn ask(snapshot: &Snapshot, flow: &Flow) -> Diagnosis {
+    diagnose(snapshot, &Case { flow: *flow, dialled: None, at: None, fate: Fate::Asked })
+}
+
+/// Whether policies deny the flow; an error where that is unknown.
+fn is_denied(flow: &Flow, diagnosis: &Diagnosis) -> Result<bool, Refusal> {
+    let Diagnosis { verdict, cause, .. } = diagnosis;
+    let is_unknown = cause.class == Class::CannotTell || verdict.decision() == Decision::Unknown;
+    if is_unknown {
+        let why = verdict.unknowns().cloned().collect();
+        return Err(Refusal::Unclear(Unclear::Verdict { flow: *flow, why }));
+    }
+    Ok(verdict.decision() == Decision::Denied && verdict.exempt.is_none())
 }
 
 /// Whether what denies it is what a namespace's own policies left out, and nothing that somebody
@@ -152,15 +155,14 @@ fn may_be_helped(verdict: &Verdict) -> Result<(), Refusal> {
     for direction in verdict.denied_directions() {
         let verdict = verdict.direction(direction);
         if let Some(rule) = &verdict.denied_by {
-            return Err(Refusal::ExplicitDeny(Some(rule.policy.clone())));
+            return Err(Refusal::ExplicitDeny(rule.policy.clone()));
         }
         for policy in verdict.responsible() {
             let reference = &policy.reference;
             is_of_namespace(reference)?;
             if policy.layer.tier() != Some(DEFAULT_TIER) {
-                let tier = policy.layer.tier().unwrap_or("none");
-                let because = format!("is of the tier {tier}: its owner decides");
-                return Err(Refusal::NotOurs { policy: reference.clone(), because });
+                let tier = policy.layer.tier().unwrap_or("none").into();
+                return Err(Refusal::OtherTier { policy: reference.clone(), tier });
             }
         }
     }
@@ -181,9 +183,6 @@ pub(super) fn is_of_namespace(policy: &PolicyRef) -> Result<(), Refusal> {
     match policy.kind {
         PolicyKind::NetworkPolicy | PolicyKind::CalicoNetworkPolicy => Ok(()),
         _ if policy.namespace.is_none() => Err(Refusal::ClusterWide(policy.clone())),
-        _ => {
-            let because = "is of a kind that the healer leaves alone".to_owned();
-            Err(Refusal::NotOurs { policy: policy.clone(), because })
-        }
+        _ => Err(Refusal::OtherKind(policy.clone())),
     }
 }

@@ -1,14 +1,15 @@
 //! Why the healer leaves an incident alone, in words.
 
 use std::{
-    fmt,
     mem::{self, Discriminant},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::CONSENT_ANNOTATION;
 use crate::{
     diagnosis::Class,
     flow::Flow,
@@ -17,26 +18,42 @@ use crate::{
 };
 
 /// Why the healer leaves an incident alone.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Refusal {
     /// No policy denies it, or it is not known whether one does.
+    #[error("no policy is known to deny it ({0}): no policy can heal it")]
     NotADenial(Class),
-    /// A rule denies it: that is what somebody wrote.
-    ExplicitDeny(Option<PolicyRef>),
+    /// A rule of this policy denies it: that is what somebody wrote.
+    #[error("explicit deny by {} {}: its owner decides, not a machine", .0.kind, .0)]
+    ExplicitDeny(PolicyRef),
+    /// A rule denies it, of a policy that its record does not name.
+    #[error("explicit deny by a rule: its owner decides, not a machine")]
+    ExplicitDenyByUnknown,
     /// A policy that is not of one namespace denies it.
+    #[error("{} {} is cluster-wide: the cluster's administrators decide", .0.kind, .0)]
     ClusterWide(PolicyRef),
-    /// A policy of a kind whose authors did not ask for help, or of a tier of its own.
-    NotOurs {
+    /// A policy of a kind whose authors did not ask for help.
+    #[error("{} {} is of a kind that the healer leaves alone", .0.kind, .0)]
+    OtherKind(PolicyRef),
+    /// A policy of another tier than the default one.
+    #[error("{} {policy} is of the tier {tier}: its owner decides", policy.kind)]
+    OtherTier {
         /// The policy.
         policy: PolicyRef,
-        /// What it is instead of a policy of a namespace in the default tier.
-        because: String,
+        /// Its tier, or `none`.
+        tier: Arc<str>,
     },
     /// An end of it is outside the cluster: nobody there can be asked who that is.
+    #[error("{0} is outside the cluster: a person decides who may connect")]
     Outside(IpAddr),
     /// One of its flows was never seen to work: nothing is known to have broken.
+    #[error("{0} was never seen to work: a person decides whether it should")]
     NeverWorked(Flow),
     /// One of its flows was seen to work, but over too few connections.
+    #[error(
+        "{flow} was seen to work over {connections} connection only: it takes more than one to know \
+         that it worked"
+    )]
     WorkedTooLittle {
         /// The flow.
         flow: Flow,
@@ -44,18 +61,34 @@ pub enum Refusal {
         connections: u64,
     },
     /// One of its flows is not known to have worked before it was denied: the denial is older than
-    /// that, or of unknown age.
+    /// that.
+    #[error(
+        "{flow} has been denied since {}, and last worked at {}: it is not known to have worked \
+         before that denial",
+        seconds(*denied_since),
+        seconds(*worked)
+    )]
     DenialOlder {
         /// The flow.
         flow: Flow,
         /// When it last worked.
         worked: Timestamp,
         /// Since when it is denied, at the least.
-        denied_since: Option<Timestamp>,
+        denied_since: Timestamp,
     },
-    /// It is meant so, or it is nothing yet.
+    /// One of its flows worked, but since when it is denied is unknown.
+    #[error("{flow} last worked at {}, and since when it is denied is unknown", seconds(*worked))]
+    DenialOfUnknownAge {
+        /// The flow.
+        flow: Flow,
+        /// When it last worked.
+        worked: Timestamp,
+    },
+    /// It is intended, or it is nothing yet.
+    #[error("its severity is {0}: it is intended, or it may pass by itself")]
     Severity(Severity),
     /// The cause is not sure enough.
+    #[error("confidence {} is below {}", percent(*found), percent(*wanted))]
     Confidence {
         /// How sure it is, from 0 to 1.
         found: f64,
@@ -63,11 +96,17 @@ pub enum Refusal {
         wanted: f64,
     },
     /// The agents give no remedy for it.
+    #[error("the agents found no rule that could be proved to help")]
     NoRemedy,
     /// A namespace does not ask for it in which something would be created, or in which one of the
     /// ends is.
+    #[error("namespace {} is not annotated {}=dry-run or apply", .0, CONSENT_ANNOTATION)]
     NoConsent(Arc<str>),
     /// A namespace's annotation says something that is not known.
+    #[error(
+        "namespace {namespace} is annotated {}={found}: expected dry-run or apply",
+        CONSENT_ANNOTATION
+    )]
     BadConsent {
         /// The namespace.
         namespace: Arc<str>,
@@ -75,32 +114,67 @@ pub enum Refusal {
         found: String,
     },
     /// The cluster as it is now does not show enough.
-    CannotTell(String),
+    #[error("the cluster as it is now does not show enough: {0}")]
+    Unclear(Unclear),
     /// The cluster as it is now does not deny it.
+    #[error("policies do not deny it in the cluster as it is now")]
     NotDenied,
     /// More policies would be needed than a machine should write.
+    #[error("it would take more than {0} policies: a person should write them")]
     TooManyPolicies(usize),
-    /// As many were healed in an hour as may be.
-    TooMany {
+    /// As many were healed within the hour as may be.
+    #[error("{} were healed within {}, and no more may be", .0, hour())]
+    TooMany(usize),
+    /// As many were healed within the hour in one namespace as may be.
+    #[error("{most} were healed in namespace {namespace} within {}, and no more may be", hour())]
+    TooManyInNamespace {
         /// How many.
         most: usize,
-        /// Of which namespace; of all where there is none.
-        namespace: Option<Arc<str>>,
+        /// In which namespace.
+        namespace: Arc<str>,
     },
     /// It was tried before: once is enough for a machine.
+    #[error("it was tried at {}, and is not tried again", seconds(*at))]
     Tried {
         /// When.
         at: Timestamp,
     },
     /// An object of this name is there, and is not the healer's.
+    #[error("{} {policy} is not the healer's: {why}", policy.kind)]
     Foreign {
         /// The object.
         policy: PolicyRef,
         /// By what that is seen.
         why: String,
     },
-    /// The API server does not take it.
+    /// The API server rejects it, in its own words.
+    #[error("the API server rejects it: {0}")]
     Api(String),
+}
+
+/// What the cluster does not show.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Unclear {
+    /// The remedy's policies are in no namespace that could consent.
+    #[error("the remedy is in no namespace")]
+    NoNamespace,
+    /// It could not be read in time.
+    #[error("the cluster cannot be read within {0:?}")]
+    NotReadWithin(Duration),
+    /// What policies say of this flow depends on something that is unknown.
+    #[error("{flow}: {}", .why.iter().map(|why| &**why).collect::<Vec<_>>().join(", "))]
+    Verdict {
+        /// The flow.
+        flow: Flow,
+        /// What is unknown.
+        why: Vec<Arc<str>>,
+    },
+    /// There is no rule with which this flow is certain to pass.
+    #[error("no rule can be proved to let {0} pass")]
+    Unproved(Flow),
+    /// This flow would be denied with the remedy as well.
+    #[error("{0} would still be denied")]
+    StillDenied(Flow),
 }
 
 /// A refusal without what may differ from one time to the next.
@@ -108,8 +182,8 @@ pub enum Refusal {
 pub(super) struct RefusalKind(Discriminant<Refusal>, Option<Arc<str>>);
 
 impl Refusal {
-    /// What tells the refusals of one incident apart that are told once each: one that lacks the
-    /// consent of two namespaces lacks the second's once it has the first's.
+    /// What distinguishes the refusals of one incident, each of which is reported once: one that lacks
+    /// the consent of two namespaces lacks the second's once it has the first's.
     pub(super) fn kind(&self) -> RefusalKind {
         let namespace = match self {
             Self::NoConsent(namespace) | Self::BadConsent { namespace, .. } => Some(namespace),
@@ -119,88 +193,8 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotADenial(class) => {
-                write!(f, "no policy is known to deny it ({}): no policy can heal it", class.name())
-            }
-            Self::ExplicitDeny(Some(policy)) => write!(
-                f,
-                "explicit deny by {} {policy}: its owner decides, not a machine",
-                policy.kind
-            ),
-            Self::ExplicitDeny(None) => {
-                f.write_str("explicit deny by a rule: its owner decides, not a machine")
-            }
-            Self::ClusterWide(policy) => write!(
-                f,
-                "{} {policy} is cluster-wide: who administers the cluster decides",
-                policy.kind
-            ),
-            Self::NotOurs { policy, because } => {
-                write!(f, "{} {policy} {because}", policy.kind)
-            }
-            Self::Outside(address) => {
-                write!(f, "{address} is outside the cluster: a person decides who may come and go")
-            }
-            Self::NeverWorked(flow) => {
-                write!(f, "{flow} was never seen to work: a person decides whether it should")
-            }
-            Self::WorkedTooLittle { flow, connections } => write!(
-                f,
-                "{flow} was seen to work over {connections} connection only: it takes more than one \
-                 to know that it worked"
-            ),
-            Self::DenialOlder { flow, worked, denied_since: Some(denied_since) } => write!(
-                f,
-                "{flow} has been denied since {}, and worked last at {}: it is not known to have \
-                 worked before that denial",
-                seconds(*denied_since),
-                seconds(*worked)
-            ),
-            Self::DenialOlder { flow, worked, denied_since: None } => write!(
-                f,
-                "{flow} worked last at {}, and since when it is denied is unknown",
-                seconds(*worked)
-            ),
-            Self::Severity(severity) => {
-                write!(f, "its severity is {severity}: it is meant so, or it may pass by itself")
-            }
-            Self::Confidence { found, wanted } => {
-                write!(f, "confidence {} is below {}", percent(*found), percent(*wanted))
-            }
-            Self::NoRemedy => f.write_str("the agents found no rule that could be proved to help"),
-            Self::NoConsent(namespace) => write!(
-                f,
-                "namespace {namespace} is not annotated {}=dry-run or apply",
-                super::CONSENT_ANNOTATION
-            ),
-            Self::BadConsent { namespace, found } => write!(
-                f,
-                "namespace {namespace} is annotated {}={found}: expected dry-run or apply",
-                super::CONSENT_ANNOTATION
-            ),
-            Self::CannotTell(why) => write!(f, "the cluster as it is now cannot tell: {why}"),
-            Self::NotDenied => f.write_str("policies do not deny it in the cluster as it is now"),
-            Self::TooManyPolicies(most) => {
-                write!(f, "it would take more than {most} policies: a person should write them")
-            }
-            Self::TooMany { most, namespace } => {
-                let place = namespace.as_deref().map(|n| format!(" in namespace {n}"));
-                let hour = span(SignedDuration::from_hours(1));
-                let place = place.unwrap_or_default();
-                write!(f, "{most} were healed{place} within {hour}, and no more may be")
-            }
-            Self::Tried { at } => {
-                write!(f, "it was tried at {}, and is not tried again", seconds(*at))
-            }
-            Self::Foreign { policy, why } => {
-                write!(f, "{} {policy} is not the healer's: {why}", policy.kind)
-            }
-            Self::Api(why) => write!(f, "the API server does not take it: {why}"),
-        }
-    }
+fn hour() -> String {
+    span(SignedDuration::from_hours(1))
 }
 
 fn seconds(at: Timestamp) -> String {

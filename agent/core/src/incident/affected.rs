@@ -1,4 +1,4 @@
-//! Who suffers by an incident, and how many of how many.
+//! Who is affected by an incident, and how many of how many.
 
 use std::{
     cmp::Reverse,
@@ -9,7 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::dying::{Dying, Sufferer};
+use super::affected_flow::{AffectedFlow, AffectedPod};
 use crate::{
     cluster::{
         Snapshot,
@@ -34,12 +34,12 @@ pub enum Party {
     Node(Arc<str>),
     /// Addresses outside the cluster.
     Outside,
-    /// A Service, or an address of which nothing is known.
+    /// A Service, or an address that nothing is known about.
     Other(String),
 }
 
 impl Party {
-    fn of(end: &Endpoint) -> Self {
+    fn at(end: &Endpoint) -> Self {
         match &end.holder {
             Holder::Pod(pod) => match &pod.workload {
                 Some(workload) => Self::Workload(pod.namespace.clone(), workload.clone()),
@@ -96,140 +96,140 @@ pub struct Path {
 impl Path {
     pub(super) fn of(question: &Question) -> Self {
         Self {
-            source: Party::of(&question.source),
-            destination: Party::of(&question.destination),
+            source: Party::at(&question.source),
+            destination: Party::at(&question.destination),
             port: question.port,
             protocol: question.protocol,
         }
     }
 
-    /// Who suffers: whoever connects, if it is of the cluster's pods.
-    pub fn sufferer(&self) -> &Party {
+    /// Who is affected: the source, if it is of the cluster's pods; else the destination.
+    pub fn affected_party(&self) -> &Party {
         if self.source.is_of_pods() { &self.source } else { &self.destination }
     }
 }
 
 /// A path that is cut, and how much of it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Affected {
+pub struct CutPath {
     /// The path.
     pub path: Path,
-    /// The sufferer's pods that it is cut for, `NAMESPACE/NAME`; those that pass again left out.
+    /// The affected party's pods that it is cut for, `NAMESPACE/NAME`; those that pass again left out.
     pub pods: BTreeSet<String>,
-    /// How many pods the sufferer has: all of them, or those with an address that are known.
+    /// How many pods that party has: all of them, or those with an address that are known.
     pub replicas: usize,
     /// These are all of them: every pod of the cluster is known, or the workload's own status says.
     pub knows_all: bool,
     /// How many of all are ready, by the workload's own status.
     pub replicas_ready: Option<usize>,
-    /// How many of the sufferer's pods with an address are known one by one.
+    /// How many of that party's pods with an address are known one by one.
     pub known: usize,
-    /// How the pods fare that it is cut for.
-    pub fare: Pods,
+    /// The health of the pods that it is cut for.
+    pub health: PodHealth,
     /// The pods or addresses at the other end.
     pub others: BTreeSet<String>,
     /// When one of the flows last got an answer.
     pub worked: Option<Timestamp>,
     /// How many connections were answered of the flow that had the fewest, at the least.
     pub connections: u64,
-    /// When the first of the sufferer's pods was made, if that is known.
+    /// When the first of that party's pods was made, if that is known.
     pub oldest_pod: Option<Timestamp>,
     /// The source tries many ports and never got an answer.
     pub is_scan: bool,
 }
 
-/// How some pods fare, as far as their statuses tell.
+/// The health of some pods, as far as their statuses say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pods {
+pub struct PodHealth {
     /// How many are not ready.
     pub not_ready: Option<usize>,
     /// How often their containers were restarted.
     pub restarts: Option<u64>,
-    /// How often at least since this node first saw them suffer.
+    /// How often at least since this node first saw them affected.
     pub restarts_since: Option<u64>,
 }
 
-impl Affected {
-    /// Whether the sufferer is a workload of which no pod is spared.
+impl CutPath {
+    /// Whether the affected party is a workload with all of its pods affected.
     pub fn is_whole_workload(&self) -> bool {
-        matches!(self.path.sufferer(), Party::Workload(..))
+        matches!(self.path.affected_party(), Party::Workload(..))
             && self.knows_all
             && self.replicas > 0
             && self.pods.len() >= self.replicas
     }
 
-    /// Whether the sufferer is a workload without a ready pod, of which no pod is spared that is
-    /// known: this node's agent sees its own pods die, and the others fare no better.
+    /// Whether the affected party is a workload without a ready pod, with all of its known pods
+    /// affected: this node's agent sees its own pods cut off, and the others are not ready either.
     pub fn is_down(&self) -> bool {
-        matches!(self.path.sufferer(), Party::Workload(..))
+        matches!(self.path.affected_party(), Party::Workload(..))
             && self.replicas_ready == Some(0)
             && self.known > 0
             && self.pods.len() >= self.known
     }
 }
 
-/// The paths that flows stand for, what most pods suffer by first; a pod suffers by flows that are
-/// cut.
+/// The paths that flows stand for, those that affect most pods first; a pod is affected by flows that
+/// are cut.
 pub(super) fn affected(
     snapshot: &Snapshot,
-    flows: &BTreeMap<Flow, Dying>,
-    is_cut: impl Fn(&Dying) -> bool,
-) -> Vec<Affected> {
-    let mut paths: BTreeMap<Path, Affected> = BTreeMap::new();
+    flows: &BTreeMap<Flow, AffectedFlow>,
+    is_cut: impl Fn(&AffectedFlow) -> bool,
+) -> Vec<CutPath> {
+    let mut paths: BTreeMap<Path, CutPath> = BTreeMap::new();
     let mut ports: BTreeMap<Party, BTreeSet<u16>> = BTreeMap::new();
-    let mut cut: BTreeMap<Path, Vec<Sufferer>> = BTreeMap::new();
+    let mut cut: BTreeMap<Path, Vec<AffectedPod>> = BTreeMap::new();
     let mut gone: BTreeMap<Path, BTreeSet<String>> = BTreeMap::new();
-    for dying in flows.values() {
-        let question = &dying.question;
+    for affected in flows.values() {
+        let question = &affected.question;
         let path = Path::of(question);
-        if dying.worked.is_none() {
+        if affected.worked.is_none() {
             ports.entry(path.source.clone()).or_default().insert(question.port);
         }
-        let from_source = *path.sufferer() == path.source;
-        let (sufferer, other) = match from_source {
+        let from_source = *path.affected_party() == path.source;
+        let (end, other) = match from_source {
             true => (&question.source, &question.destination),
             false => (&question.destination, &question.source),
         };
         let of_path = paths.entry(path.clone()).or_insert_with(|| path_of(snapshot, path.clone()));
-        if is_cut(dying) {
-            let now = dying.sufferer(snapshot);
-            let is_gone = now.is_none() && sufferer.pod().is_some();
+        if is_cut(affected) {
+            let now = affected.pod_now(snapshot);
+            let is_gone = now.is_none() && end.pod().is_some();
             let pods =
                 if is_gone { gone.entry(path.clone()).or_default() } else { &mut of_path.pods };
-            pods.insert(sufferer.to_string());
+            pods.insert(end.to_string());
             cut.entry(path.clone()).or_default().extend(now);
         }
         of_path.others.insert(other.to_string());
-        of_path.worked = of_path.worked.max(dying.worked);
-        let connections = dying.answered.map_or(0, |Worked { connections, .. }| connections);
+        of_path.worked = of_path.worked.max(affected.worked);
+        let connections = affected.answered.map_or(0, |Worked { connections, .. }| connections);
         of_path.connections = of_path.connections.min(connections);
     }
-    let mut affected: Vec<Affected> = paths.into_values().collect();
+    let mut affected: Vec<CutPath> = paths.into_values().collect();
     for of_path in &mut affected {
         let tried = ports.get(&of_path.path.source).map_or(0, BTreeSet::len);
         of_path.is_scan = of_path.worked.is_none() && tried >= SCANNED_PORTS_MIN;
-        // Those that a rollout has replaced count where no other suffers.
+        // Those that a rollout has replaced count where no other is affected.
         if of_path.pods.is_empty() {
             of_path.pods = gone.remove(&of_path.path).unwrap_or_default();
         }
-        of_path.fare = fare(cut.remove(&of_path.path).unwrap_or_default());
+        of_path.health = health(cut.remove(&of_path.path).unwrap_or_default());
     }
     affected.sort_by_key(|of_path| (of_path.is_scan, Reverse(of_path.pods.len())));
     affected
 }
 
-fn path_of(snapshot: &Snapshot, path: Path) -> Affected {
-    let own = |pod: &&Arc<Pod>| path.sufferer().has(pod) && !pod.addresses.is_empty();
+fn path_of(snapshot: &Snapshot, path: Path) -> CutPath {
+    let own = |pod: &&Arc<Pod>| path.affected_party().has(pod) && !pod.addresses.is_empty();
     let (mut known, mut oldest_pod) = (0, None);
     for pod in snapshot.pods().filter(own) {
         known += 1;
         oldest_pod = [oldest_pod, pod.created].into_iter().flatten().min();
     }
-    let scale = match path.sufferer() {
+    let scale = match path.affected_party() {
         Party::Workload(namespace, workload) => snapshot.scale(namespace, workload),
         _ => None,
     };
-    Affected {
+    CutPath {
         path,
         pods: BTreeSet::new(),
         // In a rollout its status may be behind the pods.
@@ -237,7 +237,7 @@ fn path_of(snapshot: &Snapshot, path: Path) -> Affected {
         knows_all: snapshot.knows_all_pods() || scale.is_some(),
         replicas_ready: scale.map(|scale| scale.ready),
         known,
-        fare: Pods::default(),
+        health: PodHealth::default(),
         others: BTreeSet::new(),
         worked: None,
         // Of no flow yet: the first says how many.
@@ -247,22 +247,22 @@ fn path_of(snapshot: &Snapshot, path: Path) -> Affected {
     }
 }
 
-/// How pods fare; one that suffers by several flows is one.
-fn fare(sufferers: Vec<Sufferer>) -> Pods {
-    let mut pods: BTreeMap<Arc<str>, Sufferer> = BTreeMap::new();
-    for Sufferer { pod, restarts_then } in sufferers {
+/// The health of pods; one that is affected by several flows counts once.
+fn health(affected: Vec<AffectedPod>) -> PodHealth {
+    let mut pods: BTreeMap<Arc<str>, AffectedPod> = BTreeMap::new();
+    for AffectedPod { pod, restarts_then } in affected {
         // Without a condition there is no status: nothing is known of it.
         if pod.ready.is_some() {
-            let known = pods.entry(pod.name.clone()).or_insert(Sufferer { pod, restarts_then });
+            let known = pods.entry(pod.name.clone()).or_insert(AffectedPod { pod, restarts_then });
             known.restarts_then = [known.restarts_then, restarts_then].into_iter().flatten().min();
         }
     }
     if pods.is_empty() {
-        return Pods::default();
+        return PodHealth::default();
     }
-    let since = |s: &Sufferer| Some(s.pod.restarts.saturating_sub(s.restarts_then?));
-    let is_known = pods.values().any(|sufferer| sufferer.restarts_then.is_some());
-    Pods {
+    let since = |s: &AffectedPod| Some(s.pod.restarts.saturating_sub(s.restarts_then?));
+    let is_known = pods.values().any(|affected| affected.restarts_then.is_some());
+    PodHealth {
         not_ready: Some(pods.values().filter(|s| s.pod.ready == Some(false)).count()),
         restarts: Some(pods.values().map(|s| s.pod.restarts).sum()),
         restarts_since: is_known.then(|| pods.values().filter_map(since).sum()),
@@ -271,7 +271,10 @@ fn fare(sufferers: Vec<Sufferer>) -> Pods {
 
 /// The Services that select a pod of these flows and have no ready endpoint, where their slices are
 /// known.
-pub(super) fn services_lost(snapshot: &Snapshot, flows: &BTreeMap<Flow, Dying>) -> Vec<String> {
+pub(super) fn services_lost(
+    snapshot: &Snapshot,
+    flows: &BTreeMap<Flow, AffectedFlow>,
+) -> Vec<String> {
     let ends = flows.values().flat_map(|f| [&f.question.source, &f.question.destination]);
     let pods: Vec<&Arc<Pod>> = ends.filter_map(Endpoint::pod).collect();
     let selects = |service: &Service, pod: &Pod| {

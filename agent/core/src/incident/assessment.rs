@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use strum::{Display, IntoStaticStr};
 
 use super::{
-    Affected, Incident, Party,
+    CutPath, Incident, Party,
     words::{pods_of, span},
 };
 use crate::{
@@ -18,8 +18,8 @@ use crate::{
 /// Drops within this time may be one connect, whose SYNs come at 0, 1, 3 and 7 s (RFC 6298).
 const BURST: SignedDuration = SignedDuration::from_secs(10);
 
-/// A denial that stood for this long before the first drop is what its author wants, as far as
-/// anybody can tell: whoever needed the traffic would have been missed before.
+/// A denial that is this old at the first drop is probably intended: anyone who needed the traffic
+/// would have been missed before.
 const LONG_STANDING: SignedDuration = SignedDuration::from_hours(1);
 
 /// Drops that begin this soon after a change began because of it: clients of a Service connect
@@ -87,13 +87,13 @@ pub struct Assessment {
 pub(super) struct Agreement {
     /// How many they deny.
     pub(super) denied: usize,
-    /// How many they allow, or cannot tell of.
+    /// How many they allow, or are unknown.
     pub(super) others: usize,
 }
 
 pub(super) fn assess(
     incident: &Incident,
-    affected: &[Affected],
+    affected: &[CutPath],
     agreement: Agreement,
     now: Timestamp,
 ) -> Assessment {
@@ -102,29 +102,30 @@ pub(super) fn assess(
     Assessment { severity, severity_reasons, confidence, confidence_reasons }
 }
 
-/// The first rule that holds decides; of the rules for critical all that hold are told.
-fn severity(incident: &Incident, affected: &[Affected], now: Timestamp) -> (Severity, Vec<String>) {
+/// The first rule that holds decides; of the rules for critical all that hold are listed.
+fn severity(incident: &Incident, affected: &[CutPath], now: Timestamp) -> (Severity, Vec<String>) {
     let class = incident.cause.class;
     if class == Class::CannotTell {
-        return (Severity::Info, vec!["whether a policy denies it cannot be told".to_owned()]);
+        return (Severity::Info, vec!["whether a policy denies it is unknown".to_owned()]);
     }
     if class == Class::NotEnforced {
         return (Severity::Warning, vec!["what policies deny gets through".to_owned()]);
     }
     if !affected.is_empty() && affected.iter().all(|path| path.is_scan) {
-        let why = "its sources try many ports and never got an answer: they look for open ones";
+        let why = "its sources try many ports and never got an answer: probably a port scan";
         return (Severity::Info, vec![why.to_owned()]);
     }
-    if let Some(why) = is_meant(incident, affected, now) {
+    if let Some(why) = why_intended(incident, affected, now) {
         return (Severity::Info, vec![why]);
     }
     if incident.cause.situation == Some(Situation::Start) {
-        let why = "a pod's first moments, before its network plugin lets it in, pass by themselves";
+        let why =
+            "a pod has just started and its network plugin has not let it in yet: that passes";
         return (Severity::Info, vec![why.to_owned()]);
     }
     let lasts = incident.last.duration_since(incident.first);
     let is_sustained = lasts >= BURST;
-    // A full queue or a missing route is somebody else's page: this agent only says what it saw.
+    // A full queue or a missing route is for others to be paged about: this agent reports what it saw.
     if class != Class::NotPolicy {
         let paths = affected.iter().filter(|path| !path.is_scan && !path.pods.is_empty());
         let lost: Vec<_> =
@@ -134,7 +135,7 @@ fn severity(incident: &Incident, affected: &[Affected], now: Timestamp) -> (Seve
         }
     }
     if is_sustained {
-        let why = format!("some pods suffer, for {} so far", span(lasts));
+        let why = format!("some pods are affected, for {} so far", span(lasts));
         return (Severity::Warning, vec![why]);
     }
     let why = format!("a burst of {} so far", span(lasts));
@@ -144,15 +145,15 @@ fn severity(incident: &Incident, affected: &[Affected], now: Timestamp) -> (Seve
 /// How many reasons are given: the worst come first, and the affected are listed elsewhere.
 const REASONS_MAX: usize = 4;
 
-/// Why policy plainly means it so: the denial stood long before the first drop, and nothing of it
-/// ever worked. That the one who connects is new is no ground against it: anyone can make a pod and
-/// dial what has been denied for long. New pods that the kubelet cannot probe are another matter:
-/// nobody makes pods that are never to be ready.
-fn is_meant(incident: &Incident, affected: &[Affected], now: Timestamp) -> Option<String> {
+/// Why it is probably intended: the denial is much older than the first drop, and nothing of it ever
+/// worked. That the one who connects is new is no ground against it: anyone can make a pod and dial
+/// what has been denied for long. New pods that the kubelet cannot probe are another matter: nobody
+/// makes pods that are never to be ready.
+fn why_intended(incident: &Incident, affected: &[CutPath], now: Timestamp) -> Option<String> {
     let denied_since = denied_since(incident)?;
     let stood = incident.first.duration_since(denied_since);
     let worked = incident.last_success.is_some() || affected.iter().any(|a| a.worked.is_some());
-    let is_young = |path: &Affected| {
+    let is_young = |path: &CutPath| {
         path.oldest_pod.is_some_and(|made| incident.first.duration_since(made) < LONG_STANDING)
     };
     if !incident.cause.class.is_denial() || worked || stood < LONG_STANDING {
@@ -163,7 +164,7 @@ fn is_meant(incident: &Incident, affected: &[Affected], now: Timestamp) -> Optio
         return None;
     }
     let ago = span(now.duration_since(denied_since));
-    Some(format!("it has been denied for {ago} and never worked in that time: it is meant so"))
+    Some(format!("denied for {ago} and never worked in that time: probably intended"))
 }
 
 /// Since when it is known to be denied.
@@ -177,10 +178,10 @@ fn denied_since(incident: &Incident) -> Option<Timestamp> {
 }
 
 /// What a workload has lost by a path, if it is DNS, its probes, or a path of all its replicas.
-fn lost(incident: &Incident, affected: &Affected, is_sustained: bool) -> Option<String> {
+fn lost(incident: &Incident, affected: &CutPath, is_sustained: bool) -> Option<String> {
     let who = pods_of(affected);
     let is_all = affected.is_whole_workload() || affected.is_down();
-    let is_alone = matches!(affected.path.sufferer(), Party::Pod(..));
+    let is_alone = matches!(affected.path.affected_party(), Party::Pod(..));
     match incident.cause.situation {
         Some(Situation::Dns) if is_all || is_sustained => {
             return Some(format!("{who} lost DNS: nothing that uses names works"));
@@ -204,7 +205,7 @@ fn lost(incident: &Incident, affected: &Affected, is_sustained: bool) -> Option<
         || matches!(incident.changed, Attribution::Seen(_));
     let counts = affected.replicas > 1 || is_sustained || had_it;
     let path = &affected.path;
-    let what = match path.sufferer() == &path.source {
+    let what = match path.affected_party() == &path.source {
         true => {
             let (port, protocol) = (path.port, path.protocol);
             format!("{who} lost their path to {} on {port}/{protocol}", path.destination)
@@ -232,11 +233,12 @@ fn confidence(incident: &Incident, agreement: Agreement) -> (f64, Vec<String>) {
         let flows = agreement.denied + agreement.others;
         if flows > 0 && agreement.others == 0 {
             confidence = speaks_for(confidence, 0.2);
-            reasons.push(format!("its flows are denied in the cluster as it is now: all {flows}"));
+            reasons
+                .push(format!("all of its {flows} flows are denied in the cluster as it is now"));
         } else if flows > 0 {
             confidence *= 0.9;
             let others = agreement.others;
-            reasons.push(format!("of its flows policies do not deny {others} of {flows} now"));
+            reasons.push(format!("policies do not deny {others} of its {flows} flows now"));
         }
     }
     if let Some(change) = incident.changed.lead() {

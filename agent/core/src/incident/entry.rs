@@ -1,4 +1,4 @@
-//! What the book keeps of one incident, and when it is told.
+//! What the book keeps of one incident, and when it is reported.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,18 +9,21 @@ use jiff::Timestamp;
 
 use super::{
     FLOWS_MAX, GATHER, Happened, Incident, IncidentChange, IncidentId, JudgedDrop, LINKED_MAX,
-    PASSING, PATHS_TOLD_MAX, Party, Path, Resolution, SILENCE, Severity, UPDATE_INTERVAL,
+    PASSING, PATHS_REPORTED_MAX, Party, Path, Resolution, SILENCE, Severity, UPDATE_INTERVAL,
     affected::{affected, services_lost},
+    affected_flow::{AffectedFlow, affected_pod},
     assessment::{Agreement, assess},
-    dying::{Dying, suffers},
     facts,
     plan::{self, plan},
     words,
 };
 use crate::{
-    cluster::{Name, Snapshot, look_up::Sought, resolve::Endpoint},
+    cluster::{Name, Snapshot, look_up::Query, resolve::Endpoint},
     correlate::DropId,
-    diagnosis::Diagnosis,
+    diagnosis::{
+        Diagnosis,
+        reason::{Established, established},
+    },
     flow::Flow,
     judgement::Attribution,
     policy::PolicyRef,
@@ -31,15 +34,15 @@ use crate::{
     verdict::{Decision, Question, evaluate},
 };
 
-/// What was told of an incident.
+/// What was reported of an incident.
 #[derive(Clone, Copy, Debug)]
-enum Told {
+enum Reported {
     /// Nothing yet; its first drop was taken then.
     Nothing { since: Timestamp },
     /// That it is open.
     Open { at: Timestamp, severity: Severity },
     /// That it is over, and whether by traffic that was seen to pass: of what policies merely allow
-    /// that is told once it is.
+    /// that is reported once it is.
     Resolved { at: Timestamp, passes: bool },
     /// That it was over; it is back.
     Back { resolved: Timestamp },
@@ -50,13 +53,13 @@ pub(super) struct Entry {
     /// The one with most confidence.
     diagnosis: Diagnosis,
     changed: Attribution,
-    pub(super) flows: BTreeMap<Flow, Dying>,
-    /// Some who suffer, and some pods of each.
-    sufferers: BTreeMap<Party, BTreeSet<Name>>,
+    pub(super) flows: BTreeMap<Flow, AffectedFlow>,
+    /// Some who are affected, and some pods of each.
+    parties: BTreeMap<Party, BTreeSet<Name>>,
     remedies: Vec<(Path, Arc<Remedy>)>,
     /// Computed once, as they take many evaluations.
     choices: Option<Vec<Choice>>,
-    established: Option<&'static str>,
+    established: Option<Established>,
     /// Packets of each linked drop.
     drops: BTreeMap<DropId, u64>,
     unlinked: u64,
@@ -64,8 +67,8 @@ pub(super) struct Entry {
     last: Timestamp,
     last_success: Option<Timestamp>,
     reopened: u32,
-    told: Told,
-    /// Something has come since it was told.
+    reported: Reported,
+    /// Something has come since it was reported.
     has_news: bool,
     /// Something has come since it was last assessed.
     is_unassessed: bool,
@@ -80,7 +83,7 @@ impl Entry {
             diagnosis: judged.judgement.diagnosis.clone(),
             changed: judged.judgement.changed.clone(),
             flows: BTreeMap::new(),
-            sufferers: BTreeMap::new(),
+            parties: BTreeMap::new(),
             facts_at: None,
             remedies: Vec::new(),
             choices: None,
@@ -91,23 +94,23 @@ impl Entry {
             last: evidence.last(),
             last_success: None,
             reopened: 0,
-            told: Told::Nothing { since: now },
+            reported: Reported::Nothing { since: now },
             has_news: false,
             is_unassessed: false,
         }
     }
 
     pub(super) fn resolved_at(&self) -> Option<Timestamp> {
-        match self.told {
-            Told::Resolved { at, .. } => Some(at),
+        match self.reported {
+            Reported::Resolved { at, .. } => Some(at),
             _ => None,
         }
     }
 
-    /// As it was told last, while it is open.
+    /// As it was reported last, while it is open.
     pub(super) fn severity(&self) -> Option<Severity> {
-        match self.told {
-            Told::Open { severity, .. } => Some(severity),
+        match self.reported {
+            Reported::Open { severity, .. } => Some(severity),
             _ => None,
         }
     }
@@ -116,10 +119,10 @@ impl Entry {
         let JudgedDrop { drop, judgement, worked } = judged;
         let last_success = worked.map(|worked| worked.last);
         let (evidence, diagnosis) = (&drop.evidence, &judgement.diagnosis);
-        if let Told::Resolved { at, .. } = self.told
+        if let Reported::Resolved { at, .. } = self.reported
             && evidence.last() > at
         {
-            self.told = Told::Back { resolved: at };
+            self.reported = Reported::Back { resolved: at };
             self.reopened += 1;
         }
         self.first = self.first.min(evidence.first());
@@ -129,12 +132,12 @@ impl Entry {
         if diagnosis.cause.confidence > self.diagnosis.cause.confidence {
             self.diagnosis = diagnosis.clone();
         }
-        // The flows of one incident may have died by several changes: the latest is news.
+        // The flows of one incident may have been cut by several changes: the latest is news.
         let at = |attribution: &Attribution| attribution.lead().map(|change| change.at);
         if at(&judgement.changed) > at(&self.changed) {
             self.changed = judgement.changed.clone();
         }
-        self.established = self.established.or_else(|| words::established(evidence));
+        self.established = self.established.or_else(|| established(evidence));
         if self.drops.contains_key(&drop.id) || self.drops.len() < LINKED_MAX {
             self.drops.insert(drop.id, evidence.packets());
         } else {
@@ -142,18 +145,18 @@ impl Entry {
         }
         let dialled =
             drop.dialled.map(|(destination, port)| Flow { destination, port, ..drop.flow });
-        let dying = Dying {
+        let affected = AffectedFlow {
             question: diagnosis.question.clone(),
             dialled,
-            died: evidence.last().min(now),
+            dropped: evidence.last().min(now),
             worked: last_success.max(evidence.answered),
             answered: *worked,
             denied_since: judgement.denied_since(),
-            restarts_then: suffers(&diagnosis.question).map_or(0, |pod| pod.restarts),
+            restarts_then: affected_pod(&diagnosis.question).map_or(0, |pod| pod.restarts),
             is_muted: false,
         };
-        self.keep_sufferer(&diagnosis.question);
-        self.keep_flow(drop.flow, dying);
+        self.keep_party(&diagnosis.question);
+        self.keep_flow(drop.flow, affected);
         if let Some(remedy) = &judgement.remedy {
             let path = Path::of(&diagnosis.question);
             let known = self.remedies.iter().any(|(known, _)| *known == path);
@@ -165,34 +168,37 @@ impl Entry {
         self.is_unassessed = true;
     }
 
-    fn keep_flow(&mut self, flow: Flow, dying: Dying) {
+    fn keep_flow(&mut self, flow: Flow, affected: AffectedFlow) {
         if let Some(known) = self.flows.get_mut(&flow) {
-            let (died, worked) = (known.died.max(dying.died), known.worked.max(dying.worked));
-            // Another pod of that name begins anew.
-            let uid = |dying: &Dying| suffers(&dying.question).and_then(|pod| pod.uid.clone());
-            let is_same = uid(known) == uid(&dying);
-            let restarts_then = if is_same { known.restarts_then } else { dying.restarts_then };
-            *known = Dying { died, worked, restarts_then, ..dying };
+            let dropped = known.dropped.max(affected.dropped);
+            let worked = known.worked.max(affected.worked);
+            // Another pod of that name starts over.
+            let uid = |affected: &AffectedFlow| {
+                affected_pod(&affected.question).and_then(|pod| pod.uid.clone())
+            };
+            let is_same = uid(known) == uid(&affected);
+            let restarts_then = if is_same { known.restarts_then } else { affected.restarts_then };
+            *known = AffectedFlow { dropped, worked, restarts_then, ..affected };
         } else if self.flows.len() < FLOWS_MAX {
-            self.flows.insert(flow, dying);
+            self.flows.insert(flow, affected);
         }
     }
 
-    fn keep_sufferer(&mut self, question: &Question) {
-        let (path, pod) = (Path::of(question), suffers(question));
-        let Some(pod) = pod.filter(|_| path.sufferer().is_of_pods()) else { return };
-        let party = path.sufferer();
-        if !self.sufferers.contains_key(party) && self.sufferers.len() >= facts::PARTIES_MAX {
+    fn keep_party(&mut self, question: &Question) {
+        let (path, pod) = (Path::of(question), affected_pod(question));
+        let Some(pod) = pod.filter(|_| path.affected_party().is_of_pods()) else { return };
+        let party = path.affected_party();
+        if !self.parties.contains_key(party) && self.parties.len() >= facts::PARTIES_MAX {
             return;
         }
-        let pods = self.sufferers.entry(party.clone()).or_default();
+        let pods = self.parties.entry(party.clone()).or_default();
         if pods.len() < facts::PODS_MAX {
             pods.insert((pod.namespace.clone(), pod.name.clone()));
         }
     }
 
-    /// What to look up to tell it, while it goes on.
-    pub(super) fn wants(&self, snapshot: &Snapshot, now: Timestamp) -> Vec<Sought> {
+    /// What to look up to report it, while it goes on.
+    pub(super) fn queries(&self, snapshot: &Snapshot, now: Timestamp) -> Vec<Query> {
         let goes_on = now.duration_since(self.last) < UPDATE_INTERVAL * 2;
         if !goes_on || self.resolved_at().is_some() {
             return Vec::new();
@@ -200,103 +206,114 @@ impl Entry {
         self.facts(snapshot).collect()
     }
 
-    fn facts<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = Sought> + 'a {
-        self.sufferers.iter().flat_map(move |(party, pods)| {
+    fn facts<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = Query> + 'a {
+        self.parties.iter().flat_map(move |(party, pods)| {
             let is_there = |(namespace, name): &&Name| snapshot.pod(namespace, name).is_some();
-            pods.iter().find(is_there).into_iter().flat_map(|pod| facts::of(party, pod))
+            pods.iter().find(is_there).into_iter().flat_map(|pod| facts::queries_of(party, pod))
         })
     }
 
-    /// When the latest of what it wants was looked up.
+    /// When the latest of its facts was looked up.
     fn looked_up_at(&self, snapshot: &Snapshot) -> Option<Timestamp> {
-        self.facts(snapshot).filter_map(|sought| Some(snapshot.look_up_of(&sought)?.at)).max()
+        self.facts(snapshot).filter_map(|query| Some(snapshot.look_up_of(&query)?.at)).max()
     }
 
-    /// Whether it is still to be told whether its traffic passes.
+    /// Whether it is still to be reported whether its traffic passes.
     pub(super) fn is_followed(&self) -> bool {
-        !matches!(self.told, Told::Resolved { passes: true, .. })
+        !matches!(self.reported, Reported::Resolved { passes: true, .. })
     }
 
-    /// The flows that have not passed since they died, each as dialled as well where that differs.
+    /// The flows that have not passed since they were dropped, each as dialled as well where that
+    /// differs.
     pub(super) fn unanswered(&self) -> impl Iterator<Item = (&Flow, Option<&Flow>)> {
-        let unanswered = self.flows.iter().filter(|(_, dying)| !dying.passes());
-        unanswered.map(|(flow, dying)| (flow, dying.dialled.as_ref()))
+        let unanswered = self.flows.iter().filter(|(_, affected)| !affected.passes());
+        unanswered.map(|(flow, affected)| (flow, affected.dialled.as_ref()))
     }
 
     pub(super) fn answered(&mut self, flow: &Flow, at: Timestamp) {
-        if let Some(dying) = self.flows.get_mut(flow) {
-            dying.worked = dying.worked.max(Some(at));
+        if let Some(affected) = self.flows.get_mut(flow) {
+            affected.worked = affected.worked.max(Some(at));
         }
     }
 
-    /// A flow is meant to die, and is told no more.
+    /// A flow is expected to be dropped, and is no longer reported.
     pub(super) fn mute(&mut self, flow: &Flow) {
-        if let Some(dying) = self.flows.get_mut(flow) {
-            dying.is_muted = true;
+        if let Some(affected) = self.flows.get_mut(flow) {
+            affected.is_muted = true;
         }
     }
 
-    /// Whether nothing is left of it that is not meant.
+    /// Whether nothing is left of it that is not expected.
     fn is_muted(&self) -> bool {
-        !self.flows.is_empty() && self.flows.values().all(|dying| dying.is_muted)
+        !self.flows.is_empty() && self.flows.values().all(|affected| affected.is_muted)
     }
 
-    /// Tells the incident, if there is something to tell by now.
+    /// Reports the incident, if there is something to report by now.
     pub(super) fn attend(
         &mut self,
         id: IncidentId,
         snapshot: &Snapshot,
         now: Timestamp,
     ) -> Option<IncidentChange> {
-        if self.is_muted() && matches!(self.told, Told::Nothing { .. } | Told::Back { .. }) {
+        if self.is_muted()
+            && matches!(self.reported, Reported::Nothing { .. } | Reported::Back { .. })
+        {
             // Nobody has heard of it, and nobody needs to.
-            self.told = Told::Resolved { at: now, passes: true };
+            self.reported = Reported::Resolved { at: now, passes: true };
             return None;
         }
-        let happened = match self.told {
-            Told::Nothing { since } if now.duration_since(since) >= GATHER => Happened::Opened,
-            Told::Back { resolved } if now.duration_since(resolved) >= UPDATE_INTERVAL => {
+        let happened = match self.reported {
+            Reported::Nothing { since } if now.duration_since(since) >= GATHER => Happened::Opened,
+            Reported::Back { resolved } if now.duration_since(resolved) >= UPDATE_INTERVAL => {
                 Happened::Reopened
             }
-            Told::Open { at, .. } => self.goes_on(at, snapshot, now)?,
-            Told::Resolved { passes: false, .. } => Happened::Resolved(self.all_pass()?),
+            Reported::Open { at, .. } => self.goes_on(at, snapshot, now)?,
+            Reported::Resolved { passes: false, .. } => Happened::Resolved(self.all_pass()?),
             _ => return None,
         };
         let incident = self.incident(id, snapshot, now, happened);
         self.is_unassessed = false;
         self.facts_at = self.looked_up_at(snapshot);
         let severity = incident.assessment.severity;
-        // What has become worse is told at once, all else in its time.
-        if let (Happened::Updated, Told::Open { at, severity: before }) = (happened, self.told)
+        // What has become worse is reported at once, all else in its time.
+        if let (Happened::Updated, Reported::Open { at, severity: before }) =
+            (happened, self.reported)
             && severity <= before
             && (now.duration_since(at) < UPDATE_INTERVAL || !self.has_news)
         {
             return None;
         }
         self.has_news = false;
-        self.told = match happened {
-            Happened::Resolved(Resolution::Allowed) => Told::Resolved { at: now, passes: false },
-            Happened::Resolved(_) => {
-                Told::Resolved { at: self.resolved_at().unwrap_or(now), passes: true }
+        self.reported = match happened {
+            Happened::Resolved(Resolution::Allowed) => {
+                Reported::Resolved { at: now, passes: false }
             }
-            _ => Told::Open { at: now, severity },
+            Happened::Resolved(_) => {
+                Reported::Resolved { at: self.resolved_at().unwrap_or(now), passes: true }
+            }
+            _ => Reported::Open { at: now, severity },
         };
         Some(IncidentChange { happened, incident })
     }
 
-    /// What there may be to tell of an incident that was last told then.
-    fn goes_on(&self, told: Timestamp, snapshot: &Snapshot, now: Timestamp) -> Option<Happened> {
+    /// What there may be to report of an incident that was last reported then.
+    fn goes_on(
+        &self,
+        reported: Timestamp,
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) -> Option<Happened> {
         if let Some(resolution) = self.resolution(snapshot, now) {
             return Some(Happened::Resolved(resolution));
         }
-        let is_due = self.has_news && now.duration_since(told) >= UPDATE_INTERVAL;
+        let is_due = self.has_news && now.duration_since(reported) >= UPDATE_INTERVAL;
         let has_facts = self.looked_up_at(snapshot) > self.facts_at;
         (self.is_unassessed || is_due || has_facts).then_some(Happened::Updated)
     }
 
     /// That all of its flows pass, if they do.
     fn all_pass(&self) -> Option<Resolution> {
-        let all = self.unlinked == 0 && self.flows.values().all(Dying::passes);
+        let all = self.unlinked == 0 && self.flows.values().all(AffectedFlow::passes);
         let at = self.flows.values().filter_map(|flow| flow.worked).max()?;
         (all && at > self.last).then_some(Resolution::Passes { at })
     }
@@ -328,7 +345,7 @@ impl Entry {
                 now.is_some_and(|now| now.addresses.contains(&end.address))
             })
         };
-        let questions = self.flows.values().map(|dying| &dying.question);
+        let questions = self.flows.values().map(|affected| &affected.question);
         let there = questions.filter(move |q| is_there(&q.source) && is_there(&q.destination));
         there.map(|question| {
             let question = Question {
@@ -364,20 +381,20 @@ impl Entry {
         now: Timestamp,
         happened: Happened,
     ) -> Incident {
-        // What is over is told as it was.
+        // What is over is reported as it was.
         let is_over = matches!(happened, Happened::Resolved(_));
         let agreement = if is_over { Agreement::default() } else { self.agreement(snapshot) };
         let choices =
             self.choices.get_or_insert_with(|| choices(snapshot, &self.diagnosis)).clone();
         let cause = self.diagnosis.cause.clone();
-        let is_cut = |dying: &Dying| is_over || !(dying.passes() || dying.is_muted);
+        let is_cut = |affected: &AffectedFlow| is_over || !(affected.passes() || affected.is_muted);
         let mut affected = affected(snapshot, &self.flows, is_cut);
-        let affected_untold = affected.len().saturating_sub(PATHS_TOLD_MAX);
+        let affected_untold = affected.len().saturating_sub(PATHS_REPORTED_MAX);
         let mut incident = Incident {
             id,
             responsible: self.responsible(),
             changed: self.changed.clone(),
-            denied_since: self.flows.values().filter_map(|dying| dying.denied_since).min(),
+            denied_since: self.flows.values().filter_map(|affected| affected.denied_since).min(),
             services_lost: services_lost(snapshot, &self.flows),
             established: self.established.filter(|_| cause.class.is_denial()),
             drops: self.drops.keys().copied().collect(),
@@ -395,7 +412,7 @@ impl Entry {
             cause,
         };
         incident.assessment = assess(&incident, &affected, agreement, now);
-        affected.truncate(PATHS_TOLD_MAX);
+        affected.truncate(PATHS_REPORTED_MAX);
         incident.affected = affected;
         incident.text = words::text(&incident, now);
         let remedies: Vec<_> = self.remedies.iter().map(|(_, remedy)| remedy.clone()).collect();

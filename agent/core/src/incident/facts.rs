@@ -1,4 +1,4 @@
-//! What an incident needs to know of the cluster beside who died, and what is asked for it.
+//! What an incident needs to know of the cluster beside what was dropped, and what is asked for it.
 //!
 //! A node's agent knows its own pods. How many replicas there are elsewhere, and which Services they
 //! are behind, is looked up while an incident goes on.
@@ -10,15 +10,15 @@ use jiff::{SignedDuration, Timestamp};
 use super::affected::Party;
 use crate::cluster::{
     Name, Snapshot,
-    look_up::{LookUp, Sought},
+    look_up::{LookUp, Query},
 };
 
 /// How old such a fact may become before it is asked for again: twice within the time in which an
-/// incident is told anew.
+/// incident is reported again.
 const FRESH: SignedDuration = SignedDuration::from_secs(30);
 
-/// How many parties that suffer by one incident are asked about; of the others it is told what this
-/// node knows.
+/// How many parties that one incident affects are asked about; of the others what this node knows is
+/// reported.
 pub(super) const PARTIES_MAX: usize = 4;
 
 /// How many pods of a party are remembered, any of which says which Services it is behind: pods go.
@@ -28,32 +28,32 @@ pub(super) const PODS_MAX: usize = 8;
 /// agent may ask, so that drops, which cannot be judged without theirs, come first.
 const LOOK_UPS_MAX: usize = 4;
 
-/// Of these, what is not known or is old by now: what was never asked for first, then the eldest.
+/// Of these, what is not known or is old by now: what was never asked for first, then the oldest.
 pub(super) fn to_look_up(
     snapshot: &Snapshot,
-    wanted: BTreeSet<Sought>,
+    wanted: BTreeSet<Query>,
     now: Timestamp,
-) -> Vec<Sought> {
-    let asked = |sought: &Sought| snapshot.look_up_of(sought).map(|LookUp { at, .. }| *at);
-    let with_time = wanted.into_iter().map(|sought| (asked(&sought), sought));
+) -> Vec<Query> {
+    let asked = |query: &Query| snapshot.look_up_of(query).map(|LookUp { at, .. }| *at);
+    let with_time = wanted.into_iter().map(|query| (asked(&query), query));
     let is_old = |at: &Option<Timestamp>| at.is_none_or(|at| now.duration_since(at) >= FRESH);
     let mut missing: Vec<_> = with_time.filter(|(at, _)| is_old(at)).collect();
     missing.sort();
-    missing.into_iter().take(LOOK_UPS_MAX).map(|(_, sought)| sought).collect()
+    missing.into_iter().take(LOOK_UPS_MAX).map(|(_, query)| query).collect()
 }
 
 /// What is to be known of a party, one of whose pods is this.
-pub(super) fn of(party: &Party, pod: &Name) -> impl Iterator<Item = Sought> + use<> {
+pub(super) fn queries_of(party: &Party, pod: &Name) -> impl Iterator<Item = Query> + use<> {
     let scale = match party {
-        Party::Workload(namespace, workload) if tells_its_scale(&workload.kind) => {
-            Some(Sought::Scale(namespace.clone(), workload.clone()))
+        Party::Workload(namespace, workload) if has_scale(&workload.kind) => {
+            Some(Query::Scale(namespace.clone(), workload.clone()))
         }
         _ => None,
     };
-    scale.into_iter().chain([Sought::ServicesOf(pod.clone())])
+    scale.into_iter().chain([Query::ServicesOf(pod.clone())])
 }
 
 /// The kinds of workloads whose status says how many pods they have.
-fn tells_its_scale(kind: &str) -> bool {
+fn has_scale(kind: &str) -> bool {
     ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"].contains(&kind)
 }

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumDiscriminants};
 
-use super::{Incident, Path, affected::Affected, dying::Dying, words::several};
+use super::{Incident, Path, affected::CutPath, affected_flow::AffectedFlow, words::several};
 use crate::{
     cluster::history::{Change, ChangeKind},
     correlate::REPORT_INTERVAL,
@@ -53,7 +53,7 @@ pub enum Step {
         /// The pod condition.
         condition: &'static str,
     },
-    /// Connect as the flows did that died.
+    /// Connect as the dropped flows did.
     Test {
         /// Who connects: `NAMESPACE/POD`, a node or an address.
         from: String,
@@ -81,14 +81,14 @@ impl fmt::Display for Step {
             Self::Apply(remedy) => f.write_str(&remedy.summary),
             Self::AskOwner(policy) => write!(
                 f,
-                "ask the owner of {} {policy}: no rule that only adds lets it pass",
+                "ask the owner of {} {policy}: no added rule can let it pass",
                 policy.kind
             ),
             Self::LookElsewhere(what) => f.write_str(what),
             Self::Watch => write!(
                 f,
-                "while it takes effect, which takes a network plugin some seconds: no more drops \
-                 of this incident are told within {} s",
+                "watch it take effect, which takes a network plugin some seconds: no more drops of \
+                 this incident are reported within {} s",
                 REPORT_INTERVAL.as_secs()
             ),
             Self::AwaitReady { pods, condition } => {
@@ -98,7 +98,7 @@ impl fmt::Display for Step {
                 write!(f, "test {from} -> {to}:{port}/{protocol}")
             }
             Self::PutBack(change) => {
-                let difference = change.difference.as_deref().unwrap_or("it went whole");
+                let difference = change.difference.as_deref().unwrap_or("it was deleted");
                 write!(f, "or put {} back as it was: {difference}", change.object)
             }
             Self::Instead(choice) => write!(f, "or {choice}"),
@@ -109,7 +109,7 @@ impl fmt::Display for Step {
 /// The steps, in the order in which a person or a machine takes them.
 pub(super) fn plan(
     incident: &Incident,
-    flows: &BTreeMap<Flow, Dying>,
+    flows: &BTreeMap<Flow, AffectedFlow>,
     remedies: Vec<Arc<Remedy>>,
     choices: Vec<Choice>,
 ) -> Vec<Step> {
@@ -127,7 +127,7 @@ pub(super) fn plan(
     if class.is_denial() && class != Class::ExplicitDeny {
         steps.extend(choices.into_iter().map(Step::Instead));
         if let Attribution::Seen(changes) = &incident.changed {
-            // What was created is not to be deleted: its author meant something by it.
+            // What was created is not to be deleted: its author had a reason for it.
             let before = changes.iter().filter(|change| change.kind != ChangeKind::Created);
             steps.extend(before.cloned().map(Step::PutBack));
         }
@@ -149,40 +149,42 @@ fn without_remedy(incident: &Incident) -> Option<Step> {
         Class::NotPolicy | Class::None => {
             elsewhere("leave the policies alone: the kernel's reason says what to look at")
         }
-        Class::CannotTell => elsewhere("see what cannot be told, and give the agent what it lacks"),
+        Class::CannotTell => {
+            elsewhere("see which information is missing, and give the agent access to it")
+        }
         _ => incident.cause.policy.as_ref().map(|p| Step::AskOwner(p.reference.clone())),
     }
 }
 
-/// The pods that suffer, which become ready by themselves once their dependencies answer.
-fn await_ready(affected: &[Affected]) -> Option<Step> {
+/// The affected pods, which become ready by themselves once their dependencies answer.
+fn await_ready(affected: &[CutPath]) -> Option<Step> {
     let pods: BTreeSet<&String> = affected
         .iter()
-        .filter(|path| !path.is_scan && path.path.sufferer().is_of_pods())
+        .filter(|path| !path.is_scan && path.path.affected_party().is_of_pods())
         .flat_map(|path| &path.pods)
         .collect();
     let pods: Vec<String> = pods.into_iter().cloned().collect();
     (!pods.is_empty()).then_some(Step::AwaitReady { pods, condition: "Ready" })
 }
 
-/// The very flows that died: one of each path, then others.
-fn tests(flows: &BTreeMap<Flow, Dying>) -> Vec<Step> {
+/// The very flows that were dropped: one of each path, then others.
+fn tests(flows: &BTreeMap<Flow, AffectedFlow>) -> Vec<Step> {
     let mut seen: Vec<Path> = Vec::new();
     let (mut first, mut others) = (Vec::new(), Vec::new());
-    for (flow, dying) in flows {
-        let path = Path::of(&dying.question);
+    for (flow, affected) in flows {
+        let path = Path::of(&affected.question);
         match seen.contains(&path) {
-            true => others.push((flow, dying)),
-            false => first.push((flow, dying)),
+            true => others.push((flow, affected)),
+            false => first.push((flow, affected)),
         }
         if !seen.contains(&path) {
             seen.push(path);
         }
     }
     let all = first.into_iter().chain(others).take(TESTS_MAX);
-    let test = |(flow, dying): (&Flow, &Dying)| Step::Test {
-        from: dying.question.source.to_string(),
-        to: dying.question.destination.to_string(),
+    let test = |(flow, affected): (&Flow, &AffectedFlow)| Step::Test {
+        from: affected.question.source.to_string(),
+        to: affected.question.destination.to_string(),
         flow: *flow,
     };
     all.map(test).collect()

@@ -2,14 +2,13 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Affected, Incident, Party};
+use super::{CutPath, Incident, Party};
 use crate::{
     cluster::{
         history::{Change, ChangeKind},
         object::Kind,
     },
-    correlate::Evidence,
-    diagnosis::{Class, Situation},
+    diagnosis::{Class, Situation, reason::Established},
     judgement::Attribution,
 };
 
@@ -18,16 +17,16 @@ const NAMES_MAX: usize = 3;
 
 /// `8 of 8 backend/backend-api cannot reach postgres-primary-0:5432/TCP: CAUSE; CHANGE; WORKED; …`.
 pub(super) fn text(incident: &Incident, now: Timestamp) -> String {
-    let mut parts = vec![format!("{}: {}", suffering(incident), incident.cause.text)];
+    let mut parts = vec![format!("{}: {}", headline(incident), incident.cause.text)];
     parts.extend(change(incident, now));
     if let Some(success) = incident.last_success {
         parts.push(worked(incident, success, now));
     }
-    parts.extend(incident.affected.first().and_then(fare));
+    parts.extend(incident.affected.first().and_then(health));
     if !incident.services_lost.is_empty() {
-        parts.push(format!("no ready endpoint is left of {}", several(&incident.services_lost)));
+        parts.push(format!("without a ready endpoint: {}", several(&incident.services_lost)));
     }
-    parts.extend(incident.established.map(str::to_owned));
+    parts.extend(incident.established.map(|what| established(what).to_owned()));
     parts.join("; ")
 }
 
@@ -51,8 +50,10 @@ fn worked(incident: &Incident, success: Timestamp, now: Timestamp) -> String {
 }
 
 /// Who cannot do what: the worst, and how many others.
-fn suffering(incident: &Incident) -> String {
-    let Some(worst) = incident.affected.first() else { return "nobody any more".to_owned() };
+fn headline(incident: &Incident) -> String {
+    let Some(worst) = incident.affected.first() else {
+        return "nothing is affected any more".to_owned();
+    };
     let path = &worst.path;
     let (who, port) = (pods_of(worst), format!("{}/{}", path.port, path.protocol));
     let others: Vec<String> = worst.others.iter().cloned().collect();
@@ -64,7 +65,7 @@ fn suffering(incident: &Incident) -> String {
             format!("{who} cannot ask the cluster's DNS ({} on {port})", several(&others))
         }
         (_, Class::NotEnforced) => format!("{who} and {} talk on {port}", several(&others)),
-        (_, _) if path.sufferer() == &path.source => {
+        (_, _) if path.affected_party() == &path.source => {
             let other = several(&others);
             let other = if other.contains(':') { format!("[{other}]") } else { other };
             format!("{who} cannot reach {other}:{port}")
@@ -73,17 +74,17 @@ fn suffering(incident: &Incident) -> String {
     };
     match incident.affected.len() + incident.affected_untold - 1 {
         0 => text,
-        1 => text + " (and 1 path more)",
-        more => format!("{text} (and {more} paths more)"),
+        1 => text + " (and 1 more path)",
+        more => format!("{text} (and {more} more paths)"),
     }
 }
 
 /// `8 of 8 backend/backend-api`, `3 of 8 backend/backend-api (those known to this node)`, `3 of 3
 /// backend/backend-api known to this node`, `frontend/pod-a`.
-pub(super) fn pods_of(affected: &Affected) -> String {
-    let sufferer = affected.path.sufferer();
+pub(super) fn pods_of(affected: &CutPath) -> String {
+    let party = affected.path.affected_party();
     let (cut, replicas) = (affected.pods.len(), affected.replicas);
-    match sufferer {
+    match party {
         Party::Workload(..) if affected.knows_all => {
             let known = affected.known;
             let of_node = match cut >= known {
@@ -91,40 +92,40 @@ pub(super) fn pods_of(affected: &Affected) -> String {
                 true => " (those known to this node)".to_owned(),
                 false => format!(" (of {known} known to this node)"),
             };
-            format!("{cut} of {replicas} {sufferer}{of_node}")
+            format!("{cut} of {replicas} {party}{of_node}")
         }
-        Party::Workload(..) => format!("{cut} of {replicas} {sufferer} known to this node"),
-        _ => sufferer.to_string(),
+        Party::Workload(..) => format!("{cut} of {replicas} {party} known to this node"),
+        _ => party.to_string(),
     }
 }
 
-/// `8 of 8 backend-api not ready, 12 restarts since`: how those fare who suffer most.
-fn fare(affected: &Affected) -> Option<String> {
-    let name = match affected.path.sufferer() {
+/// `8 of 8 backend-api not ready, 12 restarts since`: the health of who is affected most.
+fn health(affected: &CutPath) -> Option<String> {
+    let name = match affected.path.affected_party() {
         Party::Workload(_, workload) => &workload.name,
         Party::Pod(_, name) => name,
         Party::Node(_) | Party::Outside | Party::Other(_) => return None,
     };
-    let fare = &affected.fare;
+    let health = &affected.health;
     // The workload's status may be some seconds behind the pods.
-    let of_pods = fare.not_ready.unwrap_or(0);
+    let of_pods = health.not_ready.unwrap_or(0);
     let (not_ready, of) = match affected.replicas_ready {
         Some(ready) => (of_pods.max(affected.replicas.saturating_sub(ready)), affected.replicas),
         None => (of_pods, affected.pods.len()),
     };
     let restarts =
         |count: u64| if count == 1 { "1 restart".into() } else { format!("{count} restarts") };
-    let restarted = match (fare.restarts_since, fare.restarts) {
+    let restarted = match (health.restarts_since, health.restarts) {
         (Some(0), _) | (None, None | Some(0)) => None,
         (Some(since), _) => Some(restarts(since) + " since"),
         (None, Some(all)) => Some(restarts(all) + " ever"),
     };
-    let not_ready = (not_ready > 0).then(|| match affected.path.sufferer() {
+    let not_ready = (not_ready > 0).then(|| match affected.path.affected_party() {
         Party::Pod(..) => format!("{name} not ready"),
         _ => format!("{not_ready} of {of} {name} not ready"),
     });
-    let told: Vec<String> = [not_ready, restarted].into_iter().flatten().collect();
-    (!told.is_empty()).then(|| told.join(", "))
+    let parts: Vec<String> = [not_ready, restarted].into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 /// `policy applied 10 minutes ago, 3 s before the first drop`.
@@ -132,10 +133,10 @@ fn change(incident: &Incident, now: Timestamp) -> Option<String> {
     match &incident.changed {
         Attribution::None => None,
         Attribution::Seen(changes) => {
-            let told = changes.iter().map(|change| one_change(incident, change, now));
-            let told = told.collect::<Vec<_>>().join(" and ");
+            let all = changes.iter().map(|change| one_change(incident, change, now));
+            let all = all.collect::<Vec<_>>().join(" and ");
             let distance = changes.first().map(|c| distance(incident, c)).unwrap_or_default();
-            Some(told + &distance)
+            Some(all + &distance)
         }
         Attribution::Older { own: Some(own), .. } => {
             let distance = distance(incident, own);
@@ -175,28 +176,17 @@ fn distance(incident: &Incident, change: &Change) -> String {
     }
 }
 
-/// What becomes of established connections by the filter that dropped these packets; `None`: not
-/// known of it.
-pub(super) fn established(evidence: &Evidence) -> Option<&'static str> {
-    let drops = evidence.kernel_drop()?;
-    let location = drops.location.as_deref().unwrap_or_default();
-    match &*drops.reason.name {
-        // Connection tracking comes first in the engines that use netfilter (Felix, kube-router,
-        // kube-network-policies), and in Antrea's Open vSwitch tables.
-        "NETFILTER_DROP" => Some(ACCEPTED),
-        _ if location.starts_with("nfqnl_reinject") => Some(ACCEPTED),
-        reason if reason.starts_with("OVS_DROP") => Some(ACCEPTED),
-        // Cilium: replies and related packets pass, "all others must be permitted by policy"
-        // (bpf/bpf_lxc.c).
-        "TC_INGRESS" | "TC_EGRESS" => {
-            Some("this filter judges established connections as well: they die too")
+/// What becomes of established connections by a filter.
+pub const fn established(established: Established) -> &'static str {
+    match established {
+        Established::Accepted => {
+            "this filter accepts established connections before policy: what is connected stays so"
         }
-        _ => None,
+        Established::Judged => {
+            "this filter judges established connections as well: they are cut too"
+        }
     }
 }
-
-const ACCEPTED: &str =
-    "this filter accepts established connections before policy: what is connected stays so";
 
 /// `3 s`, `10 minutes`, `7 days`: whole units, the largest that is not less than two of it.
 pub fn span(duration: SignedDuration) -> String {

@@ -64,7 +64,7 @@ pub fn attribute(history: &History, snapshot: &Snapshot, diagnosis: &Diagnosis) 
     if !diagnosis.cause.class.is_denial() {
         return Attribution::None;
     }
-    match latest_flip(history, snapshot, &diagnosis.question, Sought::Passes) {
+    match latest_flip(history, snapshot, &diagnosis.question, Target::Passes) {
         Ok(flip) => Attribution::Seen(flip.changes),
         Err(known_since) => {
             let own = diagnosis.cause.policy.as_deref().and_then(own_change);
@@ -94,14 +94,14 @@ fn own_change(policy: &Policy) -> Option<Change> {
 
 /// What an earlier verdict is looked for to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sought {
+pub(super) enum Target {
     /// Some policy denied it.
     Denied,
     /// None did.
     Passes,
 }
 
-impl Sought {
+impl Target {
     fn of(verdict: &Verdict) -> Option<Self> {
         match verdict.decision() {
             Decision::Denied => Some(Self::Denied),
@@ -121,7 +121,7 @@ pub(super) struct Flip {
     pub(super) verdict: Verdict,
 }
 
-/// Undoes changes, latest first, until the verdict is what is sought.
+/// Undoes changes, latest first, until the verdict is what is target.
 ///
 /// # Errors
 /// It never was, in what is remembered: since when that is.
@@ -129,7 +129,7 @@ pub(super) fn latest_flip(
     history: &History,
     snapshot: &Snapshot,
     question: &Question,
-    sought: Sought,
+    target: Target,
 ) -> Result<Flip, Option<Timestamp>> {
     let mut evaluations = EVALUATIONS_MAX;
     let mut earlier = snapshot.clone();
@@ -153,15 +153,15 @@ pub(super) fn latest_flip(
             return Err(Some(latest.change.at));
         }
         evaluations -= 1;
-        match Sought::of(&verdict_then(&earlier, question)) {
-            Some(found) if found == sought => {
-                return Ok(flip(&after, suspects, question, sought, evaluations));
+        match Target::of(&verdict_then(&earlier, question)) {
+            Some(found) if found == target => {
+                return Ok(flip(&after, suspects, question, target, evaluations));
             }
             Some(_) => {
                 after = earlier.clone();
                 suspects.clear();
             }
-            // What cannot be told belongs to the changes around it.
+            // What is unknown belongs to the changes around it.
             None => {}
         }
     }
@@ -174,7 +174,7 @@ fn flip(
     after: &Snapshot,
     suspects: Vec<&Undoable>,
     question: &Question,
-    sought: Sought,
+    target: Target,
     mut evaluations: usize,
 ) -> Flip {
     let mut needed: Vec<Vec<&Undoable>> = Vec::new();
@@ -198,7 +198,7 @@ fn flip(
         evaluations -= 1;
         let mut others = needed.clone();
         others.remove(candidate);
-        if Sought::of(&verdict_then(&without(&others), question)) == Some(sought) {
+        if Target::of(&verdict_then(&without(&others), question)) == Some(target) {
             needed = others;
             candidate = needed.len();
         }

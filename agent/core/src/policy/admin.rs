@@ -8,12 +8,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Block, Layer, Namespaces, Peer, Peers, PodPeer, Policy, PolicyKind, PolicyRef,
-    PortMatch, PortRange, Rule,
+    Action, Block, Layer, Namespaces, Peer, Peers, PodPeer, Policy, PolicyKind, PortMatch,
+    PortRange, Rule,
+    metadata::{Header, Rules},
     network_policy::{network, port_number, protocol},
     order::Order,
     selector::Selector,
-    spec_written,
 };
 use crate::problem::{FieldPath, Problem};
 
@@ -175,57 +175,41 @@ fn lower_as(
     layer: Layer,
     order: Order,
 ) -> Result<Policy, Problem> {
-    let metadata = &policy.metadata;
-    let Some(name) = metadata.name.as_deref().filter(|name| !name.is_empty()) else {
-        return Err(FieldPath::root("metadata").field("name").expected("a name", "none"));
-    };
+    let header = Header::cluster_wide(&policy.metadata, kind, API_VERSION)?;
     let path = FieldPath::root("spec");
     let spec = &policy.spec;
     let Some(subject) = pod_peer(&spec.subject, &path.field("subject"))? else {
         return Err(path.field("subject").expected("namespaces or pods", "neither"));
     };
-    let mut ingress = Vec::new();
-    for (index, rule) in spec.ingress.iter().enumerate() {
-        let path = path.field("ingress").index(index);
+    let ingress = rules(&spec.ingress, &path.field("ingress"), |rule, path| {
+        let action = action(&rule.action, &layer, &path.field("action"))?;
         let mut peers = Vec::new();
         for (index, from) in rule.from.iter().enumerate() {
-            peers.push(match pod_peer(from, &path.field("from").index(index))? {
-                Some(pods) => Peer::Pods(pods),
-                None => unknown_peer(),
-            });
+            let pods = pod_peer(from, &path.field("from").index(index))?;
+            peers.push(pods.map_or_else(unknown_peer, Peer::Pods));
         }
-        ingress.push(Rule::new(
-            action(&rule.action, &layer, &path.field("action"))?,
-            some_peers(peers, &path.field("from"))?,
-            ports(&rule.ports, &path.field("ports"))?,
-        ));
-    }
-    let mut egress = Vec::new();
-    for (index, rule) in spec.egress.iter().enumerate() {
-        let path = path.field("egress").index(index);
+        let peers = some_peers(peers, &path.field("from"))?;
+        Ok(Rule::new(action, peers, ports(&rule.ports, &path.field("ports"))?))
+    })?;
+    let egress = rules(&spec.egress, &path.field("egress"), |rule, path| {
+        let action = action(&rule.action, &layer, &path.field("action"))?;
         let mut peers = Vec::new();
         for (index, to) in rule.to.iter().enumerate() {
             egress_peer(to, &path.field("to").index(index), &mut peers)?;
         }
-        egress.push(Rule::new(
-            action(&rule.action, &layer, &path.field("action"))?,
-            some_peers(peers, &path.field("to"))?,
-            ports(&rule.ports, &path.field("ports"))?,
-        ));
-    }
-    Ok(Policy {
-        reference: PolicyRef { kind, namespace: None, name: name.into() },
-        api_version: API_VERSION.into(),
-        uid: metadata.uid.as_deref().map(Into::into),
-        created: metadata.creation_timestamp.as_ref().map(|time| time.0),
-        written: spec_written(metadata),
-        mute: super::mute_annotation::annotated(metadata),
-        layer,
-        order,
-        subject,
-        ingress: Some(ingress),
-        egress: Some(egress),
-    })
+        let peers = some_peers(peers, &path.field("to"))?;
+        Ok(Rule::new(action, peers, ports(&rule.ports, &path.field("ports"))?))
+    })?;
+    let rules = Rules { ingress: Some(ingress), egress: Some(egress) };
+    Ok(header.policy((layer, order), subject, rules))
+}
+
+fn rules<T>(
+    written: &[T],
+    path: &FieldPath,
+    lower: impl Fn(&T, &FieldPath) -> Result<Rule, Problem>,
+) -> Result<Vec<Rule>, Problem> {
+    written.iter().enumerate().map(|(index, rule)| lower(rule, &path.index(index))).collect()
 }
 
 fn action(text: &str, layer: &Layer, path: &FieldPath) -> Result<Action, Problem> {

@@ -18,7 +18,11 @@ use std::sync::Arc;
 
 use super::{
     Accounts, Action, DEFAULT_TIER, Layer, Namespaces, Peer, Peers, PodPeer, Policy, PolicyKind,
-    PolicyRef, Rule, network_policy, order::Order, selector::Selector,
+    Rule,
+    metadata::{Header, Rules},
+    network_policy,
+    order::Order,
+    selector::Selector,
 };
 use crate::{
     flow::Direction,
@@ -58,13 +62,12 @@ impl Group {
 /// The first field that Calico would refuse, or could not use.
 pub fn lower(policy: &CalicoPolicy, kind: PolicyKind, group: Group) -> Result<Policy, Problem> {
     let metadata = &policy.metadata;
-    let Some(name) = metadata.name.as_deref().filter(|name| !name.is_empty()) else {
-        return Err(FieldPath::root("metadata").field("name").expected("a name", "none"));
-    };
     let is_global =
         matches!(kind, PolicyKind::GlobalNetworkPolicy | PolicyKind::StagedGlobalNetworkPolicy);
-    let namespace: Option<Arc<str>> =
-        (!is_global).then(|| metadata.namespace.as_deref().unwrap_or("default").into());
+    let header = match is_global {
+        true => Header::cluster_wide(metadata, kind, group.api_version())?,
+        false => Header::namespaced(metadata, kind, group.api_version())?,
+    };
     let path = FieldPath::root("spec");
     let spec = &policy.spec;
     refuse_fields_of_others(spec, kind, is_global, &path)?;
@@ -73,25 +76,19 @@ pub fn lower(policy: &CalicoPolicy, kind: PolicyKind, group: Group) -> Result<Po
     let is_for_pods = spec.pre_dnat != Some(true)
         && spec.do_not_track != Some(true)
         && is_to_be_set(spec.staged_action.as_deref(), &path)?;
-    let scope = namespace.as_ref();
+    let scope = header.namespace();
     // Both directions are read even where one is not governed: a mistake in it is a mistake.
     let ingress =
         rules(spec.ingress.as_deref(), Direction::Ingress, scope, &path.field("ingress"))?;
     let egress = rules(spec.egress.as_deref(), Direction::Egress, scope, &path.field("egress"))?;
     let tier = spec.tier.as_deref().filter(|tier| !tier.is_empty()).unwrap_or(DEFAULT_TIER);
-    Ok(Policy {
-        subject: subject(spec, scope, &path)?,
-        reference: PolicyRef { kind, namespace, name: name.into() },
-        api_version: group.api_version().into(),
-        uid: metadata.uid.as_deref().map(Into::into),
-        created: metadata.creation_timestamp.as_ref().map(|time| time.0),
-        written: super::spec_written(metadata),
-        mute: super::mute_annotation::annotated(metadata),
-        layer: Layer::Tier(tier.into()),
-        order: Order::of_calico(spec.order.as_ref().and_then(serde_json::Number::as_f64)),
+    let subject = subject(spec, scope, &path)?;
+    let order = Order::of_calico(spec.order.as_ref().and_then(serde_json::Number::as_f64));
+    let rules = Rules {
         ingress: (governs_ingress && is_for_pods).then_some(ingress),
         egress: (governs_egress && is_for_pods).then_some(egress),
-    })
+    };
+    Ok(header.policy((Layer::Tier(tier.into()), order), subject, rules))
 }
 
 /// Lowers a `StagedKubernetesNetworkPolicy`.

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-/// On a policy: the denials that it leads are meant. On a namespace: those of its policies are.
+/// On a policy: the denials that it leads are expected. On a namespace: those of its policies are.
 /// The value is `true`, or the reason; `false` and nothing at all mute nothing.
 pub const ANNOTATION: &str = "whydrop.io/mute";
 
 /// How many bytes of a reason are kept: a sentence or a link. Every policy may carry one.
 pub const REASON_BYTES_MAX: usize = 200;
 
-/// Why an object says that denials are meant; empty where it gives no reason. `None`: it does not.
+/// Why an object says that denials are expected; empty where it gives no reason. `None`: it does not.
 pub fn annotated(metadata: &ObjectMeta) -> Option<Arc<str>> {
     let annotations = metadata.annotations.as_ref()?;
     match annotations.get(ANNOTATION) {

@@ -15,24 +15,24 @@ use k8s_openapi::{
 
 use super::{
     Action, Block, KUBERNETES_ORDER, Layer, Namespaces, Peer, Peers, PodPeer, Policy, PolicyKind,
-    PolicyRef, PortMatch, PortRange, Rule, mute_annotation::annotated, selector::Selector,
-    spec_written,
+    PortMatch, PortRange, Rule,
+    metadata::{Header, Rules, namespace_of},
+    selector::Selector,
 };
 use crate::{
     flow::Protocol,
     problem::{FieldPath, Problem},
 };
 
+const API_VERSION: &str = "networking.k8s.io/v1";
+
 /// Lowers a policy object.
 ///
 /// # Errors
 /// The first field that the API server would refuse.
 pub fn lower(policy: &NetworkPolicy) -> Result<Policy, Problem> {
-    let metadata = &policy.metadata;
-    let Some(name) = metadata.name.as_deref().filter(|name| !name.is_empty()) else {
-        return Err(FieldPath::root("metadata").field("name").expected("a name", "none"));
-    };
-    let namespace: Arc<str> = metadata.namespace.as_deref().unwrap_or("default").into();
+    let header = Header::namespaced(&policy.metadata, PolicyKind::NetworkPolicy, API_VERSION)?;
+    let namespace = namespace_of(&policy.metadata);
     let path = FieldPath::root("spec");
     let spec = policy.spec.clone().unwrap_or_default();
     let (governs_ingress, governs_egress) = governed(&spec, &path)?;
@@ -43,37 +43,35 @@ pub fn lower(policy: &NetworkPolicy) -> Result<Policy, Problem> {
         None => Selector::EVERYTHING,
     };
     // Both directions are read even where one is not governed: a mistake in it is a mistake.
-    let mut ingress = Vec::new();
-    for (index, rule) in spec.ingress.iter().flatten().enumerate() {
-        let path = path.field("ingress").index(index);
-        let peers = peers(rule.from.as_deref(), &namespace, &path.field("from"))?;
-        let ports = ports(rule.ports.as_deref(), &path.field("ports"))?;
-        ingress.push(Rule::new(Action::Allow, peers, ports));
-    }
-    let mut egress = Vec::new();
-    for (index, rule) in spec.egress.iter().flatten().enumerate() {
-        let path = path.field("egress").index(index);
-        let peers = peers(rule.to.as_deref(), &namespace, &path.field("to"))?;
-        let ports = ports(rule.ports.as_deref(), &path.field("ports"))?;
-        egress.push(Rule::new(Action::Allow, peers, ports));
-    }
-    Ok(Policy {
-        reference: PolicyRef {
-            kind: PolicyKind::NetworkPolicy,
-            namespace: Some(namespace.clone()),
-            name: name.into(),
-        },
-        api_version: "networking.k8s.io/v1".into(),
-        uid: metadata.uid.as_deref().map(Into::into),
-        created: metadata.creation_timestamp.as_ref().map(|time| time.0),
-        written: spec_written(metadata),
-        mute: annotated(metadata),
-        layer: Layer::NetworkPolicy,
-        order: KUBERNETES_ORDER,
-        subject: PodPeer::new(Namespaces::Own(namespace), pods),
+    let ingress = spec.ingress.iter().flatten();
+    let ingress = ingress.map(|rule| (rule.from.as_deref(), rule.ports.as_deref()));
+    let ingress = rules(ingress, &path.field("ingress"), "from", &namespace)?;
+    let egress = spec.egress.iter().flatten();
+    let egress = egress.map(|rule| (rule.to.as_deref(), rule.ports.as_deref()));
+    let egress = rules(egress, &path.field("egress"), "to", &namespace)?;
+    let subject = PodPeer::new(Namespaces::Own(namespace), pods);
+    let rules = Rules {
         ingress: governs_ingress.then_some(ingress),
         egress: governs_egress.then_some(egress),
-    })
+    };
+    Ok(header.policy((Layer::NetworkPolicy, KUBERNETES_ORDER), subject, rules))
+}
+
+/// A rule as written: its peers and its ports.
+type WrittenRule<'a> = (Option<&'a [NetworkPolicyPeer]>, Option<&'a [NetworkPolicyPort]>);
+
+fn rules<'a>(
+    written: impl Iterator<Item = WrittenRule<'a>>,
+    path: &FieldPath,
+    peers_field: &str,
+    namespace: &Arc<str>,
+) -> Result<Vec<Rule>, Problem> {
+    let lower = |(index, (of_rule, ports_of_rule)): (usize, WrittenRule<'a>)| {
+        let path = path.index(index);
+        let peers = peers(of_rule, namespace, &path.field(peers_field))?;
+        Ok(Rule::new(Action::Allow, peers, ports(ports_of_rule, &path.field("ports"))?))
+    };
+    written.enumerate().map(lower).collect()
 }
 
 /// Which directions the policy governs: ingress, egress.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::label_namespace;
+use super::{gain::WhatIf, label_namespace};
 use crate::{
     cluster::{
         Snapshot,
@@ -14,7 +14,7 @@ use crate::{
     verdict::{Question, evaluate, nearest::Lack},
 };
 
-/// How many pairs of ends are judged to tell what else a choice allows; beyond it the number is a
+/// How many pairs of ends are judged to find what else a choice allows; beyond it the number is a
 /// lower bound. At some ten microseconds each this stays within ten milliseconds.
 const PAIRS_MAX: usize = 500;
 
@@ -22,14 +22,14 @@ const PAIRS_MAX: usize = 500;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// What to do.
-    pub action: Action,
+    pub action: ChoiceKind,
     /// How many other pairs of ends it newly allows on this port, at least.
     pub newly_allowed: usize,
 }
 
 /// What another way is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum ChoiceKind {
     /// Give the namespace the label that a rule selects it by: the command.
     LabelNamespace(String),
     /// Add the port to the rule that admits the ends.
@@ -41,12 +41,12 @@ pub enum Action {
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.action {
-            Action::LabelNamespace(command) => write!(f, "{command}")?,
-            Action::WidenPort(rule, port) => {
+            ChoiceKind::LabelNamespace(command) => write!(f, "{command}")?,
+            ChoiceKind::WidenPort(rule, port) => {
                 let (kind, policy) = (rule.policy.kind, &rule.policy);
                 write!(f, "add port {port} to rule {} of {kind} {policy}", rule.rule)?;
             }
-            Action::ExecProbe => f.write_str("make it an exec probe, which needs no rule")?,
+            ChoiceKind::ExecProbe => f.write_str("make it an exec probe, which needs no rule")?,
         }
         match self.newly_allowed {
             0 => f.write_str(" (allows nothing else)"),
@@ -63,11 +63,11 @@ pub fn choices(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Vec<Choice> {
     let mut choices = Vec::new();
     if let Some((command, after)) = label_namespace(snapshot, diagnosis) {
         let newly_allowed = newly_allowed(snapshot, &after, diagnosis);
-        choices.push(Choice { action: Action::LabelNamespace(command), newly_allowed });
+        choices.push(Choice { action: ChoiceKind::LabelNamespace(command), newly_allowed });
     }
     choices.extend(widen_port(snapshot, diagnosis));
     if let Some(Situation::Probe(_)) = diagnosis.cause.situation {
-        choices.push(Choice { action: Action::ExecProbe, newly_allowed: 0 });
+        choices.push(Choice { action: ChoiceKind::ExecProbe, newly_allowed: 0 });
     }
     choices.sort_by_key(|choice| choice.newly_allowed);
     choices
@@ -89,7 +89,7 @@ fn widen_port(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<Choice> {
     rules.get_mut(miss.rule.rule)?.ports.push(added.clone());
     let after = snapshot.with_policy(policy);
     passes(&after, &diagnosis.question).then(|| Choice {
-        action: Action::WidenPort(miss.rule.clone(), added),
+        action: ChoiceKind::WidenPort(miss.rule.clone(), added),
         newly_allowed: newly_allowed(snapshot, &after, diagnosis),
     })
 }
@@ -111,15 +111,14 @@ fn newly_allowed(before: &Snapshot, after: &Snapshot, diagnosis: &Diagnosis) -> 
     denied
         .retain(|end| end.pod().map(|pod| &pod.namespace) == governed.pod().map(|p| &p.namespace));
     let peers = pods_like(before, peer);
-    let pairs = peers.iter().flat_map(|peer| denied.iter().map(move |governed| (peer, governed)));
-    let others = pairs.filter(|(p, g)| (p.address, g.address) != (peer.address, governed.address));
-    let newly = others.take(PAIRS_MAX).filter(|(peer, governed)| {
-        let (peer, governed) = ((*peer).clone(), (*governed).clone());
-        let (source, destination) = if is_egress { (governed, peer) } else { (peer, governed) };
-        let question = Question { source, destination, ..*question };
-        passes(after, &question) && !passes(before, &question)
+    let pairs = peers.iter().flat_map(|peer| {
+        denied.iter().map(move |governed| match is_egress {
+            true => (governed, peer),
+            false => (peer, governed),
+        })
     });
-    newly.count()
+    let ports = [(question.port, question.protocol)];
+    WhatIf { before, after }.gain(question, pairs.take(PAIRS_MAX), &ports).others
 }
 
 /// The pods that could stand where this end stands, those of its own namespace first; what is no

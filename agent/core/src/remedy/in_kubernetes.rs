@@ -14,7 +14,7 @@ use k8s_openapi::{
 };
 
 use super::{
-    Sought, nodes_addresses,
+    Opening, nodes_addresses,
     selection::{pod_labels, target_selector},
 };
 use crate::{
@@ -28,11 +28,11 @@ use crate::{
     policy::NAMESPACE_NAME_LABEL,
 };
 
-/// The policy that allows what is sought in one direction.
-pub(super) fn policy(sought: &Sought<'_>, name: String) -> Option<NetworkPolicy> {
-    let Sought { snapshot, pod, other, lead, situation, .. } = *sought;
+/// The policy that allows what is opening in one direction.
+pub(super) fn policy(opening: &Opening<'_>, name: String) -> Option<NetworkPolicy> {
+    let Opening { snapshot, pod, other, lead, situation, .. } = *opening;
     let peers = peers(snapshot, pod, other, situation)?;
-    let ports: Vec<_> = sought
+    let ports: Vec<_> = opening
         .ports
         .iter()
         .map(|(port, protocol)| NetworkPolicyPort {
@@ -43,10 +43,10 @@ pub(super) fn policy(sought: &Sought<'_>, name: String) -> Option<NetworkPolicy>
         .collect();
     let mut spec = NetworkPolicySpec {
         pod_selector: Some(target_selector(snapshot, pod, &lead.subject.pods)),
-        policy_types: Some(vec![sought.policy_type().to_owned()]),
+        policy_types: Some(vec![opening.policy_type().to_owned()]),
         ..NetworkPolicySpec::default()
     };
-    match sought.direction {
+    match opening.direction {
         Direction::Egress => {
             let rule = NetworkPolicyEgressRule { ports: Some(ports), to: Some(peers) };
             spec.egress = Some(vec![rule]);

@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// Labels that controllers put on single pods or revisions: a rule by them dies with the rollout.
+/// Labels that controllers put on single pods or revisions: a rule by them ends with the rollout.
 const PASSING: [&str; 9] = [
     "pod-template-hash",
     "controller-revision-hash",
@@ -25,8 +25,8 @@ const PASSING: [&str; 9] = [
     "job-name",
 ];
 
-/// Labels by which people name what a pod is, most telling first.
-const TELLING: [&str; 8] = [
+/// Labels by which people name what a pod is, the most distinctive first.
+const DISTINCTIVE: [&str; 8] = [
     "app.kubernetes.io/name",
     "app.kubernetes.io/instance",
     "app.kubernetes.io/component",
@@ -37,12 +37,13 @@ const TELLING: [&str; 8] = [
     "role",
 ];
 
-/// The labels that stand for a pod: the most telling one, and as many more as it takes to leave
+/// The labels that stand for a pod: the most distinctive one, and as many more as it takes to leave
 /// out the pods of its namespace that all of its lasting labels leave out.
 pub(super) fn pod_labels(snapshot: &Snapshot, pod: &Pod) -> BTreeMap<String, String> {
     let mut lasting: Vec<(&Arc<str>, &Arc<str>)> =
         pod.labels.iter().filter(|(key, _)| !PASSING.contains(&&***key)).collect();
-    let weight = |key: &str| TELLING.iter().position(|k| *k == key).unwrap_or(TELLING.len());
+    let weight =
+        |key: &str| DISTINCTIVE.iter().position(|k| *k == key).unwrap_or(DISTINCTIVE.len());
     lasting.sort_by_key(|(key, _)| (weight(key), (*key).clone()));
     let neighbours: Vec<_> =
         snapshot.pods().filter(|other| other.namespace == pod.namespace).collect();

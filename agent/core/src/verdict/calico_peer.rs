@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{
     Subject,
-    outcome::{Outcome, PeerMiss},
+    outcome::{MatchOutcome, PeerMiss},
     selects::namespace,
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Whether one of these network sets is wanted; `Err` names what cannot be told.
+/// Whether one of these network sets is wanted; `Err` names what is unknown.
 pub(super) fn is_in_set(
     snapshot: &Snapshot,
     wanted: &PodPeer,
@@ -49,9 +49,9 @@ fn selects_set(snapshot: &Snapshot, wanted: &PodPeer, set: &NetworkSet) -> Resul
     }
     match (&set.namespace, &wanted.namespaces) {
         (Some(own), wanted) => match namespace(snapshot, wanted, own) {
-            Outcome::Match => Ok(true),
-            Outcome::Miss(_) => Ok(false),
-            Outcome::Unknown(why) => Err(why),
+            MatchOutcome::Match => Ok(true),
+            MatchOutcome::Miss(_) => Ok(false),
+            MatchOutcome::Unknown(why) => Err(why),
         },
         (None, Namespaces::Own(_)) => Ok(false),
         (None, Namespaces::Selected(selector)) => {
@@ -65,11 +65,11 @@ pub(super) fn service(
     wanted: &ServicePeer,
     end: &Endpoint,
     subject: Subject<'_>,
-) -> Outcome<PeerMiss> {
+) -> MatchOutcome<PeerMiss> {
     let snapshot = subject.snapshot;
     let ServicePeer { namespace, name } = wanted;
     let Some(service) = snapshot.service(namespace, name) else {
-        return Outcome::Unknown(
+        return MatchOutcome::Unknown(
             format!("the rule names Service {namespace}/{name}, which is not among the objects")
                 .into(),
         );
@@ -83,9 +83,9 @@ pub(super) fn service(
         })
     });
     if is_behind {
-        return Outcome::Match;
+        return MatchOutcome::Match;
     }
-    Outcome::Miss(PeerMiss::AnotherEnd {
+    MatchOutcome::Miss(PeerMiss::AnotherEnd {
         wanted: format!("an endpoint of Service {namespace}/{name}"),
         found: end.to_string(),
     })

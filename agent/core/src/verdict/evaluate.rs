@@ -5,7 +5,7 @@ use std::{cmp::Reverse, sync::Arc};
 use super::{
     Decision, DirectionVerdict, Exemption, PolicyTrace, Question, RuleTrace, Subject, Verdict,
     matching::{End, peers, ports},
-    outcome::Outcome,
+    outcome::MatchOutcome,
     selects::selects,
     walk::{Ending, Stages, walk},
 };
@@ -65,7 +65,7 @@ fn judge(
     let pod = match &target.holder {
         Holder::Pod(pod) => pod,
         // No policy applies to a node, a hostNetwork pod or an address outside the cluster. That of
-        // a Service is judged as it stands: whoever asks translates it first.
+        // a Service is judged as it stands: the caller translates it first.
         Holder::Node(_) | Holder::Outside | Holder::Service(_) => {
             return DirectionVerdict::not_isolated();
         }
@@ -109,9 +109,9 @@ fn governing(
             continue;
         }
         let placed = match selects(snapshot, &policy.subject, pod) {
-            Outcome::Miss(_) => continue,
-            Outcome::Unknown(why) => Err(why),
-            Outcome::Match => stages.place(&policy.layer),
+            MatchOutcome::Miss(_) => continue,
+            MatchOutcome::Unknown(why) => Err(why),
+            MatchOutcome::Match => stages.place(&policy.layer),
         };
         match placed {
             Ok(place) => governing.push((place, policy)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Subject,
     calico_peer::{is_in_set, service},
-    outcome::{Outcome, PeerMiss, PortMiss},
+    outcome::{MatchOutcome, PeerMiss, PortMiss},
     selects::selects,
 };
 use crate::{
@@ -35,22 +35,22 @@ impl<'a> End<'a> {
 }
 
 /// Matches what a rule asks of one end.
-pub(super) fn peers(peers: &Peers, end: &End<'_>, subject: Subject<'_>) -> Outcome<PeerMiss> {
+pub(super) fn peers(peers: &Peers, end: &End<'_>, subject: Subject<'_>) -> MatchOutcome<PeerMiss> {
     match peers {
-        Peers::Everyone => Outcome::Match,
+        Peers::Everyone => MatchOutcome::Match,
         Peers::AnyOf(candidates) => any_of(candidates, end, subject),
         Peers::AllOf(parts) => all_of(parts, end, subject),
     }
 }
 
-fn any_of(candidates: &[Peer], end: &End<'_>, subject: Subject<'_>) -> Outcome<PeerMiss> {
+fn any_of(candidates: &[Peer], end: &End<'_>, subject: Subject<'_>) -> MatchOutcome<PeerMiss> {
     let mut unknown = None;
     let mut nearest: Option<PeerMiss> = None;
     for candidate in candidates {
         match peer(candidate, end, subject) {
-            Outcome::Match => return Outcome::Match,
-            Outcome::Unknown(why) => unknown = unknown.or(Some(why)),
-            Outcome::Miss(miss) => {
+            MatchOutcome::Match => return MatchOutcome::Match,
+            MatchOutcome::Unknown(why) => unknown = unknown.or(Some(why)),
+            MatchOutcome::Miss(miss) => {
                 if nearest.as_ref().is_none_or(|best| miss.distance() < best.distance()) {
                     nearest = Some(miss);
                 }
@@ -58,10 +58,10 @@ fn any_of(candidates: &[Peer], end: &End<'_>, subject: Subject<'_>) -> Outcome<P
         }
     }
     match (unknown, nearest) {
-        (Some(why), _) => Outcome::Unknown(why),
-        (None, Some(miss)) => Outcome::Miss(miss),
+        (Some(why), _) => MatchOutcome::Unknown(why),
+        (None, Some(miss)) => MatchOutcome::Miss(miss),
         // Addresses of both families at once, which no packet has.
-        (None, None) => Outcome::Miss(PeerMiss::AnotherEnd {
+        (None, None) => MatchOutcome::Miss(PeerMiss::AnotherEnd {
             wanted: "addresses of another family".to_owned(),
             found: end.endpoint.address.to_string(),
         }),
@@ -69,98 +69,102 @@ fn any_of(candidates: &[Peer], end: &End<'_>, subject: Subject<'_>) -> Outcome<P
 }
 
 /// One miss is enough, whatever else is unknown.
-fn all_of(parts: &[Peers], end: &End<'_>, subject: Subject<'_>) -> Outcome<PeerMiss> {
+fn all_of(parts: &[Peers], end: &End<'_>, subject: Subject<'_>) -> MatchOutcome<PeerMiss> {
     let mut unknown = None;
     let mut misses = Vec::new();
     for part in parts {
         match peers(part, end, subject) {
-            Outcome::Match => {}
-            Outcome::Unknown(why) => unknown = unknown.or(Some(why)),
-            Outcome::Miss(miss) => misses.push(miss),
+            MatchOutcome::Match => {}
+            MatchOutcome::Unknown(why) => unknown = unknown.or(Some(why)),
+            MatchOutcome::Miss(miss) => misses.push(miss),
         }
     }
     match (misses.pop(), unknown) {
-        (Some(only), _) if misses.is_empty() => Outcome::Miss(only),
+        (Some(only), _) if misses.is_empty() => MatchOutcome::Miss(only),
         (Some(last), _) => {
             misses.push(last);
-            Outcome::Miss(PeerMiss::Several(misses))
+            MatchOutcome::Miss(PeerMiss::Several(misses))
         }
-        (None, Some(why)) => Outcome::Unknown(why),
-        (None, None) => Outcome::Match,
+        (None, Some(why)) => MatchOutcome::Unknown(why),
+        (None, None) => MatchOutcome::Match,
     }
 }
 
-fn peer(peer: &Peer, end: &End<'_>, subject: Subject<'_>) -> Outcome<PeerMiss> {
+fn peer(peer: &Peer, end: &End<'_>, subject: Subject<'_>) -> MatchOutcome<PeerMiss> {
     let snapshot = subject.snapshot;
     match peer {
         Peer::Pods(pods) => pod_peer(snapshot, pods, end.endpoint),
         Peer::Members(wanted) => member(snapshot, wanted, end),
         Peer::NotMembers(unwanted) => match member(snapshot, unwanted, end) {
-            Outcome::Match => Outcome::Miss(PeerMiss::LeftOut {
+            MatchOutcome::Match => MatchOutcome::Miss(PeerMiss::LeftOut {
                 wanted: format!("others than {unwanted}"),
                 found: end.endpoint.to_string(),
             }),
-            Outcome::Miss(_) => Outcome::Match,
-            Outcome::Unknown(why) => Outcome::Unknown(why),
+            MatchOutcome::Miss(_) => MatchOutcome::Match,
+            MatchOutcome::Unknown(why) => MatchOutcome::Unknown(why),
         },
         Peer::Block(block) => ip_block(block, end.endpoint),
         Peer::Nodes(selector) => node(selector, end.endpoint),
         Peer::Service(wanted) => service(wanted, end.endpoint, subject),
-        Peer::Undecidable(what) => Outcome::Unknown(format!("the rule names {what}").into()),
+        Peer::Undecidable(what) => MatchOutcome::Unknown(format!("the rule names {what}").into()),
     }
 }
 
 /// A pod, or an address of a network set.
-fn member(snapshot: &Snapshot, wanted: &PodPeer, end: &End<'_>) -> Outcome<PeerMiss> {
+fn member(snapshot: &Snapshot, wanted: &PodPeer, end: &End<'_>) -> MatchOutcome<PeerMiss> {
     match is_in_set(snapshot, wanted, &end.sets) {
-        Ok(true) => Outcome::Match,
+        Ok(true) => MatchOutcome::Match,
         Ok(false) => pod_peer(snapshot, wanted, end.endpoint),
-        Err(why) => Outcome::Unknown(why),
+        Err(why) => MatchOutcome::Unknown(why),
     }
 }
 
-fn pod_peer(snapshot: &Snapshot, wanted: &PodPeer, end: &Endpoint) -> Outcome<PeerMiss> {
+fn pod_peer(snapshot: &Snapshot, wanted: &PodPeer, end: &Endpoint) -> MatchOutcome<PeerMiss> {
     match &end.holder {
         Holder::Pod(pod) => match selects(snapshot, wanted, pod) {
-            Outcome::Match => Outcome::Match,
-            Outcome::Unknown(why) => Outcome::Unknown(why),
-            Outcome::Miss((namespace, pod)) => Outcome::Miss(PeerMiss::Labels { namespace, pod }),
+            MatchOutcome::Match => MatchOutcome::Match,
+            MatchOutcome::Unknown(why) => MatchOutcome::Unknown(why),
+            MatchOutcome::Miss((namespace, pod)) => {
+                MatchOutcome::Miss(PeerMiss::Labels { namespace, pod })
+            }
         },
         // "Selectors never match an address that is not a pod's", hostNetwork pods included.
         Holder::Node(node) => {
             let found = format!("node {} ({})", node.name, end.address);
-            Outcome::Miss(PeerMiss::NotAPod { wanted: wanted.to_string(), found })
+            MatchOutcome::Miss(PeerMiss::NotAPod { wanted: wanted.to_string(), found })
         }
         Holder::Outside => {
             let found = format!("{}, an address outside the cluster", end.address);
-            Outcome::Miss(PeerMiss::NotAPod { wanted: wanted.to_string(), found })
+            MatchOutcome::Miss(PeerMiss::NotAPod { wanted: wanted.to_string(), found })
         }
         Holder::Service(service) => {
             let found = format!("the address of Service {}/{}", service.namespace, service.name);
-            Outcome::Miss(PeerMiss::NotAPod { wanted: wanted.to_string(), found })
+            MatchOutcome::Miss(PeerMiss::NotAPod { wanted: wanted.to_string(), found })
         }
-        Holder::Unknown(why) => Outcome::Unknown(why.clone()),
+        Holder::Unknown(why) => MatchOutcome::Unknown(why.clone()),
     }
 }
 
-fn ip_block(block: &Block, peer: &Endpoint) -> Outcome<PeerMiss> {
+fn ip_block(block: &Block, peer: &Endpoint) -> MatchOutcome<PeerMiss> {
     let address = peer.address;
     if !block.network.contains(&address) {
-        return Outcome::Miss(PeerMiss::OutsideBlock { network: block.network, address });
+        return MatchOutcome::Miss(PeerMiss::OutsideBlock { network: block.network, address });
     }
     match block.except.iter().find(|except| except.contains(&address)) {
-        Some(except) => {
-            Outcome::Miss(PeerMiss::Excepted { network: block.network, except: *except, address })
-        }
-        None => Outcome::Match,
+        Some(except) => MatchOutcome::Miss(PeerMiss::Excepted {
+            network: block.network,
+            except: *except,
+            address,
+        }),
+        None => MatchOutcome::Match,
     }
 }
 
-fn node(selector: &Selector, peer: &Endpoint) -> Outcome<PeerMiss> {
+fn node(selector: &Selector, peer: &Endpoint) -> MatchOutcome<PeerMiss> {
     match &peer.holder {
-        Holder::Node(node) if selector.matches(&node.labels) => Outcome::Match,
-        Holder::Unknown(why) => Outcome::Unknown(why.clone()),
-        _ => Outcome::Miss(PeerMiss::AnotherEnd {
+        Holder::Node(node) if selector.matches(&node.labels) => MatchOutcome::Match,
+        Holder::Unknown(why) => MatchOutcome::Unknown(why.clone()),
+        _ => MatchOutcome::Miss(PeerMiss::AnotherEnd {
             wanted: format!("a node with labels {selector}"),
             found: peer.to_string(),
         }),
@@ -168,27 +172,27 @@ fn node(selector: &Selector, peer: &Endpoint) -> Outcome<PeerMiss> {
 }
 
 /// Matches a rule's ports.
-pub(super) fn ports(rule: &Rule, subject: Subject<'_>) -> Outcome<PortMiss> {
+pub(super) fn ports(rule: &Rule, subject: Subject<'_>) -> MatchOutcome<PortMiss> {
     let outcome = among(&rule.ports, subject);
-    if rule.except_ports.is_empty() || matches!(outcome, Outcome::Miss(_)) {
+    if rule.except_ports.is_empty() || matches!(outcome, MatchOutcome::Miss(_)) {
         return outcome;
     }
     match among(&rule.except_ports, subject) {
-        Outcome::Match => {
+        MatchOutcome::Match => {
             let listed: Vec<_> = rule.except_ports.iter().map(ToString::to_string).collect();
-            Outcome::Miss(PortMiss::Port {
+            MatchOutcome::Miss(PortMiss::Port {
                 wanted: format!("a port other than {}", listed.join(" and ")),
                 found: format!("port {}/{}", subject.port, subject.protocol),
             })
         }
-        Outcome::Miss(_) => outcome,
-        Outcome::Unknown(why) => Outcome::Unknown(why),
+        MatchOutcome::Miss(_) => outcome,
+        MatchOutcome::Unknown(why) => MatchOutcome::Unknown(why),
     }
 }
 
-fn among(ports: &[PortMatch], subject: Subject<'_>) -> Outcome<PortMiss> {
+fn among(ports: &[PortMatch], subject: Subject<'_>) -> MatchOutcome<PortMiss> {
     if ports.is_empty() {
-        return Outcome::Match;
+        return MatchOutcome::Match;
     }
     let mut unknown = None;
     let mut unresolved = None;
@@ -196,17 +200,17 @@ fn among(ports: &[PortMatch], subject: Subject<'_>) -> Outcome<PortMiss> {
     for entry in ports {
         let right_protocol = entry.protocol.is_none_or(|p| p == subject.protocol);
         match &entry.ports {
-            PortRange::Any if right_protocol => return Outcome::Match,
+            PortRange::Any if right_protocol => return MatchOutcome::Match,
             PortRange::Any => right_number = true,
             PortRange::Numbers(first, last) => {
                 let within = (*first..=*last).contains(&subject.port);
                 if within && right_protocol {
-                    return Outcome::Match;
+                    return MatchOutcome::Match;
                 }
                 right_number |= within;
             }
             PortRange::Named(name) => match named_port(name, subject) {
-                Named::Is if right_protocol => return Outcome::Match,
+                Named::Is if right_protocol => return MatchOutcome::Match,
                 Named::Is => right_number = true,
                 Named::IsAnother => {}
                 Named::Missing(found) => {
@@ -219,7 +223,7 @@ fn among(ports: &[PortMatch], subject: Subject<'_>) -> Outcome<PortMiss> {
         }
     }
     if let Some(why) = unknown {
-        return Outcome::Unknown(why);
+        return MatchOutcome::Unknown(why);
     }
     let wanted = || {
         let listed: Vec<_> = ports.iter().map(ToString::to_string).collect();
@@ -227,9 +231,9 @@ fn among(ports: &[PortMatch], subject: Subject<'_>) -> Outcome<PortMiss> {
     };
     let found = format!("port {}/{}", subject.port, subject.protocol);
     if ports.iter().all(|entry| matches!(entry.ports, PortRange::OfProtocol(_))) {
-        return Outcome::Miss(PortMiss::OtherProtocol { wanted: wanted(), found });
+        return MatchOutcome::Miss(PortMiss::OtherProtocol { wanted: wanted(), found });
     }
-    Outcome::Miss(match (right_number, unresolved) {
+    MatchOutcome::Miss(match (right_number, unresolved) {
         (true, _) => PortMiss::Protocol { wanted: wanted(), found },
         (false, Some(unresolved)) => unresolved,
         (false, None) => PortMiss::Port { wanted: wanted(), found },

@@ -1,20 +1,20 @@
 //! Of the rules that do not admit a denied flow: which comes nearest, and what it lacks.
 //!
-//! Near is a rule of which one half, peers or ports, matches: the half matches of the conformance
+//! A rule is near if one half of it, peers or ports, matches: the half matches of the conformance
 //! cases. Where there is none, the denial is a plain default deny.
 
 use std::cmp::Reverse;
 
 use super::{
     DirectionVerdict, PolicyTrace, RuleTrace,
-    outcome::{Outcome, PeerMiss, PortMiss},
+    outcome::{MatchOutcome, PeerMiss, PortMiss},
 };
 use crate::{
     flow::Direction,
     policy::{Action, Layer, Peers, Policy, PolicyKind, RuleRef},
 };
 
-/// A rule of an isolating policy of which one half matches the flow and the other does not.
+/// A rule of an isolating policy with one half that matches the flow and one that does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HalfMatch {
     /// Which rule.
@@ -78,8 +78,8 @@ pub fn half_matches(verdict: &DirectionVerdict) -> Vec<HalfMatch> {
     halves
 }
 
-/// The rule of which one half matches and the other lacks least; of several, the one that says most
-/// about this flow. Asked are the rules that allow anything, of the tier that denies the flow by its
+/// The rule with one half that matches and another that lacks least; of several, the one that says
+/// most about this flow. Asked are the rules that allow anything, of the tier that denies the flow by its
 /// end. `None`: no rule comes near.
 pub fn nearest_miss(verdict: &DirectionVerdict, direction: Direction) -> Option<NearestMiss> {
     let tier = verdict.layer.as_ref().and_then(Layer::tier);
@@ -134,20 +134,20 @@ fn lacking(trace: &PolicyTrace, rule: &RuleTrace) -> Option<Lacking> {
     if !rule.own.is_match() {
         return None;
     }
-    let told = |lacks, unmet, lack, wanted: String, found: String| {
+    let lacking = |lacks, unmet, lack, wanted: String, found: String| {
         let miss = NearestMiss { rule: trace.rule_ref(rule), lack, wanted, found };
         Some(Lacking { lacks, unmet, miss })
     };
     match (&rule.peer, &rule.port) {
-        (Outcome::Match, Outcome::Miss(miss)) => {
+        (MatchOutcome::Match, MatchOutcome::Miss(miss)) => {
             let lack = port_lack(miss)?;
-            let (wanted, found) = miss.told();
-            told(1, 1, lack, wanted, found)
+            let (wanted, found) = miss.wanted_and_found();
+            lacking(1, 1, lack, wanted, found)
         }
-        (Outcome::Miss(miss), Outcome::Match) => {
-            let (wanted, found) = miss.told();
+        (MatchOutcome::Miss(miss), MatchOutcome::Match) => {
+            let (wanted, found) = miss.wanted_and_found();
             let (lacks, unmet) = peer_lacks(miss);
-            told(lacks, unmet, peer_lack(miss), wanted, found)
+            lacking(lacks, unmet, peer_lack(miss), wanted, found)
         }
         _ => None,
     }

@@ -11,16 +11,16 @@ use crate::policy::{
 
 /// Whether something matches: with a reason where it does not, and one where nobody can say.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Outcome<Miss> {
+pub enum MatchOutcome<Miss> {
     /// It does.
     Match,
     /// It does not.
     Miss(Miss),
-    /// It cannot be told.
+    /// It is unknown, and why.
     Unknown(Arc<str>),
 }
 
-impl<Miss> Outcome<Miss> {
+impl<Miss> MatchOutcome<Miss> {
     /// Whether it matches for certain.
     pub fn is_match(&self) -> bool {
         matches!(self, Self::Match)
@@ -160,7 +160,7 @@ impl PeerMiss {
 
 impl PeerMiss {
     /// What was wanted, and what was found.
-    pub fn told(&self) -> (String, String) {
+    pub fn wanted_and_found(&self) -> (String, String) {
         match self {
             Self::Labels { namespace, pod } => {
                 let misses = || [namespace, pod].into_iter().flatten();
@@ -179,7 +179,8 @@ impl PeerMiss {
                 (wanted, format!("{address}, which is in {except}"))
             }
             Self::Several(misses) => {
-                let (wanted, found): (Vec<_>, Vec<_>) = misses.iter().map(Self::told).unzip();
+                let (wanted, found): (Vec<_>, Vec<_>) =
+                    misses.iter().map(Self::wanted_and_found).unzip();
                 (wanted.join(" and "), found.join("; "))
             }
         }
@@ -188,7 +189,7 @@ impl PeerMiss {
 
 impl PortMiss {
     /// What was wanted, and what was found.
-    pub fn told(&self) -> (String, String) {
+    pub fn wanted_and_found(&self) -> (String, String) {
         match self {
             Self::Port { wanted, found }
             | Self::Protocol { wanted, found }

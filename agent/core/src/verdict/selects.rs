@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::outcome::{LabelMiss, Outcome, label_list};
+use super::outcome::{LabelMiss, MatchOutcome, label_list};
 use crate::{
     cluster::{
         Snapshot,
@@ -34,7 +34,7 @@ pub fn selects(
     snapshot: &Snapshot,
     wanted: &PodPeer,
     pod: &Pod,
-) -> Outcome<(Option<LabelMiss>, Option<LabelMiss>)> {
+) -> MatchOutcome<(Option<LabelMiss>, Option<LabelMiss>)> {
     let of = Labelled { given: &given_to_pod(pod), ..Labelled::from(&pod.labels) };
     let mut unknown = None;
     let mut pod_miss = (!wanted.pods.matches(of)).then(|| {
@@ -43,17 +43,17 @@ pub fn selects(
     });
     if let Some(accounts) = &wanted.accounts {
         match account(snapshot, accounts, pod) {
-            Outcome::Match => {}
-            Outcome::Unknown(why) => unknown = Some(why),
-            Outcome::Miss(miss) => pod_miss = pod_miss.or(Some(miss)),
+            MatchOutcome::Match => {}
+            MatchOutcome::Unknown(why) => unknown = Some(why),
+            MatchOutcome::Miss(miss) => pod_miss = pod_miss.or(Some(miss)),
         }
     }
     match namespace(snapshot, &wanted.namespaces, &pod.namespace) {
-        Outcome::Miss(namespace) => Outcome::Miss((Some(namespace), pod_miss)),
+        MatchOutcome::Miss(namespace) => MatchOutcome::Miss((Some(namespace), pod_miss)),
         // Whatever else is not known, this does not match.
-        _ if pod_miss.is_some() => Outcome::Miss((None, pod_miss)),
-        Outcome::Unknown(why) => Outcome::Unknown(why),
-        Outcome::Match => unknown.map_or(Outcome::Match, Outcome::Unknown),
+        _ if pod_miss.is_some() => MatchOutcome::Miss((None, pod_miss)),
+        MatchOutcome::Unknown(why) => MatchOutcome::Unknown(why),
+        MatchOutcome::Match => unknown.map_or(MatchOutcome::Match, MatchOutcome::Unknown),
     }
 }
 
@@ -62,11 +62,11 @@ pub(super) fn namespace(
     snapshot: &Snapshot,
     wanted: &Namespaces,
     name: &Arc<str>,
-) -> Outcome<LabelMiss> {
+) -> MatchOutcome<LabelMiss> {
     let selector = match wanted {
-        Namespaces::Own(own) if own == name => return Outcome::Match,
+        Namespaces::Own(own) if own == name => return MatchOutcome::Match,
         Namespaces::Own(own) => {
-            return Outcome::Miss(LabelMiss {
+            return MatchOutcome::Miss(LabelMiss {
                 wanted: format!("pods of the policy's own namespace {own} (no namespaceSelector)"),
                 found: format!("namespace {name}"),
                 unmet: 1,
@@ -79,10 +79,10 @@ pub(super) fn namespace(
     if let Some(namespace) = snapshot.namespace(name) {
         let of = Labelled { given: &given, global: false, ..Labelled::from(&namespace.labels) };
         if selector.matches(of) {
-            return Outcome::Match;
+            return MatchOutcome::Match;
         }
         let found = format!("namespace {name}: {}", label_list(&namespace.labels));
-        return Outcome::Miss(LabelMiss::of("namespace", selector, of, found));
+        return MatchOutcome::Miss(LabelMiss::of("namespace", selector, of, found));
     }
     // Of a namespace that is not in the snapshot, only the labels that it is given are known.
     let labels: Labels = [(NAMESPACE_NAME_LABEL.into(), name.clone())].into();
@@ -90,11 +90,11 @@ pub(super) fn namespace(
     let (by_name, others) = selector.split(&[NAMESPACE_NAME_LABEL, given[0].0]);
     if !by_name.matches(known) {
         let found = format!("namespace {name}: {}", label_list(&labels));
-        return Outcome::Miss(LabelMiss::of("namespace", &by_name, known, found));
+        return MatchOutcome::Miss(LabelMiss::of("namespace", &by_name, known, found));
     }
     match others.is_everything() {
-        true => Outcome::Match,
-        false => Outcome::Unknown(
+        true => MatchOutcome::Match,
+        false => MatchOutcome::Unknown(
             format!("namespace {name} is not among the objects, so its labels are not known")
                 .into(),
         ),
@@ -103,10 +103,10 @@ pub(super) fn namespace(
 
 /// Whether a pod runs as one of these service accounts. One of which there is no object has no
 /// labels.
-fn account(snapshot: &Snapshot, wanted: &Accounts, pod: &Pod) -> Outcome<LabelMiss> {
+fn account(snapshot: &Snapshot, wanted: &Accounts, pod: &Pod) -> MatchOutcome<LabelMiss> {
     let (namespace, name) = (&pod.namespace, &pod.service_account);
     if !wanted.names.is_empty() && !wanted.names.contains(name) {
-        return Outcome::Miss(LabelMiss {
+        return MatchOutcome::Miss(LabelMiss {
             wanted: format!("service account {}", wanted.names.join(" or ")),
             found: format!("pod {namespace}/{}: service account {name}", pod.name),
             unmet: 1,
@@ -114,18 +114,18 @@ fn account(snapshot: &Snapshot, wanted: &Accounts, pod: &Pod) -> Outcome<LabelMi
         });
     }
     if wanted.selector.is_everything() {
-        return Outcome::Match;
+        return MatchOutcome::Match;
     }
     if snapshot.sync().unsynced().contains_key(&Kind::ServiceAccount) {
-        return Outcome::Unknown("ServiceAccount objects are not synced yet".into());
+        return MatchOutcome::Unknown("ServiceAccount objects are not synced yet".into());
     }
     let account = snapshot.service_account(namespace, name);
     let none = Labels::new();
     let labels = account.map_or(&none, |account| &account.labels);
     let of = Labelled { given: &[(given_label::NAME, name)], ..Labelled::from(labels) };
     if wanted.selector.matches(of) {
-        return Outcome::Match;
+        return MatchOutcome::Match;
     }
     let found = format!("service account {namespace}/{name}: {}", label_list(labels));
-    Outcome::Miss(LabelMiss::of("service account", &wanted.selector, of, found))
+    MatchOutcome::Miss(LabelMiss::of("service account", &wanted.selector, of, found))
 }

@@ -48,8 +48,8 @@ impl Stages {
         Self([first].into_iter().chain(tiers).chain([last]).collect())
     }
 
-    /// Which stage, counted from the first, a layer is part of; `Err` names a tier of which there is
-    /// no object.
+    /// Which stage, counted from the first, a layer is part of; `Err` names a tier that has no
+    /// object.
     pub(super) fn place(&self, layer: &Layer) -> Result<usize, Arc<str>> {
         self.0.iter().position(|stage| stage.holds(layer)).ok_or_else(|| {
             let name = layer.tier().unwrap_or_default();
@@ -115,7 +115,7 @@ impl Stage {
     /// Asks those of its policies that select the pod; without any it leaves the flow to the next.
     fn ask(&self, asked: &[&PolicyTrace]) -> Step {
         let Some(last) = asked.last() else { return Step::Next(None) };
-        // Rules before the one that decides of which it is unknown whether they match.
+        // Rules before the one that decides where it is unknown whether they match.
         let mut perhaps: Vec<(Action, Arc<str>)> = Vec::new();
         let rules =
             asked.iter().flat_map(|trace| trace.rules.iter().map(move |rule| (trace, rule)));

@@ -138,7 +138,7 @@ pub(crate) fn between(
     case(address(from), address(to), port)
 }
 
-/// A connect from one address to another, of which the SYNs at these seconds were dropped by
+/// A connect from one address to another, whose SYNs at these seconds were dropped by
 /// netfilter.
 pub(crate) fn dropped(source: IpAddr, destination: IpAddr, port: u16, seconds: &[i64]) -> Drop {
     let IpAddr::V4(to) = destination else { panic!("the pods have IPv4 addresses") };
@@ -165,8 +165,8 @@ pub(crate) fn dropped(source: IpAddr, destination: IpAddr, port: u16, seconds: &
             },
         });
     }
-    let told = correlator.flush(at(1_000_000));
-    let mut drops = told.into_iter().filter_map(|correlated| match correlated {
+    let correlated = correlator.flush(at(1_000_000));
+    let mut drops = correlated.into_iter().filter_map(|correlated| match correlated {
         Correlated::Drop(drop) => Some(drop),
         _ => None,
     });
@@ -179,6 +179,6 @@ pub(crate) fn case_of(drop: &Drop) -> Case<'_> {
         flow: drop.flow,
         dialled: drop.dialled,
         at: Some(drop.evidence.last()),
-        fate: Fate::Died(&drop.evidence),
+        fate: Fate::Dropped(&drop.evidence),
     }
 }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use whydrop_core::{
     cluster::{
         Cluster, Snapshot,
-        look_up::{LookUp, Sought},
+        look_up::{LookUp, Query},
         object::{EndpointSlice, Key, Kind, Object, Pod, Service},
         resolve::Holder,
     },
@@ -167,20 +167,20 @@ fn an_address_is_outside_only_once_it_was_looked_up() {
     assert!(matches!(holds(&cluster), Holder::Unknown(_)), "nobody has looked");
     assert_eq!(
         missing(&cluster, at(0)),
-        [Sought::from(address(20))],
+        [Query::from(address(20))],
         "who is followed is not looked up"
     );
     let failed = Some("forbidden".into());
     cluster.looked_up(address(20), LookUp { at: at(0), failed, scale: None });
     assert!(matches!(holds(&cluster), Holder::Unknown(why) if why.contains("forbidden")));
     assert!(missing(&cluster, at(1)).is_empty(), "it is not asked for again at once");
-    assert_eq!(missing(&cluster, at(6)), [Sought::from(address(20))]);
+    assert_eq!(missing(&cluster, at(6)), [Query::from(address(20))]);
     cluster.looked_up(address(20), LookUp { at: at(6), failed: None, scale: None });
     assert_eq!(holds(&cluster), Holder::Outside);
     assert!(missing(&cluster, at(30)).is_empty());
     assert_eq!(
         missing(&cluster, at(60)),
-        [Sought::from(address(20))],
+        [Query::from(address(20))],
         "what was so need not be so any more"
     );
 }
@@ -197,7 +197,7 @@ fn an_end_is_looked_up_as_it_was_when_the_flow_was_dropped() {
     };
     assert!(missing(9).is_empty());
     assert!(missing(11).is_empty(), "a burst is one moment");
-    assert_eq!(missing(13), [Sought::from(address(20))], "its labels may be others since");
+    assert_eq!(missing(13), [Query::from(address(20))], "its labels may be others since");
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn the_backends_of_a_service_are_looked_up_as_well() {
         None,
     );
     cluster.looked_up(address(96), LookUp { at: at(0), failed: None, scale: None });
-    assert_eq!(to_look_up(&cluster.snapshot(), &case(10, 96), at(1)), [Sought::from(address(20))]);
+    assert_eq!(to_look_up(&cluster.snapshot(), &case(10, 96), at(1)), [Query::from(address(20))]);
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! What an incident tells of those who suffer, where an agent follows its own node's pods alone.
+//! What an incident reports of who is affected, where an agent follows its own node's pods alone.
 
 use jiff::SignedDuration;
 use whydrop_core::{
     cluster::{
         Cluster,
-        look_up::{LookUp, Sought},
+        look_up::{LookUp, Query},
         object::{Object, Pod, Scale},
     },
     incident::{Happened, Incident, IncidentBook, JudgedDrop, Severity, UPDATE_INTERVAL},
@@ -50,28 +50,28 @@ impl Node {
         self.cluster.apply(Object::Pod(pod), Some(at(0)));
     }
 
-    fn dies(&mut self, pods: std::ops::Range<u8>, seconds: &[i64]) {
+    fn drops(&mut self, pods: std::ops::Range<u8>, seconds: &[i64]) {
         for n in pods {
             let drop = dropped(address(10 + n), address(DATABASE), 5432, seconds);
             let snapshot = self.cluster.snapshot();
             let judgement = judge(&snapshot, self.cluster.history(), &case_of(&drop));
             let judged = JudgedDrop { drop, judgement, worked: None };
-            self.book.take(&judged, judged.drop.evidence.last() + SignedDuration::from_secs(1));
+            self.book.add(&judged, judged.drop.evidence.last() + SignedDuration::from_secs(1));
         }
     }
 
-    fn wanted(&self, seconds: i64) -> Vec<Sought> {
+    fn wanted(&self, seconds: i64) -> Vec<Query> {
         self.book.to_look_up(&self.cluster.snapshot(), at(seconds))
     }
 
     fn scale(&mut self, seconds: i64, scale: Result<Scale, &str>) {
-        let sought = Sought::Scale("backend".into(), workload("Deployment", "backend-api"));
+        let sought = Query::Scale("backend".into(), workload("Deployment", "backend-api"));
         let failed = scale.err().map(Into::into);
         let look_up = LookUp { at: at(seconds), failed, scale: scale.ok() };
         self.cluster.looked_up(sought, look_up);
     }
 
-    fn told(&mut self, seconds: i64) -> Option<(Happened, Incident)> {
+    fn reported(&mut self, seconds: i64) -> Option<(Happened, Incident)> {
         let mut changes = self.book.tick(&self.cluster.snapshot(), at(seconds));
         assert!(changes.len() <= 1, "{changes:#?}");
         changes.pop().map(|change| (change.happened, change.incident))
@@ -82,9 +82,9 @@ impl Node {
 fn the_scale_and_the_services_of_those_who_suffer_are_asked_for_and_again_when_old() {
     let mut node = Node::new();
     assert_eq!(node.wanted(3), []);
-    node.dies(0..3, &[1, 2]);
-    let services = Sought::ServicesOf(("backend".into(), "backend-api-0".into()));
-    let scale = Sought::Scale("backend".into(), workload("Deployment", "backend-api"));
+    node.drops(0..3, &[1, 2]);
+    let services = Query::ServicesOf(("backend".into(), "backend-api-0".into()));
+    let scale = Query::Scale("backend".into(), workload("Deployment", "backend-api"));
     assert_eq!(node.wanted(3), [services.clone(), scale.clone()]);
     node.scale(3, Ok(Scale { replicas: 3, ready: 3 }));
     assert_eq!(node.wanted(4), std::slice::from_ref(&services));
@@ -98,40 +98,40 @@ fn the_scale_and_the_services_of_those_who_suffer_are_asked_for_and_again_when_o
     assert_eq!(node.wanted(2 + 2 * UPDATE_INTERVAL.as_secs()), []);
     // Everything is listed.
     let mut listed = Node { cluster: Cluster::default(), ..node };
-    listed.dies(0..3, &[200]);
+    listed.drops(0..3, &[200]);
     assert_eq!(listed.wanted(201), []);
 }
 
 #[test]
 fn only_who_knows_all_replicas_says_that_all_suffer() {
     let mut node = Node::new();
-    node.dies(0..3, &[1, 20]);
-    let (happened, incident) = node.told(23).expect("an incident");
+    node.drops(0..3, &[1, 20]);
+    let (happened, incident) = node.reported(23).expect("an incident");
     assert_eq!((happened, incident.assessment.severity), (Happened::Opened, Severity::Warning));
     assert!(
         incident.text.starts_with("3 of 3 backend/backend-api known to this node cannot reach")
     );
-    // Other nodes have more of them: some suffer for certain.
+    // Other nodes have more of them: some are affected for certain.
     node.scale(24, Ok(Scale { replicas: 8, ready: 5 }));
-    assert!(node.told(25).is_none(), "no worse");
-    node.dies(0..3, &[1, 20, 84]);
-    let (_, incident) = node.told(88).expect("an update");
+    assert!(node.reported(25).is_none(), "no worse");
+    node.drops(0..3, &[1, 20, 84]);
+    let (_, incident) = node.reported(88).expect("an update");
     assert_eq!(incident.assessment.severity, Severity::Warning, "{:?}", incident.assessment);
     let words = "3 of 8 backend/backend-api (those known to this node) cannot reach";
     assert!(incident.text.starts_with(words), "{}", incident.text);
     assert!(incident.text.contains("; 3 of 8 backend-api not ready"), "{}", incident.text);
     let affected = &incident.affected[0];
     assert_eq!((affected.pods.len(), affected.replicas, affected.replicas_ready), (3, 8, Some(5)));
-    // None is ready anywhere: told at once, with what it rests on.
+    // None is ready anywhere: reported at once, with what it rests on.
     node.scale(90, Ok(Scale { replicas: 8, ready: 0 }));
-    let (happened, incident) = node.told(91).expect("worse");
+    let (happened, incident) = node.reported(91).expect("worse");
     assert_eq!((happened, incident.assessment.severity), (Happened::Updated, Severity::Critical));
     let reason = &incident.assessment.severity_reasons[0];
     assert!(reason.ends_with(", and none of all 8 is ready"), "{reason}");
     // It cannot be asked any more.
     node.scale(92, Err("forbidden (403)"));
-    node.dies(0..3, &[1, 20, 84, 170]);
-    let (_, incident) = node.told(173).expect("an update");
+    node.drops(0..3, &[1, 20, 84, 170]);
+    let (_, incident) = node.reported(173).expect("an update");
     assert_eq!(incident.assessment.severity, Severity::Warning, "{:?}", incident.assessment);
     assert!(incident.text.starts_with("3 of 3 backend/backend-api known to this node"));
 }
@@ -139,20 +139,20 @@ fn only_who_knows_all_replicas_says_that_all_suffer() {
 #[test]
 fn a_workload_that_is_on_this_node_alone_is_told_whole() {
     let mut node = Node::new();
-    node.dies(0..2, &[1, 2]);
+    node.drops(0..2, &[1, 2]);
     node.scale(3, Ok(Scale { replicas: 3, ready: 3 }));
-    let (_, incident) = node.told(5).expect("an incident");
+    let (_, incident) = node.reported(5).expect("an incident");
     assert!(incident.text.starts_with("2 of 3 backend/backend-api cannot"), "{}", incident.text);
     assert_eq!(incident.assessment.severity, Severity::Info);
-    node.dies(2..3, &[3, 4]);
-    let (_, incident) = node.told(6).expect("worse");
+    node.drops(2..3, &[3, 4]);
+    let (_, incident) = node.reported(6).expect("worse");
     assert!(incident.text.starts_with("3 of 3 backend/backend-api cannot"), "{}", incident.text);
     assert_eq!(incident.assessment.severity, Severity::Critical);
-    // Of more elsewhere, not even all of this node's suffer.
+    // Of more elsewhere, not even all of this node's are affected.
     let mut node = Node::new();
-    node.dies(0..2, &[1, 2]);
+    node.drops(0..2, &[1, 2]);
     node.scale(3, Ok(Scale { replicas: 8, ready: 0 }));
-    let (_, incident) = node.told(5).expect("an incident");
+    let (_, incident) = node.reported(5).expect("an incident");
     let words = "2 of 8 backend/backend-api (of 3 known to this node) cannot";
     assert!(incident.text.starts_with(words), "{}", incident.text);
     assert_eq!(incident.assessment.severity, Severity::Info);
@@ -161,17 +161,23 @@ fn a_workload_that_is_on_this_node_alone_is_told_whole() {
 #[test]
 fn readiness_and_restarts_of_those_who_suffer_are_told() {
     let mut node = Node::new();
-    node.dies(0..3, &[1, 2]);
-    let (_, incident) = node.told(5).expect("an incident");
+    node.drops(0..3, &[1, 2]);
+    let (_, incident) = node.reported(5).expect("an incident");
     assert!(!incident.text.contains("restart"), "old ones: {}", incident.text);
-    let fare = incident.affected[0].fare;
-    assert_eq!((fare.not_ready, fare.restarts, fare.restarts_since), (Some(0), Some(12), Some(0)));
+    let health = incident.affected[0].health;
+    assert_eq!(
+        (health.not_ready, health.restarts, health.restarts_since),
+        (Some(0), Some(12), Some(0))
+    );
     node.api(0, false, 6);
     node.api(1, false, 5);
-    node.dies(0..3, &[1, 2, 70]);
-    let (_, incident) = node.told(75).expect("an update");
-    let fare = incident.affected[0].fare;
-    assert_eq!((fare.not_ready, fare.restarts, fare.restarts_since), (Some(2), Some(15), Some(3)));
+    node.drops(0..3, &[1, 2, 70]);
+    let (_, incident) = node.reported(75).expect("an update");
+    let health = incident.affected[0].health;
+    assert_eq!(
+        (health.not_ready, health.restarts, health.restarts_since),
+        (Some(2), Some(15), Some(3))
+    );
     let words = "; 2 of 3 backend-api not ready, 3 restarts since";
     assert!(incident.text.contains(words), "{}", incident.text);
 }
@@ -179,14 +185,14 @@ fn readiness_and_restarts_of_those_who_suffer_are_told() {
 #[test]
 fn pods_that_a_rollout_has_replaced_are_not_counted() {
     let mut node = Node::new();
-    node.dies(0..3, &[1, 2]);
+    node.drops(0..3, &[1, 2]);
     node.scale(3, Ok(Scale { replicas: 3, ready: 0 }));
     for n in 0..3 {
         let key = crate::build::pod_key("backend", &format!("backend-api-{n}"));
         node.cluster.delete(&key, at(3));
         node.api(10 + n, false, 0);
     }
-    node.dies(10..11, &[3, 4]);
-    let (_, incident) = node.told(6).expect("an incident");
+    node.drops(10..11, &[3, 4]);
+    let (_, incident) = node.reported(6).expect("an incident");
     assert!(incident.text.starts_with("1 of 3 backend/backend-api cannot"), "{}", incident.text);
 }

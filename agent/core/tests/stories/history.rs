@@ -26,7 +26,7 @@ use whydrop_core::{
 const WEB: (&str, &str) = ("frontend", "web-0");
 const API: (&str, &str) = ("backend", "api-0");
 
-/// A client in one namespace, a server in another, both reachable; told at the start.
+/// A client in one namespace, a server in another, both reachable; known at the start.
 fn open() -> Cluster {
     let mut cluster = Cluster::default();
     cluster.apply(namespace("frontend", &[("team", "blue")]), None);
@@ -43,13 +43,13 @@ fn blame(cluster: &Cluster) -> Attribution {
 }
 
 /// `NetworkPolicy backend/deny created at 10: …` of the changes blamed.
-fn told(attribution: &Attribution) -> Vec<String> {
-    let tell = |Change { object, kind, difference, at: time }: &Change| {
+fn words(attribution: &Attribution) -> Vec<String> {
+    let word = |Change { object, kind, difference, at: time }: &Change| {
         let difference = difference.as_deref().map(|d| format!(": {d}")).unwrap_or_default();
         let seconds = time.duration_since(at(0)).as_secs();
         format!("{object} {} at {seconds}{difference}", kind.name())
     };
-    attribution.changes().iter().map(tell).collect()
+    attribution.changes().iter().map(word).collect()
 }
 
 fn allow_web() -> Rule {
@@ -65,7 +65,7 @@ fn apply_policy(cluster: &mut Cluster, name: &str, rules: Vec<Rule>, seconds: i6
 fn a_policy_that_was_created() {
     let mut cluster = open();
     apply_policy(&mut cluster, "deny", Vec::new(), 10);
-    assert_eq!(told(&blame(&cluster)), ["NetworkPolicy backend/deny created at 10"]);
+    assert_eq!(words(&blame(&cluster)), ["NetworkPolicy backend/deny created at 10"]);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_policy_that_lost_a_rule_says_which() {
     apply_policy(&mut cluster, "allow", vec![allow_web()], 10);
     apply_policy(&mut cluster, "allow", Vec::new(), 20);
     assert_eq!(
-        told(&blame(&cluster)),
+        words(&blame(&cluster)),
         [
             "NetworkPolicy backend/allow edited at 20: ingress rule 0 (from pods app=web in namespaces \
           team=blue, port 8080/TCP) went"
@@ -88,7 +88,7 @@ fn an_allow_policy_that_was_deleted() {
     apply_policy(&mut cluster, "allow", vec![allow_web()], 10);
     apply_policy(&mut cluster, "deny", Vec::new(), 20);
     cluster.delete(&policy_key("backend", "allow"), at(30));
-    assert_eq!(told(&blame(&cluster)), ["NetworkPolicy backend/allow deleted at 30"]);
+    assert_eq!(words(&blame(&cluster)), ["NetworkPolicy backend/allow deleted at 30"]);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_namespace_that_lost_its_label() {
     apply_policy(&mut cluster, "allow", vec![allow_web()], 10);
     cluster.apply(namespace("frontend", &[]), Some(at(20)));
     let expected = "Namespace frontend relabelled at 20: label team=blue went";
-    assert_eq!(told(&blame(&cluster)), [expected]);
+    assert_eq!(words(&blame(&cluster)), [expected]);
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_pod_that_was_relabelled() {
     let relabelled = pod("frontend", "web-0", 10, &[("app", "shop")]);
     cluster.apply(Object::Pod(relabelled), Some(at(20)));
     let expected = "Pod frontend/web-0 relabelled at 20: label app is shop, was web";
-    assert_eq!(told(&blame(&cluster)), [expected]);
+    assert_eq!(words(&blame(&cluster)), [expected]);
 }
 
 fn block(network: &str) -> Rule {
@@ -132,7 +132,7 @@ fn a_pod_that_came_back_with_another_address() {
     cluster.apply(Object::Pod(pending), Some(at(22)));
     cluster.apply(Object::Pod(replica(30)), Some(at(24)));
     assert_eq!(
-        told(&blame(&cluster)),
+        words(&blame(&cluster)),
         ["Pod frontend/web-0 moved at 24: addresses are 10.1.0.30, were 10.1.0.10"]
     );
 }
@@ -160,7 +160,7 @@ fn a_tier_that_was_put_before_the_others() {
     }
     cluster.apply(tier("closed", 5), Some(at(20)));
     let expected = "Tier closed edited at 20: its place in the order is another";
-    assert_eq!(told(&blame(&cluster)), [expected]);
+    assert_eq!(words(&blame(&cluster)), [expected]);
 }
 
 #[test]
@@ -171,14 +171,14 @@ fn changes_that_only_together_make_the_difference_are_all_named() {
     apply_policy(&mut cluster, "elsewhere", vec![allow_web()], 5);
     cluster.apply(namespace("frontend", &[]), Some(at(10)));
     // Any one of them would have let it pass: with the label, `elsewhere` admits it.
-    let blamed = told(&blame(&cluster));
+    let blamed = words(&blame(&cluster));
     assert_eq!(blamed, ["Namespace frontend relabelled at 10: label team=blue went"]);
 
     let mut cluster = open();
     apply_policy(&mut cluster, "deny-a", Vec::new(), 10);
     apply_policy(&mut cluster, "deny-b", Vec::new(), 10);
     assert_eq!(
-        told(&blame(&cluster)),
+        words(&blame(&cluster)),
         [
             "NetworkPolicy backend/deny-b created at 10",
             "NetworkPolicy backend/deny-a created at 10"
@@ -194,7 +194,7 @@ fn what_was_there_at_the_start_is_older_than_what_is_known() {
     cluster.apply(Object::Policy(deny), None);
     cluster.apply(namespace("frontend", &[]), Some(at(20)));
     let attribution = blame(&cluster);
-    assert_eq!(told(&attribution), ["NetworkPolicy backend/deny created at -600"]);
+    assert_eq!(words(&attribution), ["NetworkPolicy backend/deny created at -600"]);
     let Attribution::Older { known_since, .. } = attribution else { panic!("{attribution:?}") };
     assert_eq!(known_since, Some(at(0)));
 }
@@ -205,7 +205,7 @@ fn a_policy_that_was_edited_before_the_agent_came_says_when_by_itself() {
     let mut deny = ingress("backend", "deny", Selector::EVERYTHING, Vec::new());
     (deny.created, deny.written) = (Some(at(-600)), Some(at(-60)));
     cluster.apply(Object::Policy(deny), None);
-    assert_eq!(told(&blame(&cluster)), ["NetworkPolicy backend/deny edited at -60"]);
+    assert_eq!(words(&blame(&cluster)), ["NetworkPolicy backend/deny edited at -60"]);
 }
 
 #[test]
@@ -442,7 +442,7 @@ fn a_rollout_does_not_make_the_policies_forgotten() {
         let other = pod("frontend", "web-1", 11, &[("n", &n.to_string())]);
         cluster.apply(Object::Pod(other), Some(at(11)));
     }
-    assert_eq!(told(&blame(&cluster)), ["NetworkPolicy backend/deny created at 10"]);
+    assert_eq!(words(&blame(&cluster)), ["NetworkPolicy backend/deny created at 10"]);
     assert!(cluster.history().forgotten() > 0);
 }
 
@@ -494,7 +494,7 @@ fn a_filter_that_still_does_what_a_deleted_policy_said_is_out_of_sync() {
          are in the way"
     );
     let deleted = "NetworkPolicy backend/default-deny deleted at 100";
-    assert_eq!(told(&judgement.changed), [deleted]);
+    assert_eq!(words(&judgement.changed), [deleted]);
     assert!(judgement.remedy.is_none());
 }
 
@@ -518,7 +518,7 @@ fn a_drop_that_a_policy_explained_when_it_happened_is_still_explained() {
     assert_eq!(cause.class, Class::DefaultDeny);
     assert!(
         cause.text.ends_with(
-            "it is denied no more: NetworkPolicy backend/default-deny was deleted since"
+            "it is no longer denied: NetworkPolicy backend/default-deny was deleted since"
         )
     );
     assert!(judgement.remedy.is_none());
@@ -529,14 +529,14 @@ fn the_last_of_what_was_denied_is_no_lag_once_it_has_worked_since() {
     let mut cluster = open();
     apply_policy(&mut cluster, "default-deny", Vec::new(), 10);
     apply_policy(&mut cluster, "allow", vec![allow_web()], 100);
-    let judged = |died, worked: Option<i64>| {
-        let drop = dropped(address(10), address(20), 8080, &[died]);
+    let judged = |dropped_at, worked: Option<i64>| {
+        let drop = dropped(address(10), address(20), 8080, &[dropped_at]);
         let (snapshot, case) = (cluster.snapshot(), case_of(&drop));
         let diagnosis = diagnose(&snapshot, &case);
         let worked = worked.map(at);
         Judgement::in_hindsight(&snapshot, cluster.history(), &case, diagnosis, worked)
     };
-    let class = |died, worked| judged(died, worked).diagnosis.cause.class;
+    let class = |dropped_at, worked| judged(dropped_at, worked).diagnosis.cause.class;
     assert_eq!(class(101, Some(102)), class(95, None));
     assert!(class(95, None).is_denial());
     assert_eq!(class(101, None), Class::OutOfSync, "nothing shows that it works");
@@ -558,7 +558,7 @@ fn what_died_and_worked_again_before_the_denial_did_not_die_of_it() {
     assert_eq!(judgement.diagnosis.cause.class, Class::NotPolicy);
     assert_eq!(judgement.changed, Attribution::None);
     assert!(judgement.remedy.is_none());
-    // Nothing tells that it did not: the policy may be seen later than it was enforced.
+    // Nothing says that it did not: the policy may be seen later than it was enforced.
     for worked in [None, Some(at(90))] {
         assert_eq!(judged(worked).diagnosis.cause.class, Class::DefaultDeny, "{worked:?}");
     }

@@ -1,4 +1,4 @@
-//! Denials that are meant: what mutes which, and what it does not.
+//! Expected denials: what mutes which, and what it does not.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,7 +13,7 @@ use whydrop_core::{
     flow::Protocol,
     incident::{Happened, IncidentBook, JudgedDrop, Resolution},
     judgement::judge,
-    mute::{End, INTERVAL, Muted, MutedBy, OTHERS, Rule, muted, muted_source},
+    mute::{EndFilter, INTERVAL, Muted, MutedBy, OTHERS, Rule, muted, muted_source},
     policy::{
         Policy,
         mute_annotation::{ANNOTATION, REASON_BYTES_MAX, annotated},
@@ -62,7 +62,7 @@ fn muted_by(cluster: &Cluster, rules: &[Rule]) -> Option<(String, String)> {
     Some((by.0.to_string(), by.1.to_string()))
 }
 
-fn told(by: &str, reason: &str) -> (String, String) {
+fn by_and_reason(by: &str, reason: &str) -> (String, String) {
     (by.to_owned(), reason.to_owned())
 }
 
@@ -70,8 +70,8 @@ fn rule(name: &str) -> Rule {
     Rule {
         name: name.into(),
         reason: "".into(),
-        source: End::default(),
-        destination: End::default(),
+        source: EndFilter::default(),
+        destination: EndFilter::default(),
         ports: None,
         protocol: None,
         causes: Vec::new(),
@@ -94,10 +94,10 @@ fn an_annotation_is_true_or_a_reason() {
     assert!(long.len() <= REASON_BYTES_MAX && long.ends_with('é'), "{}", long.len());
 
     // As Calico's API server stores what it was given.
-    let inner = format!(r#"{{"annotations":{{"{ANNOTATION}":"meant"}}}}"#);
+    let inner = format!(r#"{{"annotations":{{"{ANNOTATION}":"expected"}}}}"#);
     let annotations = BTreeMap::from([("projectcalico.org/metadata".to_owned(), inner)]);
     let metadata = ObjectMeta { annotations: Some(annotations), ..ObjectMeta::default() };
-    assert_eq!(annotated(&metadata).as_deref(), Some("meant"));
+    assert_eq!(annotated(&metadata).as_deref(), Some("expected"));
 }
 
 #[test]
@@ -105,10 +105,10 @@ fn the_policy_that_leads_decides() {
     let by = "NetworkPolicy shop/locked";
     let locked = || deny("locked", 0, Some("no entry"));
     assert_eq!(muted_by(&cluster([deny("locked", 0, None)]), &[]), None);
-    assert_eq!(muted_by(&cluster([locked()]), &[]), Some(told(by, "no entry")));
+    assert_eq!(muted_by(&cluster([locked()]), &[]), Some(by_and_reason(by, "no entry")));
     // One that came before changes nothing; one that came after it leads, and is news.
     let before = cluster([deny("old", -10, None), locked()]);
-    assert_eq!(muted_by(&before, &[]), Some(told(by, "no entry")));
+    assert_eq!(muted_by(&before, &[]), Some(by_and_reason(by, "no entry")));
     let after = cluster([locked(), deny("new", 10, None)]);
     assert_eq!(muted_by(&after, &[]), None);
     // It is the policy as it stands that counts.
@@ -122,9 +122,9 @@ fn the_policy_that_leads_decides() {
 fn a_namespace_mutes_what_its_own_policies_deny() {
     let mut cluster = cluster([deny("locked", 0, None)]);
     cluster.apply(muting("ops", ""), None);
-    assert_eq!(muted_by(&cluster, &[]), None, "that of those who suffer");
+    assert_eq!(muted_by(&cluster, &[]), None, "that of those who are denied");
     cluster.apply(muting("shop", ""), None);
-    assert_eq!(muted_by(&cluster, &[]), Some(told("namespace shop", "")));
+    assert_eq!(muted_by(&cluster, &[]), Some(by_and_reason("namespace shop", "")));
 }
 
 #[test]
@@ -145,28 +145,29 @@ fn what_is_no_denial_is_muted_by_no_annotation() {
     }
 }
 
-fn ops() -> End {
-    End { namespace: Some("ops".into()), ..End::default() }
+fn ops() -> EndFilter {
+    EndFilter { namespace: Some("ops".into()), ..EndFilter::default() }
 }
 
 #[test]
 fn a_rule_mutes_where_all_of_it_holds() {
     let cluster = cluster([deny("locked", 0, None)]);
-    let end = |namespace: &str, workload: &str| End {
+    let end = |namespace: &str, workload: &str| EndFilter {
         namespace: Some(namespace.into()),
         workload: Some(workload.into()),
         network: None,
     };
-    let network = |network: &str| End { network: network.parse().ok(), ..End::default() };
+    let network =
+        |network: &str| EndFilter { network: network.parse().ok(), ..EndFilter::default() };
     let whole = || Rule {
-        source: End { network: "10.1.0.0/24".parse().ok(), ..end("ops", "scanner") },
+        source: EndFilter { network: "10.1.0.0/24".parse().ok(), ..end("ops", "scanner") },
         destination: end("shop", "db"),
         ports: Some((5000, 6000)),
         protocol: Some(Protocol::Tcp),
         causes: vec![Class::DefaultDeny],
         ..rule("scan")
     };
-    assert_eq!(muted_by(&cluster, &[whole()]), Some(told("rule scan", "")));
+    assert_eq!(muted_by(&cluster, &[whole()]), Some(by_and_reason("rule scan", "")));
     for other in [
         Rule { source: end("ops", "other"), ..whole() },
         Rule { source: end("shop", "scanner"), ..whole() },
@@ -178,7 +179,7 @@ fn a_rule_mutes_where_all_of_it_holds() {
     ] {
         assert_eq!(muted_by(&cluster, std::slice::from_ref(&other)), None, "{other:?}");
         // The first that matches counts.
-        assert_eq!(muted_by(&cluster, &[other, whole()]), Some(told("rule scan", "")));
+        assert_eq!(muted_by(&cluster, &[other, whole()]), Some(by_and_reason("rule scan", "")));
     }
     // Many flows of one source are not judged one by one: only what is about all of them counts.
     let snapshot = cluster.snapshot();
@@ -192,7 +193,7 @@ fn a_rule_mutes_where_all_of_it_holds() {
 #[test]
 fn what_was_muted_is_told_once_an_hour_and_never_lost() {
     let mut ledger = Muted::default();
-    let by = |name: &str| (MutedBy::Rule(name.into()), Arc::<str>::from("meant"));
+    let by = |name: &str| (MutedBy::Rule(name.into()), Arc::<str>::from("expected"));
     assert!(ledger.due(at(0)).is_none() && ledger.take().is_none());
     ledger.add(at(0), by("a"), 3, "first".to_owned());
     ledger.add(at(60), by("a"), 4, "second".to_owned());
@@ -202,19 +203,19 @@ fn what_was_muted_is_told_once_an_hour_and_never_lost() {
     let (since, tallies) = ledger.due(at(hour)).expect("an hour has passed");
     assert_eq!(since, at(0));
     let a = &tallies[&by("a").0];
-    assert_eq!((a.reports, a.packets, &*a.example, &*a.reason), (2, 7, "second", "meant"));
+    assert_eq!((a.reports, a.packets, &*a.example, &*a.reason), (2, 7, "second", "expected"));
     assert_eq!(tallies.len(), 2);
     assert!(ledger.due(at(3 * hour)).is_none(), "nothing new");
 
     for n in 0..1000 {
         ledger.add(at(hour), by(&format!("rule-{n}")), 1, String::new());
     }
-    let (_, tallies) = ledger.take().expect("what has not been told");
+    let (_, tallies) = ledger.take().expect("what has not been reported");
     assert_eq!(tallies.values().map(|tally| tally.packets).sum::<u64>(), 1000);
     assert!(tallies.len() < 200 && tallies[&by(OTHERS).0].reports > 800, "{}", tallies.len());
     assert_eq!(ledger.packets(), 1007);
     ledger.add_folded(at(hour), by("a"), 50, String::new());
-    let (_, tallies) = ledger.take().expect("what has not been told");
+    let (_, tallies) = ledger.take().expect("what has not been reported");
     assert_eq!((tallies[&by("a").0].packets, ledger.packets()), (50, 1007));
 }
 
@@ -223,34 +224,34 @@ fn an_incident_whose_flows_are_all_muted_is_over_and_says_why() {
     let cluster = cluster([deny("locked", 0, None)]);
     let snapshot = cluster.snapshot();
     let mut book = IncidentBook::default();
-    let dies = |book: &mut IncidentBook, from: u8, second: i64, is_muted: bool| {
+    let dropped = |book: &mut IncidentBook, from: u8, second: i64, is_muted: bool| {
         let drop = dropped(address(from), address(20), 5432, &[second]);
         let judgement = judge(&snapshot, cluster.history(), &case_of(&drop));
         if is_muted {
             return book.mute(&judgement.diagnosis, &drop.flow);
         }
         let judged = JudgedDrop { drop, judgement, worked: None };
-        book.take(&judged, at(second) + SignedDuration::from_secs(1));
+        book.add(&judged, at(second) + SignedDuration::from_secs(1));
     };
     let happened = |book: &mut IncidentBook, second: i64| {
         let changes = book.tick(&snapshot, at(second));
         changes.into_iter().map(|change| change.happened).collect::<Vec<_>>()
     };
-    dies(&mut book, 10, 10, false);
-    dies(&mut book, 11, 10, false);
+    dropped(&mut book, 10, 10, false);
+    dropped(&mut book, 11, 10, false);
     assert_eq!(happened(&mut book, 14), [Happened::Opened]);
-    dies(&mut book, 10, 70, true);
+    dropped(&mut book, 10, 70, true);
     assert_eq!(happened(&mut book, 71), [], "one flow is left");
-    dies(&mut book, 11, 72, true);
+    dropped(&mut book, 11, 72, true);
     assert_eq!(happened(&mut book, 73), [Happened::Resolved(Resolution::Muted)]);
     // Muted no more: it is back.
-    dies(&mut book, 11, 200, false);
+    dropped(&mut book, 11, 200, false);
     assert_eq!(happened(&mut book, 300), [Happened::Reopened]);
 
-    // What is muted before it was told is not told at all.
+    // What is muted before it was reported is not reported at all.
     let mut book = IncidentBook::default();
-    dies(&mut book, 10, 10, false);
-    dies(&mut book, 10, 11, true);
+    dropped(&mut book, 10, 10, false);
+    dropped(&mut book, 10, 11, true);
     assert_eq!(happened(&mut book, 20), []);
     assert_eq!(book.open(), 0);
 }

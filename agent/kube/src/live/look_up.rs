@@ -13,7 +13,7 @@ use tokio::time::{Duration, timeout};
 use whydrop_core::{
     cluster::{
         Snapshot,
-        look_up::Sought,
+        look_up::Query,
         object::{Object, Scale, Workload},
     },
     policy::requirement::Labels,
@@ -48,17 +48,17 @@ pub(super) struct About {
 }
 
 impl About {
-    pub(super) fn of(sought: &Sought, snapshot: &Snapshot) -> Self {
+    pub(super) fn of(sought: &Query, snapshot: &Snapshot) -> Self {
         match sought {
-            Sought::Address(address) => {
+            Query::Address(address) => {
                 let node = snapshot.node_of_pod_network(*address);
                 Self { node: node.map(|node| node.name.clone()), ..Self::default() }
             }
-            Sought::ServicesOf((namespace, name)) => {
+            Query::ServicesOf((namespace, name)) => {
                 let labels = snapshot.pod(namespace, name).map(|pod| pod.labels.clone());
                 Self { labels: labels.unwrap_or_default(), ..Self::default() }
             }
-            Sought::Service(_) | Sought::Scale(..) => Self::default(),
+            Query::Service(_) | Query::Scale(..) => Self::default(),
         }
     }
 }
@@ -76,19 +76,19 @@ pub(super) struct Found {
 ///
 /// # Errors
 /// Why it could not be asked.
-pub(super) async fn look_up(client: Client, sought: Sought, about: About) -> Result<Found, String> {
+pub(super) async fn look_up(client: Client, sought: Query, about: About) -> Result<Found, String> {
     let objects = |objects| Found { objects, scale: None };
     let asked = async {
         match sought {
-            Sought::Address(address) => holders(&client, address, about.node).await.map(objects),
-            Sought::Service((namespace, name)) => {
+            Query::Address(address) => holders(&client, address, about.node).await.map(objects),
+            Query::Service((namespace, name)) => {
                 let named = ListParams::default().fields(&format!("metadata.name={name}"));
                 services(&client, Some(&namespace), &named).await.map(objects)
             }
-            Sought::ServicesOf((namespace, _)) => {
+            Query::ServicesOf((namespace, _)) => {
                 services_of(&client, &namespace, &about.labels).await.map(objects)
             }
-            Sought::Scale(namespace, workload) => {
+            Query::Scale(namespace, workload) => {
                 let scale = scale(&client, &namespace, &workload).await?;
                 Ok(Found { scale, ..Found::default() })
             }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use kube::{Client, api::ListParams};
 use whydrop_core::cluster::{
     Cluster, Engine, Snapshot,
-    look_up::{LookUp, Sought},
+    look_up::{LookUp, Query},
     object::{Kind, Object},
 };
 
@@ -169,7 +169,7 @@ impl Reader<'_> {
     async fn address(&mut self, address: IpAddr) -> BTreeSet<String> {
         (self.say)(&format!("looking up {address}"));
         let snapshot = self.cluster.snapshot();
-        let sought = Sought::from(address);
+        let sought = Query::from(address);
         let about = About::of(&sought, &snapshot);
         let found = look_up(self.client.clone(), sought, about).await;
         let failed = found.as_ref().err().map(|why| why.as_str().into());

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use whydrop_core::{
-    heal::{Outcome, Proposal, Refusal, Standing},
+    heal::{Proposal, Refusal, Standing, WatchOutcome},
     incident::IncidentId,
     policy::PolicyRef,
 };
@@ -52,7 +52,7 @@ impl HealReporter {
         now: Timestamp,
         standing: &Standing,
         action: HealAction,
-        outcome: &Outcome,
+        outcome: &WatchOutcome,
     ) -> HealRecord {
         HealRecord {
             outcome: Some(outcome.kind().into()),

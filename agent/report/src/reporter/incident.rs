@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 use whydrop_core::{
-    incident::{Affected, Happened, Incident, IncidentChange, Party, Resolution, Step},
+    incident::{CutPath, Happened, Incident, IncidentChange, Party, Resolution, Step, words},
     judgement::Attribution,
-    remedy::choices::Action,
+    remedy::choices::ChoiceKind,
 };
 
 use super::Reporter;
@@ -45,7 +45,7 @@ impl Reporter {
             affected: incident.affected.iter().map(path).collect(),
             affected_untold: incident.affected_untold,
             services_lost: incident.services_lost.clone(),
-            established: incident.established.map(str::to_owned),
+            established: incident.established.map(|what| words::established(what).to_owned()),
             drops: LinkedDrops {
                 count: incident.drop_count,
                 packets: incident.packets,
@@ -94,9 +94,9 @@ fn incident_cause(incident: &Incident) -> IncidentCause {
     }
 }
 
-fn path(affected: &Affected) -> AffectedPath {
+fn path(affected: &CutPath) -> AffectedPath {
     let path = &affected.path;
-    let is_source = path.sufferer() == &path.source;
+    let is_source = path.affected_party() == &path.source;
     AffectedPath {
         source: end(&path.source),
         destination: end(&path.destination),
@@ -107,9 +107,9 @@ fn path(affected: &Affected) -> AffectedPath {
         replicas: affected.replicas,
         knows_all: affected.knows_all,
         replicas_ready: affected.replicas_ready,
-        pods_not_ready: affected.fare.not_ready,
-        restarts: affected.fare.restarts,
-        restarts_since: affected.fare.restarts_since,
+        pods_not_ready: affected.health.not_ready,
+        restarts: affected.health.restarts,
+        restarts_since: affected.health.restarts_since,
         pod_names: affected.pods.iter().take(NAMES_MAX).cloned().collect(),
         others: affected.others.iter().take(NAMES_MAX).cloned().collect(),
         last_success: affected.worked.map(Into::into),
@@ -165,7 +165,7 @@ fn step(step: &Step) -> PlanStep {
         }
         Step::Instead(choice) => {
             record.newly_allowed = Some(choice.newly_allowed);
-            if let Action::LabelNamespace(command) = &choice.action {
+            if let ChoiceKind::LabelNamespace(command) = &choice.action {
                 record.command = Some(command.clone());
             }
         }

@@ -14,8 +14,8 @@ use crate::{
     },
 };
 
-/// How many differences are told: the first ones say what was done, the rest is in the object.
-const TOLD_MAX: usize = 4;
+/// How many differences are listed: the first ones say what was done, the rest is in the object.
+const LISTED_MAX: usize = 4;
 
 /// Policies with more rules than this are not compared rule by rule, which takes the square of it.
 const RULES_COMPARED_MAX: usize = 256;
@@ -64,10 +64,10 @@ pub(super) fn in_words(before: &Object, after: &Object) -> Option<String> {
         (Object::Policy(before), Object::Policy(after)) => policy(before, after),
         _ => Vec::new(),
     };
-    let untold = differences.len().saturating_sub(TOLD_MAX);
-    differences.truncate(TOLD_MAX);
-    if untold > 0 {
-        differences.push(format!("{untold} more"));
+    let more = differences.len().saturating_sub(LISTED_MAX);
+    differences.truncate(LISTED_MAX);
+    if more > 0 {
+        differences.push(format!("{more} more"));
     }
     (!differences.is_empty()).then(|| differences.join(", "))
 }
@@ -96,7 +96,7 @@ fn networks(before: &[IpNet], after: &[IpNet]) -> Vec<String> {
     let gone = before.iter().filter(|network| !after.contains(network));
     let gone = gone.map(|network| format!("{network} went"));
     let new = after.iter().filter(|network| !before.contains(network));
-    gone.chain(new.map(|network| format!("{network} came"))).take(TOLD_MAX + 1).collect()
+    gone.chain(new.map(|network| format!("{network} came"))).take(LISTED_MAX + 1).collect()
 }
 
 fn policy(before: &Policy, after: &Policy) -> Vec<String> {
@@ -115,10 +115,10 @@ fn policy(before: &Policy, after: &Policy) -> Vec<String> {
             (Some(before), Some(after)) => {
                 let only_in = |one: &[Rule], other: &[Rule], verb| -> Vec<String> {
                     let missing = one.iter().enumerate().filter(|(_, rule)| !other.contains(rule));
-                    let told = missing.map(|(index, rule)| {
+                    let words = missing.map(|(index, rule)| {
                         format!("{direction} rule {index} ({}) {verb}", self::rule(rule, direction))
                     });
-                    told.collect()
+                    words.collect()
                 };
                 differences.extend(only_in(before, after, "went"));
                 differences.extend(only_in(after, before, "came"));

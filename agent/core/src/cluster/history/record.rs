@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Cluster {
-    /// Changes are seen from now on. Told once for each kind that has been listed.
+    /// Changes are seen from now on. Called once for each kind that has been listed.
     pub fn history_begins(&mut self, at: Timestamp) {
         self.history.begin(at);
     }

@@ -3,10 +3,6 @@
 //! Semantics: <https://docs.tigera.io/calico/latest/reference/resources/tier>,
 //! <https://docs.tigera.io/calico/latest/reference/resources/networkset>.
 
-use std::sync::Arc;
-
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-
 use super::{
     entity::networks,
     wire::{CalicoNetworkSet, CalicoTier},
@@ -14,19 +10,13 @@ use super::{
 use crate::{
     policy::{
         labels,
+        metadata::{name_of, namespace_of},
         network_set::NetworkSet,
         order::Order,
         tier::{DefaultAction, Tier},
     },
     problem::{FieldPath, Problem},
 };
-
-fn name_of(metadata: &ObjectMeta) -> Result<Arc<str>, Problem> {
-    match metadata.name.as_deref() {
-        Some(name) if !name.is_empty() => Ok(name.into()),
-        _ => Err(FieldPath::root("metadata").field("name").expected("a name", "none")),
-    }
-}
 
 /// Translates a Tier.
 ///
@@ -51,9 +41,8 @@ pub fn tier(tier: &CalicoTier) -> Result<Tier, Problem> {
 /// The first field that Calico would refuse.
 pub fn network_set(set: &CalicoNetworkSet, is_global: bool) -> Result<NetworkSet, Problem> {
     let metadata = &set.metadata;
-    let namespace = metadata.namespace.as_deref().unwrap_or("default");
     Ok(NetworkSet {
-        namespace: (!is_global).then(|| namespace.into()),
+        namespace: (!is_global).then(|| namespace_of(metadata)),
         name: name_of(metadata)?,
         labels: labels(metadata.labels.iter().flatten()),
         networks: networks(set.spec.nets.as_deref(), &FieldPath::root("spec").field("nets"))?,

@@ -10,7 +10,7 @@
 //! string    = '"' … '"' | "'" … "'"
 //! ```
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use super::Expression;
 use crate::policy::requirement::{Operator, Requirement};
@@ -23,7 +23,8 @@ const DEPTH_MAX: usize = 64;
 const LABEL_MAX: usize = 512;
 
 /// Where a selector breaks the grammar.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("column {column}: expected {expected}, found {found}")]
 pub struct Fault {
     /// 1-based number of the character at which it does.
     pub column: usize,
@@ -31,12 +32,6 @@ pub struct Fault {
     pub expected: String,
     /// What was there.
     pub found: String,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "column {}: expected {}, found {}", self.column, self.expected, self.found)
-    }
 }
 
 /// Reads a selector; an empty one is `all()`.

@@ -5,7 +5,7 @@ use whydrop_core::{
     cluster::object::Object,
     docket::Account,
     flow::{Flow, Protocol},
-    mute::{End, Rule},
+    mute::{EndFilter, Rule},
     observation::{Fact, Rejection},
     policy::Policy,
 };
@@ -63,8 +63,8 @@ fn scanners() -> Rule {
     Rule {
         name: "scanners".into(),
         reason: "".into(),
-        source: End { network, ..End::default() },
-        destination: End::default(),
+        source: EndFilter { network, ..EndFilter::default() },
+        destination: EndFilter::default(),
         ports: None,
         protocol: None,
         causes: Vec::new(),

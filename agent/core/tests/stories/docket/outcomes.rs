@@ -7,7 +7,7 @@ use whydrop_core::{
     },
     docket::{Account, PENDING_MAX},
     flow::{Flow, Protocol},
-    mute::{End, Rule},
+    mute::{EndFilter, Rule},
     policy::Policy,
 };
 
@@ -50,8 +50,8 @@ fn a_rule_about_a_source_mutes_what_it_attempts_in_bulk() {
     let rule = Rule {
         name: "scanners".into(),
         reason: "".into(),
-        source: End { workload: Some("web".into()), ..End::default() },
-        destination: End::default(),
+        source: EndFilter { workload: Some("web".into()), ..EndFilter::default() },
+        destination: EndFilter::default(),
         ports: None,
         protocol: None,
         causes: Vec::new(),

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use whydrop_core::{
     cluster::{
         Cluster,
-        look_up::{LookUp, Sought},
+        look_up::{LookUp, Query},
         object::{Key, Node, Object, Pod},
     },
     docket::{Action, AnswersQuery, Asked, CutBy, Docket, Settings},
@@ -132,7 +132,7 @@ pub(crate) struct Stage {
     /// What was reported: `MILLISECONDS WHAT`.
     pub(crate) lines: Vec<String>,
     /// What was asked for so far.
-    pub(crate) looked_up: BTreeSet<Sought>,
+    pub(crate) looked_up: BTreeSet<Query>,
     /// Packets in drops that were reported.
     pub(crate) packets: u64,
 }
@@ -259,7 +259,7 @@ impl Stage {
                     continue;
                 }
                 Action::Drop(judged) => {
-                    self.packets += judged.drop.untold_packets();
+                    self.packets += judged.drop.unreported_packets();
                     let last = judged.worked.map(|worked| worked.last);
                     let worked = last.map(|at| format!(", worked at {}", since_start(at)));
                     let judgement = &judged.judgement;

@@ -1,4 +1,4 @@
-//! What was muted, counted until it is told.
+//! What was muted, counted until it is reported.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -6,23 +6,23 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::MutedBy;
 
-/// How often what was muted is told: seldom enough to be no noise, often enough for somebody who
+/// How often what was muted is reported: seldom enough to be no noise, often enough for somebody who
 /// looks into today's log to see that there is something.
 pub const INTERVAL: SignedDuration = SignedDuration::from_hours(1);
 
-/// How many things that mute are told apart (about 300 bytes each): a cluster has some dozen meant
+/// How many things that mute are kept apart (about 300 bytes each): a cluster has some dozen expected
 /// denials. Others are counted under [`OTHERS`].
 const APART_MAX: usize = 128;
 
-/// What stands for those beyond [`APART_MAX`].
+/// The name for those beyond [`APART_MAX`].
 pub const OTHERS: &str = "other";
 
 /// What was muted by one thing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct MutedCount {
     /// The reason that it gives; empty where it gives none.
     pub reason: Arc<str>,
-    /// Drops and findings that would have been told: a flow that goes on counts once a minute.
+    /// Drops and findings that would have been reported: a flow that goes on counts once a minute.
     pub reports: u64,
     /// Packets that this kernel dropped.
     pub packets: u64,
@@ -34,12 +34,12 @@ pub struct Tally {
 #[derive(Debug, Default)]
 pub struct Muted {
     since: Option<Timestamp>,
-    tallies: BTreeMap<MutedBy, Tally>,
+    tallies: BTreeMap<MutedBy, MutedCount>,
     packets: u64,
 }
 
 impl Muted {
-    /// Counts what was not told.
+    /// Counts what was not reported.
     pub fn add(&mut self, now: Timestamp, by: (MutedBy, Arc<str>), packets: u64, example: String) {
         self.packets += packets;
         self.add_folded(now, by, packets, example);
@@ -63,19 +63,19 @@ impl Muted {
         tally.example = example;
     }
 
-    /// What there is to tell by now, and since when it was counted: once in [`INTERVAL`].
-    pub fn due(&mut self, now: Timestamp) -> Option<(Timestamp, BTreeMap<MutedBy, Tally>)> {
+    /// What there is to report by now, and since when it was counted: once in [`INTERVAL`].
+    pub fn due(&mut self, now: Timestamp) -> Option<(Timestamp, BTreeMap<MutedBy, MutedCount>)> {
         let since = self.since.filter(|since| now.duration_since(*since) >= INTERVAL);
         since.and_then(|_| self.take())
     }
 
-    /// What has not been told yet.
-    pub fn take(&mut self) -> Option<(Timestamp, BTreeMap<MutedBy, Tally>)> {
+    /// What has not been reported yet.
+    pub fn take(&mut self) -> Option<(Timestamp, BTreeMap<MutedBy, MutedCount>)> {
         let since = self.since.take()?;
         Some((since, std::mem::take(&mut self.tallies)))
     }
 
-    /// Packets that this kernel dropped and no record but that of the muted tells of, since the
+    /// Packets that this kernel dropped and that are only in the record of what was muted, since the
     /// start, but for those that were folded.
     pub fn packets(&self) -> u64 {
         self.packets
