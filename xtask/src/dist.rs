@@ -9,7 +9,8 @@ mod questions;
 use std::{
     env,
     fmt::Write as _,
-    fs,
+    fs::{self, File},
+    io::BufWriter,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
@@ -28,7 +29,7 @@ use questions::{Answer, ask};
 /// How long the first build and each other one takes on two cores.
 const BUILD_SECONDS: u64 = 120;
 /// The profile of Cargo.toml that the programs are built with.
-const PROFILE: &str = "image";
+const PROFILE: &str = "dist";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What has to go with every copy of the client, which holds no eBPF programs.
 const LICENSES: &[&str] = &["LICENSE-APACHE", "LICENSE-MIT"];
@@ -132,7 +133,9 @@ impl Platform {
         let mut files = vec![(self.program()?, 0o755)];
         files.extend(LICENSES.iter().map(|license| (root().join(license), 0o644)));
         let archive = folder.join(format!("{name}.tar.gz"));
-        archive::write(&archive, &name, &files).with_context(|| archive.display().to_string())?;
+        let out = File::create(&archive).map(BufWriter::new);
+        let out = out.with_context(|| archive.display().to_string())?;
+        archive::write(out, &name, &files).with_context(|| archive.display().to_string())?;
         Ok(archive)
     }
 

@@ -63,17 +63,29 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     plan.run()?;
 
-    let mut is_good = run_group(&budget::MAIN_TESTS, nextest(arguments, &targets)?)?;
-    if arguments.all {
-        let mut others = nextest(arguments, &[])?;
-        others.args(["--ignore-default-filter", "--filterset", "not default()"]);
-        is_good &= run_group(&budget::OTHER_TESTS, others)?;
-    } else {
+    let is_good = run_tests(arguments, &targets)?;
+    if !arguments.all {
         say("left out: what `cargo xtask test --all` adds, as .config/nextest.toml names it");
     }
     let job = if arguments.all { &budget::TEST_ALL } else { &budget::TEST };
     say(&job.verdict(started.elapsed()));
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the tests in groups, or those that are asked for, and returns whether all passed.
+fn run_tests(arguments: &Arguments, targets: &[String]) -> Result<bool> {
+    if !arguments.nextest.is_empty() {
+        let mut tests = nextest(targets)?;
+        tests.args(arguments.all.then_some("--ignore-default-filter")).args(&arguments.nextest);
+        return Ok(tests.status()?.success());
+    }
+    let mut is_good = run_group(&budget::MAIN_TESTS, nextest(targets)?)?;
+    if arguments.all {
+        let mut others = nextest(targets)?;
+        others.args(["--ignore-default-filter", "--filterset", "not default()"]);
+        is_good &= run_group(&budget::OTHER_TESTS, others)?;
+    }
+    Ok(is_good)
 }
 
 /// Runs a group of tests, and says how long that took and whether all passed.
@@ -87,14 +99,10 @@ fn run_group(budget: &Budget, mut tests: Command) -> Result<bool> {
 }
 
 /// The call that runs tests.
-fn nextest(arguments: &Arguments, targets: &[String]) -> Result<Command> {
+fn nextest(targets: &[String]) -> Result<Command> {
     let cores = thread::available_parallelism()?.get();
     let mut tests = cargo(["nextest", "run", "--cargo-quiet", "--workspace", "--test-threads"]);
     tests.arg((cores * TESTS_PER_CORE).to_string()).args(targets);
-    if !arguments.nextest.is_empty() {
-        // What is asked for by name may be in one group alone.
-        tests.arg("--no-tests=pass").args(&arguments.nextest);
-    }
     Ok(tests)
 }
 
