@@ -146,6 +146,11 @@ impl Platform {
             return Ok("not run: nothing here runs it".to_owned());
         };
         let program = self.program()?;
+        let is_wine = matches!(self.runs, Runs::InWine(_));
+        if is_wine && questions::lacks_library(&command, &program)? {
+            // That of Debian 12 has no bcryptprimitives.dll, which Rust's standard library calls.
+            return Ok("not run: this wine lacks a library that it is linked to".to_owned());
+        }
         let answers = ask(&command, &program).with_context(|| format!("{} {how}", self.target))?;
         match reference {
             None => {

@@ -76,6 +76,10 @@ const QUESTIONS: &[Question] = &[
 /// What wine is to be: silent, without what it would fetch, and not in anybody's home.
 const WINE: [(&str, &str); 2] = [("WINEDEBUG", "-all"), ("WINEDLLOVERRIDES", "mscoree=;mshtml=")];
 
+/// wine's exit code where a library is missing: what a byte has room for of `STATUS_DLL_NOT_FOUND`,
+/// 0xC0000135.
+const LIBRARY_NOT_FOUND: i32 = 0x35;
+
 /// What a program printed for a question.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answer(String);
@@ -103,14 +107,26 @@ pub(super) fn compare(expected: &[Answer], found: &[Answer]) -> Result<()> {
     Ok(())
 }
 
+/// Whether a program cannot start because wine lacks a library that it is linked to.
+pub(super) fn lacks_library(before: &[String], program: &Path) -> Result<bool> {
+    let mut command = QUESTIONS[0].command(before, program)?;
+    let output = command.output().with_context(|| format!("run {command:?}"))?;
+    Ok(output.status.code() == Some(LIBRARY_NOT_FOUND))
+}
+
 impl Question {
-    fn ask(&self, before: &[String], program: &Path) -> Result<Answer> {
+    fn command(&self, before: &[String], program: &Path) -> Result<Command> {
         let words = before.iter().map(AsRef::as_ref).chain([program.as_os_str()]);
         let words: Vec<_> = words.chain(self.arguments.iter().map(AsRef::as_ref)).collect();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).current_dir(root());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.envs(WINE).env("WINEPREFIX", target_folder()?.join("wine"));
+        Ok(command)
+    }
+
+    fn ask(&self, before: &[String], program: &Path) -> Result<Answer> {
+        let mut command = self.command(before, program)?;
         let mut child = command.spawn().with_context(|| format!("run {command:?}"))?;
         // One that reads nothing is no failure.
         let _ = child.stdin.take().context("standard input")?.write_all(self.input.as_bytes());
