@@ -148,9 +148,18 @@ fn hubble_reads_what_the_agent_writes() {
         .expect("asked to end");
     assert!(agent.0.wait().expect("it ends").success());
 
-    // Strictly: no field that Hubble does not have, and none that it would write otherwise.
-    let text = read(&out);
-    let (ours, theirs) = (json_lines(&text), as_hubble_reads(&text));
+    compare(&read(&out));
+    // What is no flow is beside them, whole, and messages are JSON as well.
+    let said = read(&err);
+    assert!(json_lines(&said).iter().any(|line| line["level"] == "INFO"), "{said}");
+    for kind in [r#""kind":"incident""#, r#""state":"stopping""#] {
+        assert!(said.lines().any(|line| line.contains(kind)), "{said}");
+    }
+}
+
+/// Strictly: no field that Hubble does not have, and none that it would write otherwise.
+fn compare(text: &str) {
+    let (ours, theirs) = (json_lines(text), as_hubble_reads(text));
     assert_eq!(ours, theirs);
     let flow = |ip_version: &str, port: u16, reason: u16, desc: &str, by: Value| {
         json!({
@@ -185,11 +194,5 @@ fn hubble_reads_what_the_agent_writes() {
         let nearest = theirs.iter().map(|flow| differences(&wanted, flow));
         let nearest = nearest.min_by_key(Vec::len).expect("a flow");
         assert!(nearest.is_empty(), "{nearest:#?}\n{text}");
-    }
-    // What is no flow is beside them, whole, and messages are JSON as well.
-    let said = read(&err);
-    assert!(json_lines(&said).iter().any(|line| line["level"] == "INFO"), "{said}");
-    for kind in [r#""kind":"incident""#, r#""state":"stopping""#] {
-        assert!(said.lines().any(|line| line.contains(kind)), "{said}");
     }
 }

@@ -33,7 +33,6 @@ use super::{
     daemon::{Daemon, Entry, Lifetime, Place, Spawner, record},
     debian,
     image::Image,
-    kubectl::Kubectl,
     state::State,
     wait::{Look, until},
 };
@@ -184,11 +183,6 @@ impl Node {
         Ok(Self { services, api, spawner, holder, groups, state })
     }
 
-    /// Its API server, to stop and start it.
-    pub fn api_mut(&mut self) -> &mut Api {
-        &mut self.api
-    }
-
     /// Runs a program on the node to its end, and returns what it printed; `["ip", "netns", "exec",
     /// "outside", ...]` is outside of it.
     pub fn run_on_node(&self, arguments: &[&str]) -> Result<String> {
@@ -294,10 +288,6 @@ impl World for Node {
             }
         }
         bail!("no network has the address {address} of {key}")
-    }
-
-    fn kubectl(&self) -> Result<Kubectl> {
-        self.api.kubectl()
     }
 }
 

@@ -110,3 +110,19 @@ fn client() -> String {
 fn server() -> String {
     "backend/pod-b".to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_a_story_with_a_port_of_its_own() {
+        for folder in ["stories", "changes"] {
+            let stories = stories(folder).expect("stories");
+            let mut ports: Vec<u16> = stories.values().map(|story| story.port).collect();
+            ports.sort_unstable();
+            ports.dedup();
+            assert!(!stories.is_empty() && ports.len() == stories.len(), "{folder}: {ports:?}");
+        }
+    }
+}

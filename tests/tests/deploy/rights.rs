@@ -6,7 +6,10 @@ use std::fs;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use serde_json::{Value, json};
 use whydrop_tests::{
-    kube::api::{Api, Settings},
+    kube::{
+        api::{Api, Settings},
+        kubectl::Kubectl,
+    },
     repository,
 };
 
@@ -49,14 +52,22 @@ fn an_api_server_takes_the_base_and_the_chart() {
         applied.unwrap_or_else(|error| panic!("{what}: {error:#}"));
     }
 
-    // Nobody but the agent has its account; what that may do, the API server knows best.
-    let may_in = |namespace: &str, account: &str, verb: &str, resource: &str| {
-        let account = format!("--as=system:serviceaccount:whydrop:{account}");
-        let question = ["auth", "can-i", verb].into_iter().chain(resource.split(' '));
-        let asked = kubectl.output(question.chain(["-n", namespace, &account]));
-        String::from_utf8_lossy(&asked.expect("kubectl").stdout).trim() == "yes"
-    };
-    let may = |verb: &str, resource: &str| may_in("backend", "whydrop", verb, resource);
+    agent_may(&kubectl);
+    healer_may(&kubectl);
+}
+
+/// Whether a service account may do something in a namespace, as the API server says, which knows
+/// best.
+fn may(kubectl: &Kubectl, namespace: &str, account: &str, verb: &str, resource: &str) -> bool {
+    let account = format!("--as=system:serviceaccount:whydrop:{account}");
+    let question = ["auth", "can-i", verb].into_iter().chain(resource.split(' '));
+    let asked = kubectl.output(question.chain(["-n", namespace, &account]));
+    String::from_utf8_lossy(&asked.expect("kubectl").stdout).trim() == "yes"
+}
+
+/// Nobody but the agent has its account.
+fn agent_may(kubectl: &Kubectl) {
+    let may = |verb: &str, resource: &str| may(kubectl, "backend", "whydrop", verb, resource);
     for (verb, resource) in [
         ("watch", "pods"),
         ("watch", "nodes"),
@@ -86,8 +97,10 @@ fn an_api_server_takes_the_base_and_the_chart() {
     ] {
         assert!(!may(verb, resource), "it may {verb} {resource}");
     }
+}
 
-    // The healer changes policies of namespaces, and nothing else; it hears the agents alone.
+/// The healer changes policies of namespaces, and nothing else; it hears the agents alone.
+fn healer_may(kubectl: &Kubectl) {
     for (namespace, verb, resource, yes) in [
         ("backend", "create", "networkpolicies.networking.k8s.io", true),
         ("backend", "delete", "networkpolicies.networking.k8s.io", true),
@@ -102,7 +115,7 @@ fn an_api_server_takes_the_base_and_the_chart() {
         ("whydrop", "get", "secrets", false),
         ("whydrop", "get", "configmaps", false),
     ] {
-        let may = may_in(namespace, "whydrop-heal", verb, resource);
+        let may = may(kubectl, namespace, "whydrop-heal", verb, resource);
         assert_eq!(may, yes, "in {namespace} the healer may {verb} {resource}");
     }
 }

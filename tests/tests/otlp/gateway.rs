@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::Write as _,
-    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -21,6 +20,7 @@ use whydrop_tests::{
         kafka::Kafka,
         load::{INCIDENTS, Records, drain, incident_id, settings, sink},
     },
+    repository,
 };
 
 use crate::ARRIVAL;
@@ -39,10 +39,6 @@ const STORED: Duration = Duration::from_secs(60);
 
 const AGENTS: u64 = 3;
 const DROPS: u64 = 100;
-
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository").join(path)
-}
 
 /// The incidents that the query makes of messages.
 fn incidents(messages: &str) -> Result<Vec<Value>> {
