@@ -403,7 +403,7 @@ fn report_says_what_it_misses() {
     };
     let none = fails(&["report"], "2026-01-02T03:04:05Z AGENT node/a ready\n");
     assert!(none.contains("standard input: expected records"), "{none}");
-    assert!(none.contains("found none among 1 lines"), "{none}");
+    assert!(none.contains("found none in 1 line,"), "{none}");
     let absent = fails(&["report", "/absent.ndjson"], "");
     assert!(absent.contains("/absent.ndjson: No such file"), "{absent}");
     let lines = incident_line("aaaa000000000000");

@@ -45,16 +45,19 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
         };
         collected.with_context(|| named(path))?;
     }
-    let lines = board.lines();
-    if lines.records == 0 {
+    let log = board.lines();
+    if log.records == 0 {
         let files: Vec<String> = args.files.iter().map(|path| named(path)).collect();
-        let why = lines.examples.back().map(|why| format!("; of the last: {why}"));
+        let why = log.examples.back().map(|why| format!("; of the last: {why}"));
+        let lines = match log.others + log.unreadable {
+            1 => "1 line".to_owned(),
+            lines => format!("{lines} lines"),
+        };
         bail!(
-            "{}: expected records of `whydrop agent --log-format json`, found none in {} lines, {} \
-             of them unreadable records{}",
+            "{}: expected records of `whydrop agent --log-format json`, found none in {lines}, {} of \
+             them unreadable records{}",
             files.join(", "),
-            lines.others + lines.unreadable,
-            lines.unreadable,
+            log.unreadable,
             why.unwrap_or_default()
         );
     }
