@@ -298,11 +298,11 @@ impl Agent {
 
     fn cluster_changed(&mut self) {
         let now = Timestamp::now();
-        let taken = self.source.take(&mut self.cluster, now);
-        if taken.policies_changed && self.is_ready {
+        let update = self.source.update(&mut self.cluster, now);
+        if update.policies_changed && self.is_ready {
             self.docket.policies_changed(now);
         }
-        self.report_troubles(taken.troubles);
+        self.report_troubles(update.troubles);
     }
 
     /// Gets ready once the cluster is known, or has kept silent for too long.

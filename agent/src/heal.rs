@@ -1,11 +1,11 @@
-//! `whydrop heal`: applies verified remedies where namespaces ask for it, and takes back what does
-//! not help.
+//! `whydrop heal`: applies verified remedies where namespaces ask for it, and removes what does not
+//! help.
 //!
 //! ```text
 //! agents' logs | file ─▶ input ─▶ facts ─┐
 //!                                        ├─▶ core Healer ─▶ Action ─▶ policies (server-side apply)
-//! Lease (who leads, what was done) ──────┤                     └────▶ tell (records, Events)
-//! snapshot, consent, policies that stand ┘
+//! Lease (who leads, what was done) ──────┤                     └────▶ report (records, Events)
+//! snapshot, consent, active policies ────┘
 //! ```
 //!
 //! The task here is the only one that decides. The Lease is held by a task of its own, so that it is
@@ -15,10 +15,11 @@ mod facts;
 mod input;
 mod lease;
 mod policies;
-mod tell;
+mod report;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Display,
     sync::Arc,
 };
 
@@ -42,8 +43,8 @@ use whydrop_core::{
 pub use input::From;
 use input::Input;
 use lease::Leadership;
-use policies::{Failure, Policies};
-use tell::Teller;
+use policies::{NotOurs, Policies, PolicyError};
+use report::Reporting;
 
 use crate::{
     cluster::{
@@ -59,14 +60,17 @@ use crate::{
     sink::{log::Format, metrics::Metrics},
 };
 
-/// How often it is decided what is to be done.
+/// How often it is decided what to do.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long the cluster may take to be read for one incident: a Lease stands that long, and what is
+/// How long the cluster may take to be read for one incident: a Lease is valid that long, and what is
 /// read more slowly is old by then.
 const READ_PATIENCE: Duration = Duration::from_secs(15);
 
-/// How a healer is to be.
+/// What becomes of the policies when this one stops.
+const NEXT: &str = "the next healer will find the active policies";
+
+/// How a healer is set up.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How the API server is reached.
@@ -77,7 +81,7 @@ pub struct Options {
     pub namespace: String,
     /// The name of the Lease.
     pub lease: String,
-    /// What this one is called by: no other that runs is.
+    /// The name of this one, which no other that runs has.
     pub identity: String,
     /// What bounds it.
     pub settings: Settings,
@@ -87,7 +91,7 @@ pub struct Options {
     pub health: Option<std::net::SocketAddr>,
 }
 
-/// Heals until it is told to stop, or until its file ends.
+/// Heals until it is asked to stop, or until its file ends.
 ///
 /// # Errors
 /// A cluster that cannot be reached, a file that cannot be read, an address that cannot be listened
@@ -98,20 +102,20 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let Options { kube, from, namespace, lease, identity, settings, format, health } = options;
     let client = connect(&kube).await?;
-    // Asked before anything else, so that what is wrong is said at once.
+    // Asked before anything else, so that a fault is reported at once.
     client.apiserver_version().await.context("the API server cannot be asked")?;
     let mut input = Input::open(from, client.clone())?;
     let policies = Policies::new(client.clone(), format!("{namespace}/{lease}"));
     let health = Health::start(health, Metrics::default()).await?;
     let leadership = Leadership::seek(client.clone(), &namespace, &lease, &identity);
-    let teller = Teller::new(client.clone(), format, identity.clone(), policies.clone());
+    let reporting = Reporting::new(client.clone(), format, identity.clone(), policies.clone());
     let mut task = Task {
         client,
         policies,
         leads: leadership.leads.clone(),
         leadership,
-        reporter: HealReporter { healer: identity },
-        teller,
+        records: HealReporter { healer: identity },
+        reporting,
         healer: Healer::new(settings),
         is_leading: false,
         health,
@@ -125,24 +129,24 @@ pub async fn run(
     loop {
         tokio::select! {
             why = &mut shutdown => {
-                tracing::info!("stops: {why}; what stands is found again by the next");
+                tracing::info!("stopping: {why}; {NEXT}");
                 break;
             }
             line = input.next() => {
                 let Some(line) = line else {
-                    tracing::info!("stops: the records end; what stands is found again by the next");
+                    tracing::info!("stopping: the records end; {NEXT}");
                     break;
                 };
-                task.take(&line.pod, &line.text);
+                task.handle(&line.pod, &line.text);
             },
             _ = ticks.tick() => {
-                task.step(Timestamp::now(), input.hears()).await;
+                task.step(Timestamp::now(), input.is_connected()).await;
             }
         }
     }
-    let Task { leadership, teller, .. } = task;
+    let Task { leadership, reporting, .. } = task;
     leadership.release().await;
-    teller.finish().await;
+    reporting.finish().await;
     Ok(())
 }
 
@@ -151,55 +155,60 @@ struct Task {
     policies: Policies,
     leads: watch::Receiver<Option<Ledger>>,
     leadership: Leadership,
-    reporter: HealReporter,
-    teller: Teller,
+    records: HealReporter,
+    reporting: Reporting,
     healer: Healer,
-    /// The lead was taken over, with what stands.
+    /// The lead was taken over, with the active policies.
     is_leading: bool,
     health: Health,
-    /// Policies that somebody else has written to since: told once each.
+    /// Policies that somebody else has written to since: reported once each.
     foreign: BTreeSet<PolicyRef>,
-    /// Pods whose log is not what was expected: told once each.
+    /// Pods whose log is not what was expected: reported once each.
     complaints: BTreeSet<String>,
 }
 
 /// What the annotations of namespaces ask for; of one without it, nothing.
 type Consents = BTreeMap<Arc<str>, Option<String>>;
 
-/// How many pods are remembered as told that their logs are not what was expected.
+/// How many pods are remembered whose log is not what was expected.
 const COMPLAINTS_MAX: usize = 256;
 
 impl Task {
-    /// Takes a line of an agent's log.
-    fn take(&mut self, pod: &str, text: &str) {
+    /// Handles a line of an agent's log.
+    fn handle(&mut self, pod: &str, text: &str) {
         let read = match read_line(text) {
             Line::Record(record) => match *record {
                 Record::Incident(incident) => {
-                    facts::told(&incident).map(|t| self.healer.incident_reported(t))
+                    facts::incident_report(&incident).map(|report| self.healer.incident_reported(report))
                 }
-                Record::Drop(drop) => facts::died(&drop).map(|died| {
-                    if let Some(died) = died {
-                        self.healer.drop_reported(&died);
+                Record::Drop(drop) => facts::drop_report(&drop).map(|report| {
+                    if let Some(report) = report {
+                        self.healer.drop_reported(&report);
                     }
                 }),
                 Record::Heal(_) | Record::Agent(_) => Ok(()),
             },
-            Line::Unreadable(why) => Err(why.to_string()),
+            Line::Unreadable(why) => return self.complain(pod, &why),
             Line::Other if is_record(bare(text)) => {
-                Err("it writes its records as text: set --log-format json".to_owned())
+                return self.complain(pod, &"it writes its records as text: set --log-format json");
             }
             Line::Other => Ok(()),
         };
-        if let Err(why) = read
-            && self.complaints.len() < COMPLAINTS_MAX
-            && self.complaints.insert(format!("{pod}: {why}"))
+        if let Err(problem) = read {
+            self.complain(pod, &problem);
+        }
+    }
+
+    /// Reports once that a record cannot be read.
+    fn complain(&mut self, pod: &str, why: &dyn Display) {
+        if self.complaints.len() < COMPLAINTS_MAX && self.complaints.insert(format!("{pod}: {why}"))
         {
             tracing::warn!("a record of {pod} cannot be read: {why}");
         }
     }
 
-    /// Does what is to be done by now, if this one leads.
-    async fn step(&mut self, now: Timestamp, hears: bool) {
+    /// Does what is due by now, if this one leads. `is_connected`: to most agents.
+    async fn step(&mut self, now: Timestamp, is_connected: bool) {
         self.health.beat(now, true);
         let changed = self.leads.has_changed().unwrap_or(false);
         let ledger = self.leads.borrow_and_update().clone();
@@ -212,13 +221,13 @@ impl Task {
             match self.policies.standing().await {
                 Ok(standing) => self.healer.take_over(ledger, standing, now),
                 Err(why) => {
-                    tracing::warn!("what stands cannot be listed: {why}");
+                    tracing::warn!("cannot list the active policies: {why}");
                     return;
                 }
             }
             self.is_leading = true;
         }
-        for action in self.healer.tick(now, hears) {
+        for action in self.healer.tick(now, is_connected) {
             self.act(action).await;
         }
     }
@@ -254,13 +263,13 @@ impl Task {
                 Action::Warn(standing) => {
                     let why = "decide until then: keep what it allows in a policy of your own, or \
                                take the label app.kubernetes.io/managed-by off this one";
-                    let record = self.reporter.standing(
+                    let record = self.records.standing(
                         Timestamp::now(),
                         &standing,
                         HealAction::Expiring,
                         why.to_owned(),
                     );
-                    self.teller.tell(record, &standing.policies, None).await;
+                    self.reporting.report(record, &standing.policies, None).await;
                 }
                 Action::Refuse { incident, why } => self.refuse(incident, &[], &why).await,
             }
@@ -271,7 +280,8 @@ impl Task {
     async fn consents(&self, namespaces: &BTreeSet<Arc<str>>) -> Result<Consents, Refusal> {
         let mut consents = Consents::new();
         for namespace in namespaces {
-            let consent = self.policies.consent(namespace).await.map_err(Refusal::Api)?;
+            let consent = self.policies.consent(namespace).await;
+            let consent = consent.map_err(|error| Refusal::Api(error.to_string()))?;
             consents.insert(namespace.clone(), consent);
         }
         Ok(consents)
@@ -294,7 +304,7 @@ impl Task {
         let wanted = Wanted { namespaces: BTreeSet::new(), addresses, nodes: true };
         let part = match timeout(READ_PATIENCE, read(self.client.clone(), wanted, &|_| {})).await {
             Ok(Ok(part)) => part,
-            Ok(Err(error)) => return Err(Refusal::Api(format!("{error:#}"))),
+            Ok(Err(error)) => return Err(Refusal::Api(error.to_string())),
             Err(_) => {
                 return Err(Refusal::Unclear(Unclear::NotReadWithin(READ_PATIENCE)));
             }
@@ -303,7 +313,7 @@ impl Task {
             tracing::debug!("{line}");
         }
         let proposal = propose(&part.snapshot, incident, &flows)?;
-        // Of the ends and the policies, who may be others than those that the agents named.
+        // Those of the ends and the policies, which may be others than the agents named.
         let consenting = proposal.consenting();
         consents.extend(self.consents(&consenting).await?);
         let mode =
@@ -318,12 +328,12 @@ impl Task {
         mode: Mode,
         expires: Timestamp,
     ) -> Option<Action> {
-        // Noted before it is done, and only by who leads.
+        // Noted before it is done, and only by the one that leads.
         if let Err(why) = self.leadership.write(self.healer.ledger().clone()).await {
             tracing::warn!("nothing is done about incident {incident}: {why}");
-            let why = Refusal::Api(why);
-            // Who leads by now tells of it.
-            let _untold = self.healer.applied(incident, Err(why), Timestamp::now());
+            let why = Refusal::Api(why.to_string());
+            // The one that leads by now reports it.
+            let _ = self.healer.applied(incident, Err(why), Timestamp::now());
             return None;
         }
         let dry_run = mode == Mode::DryRun;
@@ -331,14 +341,14 @@ impl Task {
         let now = Timestamp::now();
         if created.is_ok() {
             let record = match mode {
-                Mode::DryRun => self.reporter.proposed(now, incident, proposal, expires),
-                Mode::Apply => self.reporter.applied(now, incident, proposal, expires),
+                Mode::DryRun => self.records.proposed(now, incident, proposal, expires),
+                Mode::Apply => self.records.applied(now, incident, proposal, expires),
             };
-            // What does not exist is told on its namespace.
+            // What does not exist is reported on its namespace.
             let namespaces = proposal.namespaces();
             let namespace = namespaces.first().filter(|_| dry_run);
             let policies = if dry_run { &[][..] } else { &proposal.policies };
-            self.teller.tell(record, policies, namespace.map(|name| &**name)).await;
+            self.reporting.report(record, policies, namespace.map(|name| &**name)).await;
         }
         match created {
             Ok(None) => None,
@@ -358,11 +368,11 @@ impl Task {
         for policy in &standing.policies {
             match self.policies.keep(policy).await {
                 Ok(()) => kept.policies.push(policy.clone()),
-                Err(Failure::Gone) => tracing::info!("{policy} is gone: somebody has decided"),
-                Err(Failure::Foreign(why)) => self.left(standing.incident, policy, why).await,
-                Err(Failure::Other(why)) => {
+                Err(PolicyError::Gone) => tracing::info!("{policy} was deleted by someone else"),
+                Err(PolicyError::Foreign(why)) => self.left(standing.incident, policy, &why).await,
+                Err(PolicyError::Api(why)) => {
                     // The next leader watches it once more.
-                    tracing::warn!("{policy}: that it helps cannot be noted: {why}");
+                    tracing::warn!("cannot mark {policy} as helpful: {why}");
                     kept.policies.push(policy.clone());
                 }
             }
@@ -371,19 +381,19 @@ impl Task {
             return self.healer.removed(standing.incident);
         }
         let now = Timestamp::now();
-        let record = self.reporter.watched(now, &kept, HealAction::Kept, outcome);
-        self.teller.tell(record, &kept.policies, None).await;
+        let record = self.records.watched(now, &kept, HealAction::Kept, outcome);
+        self.reporting.report(record, &kept.policies, None).await;
     }
 
-    /// Says once that a policy is somebody else's by now.
-    async fn left(&mut self, incident: IncidentId, policy: &PolicyRef, why: String) {
+    /// Reports once that a policy is somebody else's by now.
+    async fn left(&mut self, incident: IncidentId, policy: &PolicyRef, why: &NotOurs) {
         if self.foreign.insert(policy.clone()) {
-            let refusal = Refusal::Foreign { policy: policy.clone(), why };
+            let refusal = Refusal::Foreign { policy: policy.clone(), why: why.to_string() };
             self.refuse(incident, std::slice::from_ref(policy), &refusal).await;
         }
     }
 
-    /// Deletes what stands; what cannot be deleted is tried again at the next tick.
+    /// Deletes policies; what cannot be deleted is tried again at the next tick.
     async fn delete(
         &mut self,
         standing: &Standing,
@@ -399,9 +409,9 @@ impl Task {
         for policy in &standing.policies {
             match self.policies.delete(policy).await {
                 Ok(()) => deleted.policies.push(policy.clone()),
-                Err(Failure::Gone) => tracing::info!("{policy} is gone already"),
-                Err(Failure::Foreign(why)) => self.left(standing.incident, policy, why).await,
-                Err(Failure::Other(why)) => {
+                Err(PolicyError::Gone) => tracing::info!("{policy} is gone already"),
+                Err(PolicyError::Foreign(why)) => self.left(standing.incident, policy, &why).await,
+                Err(PolicyError::Api(why)) => {
                     tracing::warn!("{policy} cannot be deleted: {why}");
                     is_done = false;
                 }
@@ -410,12 +420,12 @@ impl Task {
         if !deleted.policies.is_empty() {
             let now = Timestamp::now();
             let record = if let Some(outcome) = outcome {
-                self.reporter.watched(now, &deleted, action, outcome)
+                self.records.watched(now, &deleted, action, outcome)
             } else {
                 let why = "nobody has decided in time: what it allowed is denied again";
-                self.reporter.standing(now, &deleted, action, why.to_owned())
+                self.records.standing(now, &deleted, action, why.to_owned())
             };
-            self.teller.tell(record, &deleted.policies, None).await;
+            self.reporting.report(record, &deleted.policies, None).await;
         }
         if is_done {
             self.healer.removed(standing.incident);
@@ -423,7 +433,7 @@ impl Task {
     }
 
     async fn refuse(&self, incident: IncidentId, policies: &[PolicyRef], why: &Refusal) {
-        let record = self.reporter.refused(Timestamp::now(), incident, policies, why);
-        self.teller.tell(record, &[], None).await;
+        let record = self.records.refused(Timestamp::now(), incident, policies, why);
+        self.reporting.report(record, &[], None).await;
     }
 }

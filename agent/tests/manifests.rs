@@ -158,7 +158,7 @@ fn kinds_that_take_no_part_are_counted_and_policies_of_others_are_noted() {
          {apiVersion: projectcalico.org/v3, kind: IPPool, metadata: {name: c}}\n",
     );
     assert!(manifests.errors.is_empty() && manifests.objects.is_empty());
-    assert_eq!(manifests.passed_over.len(), 2);
+    assert_eq!(manifests.ignored.len(), 2);
     assert_eq!(manifests.unread.get("cilium.io/v2 CiliumNetworkPolicy"), Some(&1));
 }
 

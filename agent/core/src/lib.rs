@@ -22,6 +22,7 @@ mod hash;
 pub mod heal;
 pub mod incident;
 pub mod judgement;
+pub mod kinds;
 pub mod mute;
 pub mod observation;
 pub mod own_path;

@@ -80,14 +80,6 @@ impl PolicyKind {
         self.into()
     }
 
-    /// The kind as its API spells it.
-    pub fn api_name(self) -> &'static str {
-        match self {
-            Self::CalicoNetworkPolicy => "NetworkPolicy",
-            other => other.name(),
-        }
-    }
-
     /// Whether its policies are only looked at by people: they decide nothing.
     pub const fn is_staged(self) -> bool {
         matches!(

@@ -12,7 +12,7 @@ mod selection;
 use std::{net::IpAddr, sync::Arc};
 
 use gain::WhatIf;
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::{Resource as _, api::networking::v1::NetworkPolicy};
 
 use crate::{
     cluster::{
@@ -69,6 +69,22 @@ pub enum Manifest {
 }
 
 impl Manifest {
+    /// Its kind.
+    pub const fn kind(&self) -> PolicyKind {
+        match self {
+            Self::Kubernetes(_) => PolicyKind::NetworkPolicy,
+            Self::Calico(..) => PolicyKind::CalicoNetworkPolicy,
+        }
+    }
+
+    /// The group and version that it is written in.
+    pub const fn api_version(&self) -> &'static str {
+        match self {
+            Self::Kubernetes(_) => NetworkPolicy::API_VERSION,
+            Self::Calico(_, group) => group.api_version(),
+        }
+    }
+
     /// The policy that it is, if it is one.
     pub fn lower(&self) -> Option<Policy> {
         match self {

@@ -2,10 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
-use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 use notify::{RecursiveMode, Watcher as _};
 use tokio::{
@@ -17,10 +16,36 @@ use whydrop_core::cluster::{
     object::{Key, Object},
 };
 
-use super::manifests::{Manifests, files};
+use crate::manifests::{ManifestError, Manifests, files};
 
 /// How long the folder must be quiet before it is read: an editor or `kubectl` writes in steps.
 const QUIET: Duration = Duration::from_millis(100);
+
+/// Why a folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// There is no folder of this name.
+    #[error("{path}: expected a folder of manifests")]
+    Absent {
+        /// Its path.
+        path: String,
+    },
+    /// Changes in it are not reported, or not any more.
+    #[error("{path}: cannot be followed")]
+    NotFollowed {
+        /// Its path.
+        path: String,
+        /// Why.
+        source: notify::Error,
+    },
+    /// Manifests that cannot be taken: a line each, the later ones as the command writes them.
+    #[error("{}", lines(.0))]
+    Manifests(Vec<ManifestError>),
+}
+
+fn lines(errors: &[ManifestError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\nwhydrop: ")
+}
 
 /// The folder, and what was read from it last.
 pub struct Folder {
@@ -29,9 +54,9 @@ pub struct Folder {
     /// Objects as they were applied.
     applied: BTreeMap<Key, Object>,
     changes: mpsc::Receiver<notify::Result<()>>,
-    /// A change was told, and the folder has not been read since.
+    /// It has changed, and the folder has not been read since.
     is_stale: bool,
-    passed_over: BTreeMap<String, usize>,
+    ignored: BTreeMap<String, usize>,
     _watcher: notify::RecommendedWatcher,
 }
 
@@ -40,43 +65,41 @@ impl Folder {
     ///
     /// # Errors
     /// A folder that cannot be read or followed, and every manifest in it that cannot be taken: to
-    /// start from half of what is meant would blame the wrong policies.
-    pub fn open(path: PathBuf, cluster: &mut Cluster) -> anyhow::Result<Self> {
+    /// start from half of what is intended would blame the wrong policies.
+    pub fn open(path: PathBuf, cluster: &mut Cluster) -> Result<Self, FolderError> {
+        let shown = path.display().to_string();
         if !path.is_dir() {
-            bail!("{}: expected a folder of manifests", path.display());
+            return Err(FolderError::Absent { path: shown });
         }
+        let not_followed = |source| FolderError::NotFollowed { path: shown.clone(), source };
         let (sender, changes) = mpsc::channel(1);
         let mut watcher =
             notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-                let told = match event {
+                let change = match event {
                     Ok(event) if event.kind.is_access() => return,
                     Ok(_) => Ok(()),
                     Err(error) => Err(error),
                 };
-                // Full: a change is waiting to be taken, and covers this one.
-                let _ = sender.try_send(told);
-            })?;
-        watcher
-            .watch(&path, RecursiveMode::NonRecursive)
-            .with_context(|| format!("{}: cannot be followed", path.display()))?;
+                // Full: a change is waiting to be handled, and covers this one.
+                let _ = sender.try_send(change);
+            })
+            .map_err(not_followed)?;
+        watcher.watch(&path, RecursiveMode::NonRecursive).map_err(not_followed)?;
         let mut folder = Self {
             path,
             files: BTreeMap::new(),
             applied: BTreeMap::new(),
             changes,
             is_stale: false,
-            passed_over: BTreeMap::new(),
+            ignored: BTreeMap::new(),
             _watcher: watcher,
         };
         let problems = folder.read(cluster, None);
         if !problems.is_empty() {
-            bail!("{}", problems.join("\nwhydrop: "));
+            return Err(FolderError::Manifests(problems));
         }
         if folder.files.is_empty() {
-            bail!(
-                "{}: no manifests in this folder: expected files ending in .yaml, .yml or .json",
-                folder.path.display()
-            );
+            return Err(FolderError::Manifests(vec![ManifestError::Empty { path: shown }]));
         }
         Ok(folder)
     }
@@ -85,7 +108,7 @@ impl Folder {
     ///
     /// # Errors
     /// Where it cannot be followed any more.
-    pub async fn changed(&mut self) -> anyhow::Result<()> {
+    pub async fn changed(&mut self) -> Result<(), FolderError> {
         if !self.is_stale {
             self.next_change().await?;
             self.is_stale = true;
@@ -96,36 +119,43 @@ impl Folder {
         Ok(())
     }
 
-    async fn next_change(&mut self) -> anyhow::Result<()> {
+    async fn next_change(&mut self) -> Result<(), FolderError> {
         match self.changes.recv().await {
-            Some(change) => change.with_context(|| self.path.display().to_string()),
+            Some(change) => change.map_err(|source| {
+                let path = self.path.display().to_string();
+                FolderError::NotFollowed { path, source }
+            }),
             // Not while the watcher lives, which this owns.
             None => std::future::pending().await,
         }
     }
 
-    /// Reads the folder again and tells what is wrong with it. A file with a mistake keeps what it
+    /// Reads the folder again and returns what is wrong with it. A file with a mistake keeps what it
     /// last held without one.
-    pub fn reload(&mut self, cluster: &mut Cluster, now: Timestamp) -> Vec<String> {
+    pub fn reload(&mut self, cluster: &mut Cluster, now: Timestamp) -> Vec<ManifestError> {
         self.is_stale = false;
         self.read(cluster, Some(now))
     }
 
-    fn read(&mut self, cluster: &mut Cluster, at: Option<Timestamp>) -> Vec<String> {
+    fn read(&mut self, cluster: &mut Cluster, at: Option<Timestamp>) -> Vec<ManifestError> {
         let mut problems = Vec::new();
         let paths = match files(&self.path) {
             Ok(paths) => paths,
-            Err(error) => return vec![format!("{}: {error}", self.path.display())],
+            Err(source) => {
+                let path = self.path.display().to_string();
+                return vec![ManifestError::Read { path, source }];
+            }
         };
         let listed: BTreeSet<&PathBuf> = paths.iter().collect();
         self.files.retain(|path, _| listed.contains(path));
         for path in &paths {
             let mut manifests = Manifests::default();
             manifests.read_file(path);
-            problems.extend(manifests.errors.iter().map(ToString::to_string));
-            if manifests.errors.is_empty() || !self.files.contains_key(path) {
+            let errors = std::mem::take(&mut manifests.errors);
+            if errors.is_empty() || !self.files.contains_key(path) {
                 self.files.insert(path.clone(), manifests);
             }
+            problems.extend(errors);
         }
         self.apply(cluster, at);
         problems
@@ -134,29 +164,31 @@ impl Folder {
     /// Brings the cluster to what the files hold now.
     fn apply(&mut self, cluster: &mut Cluster, at: Option<Timestamp>) {
         let mut unread: BTreeMap<String, usize> = BTreeMap::new();
-        let mut passed_over: BTreeMap<String, usize> = BTreeMap::new();
+        let mut ignored: BTreeMap<String, usize> = BTreeMap::new();
         let mut held: BTreeMap<Key, Object> = BTreeMap::new();
         for (path, manifests) in &self.files {
             for (kind, count) in &manifests.unread {
                 *unread.entry(kind.clone()).or_default() += count;
             }
-            for (kind, count) in &manifests.passed_over {
-                *passed_over.entry(kind.clone()).or_default() += count;
+            for (kind, count) in &manifests.ignored {
+                *ignored.entry(kind.clone()).or_default() += count;
             }
             for object in &manifests.objects {
                 if held.insert(object.key(), object.clone()).is_some() {
-                    warn_twice(path, &object.key());
+                    let (file, key) = (path.display(), object.key());
+                    tracing::warn!(%file, "{key} is defined twice; using the last one");
                 }
             }
         }
-        if passed_over != self.passed_over {
-            for (kind, count) in &passed_over {
-                tracing::info!(count, "objects of kind {kind} take no part and are passed over");
+        if ignored != self.ignored {
+            for (kind, count) in &ignored {
+                tracing::info!(count, "ignoring objects of kind {kind}");
             }
-            self.passed_over = passed_over;
+            self.ignored = ignored;
         }
-        let is_calico = self.files.values().any(|file| file.engine == Engine::Calico);
-        cluster.set_engine(if is_calico { Engine::Calico } else { Engine::Standard });
+        let mut engines = self.files.values().map(|file| file.engine);
+        let engine = engines.find(|engine| *engine != Engine::Standard);
+        cluster.set_engine(engine.unwrap_or_default());
         cluster.set_unread(unread);
         let gone = self.applied.keys().filter(|key| !held.contains_key(*key));
         for key in gone {
@@ -169,8 +201,4 @@ impl Folder {
         }
         self.applied = held;
     }
-}
-
-fn warn_twice(path: &Path, key: &Key) {
-    tracing::warn!(file = %path.display(), "{key} is there twice; the last one counts");
 }

@@ -2,13 +2,15 @@
 
 #![forbid(unsafe_code)]
 
-pub mod agents;
-pub mod chain;
+pub mod agent_logs;
+pub mod api_error;
 pub mod connect;
 pub mod decode;
 #[cfg(feature = "folder")]
 pub mod folder;
 pub mod live;
 pub mod manifests;
+pub mod resource;
 #[cfg(feature = "folder")]
 pub mod source;
+pub mod update;

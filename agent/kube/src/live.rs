@@ -1,10 +1,10 @@
-//! The cluster as its API server tells it.
+//! The cluster as its API server shows it.
 //!
 //! Followed are the pods of this node, and of the whole cluster what is small: namespaces, nodes and
 //! policies. Who holds any other address is looked up when a drop names it. Objects are stripped to
 //! what decisions depend on as soon as they are read.
 
-mod kinds;
+mod list;
 mod look_up;
 pub mod once;
 mod owners;
@@ -18,16 +18,22 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use tokio::sync::mpsc;
-use whydrop_core::cluster::{
-    Cluster, Engine, Snapshot,
-    look_up::{LookUp, Query},
-    object::{Key, Kind, Object},
+use whydrop_core::{
+    cluster::{
+        Cluster, Engine, Snapshot,
+        look_up::{LookUp, Query},
+        object::{Key, Kind, Object},
+    },
+    kinds::{self, KindRow},
 };
 
-use kinds::Followed;
+use crate::{
+    api_error::ApiError,
+    update::{Trouble, Update},
+};
 use look_up::{About, Found};
 
-/// How much news waits for the agent's one task, which takes it as it comes: a burst of a rollout.
+/// How much news waits for the agent's one task, which handles it as it comes: a burst of a rollout.
 const NEWS_MAX: usize = 1024;
 
 /// How many addresses are looked up at a time, so that a scan of the cluster's addresses does not
@@ -46,62 +52,34 @@ const REMEMBERED: SignedDuration = SignedDuration::from_mins(10);
 /// Something that was heard of the cluster.
 enum News {
     /// All there is of a kind, and the names of those that cannot be read.
-    Listed(Followed, Vec<Object>, BTreeSet<String>),
+    Listed(&'static KindRow, Vec<Object>, BTreeSet<String>),
     /// The API server does not know a kind.
-    NotServed(Followed),
+    NotServed(&'static KindRow),
     /// An object as it is now.
     Applied(Box<Object>),
     /// An object is gone.
     Deleted(Key),
     /// Whether the object of this name is one that cannot be read.
-    Unread(Followed, String, bool),
-    /// An object was passed over, and why.
+    Unread(&'static KindRow, String, bool),
+    /// An object was ignored, and why.
     Skipped(String),
     /// A kind cannot be listed or followed, and why.
-    Failing(Followed, String),
+    Failing(&'static KindRow, ApiError),
     /// What was looked up.
-    LookedUp(Query, Result<Found, String>),
+    LookedUp(Query, Result<Found, ApiError>),
 }
 
 impl News {
     /// Whether policies may have changed, or what they select by.
     fn is_of_policies(&self) -> bool {
-        let decides =
-            |kind: Kind| kind.decides() || matches!(kind, Kind::Namespace | Kind::ServiceAccount);
-        match self {
-            Self::Listed(followed, ..) | Self::NotServed(followed) => {
-                followed.is.is_none_or(decides)
-            }
-            Self::Applied(object) => decides(object.key().kind),
-            Self::Deleted(key) => decides(key.kind),
-            _ => false,
-        }
+        let row = match self {
+            Self::Listed(row, ..) | Self::NotServed(row) => *row,
+            Self::Applied(object) => kinds::of(object.key().kind),
+            Self::Deleted(key) => kinds::of(key.kind),
+            _ => return false,
+        };
+        row.decides() || matches!(row.reads(), Some(Kind::Namespace | Kind::ServiceAccount))
     }
-}
-
-/// What came of taking news over.
-#[derive(Debug, Default)]
-pub struct Taken {
-    /// What is to be reported.
-    pub troubles: Vec<Trouble>,
-    /// Policies changed, or what they select by.
-    pub policies_changed: bool,
-}
-
-/// Something to tell of the source itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// An object was passed over, and why.
-    Skipped(String),
-    /// Kinds cannot be followed.
-    Failing {
-        /// Which, and why.
-        what: String,
-        /// Since when.
-        since: Timestamp,
-    },
-    /// All kinds are followed again.
-    Recovered,
 }
 
 /// A connection to the API server, and what was heard by it.
@@ -113,14 +91,15 @@ pub struct Live {
     waiting: Vec<News>,
     /// What was listed, by kind.
     held: HashMap<Kind, BTreeSet<Key>>,
-    /// Kinds that have been listed once.
-    listed: BTreeSet<Followed>,
+    /// Kinds that have been listed once, and those of them that the API server knows.
+    listed: BTreeSet<&'static KindRow>,
+    served: BTreeSet<&'static KindRow>,
     /// Names of objects that cannot be read: nobody can read the kind, or they are malformed.
-    unread: BTreeMap<Followed, BTreeSet<String>>,
-    failing: BTreeMap<Followed, (Timestamp, String)>,
-    /// What failed a turn ago, and the failures that have been told.
-    failed: BTreeSet<Followed>,
-    told: BTreeSet<Followed>,
+    unread: BTreeMap<&'static KindRow, BTreeSet<String>>,
+    failing: BTreeMap<&'static KindRow, (Timestamp, ApiError)>,
+    /// What failed a turn ago, and the failures that have been reported.
+    failed: BTreeSet<&'static KindRow>,
+    reported: BTreeSet<&'static KindRow>,
     looking_up: BTreeSet<Query>,
     /// How many look-ups were begun in a second, and in which.
     begun: (i64, usize),
@@ -131,11 +110,12 @@ impl Live {
     /// Begins to follow the cluster.
     pub fn start(client: Client, node: Arc<str>, cluster: &mut Cluster) -> Self {
         let (sender, news) = mpsc::channel(NEWS_MAX);
-        for followed in kinds::followed() {
-            let fields = (followed == kinds::POD).then(|| format!("spec.nodeName={node}"));
-            tokio::spawn(watch::follow(client.clone(), followed, fields, sender.clone()));
+        for row in followed() {
+            let is_pod = row.reads() == Some(Kind::Pod);
+            let fields = is_pod.then(|| format!("spec.nodeName={node}"));
+            tokio::spawn(watch::follow(client.clone(), row, fields, sender.clone()));
         }
-        *cluster = Cluster::unsynced(kinds::followed().filter_map(|followed| followed.is));
+        *cluster = Cluster::unsynced(followed().filter_map(KindRow::reads));
         cluster.look_up_on_demand();
         Self {
             client,
@@ -145,10 +125,11 @@ impl Live {
             waiting: Vec::new(),
             held: HashMap::new(),
             listed: BTreeSet::new(),
+            served: BTreeSet::new(),
             unread: BTreeMap::new(),
             failing: BTreeMap::new(),
             failed: BTreeSet::new(),
-            told: BTreeSet::new(),
+            reported: BTreeSet::new(),
             looking_up: BTreeSet::new(),
             begun: (0, 0),
             looked_up: BTreeMap::new(),
@@ -165,34 +146,28 @@ impl Live {
 
     /// Whether every kind has been listed once.
     pub fn is_synced(&self) -> bool {
-        kinds::followed().all(|followed| self.listed.contains(&followed))
+        followed().all(|row| self.listed.contains(row))
     }
 
     /// Every kind that is to be followed, and whether it is at this moment.
     pub fn followed(&self) -> impl Iterator<Item = (String, bool)> {
-        let is_followed = |followed: &Followed| {
-            self.listed.contains(followed) && !self.failing.contains_key(followed)
-        };
-        kinds::followed().map(move |followed| (followed.name(), is_followed(&followed)))
+        let is_followed = |row| self.listed.contains(row) && !self.failing.contains_key(row);
+        followed().map(move |row| (row.name(), is_followed(row)))
     }
 
-    /// Takes the news over into the cluster, and returns what is to be told of it.
-    pub fn take(&mut self, cluster: &mut Cluster, now: Timestamp) -> Taken {
-        let mut taken = Taken::default();
+    /// Brings the cluster up to date, and returns what is to be reported.
+    pub fn update(&mut self, cluster: &mut Cluster, now: Timestamp) -> Update {
+        let mut update = Update::default();
         for news in std::mem::take(&mut self.waiting) {
-            taken.policies_changed |= news.is_of_policies();
+            update.policies_changed |= news.is_of_policies();
             match news {
-                News::Listed(followed, objects, unread) => {
-                    if followed == kinds::CALICO_NETWORK_POLICY {
-                        cluster.set_engine(Engine::Calico);
-                    }
-                    self.listed(cluster, followed, objects, unread, now);
+                News::Listed(row, objects, unread) => {
+                    self.served.insert(row);
+                    self.listed(cluster, row, objects, unread, now);
                 }
-                News::NotServed(followed) => {
-                    if followed == kinds::CALICO_NETWORK_POLICY {
-                        cluster.set_engine(Engine::Standard);
-                    }
-                    self.listed(cluster, followed, Vec::new(), BTreeSet::new(), now);
+                News::NotServed(row) => {
+                    self.served.remove(row);
+                    self.listed(cluster, row, Vec::new(), BTreeSet::new(), now);
                 }
                 News::Applied(object) => {
                     if let Some(held) = self.held.get_mut(&object.key().kind) {
@@ -206,44 +181,42 @@ impl Live {
                     }
                     cluster.delete(&key, now);
                 }
-                News::Unread(followed, name, is_unread) => {
-                    let names = self.unread.entry(followed).or_default();
+                News::Unread(row, name, is_unread) => {
+                    let names = self.unread.entry(row).or_default();
                     if is_unread {
                         names.insert(name)
                     } else {
                         names.remove(&name)
                     };
                 }
-                News::Skipped(what) => taken.troubles.push(Trouble::Skipped(what)),
-                News::Failing(followed, why) => {
-                    if let Some(kind) = followed.is {
-                        cluster.failing(kind, now, &why);
+                News::Skipped(what) => update.troubles.push(Trouble::Skipped(what)),
+                News::Failing(row, why) => {
+                    if let Some(kind) = row.reads() {
+                        cluster.failing(kind, now, &why.to_string());
                     }
-                    let since = self.failing.get(&followed).map_or(now, |(since, _)| *since);
-                    self.failing.insert(followed, (since, why));
+                    let since = self.failing.get(row).map_or(now, |(since, _)| *since);
+                    self.failing.insert(row, (since, why));
                 }
                 News::LookedUp(sought, found) => self.looked_up(cluster, sought, found, now),
             }
         }
-        let policies = self
-            .unread
-            .iter()
-            .filter(|(followed, names)| followed.is.is_none_or(Kind::decides) && !names.is_empty());
-        cluster.set_unread(policies.map(|(kind, names)| (kind.name(), names.len())).collect());
-        taken
+        cluster.set_engine(engine(self.served.iter().copied()));
+        let unread = self.unread.iter().filter(|(row, names)| row.decides() && !names.is_empty());
+        cluster.set_unread(unread.map(|(row, names)| (row.name(), names.len())).collect());
+        update
     }
 
-    /// What of the failures has not been told, once it has stayed the same from one turn to the
-    /// next, so that an API server that goes away is told as one.
+    /// What of the failures has not been reported, once it has stayed the same from one turn to the
+    /// next, so that an API server that goes away is reported as one.
     pub fn news_of_failures(&mut self) -> Option<Trouble> {
         let failing: BTreeSet<_> = self.failing.keys().copied().collect();
         let is_settled = std::mem::replace(&mut self.failed, failing.clone()) == failing;
-        if !is_settled || failing == self.told {
+        if !is_settled || failing == self.reported {
             return None;
         }
-        let has_more = failing.difference(&self.told).next().is_some();
-        self.told = failing;
-        if self.told.is_empty() {
+        let has_more = failing.difference(&self.reported).next().is_some();
+        self.reported = failing;
+        if self.reported.is_empty() {
             return Some(Trouble::Recovered);
         }
         has_more.then(|| self.failure())
@@ -251,11 +224,11 @@ impl Live {
 
     /// All that fails, by reason. Kinds that are only counted are named where no other fails.
     fn failure(&self) -> Trouble {
-        let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        let is_read = self.failing.keys().any(|followed| followed.is.is_some());
-        for (followed, (_, why)) in &self.failing {
-            if followed.is.is_some() == is_read {
-                by_reason.entry(why).or_default().push(followed.name());
+        let mut by_reason: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let is_read = self.failing.keys().any(|row| row.reads().is_some());
+        for (row, (_, why)) in &self.failing {
+            if row.reads().is_some() == is_read {
+                by_reason.entry(why.to_string()).or_default().push(row.name());
             }
         }
         let parts = by_reason.iter().map(|(why, kinds)| format!("{}: {why}", kinds.join(", ")));
@@ -312,19 +285,19 @@ impl Live {
     fn listed(
         &mut self,
         cluster: &mut Cluster,
-        followed: Followed,
+        row: &'static KindRow,
         objects: Vec<Object>,
         unread: BTreeSet<String>,
         now: Timestamp,
     ) {
         // The first list says nothing of when things came to be so.
-        let at = (!self.listed.insert(followed)).then_some(now);
+        let at = (!self.listed.insert(row)).then_some(now);
         if at.is_none() {
             cluster.history_begins(now);
         }
-        self.unread.insert(followed, unread);
-        self.failing.remove(&followed);
-        let Some(kind) = followed.is else { return };
+        self.unread.insert(row, unread);
+        self.failing.remove(row);
+        let Some(kind) = row.reads() else { return };
         let held: BTreeSet<Key> = objects.iter().map(Object::key).collect();
         let before = self.held.insert(kind, held).unwrap_or_default();
         for key in before.difference(&self.held[&kind]) {
@@ -340,7 +313,7 @@ impl Live {
         &mut self,
         cluster: &mut Cluster,
         sought: Query,
-        found: Result<Found, String>,
+        found: Result<Found, ApiError>,
         now: Timestamp,
     ) {
         self.looking_up.remove(&sought);
@@ -369,12 +342,12 @@ impl Live {
                 }
                 (None, scale)
             }
-            Err(why) => (Some(why.into()), None),
+            Err(why) => (Some(why.to_string().into()), None),
         };
         cluster.looked_up(sought, LookUp { at: now, failed, scale });
         while self.looked_up.len() > REMEMBERED_MAX {
-            let eldest = self.looked_up.iter().min_by_key(|(_, (at, _))| *at);
-            let Some(sought) = eldest.map(|(sought, _)| sought.clone()) else { break };
+            let oldest = self.looked_up.iter().min_by_key(|(_, (at, _))| *at);
+            let Some(sought) = oldest.map(|(sought, _)| sought.clone()) else { break };
             self.forget(cluster, &sought, now);
         }
     }
@@ -393,4 +366,15 @@ impl Live {
     fn is_held(&self, key: &Key) -> bool {
         self.looked_up.values().any(|(_, held)| held.contains(key))
     }
+}
+
+/// The kinds that an agent follows.
+fn followed() -> impl Iterator<Item = &'static KindRow> {
+    kinds::all().filter(|row| row.is_followed())
+}
+
+/// Who enforces where these kinds are served.
+fn engine<'a>(served: impl IntoIterator<Item = &'a KindRow>) -> Engine {
+    let mut engines = served.into_iter().map(|row| row.engine);
+    engines.find(|engine| *engine != Engine::Standard).unwrap_or_default()
 }

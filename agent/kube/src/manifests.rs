@@ -13,10 +13,11 @@ use whydrop_core::{
         Cluster, Engine,
         object::{Key, Object},
     },
+    kinds,
     problem::Problem,
 };
 
-use super::decode::{Decoded, TypeMeta, decode};
+use crate::decode::{Decoded, TypeMeta, decode};
 
 /// File name endings that count as manifests in a folder, as for `kubectl apply -f`.
 const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
@@ -30,7 +31,7 @@ pub struct Origin {
     pub document: usize,
     /// 1-based line where the document starts.
     pub line: usize,
-    /// The object, as far as it could be told: `NetworkPolicy backend/allow-web`.
+    /// The object, as far as it says: `NetworkPolicy backend/allow-web`.
     pub object: String,
 }
 
@@ -82,11 +83,11 @@ pub enum ManifestError {
 pub struct Manifests {
     /// The objects, in the order of files and documents.
     pub objects: Vec<Object>,
-    /// How many objects of kinds that take no part were passed over.
-    pub passed_over: BTreeMap<String, usize>,
+    /// How many objects of kinds that take no part were ignored.
+    pub ignored: BTreeMap<String, usize>,
     /// How many policies of kinds that this version cannot read there are.
     pub unread: BTreeMap<String, usize>,
-    /// Who enforces, as far as the objects tell.
+    /// Who enforces, as far as the objects show.
     pub engine: Engine,
     /// What is wrong with the others.
     pub errors: Vec<ManifestError>,
@@ -150,8 +151,11 @@ impl Manifests {
                 Origin { file: file.to_owned(), document: index + 1, line, object: String::new() };
             match yaml(document, line) {
                 Ok(Value::Null) => {}
-                Ok(value) => self.take(&origin, value),
-                Err(message) => self.errors.push(ManifestError::Syntax { origin, message }),
+                Ok(value) => self.add(&origin, value),
+                Err(error) => {
+                    let message = error.to_string();
+                    self.errors.push(ManifestError::Syntax { origin, message });
+                }
             }
         }
     }
@@ -165,7 +169,7 @@ impl Manifests {
             let origin = Origin { file: file.to_owned(), document, line, object: String::new() };
             match stream.next() {
                 None => return,
-                Some(Ok(value)) => self.take(&origin, value),
+                Some(Ok(value)) => self.add(&origin, value),
                 Some(Err(error)) => {
                     let message = error.to_string();
                     return self.errors.push(ManifestError::Syntax { origin, message });
@@ -174,17 +178,17 @@ impl Manifests {
         }
     }
 
-    fn take(&mut self, origin: &Origin, value: Value) {
+    fn add(&mut self, origin: &Origin, value: Value) {
         let origin = Origin { object: object_name(&value), ..origin.clone() };
         let meta = TypeMeta::of(&value).unwrap_or_default();
-        if meta.engine() == Engine::Calico {
-            self.engine = Engine::Calico;
+        if self.engine == Engine::Standard {
+            self.engine = kinds::engine_of(&meta.api_version);
         }
         let kind = meta.to_string();
         match decode(value) {
             Ok(Decoded::Object(object)) => self.objects.push(*object),
-            Ok(Decoded::List(items)) => items.into_iter().for_each(|item| self.take(&origin, item)),
-            Ok(Decoded::NoPart) => *self.passed_over.entry(kind).or_default() += 1,
+            Ok(Decoded::List(items)) => items.into_iter().for_each(|item| self.add(&origin, item)),
+            Ok(Decoded::NoPart) => *self.ignored.entry(kind).or_default() += 1,
             Ok(Decoded::Unread) => *self.unread.entry(kind).or_default() += 1,
             Err(problem) => self.errors.push(ManifestError::Field { origin, problem }),
         }
@@ -244,11 +248,29 @@ fn yaml_documents(text: &str) -> Vec<(usize, &str)> {
     documents
 }
 
+/// A document that is not YAML.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum YamlError {
+    /// The parser knows where.
+    #[error("line {line}, column {column}: not YAML: {message}")]
+    At {
+        /// 1-based line.
+        line: usize,
+        /// 1-based column.
+        column: u64,
+        /// What the parser says.
+        message: String,
+    },
+    /// It does not.
+    #[error("not YAML: {0}")]
+    Somewhere(String),
+}
+
 /// Reads one YAML (or JSON) document; line numbers in errors count from `start_line`.
 ///
 /// # Errors
 /// Where it is not YAML, and in which line and column.
-pub fn yaml(document: &str, start_line: usize) -> Result<Value, String> {
+pub fn yaml(document: &str, start_line: usize) -> Result<Value, YamlError> {
     let options = serde_saphyr::options! { with_snippet: false };
     serde_saphyr::from_str_with_options(document, options).map_err(|error| {
         let message = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
@@ -257,14 +279,14 @@ pub fn yaml(document: &str, start_line: usize) -> Result<Value, String> {
                 let line = start_line + usize::try_from(at.line()).unwrap_or(1).saturating_sub(1);
                 let message =
                     message.split(" at line ").next().unwrap_or(&message).trim().to_owned();
-                format!("line {line}, column {}: not YAML: {message}", at.column())
+                YamlError::At { line, column: at.column(), message }
             }
-            None => format!("not YAML: {message}"),
+            None => YamlError::Somewhere(message),
         }
     })
 }
 
-/// `NetworkPolicy backend/allow-web`, as far as it can be told.
+/// `NetworkPolicy backend/allow-web`, as far as it says.
 fn object_name(value: &Value) -> String {
     let kind = value["kind"].as_str().unwrap_or("(no kind)");
     let name = value["metadata"]["name"].as_str().unwrap_or("(no name)");

@@ -3,14 +3,16 @@
 use jiff::Timestamp;
 use whydrop_core::cluster::{Cluster, Snapshot, look_up::Query};
 
-use super::{
-    folder::Folder,
-    live::{Live, Taken, Trouble},
+use crate::{
+    folder::{Folder, FolderError},
+    live::Live,
+    manifests::ManifestError,
+    update::{Trouble, Update},
 };
 
 /// The one writer of a [`Cluster`].
 pub enum Source {
-    /// Manifests, all of which are there from the start.
+    /// Manifests, which are all there from the start.
     Manifests(Folder),
     /// An API server.
     Api(Box<Live>),
@@ -21,7 +23,7 @@ impl Source {
     ///
     /// # Errors
     /// Where a folder cannot be followed any more.
-    pub async fn changed(&mut self) -> anyhow::Result<()> {
+    pub async fn changed(&mut self) -> Result<(), FolderError> {
         match self {
             Self::Manifests(folder) => folder.changed().await,
             Self::Api(live) => {
@@ -31,16 +33,17 @@ impl Source {
         }
     }
 
-    /// Takes the news over into the cluster.
-    pub fn take(&mut self, cluster: &mut Cluster, now: Timestamp) -> Taken {
+    /// Brings the cluster up to date with the news.
+    pub fn update(&mut self, cluster: &mut Cluster, now: Timestamp) -> Update {
         match self {
             Self::Manifests(folder) => {
                 let problems = folder.reload(cluster, now);
                 tracing::info!(revision = cluster.snapshot().revision(), "manifests changed");
-                let troubles = problems.into_iter().map(Trouble::Skipped).collect();
-                Taken { troubles, policies_changed: true }
+                let skipped = |error: &ManifestError| Trouble::Skipped(error.to_string());
+                let troubles = problems.iter().map(skipped).collect();
+                Update { troubles, policies_changed: true }
             }
-            Self::Api(live) => live.take(cluster, now),
+            Self::Api(live) => live.update(cluster, now),
         }
     }
 
@@ -52,7 +55,7 @@ impl Source {
         }
     }
 
-    /// Every kind that an API server is asked to tell of, and whether it does at this moment.
+    /// Every kind that an API server is asked about, and whether it is followed at this moment.
     pub fn followed(&self) -> Vec<(String, bool)> {
         match self {
             Self::Manifests(_) => Vec::new(),
@@ -75,7 +78,7 @@ impl Source {
         }
     }
 
-    /// To be called every second or so: what is to be told of the connection, and forgotten.
+    /// To be called every second or so: what is to be reported about the connection, and forgotten.
     pub fn turn(&mut self, cluster: &mut Cluster, now: Timestamp) -> Option<Trouble> {
         match self {
             Self::Manifests(_) => None,

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use whydrop_core::{
     flow::Direction,
+    kinds,
     remedy::{Manifest, patch},
 };
 
@@ -42,12 +43,13 @@ fn edit_of(edit: &patch::Edit) -> Edit {
         true => json!([{"op": "add", "path": format!("{path}/-"), "value": rule}]),
         false => json!([{"op": "add", "path": path, "value": [rule]}]),
     };
+    let plural = kinds::of_policy(edit.policy.kind).plural;
     let group = edit.api_version.split('/').next().unwrap_or_default();
     let namespace = edit.policy.namespace.as_deref().unwrap_or_default();
     // What begins with a dash would be an option.
     let between = if edit.policy.name.starts_with('-') { '/' } else { ' ' };
     let command = format!(
-        "kubectl patch networkpolicies.{group}{between}{} --namespace {} --type json --patch {}",
+        "kubectl patch {plural}.{group}{between}{} --namespace {} --type json --patch {}",
         shell_word(&edit.policy.name),
         shell_word(namespace),
         shell_word(&json_text(&operation.to_string()))

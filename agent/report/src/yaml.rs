@@ -1,11 +1,10 @@
 //! Objects as YAML that `kubectl apply -f -` takes.
 
 use k8s_openapi::{
-    api::networking::v1::{NetworkPolicy, NetworkPolicySpec},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    api::networking::v1::NetworkPolicySpec, apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use serde::Serialize;
-use whydrop_core::remedy::Manifest;
+use whydrop_core::{kinds, remedy::Manifest};
 
 use crate::escape::yaml;
 
@@ -49,16 +48,14 @@ struct RuleDocument {
 /// Writes policies as a stream of YAML documents.
 pub fn documents(policies: &[Manifest]) -> String {
     // Objects of the API are maps of strings, numbers and lists: nothing that YAML cannot hold.
-    let document = |policy: &Manifest| match policy {
-        Manifest::Kubernetes(policy) => yaml(&of_kubernetes(policy)),
-        Manifest::Calico(policy, group) => yaml(&Document {
-            api_version: group.api_version(),
-            kind: "NetworkPolicy",
-            metadata: metadata(&policy.metadata),
-            spec: &policy.spec,
-        }),
+    let written = |policy: &Manifest| match policy {
+        Manifest::Kubernetes(kubernetes) => {
+            let spec = kubernetes.spec.as_ref().map_or_else(|| spec(NO_SPEC), spec);
+            yaml(&document(policy, &kubernetes.metadata, spec))
+        }
+        Manifest::Calico(calico, _) => yaml(&document(policy, &calico.metadata, &calico.spec)),
     };
-    policies.iter().filter_map(document).collect::<Vec<_>>().join("---\n")
+    policies.iter().filter_map(written).collect::<Vec<_>>().join("---\n")
 }
 
 /// A part of an object as comments, to be read before what changes it.
@@ -67,20 +64,17 @@ pub fn commented(part: &serde_json::Value) -> String {
     format!("#   {}\n", yaml.trim_end().replace('\n', "\n#   "))
 }
 
-fn of_kubernetes(policy: &NetworkPolicy) -> Document<'_, Spec<'_>> {
-    Document {
-        api_version: "networking.k8s.io/v1",
-        kind: "NetworkPolicy",
-        metadata: metadata(&policy.metadata),
-        spec: policy.spec.as_ref().map_or_else(|| spec(NO_SPEC), spec),
-    }
-}
-
-fn metadata(metadata: &ObjectMeta) -> Metadata<'_> {
-    Metadata {
+fn document<'a, Spec>(
+    policy: &Manifest,
+    metadata: &'a ObjectMeta,
+    spec: Spec,
+) -> Document<'a, Spec> {
+    let metadata = Metadata {
         namespace: metadata.namespace.as_deref().unwrap_or_default(),
         name: metadata.name.as_deref().unwrap_or_default(),
-    }
+    };
+    let kind = kinds::of_policy(policy.kind()).kind;
+    Document { api_version: policy.api_version(), kind, metadata, spec }
 }
 
 const NO_SPEC: &NetworkPolicySpec =

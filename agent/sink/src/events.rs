@@ -37,7 +37,7 @@ use super::{
     reading::{Loss, Queue, SinkReadings},
     sink::Sink,
 };
-use whydrop_kube::chain::kube_chain;
+use whydrop_kube::api_error::ApiError;
 use whydrop_report::escape::escape;
 
 /// How many notes wait for a slow API server (about 1 kB each).
@@ -311,7 +311,7 @@ impl Writer {
     /// Counts notes without an Event; logs why once, not each time.
     fn failed(&mut self, error: &kube::Error, notes: u64) {
         self.shed.fetch_add(notes, Ordering::Relaxed);
-        let complaint = kube_chain(error);
+        let complaint = ApiError::from(error).to_string();
         if complaint != self.complaint {
             tracing::warn!("cannot write Kubernetes Events: {complaint}");
             self.complaint = complaint;

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
-use whydrop_core::{diagnosis::Diagnosis, docket};
+use whydrop_core::{diagnosis::Diagnosis, docket, kinds};
 
 use whydrop_report::{
     flow_of,
@@ -39,7 +39,7 @@ impl Note {
         };
         let related = cause.policy.as_ref().map(|policy| ObjectReference {
             api_version: Some(policy.api_version.to_string()),
-            kind: Some(policy.reference.kind.api_name().to_owned()),
+            kind: Some(kinds::of_policy(policy.reference.kind).kind.to_owned()),
             namespace: policy.reference.namespace.as_deref().map(str::to_owned),
             name: Some(policy.reference.name.to_string()),
             uid: policy.uid.as_deref().map(str::to_owned),

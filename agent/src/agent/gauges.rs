@@ -1,7 +1,7 @@
 //! How the agent is doing: reports what was lost, and takes the readings for the metrics.
 
 use jiff::Timestamp;
-use whydrop_core::{cluster::object::Kind, docket::PENDING_MAX};
+use whydrop_core::{docket::PENDING_MAX, kinds};
 
 use super::{
     Agent,
@@ -79,7 +79,7 @@ impl Agent {
                 "objects",
                 "Objects that the agent knows, by kind.",
                 "kind",
-                Kind::all().map(|kind| (kind, snapshot.count(kind))),
+                kinds::read().map(|kind| (kind, snapshot.count(kind))),
             ),
             Reading::gauges(
                 "policies_unread",

@@ -3,16 +3,16 @@
 use std::{collections::BTreeMap, error::Error, fmt::Display};
 
 use jiff::Timestamp;
-use whydrop_core::{chain::chain, cluster::object::Kind};
+use whydrop_core::{chain::chain, cluster::object::Kind, kinds};
 
 use super::Agent;
-use crate::{cluster::live::Trouble, probe::PartState, report::AgentState};
+use crate::{cluster::update::Trouble, probe::PartState, report::AgentState};
 
 impl Agent {
     /// What it knows and watches, and what it cannot do.
     pub(super) fn report_ready(&self) {
         let snapshot = self.cluster.snapshot();
-        let objects: BTreeMap<_, _> = Kind::all()
+        let objects: BTreeMap<_, _> = kinds::read()
             .map(|kind| (kind.to_string(), snapshot.count(kind)))
             .filter(|(_, count)| *count > 0)
             .collect();

@@ -12,7 +12,7 @@ use super::{
     agent::{host_name, stop_signal},
 };
 use crate::{
-    cluster::{agents::SELECTOR, connect::KubeArgs},
+    cluster::{agent_logs::SELECTOR, connect::KubeArgs},
     heal::{self, From, Options},
     sink::log::Format,
 };

@@ -11,7 +11,7 @@ use whydrop_core::cluster::Snapshot;
 
 use super::{ends::NamedEnd, messages::complain, progress::Progress};
 use crate::cluster::{
-    agents::{LogLine, SELECTOR, once},
+    agent_logs::{LogLine, SELECTOR, once},
     connect::{KubeArgs, connect},
     live::once::{Wanted, read},
     manifests::Manifests,
@@ -79,7 +79,7 @@ impl ClusterArgs {
             }
             bail!("{last}");
         }
-        for (kind, count) in &manifests.passed_over {
+        for (kind, count) in &manifests.ignored {
             tracing::debug!(kind, count, "ignoring objects of this kind");
         }
         Ok(manifests.cluster().snapshot())
@@ -96,7 +96,7 @@ impl OpenCluster {
             bail!("--records FILE is missing: manifests have no agents to ask");
         };
         let since = Timestamp::now() - RECALLED;
-        runtime.block_on(once(client, namespace, SELECTOR, Some(since)))
+        Ok(runtime.block_on(once(client, namespace, SELECTOR, Some(since)))?)
     }
 
     /// The namespace of pods that are given without one, if it is known.

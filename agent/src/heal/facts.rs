@@ -7,6 +7,7 @@ use whydrop_core::{
     heal::{DropReport, FlowPast, IncidentReport, IncidentState},
     incident::{HappenedKind, IncidentId, StepKind},
     policy::{PolicyKind, PolicyRef},
+    problem::{FieldPath, Problem},
 };
 
 use crate::report::{
@@ -14,8 +15,11 @@ use crate::report::{
     incident::{IncidentRecord, IncidentResolution},
 };
 
-/// What a record says of an incident; an error names the field that cannot be read.
-pub(super) fn told(record: &IncidentRecord) -> Result<IncidentReport, String> {
+/// What a record says of an incident.
+///
+/// # Errors
+/// The field that cannot be read.
+pub(super) fn incident_report(record: &IncidentRecord) -> Result<IncidentReport, Problem> {
     let class = record.cause.class.known().copied();
     let ends = record.affected.iter().flat_map(|path| [&path.source, &path.destination]);
     let namespaces = ends.filter_map(|end| end.namespace.as_deref());
@@ -31,31 +35,32 @@ pub(super) fn told(record: &IncidentRecord) -> Result<IncidentReport, String> {
         last: record.last.into(),
         severity: record.severity,
         confidence: record.confidence,
-        class: class.ok_or_else(|| format!("cause.class: {} is not known", record.cause.class))?,
+        class: class.ok_or_else(|| expected("cause.class", "a class", &record.cause.class.to_string()))?,
         responsible: record.cause.responsible.iter().filter_map(policy).collect(),
         namespaces: namespaces.chain(of_policies).map(Into::into).collect::<BTreeSet<_>>(),
         has_remedy: record.plan.iter().any(verified),
     })
 }
 
-/// What a record says of a flow that died; `None` where none did.
-pub(super) fn died(record: &DropRecord) -> Result<Option<DropReport>, String> {
+/// What a record says of a flow that was dropped; `None` where none was.
+///
+/// # Errors
+/// The field that cannot be read.
+pub(super) fn drop_report(record: &DropRecord) -> Result<Option<DropReport>, Problem> {
     if record.kind == DropKind::Finding {
         return Ok(None);
     }
     let (source, destination) = (&record.flow.source, &record.flow.destination);
-    let address = |field: &str, text: &str| {
-        text.parse().map_err(|_| format!("{field}: expected an address, found {text}"))
-    };
+    let address =
+        |field: &str, text: &str| text.parse().map_err(|_| expected(field, "an address", text));
+    let (port, protocol) = ("flow.destination.port", &record.flow.protocol);
     let flow = Flow {
         source: address("flow.source.ip", &source.ip)?,
         destination: address("flow.destination.ip", &destination.ip)?,
-        port: destination.port.ok_or("flow.destination.port: expected a port, found none")?,
-        protocol: *record
-            .flow
-            .protocol
-            .known()
-            .ok_or_else(|| format!("flow.protocol: {} is not known", record.flow.protocol))?,
+        port: destination.port.ok_or_else(|| expected(port, "a port", "none"))?,
+        protocol: *protocol.known().ok_or_else(|| {
+            expected("flow.protocol", "TCP, UDP or SCTP", &protocol.to_string())
+        })?,
     };
     Ok(Some(DropReport {
         incident: id("incident", &record.incident)?,
@@ -96,9 +101,16 @@ fn policy(reference: &ObjectRef) -> Option<PolicyRef> {
 }
 
 /// Reads the name of an incident.
-pub(super) fn id(field: &str, text: &str) -> Result<IncidentId, String> {
+///
+/// # Errors
+/// The field, with what it holds.
+pub(super) fn id(field: &str, text: &str) -> Result<IncidentId, Problem> {
     let number = u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16);
-    number.map(IncidentId).ok_or_else(|| format!("{field}: expected 16 hex digits, found {text}"))
+    number.map(IncidentId).ok_or_else(|| expected(field, "16 hex digits", text))
+}
+
+fn expected(field: &str, expected: &str, found: &str) -> Problem {
+    FieldPath::root(field).expected(expected, found)
 }
 
 #[cfg(test)]
@@ -109,7 +121,7 @@ mod tests {
     use super::*;
     use crate::report::Record;
 
-    /// What the agent of `worker-1` tells of a flow that died, with this of the time before.
+    /// What the agent of `worker-1` reports about a dropped flow, with this of the time before.
     fn past_of(before: &Value) -> FlowPast {
         let mut record = json!({
             "schema": "whydrop/v1", "kind": "drop", "time": "2026-01-02T03:04:05.000000Z",
@@ -135,9 +147,9 @@ mod tests {
             }
         }
         let Ok(Record::Drop(record)) = serde_json::from_value(record) else { panic!("a drop") };
-        let died = died(&record).expect("it can be read").expect("a flow that died");
-        assert_eq!(&*died.node, "worker-1");
-        died.past
+        let report = drop_report(&record).expect("it can be read").expect("a flow that was dropped");
+        assert_eq!(&*report.node, "worker-1");
+        report.past
     }
 
     #[test]

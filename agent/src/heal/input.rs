@@ -7,18 +7,17 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::Context as _;
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use tokio::sync::mpsc;
 use whydrop_core::incident::SILENCE;
 
 use crate::{
-    cluster::agents::{self, Following, LINES_MAX, LogLine},
+    cluster::agent_logs::{Following, LINES_MAX, LogLine, follow},
     records::lines::{LINE_BYTES_MAX, Next, next},
 };
 
-/// From how long ago the agents' logs are read: of what is older, nothing goes on.
+/// From how long ago the agents' logs are read: anything older is over.
 const BEFORE: SignedDuration = SignedDuration::from_secs(2 * SILENCE.as_secs());
 
 /// Where records come from.
@@ -35,6 +34,19 @@ pub enum From {
     },
 }
 
+/// Why records cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum InputError {
+    /// The file cannot be opened.
+    #[error("{path}")]
+    NotOpened {
+        /// Its path.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
 /// Lines, as they come.
 pub(super) enum Input {
     File(mpsc::Receiver<LogLine>),
@@ -42,12 +54,12 @@ pub(super) enum Input {
 }
 
 impl Input {
-    pub(super) fn open(from: From, client: Client) -> anyhow::Result<Self> {
+    pub(super) fn open(from: From, client: Client) -> Result<Self, InputError> {
         match from {
             From::File(path) => Ok(Self::File(read_file(&path)?)),
             From::Agents { namespace, selector } => {
                 let since = Timestamp::now() - BEFORE;
-                Ok(Self::Agents(agents::follow(client, namespace, selector, since)))
+                Ok(Self::Agents(follow(client, namespace, selector, since)))
             }
         }
     }
@@ -60,25 +72,28 @@ impl Input {
         }
     }
 
-    /// Whether most agents are heard: only then does silence mean something. Of those that are not,
-    /// the node is gone, and what it told last stands.
-    pub(super) fn hears(&self) -> bool {
+    /// Whether there is a stream to most agents: only then does silence mean something. Of the others
+    /// the node is gone, and what it reported last is still taken as true.
+    pub(super) fn is_connected(&self) -> bool {
         match self {
             Self::File(_) => true,
             Self::Agents(following) => {
-                let (heard, agents) = following.heard();
-                2 * heard > agents
+                let (connected, agents) = following.connected();
+                2 * connected > agents
             }
         }
     }
 }
 
 /// Reads on a thread of its own, since a pipe blocks.
-fn read_file(path: &Path) -> anyhow::Result<mpsc::Receiver<LogLine>> {
+fn read_file(path: &Path) -> Result<mpsc::Receiver<LogLine>, InputError> {
     let (sender, lines) = mpsc::channel(LINES_MAX);
     let file: Box<dyn Read + Send> = match path.as_os_str() == "-" {
         true => Box::new(io::stdin()),
-        false => Box::new(File::open(path).with_context(|| path.display().to_string())?),
+        false => Box::new(File::open(path).map_err(|source| {
+            let path = path.display().to_string();
+            InputError::NotOpened { path, source }
+        })?),
     };
     let pod: Arc<str> = path.display().to_string().into();
     std::thread::spawn(move || {

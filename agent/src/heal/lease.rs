@@ -1,10 +1,10 @@
 //! Who leads: one healer of all that run, by a Lease of `coordination.k8s.io`.
 //!
-//! Of our own, since the Lease holds more than who leads: the [`Ledger`] of what was done is written
+//! Of our own, because the Lease holds more than who leads: the [`Ledger`] of what was done is written
 //! into it before anything is done, by the same conditional write that shows that nobody else has
 //! taken the lead. The libraries that there are renew a Lease and let nothing else be written with it.
-//! The protocol is that of client-go's `leaderelection`: whoever holds it renews it; whoever does not
-//! waits until it has not changed for its duration by their own clock, and takes it by a write that
+//! The protocol is that of client-go's `leaderelection`: the one that holds it renews it; the others
+//! wait until it has not changed for its duration by their own clock, and take it by a write that
 //! fails where it has changed.
 
 use jiff::Timestamp;
@@ -15,15 +15,15 @@ use k8s_openapi::{
 use kube::{Api, Client, api::PostParams};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Duration, Instant, MissedTickBehavior, interval, timeout},
+    time::{Duration, Instant, MissedTickBehavior, interval},
 };
 use whydrop_core::heal::Ledger;
 
-use crate::cluster::chain::kube_chain;
+use crate::cluster::api_error::{ApiError, answered};
 
-/// How long a Lease stands without being renewed, as client-go's users commonly have it.
+/// How long a Lease is valid without being renewed, as client-go's users commonly have it.
 const DURATION: Duration = Duration::from_secs(15);
-/// How long a leader that cannot renew it goes on.
+/// How long a leader that cannot renew it continues.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How often a leader renews it.
 const RENEW: Duration = Duration::from_secs(5);
@@ -38,16 +38,36 @@ const LEDGER_ANNOTATION: &str = "whydrop.io/healed";
 /// How many writes wait: the healer does one thing after the other.
 const WRITES_MAX: usize = 1;
 
+/// Why this one does not lead, or not certainly.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum LeaseError {
+    /// It does not hold the Lease.
+    #[error("another leads")]
+    NotHeld,
+    /// The Lease is not what this one wrote.
+    #[error("somebody else has written it: they lead")]
+    Taken,
+    /// What was done before is unknown, and without knowing it nothing is done.
+    #[error("annotation {LEDGER_ANNOTATION}: {0}")]
+    Ledger(String),
+    /// The API server did not write or read it: the next try may succeed.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// Nobody seeks it any more.
+    #[error("the task that holds the Lease has ended")]
+    Ended,
+}
+
 /// A Lease that is sought, or held.
 #[derive(Debug)]
 pub(super) struct Leadership {
-    /// The ledger as it was found, by whoever leads; `None` for others.
+    /// The ledger as it was found, of the healer that leads; `None` for others.
     pub(super) leads: watch::Receiver<Option<Ledger>>,
     writes: mpsc::Sender<Write>,
 }
 
 /// A ledger to be written, and who waits for it.
-struct Write(Option<Ledger>, oneshot::Sender<Result<(), String>>);
+struct Write(Option<Ledger>, oneshot::Sender<Result<(), LeaseError>>);
 
 impl Leadership {
     /// Begins to seek the Lease of this name for the healer of this name.
@@ -62,7 +82,7 @@ impl Leadership {
             renewed: Instant::now(),
             seen: None,
             leads,
-            complaint: String::new(),
+            complaint: None,
         };
         tokio::spawn(seeker.run(commands));
         Self { leads: receiver, writes }
@@ -72,7 +92,7 @@ impl Leadership {
     ///
     /// # Errors
     /// That it does not, or that the API server does not answer.
-    pub(super) async fn write(&self, ledger: Ledger) -> Result<(), String> {
+    pub(super) async fn write(&self, ledger: Ledger) -> Result<(), LeaseError> {
         self.send(Some(ledger)).await
     }
 
@@ -82,11 +102,10 @@ impl Leadership {
         let _ = self.send(None).await;
     }
 
-    async fn send(&self, ledger: Option<Ledger>) -> Result<(), String> {
+    async fn send(&self, ledger: Option<Ledger>) -> Result<(), LeaseError> {
         let (sender, answer) = oneshot::channel();
-        let ended = |()| "the task that holds the Lease has ended".to_owned();
-        self.writes.send(Write(ledger, sender)).await.map_err(|_| ended(()))?;
-        answer.await.map_err(|_| ended(()))?
+        self.writes.send(Write(ledger, sender)).await.map_err(|_| LeaseError::Ended)?;
+        answer.await.map_err(|_| LeaseError::Ended)?
     }
 }
 
@@ -100,7 +119,7 @@ struct Seeker {
     /// Another's Lease: its version, and since when it is known by it.
     seen: Option<(Option<String>, Instant)>,
     leads: watch::Sender<Option<Ledger>>,
-    complaint: String,
+    complaint: Option<LeaseError>,
 }
 
 impl Seeker {
@@ -131,16 +150,16 @@ impl Seeker {
             None => self.take().await,
         };
         if let Err(why) = looked
-            && why != self.complaint
+            && self.complaint.as_ref() != Some(&why)
         {
             tracing::warn!("Lease {}: {why}", self.name);
-            self.complaint = why;
+            self.complaint = Some(why);
         }
     }
 
     /// Renews the Lease that is held, with another ledger if there is one.
-    async fn hold(&mut self, ledger: Option<&Ledger>) -> Result<(), String> {
-        let Some(mut lease) = self.held.clone() else { return Err("another leads".to_owned()) };
+    async fn hold(&mut self, ledger: Option<&Ledger>) -> Result<(), LeaseError> {
+        let Some(mut lease) = self.held.clone() else { return Err(LeaseError::NotHeld) };
         if let Some(ledger) = ledger {
             write_ledger(&mut lease, ledger);
         }
@@ -152,12 +171,8 @@ impl Seeker {
                 self.renewed = Instant::now();
                 Ok(())
             }
-            Err(Failure::Changed) => {
-                self.lose();
-                Err("somebody else has written it: they lead".to_owned())
-            }
-            Err(Failure::Other(why)) => {
-                if self.renewed.elapsed() >= DEADLINE {
+            Err(why) => {
+                if why == LeaseError::Taken || self.renewed.elapsed() >= DEADLINE {
                     self.lose();
                 }
                 Err(why)
@@ -166,9 +181,8 @@ impl Seeker {
     }
 
     /// Takes the Lease, if nobody holds it.
-    async fn take(&mut self) -> Result<(), String> {
-        let found = timeout(PATIENCE, self.api.get_opt(&self.name)).await;
-        let found = found.map_err(|_| no_answer())?.map_err(|error| kube_chain(&error))?;
+    async fn take(&mut self) -> Result<(), LeaseError> {
+        let found = answered(PATIENCE, self.api.get_opt(&self.name)).await?;
         let Some(mut lease) = found else { return self.create().await };
         let version = lease.metadata.resource_version.clone();
         let spec = lease.spec.get_or_insert_default();
@@ -198,12 +212,12 @@ impl Seeker {
         match self.replace(&lease).await {
             Ok(lease) => self.lead(lease),
             // Another was quicker.
-            Err(Failure::Changed) => Ok(()),
-            Err(Failure::Other(why)) => Err(why),
+            Err(LeaseError::Taken) => Ok(()),
+            Err(why) => Err(why),
         }
     }
 
-    async fn create(&mut self) -> Result<(), String> {
+    async fn create(&mut self) -> Result<(), LeaseError> {
         let now = Some(MicroTime(Timestamp::now()));
         let lease = Lease {
             metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
@@ -216,70 +230,49 @@ impl Seeker {
                 ..LeaseSpec::default()
             }),
         };
-        let created = timeout(PATIENCE, self.api.create(&PostParams::default(), &lease)).await;
-        match created.map_err(|_| no_answer())? {
+        let parameters = PostParams::default();
+        match answered(PATIENCE, self.api.create(&parameters, &lease)).await {
             Ok(lease) => self.lead(lease),
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-            Err(error) => Err(kube_chain(&error)),
+            Err(error) if error.is_conflict() => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
-    fn lead(&mut self, lease: Lease) -> Result<(), String> {
+    fn lead(&mut self, lease: Lease) -> Result<(), LeaseError> {
         let ledger = read_ledger(&lease);
         self.held = Some(lease);
         self.renewed = Instant::now();
         self.seen = None;
-        self.complaint.clear();
-        match ledger {
-            Ok(ledger) => {
-                tracing::info!("{} leads, by Lease {}", self.identity, self.name);
-                self.leads.send_replace(Some(ledger));
-                Ok(())
-            }
-            // Nothing is done by one who does not know what was done.
-            Err(why) => Err(format!("annotation {LEDGER_ANNOTATION}: {why}")),
-        }
+        self.complaint = None;
+        let ledger = ledger.map_err(|error| LeaseError::Ledger(error.to_string()))?;
+        tracing::info!("{} leads, by Lease {}", self.identity, self.name);
+        self.leads.send_replace(Some(ledger));
+        Ok(())
     }
 
     fn lose(&mut self) {
-        tracing::warn!("{} leads no longer", self.identity);
+        tracing::warn!("{} does not lead any more", self.identity);
         self.held = None;
         self.leads.send_replace(None);
     }
 
-    async fn release(&mut self) -> Result<(), String> {
+    async fn release(&mut self) -> Result<(), LeaseError> {
         let Some(mut lease) = self.held.take() else { return Ok(()) };
         self.leads.send_replace(None);
         lease.spec.get_or_insert_default().holder_identity = None;
-        self.replace(&lease).await.map(|_| ()).map_err(|failure| match failure {
-            Failure::Changed => "somebody else has written it".to_owned(),
-            Failure::Other(why) => why,
-        })
+        self.replace(&lease).await?;
+        Ok(())
     }
 
     /// Writes the Lease, if it is what it was.
-    async fn replace(&self, lease: &Lease) -> Result<Lease, Failure> {
+    async fn replace(&self, lease: &Lease) -> Result<Lease, LeaseError> {
         let parameters = PostParams::default();
         let replaced = self.api.replace(&self.name, &parameters, lease);
-        match timeout(PATIENCE, replaced).await {
-            Ok(Ok(lease)) => Ok(lease),
-            Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(Failure::Changed),
-            Ok(Err(error)) => Err(Failure::Other(kube_chain(&error))),
-            Err(_) => Err(Failure::Other(no_answer())),
-        }
+        answered(PATIENCE, replaced).await.map_err(|error| match error.is_conflict() {
+            true => LeaseError::Taken,
+            false => error.into(),
+        })
     }
-}
-
-/// Why the Lease was not written.
-enum Failure {
-    /// It is not what it was.
-    Changed,
-    /// Anything else: it may be written at the next try.
-    Other(String),
-}
-
-fn no_answer() -> String {
-    format!("the API server does not answer within {PATIENCE:?}")
 }
 
 fn write_ledger(lease: &mut Lease, ledger: &Ledger) {
@@ -289,10 +282,10 @@ fn write_ledger(lease: &mut Lease, ledger: &Ledger) {
     annotations.insert(LEDGER_ANNOTATION.to_owned(), text);
 }
 
-fn read_ledger(lease: &Lease) -> Result<Ledger, String> {
+fn read_ledger(lease: &Lease) -> serde_json::Result<Ledger> {
     let annotations = lease.metadata.annotations.as_ref();
     match annotations.and_then(|annotations| annotations.get(LEDGER_ANNOTATION)) {
-        Some(text) => serde_json::from_str(text).map_err(|error| error.to_string()),
+        Some(text) => serde_json::from_str(text),
         None => Ok(Ledger::default()),
     }
 }

@@ -5,22 +5,26 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use kube::{
     Api, Client,
-    api::{
-        ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions,
-    },
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions},
     core::ObjectMeta,
 };
 use serde_json::{Value, json};
-use tokio::time::{Duration, timeout};
+use tokio::time::Duration;
 use whydrop_core::{
-    heal::{Proposal, Refusal, Standing},
+    cluster::object::Kind,
+    heal::{CONSENT_ANNOTATION, Proposal, Refusal, Standing},
     incident::IncidentId,
-    policy::{PolicyKind, PolicyRef},
+    kinds,
+    policy::PolicyRef,
+    problem::{FieldPath, Problem},
     remedy::Manifest,
 };
 
 use super::facts;
-use crate::cluster::chain::kube_chain;
+use crate::cluster::{
+    api_error::{ApiError, answered},
+    resource::resource,
+};
 
 /// Under which field manager policies are written.
 pub(super) const MANAGER: &str = "whydrop-heal";
@@ -33,7 +37,7 @@ const INCIDENT: &str = "whydrop.io/incident";
 const EXPIRES: &str = "whydrop.io/expires";
 const OUTCOME: &str = "whydrop.io/outcome";
 
-/// How long the API server may take for one answer: less than what a Lease stands.
+/// How long the API server may take for one answer: less than what a Lease is valid for.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// A version that no object has: etcd begins to count at 1, and the API server's own objects come
@@ -44,19 +48,61 @@ const NO_VERSION: &str = "1";
 #[derive(Clone)]
 pub(super) struct Policies {
     client: Client,
-    /// `NAMESPACE/LEASE`: what tells the healers of two installations apart.
+    /// `NAMESPACE/LEASE`: what distinguishes the healers of two installations.
     owner: String,
 }
 
-/// Why something was not done.
-#[derive(Clone, Debug)]
-pub(super) enum Failure {
+/// Why a policy was not changed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PolicyError {
     /// The object is there no longer.
+    #[error("it is gone")]
     Gone,
     /// It is not the healer's, or is no longer.
-    Foreign(String),
-    /// Anything else: it may be tried again.
-    Other(String),
+    #[error(transparent)]
+    Foreign(NotOurs),
+    /// The API server did not do it: it may be tried again.
+    #[error(transparent)]
+    Api(ApiError),
+}
+
+impl From<ApiError> for PolicyError {
+    fn from(error: ApiError) -> Self {
+        if error.is_not_found() { Self::Gone } else { Self::Api(error) }
+    }
+}
+
+/// Why a policy is not the healer's.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotOurs {
+    /// No healer manages it.
+    #[error("it does not have the label {MANAGED_BY}={MANAGER}")]
+    NoLabel,
+    /// What it carries was not written by this healer.
+    #[error("annotation {0}")]
+    Annotation(Problem),
+    /// It does not say when it was created.
+    #[error("metadata.creationTimestamp: expected a time, found none")]
+    NoTime,
+    /// This healer has not written its rules.
+    #[error("field manager {MANAGER} has not written its rules")]
+    NoRules,
+    /// Others have.
+    #[error("its rules were written by {0:?}")]
+    Rewritten(Vec<String>),
+}
+
+/// Why it is unknown which policies of the healer's there are.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ListError {
+    /// A kind cannot be listed.
+    #[error("{kind}: {why}")]
+    Kind {
+        /// Which.
+        kind: Kind,
+        /// Why.
+        why: ApiError,
+    },
 }
 
 impl Policies {
@@ -95,7 +141,7 @@ impl Policies {
                 Err(refusal) => {
                     for policy in standing.iter().flat_map(|standing| &standing.policies) {
                         if let Err(failure) = self.delete(policy).await {
-                            tracing::error!("{policy} is left behind: {failure:?}");
+                            tracing::error!("{policy} cannot be removed again: {failure}");
                         }
                     }
                     return Err(refusal);
@@ -113,33 +159,34 @@ impl Policies {
     ) -> Result<DynamicObject, Refusal> {
         let foreign = |why: &str| Refusal::Foreign { policy: policy.clone(), why: why.to_owned() };
         let api = self.api(policy);
-        match answered(api.get_opt(&policy.name)).await {
+        match answered(PATIENCE, api.get_opt(&policy.name)).await {
             Ok(None) => {}
             Ok(Some(_)) => return Err(foreign("an object of this name is there already")),
-            Err(error) => return Err(Refusal::Api(error.into_text())),
+            Err(error) => return Err(Refusal::Api(error.to_string())),
         }
-        let applied = answered(api.patch(&policy.name, parameters, &Patch::Apply(object))).await;
-        match applied {
-            Ok(created) => Ok(created),
-            Err(Error::Api(409, _)) => Err(foreign("an object of this name has come in between")),
-            Err(error) => Err(Refusal::Api(error.into_text())),
-        }
+        let patch = Patch::Apply(object);
+        let created = answered(PATIENCE, api.patch(&policy.name, parameters, &patch)).await;
+        created.map_err(|error| match error.is_conflict() {
+            true => foreign("an object of this name has come in between"),
+            false => Refusal::Api(error.to_string()),
+        })
     }
 
-    /// The policies of this healer's that stand, by incident.
+    /// The active policies of this healer, by incident.
     ///
     /// # Errors
     /// What cannot be listed.
-    pub(super) async fn standing(&self) -> Result<Vec<Standing>, String> {
+    pub(super) async fn standing(&self) -> Result<Vec<Standing>, ListError> {
         let mut standing: BTreeMap<IncidentId, Standing> = BTreeMap::new();
-        for kind in [PolicyKind::NetworkPolicy, PolicyKind::CalicoNetworkPolicy] {
-            let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource(kind));
+        for row in kinds::all().filter(|row| row.is_remedy) {
+            let Some(Kind::Policy(kind)) = row.reads() else { continue };
+            let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource(row));
             let ours = ListParams::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
-            let listed = match answered(api.list(&ours)).await {
+            let listed = match answered(PATIENCE, api.list(&ours)).await {
                 Ok(listed) => listed.items,
                 // A cluster without Calico's kinds.
-                Err(Error::Api(404, _)) => continue,
-                Err(error) => return Err(format!("{kind}: {}", error.into_text())),
+                Err(error) if error.is_not_found() => continue,
+                Err(why) => return Err(ListError::Kind { kind: Kind::Policy(kind), why }),
             };
             for object in listed {
                 let metadata = &object.metadata;
@@ -168,17 +215,18 @@ impl Policies {
         Ok(standing.into_values().collect())
     }
 
-    /// Notes on a policy that it helps, for whoever leads next.
-    pub(super) async fn keep(&self, policy: &PolicyRef) -> Result<(), Failure> {
+    /// Notes on a policy that it helps, for the healer that leads next.
+    pub(super) async fn keep(&self, policy: &PolicyRef) -> Result<(), PolicyError> {
         let object = self.own(policy).await?;
         let mut annotations = object.metadata.annotations.unwrap_or_default();
         annotations.insert(OUTCOME.to_owned(), "kept".to_owned());
         let is_own = |name: &String| name.starts_with("whydrop.io/");
         annotations.retain(|name, _| is_own(name));
-        // An apply says all that its manager wants; of what it leaves out, nothing stays.
+        // An apply says all that its manager wants; what it leaves out is removed.
+        let row = kinds::of_policy(policy.kind);
         let object = json!({
-            "apiVersion": resource(policy.kind).api_version,
-            "kind": policy.kind.api_name(),
+            "apiVersion": row.api_version(),
+            "kind": row.kind,
             "metadata": {
                 "name": &*policy.name,
                 "labels": { MANAGED_BY: MANAGER },
@@ -190,54 +238,53 @@ impl Policies {
         });
         let parameters = PatchParams::apply(MANAGER);
         let api = self.api(policy);
-        answered(api.patch(&policy.name, &parameters, &Patch::Apply(&object))).await?;
+        answered(PATIENCE, api.patch(&policy.name, &parameters, &Patch::Apply(&object))).await?;
         Ok(())
     }
 
     /// Deletes a policy, if it is the healer's and is what it was a moment ago.
-    pub(super) async fn delete(&self, policy: &PolicyRef) -> Result<(), Failure> {
+    pub(super) async fn delete(&self, policy: &PolicyRef) -> Result<(), PolicyError> {
         let object = self.own(policy).await?;
         let preconditions = Preconditions {
             uid: object.metadata.uid,
             resource_version: object.metadata.resource_version,
         };
         let parameters = DeleteParams::default().preconditions(preconditions);
-        answered(self.api(policy).delete(&policy.name, &parameters)).await?;
+        answered(PATIENCE, self.api(policy).delete(&policy.name, &parameters)).await?;
         Ok(())
     }
 
     /// The `metadata.uid` of a policy that is there.
     pub(super) async fn uid(&self, policy: &PolicyRef) -> Option<String> {
-        answered(self.api(policy).get_metadata_opt(&policy.name)).await.ok()??.metadata.uid
+        let api = self.api(policy);
+        answered(PATIENCE, api.get_metadata_opt(&policy.name)).await.ok()??.metadata.uid
     }
 
     /// What a namespace's annotation says, of one that is there.
-    pub(super) async fn consent(&self, namespace: &str) -> Result<Option<String>, String> {
+    pub(super) async fn consent(&self, namespace: &str) -> Result<Option<String>, ApiError> {
         let api: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(self.client.clone());
-        let found = answered(api.get_metadata_opt(namespace)).await.map_err(Error::into_text)?;
-        let annotations = found.and_then(|found| found.metadata.annotations);
-        let name = whydrop_core::heal::CONSENT_ANNOTATION;
-        Ok(annotations.and_then(|annotations| annotations.get(name).cloned()))
+        let found = answered(PATIENCE, api.get_metadata_opt(namespace)).await?;
+        Ok(found.and_then(|found| annotation(&found.metadata, CONSENT_ANNOTATION).cloned()))
     }
 
     /// A policy as it is now, if it is the healer's.
-    async fn own(&self, policy: &PolicyRef) -> Result<DynamicObject, Failure> {
-        let found = answered(self.api(policy).get_opt(&policy.name)).await?;
-        let object = found.ok_or(Failure::Gone)?;
-        self.is_ours(&object.metadata).map_err(Failure::Foreign)?;
+    async fn own(&self, policy: &PolicyRef) -> Result<DynamicObject, PolicyError> {
+        let found = answered(PATIENCE, self.api(policy).get_opt(&policy.name)).await?;
+        let object = found.ok_or(PolicyError::Gone)?;
+        self.is_ours(&object.metadata).map_err(PolicyError::Foreign)?;
         Ok(object)
     }
 
     /// Whether this healer created the object, and nobody else has written its rules since.
-    fn is_ours(&self, metadata: &ObjectMeta) -> Result<(), String> {
+    fn is_ours(&self, metadata: &ObjectMeta) -> Result<(), NotOurs> {
         let label = metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY));
         if label.map(String::as_str) != Some(MANAGER) {
-            return Err(format!("it does not have the label {MANAGED_BY}={MANAGER}"));
+            return Err(NotOurs::NoLabel);
         }
-        let owner = annotation(metadata, OWNER);
-        if owner != Some(&self.owner) {
-            let found = owner.map_or("is missing", String::as_str);
-            return Err(format!("annotation {OWNER}: expected {}, found {found}", self.owner));
+        let owner = named(metadata, OWNER, &self.owner)?;
+        if *owner != self.owner {
+            let expected = FieldPath::root(OWNER).expected(&self.owner, owner);
+            return Err(NotOurs::Annotation(expected));
         }
         let fields = metadata.managed_fields.as_deref().unwrap_or_default();
         let writes_rules = fields.iter().filter(|entry| {
@@ -248,31 +295,28 @@ impl Policies {
             writes_rules.map(|entry| entry.manager.as_deref().unwrap_or_default()).collect();
         match writers.as_slice() {
             [MANAGER] => Ok(()),
-            [] => Err(format!("field manager {MANAGER} has not written its rules")),
+            [] => Err(NotOurs::NoRules),
             several => {
-                let others: Vec<_> = several.iter().filter(|name| **name != MANAGER).collect();
-                Err(format!("its rules were written by {others:?}"))
+                let others = several.iter().filter(|name| **name != MANAGER);
+                Err(NotOurs::Rewritten(others.map(ToString::to_string).collect()))
             }
         }
     }
 
     fn api(&self, policy: &PolicyRef) -> Api<DynamicObject> {
         let namespace = policy.namespace.as_deref().unwrap_or_default();
-        Api::namespaced_with(self.client.clone(), namespace, &resource(policy.kind))
+        let resource = resource(kinds::of_policy(policy.kind));
+        Api::namespaced_with(self.client.clone(), namespace, &resource)
     }
 
     fn object(&self, incident: IncidentId, manifest: &Manifest, expires: Timestamp) -> Value {
-        let (api_version, metadata, spec) = match manifest {
-            Manifest::Kubernetes(policy) => {
-                ("networking.k8s.io/v1", &policy.metadata, json!(policy.spec))
-            }
-            Manifest::Calico(policy, group) => {
-                (group.api_version(), &policy.metadata, json!(policy.spec))
-            }
+        let (metadata, spec) = match manifest {
+            Manifest::Kubernetes(policy) => (&policy.metadata, json!(policy.spec)),
+            Manifest::Calico(policy, _) => (&policy.metadata, json!(policy.spec)),
         };
         json!({
-            "apiVersion": api_version,
-            "kind": "NetworkPolicy",
+            "apiVersion": manifest.api_version(),
+            "kind": kinds::of_policy(manifest.kind()).kind,
             "metadata": {
                 "name": metadata.name,
                 "namespace": metadata.namespace,
@@ -290,22 +334,27 @@ impl Policies {
 }
 
 /// A policy of the healer's, by what it carries.
-fn of(policy: PolicyRef, metadata: &ObjectMeta) -> Result<Standing, String> {
-    let named = |name: &str| {
-        annotation(metadata, name).ok_or_else(|| format!("annotation {name}: expected, found none"))
-    };
-    let expires = named(EXPIRES)?;
-    let expires = expires.parse().map_err(|_| {
-        format!("annotation {EXPIRES}: expected a time of RFC 3339, found {expires}")
-    })?;
-    let applied = metadata.creation_timestamp.as_ref().map(|time| time.0);
+fn of(policy: PolicyRef, metadata: &ObjectMeta) -> Result<Standing, NotOurs> {
+    let incident = named(metadata, INCIDENT, "the name of an incident")?;
+    let incident = facts::id(INCIDENT, incident).map_err(NotOurs::Annotation)?;
+    let time = "a time of RFC 3339";
+    let expires = named(metadata, EXPIRES, time)?;
+    let expires = expires
+        .parse()
+        .map_err(|_| NotOurs::Annotation(FieldPath::root(EXPIRES).expected(time, expires)))?;
+    let applied = metadata.creation_timestamp.as_ref().ok_or(NotOurs::NoTime)?.0;
     Ok(Standing {
-        incident: facts::id(INCIDENT, named(INCIDENT)?)?,
+        incident,
         policies: vec![policy],
-        applied: applied.ok_or("metadata.creationTimestamp: expected, found none")?,
+        applied,
         expires,
         is_kept: annotation(metadata, OUTCOME).is_some(),
     })
+}
+
+fn named<'a>(metadata: &'a ObjectMeta, name: &str, expected: &str) -> Result<&'a String, NotOurs> {
+    let missing = || NotOurs::Annotation(FieldPath::root(name).expected(expected, "none"));
+    annotation(metadata, name).ok_or_else(missing)
 }
 
 fn annotation<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a String> {
@@ -314,57 +363,4 @@ fn annotation<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a String> {
 
 fn created_at(object: &DynamicObject) -> Option<Timestamp> {
     object.metadata.creation_timestamp.as_ref().map(|time| time.0)
-}
-
-/// The kinds that remedies are of, as they are stored.
-fn resource(kind: PolicyKind) -> ApiResource {
-    let (group, version) = match kind {
-        PolicyKind::CalicoNetworkPolicy => ("crd.projectcalico.org", "v1"),
-        _ => ("networking.k8s.io", "v1"),
-    };
-    ApiResource {
-        group: group.to_owned(),
-        version: version.to_owned(),
-        api_version: format!("{group}/{version}"),
-        kind: "NetworkPolicy".to_owned(),
-        plural: "networkpolicies".to_owned(),
-    }
-}
-
-/// The API server's error, or that there was no answer.
-#[derive(Debug)]
-enum Error {
-    Api(u16, String),
-    Other(String),
-}
-
-impl Error {
-    fn into_text(self) -> String {
-        match self {
-            Self::Api(_, text) | Self::Other(text) => text,
-        }
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Api(404, _) => Self::Gone,
-            error => Self::Other(error.into_text()),
-        }
-    }
-}
-
-async fn answered<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
-    match timeout(PATIENCE, request).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error @ kube::Error::Api(_))) => {
-            let kube::Error::Api(status) = &error else {
-                return Err(Error::Other(kube_chain(&error)));
-            };
-            Err(Error::Api(status.code, kube_chain(&error)))
-        }
-        Ok(Err(error)) => Err(Error::Other(kube_chain(&error))),
-        Err(_) => Err(Error::Other(format!("the API server does not answer within {PATIENCE:?}"))),
-    }
 }

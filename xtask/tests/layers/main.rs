@@ -55,6 +55,7 @@ const HOUSE: &[Target] = &[
             "observation", // what a probe saw
             "policy",      // model, lowerings, selectors, index
             "cluster",     // snapshot, history
+            "kinds",       // a row for each kind that verdicts depend on
             "verdict",     // what policies say of a flow
             "correlate",   // observations to drops
             "diagnosis",   // why it was dropped, and what must be looked up to say so
@@ -93,8 +94,19 @@ const HOUSE: &[Target] = &[
     Target {
         name: "whydrop_kube", // where objects come from
         root: "agent/kube/src/lib.rs",
-        rooms: &[],
-        has_no_circles: false,
+        rooms: &[
+            "api_error",  // why the API server did not do what it was asked
+            "resource",   // kinds as its client wants them
+            "connect",    // the client
+            "agent_logs", // the logs of the agents' pods
+            "decode",     // what an object is to us
+            "manifests",  // files of objects
+            "folder",     // a folder of them, followed
+            "update",     // what came of a change
+            "live",       // an API server, followed or asked
+            "source",     // either
+        ],
+        has_no_circles: true,
     },
     Target {
         name: "whydrop_probe", // the edge to the kernel

@@ -36,7 +36,7 @@ pub enum Object {
     NetworkSet(NetworkSet),
 }
 
-/// The kinds of [`Object`].
+/// The kinds of [`Object`]; [`crate::kinds`] says where each comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// `v1` Pod.
@@ -62,34 +62,11 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every kind.
-    pub fn all() -> impl Iterator<Item = Self> {
-        let core = [
-            Self::Pod,
-            Self::Namespace,
-            Self::Node,
-            Self::Service,
-            Self::EndpointSlice,
-            Self::ServiceAccount,
-        ];
-        let calico = [Self::Tier, Self::NetworkSet, Self::GlobalNetworkSet];
-        core.into_iter().chain(PolicyKind::ALL.iter().copied().map(Self::Policy)).chain(calico)
-    }
-
     /// The kind of a network set.
     pub const fn of_network_set(set: &NetworkSet) -> Self {
         match set.namespace {
             Some(_) => Self::NetworkSet,
             None => Self::GlobalNetworkSet,
-        }
-    }
-
-    /// Whether an object of this kind that cannot be read may have decided a verdict.
-    pub const fn decides(self) -> bool {
-        match self {
-            Self::Policy(kind) => !kind.is_staged(),
-            Self::Tier | Self::NetworkSet | Self::GlobalNetworkSet => true,
-            _ => false,
         }
     }
 }

@@ -11,7 +11,8 @@ use crate::{
     diagnosis::{Case, Class, Diagnosis, Fate, diagnose},
     flow::Flow,
     incident::IncidentId,
-    policy::{DEFAULT_TIER, Policy, PolicyKind, PolicyRef},
+    kinds,
+    policy::{DEFAULT_TIER, Policy, PolicyRef},
     remedy::{Manifest, remedy_named},
     verdict::{Decision, Question, Verdict},
 };
@@ -180,9 +181,11 @@ fn is_inside(question: &Question) -> Result<(), Refusal> {
 
 /// Whether a policy is of a namespace, and of a kind that a remedy may be.
 pub(super) fn is_of_namespace(policy: &PolicyRef) -> Result<(), Refusal> {
-    match policy.kind {
-        PolicyKind::NetworkPolicy | PolicyKind::CalicoNetworkPolicy => Ok(()),
-        _ if policy.namespace.is_none() => Err(Refusal::ClusterWide(policy.clone())),
-        _ => Err(Refusal::OtherKind(policy.clone())),
+    if kinds::of_policy(policy.kind).is_remedy {
+        return Ok(());
     }
+    Err(match policy.namespace {
+        Some(_) => Refusal::OtherKind(policy.clone()),
+        None => Refusal::ClusterWide(policy.clone()),
+    })
 }

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::problem::{FieldPath, Problem};
 
-const API_VERSION: &str = "policy.networking.k8s.io/v1alpha1";
+/// The group and version of both kinds.
+pub const API_VERSION: &str = "policy.networking.k8s.io/v1alpha1";
 
 /// The highest number, so the lowest precedence, that an `AdminNetworkPolicy` may have.
 const PRIORITY_MAX: i32 = 1000;

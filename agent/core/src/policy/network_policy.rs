@@ -7,6 +7,7 @@ use std::{str::FromStr, sync::Arc};
 
 use ipnet::IpNet;
 use k8s_openapi::{
+    Resource as _,
     api::networking::v1::{
         IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
     },
@@ -24,15 +25,14 @@ use crate::{
     problem::{FieldPath, Problem},
 };
 
-const API_VERSION: &str = "networking.k8s.io/v1";
-
 /// Lowers a policy object.
 ///
 /// # Errors
 /// The first field that the API server would refuse.
 pub fn lower(policy: &NetworkPolicy) -> Result<Policy, Problem> {
-    let header = Header::namespaced(&policy.metadata, PolicyKind::NetworkPolicy, API_VERSION)?;
-    let namespace = namespace_of(&policy.metadata);
+    let (metadata, kind) = (&policy.metadata, PolicyKind::NetworkPolicy);
+    let header = Header::namespaced(metadata, kind, NetworkPolicy::API_VERSION)?;
+    let namespace = namespace_of(metadata);
     let path = FieldPath::root("spec");
     let spec = policy.spec.clone().unwrap_or_default();
     let (governs_ingress, governs_egress) = governed(&spec, &path)?;

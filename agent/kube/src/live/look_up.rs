@@ -1,30 +1,23 @@
 //! Looking up who holds an address, a Service, or what an incident needs to know about those it
-//! affects; and saying why something could not be asked.
+//! affects.
 
 use std::{net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use kube::{
-    Api, Client,
-    api::{DynamicObject, ListParams},
-    runtime::watcher,
-};
+use kube::{Api, Client, api::ListParams};
 use tokio::time::{Duration, timeout};
 use whydrop_core::{
     cluster::{
         Snapshot,
         look_up::Query,
-        object::{Object, Scale, Workload},
+        object::{Kind, Object, Scale, Workload},
     },
+    kinds,
     policy::requirement::Labels,
 };
 
-use super::{
-    kinds::{ENDPOINT_SLICE, Followed, POD, SERVICE},
-    owners::Owners,
-    watch::read,
-};
-use crate::chain::kube_chain;
+use super::{list::list, owners::Owners};
+use crate::api_error::ApiError;
 
 /// How long the API server may take: a drop waits for the answer.
 const WAIT: Duration = Duration::from_secs(2);
@@ -67,7 +60,7 @@ impl About {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) objects: Vec<Object>,
-    /// Of a workload that tells.
+    /// Of a workload whose status says it.
     pub(super) scale: Option<Scale>,
 }
 
@@ -76,7 +69,11 @@ pub(super) struct Found {
 ///
 /// # Errors
 /// Why it could not be asked.
-pub(super) async fn look_up(client: Client, sought: Query, about: About) -> Result<Found, String> {
+pub(super) async fn look_up(
+    client: Client,
+    sought: Query,
+    about: About,
+) -> Result<Found, ApiError> {
     let objects = |objects| Found { objects, scale: None };
     let asked = async {
         match sought {
@@ -94,26 +91,24 @@ pub(super) async fn look_up(client: Client, sought: Query, about: About) -> Resu
             }
         }
     };
-    match timeout(WAIT, asked).await {
-        Ok(found) => found.map_err(|error| kube_chain(&error)),
-        Err(_) => Err(format!("the API server did not answer within {} s", WAIT.as_secs())),
-    }
+    timeout(WAIT, asked).await.unwrap_or(Err(ApiError::NoAnswer(WAIT)))
 }
 
 async fn holders(
     client: &Client,
     address: IpAddr,
     node: Option<Arc<str>>,
-) -> kube::Result<Vec<Object>> {
-    let pods = ListParams::default().fields(&format!("status.podIP={address}"));
-    let mut found = list(client, &POD, None, &pods).await?.objects;
+) -> Result<Vec<Object>, ApiError> {
+    let pods = kinds::of(Kind::Pod);
+    let of_address = ListParams::default().fields(&format!("status.podIP={address}"));
+    let mut found = list(client, pods, None, &of_address).await?.objects;
     if found.is_empty() {
         let of_address = ListParams::default().fields(&format!("spec.clusterIP={address}"));
         found = services(client, None, &of_address).await?;
     }
     if let Some(node) = node.filter(|_| found.is_empty()) {
         let of_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
-        found = list(client, &POD, None, &of_node).await?.objects;
+        found = list(client, pods, None, &of_node).await?.objects;
     }
     let mut owners = Owners::new(client.clone());
     for object in &mut found {
@@ -127,8 +122,8 @@ async fn services(
     client: &Client,
     namespace: Option<&str>,
     which: &ListParams,
-) -> kube::Result<Vec<Object>> {
-    let found = list(client, &SERVICE, namespace, which).await?.objects;
+) -> Result<Vec<Object>, ApiError> {
+    let found = list(client, kinds::of(Kind::Service), namespace, which).await?.objects;
     with_slices(client, found).await
 }
 
@@ -137,21 +132,23 @@ async fn services_of(
     client: &Client,
     namespace: &str,
     labels: &Labels,
-) -> kube::Result<Vec<Object>> {
+) -> Result<Vec<Object>, ApiError> {
     let some = ListParams::default().limit(SERVICES_MAX);
-    let mut found = list(client, &SERVICE, Some(namespace), &some).await?.objects;
+    let mut found = list(client, kinds::of(Kind::Service), Some(namespace), &some).await?.objects;
     found.retain(|object| matches!(object, Object::Service(service) if service.selects(labels)));
     found.truncate(SERVICES_OF_POD_MAX);
     with_slices(client, found).await
 }
 
-async fn with_slices(client: &Client, mut found: Vec<Object>) -> kube::Result<Vec<Object>> {
+async fn with_slices(client: &Client, mut found: Vec<Object>) -> Result<Vec<Object>, ApiError> {
     let mut slices = Vec::new();
     for object in &found {
         let Object::Service(service) = object else { continue };
         let of_service = ListParams::default().labels(&format!("{SERVICE_NAME}={}", service.name));
         let namespace = Some(&*service.namespace);
-        slices.extend(list(client, &ENDPOINT_SLICE, namespace, &of_service).await?.objects);
+        slices.extend(
+            list(client, kinds::of(Kind::EndpointSlice), namespace, &of_service).await?.objects,
+        );
     }
     found.extend(slices);
     Ok(found)
@@ -162,7 +159,7 @@ async fn scale(
     client: &Client,
     namespace: &str,
     workload: &Workload,
-) -> kube::Result<Option<Scale>> {
+) -> Result<Option<Scale>, ApiError> {
     /// Numbers of the API are signed, and an absent one stands for none.
     fn scale(replicas: Option<i32>, ready: Option<i32>) -> Scale {
         let count = |number: Option<i32>| usize::try_from(number.unwrap_or(0)).unwrap_or(0);
@@ -194,65 +191,4 @@ async fn scale(
         }
         _ => None,
     })
-}
-
-/// What was listed of a kind.
-#[derive(Default)]
-pub(super) struct Listing {
-    pub(super) objects: Vec<Object>,
-    /// How many objects are malformed.
-    pub(super) malformed: usize,
-}
-
-/// Lists objects of a kind; what is malformed is left out, counted, and said on standard error.
-pub(super) async fn list(
-    client: &Client,
-    followed: &Followed,
-    namespace: Option<&str>,
-    parameters: &ListParams,
-) -> kube::Result<Listing> {
-    let resource = followed.resource();
-    let api: Api<DynamicObject> = match namespace {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-        None => Api::all_with(client.clone(), &resource),
-    };
-    let mut listing = Listing::default();
-    let items = match api.list(parameters).await {
-        Ok(list) => list.items,
-        // A version of a group that the API server does not have.
-        Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
-        Err(error) => return Err(error),
-    };
-    for item in items {
-        let name = item.metadata.name.clone().unwrap_or_default();
-        match read(followed, item) {
-            Ok(object) => listing.objects.extend(object),
-            Err(problem) => {
-                tracing::warn!("{} {name}: {problem}", followed.name());
-                listing.malformed += 1;
-            }
-        }
-    }
-    Ok(listing)
-}
-
-/// How many objects of a kind there are; none where the API server does not know the kind.
-pub(super) async fn count(client: &Client, followed: &Followed) -> kube::Result<usize> {
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &followed.resource());
-    match api.list_metadata(&ListParams::default()).await {
-        Ok(list) => Ok(list.items.len()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(0),
-        Err(error) => Err(error),
-    }
-}
-
-/// Why a watch fails, in one line.
-pub(super) fn reason(error: &watcher::Error) -> String {
-    match error {
-        watcher::Error::InitialListFailed(error)
-        | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => kube_chain(error),
-        watcher::Error::WatchError(status) => format!("{} ({})", status.message, status.code),
-        watcher::Error::NoResourceVersion => error.to_string(),
-    }
 }

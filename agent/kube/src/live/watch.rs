@@ -2,94 +2,87 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use futures_util::StreamExt as _;
 use kube::{
     Api, Client,
     api::DynamicObject,
     runtime::watcher::{self, Event, watcher},
 };
-use serde_json::Value;
 use tokio::{
     sync::mpsc,
     time::{Duration, sleep},
 };
 use whydrop_core::{
     cluster::object::{Key, Object},
-    problem::Problem,
+    kinds::KindRow,
 };
 
-use super::{News, kinds::Followed, look_up::reason, owners::Owners};
-use crate::decode::{Decoded, decode};
+use super::{News, owners::Owners};
+use crate::{
+    api_error::ApiError,
+    resource::{name_of, read, resource},
+};
 
-/// The pause after a failure: from the first to the longest, each twice the one before. Short enough
-/// to be back soon after an API server was restarted.
-const PAUSE_MIN: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// The longest pause after a failure, to be back soon after an API server was restarted.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// The pauses after failures: each twice the one before, and up to as much again by chance, so that a
+/// thousand agents do not come back in one moment.
+const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(500))
+    .with_max_delay(PAUSE_MAX)
+    .with_factor(2.0)
+    .without_max_times()
+    .with_jitter();
 /// How often it is asked whether a kind is served by now: somebody installs it some day.
 const SERVED_PAUSE: Duration = Duration::from_secs(30);
 
-/// Follows a kind, and tells what becomes of it, until nobody listens.
+/// Follows a kind, and says what becomes of it, until nobody listens.
 ///
-/// After a failure everything is listed anew: that, and not a watch that is taken up again and keeps
-/// silent, shows that the API server answers.
+/// After a failure everything is listed again: that, and not a watch that is resumed and stays silent,
+/// shows that the API server answers.
 pub(super) async fn follow(
     client: Client,
-    followed: Followed,
+    row: &'static KindRow,
     fields: Option<String>,
     news: mpsc::Sender<News>,
 ) {
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &followed.resource());
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(row));
     let config = watcher::Config { field_selector: fields, ..watcher::Config::default() };
-    let mut held =
-        Held { followed, owners: Owners::new(client), listing: None, bad: BTreeMap::new() };
-    let mut pause = PAUSE_MIN;
+    let mut held = Held { row, owners: Owners::new(client), listing: None, bad: BTreeMap::new() };
+    let mut pauses = PAUSES.build();
     while !news.is_closed() {
         let mut events = Box::pin(watcher(api.clone(), config.clone()));
         let failure = loop {
-            let told = match events.next().await {
-                Some(Ok(event)) => held.take(event).await,
+            let heard = match events.next().await {
+                Some(Ok(event)) => held.handle(event).await,
                 Some(Err(error)) => break Some(error),
                 None => break None,
             };
-            for each in told {
-                pause = PAUSE_MIN;
+            for each in heard {
+                pauses = PAUSES.build();
                 if news.send(each).await.is_err() {
                     return;
                 }
             }
         };
-        let (told, wait) = match failure {
-            Some(error) if is_not_served(&error) => (held.nothing(), SERVED_PAUSE),
-            Some(error) => (News::Failing(followed, reason(&error)), pause),
-            None => continue,
+        let Some(failure) = failure else { continue };
+        let error = ApiError::from(&failure);
+        let pause = pauses.next().unwrap_or(PAUSE_MAX);
+        let (failed, wait) = match error.is_not_found() {
+            true => (held.nothing(), SERVED_PAUSE + pause),
+            false => (News::Failing(row, error), pause),
         };
-        if news.send(told).await.is_err() {
+        if news.send(failed).await.is_err() {
             return;
         }
-        sleep(wait + jitter()).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        sleep(wait).await;
     }
 }
 
-/// Up to half a second more, so that a thousand agents do not come back in one moment.
-fn jitter() -> Duration {
-    let now = jiff::Timestamp::now().subsec_nanosecond();
-    Duration::from_nanos(u64::from(now.unsigned_abs()) / 2)
-}
-
-/// Whether the API server does not know the kind, so that there is none of it.
-fn is_not_served(error: &watcher::Error) -> bool {
-    match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchError(status) => status.code == 404,
-        _ => false,
-    }
-}
-
-/// What a watch knows beside what it has told.
+/// What a watch knows beside what it has sent.
 struct Held {
-    followed: Followed,
+    row: &'static KindRow,
     owners: Owners,
     /// What a list in progress has brought so far.
     listing: Option<Listing>,
@@ -108,16 +101,16 @@ impl Held {
     fn nothing(&mut self) -> News {
         self.listing = None;
         self.bad.clear();
-        News::NotServed(self.followed)
+        News::NotServed(self.row)
     }
 
-    async fn take(&mut self, event: Event<DynamicObject>) -> Vec<News> {
-        let mut told = Vec::new();
+    async fn handle(&mut self, event: Event<DynamicObject>) -> Vec<News> {
+        let mut news = Vec::new();
         match event {
             Event::Init => self.listing = Some(Listing::default()),
             Event::InitApply(object) => {
-                let name = name_of(&object);
-                let read = self.read(object, &mut told).await;
+                let name = name_of(&object.metadata);
+                let read = self.read(object, &mut news).await;
                 if let Some(listing) = &mut self.listing {
                     listing.objects.extend(read);
                     listing.names.insert(name);
@@ -127,40 +120,39 @@ impl Held {
                 let Listing { objects, names } = self.listing.take().unwrap_or_default();
                 self.bad.retain(|name, _| names.contains(name));
                 let bad = self.bad.keys().cloned().collect();
-                let unread = if self.followed.is.is_some() { bad } else { names };
-                told.push(News::Listed(self.followed, objects, unread));
+                let unread = if self.row.reads().is_some() { bad } else { names };
+                news.push(News::Listed(self.row, objects, unread));
             }
             Event::Apply(object) => {
-                let (name, key) = (name_of(&object), self.key(&object));
-                let read = self.read(object, &mut told).await;
-                told.push(News::Unread(self.followed, name, read.is_none()));
+                let (name, key) = (name_of(&object.metadata), self.key(&object));
+                let read = self.read(object, &mut news).await;
+                news.push(News::Unread(self.row, name, read.is_none()));
                 match read {
-                    Some(object) => told.push(News::Applied(Box::new(object))),
+                    Some(object) => news.push(News::Applied(Box::new(object))),
                     // What it said before is not what it says now.
-                    None => told.extend(key.map(News::Deleted)),
+                    None => news.extend(key.map(News::Deleted)),
                 }
             }
             Event::Delete(object) => {
-                let name = name_of(&object);
+                let name = name_of(&object.metadata);
                 self.bad.remove(&name);
-                told.extend(self.key(&object).map(News::Deleted));
-                told.push(News::Unread(self.followed, name, false));
+                news.extend(self.key(&object).map(News::Deleted));
+                news.push(News::Unread(self.row, name, false));
             }
         }
-        told
+        news
     }
 
     fn key(&self, object: &DynamicObject) -> Option<Key> {
         let namespace = object.metadata.namespace.as_deref().map(Into::into);
         let name = object.metadata.name.as_deref().unwrap_or_default().into();
-        Some(Key { kind: self.followed.is?, namespace, name })
+        Some(Key { kind: self.row.reads()?, namespace, name })
     }
 
-    /// Reads an object down to what decisions depend on. One that cannot be read is told once.
-    async fn read(&mut self, object: DynamicObject, told: &mut Vec<News>) -> Option<Object> {
-        self.followed.is?;
-        let name = name_of(&object);
-        match read(&self.followed, object) {
+    /// Reads an object down to what decisions depend on. One that cannot be read is reported once.
+    async fn read(&mut self, object: DynamicObject, news: &mut Vec<News>) -> Option<Object> {
+        let name = name_of(&object.metadata);
+        match read(self.row, object) {
             Ok(Some(mut object)) => {
                 self.bad.remove(&name);
                 self.owners.complete(&mut object).await;
@@ -168,39 +160,14 @@ impl Held {
             }
             Ok(None) => None,
             Err(problem) => {
-                let what = format!("{} {name}: {problem}", self.followed.name());
+                let what = format!("{} {name}: {problem}", self.row.name());
                 if self.bad.get(&name) != Some(&what) {
                     self.bad.insert(name, what.clone());
-                    told.push(News::Skipped(what));
+                    news.push(News::Skipped(what));
                 }
                 None
             }
         }
-    }
-}
-
-/// From an object as the API server gives it to the core's own.
-///
-/// # Errors
-/// The first field that cannot be read.
-pub(super) fn read(followed: &Followed, object: DynamicObject) -> Result<Option<Object>, Problem> {
-    let mut value = serde_json::to_value(object).unwrap_or_default();
-    // Items of a list do not name their type.
-    if let Value::Object(fields) = &mut value {
-        fields.insert("apiVersion".to_owned(), followed.api_version().into());
-        fields.insert("kind".to_owned(), followed.kind().into());
-    }
-    Ok(match decode(value)? {
-        Decoded::Object(object) => Some(*object),
-        Decoded::List(_) | Decoded::NoPart | Decoded::Unread => None,
-    })
-}
-
-fn name_of(object: &DynamicObject) -> String {
-    let name = object.metadata.name.as_deref().unwrap_or_default();
-    match &object.metadata.namespace {
-        Some(namespace) => format!("{namespace}/{name}"),
-        None => name.to_owned(),
     }
 }
 
@@ -215,11 +182,12 @@ mod tests {
     use http_body_util::Full;
     use hyper::{Request, Response};
     use kube::client::Body;
-    use serde_json::json;
+    use serde_json::{Value, json};
     use tower::service_fn;
 
+    use whydrop_core::{kinds, policy::PolicyKind};
+
     use super::*;
-    use crate::live::kinds::NETWORK_POLICY;
 
     /// How long the next piece of news may take: the first pause, and then some.
     const PATIENCE: Duration = Duration::from_secs(10);
@@ -236,7 +204,7 @@ mod tests {
     /// A real API server does this five minutes after it was asked, when it has forgotten where the
     /// watch stood; so here is one of a few lines.
     #[tokio::test]
-    async fn a_watch_that_is_too_old_is_listed_anew() {
+    async fn a_watch_that_is_too_old_is_listed_again() {
         let lists = std::sync::Arc::new(AtomicUsize::new(0));
         let service = service_fn(move |request: Request<Body>| {
             let query = request.uri().query().unwrap_or_default().to_owned();
@@ -255,22 +223,22 @@ mod tests {
             async move { Ok::<_, Infallible>(Response::new(body)) }
         });
         let (news, mut heard) = mpsc::channel(1);
-        let following =
-            tokio::spawn(follow(Client::new(service, "shop"), NETWORK_POLICY, None, news));
-        let mut told = Vec::new();
-        while told.len() < 3 {
+        let row = kinds::of_policy(PolicyKind::NetworkPolicy);
+        let following = tokio::spawn(follow(Client::new(service, "shop"), row, None, news));
+        let mut seen = Vec::new();
+        while seen.len() < 3 {
             let next = tokio::time::timeout(PATIENCE, heard.recv()).await;
             match next.expect("news").expect("it goes on") {
                 News::Listed(_, objects, _) => {
-                    told.push(objects.iter().map(|object| object.key().name.to_string()).collect());
+                    seen.push(objects.iter().map(|object| object.key().name.to_string()).collect());
                 }
-                News::Failing(_, why) => told.push(why),
+                News::Failing(_, why) => seen.push(why.to_string()),
                 _ => panic!("neither a list nor a failure"),
             }
         }
         drop(heard);
         following.await.expect("it ends when nobody listens");
-        assert_eq!((&*told[0], &*told[2]), ("before", "after"));
-        assert!(told[1].contains("too old resource version"), "{told:?}");
+        assert_eq!((&*seen[0], &*seen[2]), ("before", "after"));
+        assert!(seen[1].contains("too old resource version"), "{seen:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Everything that the healer does, told: as a record, and as an Event on the policy, or on the
+//! Everything that the healer does is reported: as a record, and as an Event on the policy, or on the
 //! namespace where there is none.
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -6,12 +6,12 @@ use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use tokio::time::{Duration, timeout};
-use whydrop_core::policy::{PolicyKind, PolicyRef};
+use tokio::time::Duration;
+use whydrop_core::{kinds, policy::PolicyRef};
 
 use super::policies::Policies;
 use crate::{
-    cluster::chain::kube_chain,
+    cluster::api_error::answered,
     report::{
         Record,
         heal::{HealAction, HealRecord},
@@ -30,14 +30,14 @@ const CONTROLLER: &str = "whydrop.io/heal";
 /// How long the API server may take for an Event: they are help, not record.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Where what is done is told.
-pub(super) struct Teller {
+/// Reports what is done.
+pub(super) struct Reporting {
     log: Log,
     events: Recorder,
     policies: Policies,
 }
 
-impl Teller {
+impl Reporting {
     pub(super) fn new(
         client: Client,
         format: Format,
@@ -48,8 +48,8 @@ impl Teller {
         Self { log: Log::start(format), events: Recorder::new(client, reporter), policies }
     }
 
-    /// Tells a record, and writes its Event in the namespaces of the policies, or in this one.
-    pub(super) async fn tell(
+    /// Writes a record, and its Event in the namespaces of the policies, or in this one.
+    pub(super) async fn report(
         &self,
         record: HealRecord,
         policies: &[PolicyRef],
@@ -88,12 +88,9 @@ impl Teller {
             secondary: None,
         };
         for regarding in regarding {
-            match timeout(PATIENCE, self.events.publish(&event, &regarding)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    tracing::warn!("an Event cannot be written: {}", kube_chain(&error));
-                }
-                Err(_) => tracing::warn!("an Event cannot be written within {PATIENCE:?}"),
+            let published = answered(PATIENCE, self.events.publish(&event, &regarding)).await;
+            if let Err(why) = published {
+                tracing::warn!("an Event cannot be written: {why}");
             }
         }
     }
@@ -105,13 +102,10 @@ impl Teller {
 }
 
 fn reference(policy: &PolicyRef, uid: Option<String>) -> ObjectReference {
-    let api_version = match policy.kind {
-        PolicyKind::CalicoNetworkPolicy => "crd.projectcalico.org/v1",
-        _ => "networking.k8s.io/v1",
-    };
+    let row = kinds::of_policy(policy.kind);
     ObjectReference {
-        api_version: Some(api_version.to_owned()),
-        kind: Some(policy.kind.api_name().to_owned()),
+        api_version: Some(row.api_version().to_owned()),
+        kind: Some(row.kind.to_owned()),
         name: Some(policy.name.to_string()),
         namespace: policy.namespace.as_deref().map(str::to_owned),
         uid,

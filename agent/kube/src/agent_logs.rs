@@ -1,11 +1,11 @@
 //! The agents' records, from the logs of their pods: read once, or followed.
 //!
-//! Pods come and go, kubelets restart, streams end: each is taken up where it ended, by the times
-//! that the kubelet gives the lines. What comes more than a reader can take waits in the nodes' own
-//! log files.
+//! Pods come and go, kubelets restart, streams end: each is resumed where it ended, by the times
+//! that the kubelet gives the lines. What a reader has no room for waits in the nodes' own log files.
 
 use std::{
     collections::BTreeMap,
+    io,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -27,12 +27,11 @@ use tokio::{
     time::{Duration, sleep},
 };
 
-use whydrop_core::chain::chain;
-
-use crate::chain::kube_chain;
 use whydrop_report::records::lines::LINE_BYTES_MAX;
 
-/// By what the agents' pods are found.
+use crate::api_error::ApiError;
+
+/// The label of the agents' pods.
 pub const SELECTOR: &str = "app.kubernetes.io/name=whydrop";
 
 /// The container of theirs that writes the records.
@@ -42,10 +41,10 @@ const CONTAINER: &str = "whydrop";
 pub const LINES_MAX: usize = 1024;
 
 /// How many agents are followed at once, each by a stream of its own through the API server. In a
-/// cluster with more, those that are found last are not heard, which is said.
+/// cluster with more, those that are found last are not followed, which is logged.
 const AGENTS_MAX: usize = 1000;
 
-/// The pause before a stream that ended is taken up again: the kubelet closes those of containers
+/// The pause before a stream that ended is resumed: the kubelet closes those of containers
 /// that restart, and a node that is gone answers with an error each time.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -58,42 +57,71 @@ pub struct LogLine {
     pub text: String,
 }
 
-/// What all agents have logged since then that their nodes still keep; unordered between pods.
+/// Why agents' logs cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LogsError {
+    /// The API server does not say which agents there are.
+    #[error("the agents in namespace {namespace} cannot be listed: {why}")]
+    Unlisted {
+        /// Where.
+        namespace: String,
+        /// Why.
+        why: ApiError,
+    },
+    /// No pod has their label.
+    #[error("no agent to ask: no pod with the label {selector} in namespace {namespace}")]
+    NoAgent {
+        /// Where.
+        namespace: String,
+        /// Which label.
+        selector: String,
+    },
+    /// The API server, or the kubelet behind it, does not give a log.
+    #[error(transparent)]
+    NotGiven(#[from] ApiError),
+    /// A log ends before its end.
+    #[error(transparent)]
+    Broken(#[from] io::Error),
+}
+
+impl From<kube::Error> for LogsError {
+    fn from(error: kube::Error) -> Self {
+        Self::NotGiven(error.into())
+    }
+}
+
+/// What all agents have logged since then that their nodes still keep; unordered between pods. An
+/// agent whose log cannot be read is named in a warning.
 ///
 /// # Errors
-/// Where the agents cannot be listed, or there is none. An agent whose log cannot be read is told in
-/// a message.
+/// Where the agents cannot be listed, or there is none.
 pub async fn once(
     client: &Client,
     namespace: &str,
     selector: &str,
     since: Option<Timestamp>,
-) -> anyhow::Result<Vec<LogLine>> {
+) -> Result<Vec<LogLine>, LogsError> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let agents = api.list_metadata(&ListParams::default().labels(selector)).await;
-    let agents = agents.map_err(|error| {
-        anyhow::anyhow!(
-            "the agents in namespace {namespace} cannot be listed: {}",
-            kube_chain(&error)
-        )
+    let agents = agents.map_err(|error| LogsError::Unlisted {
+        namespace: namespace.to_owned(),
+        why: error.into(),
     })?;
-    anyhow::ensure!(
-        !agents.items.is_empty(),
-        "no agent to ask: no pod with the label {selector} in namespace {namespace}"
-    );
+    if agents.items.is_empty() {
+        let (namespace, selector) = (namespace.to_owned(), selector.to_owned());
+        return Err(LogsError::NoAgent { namespace, selector });
+    }
     let mut lines = Vec::new();
     for agent in agents.items.into_iter().take(AGENTS_MAX) {
         let pod: Arc<str> = agent.metadata.name.unwrap_or_default().into();
         let parameters = LogParams { since_time: since, ..parameters(false) };
         let read = async {
-            let mut log = std::pin::pin!(
-                api.log_stream(&pod, &parameters).await.map_err(|e| kube_chain(&e))?
-            );
+            let mut log = std::pin::pin!(api.log_stream(&pod, &parameters).await?);
             while let Some(line) = line(&mut log).await? {
                 let text = split(&line).1.to_owned();
                 lines.push(LogLine { pod: pod.clone(), text });
             }
-            Ok::<(), String>(())
+            Ok::<(), LogsError>(())
         };
         if let Err(why) = read.await {
             tracing::warn!("the log of agent {namespace}/{pod} cannot be read: {why}");
@@ -105,41 +133,41 @@ pub async fn once(
 /// The agents' logs, followed.
 #[derive(Debug)]
 pub struct Following {
-    /// The lines, at most [`LINES_MAX`] of which wait.
+    /// The lines; at most [`LINES_MAX`] wait.
     pub lines: mpsc::Receiver<LogLine>,
-    hearing: Arc<Hearing>,
+    counts: Arc<Counts>,
 }
 
-/// How many agents there are, and how many of them are heard.
+/// How many agents there are, and to how many of them there is a stream at this moment.
 #[derive(Debug, Default)]
-struct Hearing {
+struct Counts {
     agents: AtomicUsize,
-    heard: AtomicUsize,
+    connected: AtomicUsize,
 }
 
 impl Following {
-    /// How many agents are heard, of how many that there are.
-    pub fn heard(&self) -> (usize, usize) {
-        let Hearing { agents, heard } = &*self.hearing;
-        (heard.load(Ordering::Relaxed), agents.load(Ordering::Relaxed))
+    /// To how many agents there is a stream at this moment, of how many that there are.
+    pub fn connected(&self) -> (usize, usize) {
+        let Counts { agents, connected } = &*self.counts;
+        (connected.load(Ordering::Relaxed), agents.load(Ordering::Relaxed))
     }
 }
 
 /// Follows the logs of all agents from then on, until nobody listens.
 pub fn follow(client: Client, namespace: String, selector: String, since: Timestamp) -> Following {
     let (sender, lines) = mpsc::channel(LINES_MAX);
-    let hearing = Arc::<Hearing>::default();
+    let counts = Arc::<Counts>::default();
     let agents = Agents {
         api: Api::namespaced(client.clone(), &namespace),
         pods: Api::namespaced(client, &namespace),
         namespace,
         since,
         sender,
-        hearing: hearing.clone(),
+        counts: counts.clone(),
         streams: BTreeMap::new(),
     };
     tokio::spawn(agents.run(selector));
-    Following { lines, hearing }
+    Following { lines, counts }
 }
 
 /// The agents that there are, and a task for each.
@@ -150,7 +178,7 @@ struct Agents {
     namespace: String,
     since: Timestamp,
     sender: mpsc::Sender<LogLine>,
-    hearing: Arc<Hearing>,
+    counts: Arc<Counts>,
     streams: BTreeMap<Arc<str>, Stream>,
 }
 
@@ -187,16 +215,16 @@ impl Agents {
                         self.streams.remove(&name(&pod.metadata));
                     }
                     Err(error) => {
-                        let why = chain(&error);
-                        if why != complaint {
-                            let namespace = &self.namespace;
-                            tracing::warn!("the agents in {namespace} cannot be found: {why}");
-                            complaint = why;
-                        }
+                        let namespace = &self.namespace;
+                        let why = ApiError::from(&error);
+                        warn_once(
+                            &mut complaint,
+                            format!("the agents in {namespace} cannot be found: {why}"),
+                        );
                         break;
                     }
                 }
-                self.hearing.agents.store(self.streams.len(), Ordering::Relaxed);
+                self.counts.agents.store(self.streams.len(), Ordering::Relaxed);
             }
             sleep(PAUSE).await;
         }
@@ -207,7 +235,7 @@ impl Agents {
             return;
         }
         if self.streams.len() >= AGENTS_MAX {
-            tracing::warn!("agent {pod} is not heard: {AGENTS_MAX} are followed already");
+            tracing::warn!("the log of agent {pod} is not followed: there are {AGENTS_MAX} others");
             return;
         }
         let follower = Follower {
@@ -215,30 +243,38 @@ impl Agents {
             pod: pod.clone(),
             since: self.since,
             sender: self.sender.clone(),
-            heard: Heard { hearing: self.hearing.clone(), is_heard: false },
+            connected: Connected { counts: self.counts.clone(), is_connected: false },
         };
         self.streams.insert(pod, Stream(tokio::spawn(follower.run())));
     }
 }
 
-/// Counts an agent as heard, for as long as it is.
-struct Heard {
-    hearing: Arc<Hearing>,
-    is_heard: bool,
-}
-
-impl Heard {
-    fn set(&mut self, is_heard: bool) {
-        match (self.is_heard, is_heard) {
-            (false, true) => self.hearing.heard.fetch_add(1, Ordering::Relaxed),
-            (true, false) => self.hearing.heard.fetch_sub(1, Ordering::Relaxed),
-            _ => return,
-        };
-        self.is_heard = is_heard;
+/// Logs a complaint, unless it was the last one.
+fn warn_once(last: &mut String, complaint: String) {
+    if *last != complaint {
+        tracing::warn!("{complaint}");
+        *last = complaint;
     }
 }
 
-impl Drop for Heard {
+/// Counts an agent as connected, for as long as it is.
+struct Connected {
+    counts: Arc<Counts>,
+    is_connected: bool,
+}
+
+impl Connected {
+    fn set(&mut self, is_connected: bool) {
+        match (self.is_connected, is_connected) {
+            (false, true) => self.counts.connected.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.counts.connected.fetch_sub(1, Ordering::Relaxed),
+            _ => return,
+        };
+        self.is_connected = is_connected;
+    }
+}
+
+impl Drop for Connected {
     fn drop(&mut self) {
         self.set(false);
     }
@@ -251,29 +287,26 @@ struct Follower {
     /// The time of the last line that was passed on; the API takes whole seconds, so some come again.
     since: Timestamp,
     sender: mpsc::Sender<LogLine>,
-    heard: Heard,
+    connected: Connected,
 }
 
 impl Follower {
     async fn run(mut self) {
         let mut complaint = String::new();
         while !self.sender.is_closed() {
-            if let Err(why) = self.stream().await
-                && why != complaint
-            {
-                tracing::warn!("agent {} is not heard: {why}", self.pod);
-                complaint = why;
+            if let Err(why) = self.stream().await {
+                let pod = &self.pod;
+                warn_once(&mut complaint, format!("the log of agent {pod} cannot be read: {why}"));
             }
-            self.heard.set(false);
+            self.connected.set(false);
             sleep(PAUSE).await;
         }
     }
 
-    async fn stream(&mut self) -> Result<(), String> {
+    async fn stream(&mut self) -> Result<(), LogsError> {
         let parameters = LogParams { since_time: Some(self.since), ..parameters(true) };
-        let log = self.api.log_stream(&self.pod, &parameters).await.map_err(|e| kube_chain(&e))?;
-        let mut log = std::pin::pin!(log);
-        self.heard.set(true);
+        let mut log = std::pin::pin!(self.api.log_stream(&self.pod, &parameters).await?);
+        self.connected.set(true);
         while let Some(line) = line(&mut log).await? {
             let (time, text) = split(&line);
             if time.is_some_and(|time| time <= self.since) {
@@ -304,31 +337,22 @@ fn split(line: &str) -> (Option<Timestamp>, &str) {
 }
 
 /// The next line that is not too long.
-async fn line(
-    log: &mut (impl futures_util::AsyncBufRead + Unpin),
-) -> Result<Option<String>, String> {
+async fn line(log: &mut (impl futures_util::AsyncBufRead + Unpin)) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     let mut is_cut = false;
     loop {
-        let read = read_until(log.take(LINE_BYTES_MAX as u64), &mut line).await?;
+        let read = log.take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut line).await?;
         let is_whole = line.last() == Some(&b'\n');
         if is_whole && !is_cut {
             return Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()));
         }
-        // The end of a log may lack its newline: it is cut off, or goes on later.
+        // The end of a log may lack its newline: it is cut off, or continues later.
         if read == 0 {
             return Ok(None);
         }
         is_cut = !is_whole;
         line.clear();
     }
-}
-
-async fn read_until(
-    mut log: impl futures_util::AsyncBufRead + Unpin,
-    line: &mut Vec<u8>,
-) -> Result<usize, String> {
-    log.read_until(b'\n', line).await.map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -1,0 +1,266 @@
+//! The rows.
+
+use k8s_openapi::{
+    Resource as _,
+    api::{discovery::v1::EndpointSlice, networking::v1::NetworkPolicy},
+};
+use serde_json::Value;
+
+use super::{
+    Decoder, KindRow, Role, Scope,
+    decode::{decode, decode_strictly},
+};
+use crate::{
+    cluster::{
+        Engine,
+        object::{Kind, Object},
+        translate,
+    },
+    policy::{
+        PolicyKind, admin,
+        calico::{self, Group},
+        network_policy,
+    },
+    problem::Problem,
+};
+
+/// What a row does not say.
+const OBJECT: KindRow = KindRow {
+    api_versions: &["v1"],
+    kind: "",
+    plural: "",
+    scope: Scope::Namespace,
+    engine: Engine::Standard,
+    role: Role::Object,
+    is_remedy: false,
+    decoder: None,
+};
+
+const ADMIN: KindRow = KindRow {
+    api_versions: &[admin::API_VERSION],
+    scope: Scope::Cluster,
+    role: Role::Policy,
+    ..OBJECT
+};
+
+/// Calico's objects are followed as they are stored, wherever the API server of Kubernetes stores them.
+/// Calico's own API server shows the same objects once more in its own group, which is not followed.
+const CALICO: KindRow = KindRow {
+    api_versions: &[Group::Stored.api_version(), Group::Api.api_version()],
+    engine: Engine::Calico,
+    role: Role::Policy,
+    ..OBJECT
+};
+
+/// Policies of network plugins, and of versions to come: where there are any, they may decide.
+const UNREAD: KindRow = KindRow { role: Role::Unread, ..OBJECT };
+
+pub(super) const ROWS: &[KindRow] = &[
+    KindRow {
+        kind: "Pod",
+        plural: "pods",
+        decoder: Some(read(Kind::Pod, |value, _| {
+            Ok(Object::Pod(translate::pod(&decode(value)?)?))
+        })),
+        ..OBJECT
+    },
+    KindRow {
+        kind: "Namespace",
+        plural: "namespaces",
+        scope: Scope::Cluster,
+        decoder: Some(read(Kind::Namespace, |value, _| {
+            Ok(Object::Namespace(translate::namespace(&decode(value)?)?))
+        })),
+        ..OBJECT
+    },
+    KindRow {
+        kind: "Node",
+        plural: "nodes",
+        scope: Scope::Cluster,
+        decoder: Some(read(Kind::Node, |value, _| {
+            Ok(Object::Node(translate::node(&decode(value)?)?))
+        })),
+        ..OBJECT
+    },
+    KindRow {
+        kind: "Service",
+        plural: "services",
+        role: Role::LookedUp,
+        decoder: Some(read(Kind::Service, |value, _| {
+            Ok(Object::Service(translate::service(&decode(value)?)?))
+        })),
+        ..OBJECT
+    },
+    KindRow {
+        api_versions: &[EndpointSlice::API_VERSION],
+        kind: "EndpointSlice",
+        plural: "endpointslices",
+        role: Role::LookedUp,
+        decoder: Some(read(Kind::EndpointSlice, |value, _| {
+            Ok(Object::EndpointSlice(translate::endpoint_slice(&decode(value)?)?))
+        })),
+        ..OBJECT
+    },
+    // By whose labels Calico's policies may select pods.
+    KindRow {
+        kind: "ServiceAccount",
+        plural: "serviceaccounts",
+        decoder: Some(read(Kind::ServiceAccount, |value, _| {
+            Ok(Object::ServiceAccount(translate::service_account(&decode(value)?)?))
+        })),
+        ..OBJECT
+    },
+    KindRow {
+        api_versions: &[NetworkPolicy::API_VERSION],
+        kind: "NetworkPolicy",
+        plural: "networkpolicies",
+        role: Role::Policy,
+        is_remedy: true,
+        decoder: Some(read(Kind::Policy(PolicyKind::NetworkPolicy), |value, _| {
+            network_policy::lower(&decode_strictly(&value)?).map(Object::Policy)
+        })),
+        ..OBJECT
+    },
+    KindRow {
+        kind: "AdminNetworkPolicy",
+        plural: "adminnetworkpolicies",
+        decoder: Some(read(Kind::Policy(PolicyKind::AdminNetworkPolicy), |value, _| {
+            admin::lower(&decode_strictly(&value)?).map(Object::Policy)
+        })),
+        ..ADMIN
+    },
+    KindRow {
+        kind: "BaselineAdminNetworkPolicy",
+        plural: "baselineadminnetworkpolicies",
+        decoder: Some(read(Kind::Policy(PolicyKind::BaselineAdminNetworkPolicy), |value, _| {
+            admin::lower_baseline(&decode_strictly(&value)?).map(Object::Policy)
+        })),
+        ..ADMIN
+    },
+    KindRow {
+        kind: "NetworkPolicy",
+        plural: "networkpolicies",
+        is_remedy: true,
+        decoder: Some(read(Kind::Policy(PolicyKind::CalicoNetworkPolicy), |value, api_version| {
+            calico_policy(&value, api_version, PolicyKind::CalicoNetworkPolicy)
+        })),
+        ..CALICO
+    },
+    KindRow {
+        kind: "GlobalNetworkPolicy",
+        plural: "globalnetworkpolicies",
+        scope: Scope::Cluster,
+        decoder: Some(read(Kind::Policy(PolicyKind::GlobalNetworkPolicy), |value, api_version| {
+            calico_policy(&value, api_version, PolicyKind::GlobalNetworkPolicy)
+        })),
+        ..CALICO
+    },
+    KindRow {
+        kind: "StagedNetworkPolicy",
+        plural: "stagednetworkpolicies",
+        role: Role::Staged,
+        decoder: Some(read(Kind::Policy(PolicyKind::StagedNetworkPolicy), |value, api_version| {
+            calico_policy(&value, api_version, PolicyKind::StagedNetworkPolicy)
+        })),
+        ..CALICO
+    },
+    KindRow {
+        kind: "StagedGlobalNetworkPolicy",
+        plural: "stagedglobalnetworkpolicies",
+        scope: Scope::Cluster,
+        role: Role::Staged,
+        decoder: Some(read(
+            Kind::Policy(PolicyKind::StagedGlobalNetworkPolicy),
+            |value, api_version| {
+                calico_policy(&value, api_version, PolicyKind::StagedGlobalNetworkPolicy)
+            },
+        )),
+        ..CALICO
+    },
+    KindRow {
+        kind: "StagedKubernetesNetworkPolicy",
+        plural: "stagedkubernetesnetworkpolicies",
+        role: Role::Staged,
+        decoder: Some(read(
+            Kind::Policy(PolicyKind::StagedKubernetesNetworkPolicy),
+            |value, api_version| {
+                let policy = decode_strictly(&value)?;
+                calico::lower_staged_kubernetes(&policy, group(api_version)).map(Object::Policy)
+            },
+        )),
+        ..CALICO
+    },
+    KindRow {
+        kind: "Tier",
+        plural: "tiers",
+        scope: Scope::Cluster,
+        decoder: Some(read(Kind::Tier, |value, _| {
+            calico::tier(&decode_strictly(&value)?).map(Object::Tier)
+        })),
+        ..CALICO
+    },
+    KindRow {
+        kind: "NetworkSet",
+        plural: "networksets",
+        scope: Scope::AnyNamespace,
+        decoder: Some(read(Kind::NetworkSet, |value, _| {
+            calico::network_set(&decode_strictly(&value)?, false).map(Object::NetworkSet)
+        })),
+        ..CALICO
+    },
+    KindRow {
+        kind: "GlobalNetworkSet",
+        plural: "globalnetworksets",
+        scope: Scope::Cluster,
+        decoder: Some(read(Kind::GlobalNetworkSet, |value, _| {
+            calico::network_set(&decode_strictly(&value)?, true).map(Object::NetworkSet)
+        })),
+        ..CALICO
+    },
+    KindRow {
+        api_versions: &["policy.networking.k8s.io/v1alpha2"],
+        kind: "ClusterNetworkPolicy",
+        plural: "clusternetworkpolicies",
+        scope: Scope::Cluster,
+        ..UNREAD
+    },
+    KindRow {
+        api_versions: &["cilium.io/v2"],
+        kind: "CiliumNetworkPolicy",
+        plural: "ciliumnetworkpolicies",
+        ..UNREAD
+    },
+    KindRow {
+        api_versions: &["cilium.io/v2"],
+        kind: "CiliumClusterwideNetworkPolicy",
+        plural: "ciliumclusterwidenetworkpolicies",
+        scope: Scope::Cluster,
+        ..UNREAD
+    },
+    KindRow {
+        api_versions: &["crd.antrea.io/v1beta1"],
+        kind: "NetworkPolicy",
+        plural: "networkpolicies",
+        ..UNREAD
+    },
+    KindRow {
+        api_versions: &["crd.antrea.io/v1beta1"],
+        kind: "ClusterNetworkPolicy",
+        plural: "clusternetworkpolicies",
+        scope: Scope::Cluster,
+        ..UNREAD
+    },
+];
+
+const fn read(kind: Kind, decode: fn(Value, &str) -> Result<Object, Problem>) -> Decoder {
+    Decoder { kind, decode }
+}
+
+fn calico_policy(value: &Value, api_version: &str, kind: PolicyKind) -> Result<Object, Problem> {
+    calico::lower(&decode_strictly(value)?, kind, group(api_version)).map(Object::Policy)
+}
+
+/// The group of an `apiVersion` of Calico's rows.
+fn group(api_version: &str) -> Group {
+    Group::of(api_version).unwrap_or(Group::Stored)
+}
