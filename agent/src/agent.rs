@@ -197,7 +197,7 @@ impl Agent {
                 },
                 changed = self.source.changed() => match changed {
                     Ok(()) => self.cluster_changed(),
-                    Err(error) => self.degraded(&error),
+                    Err(error) => self.failed(&error),
                 },
                 _ = turns.tick() => self.turn().await,
                 _ = gauges.tick() => self.read_gauges(Timestamp::now()),
