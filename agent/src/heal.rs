@@ -178,9 +178,8 @@ impl Task {
     fn handle(&mut self, pod: &str, text: &str) {
         let read = match read_line(text) {
             Line::Record(record) => match *record {
-                Record::Incident(incident) => {
-                    facts::incident_report(&incident).map(|report| self.healer.incident_reported(report))
-                }
+                Record::Incident(incident) => facts::incident_report(&incident)
+                    .map(|report| self.healer.incident_reported(report)),
                 Record::Drop(drop) => facts::drop_report(&drop).map(|report| {
                     if let Some(report) = report {
                         self.healer.drop_reported(&report);

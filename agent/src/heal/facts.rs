@@ -35,7 +35,8 @@ pub(super) fn incident_report(record: &IncidentRecord) -> Result<IncidentReport,
         last: record.last.into(),
         severity: record.severity,
         confidence: record.confidence,
-        class: class.ok_or_else(|| expected("cause.class", "a class", &record.cause.class.to_string()))?,
+        class: class
+            .ok_or_else(|| expected("cause.class", "a class", &record.cause.class.to_string()))?,
         responsible: record.cause.responsible.iter().filter_map(policy).collect(),
         namespaces: namespaces.chain(of_policies).map(Into::into).collect::<BTreeSet<_>>(),
         has_remedy: record.plan.iter().any(verified),
@@ -58,9 +59,9 @@ pub(super) fn drop_report(record: &DropRecord) -> Result<Option<DropReport>, Pro
         source: address("flow.source.ip", &source.ip)?,
         destination: address("flow.destination.ip", &destination.ip)?,
         port: destination.port.ok_or_else(|| expected(port, "a port", "none"))?,
-        protocol: *protocol.known().ok_or_else(|| {
-            expected("flow.protocol", "TCP, UDP or SCTP", &protocol.to_string())
-        })?,
+        protocol: *protocol
+            .known()
+            .ok_or_else(|| expected("flow.protocol", "TCP, UDP or SCTP", &protocol.to_string()))?,
     };
     Ok(Some(DropReport {
         incident: id("incident", &record.incident)?,
@@ -147,7 +148,8 @@ mod tests {
             }
         }
         let Ok(Record::Drop(record)) = serde_json::from_value(record) else { panic!("a drop") };
-        let report = drop_report(&record).expect("it can be read").expect("a flow that was dropped");
+        let report =
+            drop_report(&record).expect("it can be read").expect("a flow that was dropped");
         assert_eq!(&*report.node, "worker-1");
         report.past
     }
