@@ -125,7 +125,7 @@ fn what_is_not_denied_by_a_namespaces_own_omission_is_left_alone() {
     assert!(refused("", &[flow(99, 5432)]).starts_with("10.1.0.99 is outside the cluster"));
     let cilium = "{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, \
                   metadata: {name: c, namespace: shop}, spec: {}}";
-    assert!(refused(cilium, &one).starts_with("the cluster as it is now cannot tell"));
+    assert!(refused(cilium, &one).starts_with("the cluster as it is now does not show enough"));
 }
 
 /// Everything that a healer reports.
