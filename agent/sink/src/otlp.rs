@@ -197,7 +197,7 @@ impl Otlp {
                         return;
                     }
                     Err(error) => {
-                        tracing::debug!("cannot read namespace {CLUSTER_NAMESPACE}: {error}")
+                        tracing::debug!("cannot read namespace {CLUSTER_NAMESPACE}: {error}");
                     }
                 }
                 sleep(CLUSTER_PAUSE).await;

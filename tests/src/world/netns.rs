@@ -264,12 +264,13 @@ impl World for Node {
 /// What drops in place of a network plugin.
 const STAND_IN: &str = "inet stand_in";
 
-/// Drops everything that a node forwards to an address, or nothing any more.
+/// Drops what a node forwards to an address, or nothing any more. As engines do, it leaves alone what
+/// belongs to a connection that is there already, such as answers.
 pub(super) fn stand_in(node: &Network, address: IpAddr, passes: bool) -> Result<()> {
     let family = if address.is_ipv4() { "ip" } else { "ip6" };
     let rule = match passes {
         true => String::new(),
-        false => format!("{family} daddr {address} counter drop"),
+        false => format!("{family} daddr {address} ct state new counter drop"),
     };
     // Added so that it is there to be deleted.
     node.nft(&format!(

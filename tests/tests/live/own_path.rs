@@ -56,6 +56,6 @@ fn a_filter_of_the_node_that_stops_its_connections_is_seen() {
     node.nft(&rules).expect("rules");
     // It has to connect again.
     node.server_mut().expect("a server").stop_apiserver().expect("stopped");
-    let address = format!("to the API server (127.0.0.1:{port}) die");
+    let address = format!("to the API server (127.0.0.1:{port}) are dropped");
     says(&mut agent, &[&address, "NETFILTER_DROP", "host endpoints"]);
 }

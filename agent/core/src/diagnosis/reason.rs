@@ -44,7 +44,7 @@ impl Reason {
             Some(beginning) => name.starts_with(beginning),
             None => name == *pattern,
         };
-        REASONS.iter().find(|reason| reason.names.iter().any(|pattern| is_it(pattern)))
+        REASONS.iter().find(|reason| reason.names.iter().any(&is_it))
     }
 }
 
