@@ -182,7 +182,7 @@ fn without_a_folder_the_agent_says_what_that_costs_and_a_wrong_setting_by_its_na
     let mut agent = Agent::spawn(&mut command(("OTEL_SERVICE_NAME", "whydrop"))?)?;
     agent.wait_ready()?;
     let cannot = agent.records()[0].record["cannot"].to_string();
-    assert!(cannot.contains("across a restart: see --state-directory"), "{cannot}");
+    assert!(cannot.contains("across a restart: set --state-directory"), "{cannot}");
     // Nobody listens there: the agent's end is not put off for long.
     agent.stop()
 }
