@@ -84,7 +84,7 @@ pub(crate) fn target_folder() -> Result<PathBuf> {
 ///
 /// Panics say where they come from; where this machine keeps its sources concerns no user, and
 /// would make two machines' programs differ.
-pub(crate) fn rustflags(target: &str, others: &[String]) -> String {
+fn rustflags(target: &str, others: &[String]) -> String {
     let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let cargo_home = cargo_home.or_else(|| Some(env::home_dir()?.join(".cargo")));
     let flags = [(Some(root()), "/whydrop"), (cargo_home, "/cargo")]
@@ -93,4 +93,10 @@ pub(crate) fn rustflags(target: &str, others: &[String]) -> String {
     let flags: Vec<String> =
         flags.chain(others.iter().cloned()).map(|flag| format!("'{flag}'")).collect();
     format!("target.{target}.rustflags=[{}]", flags.join(","))
+}
+
+/// Has a call build for a target with [`rustflags`], which the environment's would replace.
+pub(crate) fn set_rustflags(build: &mut Command, target: &str, others: &[String]) {
+    build.args(["--config", &rustflags(target, others)]);
+    build.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
 }

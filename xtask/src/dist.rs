@@ -20,7 +20,7 @@ use hex::ToHex as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    cargo::{cargo, root, rustflags, target_folder},
+    cargo::{cargo, root, set_rustflags, target_folder},
     plan::{Plan, say},
     setup::{Need, prepare_for, zig},
 };
@@ -112,11 +112,9 @@ impl Platform {
             let frameworks = root().join("xtask/macos");
             flags.push(format!("-Clink-arg=-F{}", frameworks.display()));
         }
-        build.args(["--config", &rustflags(self.target, &flags)]);
-        // These would replace the flags above, and lead to an SDK that only some machines have.
-        for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "SDKROOT"] {
-            build.env_remove(name);
-        }
+        set_rustflags(&mut build, self.target, &flags);
+        // It would lead to an SDK that only some machines have.
+        build.env_remove("SDKROOT");
         build.env("CARGO_ZIGBUILD_ZIG_PATH", zig::program()?);
         Ok(build)
     }

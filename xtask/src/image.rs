@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use crate::{
     arch::Arch,
     budget,
-    cargo::{cargo, root, rustflags, target_folder},
+    cargo::{cargo, root, set_rustflags, target_folder},
     plan::{Plan, say},
     setup::{self, Need},
 };
@@ -197,9 +197,7 @@ fn build(arch: Arch) -> Command {
     // rustc brings this linker, and its target brings musl: one machine links for both processors.
     build.args(["--config", &format!("target.{target}.linker='rust-lld'")]);
     build.env(format!("CC_{}", target.replace('-', "_")), arch.compiler().0);
-    build.args(["--config", &rustflags(target, &[])]);
-    // These would replace the flags above.
-    build.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    set_rustflags(&mut build, target, &[]);
     build
 }
 

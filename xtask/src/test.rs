@@ -2,6 +2,7 @@
 //! everything.
 
 use std::{
+    env,
     process::{Command, ExitCode},
     thread,
     time::{Duration, Instant},
@@ -13,7 +14,7 @@ use serde_json::Value;
 use crate::{
     arch::Arch,
     budget::{self, Budget, beside},
-    cargo::{build, cargo},
+    cargo::{build, cargo, root},
     image, lab, lint,
     plan::{Plan, say},
     setup::{ALL_TESTS, Need, prepare, prepare_tools, require_root},
@@ -108,7 +109,10 @@ fn nextest(targets: &[String]) -> Result<Command> {
 
 /// The flags by which cargo builds the tests of the main path, and none of those that it leaves out.
 fn main_path() -> Result<Vec<String>> {
-    let output = cargo(["metadata", "--no-deps", "--format-version=1"]).output()?;
+    // Of the cargo that runs this: the pinned one may be yet to be installed.
+    let mut metadata = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    metadata.args(["metadata", "--no-deps", "--format-version=1"]).current_dir(root());
+    let output = metadata.output().context("run cargo metadata")?;
     ensure!(output.status.success(), "cargo metadata: {}", output.status);
     let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata")?;
     let left_out = left_out(NEXTEST);

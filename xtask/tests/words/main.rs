@@ -7,6 +7,7 @@ mod table;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 use table::{TABLE, found, unused_words};
@@ -44,15 +45,22 @@ fn expect_none(faults: &[String]) {
     assert!(faults.is_empty(), "{} places:\n{}", faults.len(), faults.join("\n"));
 }
 
+/// The words of the table, read once.
+static UNUSED: LazyLock<Vec<String>> = LazyLock::new(|| unused_words(MANIFEST));
+
+/// Where words stand in lines: the line's number, and the word.
+fn places(lines: impl IntoIterator<Item = (usize, String)>, unused: &[String]) -> Vec<String> {
+    let mut places = Vec::new();
+    for (number, line) in lines {
+        places.extend(found(&line, unused).iter().map(|word| format!("{number}: {word}")));
+    }
+    places
+}
+
 /// Where one of the words stands in a file.
 fn faults(path: &Path, lines: impl IntoIterator<Item = (usize, String)>) -> Vec<String> {
-    let unused = unused_words(MANIFEST);
-    let mut faults = Vec::new();
-    for (number, line) in lines {
-        let words = found(&line, &unused);
-        faults.extend(words.iter().map(|word| format!("{}:{number}: {word}", path.display())));
-    }
-    faults
+    let places = places(lines, &UNUSED).into_iter();
+    places.map(|place| format!("{}:{place}", path.display())).collect()
 }
 
 fn numbered(text: &str) -> Vec<(usize, String)> {
@@ -114,12 +122,7 @@ fn scenarios_and_stories_use_them() {
 }
 
 fn made_up(lines: Vec<(usize, String)>) -> Vec<String> {
-    let unused = ["told", "for want of room"].map(str::to_owned);
-    let mut all = Vec::new();
-    for (number, line) in lines {
-        all.extend(found(&line, &unused).iter().map(|word| format!("{number}: {word}")));
-    }
-    all
+    places(lines, &["told", "for want of room"].map(str::to_owned))
 }
 
 #[test]
