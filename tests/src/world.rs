@@ -95,6 +95,13 @@ pub trait World {
     /// Runs a pod of this manifest, which says neither on which node nor with which address.
     fn run(&mut self, manifest: &Value) -> Result<Pod>;
 
+    /// Applies a pod of this manifest as it runs on a node with this address.
+    fn run_at(&mut self, manifest: &Value, node: &str, address: IpAddr) -> Result<Pod> {
+        let running = manifest::running(manifest.clone(), node, &[address]);
+        self.apply(&running.to_string())?;
+        self.pod(&manifest::key(manifest)?)
+    }
+
     /// The running pod that is called `namespace/name`.
     fn pod(&self, key: &str) -> Result<Pod>;
 

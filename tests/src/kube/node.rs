@@ -37,7 +37,9 @@ use super::{
     wait::{Look, until},
 };
 use crate::world::{
-    Objects, Pod, World, manifest,
+    Objects, Pod, World,
+    agent::beside,
+    manifest,
     namespace::{Network, checked},
 };
 
@@ -334,7 +336,7 @@ impl Holder {
         // Killing it kills the first process inside, and that all others.
         unshare.args(["--net", "--mount", "--uts", "--pid", "--fork", "--kill-child"]);
         unshare.args(["--propagation", "private", "--"]);
-        unshare.arg(program()?).arg("inside").arg(folder).arg(NAME);
+        unshare.arg(beside("whydrop-lab")?).arg("inside").arg(folder).arg(NAME);
         let mut daemon = Daemon::start(&here, folder, "node", unshare)?;
         let pid = until("namespaces", INSIDE_WAIT, || {
             daemon.check()?;
@@ -429,15 +431,6 @@ impl Site<'_> {
         self.ctr(&["images", "import", &archive.to_string_lossy()])?;
         Ok(())
     }
-}
-
-/// `whydrop-lab`, which is the first process of a node: beside the program that is running.
-fn program() -> Result<PathBuf> {
-    let this = std::env::current_exe()?;
-    let mut folders = this.ancestors().skip(1).take(2).map(|folder| folder.join("whydrop-lab"));
-    folders
-        .find(|path| path.is_file())
-        .context("no whydrop-lab beside this program: build it with `cargo build -p whydrop-tests`")
 }
 
 fn finished(arguments: &[&str], output: &Output) -> Result<String> {

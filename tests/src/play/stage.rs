@@ -108,11 +108,6 @@ impl<W: World> Stage<W> {
         Ok(())
     }
 
-    /// The agents, in the order of the nodes.
-    pub fn agents(&mut self) -> &mut [Agent] {
-        &mut self.agents
-    }
-
     /// Everything that was reported so far.
     pub fn records(&self) -> impl Iterator<Item = &Value> {
         let now = self.agents.iter().flat_map(Agent::records).map(|heard| &heard.record);

@@ -334,6 +334,6 @@ pub fn beside(name: &str) -> Result<PathBuf> {
     let this = std::env::current_exe()?;
     let folders = this.ancestors().skip(1).take(2);
     folders.map(|folder| folder.join(name)).find(|path| path.is_file()).with_context(|| {
-        format!("no {name} beside this program: build it with `cargo build -p {name}`")
+        format!("no {name} beside this program: build it with `cargo build --workspace --bins`")
     })
 }

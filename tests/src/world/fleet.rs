@@ -203,9 +203,8 @@ impl World for Fleet {
         let held: Vec<&IpAddr> = self.pods.values().flat_map(|(_, addresses)| addresses).collect();
         let mut free = pods.hosts().skip(1).filter(|address| !held.contains(&address));
         let address = free.next().context("no address is left")?;
-        let running = manifest::running(manifest.clone(), &host.name, &[address]);
-        self.apply(&running.to_string())?;
-        self.pod(&manifest::key(manifest)?)
+        let node = host.name.clone();
+        self.run_at(manifest, &node, address)
     }
 
     fn pod(&self, key: &str) -> Result<Pod> {

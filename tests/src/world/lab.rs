@@ -262,9 +262,8 @@ impl World for Lab {
         let mut free = (1..u8::MAX).map(|last| IpAddr::from([a, b, c, last]));
         let address =
             free.find(|address| !held.contains(&address)).context("no address is left")?;
-        let running = manifest::running(manifest.clone(), &self.node_name, &[address]);
-        self.apply(&running.to_string())?;
-        self.pod(&manifest::key(manifest)?)
+        let node = self.node_name.clone();
+        self.run_at(manifest, &node, address)
     }
 
     fn pod(&self, key: &str) -> Result<Pod> {

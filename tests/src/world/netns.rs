@@ -240,9 +240,7 @@ impl World for Node {
             Some(number) => self.nth(number).ip,
             None => self.add()?.ip,
         };
-        let running = manifest::running(manifest.clone(), NAME, &[ip.into()]);
-        self.apply(&running.to_string())?;
-        self.pod(&manifest::key(manifest)?)
+        self.run_at(manifest, NAME, ip.into())
     }
 
     fn pod(&self, key: &str) -> Result<Pod> {
