@@ -17,6 +17,7 @@ use whydrop_core::{
     flow::Protocol,
     mute::{EndFilter, OTHERS, Rule},
     policy::mute_annotation::REASON_BYTES_MAX,
+    problem::Problem,
 };
 
 use crate::cluster::manifests;
@@ -111,15 +112,8 @@ pub enum RuleProblem {
     #[error("{0}")]
     Form(String),
     /// A field has another value than is expected.
-    #[error("{field}: expected {expected}, found {found}")]
-    Value {
-        /// The field.
-        field: String,
-        /// What it may be.
-        expected: String,
-        /// What it is.
-        found: String,
-    },
+    #[error(transparent)]
+    Value(Problem),
     /// The protocol is none that is known.
     #[error("protocol: {0}")]
     Protocol(String),
@@ -142,7 +136,8 @@ pub enum RuleProblem {
 
 impl RuleProblem {
     fn value(field: impl Into<String>, expected: impl Into<String>, found: impl Display) -> Self {
-        Self::Value { field: field.into(), expected: expected.into(), found: found.to_string() }
+        let (field, expected) = (field.into(), expected.into());
+        Self::Value(Problem { field, expected, found: found.to_string() })
     }
 }
 

@@ -151,7 +151,7 @@ impl Ord for KindRow {
 }
 
 /// Every kind.
-pub fn all() -> impl Iterator<Item = &'static KindRow> + Clone {
+pub fn all() -> impl Iterator<Item = &'static KindRow> {
     table::ROWS.iter()
 }
 
@@ -185,9 +185,15 @@ pub fn may_decide(api_version: &str, kind: &str) -> bool {
     of_group(api_version).any(|row| row.decides() && (row.kind == kind || is_named_so))
 }
 
+/// Who enforces where these kinds are served.
+pub fn engine<'a>(served: impl IntoIterator<Item = &'a KindRow>) -> Engine {
+    let mut engines = served.into_iter().map(|row| row.engine);
+    engines.find(|engine| *engine != Engine::Standard).unwrap_or_default()
+}
+
 /// Who enforces where there is an object of this group, be it of a kind that we read or not.
 pub fn engine_of(api_version: &str) -> Engine {
-    of_group(api_version).map(|row| row.engine).find(|e| *e != Engine::Standard).unwrap_or_default()
+    engine(of_group(api_version))
 }
 
 fn of_group(api_version: &str) -> impl Iterator<Item = &'static KindRow> {

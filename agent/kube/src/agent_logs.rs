@@ -78,7 +78,7 @@ pub enum LogsError {
     },
     /// The API server, or the kubelet behind it, does not give a log.
     #[error(transparent)]
-    NotGiven(#[from] ApiError),
+    NotGiven(ApiError),
     /// A log ends before its end.
     #[error(transparent)]
     Broken(#[from] io::Error),

@@ -71,12 +71,12 @@ impl From<&watcher::Error> for ApiError {
 ///
 /// # Errors
 /// That it refuses, is not reached, or takes longer.
-pub async fn answered<T>(
+pub async fn answered<T, E: Into<ApiError>>(
     within: Duration,
-    request: impl Future<Output = kube::Result<T>>,
+    request: impl Future<Output = Result<T, E>>,
 ) -> Result<T, ApiError> {
     match timeout(within, request).await {
-        Ok(answer) => Ok(answer?),
+        Ok(answer) => answer.map_err(Into::into),
         Err(_) => Err(ApiError::NoAnswer(within)),
     }
 }

@@ -20,7 +20,7 @@ use kube::Client;
 use tokio::sync::mpsc;
 use whydrop_core::{
     cluster::{
-        Cluster, Engine, Snapshot,
+        Cluster, Snapshot,
         look_up::{LookUp, Query},
         object::{Key, Kind, Object},
     },
@@ -170,8 +170,9 @@ impl Live {
                     self.listed(cluster, row, Vec::new(), BTreeSet::new(), now);
                 }
                 News::Applied(object) => {
-                    if let Some(held) = self.held.get_mut(&object.key().kind) {
-                        held.insert(object.key());
+                    let key = object.key();
+                    if let Some(held) = self.held.get_mut(&key.kind) {
+                        held.insert(key);
                     }
                     cluster.apply(*object, Some(now));
                 }
@@ -200,7 +201,7 @@ impl Live {
                 News::LookedUp(sought, found) => self.looked_up(cluster, sought, found, now),
             }
         }
-        cluster.set_engine(engine(self.served.iter().copied()));
+        cluster.set_engine(kinds::engine(self.served.iter().copied()));
         let unread = self.unread.iter().filter(|(row, names)| row.decides() && !names.is_empty());
         cluster.set_unread(unread.map(|(row, names)| (row.name(), names.len())).collect());
         update
@@ -371,10 +372,4 @@ impl Live {
 /// The kinds that an agent follows.
 fn followed() -> impl Iterator<Item = &'static KindRow> {
     kinds::all().filter(|row| row.is_followed())
-}
-
-/// Who enforces where these kinds are served.
-fn engine<'a>(served: impl IntoIterator<Item = &'a KindRow>) -> Engine {
-    let mut engines = served.into_iter().map(|row| row.engine);
-    engines.find(|engine| *engine != Engine::Standard).unwrap_or_default()
 }

@@ -1,7 +1,13 @@
 //! Words that the view and the page share.
 
 use whydrop_core::diagnosis::Class;
-use whydrop_report::Word;
+use whydrop_report::{Word, records::board::Count, text::count};
+
+/// A number and its noun, of a number that may be greater.
+pub(crate) fn at_least(number: Count, noun: &str) -> String {
+    let known = count(number.at_least, noun);
+    if number.is_exact { known } else { format!("at least {known}") }
+}
 
 /// What a class of causes means, as a sentence goes on.
 pub(crate) fn class_meaning(class: &Word<Class>) -> &'static str {

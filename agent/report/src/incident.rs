@@ -244,6 +244,23 @@ pub struct PlanStep {
     pub changed: Option<Changed>,
 }
 
+impl PlanStep {
+    /// A step in words, with nothing that goes with it.
+    pub(crate) fn new(step: StepKind, text: String) -> Self {
+        Self {
+            step: step.into(),
+            text,
+            remedy: None,
+            pods: Vec::new(),
+            condition: None,
+            flow: None,
+            command: None,
+            newly_allowed: None,
+            changed: None,
+        }
+    }
+}
+
 /// A flow to test.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

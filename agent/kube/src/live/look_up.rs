@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use kube::{Api, Client, api::ListParams};
-use tokio::time::{Duration, timeout};
+use tokio::time::Duration;
 use whydrop_core::{
     cluster::{
         Snapshot,
@@ -17,7 +17,7 @@ use whydrop_core::{
 };
 
 use super::{list::list, owners::Owners};
-use crate::api_error::ApiError;
+use crate::api_error::{ApiError, answered};
 
 /// How long the API server may take: a drop waits for the answer.
 const WAIT: Duration = Duration::from_secs(2);
@@ -87,11 +87,11 @@ pub(super) async fn look_up(
             }
             Query::Scale(namespace, workload) => {
                 let scale = scale(&client, &namespace, &workload).await?;
-                Ok(Found { scale, ..Found::default() })
+                Ok::<_, ApiError>(Found { scale, ..Found::default() })
             }
         }
     };
-    timeout(WAIT, asked).await.unwrap_or(Err(ApiError::NoAnswer(WAIT)))
+    answered(WAIT, asked).await
 }
 
 async fn holders(

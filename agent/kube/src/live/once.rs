@@ -17,7 +17,6 @@ use whydrop_core::{
 };
 
 use super::{
-    engine,
     list::{Listing, count, list},
     look_up::{About, look_up},
 };
@@ -66,7 +65,7 @@ pub async fn read(client: Client, wanted: Wanted, say: &dyn Fn(&str)) -> Result<
     let served: Vec<&KindRow> = kinds::all().filter(is_served).collect();
     let followed = served.iter().filter(|row| row.is_followed());
     let mut cluster = Cluster::unsynced(followed.filter_map(|row| row.reads()));
-    cluster.set_engine(engine(served.iter().copied()));
+    cluster.set_engine(kinds::engine(served.iter().copied()));
     cluster.look_up_on_demand();
     let mut reader = Reader {
         say,

@@ -110,7 +110,7 @@ impl Held {
             Event::Init => self.listing = Some(Listing::default()),
             Event::InitApply(object) => {
                 let name = name_of(&object.metadata);
-                let read = self.read(object, &mut news).await;
+                let read = self.read(&name, object, &mut news).await;
                 if let Some(listing) = &mut self.listing {
                     listing.objects.extend(read);
                     listing.names.insert(name);
@@ -125,7 +125,7 @@ impl Held {
             }
             Event::Apply(object) => {
                 let (name, key) = (name_of(&object.metadata), self.key(&object));
-                let read = self.read(object, &mut news).await;
+                let read = self.read(&name, object, &mut news).await;
                 news.push(News::Unread(self.row, name, read.is_none()));
                 match read {
                     Some(object) => news.push(News::Applied(Box::new(object))),
@@ -150,19 +150,23 @@ impl Held {
     }
 
     /// Reads an object down to what decisions depend on. One that cannot be read is reported once.
-    async fn read(&mut self, object: DynamicObject, news: &mut Vec<News>) -> Option<Object> {
-        let name = name_of(&object.metadata);
+    async fn read(
+        &mut self,
+        name: &str,
+        object: DynamicObject,
+        news: &mut Vec<News>,
+    ) -> Option<Object> {
         match read(self.row, object) {
             Ok(Some(mut object)) => {
-                self.bad.remove(&name);
+                self.bad.remove(name);
                 self.owners.complete(&mut object).await;
                 Some(object)
             }
             Ok(None) => None,
             Err(problem) => {
                 let what = format!("{} {name}: {problem}", self.row.name());
-                if self.bad.get(&name) != Some(&what) {
-                    self.bad.insert(name, what.clone());
+                if self.bad.get(name) != Some(&what) {
+                    self.bad.insert(name.to_owned(), what.clone());
                     news.push(News::Skipped(what));
                 }
                 None

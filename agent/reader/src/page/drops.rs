@@ -44,15 +44,14 @@ pub(super) fn section(incident: &Incident) -> Markup {
                 "."
             }
         }
-        (ids_without_record(incident, &drops))
+        (ids_without_record(incident))
     }
 }
 
 /// Ids that an incident names and whose records are not kept.
-fn ids_without_record(incident: &Incident, drops: &[&ReportedDrop]) -> Markup {
+fn ids_without_record(incident: &Incident) -> Markup {
     let named = incident.nodes().values().flat_map(|state| &state.record().drops.ids);
-    let mut ids: Vec<&String> =
-        named.filter(|id| !drops.iter().any(|drop| drop.record().id == **id)).collect();
+    let mut ids: Vec<&String> = named.filter(|id| incident.drop(id).is_none()).collect();
     ids.sort();
     ids.dedup();
     ids.truncate(LISTED_MAX);

@@ -3,12 +3,12 @@
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
-pub(super) use crate::words::class_meaning;
+pub(super) use crate::words::{at_least, class_meaning};
 pub(super) use whydrop_report::text::{count, exemption, newly_allowed, resolution, short};
 use whydrop_report::{
     Decision, ObjectRef, RuleRef,
     incident::{AffectedEnd, AffectedPath, Severity},
-    records::board::{Count, Status, Summary},
+    records::board::{Status, Summary},
 };
 
 /// Who cannot reach whom, as one sentence.
@@ -73,12 +73,6 @@ pub(super) fn span(duration: SignedDuration) -> String {
         3600..=86_399 => two(seconds / 3600, "h", seconds % 3600 / 60, "min"),
         _ => two(seconds / 86_400, "d", seconds % 86_400 / 3600, "h"),
     }
-}
-
-/// The same of a number that may be greater.
-pub(super) fn at_least(of: Count, what: &str) -> String {
-    let known = count(of.at_least, what);
-    if of.is_exact { known } else { format!("at least {known}") }
 }
 
 /// A length for [`count`].

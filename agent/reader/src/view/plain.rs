@@ -8,7 +8,7 @@ use whydrop_report::{
     text::fix_command,
 };
 
-use super::words::{self, badge, count, count_of, headline, moment, span};
+use super::words::{self, at_least, badge, count, headline, moment, span};
 
 /// The incidents, what is most urgent first, and what kept the agents from reporting more.
 pub fn summary(board: &Board) -> String {
@@ -58,8 +58,8 @@ fn of_incident(lines: &mut Vec<String>, board: &Board, incident: &Incident) {
     let nodes: Vec<&str> = summary.nodes.iter().map(|node| node.node.as_str()).collect();
     lines.push(format!(
         "  {when}; {}, {}; reported by {}  [incident {}]",
-        count_of(summary.drops, "flow"),
-        count_of(summary.packets, "packet"),
+        at_least(summary.drops, "flow"),
+        at_least(summary.packets, "packet"),
         nodes.join(", "),
         incident.id(),
     ));

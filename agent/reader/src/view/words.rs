@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use unicode_truncate::UnicodeTruncateStr as _;
 use unicode_width::UnicodeWidthStr as _;
 
+pub(super) use crate::words::at_least;
 use crate::words::class_meaning;
 pub(super) use whydrop_report::text::{
     count, decision, exemption, newly_allowed, object, resolution,
@@ -12,7 +13,7 @@ use whydrop_report::{
     Changed, Evidence, EvidenceLevel, Flow,
     escape::escape,
     incident::{AffectedEnd, AffectedPath, ChangedBy, Severity},
-    records::board::{Count, Status, Summary},
+    records::board::{Status, Summary},
     text::{destination_text, end, packet},
 };
 
@@ -74,12 +75,6 @@ pub(super) fn sparkline(numbers: &[u64], most: u64) -> String {
         }
     };
     numbers.iter().map(bar).collect()
-}
-
-/// The same of a number that may be greater.
-pub(super) fn count_of(number: Count, noun: &str) -> String {
-    let known = count(number.at_least, noun);
-    if number.is_exact { known } else { format!("at least {known}") }
 }
 
 /// How bad an incident is, or that it is over, in a word.

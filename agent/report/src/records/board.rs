@@ -218,12 +218,11 @@ impl Board {
     fn incident_of(&mut self, id: &str, last: Timestamp) -> Option<&mut Incident> {
         if !self.incidents.contains_key(id) && self.incidents.len() >= INCIDENTS_MAX {
             self.lines.incidents_evicted += 1;
-            let quietest = self.incidents.values().min_by_key(|i| (i.last(), i.id().to_owned()));
-            let quietest = quietest.map(|incident| (incident.last(), incident.id().to_owned()));
-            let (quiet_since, quietest) = quietest?;
-            if (last, id) <= (quiet_since, quietest.as_str()) {
+            let quietest = self.incidents.values().map(|i| (i.last(), i.id())).min()?;
+            if (last, id) <= quietest {
                 return None;
             }
+            let quietest = quietest.1.to_owned();
             self.incidents.remove(&quietest);
         }
         Some(self.incidents.entry(id.to_owned()).or_insert_with(|| Incident::new(id)))

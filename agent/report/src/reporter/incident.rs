@@ -137,17 +137,7 @@ fn end(party: &Party) -> PathEnd {
 }
 
 fn step(step: &Step) -> PlanStep {
-    let mut record = PlanStep {
-        step: step.kind().into(),
-        text: step.to_string(),
-        remedy: None,
-        pods: Vec::new(),
-        condition: None,
-        flow: None,
-        command: None,
-        newly_allowed: None,
-        changed: None,
-    };
+    let mut record = PlanStep::new(step.kind(), step.to_string());
     match step {
         Step::Apply(remedy) => record.remedy = Some(remedy_of(remedy)),
         Step::AwaitReady { pods, condition } => {

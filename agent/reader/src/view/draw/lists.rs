@@ -11,7 +11,7 @@ use ratatui::{
 use super::{Page, Theme, line, split};
 use crate::view::{
     model::{View, Viewport, ids_of},
-    words::{self, badge, count, count_of, fit, headline, pad, span, sparkline},
+    words::{self, at_least, badge, count, fit, headline, pad, span, sparkline},
 };
 use whydrop_report::records::board::{Incident, ReportedDrop, Status};
 
@@ -135,7 +135,7 @@ fn subtitle(view: &View, incident: &Incident, most: u64, width: usize) -> Line<'
         Some(policy) => format!("{}, {}", summary.cause.class, words::object(policy)),
         None => summary.cause.class.to_string(),
     };
-    let text = format!("{when}; {}; {cause}", count_of(summary.drops, "flow"));
+    let text = format!("{when}; {}; {cause}", at_least(summary.drops, "flow"));
     let room = width.saturating_sub(columns + 3);
     Line::raw(format!("  {spark} {}", fit(&text, room)))
 }

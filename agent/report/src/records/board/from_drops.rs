@@ -10,15 +10,8 @@ use crate::{
 /// What to do about one drop: apply its remedy, where there is one.
 pub(super) fn plan_of(record: &DropRecord) -> Vec<PlanStep> {
     let apply = record.remedy.as_ref().map(|remedy| PlanStep {
-        step: StepKind::Apply.into(),
-        text: remedy.summary.clone(),
         remedy: Some(remedy.clone()),
-        pods: Vec::new(),
-        condition: None,
-        flow: None,
-        command: None,
-        newly_allowed: None,
-        changed: None,
+        ..PlanStep::new(StepKind::Apply, remedy.summary.clone())
     });
     apply.into_iter().collect()
 }
