@@ -145,10 +145,15 @@ impl Snapshot {
         self.objects.tiers.values().cloned().chain(default).collect()
     }
 
+    /// All network sets, in no order.
+    pub fn network_sets(&self) -> impl Iterator<Item = &Arc<NetworkSet>> {
+        self.objects.network_sets.values()
+    }
+
     /// The network sets that an address is in.
     pub fn network_sets_of(&self, address: IpAddr) -> Vec<&Arc<NetworkSet>> {
         let holds = |set: &&Arc<NetworkSet>| set.networks.iter().any(|n| n.contains(&address));
-        self.objects.network_sets.values().filter(holds).collect()
+        self.network_sets().filter(holds).collect()
     }
 
     /// Who enforces the policies.

@@ -267,7 +267,10 @@ fn diagnose_service(
     let agree = judged.windows(2).all(|pair| denied(&pair[0].1) == denied(&pair[1].1));
     let unresolved = |why: String| Question {
         source: source.clone(),
-        destination: Endpoint { address: dialled.address, holder: Holder::Unknown(why.into()) },
+        destination: Endpoint {
+            address: Some(dialled.address),
+            holder: Holder::Unknown(why.into()),
+        },
         port: dialled.port,
         protocol,
     };

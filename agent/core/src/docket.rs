@@ -31,6 +31,7 @@ mod recheck;
 
 use std::{
     collections::{HashMap, HashSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -527,15 +528,17 @@ impl Moment<'_> {
 fn concerns_pods(drop: &Drop, diagnosis: &Diagnosis, node: &Arc<str>, snapshot: &Snapshot) -> bool {
     let node = snapshot.node(node);
     let may_be_pod = |end: &Endpoint| match end.holder {
-        Holder::Pod(_) => true,
+        Holder::Pod(_) | Holder::Hidden(_) => true,
         // Where all pods are followed, nobody but an unknown one can hold it. Else it is one of this
         // node where the kernel routes the address to a pod's interface.
         Holder::Unknown(_) => {
-            let is_of_node =
-                || node.is_some_and(|n| n.pod_networks.iter().any(|n| n.contains(&end.address)));
+            let is_of_node = |address: IpAddr| {
+                node.is_some_and(|n| n.pod_networks.iter().any(|n| n.contains(&address)))
+            };
             snapshot.knows_all_pods()
-                || snapshot.node_facts().is_routed_to_pod(end.address)
-                || is_of_node()
+                || end.address.is_some_and(|address| {
+                    snapshot.node_facts().is_routed_to_pod(address) || is_of_node(address)
+                })
         }
         Holder::Node(_) | Holder::Service(_) | Holder::Outside => false,
     };

@@ -70,11 +70,14 @@ impl EndFilter {
                 (Some(&pod.namespace), Some(workload))
             }
             Holder::Service(service) => (Some(&service.namespace), None),
+            Holder::Hidden(hidden) => (Some(&hidden.namespace), None),
             Holder::Node(_) | Holder::Outside | Holder::Unknown(_) => (None, None),
         };
         namespace.as_ref().is_none_or(|wanted| of_namespace == Some(wanted))
             && workload.as_ref().is_none_or(|wanted| of_workload == Some(wanted))
-            && network.is_none_or(|network| network.contains(&end.address))
+            && network.is_none_or(|network| {
+                end.address.is_some_and(|address| network.contains(&address))
+            })
     }
 }
 

@@ -364,6 +364,18 @@ pub struct Block {
     pub except: Vec<IpNet>,
 }
 
+impl fmt::Display for Block {
+    /// `10.0.0.0/8 except 10.1.0.0/16`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.network)?;
+        for (index, except) in self.except.iter().enumerate() {
+            let before = if index == 0 { " except " } else { ", " };
+            write!(f, "{before}{except}")?;
+        }
+        Ok(())
+    }
+}
+
 /// A port that a rule is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortMatch {

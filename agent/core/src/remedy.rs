@@ -211,12 +211,9 @@ fn remedy_of_form(
 }
 
 /// A node's addresses, with the one that it was seen with first.
-fn nodes_addresses(node: &Node, seen: IpAddr) -> Vec<IpAddr> {
-    let mut addresses = node.addresses.clone();
-    if !addresses.contains(&seen) {
-        addresses.insert(0, seen);
-    }
-    addresses
+fn nodes_addresses(node: &Node, seen: Option<IpAddr>) -> Vec<IpAddr> {
+    let unlisted = seen.filter(|seen| !node.addresses.contains(seen));
+    unlisted.into_iter().chain(node.addresses.iter().copied()).collect()
 }
 
 /// The ports to open: the flow's own; for DNS both of its protocols, or large answers fail.
@@ -243,7 +240,10 @@ fn free_name(
             pod.workload.as_ref().map_or_else(|| pod.name.to_string(), |w| w.name.to_string())
         }
         Holder::Node(_) => "node".to_owned(),
-        _ => end.address.to_string().replace([':', '.'], "-"),
+        _ => end.address.map_or_else(
+            || "unknown".to_owned(),
+            |address| address.to_string().replace([':', '.'], "-"),
+        ),
     };
     let question = &diagnosis.question;
     let what = match diagnosis.cause.situation {
@@ -331,12 +331,9 @@ fn newly_allowed(
                 Some(policy) => selects(before, &policy.subject, pod).is_match(),
                 None => end.pod().is_some(),
             };
-            let family = pod.addresses.iter().find(|a| a.is_ipv4() == end.address.is_ipv4());
-            if let Some(address) = family.filter(|_| selected) {
-                let end = Endpoint { address: *address, holder: Holder::Pod(pod.clone()) };
-                if !ends.iter().any(|known| known.address == end.address) {
-                    ends.push(end);
-                }
+            let like = end_like(pod, end).filter(|_| selected);
+            if let Some(end) = like.filter(|end| !ends.iter().any(|known| known.is_same(end))) {
+                ends.push(end);
             }
         }
         ends
@@ -346,6 +343,12 @@ fn newly_allowed(
     let pairs = sources.iter().flat_map(|s| destinations.iter().map(move |d| (s, d)));
     let gain = WhatIf { before, after }.gain(question, pairs.take(PAIRS_MAX), ports);
     (!gain.overrules_a_rule).then_some(gain.others)
+}
+
+/// A pod where this end is: with its address of the same family.
+fn end_like(pod: &Arc<Pod>, end: &Endpoint) -> Option<Endpoint> {
+    let address = *pod.addresses.iter().find(|address| end.may_be_of_family(**address))?;
+    Some(Endpoint { address: Some(address), holder: Holder::Pod(pod.clone()) })
 }
 
 fn summary(snapshot: &Snapshot, diagnosis: &Diagnosis, policies: &[Policy]) -> String {

@@ -37,7 +37,10 @@ pub fn flow_of(diagnosis: &Diagnosis) -> Flow {
 
 /// An end of a flow, by who holds its address.
 pub(crate) fn end_of(endpoint: &Endpoint) -> End {
-    let mut end = End { ip: endpoint.address.to_string(), ..End::default() };
+    let mut end = End {
+        ip: endpoint.address.map(|address| address.to_string()).unwrap_or_default(),
+        ..End::default()
+    };
     match &endpoint.holder {
         Holder::Pod(pod) => {
             end.namespace = Some(pod.namespace.to_string());
@@ -49,6 +52,10 @@ pub(crate) fn end_of(endpoint: &Endpoint) -> End {
             });
         }
         Holder::Node(node) => end.node = Some(node.name.to_string()),
+        Holder::Hidden(hidden) => {
+            end.namespace = Some(hidden.namespace.to_string());
+            end.pod = Some(hidden.name.to_string());
+        }
         Holder::Service(_) | Holder::Outside | Holder::Unknown(_) => {}
     }
     end

@@ -90,7 +90,8 @@ pub struct Flow {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct End {
-    /// Address.
+    /// Address; left out in answers to questions about pods that have none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub ip: String,
     /// Port; of destinations only.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -188,7 +188,7 @@ fn backends(
             port.protocol
         );
     };
-    Ok((backends.iter().map(|backend| backend.endpoint.address).collect(), first.port))
+    Ok((backends.iter().filter_map(|backend| backend.endpoint.address).collect(), first.port))
 }
 
 impl NamedEnd {

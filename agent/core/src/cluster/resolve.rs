@@ -18,8 +18,9 @@ const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(5);
 /// One end of a flow, resolved once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
-    /// Its address.
-    pub address: IpAddr,
+    /// Its address; `None`: a pod that has none, because it has not been given one yet or is over.
+    /// What depends on the address is unknown then, and nothing else.
+    pub address: Option<IpAddr>,
     /// Who holds it.
     pub holder: Holder,
 }
@@ -33,10 +34,25 @@ pub enum Holder {
     Node(Arc<Node>),
     /// A Service: the packet has not been translated to a backend's address.
     Service(Arc<Service>),
+    /// A pod or a Service of which no object may be read.
+    Hidden(Arc<Hidden>),
     /// Nobody in the cluster: an address outside of it.
     Outside,
     /// It is unknown, and why.
     Unknown(Arc<str>),
+}
+
+/// A pod or a Service that is known by its name alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hidden {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name as an end of a flow: `pod-b`, `svc/pod-b`.
+    pub name: Arc<str>,
+    /// Whether it is a Service: which pods are behind it, and on which port, is unknown as well.
+    pub is_service: bool,
+    /// Why nothing more is known of it.
+    pub why: Arc<str>,
 }
 
 impl fmt::Display for Endpoint {
@@ -46,12 +62,41 @@ impl fmt::Display for Endpoint {
             Holder::Pod(pod) => write!(f, "{}/{}", pod.namespace, pod.name),
             Holder::Node(node) => write!(f, "node {}", node.name),
             Holder::Service(service) => write!(f, "Service {}/{}", service.namespace, service.name),
-            Holder::Outside | Holder::Unknown(_) => write!(f, "{}", self.address),
+            Holder::Hidden(hidden) => write!(f, "{}/{}", hidden.namespace, hidden.name),
+            Holder::Outside | Holder::Unknown(_) => f.write_str(&self.address_text()),
         }
     }
 }
 
 impl Endpoint {
+    /// A pod that has no address.
+    pub const fn without_address(pod: Arc<Pod>) -> Self {
+        Self { address: None, holder: Holder::Pod(pod) }
+    }
+
+    /// The address for a person.
+    pub fn address_text(&self) -> String {
+        self.address.map_or_else(|| "an address that is not known".to_owned(), |a| a.to_string())
+    }
+
+    /// Whether packets between this end and an address of that family are possible, as far as is
+    /// known.
+    pub fn may_be_of_family(&self, other: IpAddr) -> bool {
+        self.address.is_none_or(|own| own.is_ipv4() == other.is_ipv4())
+    }
+
+    /// Whether it is the same end: by its address, or, without one, by the pod.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let name = |end: &Self| end.pod().map(|pod| (pod.namespace.clone(), pod.name.clone()));
+        self.address == other.address && (self.address.is_some() || name(self) == name(other))
+    }
+
+    /// Who holds the address now; what has none is what it was.
+    #[must_use]
+    pub fn now(&self, snapshot: &Snapshot) -> Self {
+        self.address.map_or_else(|| self.clone(), |address| snapshot.resolve(address, None))
+    }
+
     /// The pod, if it is one.
     pub fn pod(&self) -> Option<&Arc<Pod>> {
         match &self.holder {
@@ -92,7 +137,7 @@ impl Snapshot {
             }
             [.., last] => self.holder(&last.by, address),
         };
-        Endpoint { address, holder }
+        Endpoint { address: Some(address), holder }
     }
 
     /// The backends that a Service port stands for, of the family of the address dialled.
@@ -136,7 +181,7 @@ impl Snapshot {
                 }
             }
         }
-        backends.retain(|b| b.endpoint.address.is_ipv4() == dialled.is_ipv4());
+        backends.retain(|b| b.endpoint.may_be_of_family(dialled));
         backends.sort_by_key(|b| (b.endpoint.address, b.port));
         backends.dedup();
         backends

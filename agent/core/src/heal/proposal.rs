@@ -174,7 +174,7 @@ fn may_be_helped(verdict: &Verdict) -> Result<(), Refusal> {
 fn is_inside(question: &Question) -> Result<(), Refusal> {
     let mut ends = [&question.source, &question.destination].into_iter();
     match ends.find(|end| matches!(end.holder, Holder::Outside)) {
-        Some(end) => Err(Refusal::Outside(end.address)),
+        Some(end) => Err(Refusal::Outside(end.address_text().into())),
         None => Ok(()),
     }
 }

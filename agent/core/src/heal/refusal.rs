@@ -2,7 +2,6 @@
 
 use std::{
     mem::{self, Discriminant},
-    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -45,7 +44,7 @@ pub enum Refusal {
     },
     /// An end of it is outside the cluster: nobody there can be asked who that is.
     #[error("{0} is outside the cluster: a person decides who may connect")]
-    Outside(IpAddr),
+    Outside(Arc<str>),
     /// One of its flows was never seen to work: nothing is known to have broken.
     #[error("{0} was never seen to work: a person decides whether it should")]
     NeverWorked(Flow),

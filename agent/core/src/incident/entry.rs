@@ -342,15 +342,15 @@ impl Entry {
         let is_there = |end: &Endpoint| {
             end.pod().is_none_or(|pod| {
                 let now = snapshot.pod(&pod.namespace, &pod.name);
-                now.is_some_and(|now| now.addresses.contains(&end.address))
+                now.zip(end.address).is_some_and(|(now, address)| now.addresses.contains(&address))
             })
         };
         let questions = self.flows.values().map(|affected| &affected.question);
         let there = questions.filter(move |q| is_there(&q.source) && is_there(&q.destination));
         there.map(|question| {
             let question = Question {
-                source: snapshot.resolve(question.source.address, None),
-                destination: snapshot.resolve(question.destination.address, None),
+                source: question.source.now(snapshot),
+                destination: question.destination.now(snapshot),
                 ..*question
             };
             evaluate(snapshot, &question).decision()

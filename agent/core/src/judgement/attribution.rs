@@ -1,6 +1,6 @@
 //! Since which change a flow is denied.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -256,10 +256,10 @@ fn end_then(snapshot: &Snapshot, end: &Endpoint) -> Endpoint {
     }
 }
 
-fn address_then(pod: &Pod, end: &Endpoint) -> std::net::IpAddr {
-    if pod.addresses.contains(&end.address) {
+fn address_then(pod: &Pod, end: &Endpoint) -> Option<IpAddr> {
+    if end.address.is_some_and(|address| pod.addresses.contains(&address)) {
         return end.address;
     }
-    let same_family = |address: &&std::net::IpAddr| address.is_ipv4() == end.address.is_ipv4();
-    pod.addresses.iter().find(same_family).copied().unwrap_or(end.address)
+    let mut of_family = pod.addresses.iter().filter(|address| end.may_be_of_family(**address));
+    of_family.next().copied().or(end.address)
 }

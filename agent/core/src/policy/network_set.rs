@@ -2,7 +2,7 @@
 //!
 //! Semantics: <https://docs.tigera.io/calico/latest/reference/resources/networkset>.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -20,4 +20,14 @@ pub struct NetworkSet {
     pub labels: Labels,
     /// The addresses.
     pub networks: Vec<IpNet>,
+}
+
+impl fmt::Display for NetworkSet {
+    /// `NetworkSet shop/partners`, `GlobalNetworkSet partners`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "NetworkSet {namespace}/{}", self.name),
+            None => write!(f, "GlobalNetworkSet {}", self.name),
+        }
+    }
 }

@@ -2,12 +2,9 @@
 
 use std::fmt;
 
-use super::{gain::WhatIf, label_namespace};
+use super::{end_like, gain::WhatIf, label_namespace};
 use crate::{
-    cluster::{
-        Snapshot,
-        resolve::{Endpoint, Holder},
-    },
+    cluster::{Snapshot, resolve::Endpoint},
     diagnosis::{Diagnosis, Situation},
     flow::Direction,
     policy::{PortMatch, PortRange, RuleRef},
@@ -127,9 +124,5 @@ fn pods_like(snapshot: &Snapshot, end: &Endpoint) -> Vec<Endpoint> {
     let Some(own) = end.pod() else { return vec![end.clone()] };
     let mut pods: Vec<_> = snapshot.pods().filter(|pod| !pod.host_network).collect();
     pods.sort_by_key(|pod| (pod.namespace != own.namespace, &pod.namespace, &pod.name));
-    let ends = pods.into_iter().filter_map(|pod| {
-        let family = pod.addresses.iter().find(|a| a.is_ipv4() == end.address.is_ipv4());
-        family.map(|address| Endpoint { address: *address, holder: Holder::Pod(pod.clone()) })
-    });
-    ends.collect()
+    pods.into_iter().filter_map(|pod| end_like(pod, end)).collect()
 }

@@ -34,8 +34,8 @@ impl WhatIf<'_> {
         let mut gain = Gain::default();
         let is_denied = |verdict: &Verdict| verdict.decision() == Decision::Denied;
         for (source, destination) in pairs {
-            let is_other = (source.address, destination.address)
-                != (asked.source.address, asked.destination.address);
+            let is_other =
+                !(source.is_same(&asked.source) && destination.is_same(&asked.destination));
             let mut is_gained = false;
             for (port, protocol) in ports {
                 let (source, destination) = (source.clone(), destination.clone());

@@ -99,8 +99,7 @@ fn selector_of_pod(opening: &Opening<'_>) -> String {
 fn other_end(opening: &Opening<'_>) -> Option<WireEntity> {
     let of_addresses = |addresses: Vec<IpAddr>| {
         // A rule holds networks of one family.
-        let family =
-            addresses.into_iter().filter(|a| a.is_ipv4() == opening.other.address.is_ipv4());
+        let family = addresses.into_iter().filter(|a| opening.other.may_be_of_family(*a));
         let nets = family.map(|address| IpNet::from(address).to_string()).collect();
         Some(WireEntity { nets: Some(nets), ..WireEntity::default() })
     };
@@ -117,8 +116,8 @@ fn other_end(opening: &Opening<'_>) -> Option<WireEntity> {
         Holder::Node(node) if matches!(opening.situation, Some(Situation::Probe(_))) => {
             of_addresses(nodes_addresses(node, opening.other.address))
         }
-        Holder::Node(_) | Holder::Outside => of_addresses(vec![opening.other.address]),
-        Holder::Service(_) | Holder::Unknown(_) => None,
+        Holder::Node(_) | Holder::Outside => of_addresses(vec![opening.other.address?]),
+        Holder::Service(_) | Holder::Hidden(_) | Holder::Unknown(_) => None,
     }
 }
 

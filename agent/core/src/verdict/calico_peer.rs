@@ -18,21 +18,21 @@ use crate::{
     },
 };
 
-/// Whether one of these network sets is wanted; `Err` names what is unknown.
-pub(super) fn is_in_set(
+/// The first of these network sets that is wanted; `Err` names what is unknown.
+pub(super) fn is_in_set<'a>(
     snapshot: &Snapshot,
     wanted: &PodPeer,
-    sets: &[&Arc<NetworkSet>],
-) -> Result<bool, Arc<str>> {
+    sets: &[&'a Arc<NetworkSet>],
+) -> Result<Option<&'a NetworkSet>, Arc<str>> {
     let mut unknown = None;
     for set in sets {
         match selects_set(snapshot, wanted, set) {
-            Ok(true) => return Ok(true),
+            Ok(true) => return Ok(Some(set)),
             Ok(false) => {}
             Err(why) => unknown = Some(why),
         }
     }
-    unknown.map_or(Ok(false), Err)
+    unknown.map_or(Ok(None), Err)
 }
 
 /// A network set is selected as a pod is that runs as nobody. It has the labels of its namespace; a
@@ -74,12 +74,20 @@ pub(super) fn service(
                 .into(),
         );
     };
+    let Some(address) = end.address else {
+        return MatchOutcome::Unknown(
+            format!(
+                "the address of {end}, which may be behind Service {namespace}/{name}, is not known"
+            )
+            .into(),
+        );
+    };
     let is_destination = end == subject.destination;
     let is_behind = service.ports.iter().any(|port| {
-        let backends = snapshot.backends(service, port.port, port.protocol, end.address);
+        let backends = snapshot.backends(service, port.port, port.protocol, address);
         backends.iter().any(|backend| {
             let right_port = (backend.port, port.protocol) == (subject.port, subject.protocol);
-            backend.endpoint.address == end.address && (right_port || !is_destination)
+            backend.endpoint.address == Some(address) && (right_port || !is_destination)
         })
     });
     if is_behind {

@@ -69,6 +69,7 @@ fn judge(
         Holder::Node(_) | Holder::Outside | Holder::Service(_) => {
             return DirectionVerdict::not_isolated();
         }
+        Holder::Hidden(hidden) => return DirectionVerdict::unknown(hidden.why.clone()),
         Holder::Unknown(why) => return DirectionVerdict::unknown(why.clone()),
     };
     let subject = Subject {

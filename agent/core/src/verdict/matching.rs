@@ -6,12 +6,12 @@ use super::{
     Subject,
     calico_peer::{is_in_set, service},
     outcome::{MatchOutcome, PeerMiss, PortMiss},
-    selects::selects,
+    selects::{namespace, selects},
 };
 use crate::{
     cluster::{
         Snapshot,
-        resolve::{Endpoint, Holder},
+        resolve::{Endpoint, Hidden, Holder},
     },
     policy::{
         Block, Peer, Peers, PodPeer, PortMatch, PortRange, Rule, network_set::NetworkSet,
@@ -23,14 +23,19 @@ use crate::{
 pub(super) struct End<'a> {
     /// The end.
     pub(super) endpoint: &'a Endpoint,
-    /// The network sets that its address is in, found once for all rules.
+    /// The network sets that its address is in, or, where that is not known, may be in: found once for
+    /// all rules.
     pub(super) sets: Vec<&'a Arc<NetworkSet>>,
 }
 
 impl<'a> End<'a> {
     /// An end, with the network sets that its address is in.
     pub(super) fn of(snapshot: &'a Snapshot, endpoint: &'a Endpoint) -> Self {
-        Self { endpoint, sets: snapshot.network_sets_of(endpoint.address) }
+        let sets = match endpoint.address {
+            Some(address) => snapshot.network_sets_of(address),
+            None => snapshot.network_sets().filter(|set| !set.networks.is_empty()).collect(),
+        };
+        Self { endpoint, sets }
     }
 }
 
@@ -63,7 +68,7 @@ fn any_of(candidates: &[Peer], end: &End<'_>, subject: Subject<'_>) -> MatchOutc
         // Addresses of both families at once, which no packet has.
         (None, None) => MatchOutcome::Miss(PeerMiss::AnotherEnd {
             wanted: "addresses of another family".to_owned(),
-            found: end.endpoint.address.to_string(),
+            found: end.endpoint.address_text(),
         }),
     }
 }
@@ -113,8 +118,14 @@ fn peer(peer: &Peer, end: &End<'_>, subject: Subject<'_>) -> MatchOutcome<PeerMi
 /// A pod, or an address of a network set.
 fn member(snapshot: &Snapshot, wanted: &PodPeer, end: &End<'_>) -> MatchOutcome<PeerMiss> {
     match is_in_set(snapshot, wanted, &end.sets) {
-        Ok(true) => MatchOutcome::Match,
-        Ok(false) => pod_peer(snapshot, wanted, end.endpoint),
+        Ok(Some(set)) => match (end.endpoint.address, pod_peer(snapshot, wanted, end.endpoint)) {
+            (Some(_), _) | (None, MatchOutcome::Match) => MatchOutcome::Match,
+            (None, _) => MatchOutcome::Unknown(
+                format!("the address of {}, which {set} may hold, is not known", end.endpoint)
+                    .into(),
+            ),
+        },
+        Ok(None) => pod_peer(snapshot, wanted, end.endpoint),
         Err(why) => MatchOutcome::Unknown(why),
     }
 }
@@ -130,23 +141,42 @@ fn pod_peer(snapshot: &Snapshot, wanted: &PodPeer, end: &Endpoint) -> MatchOutco
         },
         // "Selectors never match an address that is not a pod's", hostNetwork pods included.
         Holder::Node(node) => {
-            let found = format!("node {} ({})", node.name, end.address);
+            let found = format!("node {} ({})", node.name, end.address_text());
             MatchOutcome::Miss(PeerMiss::NotAPod { wanted: wanted.to_string(), found })
         }
         Holder::Outside => {
-            let found = format!("{}, an address outside the cluster", end.address);
+            let found = format!("{}, an address outside the cluster", end.address_text());
             MatchOutcome::Miss(PeerMiss::NotAPod { wanted: wanted.to_string(), found })
         }
         Holder::Service(service) => {
             let found = format!("the address of Service {}/{}", service.namespace, service.name);
             MatchOutcome::Miss(PeerMiss::NotAPod { wanted: wanted.to_string(), found })
         }
+        Holder::Hidden(hidden) => hidden_pod(snapshot, wanted, hidden),
         Holder::Unknown(why) => MatchOutcome::Unknown(why.clone()),
     }
 }
 
+/// A pod of which the namespace is known: that may be all that is asked for.
+fn hidden_pod(snapshot: &Snapshot, wanted: &PodPeer, pod: &Hidden) -> MatchOutcome<PeerMiss> {
+    match namespace(snapshot, &wanted.namespaces, &pod.namespace) {
+        MatchOutcome::Miss(miss) => {
+            MatchOutcome::Miss(PeerMiss::Labels { namespace: Some(miss), pod: None })
+        }
+        MatchOutcome::Unknown(why) => MatchOutcome::Unknown(why),
+        MatchOutcome::Match if wanted.pods.is_everything() && wanted.accounts.is_none() => {
+            MatchOutcome::Match
+        }
+        MatchOutcome::Match => MatchOutcome::Unknown(pod.why.clone()),
+    }
+}
+
 fn ip_block(block: &Block, peer: &Endpoint) -> MatchOutcome<PeerMiss> {
-    let address = peer.address;
+    let Some(address) = peer.address else {
+        return MatchOutcome::Unknown(
+            format!("the address of {peer}, which ipBlock {block} may hold, is not known").into(),
+        );
+    };
     if !block.network.contains(&address) {
         return MatchOutcome::Miss(PeerMiss::OutsideBlock { network: block.network, address });
     }
@@ -193,6 +223,12 @@ pub(super) fn ports(rule: &Rule, subject: Subject<'_>) -> MatchOutcome<PortMiss>
 fn among(ports: &[PortMatch], subject: Subject<'_>) -> MatchOutcome<PortMiss> {
     if ports.is_empty() {
         return MatchOutcome::Match;
+    }
+    if let Holder::Hidden(hidden) = &subject.destination.holder
+        && hidden.is_service
+    {
+        // The pods behind it may have another port.
+        return MatchOutcome::Unknown(hidden.why.clone());
     }
     let mut unknown = None;
     let mut unresolved = None;
@@ -274,6 +310,7 @@ fn named_port(name: &Arc<str>, subject: Subject<'_>) -> Named {
         Holder::Node(_) | Holder::Service(_) | Holder::Outside => {
             Named::Missing(format!("{} is not a pod", subject.destination))
         }
+        Holder::Hidden(hidden) => Named::Unknown(hidden.why.clone()),
         Holder::Unknown(why) => Named::Unknown(why.clone()),
     }
 }
