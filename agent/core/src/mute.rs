@@ -75,9 +75,8 @@ impl EndFilter {
         };
         namespace.as_ref().is_none_or(|wanted| of_namespace == Some(wanted))
             && workload.as_ref().is_none_or(|wanted| of_workload == Some(wanted))
-            && network.is_none_or(|network| {
-                end.address.is_some_and(|address| network.contains(&address))
-            })
+            && network
+                .is_none_or(|network| end.address.is_some_and(|address| network.contains(&address)))
     }
 }
 

@@ -47,7 +47,9 @@ impl Party {
             },
             Holder::Node(node) => Self::Node(node.name.clone()),
             Holder::Outside => Self::Outside,
-            Holder::Service(_) | Holder::Hidden(_) | Holder::Unknown(_) => Self::Other(end.to_string()),
+            Holder::Service(_) | Holder::Hidden(_) | Holder::Unknown(_) => {
+                Self::Other(end.to_string())
+            }
         }
     }
 
