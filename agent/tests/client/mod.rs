@@ -3,10 +3,12 @@
 use std::{
     io::Write as _,
     process::{Command, Output, Stdio},
+    thread,
 };
 
 /// Runs whydrop with this on standard input.
-pub(crate) fn whydrop(arguments: &[&str], input: &str) -> Output {
+pub(crate) fn whydrop(arguments: &[&str], input: impl AsRef<[u8]>) -> Output {
+    let input = input.as_ref();
     let mut child = Command::new(env!("CARGO_BIN_EXE_whydrop"))
         .args(arguments)
         .stdin(Stdio::piped())
@@ -14,9 +16,12 @@ pub(crate) fn whydrop(arguments: &[&str], input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("whydrop runs");
-    // It may have ended without reading, over a wrong flag.
-    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
-    child.wait_with_output().expect("whydrop ends")
+    let mut stdin = child.stdin.take().expect("a pipe");
+    thread::scope(|scope| {
+        // It may have ended without reading, over a wrong flag; and may write while it reads.
+        scope.spawn(move || stdin.write_all(input));
+        child.wait_with_output().expect("whydrop ends")
+    })
 }
 
 pub(crate) fn stdout(output: &Output) -> String {
