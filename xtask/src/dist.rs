@@ -112,6 +112,11 @@ impl Platform {
             let frameworks = root().join("xtask/macos");
             flags.push(format!("-Clink-arg=-F{}", frameworks.display()));
         }
+        if self.target.ends_with("-linux-musl") {
+            // rustc brings a linker and musl for these; zig's refuses a flag that rustc's target for
+            // arm64 gives (--fix-cortex-a53-843419). zig still compiles the C in ring.
+            flags.push("-Clinker=rust-lld".to_owned());
+        }
         set_rustflags(&mut build, self.target, &flags);
         // It would lead to an SDK that only some machines have.
         build.env_remove("SDKROOT");
