@@ -33,7 +33,6 @@ use std::{
 
 use anyhow::Context as _;
 use jiff::{SignedDuration, Timestamp};
-use kube::Client;
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use whydrop_core::{
     chain::chain,
@@ -46,7 +45,7 @@ use whydrop_core::{
 
 use crate::{
     cluster::{
-        connect::{KubeArgs, address_of, config, dialled},
+        connect::{KubeArgs, address_of, dialled, target},
         folder::Folder,
         live::Live,
         source::Source,
@@ -127,9 +126,9 @@ pub async fn run(
         cluster.history_begins(Timestamp::now());
         Source::Manifests(folder)
     } else {
-        let config = config(&options.kube).await.context("cannot reach the cluster")?;
-        destinations.extend(destination("API server", dialled(&config).await));
-        let client = Client::try_from(config).context("cannot reach the cluster")?;
+        let target = target(&options.kube).await.context("cannot reach the cluster")?;
+        destinations.extend(destination("API server", dialled(&target.config).await));
+        let client = target.client().context("cannot reach the cluster")?;
         api = Some(client.clone());
         Source::Api(Box::new(Live::start(client, node.clone(), &mut cluster)))
     };

@@ -23,7 +23,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::Context as _;
+use anyhow::anyhow;
 use jiff::Timestamp;
 use kube::Client;
 use tokio::{
@@ -48,7 +48,8 @@ use report::Reporting;
 
 use crate::{
     cluster::{
-        connect::{KubeArgs, connect},
+        api_error::reason,
+        connect::{KubeArgs, target},
         live::once::{Wanted, read},
     },
     records::{
@@ -101,10 +102,15 @@ pub async fn run(
     shutdown: impl Future<Output = &'static str>,
 ) -> anyhow::Result<()> {
     let Options { kube, from, namespace, lease, identity, settings, format, health } = options;
-    let client = connect(&kube).await?;
+    // A file that is not there is reported whether there is a cluster or not.
+    let opened = from.open()?;
+    let target = target(&kube).await?;
+    let server = target.server.clone();
+    let client = target.client()?;
     // Asked before anything else, so that a fault is reported at once.
-    client.apiserver_version().await.context("the API server cannot be asked")?;
-    let mut input = Input::open(from, client.clone())?;
+    let version = client.apiserver_version().await;
+    version.map_err(|error| anyhow!("cannot reach the API server {server}: {}", reason(&error)))?;
+    let mut input = Input::start(opened, client.clone());
     let policies = Policies::new(client.clone(), format!("{namespace}/{lease}"));
     let health = Health::start(health, Metrics::default()).await?;
     let leadership = Leadership::seek(client.clone(), &namespace, &lease, &identity);
@@ -300,7 +306,7 @@ impl Task {
             return Err(Refusal::NoConsent(namespace.clone()));
         }
         let addresses = flows.iter().flat_map(|flow| [flow.source, flow.destination]).collect();
-        let wanted = Wanted { namespaces: BTreeSet::new(), addresses, nodes: true };
+        let wanted = Wanted { addresses, nodes: true, ..Wanted::default() };
         let part = match timeout(READ_PATIENCE, read(self.client.clone(), wanted, &|_| {})).await {
             Ok(Ok(part)) => part,
             Ok(Err(error)) => return Err(Refusal::Api(error.to_string())),
@@ -308,8 +314,11 @@ impl Task {
                 return Err(Refusal::Unclear(Unclear::NotReadWithin(READ_PATIENCE)));
             }
         };
-        for line in &part.unreadable {
+        for line in &part.failed {
             tracing::debug!("{line}");
+        }
+        if !part.refused.is_empty() {
+            tracing::debug!("not readable with these rights: {}", part.refused);
         }
         let proposal = propose(&part.snapshot, incident, &flows)?;
         // Those of the ends and the policies, which may be others than the agents named.

@@ -302,14 +302,17 @@ fn a_kubeconfig_that_cannot_be_used_exits_with_2_and_says_why() {
                   users: [{name: u, user: {token: t}}]\ncurrent-context: c\n";
     std::fs::write(&dead, server).expect("write");
     for (arguments, expected) in [
-        (vec!["--kubeconfig", "/nonexistent"], "/nonexistent"),
+        (vec!["--kubeconfig", "/nonexistent"], "whydrop: /nonexistent does not exist\n"),
         (vec!["--kubeconfig", &broken], "unclosed bracket"),
-        (vec!["--kubeconfig", &empty], "failed to determine current context"),
+        (vec!["--kubeconfig", &empty], "empty names no current context: choose one by --context"),
         (
             vec!["--kubeconfig", &dead, "--context", "other"],
-            "failed to load current context: other",
+            "dead has no context \"other\"; there is: c\n",
         ),
-        (vec!["--kubeconfig", &dead], "the API server cannot be asked"),
+        (
+            vec!["--kubeconfig", &dead],
+            "whydrop: cannot reach the API server https://127.0.0.1:1 (context c): connection refused\n",
+        ),
         (vec!["--kubeconfig", &dead, "-f", "-"], "cannot be used with"),
     ] {
         let flow = ["explain", "--from", "a/b", "--to", "c/d", "--port", "80"];
@@ -318,6 +321,24 @@ fn a_kubeconfig_that_cannot_be_used_exits_with_2_and_says_why() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(stderr(&output).contains(expected), "{arguments:?}: {}", stderr(&output));
     }
+}
+
+#[test]
+fn without_any_cluster_it_is_said_how_to_name_one() {
+    let home = tempfile::tempdir().expect("a folder");
+    let run = |kubeconfig: &str| {
+        let mut explain = std::process::Command::new(env!("CARGO_BIN_EXE_whydrop"));
+        explain.args(["explain", "--from", "a/b", "--to", "c/d", "--port", "80"]);
+        explain.env("HOME", home.path()).env("KUBECONFIG", kubeconfig);
+        stderr(&explain.env_remove("KUBERNETES_SERVICE_HOST").output().expect("it runs"))
+    };
+    let how =
+        "and this is no pod. Name one by --kubeconfig or $KUBECONFIG, or ask manifests with -f\n";
+    assert_eq!(run(""), format!("whydrop: no cluster: ~/.kube/config does not exist, {how}"));
+    assert_eq!(
+        run("/nonexistent"),
+        format!("whydrop: no cluster: $KUBECONFIG names /nonexistent, which does not exist, {how}")
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod object;
 mod objects;
 pub mod resolve;
 mod sync;
+mod templates;
 pub mod translate;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -23,7 +24,7 @@ pub use node_facts::{Addresses, Interface, Invalid, NodeFacts, TableFull};
 use object::{EndpointSlice, Key, Kind, Namespace, Node, Object, Pod, Service, ServiceAccount};
 use objects::Objects;
 pub use objects::{HELD_AFTER_END, HeldBy, Holding};
-pub use sync::SyncState;
+pub use sync::{SyncState, Unreadable};
 
 /// Namespace and name of a namespaced object.
 pub type Name = (Arc<str>, Arc<str>);
@@ -79,6 +80,11 @@ impl Snapshot {
     /// A namespace by name.
     pub fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {
         self.objects.namespaces.get(name)
+    }
+
+    /// All namespaces that have an object, in no order.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Arc<Namespace>> {
+        self.objects.namespaces.values()
     }
 
     /// A pod by namespace and name.
@@ -171,6 +177,16 @@ impl Snapshot {
         self.objects.holdings.get(&address).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether all addresses of the cluster may be of this family, IPv4 or else IPv6, by those that are
+    /// known. Where none is, it is a cluster like most.
+    pub fn may_be_of_one_family(&self, is_v4: bool) -> bool {
+        let mut known = self.objects.holdings.keys();
+        match is_v4 {
+            true => known.all(IpAddr::is_ipv4),
+            false => !self.objects.holdings.is_empty() && known.all(IpAddr::is_ipv6),
+        }
+    }
+
     /// How many objects of a kind there are.
     pub fn count(&self, kind: Kind) -> usize {
         self.objects.count(kind)
@@ -245,6 +261,13 @@ impl Cluster {
     pub fn failing(&mut self, kind: Kind, since: Timestamp, why: &str) {
         let is_news = self.snapshot.sync.failing(kind, since, why);
         self.snapshot.other_changes += u64::from(is_news);
+    }
+
+    /// The objects of a kind in a namespace (`None`: of the cluster) will not be known, and why: whoever
+    /// asks may not read them.
+    pub fn unreadable(&mut self, kind: Kind, namespace: Option<&str>, why: Unreadable) {
+        self.snapshot.sync.set_unreadable(kind, namespace, why);
+        self.snapshot.revision += 1;
     }
 
     /// How many policies cannot be read, by kind.

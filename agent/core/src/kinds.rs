@@ -58,6 +58,9 @@ pub enum Role {
     Object,
     /// The same, of which there may be too many to follow: looked up when a drop names one.
     LookedUp,
+    /// What pods to come are made of: read from manifests, and for a question that is about it. An agent
+    /// judges pods that are there.
+    Template,
     /// A policy, or what a policy rests on: one that cannot be read may have decided.
     Policy,
     /// A policy that decides nothing: it is reported what it would deny.
@@ -105,7 +108,7 @@ impl KindRow {
 
     /// Whether an agent follows all its objects, or those of its node.
     pub fn is_followed(&self) -> bool {
-        self.role != Role::LookedUp
+        !matches!(self.role, Role::LookedUp | Role::Template)
     }
 
     /// For people: `NetworkPolicy`, `cilium.io/v2 CiliumNetworkPolicy`.
@@ -155,9 +158,9 @@ pub fn all() -> impl Iterator<Item = &'static KindRow> {
     table::ROWS.iter()
 }
 
-/// Every kind whose objects are read.
-pub fn read() -> impl Iterator<Item = Kind> {
-    all().filter_map(KindRow::reads)
+/// Every kind whose objects an agent reads.
+pub fn of_agents() -> impl Iterator<Item = Kind> {
+    all().filter(|row| row.role != Role::Template).filter_map(KindRow::reads)
 }
 
 /// The row of a kind whose objects are read.
@@ -210,13 +213,15 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::cluster::object::WorkloadKind;
 
     #[test]
     fn every_kind_that_is_read_has_one_row() {
-        let read: Vec<Kind> = read().collect();
+        let read: Vec<Kind> = all().filter_map(KindRow::reads).collect();
         let distinct: BTreeSet<Kind> = read.iter().copied().collect();
         assert_eq!(distinct.len(), read.len(), "a kind has two rows");
-        for kind in PolicyKind::ALL.iter().copied().map(Kind::Policy) {
+        let templates = WorkloadKind::ALL.iter().copied().map(Kind::Template);
+        for kind in PolicyKind::ALL.iter().copied().map(Kind::Policy).chain(templates) {
             assert!(distinct.contains(&kind), "{kind} has no row");
         }
         for kind in distinct {

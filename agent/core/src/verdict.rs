@@ -11,7 +11,7 @@ pub mod outcome;
 pub mod selects;
 mod walk;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cluster::{Snapshot, resolve::Endpoint},
     flow::{Direction, Protocol},
-    policy::{Action, Layer, Policy, RuleRef, tier::Tier},
+    policy::{Action, Layer, Policy, PolicyRef, RuleRef, tier::Tier},
 };
 pub use evaluate::evaluate;
 use outcome::{MatchOutcome, PeerMiss, PortMiss};
@@ -56,6 +56,25 @@ struct Subject<'a> {
     port: u16,
     /// Protocol.
     protocol: Protocol,
+    /// An address of the packet; none where that of neither end is known. The other is of its family.
+    family: Option<IpAddr>,
+    /// The rule that asks.
+    asking: Option<Asking<'a>>,
+}
+
+/// A rule, for a person.
+#[derive(Clone, Copy)]
+struct Asking<'a> {
+    policy: &'a PolicyRef,
+    direction: Direction,
+    rule: usize,
+}
+
+impl fmt::Display for Asking<'_> {
+    /// `backend/allow-web ingress[0]`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}[{}]", self.policy, self.direction, self.rule)
+    }
 }
 
 /// What the policies say of a flow.

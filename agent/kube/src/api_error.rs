@@ -29,6 +29,11 @@ impl ApiError {
         matches!(self, Self::Refused { code: 404, .. })
     }
 
+    /// Whether whoever asks may not.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::Refused { code: 403, .. })
+    }
+
     /// Whether there is another object of this name, or the object is not what it was.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Refused { code: 409, .. })
@@ -64,6 +69,28 @@ impl From<&watcher::Error> for ApiError {
             }
             watcher::Error::NoResourceVersion => Self::Failed(error.to_string()),
         }
+    }
+}
+
+/// Why a request came to nothing, in as few words as possible: what the API server says, or the last
+/// cause, such as `Connection refused`.
+pub fn reason(error: &kube::Error) -> String {
+    if let kube::Error::Api(_) = error {
+        return ApiError::from(error).to_string();
+    }
+    let mut last: &dyn std::error::Error = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    let text = last.to_string();
+    // The number says nothing that the words do not.
+    let text = text.split(" (os error ").next().unwrap_or(&text);
+    // Within a sentence.
+    match text.split_at_checked(1) {
+        Some((first, rest)) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => {
+            first.to_ascii_lowercase() + rest
+        }
+        _ => text.to_owned(),
     }
 }
 

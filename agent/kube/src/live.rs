@@ -8,6 +8,7 @@ mod list;
 mod look_up;
 pub mod once;
 mod owners;
+mod refused;
 mod watch;
 
 use std::{

@@ -79,7 +79,7 @@ impl Agent {
                 "objects",
                 "Objects that the agent knows, by kind.",
                 "kind",
-                kinds::read().map(|kind| (kind, snapshot.count(kind))),
+                kinds::of_agents().map(|kind| (kind, snapshot.count(kind))),
             ),
             Reading::gauges(
                 "policies_unread",

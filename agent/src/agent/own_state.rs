@@ -12,7 +12,7 @@ impl Agent {
     /// What it knows and watches, and what it cannot do.
     pub(super) fn report_ready(&self) {
         let snapshot = self.cluster.snapshot();
-        let objects: BTreeMap<_, _> = kinds::read()
+        let objects: BTreeMap<_, _> = kinds::of_agents()
             .map(|kind| (kind.to_string(), snapshot.count(kind)))
             .filter(|(_, count)| *count > 0)
             .collect();

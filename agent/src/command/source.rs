@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
@@ -12,7 +12,7 @@ use whydrop_core::cluster::Snapshot;
 use super::{ends::NamedEnd, messages::complain, progress::Progress};
 use crate::cluster::{
     agent_logs::{LogLine, SELECTOR, once},
-    connect::{KubeArgs, connect},
+    connect::{ConnectError, KubeArgs, Server, target},
     live::once::{Wanted, read},
     manifests::Manifests,
 };
@@ -46,7 +46,7 @@ pub(super) struct OpenCluster {
 
 enum ClusterFrom {
     Manifests(Box<Snapshot>),
-    Api(Client, Runtime),
+    Api(Client, Server, Runtime),
 }
 
 impl ClusterArgs {
@@ -66,9 +66,15 @@ impl ClusterArgs {
             return Ok(OpenCluster { namespace, quiet: self.quiet, from });
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let client = runtime.block_on(connect(&self.kube))?;
+        let target = runtime.block_on(target(&self.kube)).map_err(|error| match error {
+            ConnectError::Nowhere { .. } => anyhow!("{error}, or ask manifests with -f"),
+            error => error.into(),
+        })?;
+        let server = target.server.clone();
+        let client = runtime.block_on(async { target.client() })?;
         let namespace = namespace.or_else(|| Some(client.default_namespace().to_owned()));
-        Ok(OpenCluster { namespace, quiet: self.quiet, from: ClusterFrom::Api(client, runtime) })
+        let from = ClusterFrom::Api(client, server, runtime);
+        Ok(OpenCluster { namespace, quiet: self.quiet, from })
     }
 
     fn manifests(&self) -> anyhow::Result<Snapshot> {
@@ -92,7 +98,7 @@ impl OpenCluster {
     /// # Errors
     /// There is no cluster to ask, or no agent in it.
     pub(super) fn agents_lines(&self, namespace: &str) -> anyhow::Result<Vec<LogLine>> {
-        let ClusterFrom::Api(client, runtime) = &self.from else {
+        let ClusterFrom::Api(client, _, runtime) = &self.from else {
             bail!("--records FILE is missing: manifests have no agents to ask");
         };
         let since = Timestamp::now() - RECALLED;
@@ -112,11 +118,11 @@ impl OpenCluster {
         self,
         ends: impl IntoIterator<Item = &'a NamedEnd>,
     ) -> anyhow::Result<Snapshot> {
-        let (client, runtime) = match self.from {
+        let (client, server, runtime) = match self.from {
             ClusterFrom::Manifests(snapshot) => return Ok(*snapshot),
-            ClusterFrom::Api(client, runtime) => (client, runtime),
+            ClusterFrom::Api(client, server, runtime) => (client, server, runtime),
         };
-        let mut wanted = Wanted::default();
+        let mut wanted = Wanted { home: self.namespace, ..Wanted::default() };
         for end in ends {
             match end {
                 NamedEnd::Pod(namespace, _) | NamedEnd::Service(namespace, _) => {
@@ -129,11 +135,15 @@ impl OpenCluster {
             }
         }
         let progress = Progress::start(self.quiet);
-        let part = runtime.block_on(read(client, wanted, &|what| progress.say(what)))?;
+        let part = runtime.block_on(read(client, wanted, &|what| progress.say(what)));
+        let part = part.map_err(|why| anyhow!("cannot reach the API server {server}: {why}"))?;
         // Before anything else is written to the terminal.
         drop(progress);
-        for line in &part.unreadable {
+        for line in part.failed.iter().chain(&part.assumed) {
             complain(line);
+        }
+        if !part.refused.is_empty() {
+            complain(&format!("Not readable with your rights: {}.", part.refused));
         }
         Ok(part.snapshot)
     }

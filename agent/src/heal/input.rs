@@ -47,6 +47,21 @@ pub(super) enum InputError {
     },
 }
 
+/// Where records come from, as far as that takes no cluster.
+pub(super) enum Opened {
+    File(mpsc::Receiver<LogLine>),
+    Agents { namespace: String, selector: String },
+}
+
+impl From {
+    pub(super) fn open(self) -> Result<Opened, InputError> {
+        Ok(match self {
+            Self::File(path) => Opened::File(read_file(&path)?),
+            Self::Agents { namespace, selector } => Opened::Agents { namespace, selector },
+        })
+    }
+}
+
 /// Lines, as they come.
 pub(super) enum Input {
     File(mpsc::Receiver<LogLine>),
@@ -54,12 +69,12 @@ pub(super) enum Input {
 }
 
 impl Input {
-    pub(super) fn open(from: From, client: Client) -> Result<Self, InputError> {
-        match from {
-            From::File(path) => Ok(Self::File(read_file(&path)?)),
-            From::Agents { namespace, selector } => {
+    pub(super) fn start(opened: Opened, client: Client) -> Self {
+        match opened {
+            Opened::File(lines) => Self::File(lines),
+            Opened::Agents { namespace, selector } => {
                 let since = Timestamp::now() - BEFORE;
-                Ok(Self::Agents(follow(client, namespace, selector, since)))
+                Self::Agents(follow(client, namespace, selector, since))
             }
         }
     }

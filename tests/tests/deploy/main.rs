@@ -80,6 +80,11 @@ fn heal_overlay() -> Vec<Value> {
     kustomized("overlays/heal")
 }
 
+/// What whoever asks by hand may be allowed to read.
+fn explain_folder() -> Vec<Value> {
+    kustomized("explain")
+}
+
 /// The base's object of a kind.
 fn of_kind<T: DeserializeOwned>(kind: &str) -> T {
     let found = base().into_iter().find(|object| object["kind"] == kind);

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use whydrop_tests::world::{agent::binary, manifest};
 
 use crate::{
-    base, base_pod, chart, gateway, heal_overlay, helm, metrics_overlay, of_kind, otlp_overlay,
-    printed, self_policy_overlay,
+    base, base_pod, chart, explain_folder, gateway, heal_overlay, helm, metrics_overlay, of_kind,
+    otlp_overlay, printed, self_policy_overlay,
 };
 
 /// What Helm's conventions add to labels and annotations, and that says nothing of what runs.
@@ -154,6 +154,17 @@ fn the_chart_with_the_gateways_endpoint_makes_what_the_overlay_holds() {
 #[test]
 fn the_chart_with_a_policy_makes_what_the_overlay_holds() {
     assert_same(&chart(&["--set", "selfPolicy.enabled=true"]), &self_policy_overlay());
+}
+
+#[test]
+fn the_chart_has_the_role_of_those_who_ask_where_it_is_wanted() {
+    let name = ("ClusterRole".to_owned(), "whydrop-explain".to_owned());
+    let folder = accepted(&explain_folder());
+    assert_eq!(folder.keys().collect::<Vec<_>>(), [&name], "it is bound to nobody");
+    let mut chart = accepted(&chart(&["--set", "explainRole.create=true"]));
+    chart.values_mut().for_each(without_helm);
+    assert_eq!(chart[&name], folder[&name]);
+    assert_eq!(chart.len(), accepted(&base()).len(), "the base has a Namespace, and this the role");
 }
 
 #[test]

@@ -57,6 +57,7 @@ podLabels: {team: network}
 podSecurityContext: {fsGroup: 5}
 securityContext: {seLinuxOptions: {type: spc_t}}
 serviceAccount: {name: agents, annotations: {example.com/role: reader}}
+explainRole: {create: true}
 "#;
 
 /// What they lead to, among the objects as JSON.
@@ -110,6 +111,7 @@ const OTHER_WORDS: &[&str] = &[
     "--watch-time=3m",
     "--time-to-live=48h",
     r#""memory":"2Gi""#,
+    r#""name":"drops-explain""#,
 ];
 
 /// What the chart makes of [`OTHER_VALUES`].
@@ -143,6 +145,7 @@ fn the_chart_refuses_values_that_it_does_not_know() {
         ("image.tagg=1", "tagg"),
         ("serviceAccount.nam=x", "nam"),
         ("rbac.creat=true", "creat"),
+        ("explainRole.creat=true", "creat"),
         ("health.prot=1", "prot"),
         ("metrics.enable=true", "enable"),
         ("metrics.podMonitor.enabled=true", "needs metrics.enabled"),

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use whydrop::{
-    cluster::connect::{KubeArgs, connect},
+    cluster::connect::{KubeArgs, Target, target},
     report::{AgentState, Record},
     sink::Sink as _,
 };
@@ -147,7 +147,7 @@ fn the_resource_names_the_cluster_by_the_uid_of_its_kube_system() -> Result<()> 
     // It ends with the process.
     std::thread::spawn(move || {
         runtime.block_on(async {
-            learning.learn_cluster(connect(&args).await.expect("a client"));
+            learning.learn_cluster(target(&args).await.and_then(Target::client).expect("a client"));
             std::future::pending::<()>().await;
         });
     });

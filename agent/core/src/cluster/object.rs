@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use strum::Display;
+use strum::{Display, EnumString, VariantArray};
 
 use crate::{
     flow::Protocol,
@@ -34,6 +34,8 @@ pub enum Object {
     Tier(Tier),
     /// Calico's `NetworkSet` or `GlobalNetworkSet`.
     NetworkSet(NetworkSet),
+    /// A workload, of which only its template takes part.
+    Template(Template),
 }
 
 /// The kinds of [`Object`]; [`crate::kinds`] says where each comes from.
@@ -59,6 +61,8 @@ pub enum Kind {
     NetworkSet,
     /// Calico's.
     GlobalNetworkSet,
+    /// A workload's.
+    Template(WorkloadKind),
 }
 
 impl Kind {
@@ -84,6 +88,7 @@ impl fmt::Display for Kind {
             Self::Tier => "Tier",
             Self::NetworkSet => "NetworkSet",
             Self::GlobalNetworkSet => "GlobalNetworkSet",
+            Self::Template(kind) => return kind.fmt(f),
         })
     }
 }
@@ -120,6 +125,7 @@ impl Object {
             Self::ServiceAccount(o) => (Kind::ServiceAccount, Some(&o.namespace), &o.name),
             Self::Tier(o) => (Kind::Tier, None, &o.name),
             Self::NetworkSet(o) => (Kind::of_network_set(o), o.namespace.as_ref(), &o.name),
+            Self::Template(o) => (Kind::Template(o.kind), Some(&o.pod.namespace), &o.name),
             Self::Policy(o) => {
                 let PolicyRef { kind, namespace, name } = &o.reference;
                 (Kind::Policy(*kind), namespace.as_ref(), name)
@@ -134,8 +140,11 @@ impl Object {
 pub struct Pod {
     /// Namespace.
     pub namespace: Arc<str>,
-    /// Name.
+    /// Name; of one that stands for those that a template makes, the workload as people name it as an
+    /// end of a flow: `deploy/web`.
     pub name: Arc<str>,
+    /// Whether it is no pod, but stands for those that its workload makes of its template.
+    pub is_template: bool,
     /// `metadata.uid`.
     pub uid: Option<Arc<str>>,
     /// Labels.
@@ -203,6 +212,61 @@ pub struct Workload {
     pub kind: Arc<str>,
     /// Its name, in the pod's namespace.
     pub name: Arc<str>,
+}
+
+/// The kinds of workloads that make pods of a template, as they spell themselves.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Display, EnumString, VariantArray,
+)]
+pub enum WorkloadKind {
+    /// `apps/v1`.
+    Deployment,
+    /// `apps/v1`.
+    StatefulSet,
+    /// `apps/v1`.
+    DaemonSet,
+    /// `apps/v1`.
+    ReplicaSet,
+    /// `batch/v1`.
+    Job,
+    /// `batch/v1`: it makes Jobs.
+    CronJob,
+    /// `v1`.
+    ReplicationController,
+    /// `apps.openshift.io/v1`.
+    DeploymentConfig,
+}
+
+impl WorkloadKind {
+    /// Every kind.
+    pub const ALL: &[Self] = Self::VARIANTS;
+
+    /// What `kubectl` calls it for short.
+    pub const fn short(self) -> &'static str {
+        match self {
+            Self::Deployment => "deploy",
+            Self::StatefulSet => "sts",
+            Self::DaemonSet => "ds",
+            Self::ReplicaSet => "rs",
+            Self::Job => "job",
+            Self::CronJob => "cronjob",
+            Self::ReplicationController => "rc",
+            Self::DeploymentConfig => "dc",
+        }
+    }
+}
+
+/// A workload, by the pods that it makes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Template {
+    /// Its kind.
+    pub kind: WorkloadKind,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Who made the workload itself: of a `ReplicaSet` a `Deployment`, of a `Job` a `CronJob`.
+    pub owner: Option<Workload>,
+    /// What stands for its pods.
+    pub pod: Arc<Pod>,
 }
 
 /// How many pods a workload has, by its own status.

@@ -7,7 +7,10 @@ use rpds::HashTrieMapSync;
 
 use super::{
     Name,
-    object::{EndpointSlice, Key, Kind, Namespace, Node, Object, Pod, Service, ServiceAccount},
+    object::{
+        EndpointSlice, Key, Kind, Namespace, Node, Object, Pod, Service, ServiceAccount, Template,
+        WorkloadKind,
+    },
 };
 use crate::policy::{Policy, PolicyRef, index::PolicyIndex, network_set::NetworkSet, tier::Tier};
 
@@ -21,6 +24,9 @@ const FORMER_HOLDERS_MAX: usize = 4;
 
 /// Namespace, of those that are in one, and name of a network set.
 type SetName = (Option<Arc<str>>, Arc<str>);
+
+/// Kind, namespace and name of a workload.
+type TemplateName = (WorkloadKind, Arc<str>, Arc<str>);
 
 /// Who holds, or held, an address.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +62,7 @@ pub(super) struct Objects {
     pub(super) policies: PolicyIndex,
     pub(super) tiers: HashTrieMapSync<Arc<str>, Arc<Tier>>,
     pub(super) network_sets: HashTrieMapSync<SetName, Arc<NetworkSet>>,
+    pub(super) templates: HashTrieMapSync<TemplateName, Arc<Template>>,
     pub(super) holdings: HashTrieMapSync<IpAddr, Vec<Holding>>,
 }
 
@@ -83,6 +90,11 @@ impl Objects {
             Object::NetworkSet(set) => {
                 let name = (set.namespace.clone(), set.name.clone());
                 self.network_sets.insert_mut(name, Arc::new(set));
+            }
+            Object::Template(template) => {
+                let namespace = template.pod.namespace.clone();
+                let name = (template.kind, namespace, template.name.clone());
+                self.templates.insert_mut(name, Arc::new(template));
             }
             Object::Policy(mut policy) => {
                 // Without a timestamp of its own (a manifest), a policy that a running agent sees
@@ -176,6 +188,10 @@ impl Objects {
             Kind::NetworkSet | Kind::GlobalNetworkSet => {
                 self.network_sets.remove_mut(&(key.namespace.clone(), key.name.clone()));
             }
+            Kind::Template(kind) => {
+                let (namespace, name) = name();
+                self.templates.remove_mut(&(kind, namespace, name));
+            }
             Kind::Policy(kind) => {
                 let reference =
                     PolicyRef { kind, namespace: key.namespace.clone(), name: key.name.clone() };
@@ -198,6 +214,7 @@ impl Objects {
             Kind::NetworkSet | Kind::GlobalNetworkSet => {
                 self.network_sets.values().filter(|set| Kind::of_network_set(set) == kind).count()
             }
+            Kind::Template(kind) => self.templates.values().filter(|t| t.kind == kind).count(),
         }
     }
 
@@ -224,6 +241,10 @@ impl Objects {
             Kind::NetworkSet | Kind::GlobalNetworkSet => {
                 let name = (key.namespace.clone(), key.name.clone());
                 Object::NetworkSet(NetworkSet::clone(self.network_sets.get(&name)?))
+            }
+            Kind::Template(kind) => {
+                let (namespace, name) = name();
+                Object::Template(Template::clone(self.templates.get(&(kind, namespace, name))?))
             }
         })
     }

@@ -1,10 +1,31 @@
 //! How far what is known of the cluster can be relied on.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use jiff::Timestamp;
 
 use super::object::Kind;
+
+/// Why objects are not known to somebody who asked for them once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// Whoever asked may not read them.
+    Refused,
+    /// It could not be asked, and why.
+    Failed(Arc<str>),
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused => f.write_str("you may not read it"),
+            Self::Failed(why) => write!(f, "it could not be read: {why}"),
+        }
+    }
+}
+
+/// The objects of a kind in a namespace, or of the whole cluster.
+type Part = (Kind, Option<Arc<str>>);
 
 /// Which kinds of objects are known, and how well.
 #[derive(Clone, Debug, Default)]
@@ -12,6 +33,7 @@ pub struct SyncState {
     unsynced: BTreeMap<Kind, Option<Arc<str>>>,
     stale: BTreeMap<Kind, Timestamp>,
     unread: Arc<BTreeMap<String, usize>>,
+    unreadable: Arc<BTreeMap<Part, Unreadable>>,
 }
 
 impl SyncState {
@@ -35,6 +57,33 @@ impl SyncState {
     /// How many policies there are of kinds that cannot be read: verdicts may depend on them.
     pub fn unread(&self) -> &BTreeMap<String, usize> {
         &self.unread
+    }
+
+    /// Why the objects of a kind in a namespace are not known to whoever asked for them once; of kind
+    /// Namespace, why that namespace is not. `None`: they are known.
+    pub fn unreadable(&self, kind: Kind, namespace: &str) -> Option<&Unreadable> {
+        let of = |namespace: Option<&str>| self.unreadable.get(&(kind, namespace.map(Into::into)));
+        of(None).or_else(|| of(Some(namespace)))
+    }
+
+    /// The same of a kind that is in no namespace.
+    pub fn unreadable_in_cluster(&self, kind: Kind) -> Option<&Unreadable> {
+        self.unreadable.get(&(kind, None))
+    }
+
+    /// All kinds that are not known in a namespace, or in the cluster, and why.
+    pub fn all_unreadable(
+        &self,
+        namespace: &str,
+    ) -> impl Iterator<Item = (Kind, Option<&Arc<str>>, &Unreadable)> {
+        let concerns = move |of: &Option<Arc<str>>| of.as_deref().is_none_or(|of| of == namespace);
+        let all = self.unreadable.iter().filter(move |((_, of), _)| concerns(of));
+        all.map(|((kind, of), why)| (*kind, of.as_ref(), why))
+    }
+
+    pub(super) fn set_unreadable(&mut self, kind: Kind, namespace: Option<&str>, why: Unreadable) {
+        let key = (kind, namespace.map(Into::into));
+        Arc::make_mut(&mut self.unreadable).insert(key, why);
     }
 
     /// A kind has been listed once. Whether that is news.

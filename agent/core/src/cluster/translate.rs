@@ -1,5 +1,7 @@
 //! Kubernetes API objects to the core's own, defaulted as the API server does it.
 
+mod template;
+
 use std::{net::IpAddr, str::FromStr};
 
 use ipnet::IpNet;
@@ -26,9 +28,10 @@ use crate::{
     },
     problem::{FieldPath, Problem},
 };
+pub use template::{WithTemplate, template};
 
 /// The label by which a Deployment distinguishes the pods of its `ReplicaSets`.
-const POD_TEMPLATE_HASH: &str = "pod-template-hash";
+pub(super) const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 
 /// The account of pods that name none (the admission plugin `ServiceAccount`).
 const DEFAULT_SERVICE_ACCOUNT: &str = "default";
@@ -79,6 +82,7 @@ pub fn pod(pod: &core::Pod) -> Result<Pod, Problem> {
     Ok(Pod {
         namespace: namespace_of(metadata),
         name: name_of(metadata)?,
+        is_template: false,
         uid: metadata.uid.as_deref().map(Into::into),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
         service_account: spec

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     cluster::{
         Engine,
-        object::{Kind, Object},
+        object::{Kind, Object, WorkloadKind},
         translate,
     },
     policy::{
@@ -35,6 +35,8 @@ const OBJECT: KindRow = KindRow {
     is_remedy: false,
     decoder: None,
 };
+
+const TEMPLATE: KindRow = KindRow { role: Role::Template, ..OBJECT };
 
 const ADMIN: KindRow = KindRow {
     api_versions: &[admin::API_VERSION],
@@ -109,6 +111,78 @@ pub(super) const ROWS: &[KindRow] = &[
             Ok(Object::ServiceAccount(translate::service_account(&decode(value)?)?))
         })),
         ..OBJECT
+    },
+    KindRow {
+        api_versions: &["apps/v1", "apps/v1beta2", "apps/v1beta1", "extensions/v1beta1"],
+        kind: "Deployment",
+        plural: "deployments",
+        decoder: Some(read(Kind::Template(WorkloadKind::Deployment), |value, _| {
+            template(value, WorkloadKind::Deployment)
+        })),
+        ..TEMPLATE
+    },
+    KindRow {
+        api_versions: &["apps/v1", "apps/v1beta2", "apps/v1beta1"],
+        kind: "StatefulSet",
+        plural: "statefulsets",
+        decoder: Some(read(Kind::Template(WorkloadKind::StatefulSet), |value, _| {
+            template(value, WorkloadKind::StatefulSet)
+        })),
+        ..TEMPLATE
+    },
+    KindRow {
+        api_versions: &["apps/v1", "apps/v1beta2", "extensions/v1beta1"],
+        kind: "DaemonSet",
+        plural: "daemonsets",
+        decoder: Some(read(Kind::Template(WorkloadKind::DaemonSet), |value, _| {
+            template(value, WorkloadKind::DaemonSet)
+        })),
+        ..TEMPLATE
+    },
+    KindRow {
+        api_versions: &["apps/v1", "apps/v1beta2", "extensions/v1beta1"],
+        kind: "ReplicaSet",
+        plural: "replicasets",
+        decoder: Some(read(Kind::Template(WorkloadKind::ReplicaSet), |value, _| {
+            template(value, WorkloadKind::ReplicaSet)
+        })),
+        ..TEMPLATE
+    },
+    KindRow {
+        api_versions: &["batch/v1"],
+        kind: "Job",
+        plural: "jobs",
+        decoder: Some(read(Kind::Template(WorkloadKind::Job), |value, _| {
+            template(value, WorkloadKind::Job)
+        })),
+        ..TEMPLATE
+    },
+    KindRow {
+        api_versions: &["batch/v1", "batch/v1beta1"],
+        kind: "CronJob",
+        plural: "cronjobs",
+        decoder: Some(read(Kind::Template(WorkloadKind::CronJob), |value, _| {
+            template(value, WorkloadKind::CronJob)
+        })),
+        ..TEMPLATE
+    },
+    KindRow {
+        api_versions: &["v1"],
+        kind: "ReplicationController",
+        plural: "replicationcontrollers",
+        decoder: Some(read(Kind::Template(WorkloadKind::ReplicationController), |value, _| {
+            template(value, WorkloadKind::ReplicationController)
+        })),
+        ..TEMPLATE
+    },
+    KindRow {
+        api_versions: &["apps.openshift.io/v1"],
+        kind: "DeploymentConfig",
+        plural: "deploymentconfigs",
+        decoder: Some(read(Kind::Template(WorkloadKind::DeploymentConfig), |value, _| {
+            template(value, WorkloadKind::DeploymentConfig)
+        })),
+        ..TEMPLATE
     },
     KindRow {
         api_versions: &[NetworkPolicy::API_VERSION],
@@ -254,6 +328,10 @@ pub(super) const ROWS: &[KindRow] = &[
 
 const fn read(kind: Kind, decode: fn(Value, &str) -> Result<Object, Problem>) -> Decoder {
     Decoder { kind, decode }
+}
+
+fn template(value: Value, kind: WorkloadKind) -> Result<Object, Problem> {
+    translate::template(kind, decode(value)?).map(Object::Template)
 }
 
 fn calico_policy(value: &Value, api_version: &str, kind: PolicyKind) -> Result<Object, Problem> {

@@ -3,7 +3,8 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use super::{
-    Decision, DirectionVerdict, Exemption, PolicyTrace, Question, RuleTrace, Subject, Verdict,
+    Asking, Decision, DirectionVerdict, Exemption, PolicyTrace, Question, RuleTrace, Subject,
+    Verdict,
     matching::{End, peers, ports},
     outcome::MatchOutcome,
     selects::selects,
@@ -16,6 +17,7 @@ use crate::{
         resolve::{Endpoint, Holder},
     },
     flow::Direction,
+    kinds,
     policy::{Layer, Policy, PolicyKind, RuleRef},
 };
 
@@ -34,7 +36,8 @@ fn exemption(engine: Engine, source: &Endpoint, destination: &Endpoint) -> Optio
     let runs_on = |pod: &Pod, holder: &Holder| matches!(holder, Holder::Node(node) if pod.node.as_ref() == Some(&node.name));
     match (&source.holder, &destination.holder) {
         (Holder::Pod(a), Holder::Pod(b)) => {
-            let same = (&a.namespace, &a.name) == (&b.namespace, &b.name);
+            // Of a template there may be several pods.
+            let same = (&a.namespace, &a.name) == (&b.namespace, &b.name) && !a.is_template;
             same.then_some(Exemption::SamePod)
         }
         (Holder::Pod(_), Holder::Node(_)) if engine == Engine::Calico => None,
@@ -77,6 +80,8 @@ fn judge(
         destination: &question.destination,
         port: question.port,
         protocol: question.protocol,
+        family: question.source.address.or(question.destination.address),
+        asking: None,
     };
     let (governing, doubts) = governing(snapshot, stages, pod, direction);
     let mut verdict = DirectionVerdict::not_isolated();
@@ -134,10 +139,26 @@ fn governing(
         }
     });
     doubts.dedup();
+    doubts.extend(unreadable(snapshot, &pod.namespace));
     doubts.extend(snapshot.sync().unread().iter().map(|(kind, count)| {
         format!("{count} of kind {kind}, which this version cannot read, may decide").into()
     }));
     (governing.into_iter().map(|(_, policy)| policy).collect(), doubts)
+}
+
+/// Policies that may govern the pods of a namespace, and that whoever asks may not read.
+fn unreadable<'a>(
+    snapshot: &'a Snapshot,
+    namespace: &'a str,
+) -> impl Iterator<Item = Arc<str>> + 'a {
+    let decides = |kind: Kind| kinds::of(kind).decides();
+    let unreadable = snapshot.sync().all_unreadable(namespace).filter(move |(k, ..)| decides(*k));
+    unreadable.map(|(kind, namespace, why)| match namespace {
+        Some(namespace) => {
+            format!("{kind} objects of namespace {namespace} may decide: {why}").into()
+        }
+        None => format!("{kind} objects may decide: {why}").into(),
+    })
 }
 
 fn trace(
@@ -147,12 +168,16 @@ fn trace(
     subject: Subject<'_>,
 ) -> PolicyTrace {
     let rules = policy.rules(direction).unwrap_or_default().iter().enumerate();
-    let rules = rules.map(|(index, rule)| RuleTrace {
-        rule: index,
-        action: rule.action,
-        own: peers(&rule.own, own, subject),
-        peer: peers(&rule.peers, peer, subject),
-        port: ports(rule, subject),
+    let rules = rules.map(|(index, rule)| {
+        let asking = Asking { policy: &policy.reference, direction, rule: index };
+        let subject = Subject { asking: Some(asking), ..subject };
+        RuleTrace {
+            rule: index,
+            action: rule.action,
+            own: peers(&rule.own, own, subject),
+            peer: peers(&rule.peers, peer, subject),
+            port: ports(rule, subject),
+        }
     });
     PolicyTrace { policy: policy.clone(), rules: rules.collect() }
 }

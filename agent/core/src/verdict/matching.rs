@@ -11,6 +11,7 @@ use super::{
 use crate::{
     cluster::{
         Snapshot,
+        object::Kind,
         resolve::{Endpoint, Hidden, Holder},
     },
     policy::{
@@ -108,8 +109,8 @@ fn peer(peer: &Peer, end: &End<'_>, subject: Subject<'_>) -> MatchOutcome<PeerMi
             MatchOutcome::Miss(_) => MatchOutcome::Match,
             MatchOutcome::Unknown(why) => MatchOutcome::Unknown(why),
         },
-        Peer::Block(block) => ip_block(block, end.endpoint),
-        Peer::Nodes(selector) => node(selector, end.endpoint),
+        Peer::Block(block) => ip_block(block, end.endpoint, subject),
+        Peer::Nodes(selector) => node(snapshot, selector, end.endpoint),
         Peer::Service(wanted) => service(wanted, end.endpoint, subject),
         Peer::Undecidable(what) => MatchOutcome::Unknown(format!("the rule names {what}").into()),
     }
@@ -171,12 +172,8 @@ fn hidden_pod(snapshot: &Snapshot, wanted: &PodPeer, pod: &Hidden) -> MatchOutco
     }
 }
 
-fn ip_block(block: &Block, peer: &Endpoint) -> MatchOutcome<PeerMiss> {
-    let Some(address) = peer.address else {
-        return MatchOutcome::Unknown(
-            format!("the address of {peer}, which ipBlock {block} may hold, is not known").into(),
-        );
-    };
+fn ip_block(block: &Block, peer: &Endpoint, subject: Subject<'_>) -> MatchOutcome<PeerMiss> {
+    let Some(address) = peer.address else { return block_of_unknown(block, peer, subject) };
     if !block.network.contains(&address) {
         return MatchOutcome::Miss(PeerMiss::OutsideBlock { network: block.network, address });
     }
@@ -190,8 +187,41 @@ fn ip_block(block: &Block, peer: &Endpoint) -> MatchOutcome<PeerMiss> {
     }
 }
 
-fn node(selector: &Selector, peer: &Endpoint) -> MatchOutcome<PeerMiss> {
-    match &peer.holder {
+/// Of an address that is not known it is known at most that any is in the block, or none is.
+fn block_of_unknown(
+    block: &Block,
+    peer: &Endpoint,
+    subject: Subject<'_>,
+) -> MatchOutcome<PeerMiss> {
+    let is_v4 = block.network.addr().is_ipv4();
+    let of_packet = subject.family.map(|address| address.is_ipv4());
+    if of_packet.is_some_and(|of_packet| of_packet != is_v4) {
+        let found = format!("{peer}, in a packet of the other family");
+        let wanted = format!("an address in {block}");
+        return MatchOutcome::Miss(PeerMiss::AnotherEnd { wanted, found });
+    }
+    let holds_all = block.network.prefix_len() == 0 && block.except.is_empty();
+    if holds_all && (of_packet.is_some() || subject.snapshot.may_be_of_one_family(is_v4)) {
+        return MatchOutcome::Match;
+    }
+    let of = subject.asking.map(|asking| format!(" of {asking}")).unwrap_or_default();
+    MatchOutcome::Unknown(
+        format!("ipBlock {block}{of} against the address of {peer}, which is not known yet").into(),
+    )
+}
+
+fn node(snapshot: &Snapshot, selector: &Selector, peer: &Endpoint) -> MatchOutcome<PeerMiss> {
+    let unreadable = snapshot.sync().unreadable_in_cluster(Kind::Node);
+    match (&peer.holder, unreadable) {
+        (Holder::Outside, Some(why)) => MatchOutcome::Unknown(
+            format!("whether {peer} is the address of a node is unknown: {why}").into(),
+        ),
+        (holder, _) => node_by_labels(selector, peer, holder),
+    }
+}
+
+fn node_by_labels(selector: &Selector, peer: &Endpoint, holder: &Holder) -> MatchOutcome<PeerMiss> {
+    match holder {
         Holder::Node(node) if selector.matches(&node.labels) => MatchOutcome::Match,
         Holder::Unknown(why) => MatchOutcome::Unknown(why.clone()),
         _ => MatchOutcome::Miss(PeerMiss::AnotherEnd {

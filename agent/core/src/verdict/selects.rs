@@ -92,13 +92,16 @@ pub(super) fn namespace(
         let found = format!("namespace {name}: {}", label_list(&labels));
         return MatchOutcome::Miss(LabelMiss::of("namespace", &by_name, known, found));
     }
-    match others.is_everything() {
-        true => MatchOutcome::Match,
-        false => MatchOutcome::Unknown(
-            format!("namespace {name} is not among the objects, so its labels are not known")
-                .into(),
-        ),
+    if others.is_everything() {
+        return MatchOutcome::Match;
     }
+    let why = match snapshot.sync().unreadable(Kind::Namespace, name) {
+        Some(why) => why.to_string(),
+        None => "it is not among the objects".to_owned(),
+    };
+    MatchOutcome::Unknown(
+        format!("does namespace {name} have label {others}? That is unknown: {why}").into(),
+    )
 }
 
 /// Whether a pod runs as one of these service accounts. One of which there is no object has no
@@ -118,6 +121,10 @@ fn account(snapshot: &Snapshot, wanted: &Accounts, pod: &Pod) -> MatchOutcome<La
     }
     if snapshot.sync().unsynced().contains_key(&Kind::ServiceAccount) {
         return MatchOutcome::Unknown("ServiceAccount objects are not synced yet".into());
+    }
+    if let Some(why) = snapshot.sync().unreadable(Kind::ServiceAccount, namespace) {
+        let why = format!("the labels of service account {namespace}/{name} are unknown: {why}");
+        return MatchOutcome::Unknown(why.into());
     }
     let account = snapshot.service_account(namespace, name);
     let none = Labels::new();

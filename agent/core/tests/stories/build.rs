@@ -38,6 +38,7 @@ pub(crate) fn pod(namespace: &str, name: &str, last: u8, pod_labels: &[(&str, &s
     Pod {
         namespace: namespace.into(),
         name: name.into(),
+        is_template: false,
         uid: None,
         labels: labels(pod_labels),
         created: None,

@@ -3,6 +3,7 @@
 mod build;
 mod cluster;
 mod docket;
+mod ends;
 mod facts;
 mod history;
 mod incidents;

@@ -44,6 +44,21 @@ pub(super) async fn list(
     Ok(listing)
 }
 
+/// The object of this name, of a kind that is in no namespace; `None`: there is none, or it is malformed,
+/// which is logged.
+pub(super) async fn get(
+    client: &Client,
+    row: &KindRow,
+    name: &str,
+) -> Result<Option<Object>, ApiError> {
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(row));
+    let Some(object) = api.get_opt(name).await? else { return Ok(None) };
+    Ok(read(row, object).unwrap_or_else(|problem| {
+        tracing::warn!("{} {name}: {problem}", row.name());
+        None
+    }))
+}
+
 /// How many objects of a kind there are.
 pub(super) async fn count(client: &Client, row: &KindRow) -> Result<usize, ApiError> {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(row));

@@ -9,32 +9,39 @@ use jiff::Timestamp;
 use kube::{Client, api::ListParams};
 use whydrop_core::{
     cluster::{
-        Cluster, Snapshot,
+        Cluster, Snapshot, Unreadable,
         look_up::{LookUp, Query},
-        object::{Kind, Object},
+        object::{Kind, Object, WorkloadKind},
+        resolve::Holder,
     },
     kinds::{self, KindRow, Role, Scope},
 };
 
+pub use super::refused::Refused;
 use super::{
-    list::{Listing, count, list},
+    list::{Listing, count, get, list},
     look_up::{About, look_up},
 };
-use crate::api_error::ApiError;
+use crate::api_error::{ApiError, reason};
 
 /// Why nothing can be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The API server does not say which kinds it has.
-    #[error("the API server cannot be asked: {0}")]
-    Unreachable(ApiError),
+    /// The API server does not say which kinds it has: it is not reached, or does not know the user.
+    #[error("{0}")]
+    Unreachable(String),
 }
 
 /// What a question names.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
-    /// Namespaces of pods and Services.
+    /// Namespaces of pods, workloads and Services.
     pub namespaces: BTreeSet<String>,
+    /// Kinds of workloads, and the namespaces in which one is asked about.
+    pub workloads: BTreeSet<(WorkloadKind, String)>,
+    /// The namespace of what is given without one: whoever may not look everywhere for who holds an
+    /// address may look there.
+    pub home: Option<String>,
     /// Addresses.
     pub addresses: BTreeSet<IpAddr>,
     /// Whether a node is named.
@@ -46,8 +53,12 @@ pub struct Wanted {
 pub struct Part {
     /// What is known. What depends on an object that could not be read is unknown in it.
     pub snapshot: Snapshot,
-    /// What could not be read, and why.
-    pub unreadable: Vec<String>,
+    /// What could not be read though it may be, and why, a line each.
+    pub failed: Vec<String>,
+    /// What may not be read.
+    pub refused: Refused,
+    /// What was assumed because it may not be asked, a line each.
+    pub assumed: Vec<String>,
 }
 
 /// Reads what a question needs, and says what it is about to read: who holds the addresses; of all
@@ -58,13 +69,12 @@ pub struct Part {
 pub async fn read(client: Client, wanted: Wanted, say: &dyn Fn(&str)) -> Result<Part, ReadError> {
     say("asking the API server what it serves");
     let groups = client.list_api_groups().await;
-    let groups = groups.map_err(|error| ReadError::Unreachable(error.into()))?;
+    let groups = groups.map_err(|error| ReadError::Unreachable(reason(&error)))?;
     let groups: BTreeSet<String> = groups.groups.into_iter().map(|group| group.name).collect();
     // Every server knows the core's group, which has no name.
     let is_served = |row: &&KindRow| row.group().is_empty() || groups.contains(row.group());
     let served: Vec<&KindRow> = kinds::all().filter(is_served).collect();
-    let followed = served.iter().filter(|row| row.is_followed());
-    let mut cluster = Cluster::unsynced(followed.filter_map(|row| row.reads()));
+    let mut cluster = Cluster::default();
     cluster.set_engine(kinds::engine(served.iter().copied()));
     cluster.look_up_on_demand();
     let mut reader = Reader {
@@ -74,11 +84,14 @@ pub async fn read(client: Client, wanted: Wanted, say: &dyn Fn(&str)) -> Result<
         cluster,
         now: Timestamp::now(),
         unread: BTreeMap::new(),
-        unreadable: BTreeMap::new(),
+        failed: BTreeSet::new(),
+        refused: Refused::default(),
+        assumed: Vec::new(),
     };
     reader.read(wanted).await;
-    let unreadable = reader.unreadable.into_values().collect();
-    Ok(Part { snapshot: reader.cluster.snapshot(), unreadable })
+    let Reader { cluster, failed, refused, assumed, .. } = reader;
+    let failed = failed.into_iter().collect();
+    Ok(Part { snapshot: cluster.snapshot(), failed, refused, assumed })
 }
 
 struct Reader<'a> {
@@ -90,25 +103,37 @@ struct Reader<'a> {
     now: Timestamp,
     /// How many policies are malformed, by kind.
     unread: BTreeMap<String, usize>,
-    /// By what could not be read, a line for the user.
-    unreadable: BTreeMap<(Option<Kind>, String), String>,
+    /// Lines for the user.
+    failed: BTreeSet<String>,
+    refused: Refused,
+    assumed: Vec<String>,
 }
 
 impl Reader<'_> {
     async fn read(&mut self, wanted: Wanted) {
-        let Wanted { mut namespaces, addresses, nodes } = wanted;
+        let Wanted { namespaces, workloads, home, addresses, nodes } = wanted;
+        for namespace in &namespaces {
+            self.namespace(namespace).await;
+        }
+        for (kind, namespace) in workloads {
+            self.all(kinds::of(Kind::Template(kind)), Some(&namespace), &ListParams::default())
+                .await;
+            if kind == WorkloadKind::CronJob {
+                // By which its pods are known.
+                let jobs = kinds::of(Kind::Template(WorkloadKind::Job));
+                self.all(jobs, Some(&namespace), &ListParams::default()).await;
+            }
+        }
         // Without nodes it is unknown whose an address is; a pod names its own.
         if nodes || !addresses.is_empty() {
             self.all(kinds::of(Kind::Node), None, &ListParams::default()).await;
         }
+        let mut known = namespaces;
         for address in addresses {
-            namespaces.extend(self.address(address).await);
-        }
-        for namespace in &namespaces {
-            let name = ListParams::default().fields(&format!("metadata.name={namespace}"));
-            self.all(kinds::of(Kind::Namespace), None, &name).await;
-            for row in self.served(|row| row.scope == Scope::Namespace) {
-                self.all(row, Some(namespace), &ListParams::default()).await;
+            for namespace in self.address(address, home.as_deref(), &mut known).await {
+                if known.insert(namespace.clone()) {
+                    self.namespace(&namespace).await;
+                }
             }
         }
         let is_policy = |row: &KindRow| matches!(row.role, Role::Policy | Role::Staged);
@@ -122,11 +147,6 @@ impl Reader<'_> {
             self.all(slices, Some(&namespace), &ListParams::default()).await;
         }
         self.count_unread().await;
-        for kind in self.served(KindRow::is_followed).into_iter().filter_map(KindRow::reads) {
-            if !self.unreadable.keys().any(|(unreadable, _)| *unreadable == Some(kind)) {
-                self.cluster.synced(kind);
-            }
-        }
     }
 
     /// The kinds that the server may have and whose objects are read.
@@ -135,10 +155,30 @@ impl Reader<'_> {
         read.copied().filter(|row| which(row)).collect()
     }
 
-    /// Reads all objects of a kind; what cannot be read stays unsynced.
-    async fn all(&mut self, row: &KindRow, namespace: Option<&str>, which: &ListParams) {
+    /// Reads a namespace, by name, as a user of it may, and what is in it.
+    async fn namespace(&mut self, name: &str) {
+        (self.say)(&format!("reading namespace {name}"));
+        match get(&self.client, kinds::of(Kind::Namespace), name).await {
+            Ok(object) => object.into_iter().for_each(|object| self.cluster.apply(object, None)),
+            Err(why) => {
+                let unreadable = self.unreadable(&why, &format!("namespace {name}"));
+                if unreadable == Unreadable::Refused {
+                    self.refused.hide(name);
+                }
+                self.cluster.unreadable(Kind::Namespace, Some(name), unreadable);
+            }
+        }
+        let is_asked = |row: &KindRow| row.scope == Scope::Namespace && row.role != Role::Template;
+        for row in self.served(is_asked) {
+            self.all(row, Some(name), &ListParams::default()).await;
+        }
+    }
+
+    /// Reads all objects of a kind; what cannot be read is unknown.
+    async fn all(&mut self, row: &'static KindRow, namespace: Option<&str>, which: &ListParams) {
         let place = namespace.map(|name| format!(" in {name}")).unwrap_or_default();
         (self.say)(&format!("reading {} objects{place}", row.name()));
+        self.refused.asked(namespace, row.plural);
         match list(&self.client, row, namespace, which).await {
             Ok(Listing { objects, malformed }) => {
                 for object in objects {
@@ -149,23 +189,49 @@ impl Reader<'_> {
                 }
             }
             Err(why) => {
-                if let Some(kind) = row.reads() {
-                    self.cluster.failing(kind, self.now, &why.to_string());
+                let unreadable = self.unreadable(&why, &format!("{} objects{place}", row.name()));
+                if unreadable == Unreadable::Refused {
+                    self.refused.refuse(namespace, row.plural);
                 }
-                let line = format!("cannot read {} objects{place}: {why}", row.name());
-                self.unreadable.insert((row.reads(), place), line);
+                if let Some(kind) = row.reads() {
+                    self.cluster.unreadable(kind, namespace, unreadable);
+                }
             }
         }
     }
 
+    /// Why something is unknown. What is refused is said once and together, all else where it fails.
+    fn unreadable(&mut self, why: &ApiError, what: &str) -> Unreadable {
+        if why.is_refused() {
+            return Unreadable::Refused;
+        }
+        self.failed.insert(format!("cannot read {what}: {why}"));
+        Unreadable::Failed(why.to_string().into())
+    }
+
     /// Looks up who holds an address; returns the namespaces of those.
-    async fn address(&mut self, address: IpAddr) -> BTreeSet<String> {
+    async fn address(
+        &mut self,
+        address: IpAddr,
+        home: Option<&str>,
+        known: &mut BTreeSet<String>,
+    ) -> BTreeSet<String> {
         (self.say)(&format!("looking up {address}"));
         let snapshot = self.cluster.snapshot();
         let sought = Query::from(address);
         let about = About::of(&sought, &snapshot);
         let found = look_up(self.client.clone(), sought, about).await;
-        let failed = found.as_ref().err().map(|why| why.to_string().into());
+        let mut failed = None;
+        if let Err(why) = &found {
+            // A user of one namespace may ask about that.
+            if let Some(home) = home
+                && why.is_refused()
+                && known.insert(home.to_owned())
+            {
+                self.namespace(home).await;
+            }
+            failed = self.not_looked_up(address, why);
+        }
         let mut namespaces = BTreeSet::new();
         for object in found.unwrap_or_default().objects {
             if let Object::Pod(pod) = &object {
@@ -175,14 +241,38 @@ impl Reader<'_> {
             }
             self.cluster.apply(object, None);
         }
+        let failed = failed.map(Into::into);
         self.cluster.looked_up(address, LookUp { at: self.now, failed, scale: None });
         namespaces
+    }
+
+    /// Why it is unknown who holds an address that could not be looked up; `None`: it is known, or
+    /// assumed.
+    fn not_looked_up(&mut self, address: IpAddr, why: &ApiError) -> Option<String> {
+        let snapshot = self.cluster.snapshot();
+        let holder = snapshot.resolve(address, None).holder;
+        if matches!(holder, Holder::Pod(_) | Holder::Node(_) | Holder::Service(_)) {
+            return None;
+        }
+        if let Unreadable::Failed(why) = self.unreadable(why, &format!("who holds {address}")) {
+            return Some(why.to_string());
+        }
+        let mut of_pods = snapshot.pods().flat_map(|pod| &pod.addresses);
+        let has_public_pods = of_pods.any(|address| is_public(*address));
+        if is_public(address) && !has_public_pods {
+            self.assumed.push(format!(
+                "{address} is taken to be outside of the cluster: you may not look for a pod that holds \
+                 it"
+            ));
+            return None;
+        }
+        Some("you may not look for it in all namespaces".to_owned())
     }
 
     /// Counts the policies that nobody here can read, beside those that are malformed.
     async fn count_unread(&mut self) {
         let mut unread = std::mem::take(&mut self.unread);
-        for row in self.served.iter().filter(|row| row.role == Role::Unread) {
+        for row in self.served.clone().into_iter().filter(|row| row.role == Role::Unread) {
             (self.say)(&format!("counting {}", row.name()));
             match count(&self.client, row).await {
                 Ok(0) => {}
@@ -190,8 +280,10 @@ impl Reader<'_> {
                     unread.insert(row.name(), count);
                 }
                 Err(why) => {
-                    let line = format!("cannot count {}: {why}", row.name());
-                    self.unreadable.insert((None, row.name()), line);
+                    let unreadable = self.unreadable(&why, &format!("{} objects", row.name()));
+                    if unreadable == Unreadable::Refused {
+                        self.refused.refuse(None, row.plural);
+                    }
                     // There may be some, and they may decide.
                     unread.insert(row.name(), 1);
                 }
@@ -200,3 +292,23 @@ impl Reader<'_> {
         self.cluster.set_unread(unread);
     }
 }
+
+/// Whether an address is one of IPv4 that the whole internet routes. Pods have such addresses in few
+/// clusters, and then all of them have.
+fn is_public(address: IpAddr) -> bool {
+    let IpAddr::V4(address) = address else { return false };
+    let [a, b, ..] = address.octets();
+    let is_shared = a == 100 && (64..128).contains(&b);
+    !(address.is_private()
+        || address.is_loopback()
+        || address.is_link_local()
+        || address.is_unspecified()
+        || address.is_broadcast()
+        || address.is_multicast()
+        || a == 0
+        || a >= 240
+        || is_shared)
+}
+
+#[cfg(test)]
+mod tests;

@@ -70,7 +70,8 @@ fn change_kind(before: Option<&Object>, object: &Object) -> Option<ChangeKind> {
         (None, Object::Policy(_) | Object::Tier(_) | Object::NetworkSet(_)) => {
             Some(ChangeKind::Created)
         }
-        (None, _) => None,
+        // A template decides nothing of pods that are there.
+        (None, _) | (_, Object::Template(_)) => None,
         (Some(Object::Policy(before)), Object::Policy(policy)) => {
             let now = (&policy.subject, &policy.ingress, &policy.egress);
             let then = (&before.subject, &before.ingress, &before.egress);
@@ -109,6 +110,7 @@ pub(super) fn parts(object: &Object) -> usize {
         Object::EndpointSlice(slice) => slice.addresses.len() + slice.ports.len(),
         Object::ServiceAccount(account) => account.labels.len(),
         Object::Tier(_) => 1,
+        Object::Template(template) => template.pod.labels.len() + template.pod.ports.len(),
         Object::NetworkSet(set) => set.labels.len() + set.networks.len(),
         Object::Policy(policy) => {
             let rules = policy.ingress.iter().chain(&policy.egress).flatten();
