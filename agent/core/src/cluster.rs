@@ -1,8 +1,11 @@
 //! What is known of the cluster: one writer, immutable snapshots.
 
 pub mod history;
+pub mod known_address;
 pub mod look_up;
+pub mod node_address;
 mod node_facts;
+mod node_sources;
 pub mod object;
 mod objects;
 pub mod resolve;

@@ -3,6 +3,7 @@
 mod inquiry;
 mod needs;
 pub mod reason;
+pub mod remark;
 mod words;
 
 use std::{net::IpAddr, sync::Arc};

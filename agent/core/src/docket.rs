@@ -540,7 +540,7 @@ fn concerns_pods(drop: &Drop, diagnosis: &Diagnosis, node: &Arc<str>, snapshot: 
                     snapshot.node_facts().is_routed_to_pod(address) || is_of_node(address)
                 })
         }
-        Holder::Node(_) | Holder::Service(_) | Holder::Outside => false,
+        Holder::Node(_) | Holder::SecondNetwork(..) | Holder::Service(_) | Holder::Outside => false,
     };
     drop.evidence.entered.is_some()
         || drop.evidence.delivered

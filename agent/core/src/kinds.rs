@@ -58,6 +58,8 @@ pub enum Role {
     Object,
     /// The same, of which there may be too many to follow: looked up when a drop names one.
     LookedUp,
+    /// The same, which no API server serves: it is read from manifests alone.
+    Given,
     /// What pods to come are made of: read from manifests, and for a question that is about it. An agent
     /// judges pods that are there.
     Template,
@@ -108,7 +110,7 @@ impl KindRow {
 
     /// Whether an agent follows all its objects, or those of its node.
     pub fn is_followed(&self) -> bool {
-        !matches!(self.role, Role::LookedUp | Role::Template)
+        !matches!(self.role, Role::LookedUp | Role::Given | Role::Template)
     }
 
     /// For people: `NetworkPolicy`, `cilium.io/v2 CiliumNetworkPolicy`.

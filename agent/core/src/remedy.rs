@@ -212,8 +212,8 @@ fn remedy_of_form(
 
 /// A node's addresses, with the one that it was seen with first.
 fn nodes_addresses(node: &Node, seen: Option<IpAddr>) -> Vec<IpAddr> {
-    let unlisted = seen.filter(|seen| !node.addresses.contains(seen));
-    unlisted.into_iter().chain(node.addresses.iter().copied()).collect()
+    let unlisted = seen.filter(|seen| !node.listed_addresses().any(|listed| listed == *seen));
+    unlisted.into_iter().chain(node.listed_addresses()).collect()
 }
 
 /// The ports to open: the flow's own; for DNS both of its protocols, or large answers fail.

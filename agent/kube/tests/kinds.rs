@@ -85,6 +85,7 @@ fn assert_granted(
 fn the_agent_may_follow_each_kind() {
     for path in ["deploy/kustomize/base/rbac.yaml", "deploy/helm/whydrop/templates/rbac.yaml"] {
         assert_granted(path, &granted(path, |_| true), |row| match row.role {
+            Role::Given => &[],
             Role::Unread => &["list", "watch"],
             // A pod's owner's owner, and how many pods a workload has; never what they are made of.
             Role::Template => match row.kind {
@@ -104,6 +105,7 @@ fn the_healer_may_read_each_kind() {
     for path in HEAL {
         let granted = granted(path, |role| !role.ends_with("-policies"));
         assert_granted(path, &granted, |row| match row.role {
+            Role::Given => &[],
             Role::Unread => &["list"],
             Role::Template => &[],
             _ => &["get", "list"],
@@ -139,7 +141,7 @@ fn the_readme_has_a_line_for_each_kind() {
     let lines: Vec<&str> = lines.skip(1).take_while(|line| line.starts_with('|')).collect();
     let expected = kinds::all().filter_map(|row| {
         let becomes = match row.role {
-            Role::Object | Role::LookedUp | Role::Template => return None,
+            Role::Object | Role::LookedUp | Role::Given | Role::Template => return None,
             Role::Policy => "evaluated",
             Role::Staged => "reported: what it would deny",
             Role::Unread => "counted: it may decide",

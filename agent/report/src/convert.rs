@@ -56,7 +56,8 @@ pub(crate) fn end_of(endpoint: &Endpoint) -> End {
             end.namespace = Some(hidden.namespace.to_string());
             end.pod = Some(hidden.name.to_string());
         }
-        Holder::Service(_) | Holder::Outside | Holder::Unknown(_) => {}
+        // The pod's name would stand for its address on the default network.
+        Holder::SecondNetwork(..) | Holder::Service(_) | Holder::Outside | Holder::Unknown(_) => {}
     }
     end
 }

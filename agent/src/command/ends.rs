@@ -208,7 +208,7 @@ impl NamedEnd {
                 let Some(node) = snapshot.node(name) else {
                     bail!("no node {name} among the objects");
                 };
-                ("node", node.addresses.clone())
+                ("node", node.listed_addresses().collect())
             }
         };
         if addresses.is_empty() {

@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Cluster, Name, Snapshot,
+    known_address::known_address,
     object::{Scale, Workload},
     resolve::Holder,
 };
@@ -102,9 +103,14 @@ impl Snapshot {
     /// Whether nothing recent enough is known of who held an address, by an object or a look-up.
     pub fn is_missing(&self, address: IpAddr, at: Option<Timestamp>, now: Timestamp) -> bool {
         match self.is_fresh(&address.into(), at, now) {
+            // No object of the cluster holds it.
+            _ if known_address(address).is_some() => false,
             Some(is_fresh) => !is_fresh,
             // Held by a pod or a node that is followed.
-            None => !matches!(self.resolve(address, at).holder, Holder::Pod(_) | Holder::Node(_)),
+            None => !matches!(
+                self.resolve(address, at).holder,
+                Holder::Pod(_) | Holder::Node(_) | Holder::SecondNetwork(..)
+            ),
         }
     }
 

@@ -147,11 +147,20 @@ impl Cluster {
     /// tunnel.
     pub fn set_addresses(&mut self, node: &Arc<str>, addresses: Addresses) {
         let snapshot = &mut self.snapshot;
-        if *snapshot.node_facts.addresses != addresses {
-            snapshot.node_facts.addresses = Arc::new(addresses);
-            snapshot.other_changes += 1;
-        }
         let by = HeldBy::Node(node.clone());
+        if *snapshot.node_facts.addresses != addresses {
+            let before = std::mem::replace(&mut snapshot.node_facts.addresses, Arc::new(addresses));
+            snapshot.other_changes += 1;
+            let listed = snapshot.node(node).cloned();
+            let is_listed = |address: IpAddr| {
+                listed.as_ref().is_some_and(|node| node.address(address).is_some())
+            };
+            let now = &snapshot.node_facts.addresses.local;
+            let gone: Vec<IpAddr> = before.local.difference(now).copied().collect();
+            for address in gone.into_iter().filter(|address| !is_listed(*address)) {
+                snapshot.objects.end_holding(address, &by, None);
+            }
+        }
         for address in snapshot.node_facts.addresses.local.iter().filter(|a| !a.is_loopback()) {
             let is_news = snapshot.objects.begin_holding(*address, by.clone(), None);
             snapshot.other_changes += u64::from(is_news);

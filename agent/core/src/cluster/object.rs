@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use strum::{Display, EnumString, VariantArray};
 
+use super::node_address::NodeAddress;
 use crate::{
     flow::Protocol,
     policy::{
@@ -22,6 +23,8 @@ pub enum Object {
     Namespace(Namespace),
     /// `v1` Node.
     Node(Node),
+    /// What a network plugin's own object says of a node.
+    PluginNode(PluginNode),
     /// `v1` Service.
     Service(Service),
     /// `discovery.k8s.io/v1` `EndpointSlice`.
@@ -47,6 +50,8 @@ pub enum Kind {
     Namespace,
     /// `v1` Node.
     Node,
+    /// A network plugin's object of a node.
+    PluginNode(PluginNodeKind),
     /// `v1` Service.
     Service,
     /// `discovery.k8s.io/v1` `EndpointSlice`.
@@ -81,6 +86,8 @@ impl fmt::Display for Kind {
             Self::Pod => "Pod",
             Self::Namespace => "Namespace",
             Self::Node => "Node",
+            Self::PluginNode(PluginNodeKind::Cilium) => "CiliumNode",
+            Self::PluginNode(PluginNodeKind::Calico) => "Calico Node",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::ServiceAccount => "ServiceAccount",
@@ -120,6 +127,7 @@ impl Object {
             Self::Pod(o) => (Kind::Pod, Some(&o.namespace), &o.name),
             Self::Namespace(o) => (Kind::Namespace, None, &o.name),
             Self::Node(o) => (Kind::Node, None, &o.name),
+            Self::PluginNode(o) => (Kind::PluginNode(o.kind), None, &o.name),
             Self::Service(o) => (Kind::Service, Some(&o.namespace), &o.name),
             Self::EndpointSlice(o) => (Kind::EndpointSlice, Some(&o.namespace), &o.name),
             Self::ServiceAccount(o) => (Kind::ServiceAccount, Some(&o.namespace), &o.name),
@@ -161,6 +169,8 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// `status.hostIPs`: addresses of its node.
     pub host_addresses: Vec<IpAddr>,
+    /// The networks that it has beside the cluster's own, with its addresses there.
+    pub second_networks: Vec<SecondNetwork>,
     /// Named container ports.
     pub ports: Vec<ContainerPort>,
     /// Ports that the kubelet probes over the network.
@@ -171,6 +181,15 @@ pub struct Pod {
     pub ready: Option<bool>,
     /// How often its containers were restarted: the sum of their `restartCount`.
     pub restarts: u64,
+}
+
+/// A network that a pod has beside the one of its `status.podIPs`. Network policies do not govern it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecondNetwork {
+    /// Its name as the pod's annotation has it: `NAMESPACE/NAME` of a `NetworkAttachmentDefinition`.
+    pub name: Arc<str>,
+    /// The pod's addresses there.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A named container port.
@@ -296,10 +315,50 @@ pub struct Node {
     pub name: Arc<str>,
     /// Labels.
     pub labels: Labels,
-    /// `status.addresses` of type `InternalIP` and `ExternalIP`.
-    pub addresses: Vec<IpAddr>,
-    /// `spec.podCIDRs`.
+    /// Its addresses: first those that `status.addresses` lists, then those that it has from its
+    /// network plugin. None is there twice.
+    pub addresses: Vec<NodeAddress>,
+    /// `spec.podCIDRs`, and what its network plugin has beside them.
     pub pod_networks: Vec<IpNet>,
+}
+
+impl Node {
+    /// What is known of one of its addresses.
+    pub fn address(&self, address: IpAddr) -> Option<&NodeAddress> {
+        self.addresses.iter().find(|known| known.address == address)
+    }
+
+    /// Those that `status.addresses` lists: `InternalIP` and `ExternalIP`.
+    pub fn listed_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().filter(|known| known.is_listed()).map(|known| known.address)
+    }
+
+    /// The addresses that are its own for certain.
+    pub fn own_addresses(&self) -> impl Iterator<Item = &NodeAddress> {
+        self.addresses.iter().filter(|known| known.is_certain())
+    }
+}
+
+/// What a network plugin's own object says of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginNode {
+    /// Of which kind the object is.
+    pub kind: PluginNodeKind,
+    /// The Node's name.
+    pub name: Arc<str>,
+    /// The addresses that the node has by it.
+    pub addresses: Vec<NodeAddress>,
+    /// Networks of the node's pods.
+    pub pod_networks: Vec<IpNet>,
+}
+
+/// The kinds of network plugins' objects that say which addresses a node has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, VariantArray)]
+pub enum PluginNodeKind {
+    /// `cilium.io/v2` `CiliumNode`.
+    Cilium,
+    /// Calico's Node.
+    Calico,
 }
 
 /// A Service.

@@ -4,12 +4,14 @@ use std::{net::IpAddr, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use rpds::HashTrieMapSync;
+use strum::VariantArray as _;
 
 use super::{
     Name,
+    node_address::NodeAddress,
     object::{
-        EndpointSlice, Key, Kind, Namespace, Node, Object, Pod, Service, ServiceAccount, Template,
-        WorkloadKind,
+        EndpointSlice, Key, Kind, Namespace, Node, Object, PluginNode, PluginNodeKind, Pod, Service,
+        ServiceAccount, Template, WorkloadKind,
     },
 };
 use crate::policy::{Policy, PolicyRef, index::PolicyIndex, network_set::NetworkSet, tier::Tier};
@@ -46,6 +48,8 @@ pub enum HeldBy {
     Pod(Arc<Pod>),
     /// The node of this name.
     Node(Arc<str>),
+    /// A pod, on the network of this name that it has beside the cluster's own.
+    SecondNetwork(Arc<Pod>, Arc<str>),
     /// A Service, before translation to a backend.
     Service(Arc<Service>),
 }
@@ -55,7 +59,11 @@ pub enum HeldBy {
 pub(super) struct Objects {
     pub(super) namespaces: HashTrieMapSync<Arc<str>, Arc<Namespace>>,
     pub(super) pods: HashTrieMapSync<Name, Arc<Pod>>,
+    /// Nodes with all that their objects and those of their network plugins say of them.
     pub(super) nodes: HashTrieMapSync<Arc<str>, Arc<Node>>,
+    /// Nodes as their own objects have them.
+    node_objects: HashTrieMapSync<Arc<str>, Arc<Node>>,
+    plugin_nodes: HashTrieMapSync<(PluginNodeKind, Arc<str>), Arc<PluginNode>>,
     pub(super) services: HashTrieMapSync<Name, Arc<Service>>,
     pub(super) endpoint_slices: HashTrieMapSync<Name, Arc<EndpointSlice>>,
     pub(super) service_accounts: HashTrieMapSync<Name, Arc<ServiceAccount>>,
@@ -74,7 +82,16 @@ impl Objects {
                 self.namespaces.insert_mut(namespace.name.clone(), Arc::new(namespace));
             }
             Object::Pod(pod) => self.put_pod(Arc::new(pod), at),
-            Object::Node(node) => self.put_node(node, at),
+            Object::Node(node) => {
+                let name = node.name.clone();
+                self.node_objects.insert_mut(name.clone(), Arc::new(node));
+                self.renew_node(&name, at);
+            }
+            Object::PluginNode(node) => {
+                let name = node.name.clone();
+                self.plugin_nodes.insert_mut((node.kind, name.clone()), Arc::new(node));
+                self.renew_node(&name, at);
+            }
             Object::Service(service) => self.put_service(Arc::new(service), at),
             Object::EndpointSlice(slice) => {
                 let name = (slice.namespace.clone(), slice.name.clone());
@@ -112,22 +129,43 @@ impl Objects {
             for address in before.addresses.iter().filter(|a| !pod.addresses.contains(a)) {
                 self.end_holding(*address, &HeldBy::Pod(before.clone()), at);
             }
+            for (address, by) in second_holdings(&before) {
+                if !second_holdings(&pod).any(|held| held == (address, by.clone())) {
+                    self.end_holding(address, &by, at);
+                }
+            }
         }
         self.hold_as_pod(&pod, at);
         self.pods.insert_mut(name, pod);
     }
 
-    fn put_node(&mut self, node: Node, at: Option<Timestamp>) {
-        let held_by = HeldBy::Node(node.name.clone());
-        if let Some(before) = self.nodes.get(&node.name).cloned() {
-            for address in before.addresses.iter().filter(|a| !node.addresses.contains(a)) {
-                self.end_holding(*address, &held_by, at);
+    /// Makes a node of what its own object and those of its network plugins say now. Without an object
+    /// of its own there is none.
+    fn renew_node(&mut self, name: &Arc<str>, at: Option<Timestamp>) {
+        let before = self.nodes.get(name).cloned();
+        let own = self.node_objects.get(name);
+        let by_plugins = PluginNodeKind::VARIANTS
+            .iter()
+            .filter_map(|kind| self.plugin_nodes.get(&(*kind, name.clone())));
+        let node = own.map(|own| by_plugins.fold(own.clone(), |node, by| with(&node, by)));
+        let held = |node: &Option<Arc<Node>>| -> Vec<IpAddr> {
+            let own = node.iter().flat_map(|node| node.own_addresses());
+            own.map(|known| known.address).collect()
+        };
+        let (held_before, held) = (held(&before), held(&node));
+        let by = HeldBy::Node(name.clone());
+        for address in held_before.iter().filter(|address| !held.contains(address)) {
+            self.end_holding(*address, &by, at);
+        }
+        for address in held {
+            self.begin_holding(address, by.clone(), None);
+        }
+        match node {
+            Some(node) => self.nodes.insert_mut(name.clone(), node),
+            None => {
+                self.nodes.remove_mut(name);
             }
         }
-        for address in &node.addresses {
-            self.begin_holding(*address, held_by.clone(), None);
-        }
-        self.nodes.insert_mut(node.name.clone(), Arc::new(node));
     }
 
     fn put_service(&mut self, service: Arc<Service>, at: Option<Timestamp>) {
@@ -155,17 +193,19 @@ impl Objects {
                     for address in &pod.addresses {
                         self.end_holding(*address, &HeldBy::Pod(pod.clone()), Some(at));
                     }
+                    for (address, by) in second_holdings(&pod) {
+                        self.end_holding(address, &by, Some(at));
+                    }
                     self.pods.remove_mut(&name());
                 }
             }
             Kind::Node => {
-                if let Some(node) = self.nodes.get(&key.name).cloned() {
-                    for address in &node.addresses {
-                        let held_by = HeldBy::Node(node.name.clone());
-                        self.end_holding(*address, &held_by, Some(at));
-                    }
-                    self.nodes.remove_mut(&key.name);
-                }
+                self.node_objects.remove_mut(&key.name);
+                self.renew_node(&key.name, Some(at));
+            }
+            Kind::PluginNode(kind) => {
+                self.plugin_nodes.remove_mut(&(kind, key.name.clone()));
+                self.renew_node(&key.name, Some(at));
             }
             Kind::Service => {
                 if let Some(service) = self.services.get(&name()).cloned() {
@@ -205,7 +245,10 @@ impl Objects {
         match kind {
             Kind::Pod => self.pods.size(),
             Kind::Namespace => self.namespaces.size(),
-            Kind::Node => self.nodes.size(),
+            Kind::Node => self.node_objects.size(),
+            Kind::PluginNode(kind) => {
+                self.plugin_nodes.keys().filter(|(of, _)| *of == kind).count()
+            }
             Kind::Service => self.services.size(),
             Kind::EndpointSlice => self.endpoint_slices.size(),
             Kind::ServiceAccount => self.service_accounts.size(),
@@ -224,7 +267,11 @@ impl Objects {
         Some(match key.kind {
             Kind::Pod => Object::Pod(Pod::clone(self.pods.get(&name())?)),
             Kind::Namespace => Object::Namespace(Namespace::clone(self.namespaces.get(&key.name)?)),
-            Kind::Node => Object::Node(Node::clone(self.nodes.get(&key.name)?)),
+            Kind::Node => Object::Node(Node::clone(self.node_objects.get(&key.name)?)),
+            Kind::PluginNode(kind) => {
+                let node = self.plugin_nodes.get(&(kind, key.name.clone()))?;
+                Object::PluginNode(PluginNode::clone(node))
+            }
             Kind::Service => Object::Service(Service::clone(self.services.get(&name())?)),
             Kind::EndpointSlice => {
                 Object::EndpointSlice(EndpointSlice::clone(self.endpoint_slices.get(&name())?))
@@ -262,6 +309,9 @@ impl Objects {
                 let since = pod.created.or(at);
                 self.begin_holding(*address, HeldBy::Pod(pod.clone()), since);
             }
+            for (address, by) in second_holdings(pod) {
+                self.begin_holding(address, by, pod.created.or(at));
+            }
         }
     }
 
@@ -283,7 +333,8 @@ impl Objects {
         is_news
     }
 
-    fn end_holding(&mut self, address: IpAddr, by: &HeldBy, at: Option<Timestamp>) {
+    /// From then on, or, without a time, as if it never had been, an address is not held by this.
+    pub(super) fn end_holding(&mut self, address: IpAddr, by: &HeldBy, at: Option<Timestamp>) {
         let Some(holdings) = self.holdings.get(&address) else { return };
         let mut holdings = holdings.clone();
         for holding in &mut holdings {
@@ -313,6 +364,32 @@ impl Objects {
     }
 }
 
+/// The addresses that a pod holds on networks beside the cluster's own.
+fn second_holdings(pod: &Arc<Pod>) -> impl Iterator<Item = (IpAddr, HeldBy)> {
+    pod.second_networks.iter().flat_map(|network| {
+        let by = HeldBy::SecondNetwork(pod.clone(), network.name.clone());
+        network.addresses.iter().map(move |address| (*address, by.clone()))
+    })
+}
+
+/// A node with what a plugin's object says of it. What was only convention gives way to what is known of
+/// the plugin.
+fn with(node: &Node, by_plugin: &PluginNode) -> Arc<Node> {
+    let mut node = node.clone();
+    node.addresses.retain(NodeAddress::is_certain);
+    for found in &by_plugin.addresses {
+        if node.address(found.address).is_none() {
+            node.addresses.push(*found);
+        }
+    }
+    for network in &by_plugin.pod_networks {
+        if !node.pod_networks.contains(network) {
+            node.pod_networks.push(*network);
+        }
+    }
+    Arc::new(node)
+}
+
 impl HeldBy {
     fn is_same_object(&self, other: &Self) -> bool {
         match (self, other) {
@@ -320,6 +397,9 @@ impl HeldBy {
                 (&a.namespace, &a.name, &a.uid) == (&b.namespace, &b.name, &b.uid)
             }
             (Self::Node(a), Self::Node(b)) => a == b,
+            (Self::SecondNetwork(a, one), Self::SecondNetwork(b, other)) => {
+                (&a.namespace, &a.name, &a.uid, one) == (&b.namespace, &b.name, &b.uid, other)
+            }
             (Self::Service(a), Self::Service(b)) => {
                 (&a.namespace, &a.name) == (&b.namespace, &b.name)
             }

@@ -7,6 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     HeldBy, Holding, Snapshot,
+    known_address::{KnownAddress, known_address},
+    node_address::{AddressSort, NodeAddress},
     object::{Node, Pod, Service, TargetPort},
 };
 use crate::flow::Protocol;
@@ -30,8 +32,11 @@ pub struct Endpoint {
 pub enum Holder {
     /// A pod with an address of its own.
     Pod(Arc<Pod>),
-    /// A node, or a pod in its network.
+    /// A node, or a pod in its network. What the address is to the node: [`Endpoint::node_address`].
     Node(Arc<Node>),
+    /// A pod, on the network of this name that it has beside the cluster's own: no network policy
+    /// governs it there.
+    SecondNetwork(Arc<Pod>, Arc<str>),
     /// A Service: the packet has not been translated to a backend's address.
     Service(Arc<Service>),
     /// A pod or a Service of which no object may be read.
@@ -62,6 +67,9 @@ impl fmt::Display for Endpoint {
             Holder::Pod(pod) => write!(f, "{}/{}", pod.namespace, pod.name),
             Holder::Node(node) => write!(f, "node {}", node.name),
             Holder::Service(service) => write!(f, "Service {}/{}", service.namespace, service.name),
+            Holder::SecondNetwork(pod, network) => {
+                write!(f, "{}/{} on network {network}", pod.namespace, pod.name)
+            }
             Holder::Hidden(hidden) => write!(f, "{}/{}", hidden.namespace, hidden.name),
             Holder::Outside | Holder::Unknown(_) => f.write_str(&self.address_text()),
         }
@@ -104,6 +112,22 @@ impl Endpoint {
             _ => None,
         }
     }
+
+    /// What its address is to the node that holds it.
+    pub fn node_address(&self) -> Option<&NodeAddress> {
+        match &self.holder {
+            Holder::Node(node) => node.address(self.address?),
+            _ => None,
+        }
+    }
+
+    /// What its address is by itself, where nobody in the cluster holds it.
+    pub fn known_address(&self) -> Option<&'static KnownAddress> {
+        match &self.holder {
+            Holder::Outside => known_address(self.address?),
+            _ => None,
+        }
+    }
 }
 
 /// A backend of a Service port.
@@ -125,9 +149,10 @@ impl Snapshot {
         // A pod's own claim is the strongest; among pods, who came last: the other one's removal
         // has not been seen yet.
         let weight = |h: &Holding| match h.by {
-            HeldBy::Service(_) => 0,
-            HeldBy::Node(_) => 1,
-            HeldBy::Pod(_) => 2,
+            HeldBy::SecondNetwork(..) => 0,
+            HeldBy::Service(_) => 1,
+            HeldBy::Node(_) => 2,
+            HeldBy::Pod(_) => 3,
         };
         now.sort_by_key(|h| (weight(h), h.until.is_none(), h.since, h.until));
         let holder = match now.as_slice() {
@@ -191,23 +216,39 @@ impl Snapshot {
         match by {
             HeldBy::Pod(pod) => Holder::Pod(pod.clone()),
             HeldBy::Service(service) => Holder::Service(service.clone()),
-            HeldBy::Node(name) => Holder::Node(self.node(name).cloned().unwrap_or_else(|| {
+            HeldBy::SecondNetwork(pod, network) => {
+                Holder::SecondNetwork(pod.clone(), network.clone())
+            }
+            HeldBy::Node(name) => Holder::Node(match self.node(name) {
+                Some(node) if node.address(address).is_some() => node.clone(),
+                // By an interface of this node's.
+                Some(node) => {
+                    let mut node = Node::clone(node);
+                    node.addresses.push(NodeAddress::stated(address, AddressSort::Interface));
+                    Arc::new(node)
+                }
                 // A pod names a node that has no object here.
-                Arc::new(Node {
+                None => Arc::new(Node {
                     name: name.clone(),
                     labels: crate::policy::requirement::Labels::new(),
-                    addresses: vec![address],
+                    addresses: vec![NodeAddress::internal(address)],
                     pod_networks: Vec::new(),
-                })
-            })),
+                }),
+            }),
         }
     }
 
-    /// Nobody holds it: outside the cluster, unless it may yet be found, or lies in a node's pod
-    /// network.
+    /// Nobody holds it: outside the cluster, unless it may yet be found, is some node's by convention, or
+    /// lies in a node's pod network.
     fn nobody(&self, address: IpAddr) -> Holder {
+        if known_address(address).is_some() {
+            return Holder::Outside;
+        }
         if let Some(why) = self.unclear(address) {
             return Holder::Unknown(why.into());
+        }
+        if let Some(node) = self.nodes().find(|node| node.address(address).is_some()) {
+            return Holder::Node(node.clone());
         }
         let inside = |network: &&IpNet| network.contains(&address);
         for node in self.nodes() {
@@ -249,6 +290,9 @@ impl fmt::Display for HeldBy {
         match self {
             Self::Pod(pod) => write!(f, "pod {}/{}", pod.namespace, pod.name),
             Self::Node(name) => write!(f, "node {name}"),
+            Self::SecondNetwork(pod, network) => {
+                write!(f, "pod {}/{} on network {network}", pod.namespace, pod.name)
+            }
             Self::Service(service) => write!(f, "Service {}/{}", service.namespace, service.name),
         }
     }

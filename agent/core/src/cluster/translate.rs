@@ -1,10 +1,12 @@
 //! Kubernetes API objects to the core's own, defaulted as the API server does it.
 
+mod address;
+mod network_status;
+mod node;
+mod node_annotations;
 mod template;
 
-use std::{net::IpAddr, str::FromStr};
 
-use ipnet::IpNet;
 use k8s_openapi::{
     api::{core::v1 as core, discovery::v1 as discovery},
     apimachinery::pkg::{
@@ -14,7 +16,7 @@ use k8s_openapi::{
 };
 
 use super::object::{
-    ContainerPort, EndpointSlice, Namespace, Node, Pod, Probe, ProbePort, Service, ServiceAccount,
+    ContainerPort, EndpointSlice, Namespace, Pod, Probe, ProbePort, Service, ServiceAccount,
     ServicePort, SlicePort, TargetPort, Workload,
 };
 use crate::{
@@ -28,6 +30,8 @@ use crate::{
     },
     problem::{FieldPath, Problem},
 };
+use address::address;
+pub use node::{CalicoNode, CiliumNode, calico_node, cilium_node, node};
 pub use template::{WithTemplate, template};
 
 /// The label by which a Deployment distinguishes the pods of its `ReplicaSets`.
@@ -38,10 +42,6 @@ const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 
 fn labels_of(metadata: &ObjectMeta) -> Labels {
     labels(metadata.labels.iter().flatten())
-}
-
-fn address(text: &str, path: &FieldPath) -> Result<IpAddr, Problem> {
-    IpAddr::from_str(text).map_err(|_| path.expected("an IP address", format!("{text:?}")))
 }
 
 /// Translates a pod.
@@ -76,6 +76,7 @@ pub fn pod(pod: &core::Pod) -> Result<Pod, Problem> {
         }
     }
 
+    let second_networks = network_status::read(metadata, &mut addresses);
     let labels = labels_of(metadata);
     let ports = spec.map(container_ports).transpose()?.unwrap_or_default();
     let probes = spec.map(|spec| probe_ports(spec, &ports)).unwrap_or_default();
@@ -96,6 +97,7 @@ pub fn pod(pod: &core::Pod) -> Result<Pod, Problem> {
         host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
         addresses,
         host_addresses,
+        second_networks,
         ports,
         probes,
         workload: workload(metadata.owner_references.as_deref().unwrap_or_default(), &labels),
@@ -191,34 +193,6 @@ pub fn service_account(account: &core::ServiceAccount) -> Result<ServiceAccount,
         name: name_of(metadata)?,
         labels: labels_of(metadata),
     })
-}
-
-/// Translates a node.
-///
-/// # Errors
-/// The first field that cannot be read.
-pub fn node(node: &core::Node) -> Result<Node, Problem> {
-    let mut addresses = Vec::new();
-    let path = FieldPath::root("status").field("addresses");
-    let listed = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
-    for (index, entry) in listed.enumerate() {
-        if matches!(entry.type_.as_str(), "InternalIP" | "ExternalIP") {
-            addresses.push(address(&entry.address, &path.index(index).field("address"))?);
-        }
-    }
-    let mut pod_networks = Vec::new();
-    let path = FieldPath::root("spec").field("podCIDRs");
-    let spec = node.spec.as_ref();
-    let several = spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten());
-    for text in several.chain(spec.and_then(|spec| spec.pod_cidr.as_ref())) {
-        let network = IpNet::from_str(text)
-            .map_err(|_| path.expected("a CIDR such as 10.244.0.0/24", format!("{text:?}")))?;
-        if !pod_networks.contains(&network) {
-            pod_networks.push(network);
-        }
-    }
-    let labels = labels_of(&node.metadata);
-    Ok(Node { name: name_of(&node.metadata)?, labels, addresses, pod_networks })
 }
 
 /// Translates a Service.

@@ -4,24 +4,29 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 
-use super::{Cause, Class, Dialled, Fate, Hindsight, Situation, inquiry::Inquiry, reason};
+use super::{
+    Cause, Class, Dialled, Fate, Hindsight, Situation, inquiry::Inquiry, reason, remark::Remark,
+};
 use crate::{
     cluster::{
         TableFull,
         history::Change,
+        known_address::Judged,
         object::{Probe, Service},
+        resolve::{Endpoint, Holder},
     },
     correlate::EvidenceLevel,
     flow::Direction,
     observation::Rejection,
     policy::{Layer, Policy, PolicyRef},
-    verdict::{Decision, nearest::NearestMiss},
+    verdict::{Decision, Question, nearest::NearestMiss},
 };
 
 /// Everything that is to be said of a cause.
 pub(super) fn sentence(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
     let clauses = [
         Some(main_clause(inquiry, cause)),
+        address_of_node(inquiry, cause),
         exemption(inquiry, cause),
         consequence(cause),
         start(inquiry, cause),
@@ -44,15 +49,38 @@ fn main_clause(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
             let why: Vec<_> = inquiry.verdict.unknowns().map(ToString::to_string).collect();
             format!("whether policies deny it is unknown: {}", why.join("; "))
         }
-        Class::None => "no policy denies it".to_owned(),
+        Class::None => unseen(inquiry).unwrap_or_else(|| "no policy denies it".to_owned()),
         _ => denial(inquiry, cause),
     }
+}
+
+/// Why no policy has anything to do with it.
+fn unseen(inquiry: &Inquiry<'_>) -> Option<String> {
+    let Question { source, destination, .. } = inquiry.question;
+    let known = destination.known_address().filter(|known| known.judged == Judged::Never);
+    if let Some(known) = known {
+        return Some(format!(
+            "no policy sees it: {} is {}, and no packet to it leaves there",
+            destination.address_text(), known.what
+        ));
+    }
+    let is_second = |end: &Endpoint| matches!(end.holder, Holder::SecondNetwork(..));
+    (is_second(source) || is_second(destination)).then(|| "no NetworkPolicy denies it".to_owned())
 }
 
 fn exemption(inquiry: &Inquiry<'_>, cause: &Cause) -> Option<String> {
     let is_denied_anyway = cause.class.is_denial() && inquiry.verdict.exempt.is_some();
     is_denied_anyway
         .then(|| "the specification exempts this traffic, but this CNI polices it anyway".into())
+}
+
+/// What an address is to a node, where it is not one that people know it by.
+fn address_of_node(inquiry: &Inquiry<'_>, cause: &Cause) -> Option<String> {
+    let Question { source, destination, .. } = inquiry.question;
+    let ends = [source, destination].into_iter().filter(|_| cause.class.is_denial());
+    let unusual = ends.filter_map(|end| Remark::on_address_of_plugin(end));
+    let words: Vec<_> = unusual.map(|remark| remark.to_string()).collect();
+    (!words.is_empty()).then(|| words.join("; "))
 }
 
 /// What a denial does beyond the flow.

@@ -149,6 +149,6 @@ impl OwnPath {
 fn own_address(node: &Arc<str>, snapshot: &Snapshot, other: IpAddr) -> Option<IpAddr> {
     let is_of_family = |address: &IpAddr| address.is_ipv4() == other.is_ipv4();
     let of_node =
-        snapshot.node(node).and_then(|node| node.addresses.iter().copied().find(is_of_family));
+        snapshot.node(node).and_then(|node| node.listed_addresses().find(is_of_family));
     of_node.or_else(|| snapshot.node_facts().local_addresses().find(is_of_family))
 }

@@ -47,7 +47,10 @@ impl Party {
             },
             Holder::Node(node) => Self::Node(node.name.clone()),
             Holder::Outside => Self::Outside,
-            Holder::Service(_) | Holder::Hidden(_) | Holder::Unknown(_) => {
+            Holder::SecondNetwork(..)
+            | Holder::Service(_)
+            | Holder::Hidden(_)
+            | Holder::Unknown(_) => {
                 Self::Other(end.to_string())
             }
         }

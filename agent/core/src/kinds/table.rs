@@ -13,7 +13,7 @@ use super::{
 use crate::{
     cluster::{
         Engine,
-        object::{Kind, Object, WorkloadKind},
+        object::{Kind, Object, PluginNodeKind, WorkloadKind},
         translate,
     },
     policy::{
@@ -81,6 +81,31 @@ pub(super) const ROWS: &[KindRow] = &[
         scope: Scope::Cluster,
         decoder: Some(read(Kind::Node, |value, _| {
             Ok(Object::Node(translate::node(&decode(value)?)?))
+        })),
+        ..OBJECT
+    },
+    // Which address of a node its own packets to pods carry, where Cilium connects them.
+    KindRow {
+        api_versions: &["cilium.io/v2"],
+        kind: "CiliumNode",
+        plural: "ciliumnodes",
+        scope: Scope::Cluster,
+        decoder: Some(read(Kind::PluginNode(PluginNodeKind::Cilium), |value, _| {
+            Ok(Object::PluginNode(translate::cilium_node(&decode(value)?)?))
+        })),
+        ..OBJECT
+    },
+    // What `calicoctl get nodes` prints. The Node's annotations say the same, unless Calico keeps its
+    // data in etcd; no API server has it.
+    KindRow {
+        api_versions: &[Group::Api.api_version(), Group::Stored.api_version()],
+        kind: "Node",
+        plural: "nodes",
+        scope: Scope::Cluster,
+        engine: Engine::Calico,
+        role: Role::Given,
+        decoder: Some(read(Kind::PluginNode(PluginNodeKind::Calico), |value, _| {
+            Ok(Object::PluginNode(translate::calico_node(&decode(value)?)?))
         })),
         ..OBJECT
     },

@@ -116,7 +116,9 @@ fn other_end(opening: &Opening<'_>) -> Option<WireEntity> {
         Holder::Node(node) if matches!(opening.situation, Some(Situation::Probe(_))) => {
             of_addresses(nodes_addresses(node, opening.other.address))
         }
-        Holder::Node(_) | Holder::Outside => of_addresses(vec![opening.other.address?]),
+        Holder::Node(_) | Holder::SecondNetwork(..) | Holder::Outside => {
+            of_addresses(vec![opening.other.address?])
+        }
         Holder::Service(_) | Holder::Hidden(_) | Holder::Unknown(_) => None,
     }
 }

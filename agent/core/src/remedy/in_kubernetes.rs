@@ -102,7 +102,9 @@ fn peers(
         Holder::Node(node) if matches!(situation, Some(Situation::Probe(_))) => {
             Some(nodes_addresses(node, other.address).into_iter().map(block).collect())
         }
-        Holder::Node(_) | Holder::Outside => Some(vec![block(other.address?)]),
+        Holder::Node(_) | Holder::SecondNetwork(..) | Holder::Outside => {
+            Some(vec![block(other.address?)])
+        }
         Holder::Service(_) | Holder::Hidden(_) | Holder::Unknown(_) => None,
     }
 }

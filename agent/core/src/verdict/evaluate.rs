@@ -13,6 +13,7 @@ use super::{
 use crate::{
     cluster::{
         Engine, Snapshot,
+        known_address::{Judged, KnownAddress},
         object::{Kind, Pod},
         resolve::{Endpoint, Holder},
     },
@@ -20,6 +21,10 @@ use crate::{
     kinds,
     policy::{Layer, Policy, PolicyKind, RuleRef},
 };
+
+/// The kind of policy that is about second networks
+/// (<https://github.com/k8snetworkplumbingwg/multi-networkpolicy>).
+const MULTI_NETWORK_POLICY: &str = "MultiNetworkPolicy";
 
 /// What the policies of a snapshot say of a flow.
 pub fn evaluate(snapshot: &Snapshot, question: &Question) -> Verdict {
@@ -48,19 +53,55 @@ fn exemption(engine: Engine, source: &Endpoint, destination: &Endpoint) -> Optio
     }
 }
 
+/// What policies say of packets with addresses that they do not judge.
+fn unjudged(question: &Question) -> Option<DirectionVerdict> {
+    let known = |end: &Endpoint| end.known_address().filter(|known| known.judged != Judged::Yes);
+    let (source, destination) = (known(&question.source), known(&question.destination));
+    if let Some(KnownAddress { judged: Judged::Never, .. }) = destination {
+        return Some(DirectionVerdict::not_isolated());
+    }
+    let (end, known) = match (source, destination) {
+        (_, Some(known)) => (&question.destination, known),
+        (Some(known), None) => (&question.source, known),
+        (None, None) => return None,
+    };
+    let why = format!("{} is {}: policies do not judge it", end.address_text(), known.what);
+    Some(DirectionVerdict::unknown(why.into()))
+}
+
+/// No `NetworkPolicy` governs a pod on another network than the cluster's own.
+fn on_second_network(snapshot: &Snapshot, pod: &Pod, network: &str) -> DirectionVerdict {
+    let is_of_networks = |kind: &&String| kind.ends_with(MULTI_NETWORK_POLICY);
+    match snapshot.sync().unread().keys().find(is_of_networks) {
+        Some(kind) => DirectionVerdict::unknown(
+            format!(
+                "network {network} of pod {}/{} is a second one, which no NetworkPolicy governs: \
+                 {kind} objects, which this version cannot read, may",
+                pod.namespace, pod.name
+            )
+            .into(),
+        ),
+        None => DirectionVerdict::not_isolated(),
+    }
+}
+
 fn judge(
     snapshot: &Snapshot,
     stages: &Stages,
     question: &Question,
     direction: Direction,
 ) -> DirectionVerdict {
+    if let Some(verdict) = unjudged(question) {
+        return verdict;
+    }
     let (target, peer) = match direction {
         Direction::Egress => (&question.source, &question.destination),
         Direction::Ingress => (&question.destination, &question.source),
     };
-    // Service accounts are missed where a policy asks for their labels.
-    let mut unsynced =
-        snapshot.sync().unsynced().iter().filter(|(kind, _)| **kind != Kind::ServiceAccount);
+    // Service accounts are missed where a policy asks for their labels, and what a plugin says of nodes
+    // where an address is nobody's.
+    let is_needed = |kind: &Kind| !matches!(kind, Kind::ServiceAccount | Kind::PluginNode(_));
+    let mut unsynced = snapshot.sync().unsynced().iter().filter(|(kind, _)| is_needed(kind));
     if let Some((kind, why)) = unsynced.next() {
         let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         return DirectionVerdict::unknown(format!("{kind} objects are not synced yet{why}").into());
@@ -72,6 +113,8 @@ fn judge(
         Holder::Node(_) | Holder::Outside | Holder::Service(_) => {
             return DirectionVerdict::not_isolated();
         }
+        // `NetworkPolicy` is about the network of the pod's `status.podIPs`.
+        Holder::SecondNetwork(pod, network) => return on_second_network(snapshot, pod, network),
         Holder::Hidden(hidden) => return DirectionVerdict::unknown(hidden.why.clone()),
         Holder::Unknown(why) => return DirectionVerdict::unknown(why.clone()),
     };

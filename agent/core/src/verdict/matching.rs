@@ -11,6 +11,7 @@ use super::{
 use crate::{
     cluster::{
         Snapshot,
+        node_address::AddressSort,
         object::Kind,
         resolve::{Endpoint, Hidden, Holder},
     },
@@ -142,11 +143,23 @@ fn pod_peer(snapshot: &Snapshot, wanted: &PodPeer, end: &Endpoint) -> MatchOutco
         },
         // "Selectors never match an address that is not a pod's", hostNetwork pods included.
         Holder::Node(node) => {
-            let found = format!("node {} ({})", node.name, end.address_text());
+            let (node, address) = (&node.name, end.address_text());
+            let found = match end.node_address().map(|known| known.sort) {
+                None | Some(AddressSort::Internal) => format!("node {node} ({address})"),
+                Some(sort) => format!("node {node} ({address}, its {sort})"),
+            };
+            MatchOutcome::Miss(PeerMiss::NotAPod { wanted: wanted.to_string(), found })
+        }
+        // An address that the engine takes for one outside: pods are known by those of the default
+        // network alone.
+        Holder::SecondNetwork(pod, network) => {
+            let (namespace, name, address) = (&pod.namespace, &pod.name, end.address_text());
+            let found = format!("{address}, pod {namespace}/{name} on network {network}");
             MatchOutcome::Miss(PeerMiss::NotAPod { wanted: wanted.to_string(), found })
         }
         Holder::Outside => {
-            let found = format!("{}, an address outside the cluster", end.address_text());
+            let what = end.known_address().map_or("an address outside the cluster", |k| k.what);
+            let found = format!("{}, {what}", end.address_text());
             MatchOutcome::Miss(PeerMiss::NotAPod { wanted: wanted.to_string(), found })
         }
         Holder::Service(service) => {
@@ -337,7 +350,10 @@ fn named_port(name: &Arc<str>, subject: Subject<'_>) -> Named {
                 false => Named::IsAnother,
             }
         }
-        Holder::Node(_) | Holder::Service(_) | Holder::Outside => {
+        Holder::Node(_)
+        | Holder::SecondNetwork(..)
+        | Holder::Service(_)
+        | Holder::Outside => {
             Named::Missing(format!("{} is not a pod", subject.destination))
         }
         Holder::Hidden(hidden) => Named::Unknown(hidden.why.clone()),

@@ -47,6 +47,7 @@ pub(crate) fn pod(namespace: &str, name: &str, last: u8, pod_labels: &[(&str, &s
         host_network: false,
         addresses: vec![address(last)],
         host_addresses: Vec::new(),
+        second_networks: Vec::new(),
         ports: Vec::new(),
         probes: Vec::new(),
         workload: None,

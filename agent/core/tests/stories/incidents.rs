@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use whydrop_core::{
     cluster::{
         Cluster, Snapshot,
+        node_address::NodeAddress,
         object::{EndpointSlice, Node, Object, Pod, Probe, ProbePort, Service},
     },
     diagnosis::Class,
@@ -37,7 +38,7 @@ fn backend() -> Cluster {
         Object::Node(Node {
             name: "worker-1".into(),
             labels: Labels::new(),
-            addresses: vec![address(1)],
+            addresses: vec![NodeAddress::internal(address(1))],
             pod_networks: Vec::new(),
         }),
         None,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use whydrop_core::{
     cluster::{
         Cluster,
+        node_address::NodeAddress,
         object::{EndpointSlice, Node, Object, Pod, Service, ServicePort, SlicePort, TargetPort},
     },
     flow::Protocol,
@@ -20,7 +21,7 @@ fn cluster() -> Cluster {
     cluster.apply(namespace("monitoring", &[]), None);
     for (name, last) in [("worker-1", 1), ("worker-2", 2)] {
         let (labels, pod_networks) = (Labels::new(), Vec::new());
-        let addresses = vec![address(last)];
+        let addresses = vec![NodeAddress::internal(address(last))];
         cluster
             .apply(Object::Node(Node { name: name.into(), labels, addresses, pod_networks }), None);
     }

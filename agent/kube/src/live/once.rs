@@ -125,8 +125,9 @@ impl Reader<'_> {
             }
         }
         // Without nodes it is unknown whose an address is; a pod names its own.
-        if nodes || !addresses.is_empty() {
-            self.all(kinds::of(Kind::Node), None, &ListParams::default()).await;
+        let with_nodes = nodes || !addresses.is_empty();
+        if with_nodes {
+            self.nodes().await;
         }
         let mut known = namespaces;
         for address in addresses {
@@ -135,6 +136,10 @@ impl Reader<'_> {
                     self.namespace(&namespace).await;
                 }
             }
+        }
+        // A pod in its node's network has that one's addresses, of which its status names the first.
+        if !with_nodes && self.cluster.snapshot().pods().any(|pod| pod.host_network) {
+            self.nodes().await;
         }
         let is_policy = |row: &KindRow| matches!(row.role, Role::Policy | Role::Staged);
         for row in self.served(|row| row.scope != Scope::Namespace && is_policy(row)) {
@@ -147,6 +152,16 @@ impl Reader<'_> {
             self.all(slices, Some(&namespace), &ListParams::default()).await;
         }
         self.count_unread().await;
+    }
+
+    /// Reads the nodes, and what network plugins say of them.
+    async fn nodes(&mut self) {
+        let is_of_nodes = |row: &KindRow| {
+            row.is_followed() && matches!(row.reads(), Some(Kind::Node | Kind::PluginNode(_)))
+        };
+        for row in self.served(is_of_nodes) {
+            self.all(row, None, &ListParams::default()).await;
+        }
     }
 
     /// The kinds that the server may have and whose objects are read.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::{
-    cluster::object::Object,
+    cluster::{node_address::NodeAddress, object::Object},
     flow::Direction,
     policy::{
         Peer, Peers, Policy, Rule,
@@ -37,8 +37,11 @@ pub(super) fn in_words(before: &Object, after: &Object) -> Option<String> {
         }
         (Object::Node(before), Object::Node(after)) => {
             let mut all = labels(&before.labels, &after.labels);
-            all.extend(addresses(&before.addresses, &after.addresses));
+            all.extend(node_addresses(&before.addresses, &after.addresses));
             all
+        }
+        (Object::PluginNode(before), Object::PluginNode(after)) => {
+            node_addresses(&before.addresses, &after.addresses).into_iter().collect()
         }
         (Object::EndpointSlice(before), Object::EndpointSlice(after)) => {
             addresses(&before.addresses, &after.addresses).into_iter().collect()
@@ -90,6 +93,11 @@ fn addresses(before: &[IpAddr], after: &[IpAddr]) -> Option<String> {
         [first, others @ ..] => format!("{first} and {} more", others.len()),
     };
     (before != after).then(|| format!("addresses are {}, were {}", list(after), list(before)))
+}
+
+fn node_addresses(before: &[NodeAddress], after: &[NodeAddress]) -> Option<String> {
+    let plain = |known: &[NodeAddress]| known.iter().map(|known| known.address).collect::<Vec<_>>();
+    addresses(&plain(before), &plain(after))
 }
 
 fn networks(before: &[IpNet], after: &[IpNet]) -> Vec<String> {

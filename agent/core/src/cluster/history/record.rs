@@ -90,6 +90,9 @@ fn change_kind(before: Option<&Object>, object: &Object) -> Option<ChangeKind> {
             relabelled(before.labels != node.labels)
                 .or_else(|| moved(before.addresses != node.addresses))
         }
+        (Some(Object::PluginNode(before)), Object::PluginNode(node)) => {
+            moved(before.addresses != node.addresses)
+        }
         (Some(before), object) => edited(before != object),
     }
 }
@@ -106,6 +109,7 @@ pub(super) fn parts(object: &Object) -> usize {
         Object::Pod(pod) => pod.labels.len() + pod.addresses.len() + pod.ports.len(),
         Object::Namespace(namespace) => namespace.labels.len(),
         Object::Node(node) => node.labels.len() + node.addresses.len(),
+        Object::PluginNode(node) => node.addresses.len() + node.pod_networks.len(),
         Object::Service(service) => service.selector.len() + service.ports.len(),
         Object::EndpointSlice(slice) => slice.addresses.len() + slice.ports.len(),
         Object::ServiceAccount(account) => account.labels.len(),

@@ -11,6 +11,7 @@ use whydrop_core::{
     cluster::{
         Cluster,
         look_up::{LookUp, Query},
+        node_address::NodeAddress,
         object::{Key, Node, Object, Pod},
     },
     docket::{Action, AnswersQuery, Asked, CutBy, Docket, Settings},
@@ -75,7 +76,7 @@ pub(crate) fn shop() -> Cluster {
         Object::Node(Node {
             name: "worker-1".into(),
             labels: Labels::new(),
-            addresses: vec![address(NODE)],
+            addresses: vec![NodeAddress::internal(address(NODE))],
             pod_networks: Vec::new(),
         }),
         None,
