@@ -71,10 +71,9 @@ impl EndFilter {
             }
             Holder::Service(service) => (Some(&service.namespace), None),
             Holder::Hidden(hidden) => (Some(&hidden.namespace), None),
-            Holder::Node(_)
-            | Holder::SecondNetwork(..)
-            | Holder::Outside
-            | Holder::Unknown(_) => (None, None),
+            Holder::Node(_) | Holder::SecondNetwork(..) | Holder::Outside | Holder::Unknown(_) => {
+                (None, None)
+            }
         };
         namespace.as_ref().is_none_or(|wanted| of_namespace == Some(wanted))
             && workload.as_ref().is_none_or(|wanted| of_workload == Some(wanted))

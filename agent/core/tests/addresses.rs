@@ -126,55 +126,96 @@ fn by_annotations() -> Vec<(&'static str, Value, &'static [&'static str], Vec<Kn
               \"ip-addresses\":[\"192.0.2.11/24\"],\"next-hops\":[\"192.0.2.1\"]}}",
     });
     vec![
-        ("Calico", calico, &["10.61.1.0/24"], vec![
-            ("10.61.1.0", Tunnel(Some(Calico)), Stated),
-            ("fd61::1:0", Tunnel(Some(Calico)), Stated),
-            ("10.61.1.9", Tunnel(Some(Calico)), Stated),
-        ]),
-        ("Calico on a node of two networks", calico_of_two_networks, &[], vec![
-            ("198.51.100.11", Underlay(Calico), Stated),
-            ("10.61.1.64", Tunnel(Some(Calico)), Stated),
-        ]),
-        ("flannel", flannel, &["10.61.1.0/24", "fd61::1:0/112"], vec![
-            ("2001:db8::11", Underlay(Flannel), Stated),
-            ("10.61.1.0", Tunnel(Some(Flannel)), Derived),
-            ("10.61.1.1", Gateway(Some(Flannel)), Derived),
-            ("fd61::1:0", Tunnel(Some(Flannel)), Derived),
-            ("fd61::1:1", Gateway(Some(Flannel)), Derived),
-        ]),
-        ("flannel without a tunnel", host_gw, &["10.61.1.0/24"], vec![
-            ("10.61.1.1", Gateway(Some(Flannel)), Derived),
-        ]),
-        ("Cilium", cilium, &["10.61.1.0/24"], vec![
-            ("10.0.1.180", Gateway(Some(Cilium)), Stated),
-            ("fd00::1:1f", Gateway(Some(Cilium)), Stated),
-        ]),
-        ("Cilium before 1.13", older_cilium, &["10.61.1.0/24"], vec![
-            ("10.0.1.180", Gateway(Some(Cilium)), Stated),
-        ]),
-        ("Antrea", antrea, &["10.61.1.0/24"], vec![
-            ("198.51.100.11", Underlay(Antrea), Stated),
-            ("2001:db8::11", Underlay(Antrea), Stated),
-            ("10.61.1.1", Gateway(Some(Antrea)), Derived),
-        ]),
-        ("kube-router", kube_router, &[], vec![
-            ("10.70.1.1", Gateway(Some(KubeRouter)), Derived),
-        ]),
-        ("OVN-Kubernetes", ovn, &[], vec![
-            ("100.64.0.3", Router(OvnKubernetes), Stated),
-            ("100.88.0.3", Router(OvnKubernetes), Stated),
-            ("198.51.100.11", Interface, Stated),
-            ("10.128.2.1", Gateway(Some(OvnKubernetes)), Derived),
-            ("10.128.2.2", Management(OvnKubernetes), Derived),
-        ]),
-        ("an unknown plugin", json!({ "example.com/x": "10.9.9.9" }), &["10.61.1.0/24"], vec![
-            ("10.61.1.0", Tunnel(None), Convention),
-            ("10.61.1.1", Gateway(None), Convention),
-        ]),
-        ("what is no address", json!({
-            "projectcalico.org/IPv4VXLANTunnelAddr": "none",
-            "k8s.ovn.org/host-cidrs": "[{}, 7, \"x\", \"127.0.0.1/8\", \"fe80::1/64\", \"0.0.0.0\"]",
-        }), &["10.61.1.0/31"], vec![]),
+        (
+            "Calico",
+            calico,
+            &["10.61.1.0/24"],
+            vec![
+                ("10.61.1.0", Tunnel(Some(Calico)), Stated),
+                ("fd61::1:0", Tunnel(Some(Calico)), Stated),
+                ("10.61.1.9", Tunnel(Some(Calico)), Stated),
+            ],
+        ),
+        (
+            "Calico on a node of two networks",
+            calico_of_two_networks,
+            &[],
+            vec![
+                ("198.51.100.11", Underlay(Calico), Stated),
+                ("10.61.1.64", Tunnel(Some(Calico)), Stated),
+            ],
+        ),
+        (
+            "flannel",
+            flannel,
+            &["10.61.1.0/24", "fd61::1:0/112"],
+            vec![
+                ("2001:db8::11", Underlay(Flannel), Stated),
+                ("10.61.1.0", Tunnel(Some(Flannel)), Derived),
+                ("10.61.1.1", Gateway(Some(Flannel)), Derived),
+                ("fd61::1:0", Tunnel(Some(Flannel)), Derived),
+                ("fd61::1:1", Gateway(Some(Flannel)), Derived),
+            ],
+        ),
+        (
+            "flannel without a tunnel",
+            host_gw,
+            &["10.61.1.0/24"],
+            vec![("10.61.1.1", Gateway(Some(Flannel)), Derived)],
+        ),
+        (
+            "Cilium",
+            cilium,
+            &["10.61.1.0/24"],
+            vec![
+                ("10.0.1.180", Gateway(Some(Cilium)), Stated),
+                ("fd00::1:1f", Gateway(Some(Cilium)), Stated),
+            ],
+        ),
+        (
+            "Cilium before 1.13",
+            older_cilium,
+            &["10.61.1.0/24"],
+            vec![("10.0.1.180", Gateway(Some(Cilium)), Stated)],
+        ),
+        (
+            "Antrea",
+            antrea,
+            &["10.61.1.0/24"],
+            vec![
+                ("198.51.100.11", Underlay(Antrea), Stated),
+                ("2001:db8::11", Underlay(Antrea), Stated),
+                ("10.61.1.1", Gateway(Some(Antrea)), Derived),
+            ],
+        ),
+        ("kube-router", kube_router, &[], vec![("10.70.1.1", Gateway(Some(KubeRouter)), Derived)]),
+        (
+            "OVN-Kubernetes",
+            ovn,
+            &[],
+            vec![
+                ("100.64.0.3", Router(OvnKubernetes), Stated),
+                ("100.88.0.3", Router(OvnKubernetes), Stated),
+                ("198.51.100.11", Interface, Stated),
+                ("10.128.2.1", Gateway(Some(OvnKubernetes)), Derived),
+                ("10.128.2.2", Management(OvnKubernetes), Derived),
+            ],
+        ),
+        (
+            "an unknown plugin",
+            json!({ "example.com/x": "10.9.9.9" }),
+            &["10.61.1.0/24"],
+            vec![("10.61.1.0", Tunnel(None), Convention), ("10.61.1.1", Gateway(None), Convention)],
+        ),
+        (
+            "what is no address",
+            json!({
+                "projectcalico.org/IPv4VXLANTunnelAddr": "none",
+                "k8s.ovn.org/host-cidrs": "[{}, 7, \"x\", \"127.0.0.1/8\", \"fe80::1/64\", \"0.0.0.0\"]",
+            }),
+            &["10.61.1.0/31"],
+            vec![],
+        ),
     ]
 }
 
@@ -187,7 +228,8 @@ fn a_node_has_the_addresses_that_its_plugin_gives_it() {
         let found: Vec<_> = known.iter().map(|k| (k.address, k.sort, k.basis)).collect();
         let internal = ("192.0.2.11", Internal, Stated);
         let expected = [internal].into_iter().chain(expected);
-        let expected: Vec<_> = expected.map(|(text, sort, basis)| (ip(text), sort, basis)).collect();
+        let expected: Vec<_> =
+            expected.map(|(text, sort, basis)| (ip(text), sort, basis)).collect();
         assert_eq!(found, expected, "{plugin}");
         for (address, sort, _) in expected {
             let end = snapshot.resolve(address, None);
@@ -244,14 +286,19 @@ fn a_guess_is_said_to_be_one() {
         Remark::on(&diagnosis.question).iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let flannel = json!({ "flannel.alpha.coreos.com/backend-type": "vxlan" });
-    assert_eq!(words(&flannel, "10.61.1.0"), ["10.61.1.0 is node alder's tunnel address (flannel)"]);
-    assert_eq!(words(&flannel, "10.61.1.1"), [
-        "10.61.1.1 is node alder's address on cni0 (flannel)"
-    ]);
-    assert_eq!(words(&json!({}), "10.61.1.1"), [
-        "10.61.1.1 is node alder's gateway of its pods, by convention of its podCIDR \
-         10.61.1.0/24: nothing states it"
-    ]);
+    assert_eq!(
+        words(&flannel, "10.61.1.0"),
+        ["10.61.1.0 is node alder's tunnel address (flannel)"]
+    );
+    assert_eq!(
+        words(&flannel, "10.61.1.1"),
+        ["10.61.1.1 is node alder's address on cni0 (flannel)"]
+    );
+    assert_eq!(
+        words(&json!({}), "10.61.1.1"),
+        ["10.61.1.1 is node alder's gateway of its pods, by convention of its podCIDR \
+         10.61.1.0/24: nothing states it"]
+    );
     assert_eq!(words(&json!({}), "192.0.2.11"), [""; 0]);
 }
 
@@ -271,10 +318,8 @@ fn cilium_node(name: &str) -> Value {
 
 #[test]
 fn a_plugins_own_object_adds_to_its_node() {
-    let mut cluster = cluster([
-        cilium_node("alder"),
-        node("alder", &json!({}), "192.0.2.11", &["10.61.1.0/24"]),
-    ]);
+    let mut cluster =
+        cluster([cilium_node("alder"), node("alder", &json!({}), "192.0.2.11", &["10.61.1.0/24"])]);
     let is_node = |cluster: &Cluster, address: &str| {
         matches!(cluster.snapshot().resolve(ip(address), None).holder, Holder::Node(_))
     };
@@ -424,7 +469,8 @@ fn an_address_with_a_meaning_is_judged_and_has_it_in_words() {
     ] {
         let diagnosis = ask(&snapshot, source, destination);
         assert_eq!(diagnosis.verdict.decision(), Decision::Denied, "{words}");
-        let remarks: Vec<_> = Remark::on(&diagnosis.question).iter().map(Remark::to_string).collect();
+        let remarks: Vec<_> =
+            Remark::on(&diagnosis.question).iter().map(Remark::to_string).collect();
         assert!(remarks.iter().any(|remark| remark.starts_with(words)), "{remarks:?}");
     }
     // Nobody holds them, so that nobody is asked.
@@ -455,10 +501,13 @@ fn a_second_network_is_not_governed() {
     let diagnosis = ask(&snapshot, "203.0.113.7", "198.51.100.8");
     assert_eq!(diagnosis.verdict.decision(), Decision::NotIsolated);
     let remarks: Vec<_> = Remark::on(&diagnosis.question).iter().map(Remark::to_string).collect();
-    assert_eq!(remarks, [
-        "198.51.100.8 is pod shop/press's on network plant/machines: a second network, which is not \
+    assert_eq!(
+        remarks,
+        [
+            "198.51.100.8 is pod shop/press's on network plant/machines: a second network, which is not \
          governed by NetworkPolicy"
-    ]);
+        ]
+    );
     // What another pod sends there leaves by its own default network, whose policies go by addresses.
     let diagnosis = ask(&snapshot, "10.61.1.9", "198.51.100.8");
     assert_eq!(diagnosis.verdict.egress.decision, Decision::Denied);

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 use whydrop_core::{
-    diagnosis::Class,
+    diagnosis::{Class, remark::Remark},
     judgement::Judgement,
     verdict::{
         DirectionVerdict, PolicyTrace, RuleTrace,
@@ -26,6 +26,9 @@ pub struct Explanation {
     pub flow: Flow,
     /// Whether it gets through: `allow`, `deny` or `unknown`. What the specification exempts does.
     pub effective: &'static str,
+    /// What is worth knowing of the ends, beside who they are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
     /// What the policies say.
     pub verdict: Verdict,
     /// Why.
@@ -97,6 +100,7 @@ impl Explanation {
         Self {
             flow: flow_of(diagnosis),
             effective,
+            remarks: Remark::on(&diagnosis.question).iter().map(ToString::to_string).collect(),
             verdict: verdict_of(&diagnosis.verdict),
             cause: cause_of(&diagnosis.cause, changed.lead()),
             remedy: remedy.as_ref().map(remedy_of),
@@ -142,7 +146,7 @@ fn half<Miss>(outcome: &MatchOutcome<Miss>, words: impl Fn(&Miss) -> (String, St
 
 /// The explanation for a person.
 pub fn text(explanation: &Explanation) -> String {
-    let Explanation { flow, effective, verdict, cause, remedy, trace } = explanation;
+    let Explanation { flow, effective, remarks, verdict, cause, remedy, trace } = explanation;
     let (source, destination) = (text::end(&flow.source), &flow.destination);
     let mut lines = vec![format!(
         "{source} -> {}/{}: {}",
@@ -158,6 +162,7 @@ pub fn text(explanation: &Explanation) -> String {
         let (namespace, name) = (&service.namespace, &service.name);
         lines.push(format!("through Service {namespace}/{name}, {}:{}", service.ip, service.port));
     }
+    lines.extend(remarks.iter().cloned());
     if let Some(exempt) = verdict.exempt {
         let what = text::exemption(exempt);
         lines.push(format!("exempt by the specification, whatever the policies say: {what}"));

@@ -80,8 +80,13 @@ const fn v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
 }
 
 const fn v6(groups: [u16; 8]) -> IpAddr {
-    let [a, b, c, d, e, f, g, h] = groups;
-    IpAddr::V6(Ipv6Addr::new(a, b, c, d, e, f, g, h))
+    let mut bits = 0;
+    let mut place = 0;
+    while place < groups.len() {
+        bits = bits << 16 | groups[place] as u128;
+        place += 1;
+    }
+    IpAddr::V6(Ipv6Addr::from_bits(bits))
 }
 
 const TABLE: &[KnownAddress] = &[

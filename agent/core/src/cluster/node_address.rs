@@ -39,7 +39,7 @@ pub enum Plugin {
     /// kube-router.
     #[strum(serialize = "kube-router")]
     KubeRouter,
-    /// OVN-Kubernetes, the plugin of OpenShift.
+    /// OVN-Kubernetes, the plugin of `OpenShift`.
     #[strum(serialize = "OVN-Kubernetes")]
     OvnKubernetes,
 }

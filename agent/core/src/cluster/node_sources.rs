@@ -49,10 +49,9 @@ impl Snapshot {
         let sources = match &to.holder {
             Holder::Pod(pod) if pod.node.as_ref() == Some(&node.name) => to_own_pod(&own),
             Holder::Pod(_) | Holder::Hidden(_) | Holder::Unknown(_) => to_other_nodes(&own),
-            Holder::Node(_)
-            | Holder::SecondNetwork(..)
-            | Holder::Service(_)
-            | Holder::Outside => directly(&own).into_iter().take(1).collect(),
+            Holder::Node(_) | Holder::SecondNetwork(..) | Holder::Service(_) | Holder::Outside => {
+                directly(&own).into_iter().take(1).collect()
+            }
         };
         let end = |known: &NodeAddress| Endpoint {
             address: Some(known.address),

@@ -10,8 +10,8 @@ use super::{
     Name,
     node_address::NodeAddress,
     object::{
-        EndpointSlice, Key, Kind, Namespace, Node, Object, PluginNode, PluginNodeKind, Pod, Service,
-        ServiceAccount, Template, WorkloadKind,
+        EndpointSlice, Key, Kind, Namespace, Node, Object, PluginNode, PluginNodeKind, Pod,
+        Service, ServiceAccount, Template, WorkloadKind,
     },
 };
 use crate::policy::{Policy, PolicyRef, index::PolicyIndex, network_set::NetworkSet, tier::Tier};
@@ -62,7 +62,7 @@ pub(super) struct Objects {
     /// Nodes with all that their objects and those of their network plugins say of them.
     pub(super) nodes: HashTrieMapSync<Arc<str>, Arc<Node>>,
     /// Nodes as their own objects have them.
-    node_objects: HashTrieMapSync<Arc<str>, Arc<Node>>,
+    listed_nodes: HashTrieMapSync<Arc<str>, Arc<Node>>,
     plugin_nodes: HashTrieMapSync<(PluginNodeKind, Arc<str>), Arc<PluginNode>>,
     pub(super) services: HashTrieMapSync<Name, Arc<Service>>,
     pub(super) endpoint_slices: HashTrieMapSync<Name, Arc<EndpointSlice>>,
@@ -84,7 +84,7 @@ impl Objects {
             Object::Pod(pod) => self.put_pod(Arc::new(pod), at),
             Object::Node(node) => {
                 let name = node.name.clone();
-                self.node_objects.insert_mut(name.clone(), Arc::new(node));
+                self.listed_nodes.insert_mut(name.clone(), Arc::new(node));
                 self.renew_node(&name, at);
             }
             Object::PluginNode(node) => {
@@ -143,7 +143,7 @@ impl Objects {
     /// of its own there is none.
     fn renew_node(&mut self, name: &Arc<str>, at: Option<Timestamp>) {
         let before = self.nodes.get(name).cloned();
-        let own = self.node_objects.get(name);
+        let own = self.listed_nodes.get(name);
         let by_plugins = PluginNodeKind::VARIANTS
             .iter()
             .filter_map(|kind| self.plugin_nodes.get(&(*kind, name.clone())));
@@ -200,7 +200,7 @@ impl Objects {
                 }
             }
             Kind::Node => {
-                self.node_objects.remove_mut(&key.name);
+                self.listed_nodes.remove_mut(&key.name);
                 self.renew_node(&key.name, Some(at));
             }
             Kind::PluginNode(kind) => {
@@ -245,7 +245,7 @@ impl Objects {
         match kind {
             Kind::Pod => self.pods.size(),
             Kind::Namespace => self.namespaces.size(),
-            Kind::Node => self.node_objects.size(),
+            Kind::Node => self.listed_nodes.size(),
             Kind::PluginNode(kind) => {
                 self.plugin_nodes.keys().filter(|(of, _)| *of == kind).count()
             }
@@ -267,7 +267,7 @@ impl Objects {
         Some(match key.kind {
             Kind::Pod => Object::Pod(Pod::clone(self.pods.get(&name())?)),
             Kind::Namespace => Object::Namespace(Namespace::clone(self.namespaces.get(&key.name)?)),
-            Kind::Node => Object::Node(Node::clone(self.node_objects.get(&key.name)?)),
+            Kind::Node => Object::Node(Node::clone(self.listed_nodes.get(&key.name)?)),
             Kind::PluginNode(kind) => {
                 let node = self.plugin_nodes.get(&(kind, key.name.clone()))?;
                 Object::PluginNode(PluginNode::clone(node))

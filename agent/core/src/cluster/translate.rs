@@ -6,7 +6,6 @@ mod node;
 mod node_annotations;
 mod template;
 
-
 use k8s_openapi::{
     api::{core::v1 as core, discovery::v1 as discovery},
     apimachinery::pkg::{

@@ -61,7 +61,8 @@ fn unseen(inquiry: &Inquiry<'_>) -> Option<String> {
     if let Some(known) = known {
         return Some(format!(
             "no policy sees it: {} is {}, and no packet to it leaves there",
-            destination.address_text(), known.what
+            destination.address_text(),
+            known.what
         ));
     }
     let is_second = |end: &Endpoint| matches!(end.holder, Holder::SecondNetwork(..));
@@ -78,7 +79,7 @@ fn exemption(inquiry: &Inquiry<'_>, cause: &Cause) -> Option<String> {
 fn address_of_node(inquiry: &Inquiry<'_>, cause: &Cause) -> Option<String> {
     let Question { source, destination, .. } = inquiry.question;
     let ends = [source, destination].into_iter().filter(|_| cause.class.is_denial());
-    let unusual = ends.filter_map(|end| Remark::on_address_of_plugin(end));
+    let unusual = ends.filter_map(Remark::on_address_of_plugin);
     let words: Vec<_> = unusual.map(|remark| remark.to_string()).collect();
     (!words.is_empty()).then(|| words.join("; "))
 }

@@ -148,7 +148,6 @@ impl OwnPath {
 /// An address of this node, of the family of another.
 fn own_address(node: &Arc<str>, snapshot: &Snapshot, other: IpAddr) -> Option<IpAddr> {
     let is_of_family = |address: &IpAddr| address.is_ipv4() == other.is_ipv4();
-    let of_node =
-        snapshot.node(node).and_then(|node| node.listed_addresses().find(is_of_family));
+    let of_node = snapshot.node(node).and_then(|node| node.listed_addresses().find(is_of_family));
     of_node.or_else(|| snapshot.node_facts().local_addresses().find(is_of_family))
 }

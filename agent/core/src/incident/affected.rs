@@ -50,9 +50,7 @@ impl Party {
             Holder::SecondNetwork(..)
             | Holder::Service(_)
             | Holder::Hidden(_)
-            | Holder::Unknown(_) => {
-                Self::Other(end.to_string())
-            }
+            | Holder::Unknown(_) => Self::Other(end.to_string()),
         }
     }
 

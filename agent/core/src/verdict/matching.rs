@@ -350,10 +350,7 @@ fn named_port(name: &Arc<str>, subject: Subject<'_>) -> Named {
                 false => Named::IsAnother,
             }
         }
-        Holder::Node(_)
-        | Holder::SecondNetwork(..)
-        | Holder::Service(_)
-        | Holder::Outside => {
+        Holder::Node(_) | Holder::SecondNetwork(..) | Holder::Service(_) | Holder::Outside => {
             Named::Missing(format!("{} is not a pod", subject.destination))
         }
         Holder::Hidden(hidden) => Named::Unknown(hidden.why.clone()),

@@ -111,7 +111,9 @@ pub fn cilium_node(node: &CiliumNode) -> Result<PluginNode, Problem> {
         }
     }
     for network in &node.spec.ipam.pod_cidrs {
-        address_or_network(network).into_iter().for_each(|network| found.pod_network(network));
+        if let Some(network) = address_or_network(network) {
+            found.pod_network(network);
+        }
     }
     Ok(found.plugin_node(PluginNodeKind::Cilium, name_of(&node.metadata)?))
 }

@@ -126,7 +126,8 @@ impl<'a> Annotations<'a> {
         let networks = match taking {
             Taking::Ovn => own(OVN_SUBNETS),
             Taking::First(Plugin::KubeRouter) => {
-                let mut own = [own("kube-router.io/pod-cidrs"), own("kube-router.io/pod-cidr")].concat();
+                let mut own =
+                    [own("kube-router.io/pod-cidrs"), own("kube-router.io/pod-cidr")].concat();
                 if own.is_empty() {
                     own.extend_from_slice(pod_cidrs);
                 }
@@ -193,10 +194,9 @@ impl Taking {
                 ]
             }
             Self::None => [None, None],
-            Self::Unknown => [
-                nth(0, Tunnel(None), Basis::Convention),
-                nth(1, Gateway(None), Basis::Convention),
-            ],
+            Self::Unknown => {
+                [nth(0, Tunnel(None), Basis::Convention), nth(1, Gateway(None), Basis::Convention)]
+            }
         };
         taken.into_iter().flatten().collect()
     }
@@ -210,7 +210,9 @@ fn nth(network: IpNet, n: u32) -> Option<IpAddr> {
         return None;
     }
     Some(match network {
-        IpNet::V4(network) => IpAddr::from((Ipv4Net::network(&network).to_bits() + n).to_be_bytes()),
+        IpNet::V4(network) => {
+            IpAddr::from((Ipv4Net::network(&network).to_bits() + n).to_be_bytes())
+        }
         IpNet::V6(network) => {
             IpAddr::from((Ipv6Net::network(&network).to_bits() + u128::from(n)).to_be_bytes())
         }
@@ -235,16 +237,16 @@ fn strings(value: &Value, texts: &mut Vec<String>) {
     match value {
         Value::String(text) => texts.push(text.clone()),
         Value::Array(items) => items.iter().for_each(|item| strings(item, texts)),
-        Value::Object(fields) => match fields.get("default") {
-            Some(default) => strings(default, texts),
-            None => {
-                let is_gateway = fields.contains_key("mode");
-                let own = fields.iter().filter(|(name, _)| {
-                    !is_gateway || OVN_GATEWAY_FIELDS.contains(&name.as_str())
-                });
-                own.for_each(|(_, field)| strings(field, texts));
+        Value::Object(fields) => {
+            if let Some(default) = fields.get("default") {
+                return strings(default, texts);
             }
-        },
+            let is_gateway = fields.contains_key("mode");
+            let own = fields
+                .iter()
+                .filter(|(name, _)| !is_gateway || OVN_GATEWAY_FIELDS.contains(&name.as_str()));
+            own.for_each(|(_, field)| strings(field, texts));
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
