@@ -116,10 +116,11 @@ fn strings(value: &Value, at: &str, found: &mut Vec<String>) {
     }
 }
 
-/// The record with this text in that place; `None`: the place takes only some words.
+/// The record with this text in that place; `None`: the place takes only some words, or is left out
+/// where another one is empty.
 fn with(record: &Value, at: &str, text: &str) -> Option<Record> {
     let mut record = record.clone();
-    *record.pointer_mut(at).expect("a place") = text.into();
+    *record.pointer_mut(at)? = text.into();
     serde_json::from_value(record).ok()
 }
 

@@ -221,7 +221,7 @@ fn the_command_of_a_patch_is_safe_to_paste() {
         assert_plain(&yaml);
         // And it is the policy that lets the flow pass.
         let explain = [&["explain"], &flow[..]].concat();
-        let fixed = whydrop(&explain, &format!("{list}\n---\n{yaml}"));
+        let fixed = whydrop(&explain, format!("{list}\n---\n{yaml}"));
         assert_eq!(fixed.status.code(), Some(0), "{}{yaml}", stderr(&fixed));
     }
 }
