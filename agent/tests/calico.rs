@@ -9,6 +9,7 @@ use whydrop_core::{
     diagnosis::{Case, Class, Fate},
     flow::{Flow, Protocol},
     judgement::{Judgement, judge},
+    remedy::mark::Mark,
     verdict::Decision,
 };
 
@@ -103,7 +104,7 @@ fn the_remedy_is_of_the_kind_and_tier_of_the_policy_responsible() {
             )),
     );
     assert_eq!(judgement.diagnosis.cause.class, Class::DefaultDeny);
-    let remedy = remedy_of(&judgement.remedy.expect("a remedy"));
+    let remedy = remedy_of(&judgement.remedy.expect("a remedy"), &Mark::default());
     assert!(remedy.verified);
     assert_eq!(
         remedy.manifest,
@@ -112,6 +113,8 @@ kind: NetworkPolicy
 metadata:
   namespace: shop
   name: security.allow-web-to-db-5432
+  labels:
+    app.kubernetes.io/managed-by: whydrop
 spec:
   tier: security
   selector: app == 'db' && (app == 'db' || app == 'cache')
@@ -134,7 +137,7 @@ spec:
 fn a_remedy_is_stored_as_the_policy_responsible_is() {
     let lock = "\n---\n{apiVersion: crd.projectcalico.org/v1, kind: NetworkPolicy, metadata: {name: \
         default.lock, namespace: shop}, spec: {serviceAccountSelector: all(), types: [Ingress]}}\n";
-    let remedy = remedy_of(&web_to_db(lock).remedy.expect("a remedy"));
+    let remedy = remedy_of(&web_to_db(lock).remedy.expect("a remedy"), &Mark::default());
     assert!(remedy.manifest.starts_with("apiVersion: crd.projectcalico.org/v1\n"), "{remedy:?}");
     assert!(remedy.manifest.contains("name: default.allow-web-to-db-5432"), "{remedy:?}");
 }
@@ -166,7 +169,7 @@ fn a_remedy_does_not_get_round_a_denial_of_a_higher_order() {
     );
     let cluster = cluster(&(kubernetes.to_owned() + &deny));
     let judgement = asked(&cluster, WEB, DB, 5432);
-    let remedy = remedy_of(&judgement.remedy.expect("a remedy"));
+    let remedy = remedy_of(&judgement.remedy.expect("a remedy"), &Mark::default());
     assert!(remedy.manifest.contains("projectcalico.org"), "{}", remedy.manifest);
     let denied = asked(&cluster, WEB, "10.1.0.22", 5432);
     assert_eq!(denied.diagnosis.cause.class, Class::ExplicitDeny);

@@ -132,8 +132,16 @@ fn a_drop_is_fixed_by_its_id_or_its_incidents_in_either_form_of_the_log() {
     {
         let by_id = fix_by_id(id, lines, &[]);
         assert_eq!(by_id.status.code(), Some(0), "{id}: {}", stderr(&by_id));
-        assert_eq!(stdout(&by_id), by_name, "{id}");
+        assert_eq!(unmarked(&stdout(&by_id)), unmarked(&by_name), "{id}");
+        let command = format!("whydrop.io/command: whydrop fix {}\n", &id[..id.len().min(8)]);
+        assert!(stdout(&by_id).contains(&command), "{}", stdout(&by_id));
     }
+}
+
+/// A manifest without the annotations that say when it was found, and how.
+fn unmarked(manifest: &str) -> String {
+    let is_mark = |line: &str| line.trim_start().starts_with("whydrop.io/");
+    manifest.lines().filter(|line| !is_mark(line)).collect::<Vec<_>>().join("\n")
 }
 
 #[test]

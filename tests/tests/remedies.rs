@@ -14,7 +14,10 @@ use whydrop_core::{
     diagnosis::{Case, Fate},
     flow::Flow,
     judgement::{Judgement, judge},
-    remedy::patch::{Patch, patch},
+    remedy::{
+        mark::Mark,
+        patch::{Patch, patch},
+    },
     verdict::{Decision, evaluate},
 };
 
@@ -43,7 +46,7 @@ fn probes(snapshot: &Snapshot, case: &Value) -> Vec<Probe> {
             port: u16::try_from(probe["port"].as_u64().expect("port")).expect("a port"),
             protocol: probe["protocol"].as_str().expect("protocol").parse().expect("a protocol"),
         };
-        let case = Case { flow, dialled: None, at: None, fate: Fate::Asked };
+        let case = Case { flow, dialled: None, at: None, fate: Fate::Policed };
         Probe { flow, judgement: judge(snapshot, &History::default(), &case) }
     };
     case["probes"].as_array().expect("probes").iter().map(judged).collect()
@@ -130,7 +133,7 @@ fn check(file: &str) {
             };
             denied += 1;
             let patch = patch(&snapshot, &probe.judgement.diagnosis, remedy);
-            let remedy = remedy_of(remedy);
+            let remedy = remedy_of(remedy, &Mark::default());
             let after = applied(&case, &remedy);
             let place = || format!("{}: {}\n{}", case["id"], probe.flow, remedy.manifest);
             assert_ne!(decision(probe, &after), Decision::Denied, "{}", place());

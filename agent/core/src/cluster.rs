@@ -1,5 +1,6 @@
 //! What is known of the cluster: one writer, immutable snapshots.
 
+pub mod dns;
 pub mod history;
 pub mod known_address;
 pub mod look_up;
@@ -205,6 +206,14 @@ impl Snapshot {
     pub fn with_policy(&self, policy: Policy) -> Self {
         let mut changed = self.clone();
         changed.objects.policies.insert(Arc::new(policy));
+        changed
+    }
+
+    /// The snapshot with a pod as given, for asking "what if".
+    #[must_use]
+    pub fn with_pod(&self, pod: Pod) -> Self {
+        let mut changed = self.clone();
+        changed.objects.put(Object::Pod(pod), None);
         changed
     }
 

@@ -24,13 +24,13 @@ use crate::{
     flow::{Direction, Flow},
     hash::hash64,
     observation::Rejection,
-    policy::Policy,
+    policy::{Policy, PolicyRef},
     verdict::{Decision, Question, Verdict, evaluate, nearest::NearestMiss},
 };
 use inquiry::Inquiry;
 pub use inquiry::{ENFORCED_WITHIN, STARTS_WITHIN};
 pub use needs::to_look_up;
-use reason::{DroppedBy, dropped_by};
+use reason::{DroppedBy, dropped_by, is_in_pod};
 
 /// The kind of cause by which a flow is dropped, or would be.
 #[derive(
@@ -130,7 +130,8 @@ impl Situation {
 pub struct Cause {
     /// What kind of cause.
     pub class: Class,
-    /// The direction that denies; the first in the packet's order where both do.
+    /// The direction that denies; where both do, one that denies by a rule, else the first in the
+    /// packet's order.
     pub direction: Option<Direction>,
     /// A situation on top of the class.
     pub situation: Option<Situation>,
@@ -189,8 +190,11 @@ pub struct Dialled {
 /// What happened to the flow in question.
 #[derive(Clone, Copy, Debug)]
 pub enum Fate<'a> {
-    /// Nothing yet: a question of what would happen.
+    /// Nothing yet: a question of what would happen. What the specification exempts passes.
     Asked,
+    /// Nothing that was seen here, but somebody says that it does not pass: what policies say of it
+    /// counts, and no exemption does.
+    Policed,
     /// It was dropped, by this evidence.
     Dropped(&'a Evidence),
     /// It was answered.
@@ -339,6 +343,20 @@ impl Diagnosis {
         self
     }
 
+    /// The same with another of the policies that isolate the pod as the one to look at first, if it
+    /// is one.
+    #[must_use]
+    pub(crate) fn led_by(mut self, snapshot: &Snapshot, case: &Case<'_>, lead: &PolicyRef) -> Self {
+        let found = self.responsible().into_iter().find(|policy| policy.reference == *lead);
+        if found.is_some() {
+            self.cause.policy = found;
+            let (question, verdict) = (&self.question, &self.verdict);
+            let inquiry = Inquiry { snapshot, case, question, verdict };
+            self.cause.text = words::sentence(&inquiry, &self.cause);
+        }
+        self
+    }
+
     /// The policies responsible for a denial: of an implicit one, all that isolate the pod.
     pub fn responsible(&self) -> Vec<Arc<Policy>> {
         let Some(direction) = self.cause.direction else { return Vec::new() };
@@ -346,7 +364,7 @@ impl Diagnosis {
     }
 
     /// Whether this node's kernel says by itself why a filter dropped the packets: a source that is
-    /// not their pod's, or a full table of connections.
+    /// not their pod's, a full table of connections, or a filter of the destination pod's own.
     pub(crate) fn is_explained_by_kernel(
         &self,
         snapshot: &Snapshot,
@@ -355,7 +373,9 @@ impl Diagnosis {
     ) -> bool {
         let (question, verdict) = (&self.question, &self.verdict);
         let inquiry = Inquiry { snapshot, case, question, verdict };
-        inquiry.spoofed(evidence).is_some() || inquiry.table_full(evidence).is_some()
+        inquiry.spoofed(evidence).is_some()
+            || inquiry.table_full(evidence).is_some()
+            || is_in_pod(evidence)
     }
 
     /// Names the incident that this belongs to, alike on every node: what denies which workload.
@@ -402,7 +422,7 @@ fn cause_of(inquiry: &Inquiry<'_>) -> Cause {
         text: String::new(),
     };
     if class.is_denial() || class == Class::NotEnforced {
-        cause.direction = inquiry.verdict.denied_directions().next();
+        cause.direction = inquiry.verdict.leading_denial();
     }
     if let Some(direction) = cause.direction {
         cause.policy = inquiry.verdict.direction(direction).responsible().into_iter().next();

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::{
     cluster::{Snapshot, history::History},
     diagnosis::{Case, Diagnosis, diagnose},
+    policy::PolicyRef,
     remedy::{Remedy, remedy},
 };
 pub use attribution::{Attribution, attribute};
@@ -42,8 +43,24 @@ impl Judgement {
         let diagnosis = before_denial(history, snapshot, case, diagnosis, worked);
         match in_hindsight(history, snapshot, case, &diagnosis, worked) {
             Some((diagnosis, changed)) => Self { diagnosis, changed, remedy: None },
-            None => Self::of_diagnosis(snapshot, history, diagnosis),
+            None => Self::of_diagnosis(snapshot, history, diagnosis).led_by_change(snapshot, case),
         }
+    }
+
+    /// Of several policies that isolate the pod, each of which denies by itself, the one to look at
+    /// first is one that came with the change.
+    fn led_by_change(self, snapshot: &Snapshot, case: &Case<'_>) -> Self {
+        let lead = self.diagnosis.cause.policy.as_ref().map(|policy| policy.reference.clone());
+        let changed: Vec<PolicyRef> =
+            self.changed.changes().iter().filter_map(|change| change.object.policy()).collect();
+        let is_seen = matches!(self.changed, Attribution::Seen(_));
+        if !is_seen || lead.is_some_and(|lead| changed.contains(&lead)) {
+            return self;
+        }
+        let diagnosis = changed
+            .iter()
+            .fold(self.diagnosis, |diagnosis, policy| diagnosis.led_by(snapshot, case, policy));
+        Self { diagnosis, ..self }
     }
 
     /// Since when the flow is denied at the least: its denial may be older, and is not younger than

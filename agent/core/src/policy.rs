@@ -195,8 +195,10 @@ impl Policy {
 }
 
 /// A rule: what to do with flows whose ends and port all match.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Rule {
+    /// What its author calls it, of kinds whose rules have names.
+    pub name: Option<Arc<str>>,
     /// What to do.
     pub action: Action,
     /// What it asks of the pod that the policy selects, beside being selected; only Calico's rules
@@ -213,7 +215,26 @@ pub struct Rule {
 impl Rule {
     /// A rule that asks only for the other end and the port.
     pub fn new(action: Action, peers: Peers, ports: Vec<PortMatch>) -> Self {
-        Self { action, own: Peers::Everyone, peers, ports, except_ports: Vec::new() }
+        let (own, except_ports) = (Peers::Everyone, Vec::new());
+        Self { name: None, action, own, peers, ports, except_ports }
+    }
+
+    /// The same with a name; an empty one is none.
+    #[must_use]
+    pub fn named(self, name: &str) -> Self {
+        Self { name: (!name.is_empty()).then(|| name.into()), ..self }
+    }
+}
+
+impl PartialEq for Rule {
+    /// Whether it does the same: what it is called changes nothing.
+    fn eq(&self, other: &Self) -> bool {
+        let Self { name: _, action, own, peers, ports, except_ports } = self;
+        *action == other.action
+            && *own == other.own
+            && *peers == other.peers
+            && *ports == other.ports
+            && *except_ports == other.except_ports
     }
 }
 

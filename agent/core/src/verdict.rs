@@ -174,6 +174,8 @@ pub struct PolicyTrace {
 pub struct RuleTrace {
     /// Index in the policy as written.
     pub rule: usize,
+    /// What its author calls it.
+    pub name: Option<Arc<str>>,
     /// What it does when all of it matches.
     pub action: Action,
     /// Whether what it asks of the pod itself matches.
@@ -225,6 +227,13 @@ impl Verdict {
             .filter(|direction| self.direction(*direction).decision == Decision::Denied)
     }
 
+    /// The direction of a denial to look at first: one that a rule denies, which no other rule can
+    /// outweigh, before one that no rule admits; of equals the first in the packet's order.
+    pub fn leading_denial(&self) -> Option<Direction> {
+        let by_rule = |direction: &Direction| self.direction(*direction).denied_by.is_some();
+        self.denied_directions().find(by_rule).or_else(|| self.denied_directions().next())
+    }
+
     /// Why the verdict is unknown, direction by direction.
     pub fn unknowns(&self) -> impl Iterator<Item = &Arc<str>> {
         self.egress.unknown.iter().chain(&self.ingress.unknown)
@@ -249,6 +258,13 @@ impl PolicyTrace {
 }
 
 impl DirectionVerdict {
+    /// What the author of a rule calls it, of a policy that selects the pod.
+    pub fn rule_name(&self, rule: &RuleRef) -> Option<&Arc<str>> {
+        let trace = self.trace.iter().find(|trace| trace.policy.reference == rule.policy)?;
+        let is_it = |own: &&RuleTrace| own.rule == rule.rule;
+        trace.rules.iter().find(is_it)?.name.as_ref()
+    }
+
     /// The policies behind a denial: that of the rule, or all that isolate the pod in the tier
     /// whose end it is.
     pub fn responsible(&self) -> Vec<Arc<Policy>> {

@@ -7,7 +7,8 @@ use whydrop_core::{
     },
     diagnosis::{self, Diagnosis, Dialled},
     policy::{self, Policy},
-    remedy, verdict,
+    remedy::{self, gain::GainedPath, mark::Mark},
+    verdict,
 };
 
 use crate::{
@@ -141,12 +142,18 @@ pub(crate) fn changed_of(change: &Change) -> Changed {
     }
 }
 
-/// A remedy.
-pub fn remedy_of(remedy: &remedy::Remedy) -> Remedy {
+/// A remedy; what it creates says where it comes from.
+pub fn remedy_of(remedy: &remedy::Remedy, mark: &Mark) -> Remedy {
     Remedy {
         summary: remedy.summary.clone(),
-        manifest: yaml::documents(&remedy.policies),
+        manifest: yaml::documents(&remedy.marked(mark)),
         verified: remedy.verified,
         newly_allowed: remedy.newly_allowed,
+        newly_allowed_paths: paths_of(&remedy.newly_allowed_paths),
     }
+}
+
+/// Between whom something newly passes.
+pub fn paths_of(paths: &[GainedPath]) -> Vec<String> {
+    paths.iter().map(ToString::to_string).collect()
 }

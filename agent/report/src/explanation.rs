@@ -6,8 +6,9 @@ use serde::Serialize;
 use whydrop_core::{
     diagnosis::{Class, remark::Remark},
     judgement::Judgement,
+    remedy::mark::Mark,
     verdict::{
-        DirectionVerdict, PolicyTrace, RuleTrace,
+        Decision, DirectionVerdict, PolicyTrace, RuleTrace,
         outcome::{MatchOutcome, PeerMiss, PortMiss},
     },
 };
@@ -97,13 +98,15 @@ impl Explanation {
     /// Explains a judged flow.
     pub fn new(judgement: &Judgement, effective: &'static str) -> Self {
         let Judgement { diagnosis, changed, remedy } = judgement;
+        let flow = flow_of(diagnosis);
+        let mark = Mark { command: Some(text::fix_command(&flow)), ..Mark::default() };
         Self {
-            flow: flow_of(diagnosis),
+            flow,
             effective,
             remarks: Remark::on(&diagnosis.question).iter().map(ToString::to_string).collect(),
             verdict: verdict_of(&diagnosis.verdict),
             cause: cause_of(&diagnosis.cause, changed.lead()),
-            remedy: remedy.as_ref().map(remedy_of),
+            remedy: remedy.as_ref().map(|remedy| remedy_of(remedy, &mark)),
             trace: Trace {
                 egress: steps(&diagnosis.verdict.egress),
                 ingress: steps(&diagnosis.verdict.ingress),
@@ -171,10 +174,17 @@ pub fn text(explanation: &Explanation) -> String {
     walk(&mut lines, "egress", &source, &verdict.egress, &trace.egress);
     let destination = text::end(destination);
     walk(&mut lines, "ingress", &destination, &verdict.ingress, &trace.ingress);
+    let by_policies = |direction: &schema::DirectionVerdict| direction.decision == Decision::Denied;
     if cause.class != Class::None {
         lines.push(String::new());
         lines.push(format!("cause: {}", cause.class));
         lines.push(format!("  {}", cause.text));
+    } else if verdict.exempt.is_some()
+        && (by_policies(&verdict.egress) || by_policies(&verdict.ingress))
+    {
+        lines.push(String::new());
+        lines.push(format!("note: {}", cause.text));
+        lines.push(format!("  if it does not pass on your cluster: {}", text::fix_command(flow)));
     }
     let mut text = lines.iter().fold(String::new(), |mut text, line| {
         let _ = writeln!(text, "{}", escape(line));
@@ -182,15 +192,19 @@ pub fn text(explanation: &Explanation) -> String {
     });
     if let Some(remedy) = remedy {
         let _ = writeln!(text, "\nremedy: {}", escape(&remedy.summary));
-        let _ = writeln!(text, "  Verified. {}\n", cost(remedy.newly_allowed));
+        let _ = writeln!(
+            text,
+            "  Verified. {}\n",
+            cost(remedy.newly_allowed, &remedy.newly_allowed_paths)
+        );
         text += &remedy.manifest;
     }
     text
 }
 
-/// What else a remedy allows, for a person.
-pub fn cost(newly_allowed: usize) -> String {
-    format!("It {}.", text::newly_allowed(newly_allowed))
+/// What else a remedy allows, and between whom, for a person.
+pub fn cost(newly_allowed: usize, paths: &[String]) -> String {
+    format!("It {}.", text::newly_allowed(newly_allowed, paths))
 }
 
 fn walk(

@@ -19,7 +19,7 @@ mod time;
 mod word;
 pub mod yaml;
 
-pub use convert::{cause_of, flow_of, remedy_of, verdict_of};
+pub use convert::{cause_of, flow_of, paths_of, remedy_of, verdict_of};
 pub use record::Record;
 pub use reporter::{HealReporter, Reporter};
 pub use schema::{

@@ -15,6 +15,7 @@ use whydrop_core::{
     judgement::{Attribution, Judgement},
     mute::{MutedBy, MutedCount},
     observation::Rejection,
+    remedy::mark::Mark,
 };
 
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
         AgentKind, AgentRecord, AgentState, Cause, DropKind, DropRecord, Evidence, MutedDrops,
         Schema,
     },
+    text,
 };
 
 pub use heal::HealReporter;
@@ -45,8 +47,8 @@ impl Reporter {
             _ => DropKind::Drop,
         };
         let evidence = evidence(snapshot, &drop.evidence, *worked);
-        let record = self.judged(now, judgement, evidence);
-        Record::Drop(Box::new(DropRecord { kind, id: drop.id.to_string(), ..record }))
+        let id = drop.id.to_string();
+        Record::Drop(Box::new(DropRecord { kind, ..self.judged(now, id, judgement, evidence) }))
     }
 
     /// A flow that was answered although policies deny it.
@@ -65,10 +67,10 @@ impl Reporter {
             rejection: None,
         };
         let judgement = Judgement { diagnosis, changed: Attribution::None, remedy: None };
-        let record = self.judged(now, &judgement, evidence);
         // All answers of one cause are one finding.
-        let id = record.incident.clone();
-        Record::Drop(Box::new(DropRecord { kind: DropKind::Finding, id, ..record }))
+        let id = incident_of(&judgement.diagnosis);
+        let record = self.judged(now, id, &judgement, evidence);
+        Record::Drop(Box::new(DropRecord { kind: DropKind::Finding, ..record }))
     }
 
     /// The agent's own state.
@@ -123,18 +125,30 @@ impl Reporter {
         self.agent(now, AgentState::Muted { since: since.into(), muted: muted.collect() })
     }
 
-    /// The record of a flow, yet without an id.
-    fn judged(&self, now: Timestamp, judgement: &Judgement, evidence: Evidence) -> DropRecord {
+    /// The record of a flow.
+    fn judged(
+        &self,
+        now: Timestamp,
+        id: String,
+        judgement: &Judgement,
+        evidence: Evidence,
+    ) -> DropRecord {
         let Judgement { diagnosis, changed, remedy } = judgement;
         let flow = flow_of(diagnosis);
         // Of what this kernel did not drop, the agent on the pod's node sees more.
         let elsewhere = flow.destination.pod.is_some()
             && flow.destination.node.as_deref().is_some_and(|node| node != self.node);
+        let incident = incident_of(diagnosis);
+        let mark = Mark {
+            incident: Some(incident.clone()),
+            at: Some(now),
+            command: Some(text::fix_by_id(&id)),
+        };
         DropRecord {
             schema: Schema::V1,
             kind: DropKind::Drop,
             time: now.into(),
-            id: String::new(),
+            id,
             node: self.node.clone(),
             primary: evidence.reason.is_some() || !elsewhere,
             flow,
@@ -144,10 +158,14 @@ impl Reporter {
                 denied_since: judgement.denied_since().map(Into::into),
                 ..cause_of(&diagnosis.cause, changed.lead())
             },
-            remedy: remedy.as_ref().map(remedy_of),
-            incident: format!("{:016x}", diagnosis.incident()),
+            remedy: remedy.as_ref().map(|remedy| remedy_of(remedy, &mark)),
+            incident,
         }
     }
+}
+
+fn incident_of(diagnosis: &Diagnosis) -> String {
+    format!("{:016x}", diagnosis.incident())
 }
 
 fn evidence(

@@ -297,10 +297,13 @@ pub struct Remedy {
     pub summary: String,
     /// YAML for `kubectl apply -f -`.
     pub manifest: String,
-    /// The flow passes with it, by the same evaluator.
+    /// Every packet that the question stands for passes with it, by the same evaluator.
     pub verified: bool,
     /// How many other pairs of ends it newly allows, at least.
     pub newly_allowed: usize,
+    /// Between whom these are, the paths with most pairs: `7 pods of shop/cart to books/ledger-0`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub newly_allowed_paths: Vec<String>,
 }
 
 /// What the agent reports about itself.

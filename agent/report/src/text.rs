@@ -161,6 +161,11 @@ pub fn fix_command(flow: &Flow) -> String {
     FlowQuery::of(flow).fix_command()
 }
 
+/// The command that prints the remedy of a drop or an incident.
+pub fn fix_by_id(id: &str) -> String {
+    format!("whydrop fix {}", short(id))
+}
+
 /// A flow as commands are asked about it: in the words of `--from`, `--to` and `--port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowQuery {
@@ -237,13 +242,20 @@ pub fn resolution(resolution: Option<&IncidentResolution>) -> String {
     }
 }
 
-/// What else a remedy allows.
-pub fn newly_allowed(number: usize) -> String {
-    match number {
-        0 => "newly allows nothing else".to_owned(),
+/// What else a remedy allows, and between whom, as far as that is known.
+pub fn newly_allowed(number: usize, paths: &[String]) -> String {
+    let mut text = match number {
+        0 => return "newly allows nothing else".to_owned(),
         1 => "newly allows 1 other pair of ends".to_owned(),
         number => format!("newly allows {number} other pairs of ends"),
+    };
+    if let [first, others @ ..] = paths {
+        let _ = write!(text, ": {}", phrase(first));
+        for path in others {
+            let _ = write!(text, ", {}", phrase(path));
+        }
     }
+    text
 }
 
 /// What the packets of an attempt are called.

@@ -1,5 +1,7 @@
 //! Objects as YAML that `kubectl apply -f -` takes.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     api::networking::v1::NetworkPolicySpec, apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -22,6 +24,10 @@ struct Document<'a, Spec> {
 struct Metadata<'a> {
     namespace: &'a str,
     name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<&'a BTreeMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotations: Option<&'a BTreeMap<String, String>>,
 }
 
 #[derive(Serialize)]
@@ -72,6 +78,8 @@ fn document<'a, Spec>(
     let metadata = Metadata {
         namespace: metadata.namespace.as_deref().unwrap_or_default(),
         name: metadata.name.as_deref().unwrap_or_default(),
+        labels: metadata.labels.as_ref().filter(|labels| !labels.is_empty()),
+        annotations: metadata.annotations.as_ref().filter(|annotations| !annotations.is_empty()),
     };
     let kind = kinds::of_policy(policy.kind()).kind;
     Document { api_version: policy.api_version(), kind, metadata, spec }

@@ -11,6 +11,8 @@ use whydrop_core::{
     verdict::Decision,
 };
 
+use crate::report::text::FlowQuery;
+
 /// One end: `NAMESPACE/POD`, `NAMESPACE/svc/NAME`, `node/NAME` or an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NamedEnd {
@@ -110,6 +112,12 @@ pub(super) struct Between {
 }
 
 impl FlowArgs {
+    /// The flow in the words that it was asked about in.
+    pub(super) fn query(&self) -> FlowQuery {
+        let Self { from, to, port: Port { number, protocol } } = self;
+        FlowQuery { from: from.clone(), to: to.clone(), port: format!("{number}/{protocol}") }
+    }
+
     /// Reads the ends; what names no namespace is in `namespace`.
     ///
     /// # Errors

@@ -9,11 +9,12 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::Args as ClapArgs;
+use jiff::Timestamp;
 use serde_json::json;
 use whydrop_core::{
     cluster::Snapshot,
     diagnosis::{Class, Diagnosis},
-    remedy::{Remedy, patch::patch, remedy},
+    remedy::{Remedy, gain::GainedPath, mark::Mark, patch::patch, remedy},
 };
 
 use super::{
@@ -33,8 +34,8 @@ use crate::{
         escape::{self, escape},
         explanation::cost,
         patch::{Edit, edits_of},
-        remedy_of,
-        text::FlowQuery,
+        paths_of, remedy_of,
+        text::{FlowQuery, fix_by_id},
         yaml,
     },
 };
@@ -68,6 +69,7 @@ pub(super) struct Args {
 struct Fix {
     summary: String,
     newly_allowed: usize,
+    newly_allowed_paths: Vec<GainedPath>,
     what: FixForm,
 }
 
@@ -113,13 +115,23 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
         complain(&why.to_string());
     }
     match (fixes.is_empty(), absent.into_iter().next()) {
-        (false, _) => show(&fixes, args.output),
+        (false, _) => show(&fixes, &args.mark(), args.output),
         (true, Some(error)) if refusals.is_empty() => Err(error),
         (true, _) => Ok(Outcome::No),
     }
 }
 
 impl Args {
+    /// What created objects carry: the command that gives this again.
+    fn mark(&self) -> Mark {
+        let by_flow = |flow: &FlowArgs| flow.query().fix_command();
+        let command = match &self.id {
+            Some(id) => Some(fix_by_id(id)),
+            None => self.flow.as_ref().map(by_flow),
+        };
+        Mark { incident: None, at: Some(Timestamp::now()), command }
+    }
+
     /// The flows that an id names.
     fn named(&self, id: &str, source: &OpenCluster) -> anyhow::Result<Vec<FlowQuery>> {
         let mut named = FlowSearch::new(id)?;
@@ -185,8 +197,13 @@ enum NoFix {
 fn new_policies(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Result<(Fix, Snapshot), NoFix> {
     let remedy = remedy_of_flow(snapshot, diagnosis)?;
     let after = remedy.applied(snapshot);
-    let (summary, newly_allowed) = (remedy.summary.clone(), remedy.newly_allowed);
-    Ok((Fix { summary, newly_allowed, what: FixForm::Policies(remedy) }, after))
+    let fix = Fix {
+        summary: remedy.summary.clone(),
+        newly_allowed: remedy.newly_allowed,
+        newly_allowed_paths: remedy.newly_allowed_paths.clone(),
+        what: FixForm::Policies(remedy),
+    };
+    Ok((fix, after))
 }
 
 fn remedy_of_flow(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Result<Remedy, NoFix> {
@@ -215,40 +232,47 @@ fn more_rules(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Result<(Fix, Snapsh
         question.protocol,
         hosts.join(" and ")
     );
-    let what = FixForm::Edits(edits);
-    Ok((Fix { summary, newly_allowed: patch.newly_allowed, what }, patch.after))
+    let fix = Fix {
+        summary,
+        newly_allowed: patch.newly_allowed,
+        newly_allowed_paths: patch.newly_allowed_paths,
+        what: FixForm::Edits(edits),
+    };
+    Ok((fix, patch.after))
 }
 
-fn show(fixes: &[Fix], output: Output) -> anyhow::Result<Outcome> {
+fn show(fixes: &[Fix], mark: &Mark, output: Output) -> anyhow::Result<Outcome> {
     let mut text = String::new();
     for fix in fixes {
         match output {
-            Output::Json => writeln!(text, "{}", json_of(fix)?)?,
-            Output::Text => write_text(&mut text, fix)?,
+            Output::Json => writeln!(text, "{}", json_of(fix, mark)?)?,
+            Output::Text => write_text(&mut text, fix, mark)?,
         }
     }
     print(&text)
 }
 
-fn json_of(fix: &Fix) -> serde_json::Result<String> {
-    let Fix { summary, newly_allowed, what } = fix;
+fn json_of(fix: &Fix, mark: &Mark) -> serde_json::Result<String> {
+    let Fix { summary, newly_allowed, newly_allowed_paths, what } = fix;
     match what {
-        FixForm::Policies(remedy) => escape::json(&remedy_of(remedy)),
+        FixForm::Policies(remedy) => escape::json(&remedy_of(remedy, mark)),
         FixForm::Edits(edits) => escape::json(&json!({
             "summary": summary, "edits": edits, "verified": true, "newly_allowed": newly_allowed,
+            "newly_allowed_paths": paths_of(newly_allowed_paths),
         })),
     }
 }
 
-fn write_text(text: &mut String, fix: &Fix) -> std::fmt::Result {
+fn write_text(text: &mut String, fix: &Fix, mark: &Mark) -> std::fmt::Result {
     let is_first = text.is_empty();
     if let (FixForm::Policies(_), false) = (&fix.what, is_first) {
         writeln!(text, "---")?;
     }
     writeln!(text, "# {}", escape(&fix.summary))?;
-    writeln!(text, "# Verified: with it the flow passes. {}", cost(fix.newly_allowed))?;
+    let cost = cost(fix.newly_allowed, &paths_of(&fix.newly_allowed_paths));
+    writeln!(text, "# Verified: with it the flow passes. {cost}")?;
     match &fix.what {
-        FixForm::Policies(remedy) => text.push_str(&yaml::documents(&remedy.policies)),
+        FixForm::Policies(remedy) => text.push_str(&yaml::documents(&remedy.marked(mark))),
         FixForm::Edits(edits) => {
             for Edit { rule, command, direction, .. } in edits {
                 let direction = match direction {

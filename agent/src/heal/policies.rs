@@ -17,23 +17,28 @@ use whydrop_core::{
     kinds,
     policy::PolicyRef,
     problem::{FieldPath, Problem},
-    remedy::Manifest,
+    remedy::{
+        Manifest,
+        mark::{INCIDENT, MANAGED_BY, Mark},
+    },
 };
 
 use super::facts;
-use crate::cluster::{
-    api_error::{ApiError, answered},
-    resource::resource,
+use crate::{
+    cluster::{
+        api_error::{ApiError, answered},
+        resource::resource,
+    },
+    report::text::fix_by_id,
 };
 
 /// Under which field manager policies are written.
 pub(super) const MANAGER: &str = "whydrop-heal";
 
-/// What policies of the healer's carry: a label to find them by, and who created them, for which
-/// incident, until when, and whether they were seen to help.
-const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// What policies of the healer's carry beside the marks of all that remedies create: who created
+/// them, until when, and whether they were seen to help. Their label says that they are the healer's,
+/// and no person's.
 const OWNER: &str = "whydrop.io/owner";
-const INCIDENT: &str = "whydrop.io/incident";
 const EXPIRES: &str = "whydrop.io/expires";
 const OUTCOME: &str = "whydrop.io/outcome";
 
@@ -314,6 +319,11 @@ impl Policies {
             Manifest::Kubernetes(policy) => (&policy.metadata, json!(policy.spec)),
             Manifest::Calico(policy, _) => (&policy.metadata, json!(policy.spec)),
         };
+        let incident = incident.to_string();
+        let command = Some(fix_by_id(&incident));
+        let mut annotations = Mark { incident: Some(incident), at: None, command }.annotations();
+        annotations.insert(OWNER.to_owned(), self.owner.clone());
+        annotations.insert(EXPIRES.to_owned(), format!("{expires:.0}"));
         json!({
             "apiVersion": manifest.api_version(),
             "kind": kinds::of_policy(manifest.kind()).kind,
@@ -322,11 +332,7 @@ impl Policies {
                 "namespace": metadata.namespace,
                 "resourceVersion": NO_VERSION,
                 "labels": { MANAGED_BY: MANAGER },
-                "annotations": {
-                    INCIDENT: incident.to_string(),
-                    OWNER: self.owner,
-                    EXPIRES: format!("{expires:.0}"),
-                },
+                "annotations": annotations,
             },
             "spec": spec,
         })

@@ -111,6 +111,18 @@ pub struct Key {
     pub name: Arc<str>,
 }
 
+impl Key {
+    /// The policy, if it names one.
+    pub fn policy(&self) -> Option<PolicyRef> {
+        match self.kind {
+            Kind::Policy(kind) => {
+                Some(PolicyRef { kind, namespace: self.namespace.clone(), name: self.name.clone() })
+            }
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.namespace {
@@ -181,6 +193,8 @@ pub struct Pod {
     pub ready: Option<bool>,
     /// How often its containers were restarted: the sum of their `restartCount`.
     pub restarts: u64,
+    /// Addresses that it answers DNS queries at on its node, of a node-local cache (`-localip`).
+    pub dns_cache_addresses: Vec<IpAddr>,
 }
 
 /// A network that a pod has beside the one of its `status.podIPs`. Network policies do not govern it.

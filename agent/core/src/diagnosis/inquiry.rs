@@ -6,14 +6,10 @@ use jiff::SignedDuration;
 
 use super::{
     Case, Class, Fate, Situation,
-    reason::{DroppedBy, dropped_by},
+    reason::{DroppedBy, dropped_by, is_in_pod},
 };
 use crate::{
-    cluster::{
-        Interface, Snapshot, TableFull,
-        object::{Kind, Service},
-        resolve::Holder,
-    },
+    cluster::{Interface, Snapshot, TableFull, dns::DNS_PORT, object::Kind, resolve::Holder},
     correlate::{Evidence, EvidenceLevel},
     flow::Direction,
     policy::Policy,
@@ -42,14 +38,16 @@ impl Inquiry<'_> {
                     return class;
                 }
             }
-            Fate::Asked => {}
+            // Nobody has seen anything police what the specification exempts.
+            Fate::Asked if self.verdict.exempt.is_some() => return Class::None,
+            Fate::Asked | Fate::Policed => {}
         }
         match self.verdict.decision() {
             Decision::Denied => self.denial(),
             Decision::Unknown => Class::CannotTell,
             Decision::NotIsolated | Decision::Allowed => match self.case.fate {
                 Fate::Dropped(evidence) => self.allowed_and_dropped(evidence),
-                Fate::Asked | Fate::Answered => Class::None,
+                Fate::Asked | Fate::Policed | Fate::Answered => Class::None,
             },
         }
     }
@@ -60,7 +58,7 @@ impl Inquiry<'_> {
             return Some(Class::NotPolicy);
         }
         let by = dropped_by(evidence);
-        if evidence.delivered && by != DroppedBy::Filter {
+        if evidence.delivered && (by != DroppedBy::Filter || is_in_pod(evidence)) {
             // It got past every filter: what the policies deny was not enforced, and what became
             // of it in the pod is not policy.
             let not_enforced = denied && self.enforceable();
@@ -95,9 +93,7 @@ impl Inquiry<'_> {
     }
 
     fn denial(&self) -> Class {
-        let Some(direction) = self.verdict.denied_directions().next() else {
-            return Class::CannotTell;
-        };
+        let Some(direction) = self.verdict.leading_denial() else { return Class::CannotTell };
         if self.verdict.direction(direction).denied_by.is_some() {
             return Class::ExplicitDeny;
         }
@@ -115,7 +111,10 @@ impl Inquiry<'_> {
 
     pub(super) fn nearest_miss(&self, direction: Direction) -> Option<NearestMiss> {
         let verdict = self.verdict.direction(direction);
-        if verdict.denied_by.is_some() { None } else { nearest_miss(verdict, direction) }
+        match verdict.denied_by {
+            Some(_) => None,
+            None => nearest_miss(verdict, direction, self.question.protocol),
+        }
     }
 
     pub(super) fn situation(&self, class: Class) -> Option<Situation> {
@@ -134,24 +133,19 @@ impl Inquiry<'_> {
         (asks_dns && self.to_cluster_dns()).then_some(Situation::Dns)
     }
 
-    /// Whether the destination is the cluster's DNS: a Service of one of its usual names, or a pod
-    /// with the label that they all select.
+    /// Whether the destination is the cluster's DNS: its Service, one of its pods, or the cache that
+    /// answers for it on the node.
     fn to_cluster_dns(&self) -> bool {
         let dialled = self.case.dialled.map(|(address, _)| address);
         let address = dialled.unwrap_or(self.case.flow.destination);
-        let service = match self.snapshot.resolve(address, self.case.at).holder {
-            Holder::Service(service) => is_dns_service(&service),
+        let is_service = match self.snapshot.resolve(address, self.case.at).holder {
+            Holder::Service(service) => service.is_cluster_dns(),
             _ => false,
         };
-        service
-            || self.question.destination.pod().is_some_and(|pod| {
-                &*pod.namespace == DNS_NAMESPACE
-                    && (pod.labels.get("k8s-app").is_some_and(|app| &**app == "kube-dns")
-                        || self
-                            .snapshot
-                            .services()
-                            .any(|service| is_dns_service(service) && service.selects(&pod.labels)))
-            })
+        let pod = self.question.destination.pod();
+        is_service
+            || pod.is_some_and(|pod| self.snapshot.is_dns_pod(pod))
+            || self.snapshot.dns_cache().contains(&address)
     }
 
     /// The pod's veth by which a packet entered whose source address is not that pod's.
@@ -165,8 +159,9 @@ impl Inquiry<'_> {
     /// was then.
     pub(super) fn starting(&self) -> Option<(&Interface, SignedDuration)> {
         let Fate::Dropped(evidence) = self.case.fate else { return None };
-        let filtered =
-            (dropped_by(evidence) == DroppedBy::Filter) && self.spoofed(evidence).is_none();
+        let filtered = dropped_by(evidence) == DroppedBy::Filter
+            && self.spoofed(evidence).is_none()
+            && !is_in_pod(evidence);
         let entered = evidence.entered.filter(|_| filtered)?;
         self.snapshot.node_facts().new_interface(entered, evidence.first(), STARTS_WITHIN)
     }
@@ -205,7 +200,7 @@ impl Inquiry<'_> {
             return (0.0, self.verdict.unknowns().map(ToString::to_string).collect());
         }
         let mut confidence = match self.case.fate {
-            Fate::Asked => because(1.0, "computed from the objects given"),
+            Fate::Asked | Fate::Policed => because(1.0, "computed from the objects given"),
             Fate::Answered => because(0.95, "an answer came back"),
             Fate::Dropped(evidence) => match (evidence.level(), dropped_by(evidence)) {
                 (EvidenceLevel::Rejected, DroppedBy::Filter) => {
@@ -235,7 +230,7 @@ impl Inquiry<'_> {
             confidence *= because(0.8, &reason);
         }
         if class.is_denial() {
-            let direction = self.verdict.denied_directions().next();
+            let direction = self.verdict.leading_denial();
             if direction.is_some_and(|d| self.verdict.direction(d).responsible().len() > 1) {
                 confidence *= because(0.99, "several policies isolate the pod together");
             }
@@ -262,13 +257,3 @@ pub const STARTS_WITHIN: SignedDuration = SignedDuration::from_secs(10);
 /// How many packets of others may be invalid in the same seconds: a straggler of a closed connection
 /// or two. With more of them it cannot be said whose they were.
 const INVALID_OTHERS_MAX: u64 = 2;
-
-const DNS_PORT: u16 = 53;
-const DNS_NAMESPACE: &str = "kube-system";
-
-/// The Services by which distributions name the cluster's DNS.
-fn is_dns_service(service: &Service) -> bool {
-    let usual = ["kube-dns", "coredns", "rke2-coredns-rke2-coredns", "dns-default"];
-    let namespaces = [DNS_NAMESPACE, "openshift-dns"];
-    namespaces.contains(&&*service.namespace) && usual.contains(&&*service.name)
-}

@@ -62,6 +62,9 @@ const fn other(names: &'static [&'static str], words: &'static str) -> Reason {
     Reason { names, dropped_by: DroppedBy::Other, established: None, words: Some(words) }
 }
 
+/// What netfilter gives for a reason.
+const NETFILTER: &str = "NETFILTER_DROP";
+
 /// Every reason that means more than its name.
 ///
 /// Those of filters are measured on real engines: netfilter ones give `NETFILTER_DROP`; Cilium
@@ -70,7 +73,7 @@ const fn other(names: &'static [&'static str], words: &'static str) -> Reason {
 /// kube-network-policies), and in Antrea's Open vSwitch tables. Of Cilium, replies and related
 /// packets pass, and "all others must be permitted by policy" (`bpf/bpf_lxc.c`).
 const REASONS: &[Reason] = &[
-    filter(&["NETFILTER_DROP"], Some(Established::Accepted), Some("a netfilter rule dropped it")),
+    filter(&[NETFILTER], Some(Established::Accepted), Some("a netfilter rule dropped it")),
     filter(
         &["TC_INGRESS", "TC_EGRESS"],
         Some(Established::Judged),
@@ -120,6 +123,8 @@ struct Place {
     function: &'static str,
     /// Only where the kernel has no reasons at all, which gives "not specified" the number 0.
     only_without_reasons: bool,
+    /// It is netfilter's, which a pod may have rules of its own for.
+    is_netfilter: bool,
     /// What becomes of established connections by that filter, where that is known.
     established: Option<Established>,
 }
@@ -128,17 +133,21 @@ struct Place {
 /// reasons at all, so the place has to do. The last two are where the verdict of a tc program is
 /// carried out (net/core/dev.c): kernels that have a reason for that have another number for none.
 const PLACES: &[Place] = &[
-    Place {
-        function: "nfqnl_reinject",
-        only_without_reasons: false,
-        established: Some(Established::Accepted),
-    },
-    Place { function: "nf_reinject", only_without_reasons: false, established: None },
-    Place { function: "nf_hook_slow", only_without_reasons: false, established: None },
-    Place { function: "nft_do_chain", only_without_reasons: false, established: None },
-    Place { function: "__netif_receive_skb_core", only_without_reasons: true, established: None },
-    Place { function: "__dev_queue_xmit", only_without_reasons: true, established: None },
+    netfilter("nfqnl_reinject", Some(Established::Accepted)),
+    netfilter("nf_reinject", None),
+    netfilter("nf_hook_slow", None),
+    netfilter("nft_do_chain", None),
+    tc("__netif_receive_skb_core"),
+    tc("__dev_queue_xmit"),
 ];
+
+const fn netfilter(function: &'static str, established: Option<Established>) -> Place {
+    Place { function, only_without_reasons: false, is_netfilter: true, established }
+}
+
+const fn tc(function: &'static str) -> Place {
+    Place { function, only_without_reasons: true, is_netfilter: false, established: None }
+}
 
 /// The place of a filter that dropped these packets without saying why, if it is one.
 fn filter_at(drops: &KernelDrops) -> Option<&'static Place> {
@@ -166,6 +175,16 @@ fn dropped_by_kernel(drops: &KernelDrops) -> DroppedBy {
         None if name.bytes().all(|byte| byte.is_ascii_digit()) => DroppedBy::Unclear,
         None => DroppedBy::Other,
     }
+}
+
+/// Whether netfilter rules of the destination pod's own dropped the packets: they were handed to its
+/// veth, behind which no network plugin has any, and were dropped at no device of this node.
+pub fn is_in_pod(evidence: &Evidence) -> bool {
+    let by_netfilter = |drops: &KernelDrops| {
+        let is_netfilter = drops.reason.name.as_ref() == NETFILTER;
+        drops.interface == 0 && (is_netfilter || filter_at(drops).is_some_and(|at| at.is_netfilter))
+    };
+    evidence.delivered && evidence.kernel_drop().is_some_and(by_netfilter)
 }
 
 /// What becomes of established connections by the filter that dropped these packets; `None`: that is

@@ -19,7 +19,7 @@ use crate::{
     flow::Direction,
     observation::Rejection,
     policy::{Layer, Policy, PolicyRef},
-    verdict::{Decision, Question, nearest::NearestMiss},
+    verdict::{Decision, Exemption, Question, nearest::NearestMiss},
 };
 
 /// Everything that is to be said of a cause.
@@ -49,7 +49,10 @@ fn main_clause(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
             let why: Vec<_> = inquiry.verdict.unknowns().map(ToString::to_string).collect();
             format!("whether policies deny it is unknown: {}", why.join("; "))
         }
-        Class::None => unseen(inquiry).unwrap_or_else(|| "no policy denies it".to_owned()),
+        Class::None => match (inquiry.verdict.exempt, inquiry.case.fate) {
+            (Some(exemption), Fate::Asked) => exempt(inquiry, exemption),
+            _ => unseen(inquiry).unwrap_or_else(|| "no policy denies it".to_owned()),
+        },
         _ => denial(inquiry, cause),
     }
 }
@@ -69,10 +72,38 @@ fn unseen(inquiry: &Inquiry<'_>) -> Option<String> {
     (is_second(source) || is_second(destination)).then(|| "no NetworkPolicy denies it".to_owned())
 }
 
+/// That the specification exempts what is denied: by whom it was seen to be policed, or that nobody
+/// says so but who asks.
 fn exemption(inquiry: &Inquiry<'_>, cause: &Cause) -> Option<String> {
     let is_denied_anyway = cause.class.is_denial() && inquiry.verdict.exempt.is_some();
-    is_denied_anyway
-        .then(|| "the specification exempts this traffic, but this CNI polices it anyway".into())
+    let text = match inquiry.case.fate {
+        Fate::Dropped(_) | Fate::Answered => {
+            "the specification exempts this traffic, but this CNI polices it anyway"
+        }
+        Fate::Asked | Fate::Policed => {
+            "the specification exempts this traffic, and some network plugins police it anyway"
+        }
+    };
+    is_denied_anyway.then(|| text.to_owned())
+}
+
+/// What passes by the specification, and what policies alone would say of it.
+fn exempt(inquiry: &Inquiry<'_>, exemption: Exemption) -> String {
+    let why = match exemption {
+        Exemption::SamePod => "a pod always reaches itself",
+        Exemption::LocalNode => "a node and its own pods always reach each other",
+    };
+    let Some(direction) = inquiry.verdict.leading_denial() else {
+        return format!("by the specification {why}");
+    };
+    let nearest = inquiry.nearest_miss(direction);
+    let nearest = nearest.map(|miss| format!("; nearest: {}", nearest_in_words(&miss)));
+    format!(
+        "by the specification {why}; some network plugins filter it anyway, and policies alone would \
+         then deny it: {}{}",
+        denials(inquiry, None),
+        nearest.unwrap_or_default()
+    )
 }
 
 /// What an address is to a node, where it is not one that people know it by.
@@ -122,10 +153,9 @@ fn lifted_since(cause: &Cause) -> Option<String> {
 
 /// `ingress denied by NetworkPolicy backend/default-deny; nearest: …`.
 fn denial(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
-    let denials = inquiry.verdict.denied_directions().map(|d| denied_by(inquiry, d));
-    let mut parts = vec![denials.collect::<Vec<_>>().join(" and ")];
+    let mut parts = vec![denials(inquiry, cause.policy.as_ref())];
     match (&cause.nearest_miss, cause.class) {
-        (Some(miss), _) => parts.push(format!("nearest: {}", nearest(miss))),
+        (Some(miss), _) => parts.push(format!("nearest: {}", nearest_in_words(miss))),
         (None, Class::DefaultDeny) => {
             parts.push("no rule comes near to admitting it".to_owned());
         }
@@ -134,13 +164,24 @@ fn denial(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
     parts.join("; ")
 }
 
-fn denied_by(inquiry: &Inquiry<'_>, direction: Direction) -> String {
+/// What denies in each direction, the one that leads first; `policy`: the one to name first there.
+fn denials(inquiry: &Inquiry<'_>, policy: Option<&Arc<Policy>>) -> String {
+    let lead = inquiry.verdict.leading_denial();
+    let others = inquiry.verdict.denied_directions().filter(|d| Some(*d) != lead);
+    let denials = lead.into_iter().chain(others).map(|d| denied_by(inquiry, d, policy));
+    denials.collect::<Vec<_>>().join(" and ")
+}
+
+fn denied_by(inquiry: &Inquiry<'_>, direction: Direction, first: Option<&Arc<Policy>>) -> String {
     let verdict = inquiry.verdict.direction(direction);
     if let Some(rule) = &verdict.denied_by {
-        let kind = rule.policy.kind;
-        return format!("{direction} denied by {kind} {} rule {}", rule.policy, rule.rule);
+        let (kind, policy) = (rule.policy.kind, &rule.policy);
+        let name = verdict.rule_name(rule).map(|name| format!(" {name:?}")).unwrap_or_default();
+        return format!("{direction} denied by {kind} {policy} rule {}{name}", rule.rule);
     }
-    let policies = verdict.responsible();
+    let mut policies = verdict.responsible();
+    // Stable: the others stay in their order.
+    policies.sort_by_key(|policy| first.is_none_or(|first| policy.reference != first.reference));
     let end = match &verdict.layer {
         Some(Layer::Tier(name)) => format!(", at the end of tier {name}"),
         _ => String::new(),
@@ -161,7 +202,7 @@ fn denied_by(inquiry: &Inquiry<'_>, direction: Direction) -> String {
 }
 
 /// `backend/allow-web rule 0 wants namespace label name=frontend, found …`.
-pub(super) fn nearest(miss: &NearestMiss) -> String {
+fn nearest_in_words(miss: &NearestMiss) -> String {
     let NearestMiss { rule, wanted, found, .. } = miss;
     format!("{} rule {} wants {wanted}, found {found}", rule.policy, rule.rule)
 }
@@ -169,7 +210,7 @@ pub(super) fn nearest(miss: &NearestMiss) -> String {
 fn not_enforced(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
     let direction = cause.direction.unwrap_or(Direction::Ingress);
     format!("{}, but it arrived anyway: the CNI does not enforce it", {
-        denied_by(inquiry, direction)
+        denied_by(inquiry, direction, cause.policy.as_ref())
     })
 }
 
@@ -232,6 +273,10 @@ fn not_policy(inquiry: &Inquiry<'_>) -> String {
              CNI drops spoofed sources",
             interface.name
         );
+    }
+    if reason::is_in_pod(evidence) {
+        return "not policy: it reached the destination pod, whose own netfilter rules dropped it"
+            .to_owned();
     }
     let policy = match inquiry.verdict.decision() {
         Decision::NotIsolated => "no policy governs either end",

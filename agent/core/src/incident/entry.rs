@@ -14,7 +14,7 @@ use super::{
     affected_flow::{AffectedFlow, affected_pod},
     assessment::{Agreement, assess},
     facts,
-    plan::{self, plan},
+    plan::{self, plan, remaining},
     words,
 };
 use crate::{
@@ -56,7 +56,10 @@ pub(super) struct Entry {
     pub(super) flows: BTreeMap<Flow, AffectedFlow>,
     /// Some who are affected, and some pods of each.
     parties: BTreeMap<Party, BTreeSet<Name>>,
-    remedies: Vec<(Path, Arc<Remedy>)>,
+    /// What was found for one flow of each path, with its diagnosis.
+    remedies: Vec<(Diagnosis, Arc<Remedy>)>,
+    /// Those of them that were steps when it was reported last.
+    steps: Vec<Arc<Remedy>>,
     /// Computed once, as they take many evaluations.
     choices: Option<Vec<Choice>>,
     established: Option<Established>,
@@ -86,6 +89,7 @@ impl Entry {
             parties: BTreeMap::new(),
             facts_at: None,
             remedies: Vec::new(),
+            steps: Vec::new(),
             choices: None,
             established: None,
             drops: BTreeMap::new(),
@@ -159,9 +163,9 @@ impl Entry {
         self.keep_flow(drop.flow, affected);
         if let Some(remedy) = &judgement.remedy {
             let path = Path::of(&diagnosis.question);
-            let known = self.remedies.iter().any(|(known, _)| *known == path);
-            if !known && self.remedies.len() < plan::REMEDIES_MAX {
-                self.remedies.push((path, Arc::new(remedy.clone())));
+            let mut known = self.remedies.iter().map(|(known, _)| Path::of(&known.question));
+            if !known.any(|known| known == path) && self.remedies.len() < plan::REMEDIES_MAX {
+                self.remedies.push((diagnosis.clone(), Arc::new(remedy.clone())));
             }
         }
         self.has_news = true;
@@ -415,8 +419,12 @@ impl Entry {
         affected.truncate(PATHS_REPORTED_MAX);
         incident.affected = affected;
         incident.text = words::text(&incident, now);
-        let remedies: Vec<_> = self.remedies.iter().map(|(_, remedy)| remedy.clone()).collect();
-        incident.plan = plan(&incident, &self.flows, remedies, choices);
+        // Those whose flows pass already were steps before.
+        let steps = if is_over { Vec::new() } else { remaining(snapshot, &self.remedies) };
+        if !steps.is_empty() {
+            self.steps = steps;
+        }
+        incident.plan = plan(&incident, &self.flows, self.steps.clone(), choices);
         incident
     }
 

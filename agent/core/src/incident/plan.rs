@@ -12,13 +12,17 @@ use strum::{Display, EnumDiscriminants};
 
 use super::{Incident, Path, affected::CutPath, affected_flow::AffectedFlow, words::several};
 use crate::{
-    cluster::history::{Change, ChangeKind},
+    cluster::{
+        Snapshot,
+        history::{Change, ChangeKind},
+    },
     correlate::REPORT_INTERVAL,
-    diagnosis::Class,
+    diagnosis::{Class, Diagnosis},
     flow::Flow,
     judgement::Attribution,
     policy::PolicyRef,
-    remedy::{Remedy, choices::Choice},
+    remedy::{Manifest, Remedy, choices::Choice, remedy},
+    verdict::evaluate,
 };
 
 /// How many remedies are given: one for each path, and an incident of more paths than this wants
@@ -104,6 +108,35 @@ impl fmt::Display for Step {
             Self::Instead(choice) => write!(f, "or {choice}"),
         }
     }
+}
+
+/// The remedies that are left where what earlier ones let pass as well needs none of its own, found
+/// for these flows one by one. One whose policy has the name of another's is found again beside it.
+/// Of flows that all pass already, none.
+pub(super) fn remaining(
+    snapshot: &Snapshot,
+    remedies: &[(Diagnosis, Arc<Remedy>)],
+) -> Vec<Arc<Remedy>> {
+    let mut with = snapshot.clone();
+    let mut remaining: Vec<Arc<Remedy>> = Vec::new();
+    for (diagnosis, found) in remedies {
+        if evaluate(&with, &diagnosis.question).decision().lets_pass() {
+            continue;
+        }
+        let is_taken = |manifest: &Manifest| {
+            let policy = manifest.lower();
+            policy.is_none_or(|policy| with.policies().get(&policy.reference).is_some())
+        };
+        let remedy = match found.policies.iter().any(is_taken) {
+            true => remedy(&with, diagnosis).map(Arc::new),
+            false => Some(found.clone()),
+        };
+        if let Some(remedy) = remedy {
+            with = remedy.applied(&with);
+            remaining.push(remedy);
+        }
+    }
+    remaining
 }
 
 /// The steps, in the order in which a person or a machine takes them.

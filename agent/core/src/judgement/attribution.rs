@@ -65,7 +65,13 @@ pub fn attribute(history: &History, snapshot: &Snapshot, diagnosis: &Diagnosis) 
         return Attribution::None;
     }
     match latest_flip(history, snapshot, &diagnosis.question, Target::Passes) {
-        Ok(flip) => Attribution::Seen(flip.changes),
+        Ok(Flip { mut changes, .. }) => {
+            // Of changes that only together made the difference, first the one that the denial is
+            // put down to.
+            let lead = diagnosis.cause.policy.as_ref().map(|policy| &policy.reference);
+            changes.sort_by_key(|change| lead.is_none() || change.object.policy().as_ref() != lead);
+            Attribution::Seen(changes)
+        }
         Err(known_since) => {
             let own = diagnosis.cause.policy.as_deref().and_then(own_change);
             Attribution::Older { known_since, own }

@@ -105,7 +105,7 @@ fn out_of_sync(
 ) -> Diagnosis {
     let (change, by) = (lifted.0.clone(), lifted.1.max(SignedDuration::ZERO));
     let mut diagnosis = diagnosis.clone();
-    let direction = flip.verdict.denied_directions().next();
+    let direction = flip.verdict.leading_denial();
     let cause = &mut diagnosis.cause;
     cause.class = Class::OutOfSync;
     cause.direction = direction;

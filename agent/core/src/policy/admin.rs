@@ -190,7 +190,7 @@ fn lower_as(
             peers.push(pods.map_or_else(unknown_peer, Peer::Pods));
         }
         let peers = some_peers(peers, &path.field("from"))?;
-        Ok(Rule::new(action, peers, ports(&rule.ports, &path.field("ports"))?))
+        Ok(Rule::new(action, peers, ports(&rule.ports, &path.field("ports"))?).named(&rule.name))
     })?;
     let egress = rules(&spec.egress, &path.field("egress"), |rule, path| {
         let action = action(&rule.action, &layer, &path.field("action"))?;
@@ -199,7 +199,7 @@ fn lower_as(
             egress_peer(to, &path.field("to").index(index), &mut peers)?;
         }
         let peers = some_peers(peers, &path.field("to"))?;
-        Ok(Rule::new(action, peers, ports(&rule.ports, &path.field("ports"))?))
+        Ok(Rule::new(action, peers, ports(&rule.ports, &path.field("ports"))?).named(&rule.name))
     })?;
     let rules = Rules { ingress: Some(ingress), egress: Some(egress) };
     Ok(header.policy((layer, order), subject, rules))

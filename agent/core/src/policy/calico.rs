@@ -249,7 +249,7 @@ fn rule(
         Direction::Ingress => (destination, source),
         Direction::Egress => (source, destination),
     };
-    Ok(Rule { action, own, peers, ports, except_ports })
+    Ok(Rule { name: None, action, own, peers, ports, except_ports })
 }
 
 fn action(text: Option<&str>, path: &FieldPath) -> Result<Action, Problem> {

@@ -1,19 +1,33 @@
 //! Other ways to let a denied flow pass, with what each would newly allow beside it.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use super::{end_like, gain::WhatIf, label_namespace};
+use super::{
+    gain::{Gain, GainedPath, WhatIf},
+    intended::{LabelPods, intended},
+    packets::end_like,
+};
 use crate::{
-    cluster::{Snapshot, resolve::Endpoint},
+    cluster::{
+        Snapshot,
+        object::Namespace,
+        resolve::{Endpoint, Holder},
+    },
     diagnosis::{Diagnosis, Situation},
     flow::Direction,
-    policy::{PortMatch, PortRange, RuleRef},
+    policy::{
+        NAMESPACE_NAME_LABEL, Namespaces, Peer, Peers, PortMatch, PortRange, RuleRef, given_label,
+        requirement::{Operator, Requirement},
+    },
     verdict::{Question, evaluate, nearest::Lack},
 };
 
 /// How many pairs of ends are judged to find what else a choice allows; beyond it the number is a
 /// lower bound. At some ten microseconds each this stays within ten milliseconds.
 const PAIRS_MAX: usize = 500;
+
+/// How many paths are named in a sentence.
+const PATHS_NAMED: usize = 2;
 
 /// Another way than a new policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,11 +36,15 @@ pub struct Choice {
     pub action: ChoiceKind,
     /// How many other pairs of ends it newly allows on this port, at least.
     pub newly_allowed: usize,
+    /// Between whom these are: the paths with most pairs.
+    pub newly_allowed_paths: Vec<GainedPath>,
 }
 
 /// What another way is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChoiceKind {
+    /// Give the pods the one label that a policy lacks for selecting them which admits the flow.
+    LabelPods(LabelPods),
     /// Give the namespace the label that a rule selects it by: the command.
     LabelNamespace(String),
     /// Add the port to the rule that admits the ends.
@@ -35,9 +53,21 @@ pub enum ChoiceKind {
     ExecProbe,
 }
 
+impl ChoiceKind {
+    /// The command that does it, where one does.
+    pub fn command(&self) -> Option<&str> {
+        match self {
+            Self::LabelPods(label) => label.command.as_deref(),
+            Self::LabelNamespace(command) => Some(command),
+            Self::WidenPort(..) | Self::ExecProbe => None,
+        }
+    }
+}
+
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.action {
+            ChoiceKind::LabelPods(label) => write!(f, "{label}")?,
             ChoiceKind::LabelNamespace(command) => write!(f, "{command}")?,
             ChoiceKind::WidenPort(rule, port) => {
                 let (kind, policy) = (rule.policy.kind, &rule.policy);
@@ -45,77 +75,156 @@ impl fmt::Display for Choice {
             }
             ChoiceKind::ExecProbe => f.write_str("make it an exec probe, which needs no rule")?,
         }
+        let named = self.newly_allowed_paths.iter().take(PATHS_NAMED).map(ToString::to_string);
+        let named = named.collect::<Vec<_>>().join(", ");
         match self.newly_allowed {
             0 => f.write_str(" (allows nothing else)"),
-            more => write!(f, " (newly allows {more} other pairs, at least)"),
+            1 => write!(f, " (newly allows 1 other pair, at least: {named})"),
+            more => write!(f, " (newly allows {more} other pairs, at least: {named})"),
         }
     }
 }
 
-/// The other ways, each proved by judging the flow with it, the least costly first.
+/// The other ways for one flow.
 pub fn choices(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Vec<Choice> {
-    if !diagnosis.cause.class.is_denial() {
+    choices_for_all(snapshot, std::slice::from_ref(diagnosis))
+}
+
+/// The other ways, each proved by judging every packet of the question with it: first the one for
+/// which a policy is there that was intended for these pods, as far as that shows, then the least
+/// costly.
+pub fn choices_for_all(snapshot: &Snapshot, diagnoses: &[Diagnosis]) -> Vec<Choice> {
+    let Some(lead) = diagnoses.iter().find(|diagnosis| diagnosis.cause.class.is_denial()) else {
         return Vec::new();
-    }
-    let mut choices = Vec::new();
-    if let Some((command, after)) = label_namespace(snapshot, diagnosis) {
-        let newly_allowed = newly_allowed(snapshot, &after, diagnosis);
-        choices.push(Choice { action: ChoiceKind::LabelNamespace(command), newly_allowed });
-    }
-    choices.extend(widen_port(snapshot, diagnosis));
-    if let Some(Situation::Probe(_)) = diagnosis.cause.situation {
-        choices.push(Choice { action: ChoiceKind::ExecProbe, newly_allowed: 0 });
+    };
+    let ways = Ways { snapshot, lead, diagnoses };
+    let mut choices: Vec<_> =
+        [ways.label_namespace(), ways.widen_port()].into_iter().flatten().collect();
+    if let Some(Situation::Probe(_)) = lead.cause.situation {
+        choices.push(Choice {
+            action: ChoiceKind::ExecProbe,
+            newly_allowed: 0,
+            newly_allowed_paths: Vec::new(),
+        });
     }
     choices.sort_by_key(|choice| choice.newly_allowed);
+    choices.splice(..0, ways.label_pods());
     choices
 }
 
-/// The rule that lacks nothing but the port, with the port.
-fn widen_port(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<Choice> {
-    let miss = diagnosis.cause.nearest_miss.as_ref()?;
-    if !matches!(miss.lack, Lack::Port | Lack::Protocol | Lack::NamedPort) {
-        return None;
+/// What is thought about.
+struct Ways<'a> {
+    snapshot: &'a Snapshot,
+    /// The packet that leads: the first that is denied.
+    lead: &'a Diagnosis,
+    /// All packets.
+    diagnoses: &'a [Diagnosis],
+}
+
+impl Ways<'_> {
+    /// The choice, if every packet passes with it.
+    fn choice(&self, action: ChoiceKind, after: &Snapshot) -> Option<Choice> {
+        let passes = |diagnosis: &Diagnosis| {
+            diagnosis.verdict.exempt.is_some() && !diagnosis.cause.class.is_denial()
+                || evaluate(after, &question_in(after, &diagnosis.question)).decision().lets_pass()
+        };
+        if !self.diagnoses.iter().all(passes) {
+            return None;
+        }
+        let gain = self.newly_allowed(after);
+        let (newly_allowed, newly_allowed_paths) = (gain.pairs, gain.paths);
+        Some(Choice { action, newly_allowed, newly_allowed_paths })
     }
-    let Question { port, protocol, .. } = diagnosis.question;
-    let mut policy = snapshot.policies().get(&miss.rule.policy)?.as_ref().clone();
-    let rules = match diagnosis.cause.direction? {
-        Direction::Egress => policy.egress.as_mut()?,
-        Direction::Ingress => policy.ingress.as_mut()?,
-    };
-    let added = PortMatch { protocol: Some(protocol), ports: PortRange::Numbers(port, port) };
-    rules.get_mut(miss.rule.rule)?.ports.push(added.clone());
-    let after = snapshot.with_policy(policy);
-    passes(&after, &diagnosis.question).then(|| Choice {
-        action: ChoiceKind::WidenPort(miss.rule.clone(), added),
-        newly_allowed: newly_allowed(snapshot, &after, diagnosis),
-    })
-}
 
-fn passes(snapshot: &Snapshot, question: &Question) -> bool {
-    evaluate(snapshot, question).decision().lets_pass()
-}
+    fn label_pods(&self) -> Option<Choice> {
+        intended(self.snapshot, self.lead)
+            .into_iter()
+            .filter_map(|(label, after)| self.choice(ChoiceKind::LabelPods(label), &after))
+            .min_by_key(|choice| choice.newly_allowed)
+    }
 
-/// How many other pairs pass that did not before: of all pods, those of the peer's namespace first,
-/// with those of the namespace whose policies deny.
-fn newly_allowed(before: &Snapshot, after: &Snapshot, diagnosis: &Diagnosis) -> usize {
-    let question = &diagnosis.question;
-    let is_egress = diagnosis.cause.direction == Some(Direction::Egress);
-    let (governed, peer) = match is_egress {
-        true => (&question.source, &question.destination),
-        false => (&question.destination, &question.source),
-    };
-    let mut denied = pods_like(before, governed);
-    denied
-        .retain(|end| end.pod().map(|pod| &pod.namespace) == governed.pod().map(|p| &p.namespace));
-    let peers = pods_like(before, peer);
-    let pairs = peers.iter().flat_map(|peer| {
-        denied.iter().map(move |governed| match is_egress {
-            true => (governed, peer),
-            false => (peer, governed),
+    /// Where a rule selects namespaces by a label that this one lacks: to label it.
+    fn label_namespace(&self) -> Option<Choice> {
+        let (snapshot, lead) = (self.snapshot, self.lead);
+        let miss = lead.cause.nearest_miss.as_ref()?;
+        if miss.lack != Lack::NamespaceLabels {
+            return None;
+        }
+        let direction = lead.cause.direction?;
+        let peer = match direction {
+            Direction::Egress => lead.question.destination.pod()?,
+            Direction::Ingress => lead.question.source.pod()?,
+        };
+        let namespace = snapshot.namespace(&peer.namespace).filter(|n| is_plain(&n.name))?;
+        let policy = snapshot.policies().get(&miss.rule.policy)?;
+        let rule = policy.rules(direction)?.get(miss.rule.rule)?;
+        let Peers::AnyOf(peers) = &rule.peers else { return None };
+        peers.iter().find_map(|candidate| {
+            let (Peer::Pods(pods) | Peer::Members(pods)) = candidate else { return None };
+            let Namespaces::Selected(selector) = &pods.namespaces else { return None };
+            let labels = simple_labels(selector.unmet(&namespace.labels))?;
+            let mut relabelled = Namespace::clone(namespace);
+            relabelled.labels.extend(labels.iter().map(|(k, v)| (k.clone(), v.clone())));
+            let after = snapshot.with_namespace(relabelled);
+            let labels: Vec<_> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            let command =
+                format!("kubectl label namespace {} {}", namespace.name, labels.join(" "));
+            self.choice(ChoiceKind::LabelNamespace(command), &after)
         })
-    });
-    let ports = [(question.port, question.protocol)];
-    WhatIf { before, after }.gain(question, pairs.take(PAIRS_MAX), &ports).others
+    }
+
+    /// The rule that lacks nothing but the port, with the port.
+    fn widen_port(&self) -> Option<Choice> {
+        let miss = self.lead.cause.nearest_miss.as_ref()?;
+        if !matches!(miss.lack, Lack::Port | Lack::Protocol | Lack::NamedPort) {
+            return None;
+        }
+        let Question { port, protocol, .. } = self.lead.question;
+        let mut policy = self.snapshot.policies().get(&miss.rule.policy)?.as_ref().clone();
+        let rules = match self.lead.cause.direction? {
+            Direction::Egress => policy.egress.as_mut()?,
+            Direction::Ingress => policy.ingress.as_mut()?,
+        };
+        let added = PortMatch { protocol: Some(protocol), ports: PortRange::Numbers(port, port) };
+        rules.get_mut(miss.rule.rule)?.ports.push(added.clone());
+        let after = self.snapshot.with_policy(policy);
+        self.choice(ChoiceKind::WidenPort(miss.rule.clone(), added), &after)
+    }
+
+    /// What else passes that did not before: of all pods, those of the peer's namespace first, with
+    /// those of the namespace whose policies deny.
+    fn newly_allowed(&self, after: &Snapshot) -> Gain {
+        let question = &self.lead.question;
+        let before = self.snapshot;
+        let is_egress = self.lead.cause.direction == Some(Direction::Egress);
+        let (governed, peer) = match is_egress {
+            true => (&question.source, &question.destination),
+            false => (&question.destination, &question.source),
+        };
+        let mut denied = pods_like(before, governed);
+        let namespace = |end: &Endpoint| end.pod().map(|pod| pod.namespace.clone());
+        denied.retain(|end| namespace(end) == namespace(governed));
+        let peers = pods_like(before, peer);
+        let ends = if is_egress { (&*denied, &*peers) } else { (&*peers, &*denied) };
+        let ports = [(question.port, question.protocol)];
+        let asked: Vec<_> = self.diagnoses.iter().map(|diagnosis| &diagnosis.question).collect();
+        WhatIf { before, after }.gain(&asked, ends, &ports, PAIRS_MAX)
+    }
+}
+
+/// The same flow in another snapshot, where its pods may have other labels.
+pub(super) fn question_in(snapshot: &Snapshot, question: &Question) -> Question {
+    let end = |end: &Endpoint| Endpoint { holder: holder_in(snapshot, &end.holder), ..end.clone() };
+    Question { source: end(&question.source), destination: end(&question.destination), ..*question }
+}
+
+pub(super) fn holder_in(snapshot: &Snapshot, holder: &Holder) -> Holder {
+    match holder {
+        Holder::Pod(pod) => {
+            Holder::Pod(snapshot.pod(&pod.namespace, &pod.name).unwrap_or(pod).clone())
+        }
+        other => other.clone(),
+    }
 }
 
 /// The pods that could stand where this end stands, those of its own namespace first; what is no
@@ -125,4 +234,47 @@ fn pods_like(snapshot: &Snapshot, end: &Endpoint) -> Vec<Endpoint> {
     let mut pods: Vec<_> = snapshot.pods().filter(|pod| !pod.host_network).collect();
     pods.sort_by_key(|pod| (pod.namespace != own.namespace, &pod.namespace, &pod.name));
     pods.into_iter().filter_map(|pod| end_like(pod, end)).collect()
+}
+
+/// Labels that meet these requirements, where each asks for a value.
+pub(super) fn simple_labels<'a>(
+    requirements: impl Iterator<Item = &'a Requirement>,
+) -> Option<Vec<(Arc<str>, Arc<str>)>> {
+    let labels: Option<Vec<_>> = requirements
+        .map(|requirement| match &requirement.operator {
+            // The API server, or Calico, owns these labels.
+            _ if &*requirement.key == NAMESPACE_NAME_LABEL => None,
+            _ if requirement.key.starts_with(given_label::PREFIX) => None,
+            Operator::In(values) => Some((requirement.key.clone(), values.first()?.clone())),
+            _ => None,
+        })
+        .collect();
+    let are_plain = |(key, value): &(Arc<str>, Arc<str>)| {
+        is_plain(key) && (value.is_empty() || is_plain(value))
+    };
+    labels.filter(|labels| !labels.is_empty() && labels.iter().all(are_plain))
+}
+
+/// Whether it is of the characters that names and labels have (`apimachinery/pkg/util/validation`):
+/// of no others can the API server take a label, and a shell takes them as they are.
+pub(super) fn is_plain(text: &str) -> bool {
+    let is_of_names = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(is_of_names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_that_no_object_can_have_is_no_choice() {
+        let labels = |value: &str| {
+            let operator = Operator::In(vec![value.into()]);
+            simple_labels([Requirement { key: "team".into(), operator }].iter())
+        };
+        assert!(labels("blue-1.x_y").is_some() && labels("").is_some());
+        for value in ["x$(id)", "a b", "'", ";", "-x", "\u{202e}x", "x\n"] {
+            assert_eq!(labels(value), None, "{value:?}");
+        }
+    }
 }

@@ -1,15 +1,13 @@
 //! A remedy as a `NetworkPolicy` of Calico's, last in the tier whose end denies the flow: what no rule
 //! of the tier decides is all that it can let pass, and every rule that denies stays in force.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString};
 
-use super::{Opening, nodes_addresses, selection::pod_labels};
+use super::opening::{Opening, Other};
 use crate::{
-    cluster::resolve::Holder,
-    diagnosis::Situation,
     flow::Direction,
     policy::{
         DEFAULT_TIER,
@@ -33,14 +31,16 @@ pub(super) fn name_prefix(opening: &Opening<'_>, group: Group) -> String {
     }
 }
 
-fn tier<'a>(opening: &Opening<'a>) -> &'a str {
+fn tier<'o>(opening: &'o Opening<'_>) -> &'o str {
     opening.lead.layer.tier().unwrap_or(DEFAULT_TIER)
 }
 
 /// The policy that allows what is opening in one direction.
-pub(super) fn policy(opening: &Opening<'_>, name: String) -> Option<CalicoPolicy> {
-    let other = other_end(opening)?;
-    let rules = opening.ports.iter().map(|(port, protocol)| {
+pub(super) fn policy(opening: &Opening<'_>, name: String) -> CalicoPolicy {
+    let others: Vec<_> =
+        opening.others.iter().flat_map(|other| entities(&opening.pod.namespace, other)).collect();
+    let pairs = opening.ports.iter().flat_map(|port| others.iter().map(move |other| (port, other)));
+    let rules = pairs.map(|((port, protocol), other)| {
         let on_port = |end: WireEntity| {
             let ports = Some(vec![IntOrString::Int(i32::from(*port))]);
             Some(WireEntity { ports, ..end })
@@ -63,7 +63,7 @@ pub(super) fn policy(opening: &Opening<'_>, name: String) -> Option<CalicoPolicy
         Direction::Egress => (None, rules),
     };
     let accounts = opening.lead.subject.accounts.as_ref();
-    Some(CalicoPolicy {
+    CalicoPolicy {
         metadata: ObjectMeta {
             name: Some(name),
             namespace: Some(opening.pod.namespace.to_string()),
@@ -80,13 +80,13 @@ pub(super) fn policy(opening: &Opening<'_>, name: String) -> Option<CalicoPolicy
             egress,
             ..Spec::default()
         },
-    })
+    }
 }
 
 /// Selects the pod, and only pods that the policy that leads selects already: a new policy must not
 /// put a pod into a tier that it was not in.
 fn selector_of_pod(opening: &Opening<'_>) -> String {
-    let mut parts = labels(opening, opening.pod);
+    let mut parts = labels(&opening.labels);
     for part in parts_of(&opening.lead.subject.pods) {
         if !parts.contains(&part) {
             parts.push(part);
@@ -95,38 +95,37 @@ fn selector_of_pod(opening: &Opening<'_>) -> String {
     all_of(parts)
 }
 
-/// The other end, as closely as labels or its address can say.
-fn other_end(opening: &Opening<'_>) -> Option<WireEntity> {
-    let of_addresses = |addresses: Vec<IpAddr>| {
-        // A rule holds networks of one family.
-        let family = addresses.into_iter().filter(|a| opening.other.may_be_of_family(*a));
-        let nets = family.map(|address| IpNet::from(address).to_string()).collect();
-        Some(WireEntity { nets: Some(nets), ..WireEntity::default() })
-    };
-    match &opening.other.holder {
-        Holder::Pod(peer) => {
-            let is_elsewhere = peer.namespace != opening.pod.namespace;
-            let by_name = Requirement::equals(given_label::NAME, peer.namespace.clone());
-            Some(WireEntity {
-                selector: Some(all_of(labels(opening, peer))),
+/// Other ends, as closely as labels or addresses can say, in rules of one address family each: a
+/// rule holds networks of no more.
+fn entities(own: &str, other: &Other) -> Vec<WireEntity> {
+    match other {
+        Other::Addresses(addresses) => {
+            let of_family = |is_v4: bool| {
+                let family = addresses.iter().filter(|address| address.is_ipv4() == is_v4);
+                let nets: Vec<_> =
+                    family.map(|address: &IpAddr| IpNet::from(*address).to_string()).collect();
+                (!nets.is_empty()).then(|| WireEntity { nets: Some(nets), ..WireEntity::default() })
+            };
+            [true, false].into_iter().filter_map(of_family).collect()
+        }
+        Other::Pods { namespace, labels: own_labels } => {
+            let is_elsewhere = **namespace != *own;
+            let by_name = Requirement::equals(given_label::NAME, namespace.clone());
+            vec![WireEntity {
+                selector: Some(all_of(labels(own_labels))),
                 namespace_selector: is_elsewhere.then(|| Expression::Label(by_name).to_string()),
                 ..WireEntity::default()
-            })
+            }]
         }
-        Holder::Node(node) if matches!(opening.situation, Some(Situation::Probe(_))) => {
-            of_addresses(nodes_addresses(node, opening.other.address))
-        }
-        Holder::Node(_) | Holder::SecondNetwork(..) | Holder::Outside => {
-            of_addresses(vec![opening.other.address?])
-        }
-        Holder::Service(_) | Holder::Hidden(_) | Holder::Unknown(_) => None,
     }
 }
 
-/// The labels that stand for a pod.
-fn labels(opening: &Opening<'_>, pod: &crate::cluster::object::Pod) -> Vec<Expression> {
-    let labels = pod_labels(opening.snapshot, pod).into_iter();
-    labels.map(|(key, value)| Expression::Label(Requirement::equals(key, value))).collect()
+/// That each of these labels is there.
+fn labels(labels: &BTreeMap<String, String>) -> Vec<Expression> {
+    let label = |(key, value): (&String, &String)| {
+        Expression::Label(Requirement::equals(key.as_str(), value.as_str()))
+    };
+    labels.iter().map(label).collect()
 }
 
 /// What a selector asks for, whichever language it is in.

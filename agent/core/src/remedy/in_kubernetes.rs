@@ -1,6 +1,6 @@
 //! A remedy as a `NetworkPolicy` of Kubernetes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use k8s_openapi::{
     api::networking::v1::{
@@ -14,24 +14,15 @@ use k8s_openapi::{
 };
 
 use super::{
-    Opening, nodes_addresses,
-    selection::{pod_labels, target_selector},
+    opening::{Opening, Other},
+    selection::target_selector,
 };
-use crate::{
-    cluster::{
-        Snapshot,
-        object::Pod,
-        resolve::{Endpoint, Holder},
-    },
-    diagnosis::Situation,
-    flow::Direction,
-    policy::NAMESPACE_NAME_LABEL,
-};
+use crate::{flow::Direction, policy::NAMESPACE_NAME_LABEL};
 
 /// The policy that allows what is opening in one direction.
-pub(super) fn policy(opening: &Opening<'_>, name: String) -> Option<NetworkPolicy> {
-    let Opening { snapshot, pod, other, lead, situation, .. } = *opening;
-    let peers = peers(snapshot, pod, other, situation)?;
+pub(super) fn policy(opening: &Opening<'_>, name: String) -> NetworkPolicy {
+    let Opening { pod, lead, .. } = opening;
+    let peers = opening.others.iter().flat_map(|other| peers(&pod.namespace, other)).collect();
     let ports: Vec<_> = opening
         .ports
         .iter()
@@ -41,8 +32,9 @@ pub(super) fn policy(opening: &Opening<'_>, name: String) -> Option<NetworkPolic
             protocol: Some(protocol.to_string()),
         })
         .collect();
+    let subject = target_selector(pod, opening.labels.clone(), &lead.subject.pods);
     let mut spec = NetworkPolicySpec {
-        pod_selector: Some(target_selector(snapshot, pod, &lead.subject.pods)),
+        pod_selector: Some(subject),
         policy_types: Some(vec![opening.policy_type().to_owned()]),
         ..NetworkPolicySpec::default()
     };
@@ -56,55 +48,43 @@ pub(super) fn policy(opening: &Opening<'_>, name: String) -> Option<NetworkPolic
             spec.ingress = Some(vec![rule]);
         }
     }
-    Some(NetworkPolicy {
+    NetworkPolicy {
         metadata: ObjectMeta {
             name: Some(name),
             namespace: Some(pod.namespace.to_string()),
             ..ObjectMeta::default()
         },
         spec: Some(spec),
-    })
+    }
 }
 
-/// The other end as a rule's peers.
-fn peers(
-    snapshot: &Snapshot,
-    target: &Pod,
-    other: &Endpoint,
-    situation: Option<Situation>,
-) -> Option<Vec<NetworkPolicyPeer>> {
-    let block = |address: std::net::IpAddr| NetworkPolicyPeer {
-        ip_block: Some(IPBlock { cidr: ipnet::IpNet::from(address).to_string(), except: None }),
+/// Other ends as a rule's peers.
+fn peers(own: &Arc<str>, other: &Other) -> Vec<NetworkPolicyPeer> {
+    let block = |address: &IpAddr| NetworkPolicyPeer {
+        ip_block: Some(IPBlock { cidr: ipnet::IpNet::from(*address).to_string(), except: None }),
         ..NetworkPolicyPeer::default()
     };
-    match &other.holder {
-        Holder::Pod(peer) => {
-            let labels = pod_labels(snapshot, peer);
-            let elsewhere = (peer.namespace != target.namespace).then(|| LabelSelector {
+    match other {
+        Other::Addresses(addresses) => addresses.iter().map(block).collect(),
+        Other::Pods { namespace, labels } => {
+            let elsewhere = (namespace != own).then(|| LabelSelector {
                 match_labels: Some(BTreeMap::from([(
                     NAMESPACE_NAME_LABEL.to_owned(),
-                    peer.namespace.to_string(),
+                    namespace.to_string(),
                 )])),
                 match_expressions: None,
             });
             // Without a label to go by, the namespace is as close as a rule can come.
             let pods = LabelSelector {
-                match_labels: (!labels.is_empty()).then_some(labels),
+                match_labels: (!labels.is_empty()).then(|| labels.clone()),
                 match_expressions: None,
             };
             let by_namespace_alone = elsewhere.is_some() && pods.match_labels.is_none();
-            Some(vec![NetworkPolicyPeer {
+            vec![NetworkPolicyPeer {
                 namespace_selector: elsewhere,
                 pod_selector: (!by_namespace_alone).then_some(pods),
                 ip_block: None,
-            }])
+            }]
         }
-        Holder::Node(node) if matches!(situation, Some(Situation::Probe(_))) => {
-            Some(nodes_addresses(node, other.address).into_iter().map(block).collect())
-        }
-        Holder::Node(_) | Holder::SecondNetwork(..) | Holder::Outside => {
-            Some(vec![block(other.address?)])
-        }
-        Holder::Service(_) | Holder::Hidden(_) | Holder::Unknown(_) => None,
     }
 }

@@ -2,23 +2,28 @@
 
 use std::sync::Arc;
 
-use super::{Manifest, Remedy, newly_allowed, ports};
+use super::{
+    Manifest, Remedy, gain::GainedPath, merge::single_rules, newly_allowed, opening,
+    packets::Packets,
+};
 use crate::{
     cluster::Snapshot,
     diagnosis::Diagnosis,
     flow::Direction,
     policy::{Policy, PolicyRef},
-    verdict::evaluate,
+    verdict::{Question, evaluate},
 };
 
 /// Rules to add to policies, with which the flow passes by the same evaluator.
 #[derive(Clone, Debug)]
 pub struct Patch {
-    /// One for each direction that denies.
+    /// One for each rule of the remedy.
     pub edits: Vec<Edit>,
     /// How many other pairs of ends it newly allows, at least: a policy that is there may select
     /// more pods than a new one would.
     pub newly_allowed: usize,
+    /// Between whom these are: the paths with most pairs.
+    pub newly_allowed_paths: Vec<GainedPath>,
     /// The cluster with it.
     pub after: Snapshot,
 }
@@ -39,19 +44,31 @@ pub struct Edit {
 }
 
 /// Finds policies that the rules of a remedy can be added to: that of the nearest miss, else one
-/// that allows something already, else the one that leads. `None`: there is none, or the flow
-/// cannot be proved to pass by it.
+/// that allows something already, else the one that leads. `None`: there is none, or a packet that
+/// the remedy is for cannot be proved to pass by it.
 pub fn patch(snapshot: &Snapshot, diagnosis: &Diagnosis, remedy: &Remedy) -> Option<Patch> {
+    patch_for_all(snapshot, std::slice::from_ref(diagnosis), remedy)
+}
+
+/// The same for the remedy of several packets.
+pub fn patch_for_all(
+    snapshot: &Snapshot,
+    diagnoses: &[Diagnosis],
+    remedy: &Remedy,
+) -> Option<Patch> {
+    let lead = diagnoses.iter().find(|diagnosis| diagnosis.cause.class.is_denial())?;
+    let packets = Packets::of(snapshot, diagnoses)?;
     let mut after = snapshot.clone();
     let mut edited: Vec<Policy> = Vec::new();
     let mut edits = Vec::new();
-    for manifest in &remedy.policies {
+    for manifest in remedy.policies.iter().flat_map(single_rules) {
         let added = manifest.lower()?;
         let direction = [Direction::Egress, Direction::Ingress]
             .into_iter()
             .find(|direction| added.rules(*direction).is_some())?;
-        let host = host(diagnosis, direction, &added)?;
-        // Both directions may deny by one policy.
+        let mut denied = diagnoses.iter().filter(|d| d.cause.class.is_denial());
+        let host = denied.find_map(|diagnosis| host(diagnosis, direction, &added))?;
+        // Both directions, and several rules, may be for one policy.
         let known = edited.iter().position(|policy| policy.reference == host.reference);
         let mut policy = known.map_or_else(|| host.as_ref().clone(), |n| edited.swap_remove(n));
         let rules = match direction {
@@ -70,11 +87,14 @@ pub fn patch(snapshot: &Snapshot, diagnosis: &Diagnosis, remedy: &Remedy) -> Opt
         after = after.with_policy(policy.clone());
         edited.push(policy);
     }
-    let question = &diagnosis.question;
-    let passes = evaluate(&after, question).decision().lets_pass();
-    let ports = ports(question, diagnosis.cause.situation);
-    let newly_allowed = newly_allowed(snapshot, &after, question, &edited, &ports)?;
-    passes.then_some(Patch { edits, newly_allowed, after })
+    let passes = |question: &Question| evaluate(&after, question).decision().lets_pass();
+    if !packets.required().all(passes) {
+        return None;
+    }
+    let ports = opening::ports(snapshot, &lead.question, lead.cause.situation);
+    let gain = newly_allowed(snapshot, &after, &packets, &edited, &ports)?;
+    let (newly_allowed, newly_allowed_paths) = (gain.pairs, gain.paths);
+    Some(Patch { edits, newly_allowed, newly_allowed_paths, after })
 }
 
 fn host(diagnosis: &Diagnosis, direction: Direction, added: &Policy) -> Option<Arc<Policy>> {

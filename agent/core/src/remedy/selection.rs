@@ -1,79 +1,138 @@
-//! Which labels stand for a pod.
+//! Which labels stand for a pod: those that its owner's template makes lasting.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
+use super::lasting::{Says, is_sort, passing, says};
 use crate::{
     cluster::{Snapshot, object::Pod},
     policy::{
+        Policy,
         requirement::{Labels, Operator, Requirement},
         selector::Selector,
     },
 };
 
-/// Labels that controllers put on single pods or revisions: a rule by them ends with the rollout.
-const PASSING: [&str; 9] = [
-    "pod-template-hash",
-    "controller-revision-hash",
-    "pod-template-generation",
-    "statefulset.kubernetes.io/pod-name",
-    "apps.kubernetes.io/pod-index",
-    "controller-uid",
-    "batch.kubernetes.io/controller-uid",
-    "batch.kubernetes.io/job-name",
-    "job-name",
-];
+/// The labels by which controllers mark the revision of a template.
+const REVISIONS: [&str; 3] =
+    ["pod-template-hash", "controller-revision-hash", "rollouts-pod-template-hash"];
 
-/// Labels by which people name what a pod is, the most distinctive first.
-const DISTINCTIVE: [&str; 8] = [
-    "app.kubernetes.io/name",
-    "app.kubernetes.io/instance",
-    "app.kubernetes.io/component",
-    "app",
-    "k8s-app",
-    "name",
-    "component",
-    "role",
-];
+/// The pods of one owner: what a rule for one of them is to be for. A pod that nothing owns stands
+/// for itself.
+pub(super) fn replicas<'a>(
+    snapshot: &'a Snapshot,
+    pod: &'a Pod,
+) -> impl Iterator<Item = &'a Arc<Pod>> {
+    snapshot.pods().filter(move |other| is_replica(pod, other))
+}
 
-/// The labels that stand for a pod: the most distinctive one, and as many more as it takes to leave
-/// out the pods of its namespace that all of its lasting labels leave out.
+fn is_replica(pod: &Pod, other: &Pod) -> bool {
+    if other.namespace != pod.namespace {
+        return false;
+    }
+    match &pod.workload {
+        Some(_) => other.workload == pod.workload,
+        None => other.name == pod.name,
+    }
+}
+
+/// The labels that stand for a pod: those by which all pods of its owner are selected, and as few
+/// others of its namespace as its lasting labels allow; of such sets a small one, with the name of
+/// the application in it. Empty: it has no label that lasts.
 pub(super) fn pod_labels(snapshot: &Snapshot, pod: &Pod) -> BTreeMap<String, String> {
-    let mut lasting: Vec<(&Arc<str>, &Arc<str>)> =
-        pod.labels.iter().filter(|(key, _)| !PASSING.contains(&&***key)).collect();
-    let weight =
-        |key: &str| DISTINCTIVE.iter().position(|k| *k == key).unwrap_or(DISTINCTIVE.len());
-    lasting.sort_by_key(|(key, _)| (weight(key), (*key).clone()));
-    let neighbours: Vec<_> =
-        snapshot.pods().filter(|other| other.namespace == pod.namespace).collect();
-    let selected = |labels: &[(&Arc<str>, &Arc<str>)]| {
-        let has = |other: &Labels| labels.iter().all(|(key, value)| other.get(*key) == Some(value));
-        neighbours.iter().filter(|other| has(&other.labels)).count()
+    let of_owner: Vec<&Labels> = replicas(snapshot, pod).map(|other| &other.labels).collect();
+    let mut lasting = lasting(pod, &of_owner);
+    if lasting.is_empty() {
+        // Its template has other labels now: those of the pod's own revision.
+        let revision = |labels: &Labels| REVISIONS.map(|key| labels.get(key).cloned());
+        let own: Vec<&Labels> =
+            of_owner.into_iter().filter(|l| revision(l) == revision(&pod.labels)).collect();
+        lasting = self::lasting(pod, &own);
+    }
+    lasting.sort_by_key(|(key, _)| (says(key), (*key).clone()));
+    let others: Vec<&Labels> = snapshot
+        .pods()
+        .filter(|other| other.namespace == pod.namespace && !other.host_network)
+        .filter(|other| !is_replica(pod, other))
+        .map(|other| &other.labels)
+        .collect();
+    chosen(&lasting, &others).into_iter().map(|(key, value)| (key.into(), value.into())).collect()
+}
+
+type Label<'a> = (&'a Arc<str>, &'a Arc<str>);
+
+/// The labels of a pod that all of these have as well and that are known to last.
+fn lasting<'a>(pod: &'a Pod, of_owner: &[&Labels]) -> Vec<Label<'a>> {
+    let lasts = |(key, value): &Label<'_>| {
+        of_owner.iter().all(|labels| labels.get(*key) == Some(*value))
+            && passing(pod, key, value).is_none()
     };
-    let fewest = selected(&lasting);
-    let mut chosen = Vec::new();
+    pod.labels.iter().filter(lasts).collect()
+}
+
+/// As few of these labels, the best first, as leave out all others that all of them leave out.
+fn chosen<'a>(lasting: &[Label<'a>], others: &[&Labels]) -> Vec<(&'a str, &'a str)> {
+    let selected = |labels: &[Label<'_>]| {
+        let has = |other: &&&Labels| labels.iter().all(|(k, v)| other.get(*k) == Some(*v));
+        others.iter().filter(has).count()
+    };
+    let fewest = selected(lasting);
+    let is_named = |label: &Label<'_>| matches!(says(label.0), Says::Name(_));
+    let mut chosen: Vec<Label<'_>> = Vec::new();
     for label in lasting {
         let before = selected(&chosen);
         if !chosen.is_empty() && before == fewest {
             break;
         }
-        chosen.push(label);
+        chosen.push(*label);
         if chosen.len() > 1 && selected(&chosen) == before {
             chosen.pop();
         }
     }
-    chosen.into_iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+    // What came first may be of no use beside what came later; a name is of use to people.
+    let mut place = chosen.len();
+    while place > 0 && chosen.len() > 1 {
+        place -= 1;
+        let mut without = chosen.clone();
+        without.remove(place);
+        if !is_named(&chosen[place]) && selected(&without) == fewest {
+            chosen = without;
+        }
+    }
+    let sorts = lasting.iter().filter(|(key, _)| is_sort(key));
+    let sorts: Vec<_> = sorts.filter(|sort| !chosen.contains(sort)).copied().collect();
+    chosen.extend(sorts);
+    chosen.into_iter().map(|(key, value)| (&**key, &**value)).collect()
 }
 
-/// Selects the pod, and only pods that a policy with the selector `isolating` isolates already: a
-/// new policy must not isolate a pod that is open now, nor one that will come.
-pub(super) fn target_selector(
-    snapshot: &Snapshot,
+/// Of the policies that isolate a pod, the one whose selector asks least beside these labels, and
+/// nothing that does not last: a new policy may select only what is isolated already.
+pub(super) fn isolating<'a>(
     pod: &Pod,
+    labels: &BTreeMap<String, String>,
+    policies: &'a [Arc<Policy>],
+) -> Option<&'a Arc<Policy>> {
+    let cost = |policy: &&Arc<Policy>| {
+        let asked = policy.subject.pods.requirements().iter();
+        let asked: Vec<_> = asked.filter(|r| !labels.contains_key(&*r.key)).collect();
+        let is_passing = |requirement: &&Requirement| {
+            let value = pod.labels.get(&requirement.key);
+            value.is_some_and(|value| passing(pod, &requirement.key, value).is_some())
+        };
+        (asked.iter().any(is_passing), asked.len())
+    };
+    // The first of those that cost the same: the one that leads.
+    policies.iter().min_by_key(cost)
+}
+
+/// Selects the pod by these labels, and only pods that a policy with the selector `isolating`
+/// isolates already: a new policy must not isolate a pod that is open now, nor one that will come.
+pub(super) fn target_selector(
+    pod: &Pod,
+    mut labels: BTreeMap<String, String>,
     isolating: &Selector,
 ) -> LabelSelector {
-    let mut labels = pod_labels(snapshot, pod);
     let mut expressions = Vec::new();
     for requirement in isolating.requirements() {
         if labels.contains_key(&*requirement.key) {

@@ -216,6 +216,7 @@ fn trace(
         let subject = Subject { asking: Some(asking), ..subject };
         RuleTrace {
             rule: index,
+            name: rule.name.clone(),
             action: rule.action,
             own: peers(&rule.own, own, subject),
             peer: peers(&rule.peers, peer, subject),

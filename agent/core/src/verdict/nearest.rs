@@ -10,8 +10,8 @@ use super::{
     outcome::{MatchOutcome, PeerMiss, PortMiss},
 };
 use crate::{
-    flow::Direction,
-    policy::{Action, Layer, Peers, Policy, PolicyKind, RuleRef},
+    flow::{Direction, Protocol},
+    policy::{Action, Layer, Peers, Policy, PolicyKind, PortMatch, PortRange, RuleRef},
 };
 
 /// A rule of an isolating policy with one half that matches the flow and one that does not.
@@ -81,7 +81,13 @@ pub fn half_matches(verdict: &DirectionVerdict) -> Vec<HalfMatch> {
 /// The rule with one half that matches and another that lacks least; of several, the one that says
 /// most about this flow. Asked are the rules that allow anything, of the tier that denies the flow by its
 /// end. `None`: no rule comes near.
-pub fn nearest_miss(verdict: &DirectionVerdict, direction: Direction) -> Option<NearestMiss> {
+///
+/// A rule of other protocols alone comes last: it was written for other traffic.
+pub fn nearest_miss(
+    verdict: &DirectionVerdict,
+    direction: Direction,
+    protocol: Protocol,
+) -> Option<NearestMiss> {
     let tier = verdict.layer.as_ref().and_then(Layer::tier);
     let of_tier = |t: &&PolicyTrace| t.layer().tier() == tier && !t.is_staged();
     let mut best: Option<(_, NearestMiss)> = None;
@@ -90,7 +96,8 @@ pub fn nearest_miss(verdict: &DirectionVerdict, direction: Direction) -> Option<
             let Some(Lacking { lacks, unmet, miss }) = lacking(trace, rule) else { continue };
             // A half that matches because it asks for nothing says nothing about this flow.
             let explicit = says_something(&trace.policy, rule, direction);
-            let rank = (Reverse(lacks), explicit, closeness(miss.lack), Reverse(unmet));
+            let own = is_of_protocol(&trace.policy, rule, direction, protocol);
+            let rank = (own, Reverse(lacks), explicit, closeness(miss.lack), Reverse(unmet));
             // Not greater-or-equal: among equals the policy that leads comes first.
             if best.as_ref().is_none_or(|(best_rank, _)| rank > *best_rank) {
                 best = Some((rank, miss));
@@ -98,6 +105,21 @@ pub fn nearest_miss(verdict: &DirectionVerdict, direction: Direction) -> Option<
         }
     }
     best.map(|(_, miss)| miss)
+}
+
+/// Whether it is about this protocol: any of its ports is, or it names none.
+fn is_of_protocol(
+    policy: &Policy,
+    trace: &RuleTrace,
+    direction: Direction,
+    protocol: Protocol,
+) -> bool {
+    let rule = policy.rules(direction).and_then(|rules| rules.get(trace.rule));
+    let is_own = |port: &PortMatch| {
+        port.protocol.is_none_or(|own| own == protocol)
+            && !matches!(port.ports, PortRange::OfProtocol(_))
+    };
+    rule.is_some_and(|rule| rule.ports.is_empty() || rule.ports.iter().any(is_own))
 }
 
 /// Whether the half that matches was written with ends or ports like these in mind.

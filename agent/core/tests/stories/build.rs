@@ -53,6 +53,7 @@ pub(crate) fn pod(namespace: &str, name: &str, last: u8, pod_labels: &[(&str, &s
         workload: None,
         ready: None,
         restarts: 0,
+        dns_cache_addresses: Vec::new(),
     }
 }
 
@@ -143,6 +144,19 @@ pub(crate) fn between(
 /// A connect from one address to another, whose SYNs at these seconds were dropped by
 /// netfilter.
 pub(crate) fn dropped(source: IpAddr, destination: IpAddr, port: u16, seconds: &[i64]) -> Drop {
+    dropped_at(5, false, source, destination, port, seconds)
+}
+
+/// The same at this device of the node, 0 for none, and after the packets reached the pod's veth or
+/// before.
+pub(crate) fn dropped_at(
+    interface: u32,
+    delivered: bool,
+    source: IpAddr,
+    destination: IpAddr,
+    port: u16,
+    seconds: &[i64],
+) -> Drop {
     let IpAddr::V4(to) = destination else { panic!("the pods have IPv4 addresses") };
     let mut correlator = Correlator::default();
     for second in seconds {
@@ -159,11 +173,11 @@ pub(crate) fn dropped(source: IpAddr, destination: IpAddr, port: u16, seconds: &
             flow: Flow { source, destination, port, protocol: Protocol::Tcp },
             dialled: None,
             entered: None,
-            delivered: false,
+            delivered,
             fact: Fact::KernelDrop {
                 reason: DropReason { number: 12, name: "NETFILTER_DROP".into() },
                 location: Some("nf_hook_slow".into()),
-                interface: 5,
+                interface,
             },
         });
     }

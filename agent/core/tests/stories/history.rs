@@ -180,8 +180,9 @@ fn changes_that_only_together_make_the_difference_are_all_named() {
     assert_eq!(
         words(&blame(&cluster)),
         [
-            "NetworkPolicy backend/deny-b created at 10",
-            "NetworkPolicy backend/deny-a created at 10"
+            // The one that the denial is put down to comes first.
+            "NetworkPolicy backend/deny-a created at 10",
+            "NetworkPolicy backend/deny-b created at 10"
         ]
     );
 }

@@ -437,7 +437,9 @@ fn a_label_or_a_wider_port_is_offered_with_its_cost() {
     let last = incident.plan.last().expect("a step").to_string();
     assert_eq!(
         last,
-        "or kubectl label namespace frontend team=blue (newly allows 14 other pairs, at least)"
+        "or kubectl label namespace frontend team=blue (newly allows 14 other pairs, at least: \
+         frontend/web-0 to 8 pods of backend/backend-api, frontend/web-0 to 6 pods of \
+         backend/backend-worker)"
     );
 
     let mut story = Story::of(backend());

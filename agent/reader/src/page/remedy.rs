@@ -86,8 +86,11 @@ fn added(remedy: &Remedy) -> Markup {
         p.checks {
             @if remedy.verified { strong { "Checked: " } "with it the flow passes, by the same evaluator. " }
             @else { strong { "Not checked" } " by the evaluator. " }
-            "It " (words::newly_allowed(remedy.newly_allowed))
+            "It " (words::newly_allowed(remedy.newly_allowed, &[]))
             @if remedy.newly_allowed > 0 { ", at least" }
+            @if !remedy.newly_allowed_paths.is_empty() {
+                ": " (remedy.newly_allowed_paths.join(", "))
+            }
             "."
         }
         div.code role="region" aria-label="The manifest to apply" tabindex="0" {
@@ -150,7 +153,7 @@ fn step(step: &PlanStep, number: usize) -> Markup {
             div.code role="region" aria-label="The command" tabindex="0" { pre { code { (command) } } }
         }
         @if let Some(more) = step.newly_allowed.filter(|more| *more > 0) {
-            p.aside { "It " (words::newly_allowed(more)) ", at least." }
+            p.aside { "It " (words::newly_allowed(more, &[])) ", at least." }
         }
         @if !step.pods.is_empty() {
             details {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use whydrop_core::{
     incident::{CutPath, Happened, Incident, IncidentChange, Party, Resolution, Step, words},
     judgement::Attribution,
-    remedy::choices::ChoiceKind,
+    remedy::mark::Mark,
 };
 
 use super::Reporter;
@@ -16,6 +16,7 @@ use crate::{
     },
     record::Record,
     schema::{Schema, Workload},
+    text::fix_by_id,
 };
 
 /// How many drops are listed by id: enough to follow some back; all are counted.
@@ -29,11 +30,14 @@ impl Reporter {
     pub fn incident(&self, now: Timestamp, change: &IncidentChange) -> Record {
         let IncidentChange { happened, incident } = change;
         let assessment = &incident.assessment;
+        let id = incident.id.to_string();
+        let mark =
+            Mark { incident: Some(id.clone()), at: Some(now), command: Some(fix_by_id(&id)) };
         Record::Incident(Box::new(IncidentRecord {
             schema: Schema::V1,
             kind: IncidentKind::Incident,
             time: now.into(),
-            id: incident.id.to_string(),
+            id,
             node: self.node.clone(),
             happened: happened.into(),
             resolution: resolution_of(*happened),
@@ -56,7 +60,7 @@ impl Reporter {
             last_success: incident.last_success.map(Into::into),
             reopened: incident.reopened,
             text: incident.text.clone(),
-            plan: incident.plan.iter().map(step).collect(),
+            plan: incident.plan.iter().map(|step| plan_step(step, &mark)).collect(),
         }))
     }
 }
@@ -136,10 +140,10 @@ fn end(party: &Party) -> PathEnd {
     end
 }
 
-fn step(step: &Step) -> PlanStep {
+fn plan_step(step: &Step, mark: &Mark) -> PlanStep {
     let mut record = PlanStep::new(step.kind(), step.to_string());
     match step {
-        Step::Apply(remedy) => record.remedy = Some(remedy_of(remedy)),
+        Step::Apply(remedy) => record.remedy = Some(remedy_of(remedy, mark)),
         Step::AwaitReady { pods, condition } => {
             record.pods.clone_from(pods);
             record.condition = Some((*condition).to_owned());
@@ -155,9 +159,7 @@ fn step(step: &Step) -> PlanStep {
         }
         Step::Instead(choice) => {
             record.newly_allowed = Some(choice.newly_allowed);
-            if let ChoiceKind::LabelNamespace(command) = &choice.action {
-                record.command = Some(command.clone());
-            }
+            record.command = choice.action.command().map(str::to_owned);
         }
         Step::PutBack(change) => record.changed = Some(changed_of(change)),
         Step::AskOwner(_) | Step::LookElsewhere(_) | Step::Watch => {}

@@ -24,7 +24,7 @@ pub fn sentence(record: &HealRecord) -> String {
         HealAction::Refused => format!("leaves {policies} alone: {why}"),
     };
     if let Some(number @ 1..) = record.newly_allowed {
-        let _ = write!(text, "; it {}", newly_allowed(number));
+        let _ = write!(text, "; it {}", newly_allowed(number, &[]));
     }
     text
 }

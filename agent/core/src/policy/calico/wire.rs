@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
 
 /// `NetworkPolicy`, `GlobalNetworkPolicy`, and the staged forms of both.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the API's own fields, documented there")]
 pub struct CalicoPolicy {
@@ -22,7 +22,7 @@ pub struct CalicoPolicy {
 }
 
 /// `spec` of a policy.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the API's own fields, documented there")]
 pub struct Spec {
@@ -55,7 +55,7 @@ pub struct Spec {
 }
 
 /// A rule.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the API's own fields, documented there")]
 pub struct WireRule {
@@ -82,7 +82,7 @@ pub struct WireRule {
 }
 
 /// One end.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the API's own fields, documented there")]
 pub struct WireEntity {
@@ -115,7 +115,7 @@ impl WireEntity {
 }
 
 /// A Service as an end.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the API's own fields, documented there")]
 pub struct ServiceMatch {
@@ -126,7 +126,7 @@ pub struct ServiceMatch {
 }
 
 /// Service accounts as an end.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the API's own fields, documented there")]
 pub struct ServiceAccountMatch {
@@ -137,7 +137,7 @@ pub struct ServiceAccountMatch {
 }
 
 /// `StagedKubernetesNetworkPolicy`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the API's own fields, documented there")]
 pub struct StagedKubernetesPolicy {
@@ -146,7 +146,7 @@ pub struct StagedKubernetesPolicy {
 }
 
 /// `spec` of a `StagedKubernetesNetworkPolicy`: that of a `NetworkPolicy`, and what to do with it.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the API's own fields, documented there")]
 pub struct StagedKubernetesSpec {
@@ -179,7 +179,7 @@ impl StagedKubernetesPolicy {
 }
 
 /// Tier.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the API's own fields, documented there")]
 pub struct CalicoTier {
@@ -188,7 +188,7 @@ pub struct CalicoTier {
 }
 
 /// `spec` of a Tier.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the API's own fields, documented there")]
 pub struct TierSpec {
@@ -199,7 +199,7 @@ pub struct TierSpec {
 }
 
 /// `NetworkSet` and `GlobalNetworkSet`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the API's own fields, documented there")]
 pub struct CalicoNetworkSet {
@@ -208,7 +208,7 @@ pub struct CalicoNetworkSet {
 }
 
 /// `spec` of a network set.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the API's own fields, documented there")]
 pub struct NetworkSetSpec {

@@ -27,7 +27,10 @@ pub(super) fn page(view: &View, incident: &Incident, width: usize, theme: Theme)
     what_to_do(&mut page, summary);
     if let Some(remedy) = summary.remedy() {
         page.heading("Remedy (y copies it, r shows it alone)");
-        page.text(&format!("Verified. It {}.", words::newly_allowed(remedy.newly_allowed)));
+        page.text(&format!(
+            "Verified. It {}.",
+            words::newly_allowed(remedy.newly_allowed, &remedy.newly_allowed_paths)
+        ));
         page.blank();
         page.verbatim(&remedy.manifest);
     }

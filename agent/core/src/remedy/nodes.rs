@@ -1,0 +1,94 @@
+//! Which nodes a rule is for that is for one: selectors of pods match none of them.
+
+use std::{net::IpAddr, sync::Arc};
+
+use crate::cluster::{Snapshot, object::Node};
+
+/// How many addresses a rule lists. Of larger clusters only a network says who their nodes are, and
+/// which one that is is not known.
+const ADDRESSES_MAX: usize = 64;
+
+/// By which labels nodes of the control plane are known: kubeadm's and those derived from it, the
+/// one before Kubernetes 1.20, and that of RKE.
+const CONTROL_PLANE: [&str; 3] = [
+    "node-role.kubernetes.io/control-plane",
+    "node-role.kubernetes.io/master",
+    "node-role.kubernetes.io/controlplane",
+];
+
+/// Where the API servers are listed.
+const API_SERVERS: (&str, &str) = ("default", "kubernetes");
+
+/// The nodes that stand where one stands as a client.
+pub(super) struct Clients {
+    /// Which these are.
+    pub(super) which: Which,
+    /// Their names, sorted.
+    pub(super) names: Vec<Arc<str>>,
+    /// Their addresses, those of the node itself first.
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+/// Which nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// All with an API server: of several, any may be the one that calls.
+    ControlPlane,
+    /// All there are: a kubelet, or a pod in its node's network, calls from the node that it is on.
+    All,
+    /// This one alone, as there are too many to list.
+    One,
+}
+
+/// The nodes that a rule is to be for where this one connects.
+pub(super) fn clients(snapshot: &Snapshot, node: &Arc<Node>, seen: Option<IpAddr>) -> Clients {
+    let api_servers = api_servers(snapshot);
+    let is_control_plane = |node: &Node| {
+        CONTROL_PLANE.iter().any(|label| node.labels.contains_key(*label))
+            || node.addresses.iter().any(|address| api_servers.contains(address))
+    };
+    let which = match is_control_plane(node) || seen.is_some_and(|seen| api_servers.contains(&seen))
+    {
+        true => Which::ControlPlane,
+        false => Which::All,
+    };
+    let mut others: Vec<&Arc<Node>> = snapshot
+        .nodes()
+        .filter(|other| other.name != node.name)
+        .filter(|other| which == Which::All || is_control_plane(other))
+        .collect();
+    others.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut addresses = own_addresses(node, seen);
+    let of_others = others.iter().flat_map(|other| &other.addresses);
+    // Those of a managed control plane have no node.
+    let unlisted = api_servers.iter().filter(|_| which == Which::ControlPlane);
+    for address in of_others.chain(unlisted) {
+        if !addresses.contains(address) {
+            addresses.push(*address);
+        }
+    }
+    if addresses.len() > ADDRESSES_MAX {
+        let (names, addresses) = (vec![node.name.clone()], own_addresses(node, seen));
+        return Clients { which: Which::One, names, addresses };
+    }
+    let mut names: Vec<_> = others.iter().map(|other| other.name.clone()).collect();
+    names.push(node.name.clone());
+    names.sort();
+    Clients { which, names, addresses }
+}
+
+/// A node's addresses, with the one that it was seen with first.
+fn own_addresses(node: &Node, seen: Option<IpAddr>) -> Vec<IpAddr> {
+    let unlisted = seen.filter(|seen| !node.addresses.contains(seen));
+    unlisted.into_iter().chain(node.addresses.iter().copied()).collect()
+}
+
+fn api_servers(snapshot: &Snapshot) -> Vec<IpAddr> {
+    let (namespace, name) = API_SERVERS;
+    let Some(service) = snapshot.service(namespace, name) else { return Vec::new() };
+    let mut addresses: Vec<_> =
+        snapshot.slices(service).flat_map(|slice| &slice.addresses).copied().collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses
+}

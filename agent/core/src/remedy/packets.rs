@@ -1,0 +1,182 @@
+//! Which packets a question stands for.
+
+use std::sync::Arc;
+
+use super::{nodes, selection};
+use crate::{
+    cluster::{
+        Snapshot,
+        object::Pod,
+        resolve::{Endpoint, Holder},
+    },
+    diagnosis::{Class, Diagnosis, Dialled},
+    verdict::{Decision, Question, Verdict, evaluate},
+};
+
+/// How many replicas, backends or nodes are tried beside those that were asked about, of each side.
+/// Beyond it another one shows nothing new: they are of one template.
+const MORE_MAX: usize = 64;
+
+/// The packets that a remedy is for.
+pub(super) struct Packets {
+    /// Those that were asked about.
+    asked: Vec<Question>,
+    /// Those of them that policies have to let pass.
+    required: Vec<Question>,
+    /// Others that the question stands for: the same between other backends, replicas and nodes.
+    more: Vec<Question>,
+    /// To how many ends there are packets that the question names itself: those of a Service.
+    pub(super) backends: usize,
+    /// Backends for which nothing was tried: a rule denies them, or nobody knows who they are.
+    pub(super) untried: Vec<String>,
+}
+
+impl Packets {
+    /// Those that these diagnoses of one question stand for; `None`: a rule denies one of them, or
+    /// what policies say of one is unknown.
+    pub(super) fn of(snapshot: &Snapshot, diagnoses: &[Diagnosis]) -> Option<Self> {
+        let mut packets = Self {
+            asked: diagnoses.iter().map(|diagnosis| diagnosis.question.clone()).collect(),
+            required: Vec::new(),
+            more: Vec::new(),
+            backends: 1,
+            untried: Vec::new(),
+        };
+        for Diagnosis { question, verdict, cause, .. } in diagnoses {
+            // What the specification exempts passes, unless it was seen not to.
+            if verdict.exempt.is_some() && !cause.class.is_denial() {
+                continue;
+            }
+            if is_denied_by_a_rule(verdict) || cause.class == Class::CannotTell {
+                return None;
+            }
+            packets.required.push(question.clone());
+        }
+        if let [Diagnosis { question, service: Some(dialled), .. }] = diagnoses {
+            packets.add_backends(snapshot, question, dialled);
+        }
+        let mut destinations: Vec<&Endpoint> = Vec::new();
+        for Question { destination, .. } in &packets.asked {
+            if !destinations.iter().any(|known| known.is_same(destination)) {
+                destinations.push(destination);
+            }
+        }
+        packets.backends = destinations.len();
+        for question in packets.required.clone() {
+            packets.add_replicas(snapshot, &question);
+        }
+        Some(packets)
+    }
+
+    /// Those that were asked about.
+    pub(super) fn asked(&self) -> impl Iterator<Item = &Question> {
+        self.asked.iter()
+    }
+
+    /// Those that have to pass.
+    pub(super) fn required(&self) -> impl Iterator<Item = &Question> {
+        self.required.iter()
+    }
+
+    /// Those that are to pass as well, as far as additive rules can do it.
+    pub(super) fn more(&self) -> impl Iterator<Item = &Question> {
+        self.more.iter()
+    }
+
+    /// The other backends of the Service that was dialled: the next connection may go to any.
+    fn add_backends(&mut self, snapshot: &Snapshot, asked: &Question, dialled: &Dialled) {
+        let Dialled { service, address, port } = dialled;
+        let backends = snapshot.backends(service, *port, asked.protocol, *address);
+        for backend in backends.into_iter().take(MORE_MAX) {
+            let name = backend.endpoint.to_string();
+            let question =
+                Question { destination: backend.endpoint, port: backend.port, ..asked.clone() };
+            if self.asked.contains(&question) {
+                continue;
+            }
+            match standing(snapshot, &question) {
+                Standing::Passes => {}
+                Standing::Denied => {
+                    self.asked.push(question.clone());
+                    self.required.push(question);
+                }
+                Standing::Hopeless => self.untried.push(name),
+            }
+        }
+    }
+
+    /// The same from other pods of the client's workload, from the other nodes where a node is the
+    /// client, and to other pods of the destination's.
+    fn add_replicas(&mut self, snapshot: &Snapshot, question: &Question) {
+        let Question { source, destination, .. } = question;
+        let sources = match &source.holder {
+            Holder::Node(node) => nodes::clients(snapshot, node, source.address)
+                .addresses
+                .into_iter()
+                .filter(|address| source.may_be_of_family(*address))
+                .map(|address| snapshot.resolve(address, None))
+                .collect(),
+            _ => replicas(snapshot, source),
+        };
+        let of_sources = sources
+            .into_iter()
+            .map(|source| Question { source, ..question.clone() })
+            .take(MORE_MAX);
+        let of_destinations = replicas(snapshot, destination)
+            .into_iter()
+            .map(|destination| Question { destination, ..question.clone() })
+            .take(MORE_MAX);
+        for question in of_sources.chain(of_destinations) {
+            let is_known = self.required.contains(&question) || self.more.contains(&question);
+            if !is_known && matches!(standing(snapshot, &question), Standing::Denied) {
+                self.more.push(question);
+            }
+        }
+    }
+}
+
+/// How a packet fares by the policies.
+enum Standing {
+    Passes,
+    /// No rule admits it, and one could.
+    Denied,
+    /// A rule denies it, or not enough is known.
+    Hopeless,
+}
+
+fn standing(snapshot: &Snapshot, question: &Question) -> Standing {
+    let is_unknown = |end: &Endpoint| {
+        matches!(end.holder, Holder::Unknown(_) | Holder::Service(_) | Holder::Hidden(_))
+    };
+    if is_unknown(&question.source) || is_unknown(&question.destination) {
+        return Standing::Hopeless;
+    }
+    let verdict = evaluate(snapshot, question);
+    match verdict.decision() {
+        _ if verdict.exempt.is_some() => Standing::Passes,
+        Decision::Allowed | Decision::NotIsolated => Standing::Passes,
+        Decision::Denied if !is_denied_by_a_rule(&verdict) => Standing::Denied,
+        Decision::Denied | Decision::Unknown => Standing::Hopeless,
+    }
+}
+
+fn is_denied_by_a_rule(verdict: &Verdict) -> bool {
+    let has_unknown = verdict.unknowns().next().is_some();
+    has_unknown || verdict.denied_directions().any(|d| verdict.direction(d).denied_by.is_some())
+}
+
+/// The other pods of an end's workload, at their addresses of the same family, in the order of their
+/// names.
+fn replicas(snapshot: &Snapshot, end: &Endpoint) -> Vec<Endpoint> {
+    let Some(pod) = end.pod() else { return Vec::new() };
+    let is_other = |other: &&Arc<Pod>| other.name != pod.name && !other.host_network;
+    let mut others: Vec<_> = selection::replicas(snapshot, pod).filter(is_other).collect();
+    others.sort_by(|a, b| a.name.cmp(&b.name));
+    others.into_iter().filter_map(|pod| end_like(pod, end)).collect()
+}
+
+/// A pod where this end is: with its address of the same family.
+pub(super) fn end_like(pod: &Arc<Pod>, end: &Endpoint) -> Option<Endpoint> {
+    let address = *pod.addresses.iter().find(|address| end.may_be_of_family(**address))?;
+    Some(Endpoint { address: Some(address), holder: Holder::Pod(pod.clone()) })
+}

@@ -1,0 +1,103 @@
+//! What a remedy does, in a sentence.
+
+use std::sync::Arc;
+
+use super::{nodes, packets::Packets};
+use crate::{
+    cluster::{
+        Snapshot,
+        resolve::{Endpoint, Holder},
+    },
+    diagnosis::{Diagnosis, Situation},
+    flow::Direction,
+    policy::Policy,
+};
+
+/// How many names are listed before the others are counted.
+const NAMES_MAX: usize = 4;
+
+/// `allow frontend/pod-a to reach backend/pod-b on 8080/TCP: apply backend/allow-…`, and what is to
+/// be known of it beside. `wide`: the namespaces of which a rule names all pods.
+pub(super) fn summary(
+    snapshot: &Snapshot,
+    lead: &Diagnosis,
+    packets: &Packets,
+    policies: &[Policy],
+    wide: &[Arc<str>],
+) -> String {
+    let question = &lead.question;
+    let (port, protocol) = (question.port, question.protocol);
+    let source = client(snapshot, lead);
+    let destination = match &lead.service {
+        Some(dialled) if packets.backends > 1 => {
+            let (namespace, name) = (&dialled.service.namespace, &dialled.service.name);
+            format!("all {} backends of Service {namespace}/{name}", packets.backends)
+        }
+        _ => question.destination.to_string(),
+    };
+    let names: Vec<_> = policies.iter().map(|policy| policy.reference.to_string()).collect();
+    let names = names.join(" and ");
+    let mut parts = vec![match lead.cause.situation {
+        Some(Situation::Dns) => {
+            format!("allow {source} to ask the cluster's DNS, UDP and TCP: apply {names}")
+        }
+        Some(Situation::Probe(probe)) => format!(
+            "allow {source} to probe ({probe}) {destination} on {port}/{protocol}: apply {names}; \
+             or use an exec probe, which needs no rule"
+        ),
+        Some(Situation::Start) | None => {
+            format!("allow {source} to reach {destination} on {port}/{protocol}: apply {names}")
+        }
+    }];
+    if let (Holder::Node(node), true) = (&question.source.holder, opens_ingress(lead))
+        && nodes::clients(snapshot, node, question.source.address).which == nodes::Which::One
+    {
+        parts.push("add the network of the other nodes, which are too many to list".to_owned());
+    }
+    parts.extend(wide.iter().map(|namespace| {
+        format!(
+            "no label of these pods lasts, so the rule is for every pod of namespace {namespace}"
+        )
+    }));
+    parts.extend(everything_selected(policies).map(|policy| {
+        format!(
+            "no label of its pods lasts, so {} selects every pod of its namespace",
+            policy.reference
+        )
+    }));
+    if !packets.untried.is_empty() {
+        parts.push(format!("not tried for {}", listed(&packets.untried)));
+    }
+    parts.join("; ")
+}
+
+fn opens_ingress(lead: &Diagnosis) -> bool {
+    lead.verdict.denied_directions().any(|direction| direction == Direction::Ingress)
+}
+
+/// Who connects. A node stands for others.
+fn client(snapshot: &Snapshot, lead: &Diagnosis) -> String {
+    let Endpoint { address, holder } = &lead.question.source;
+    let Holder::Node(node) = holder else { return lead.question.source.to_string() };
+    let clients = nodes::clients(snapshot, node, *address);
+    match (clients.which, clients.names.len()) {
+        (nodes::Which::One, _) | (_, 1) => format!("node {}", node.name),
+        (nodes::Which::ControlPlane, _) => {
+            format!("the control plane's nodes ({})", listed(&clients.names))
+        }
+        (nodes::Which::All, _) => format!("all nodes ({})", listed(&clients.names)),
+    }
+}
+
+fn listed<T: AsRef<str>>(names: &[T]) -> String {
+    let first: Vec<&str> = names.iter().take(NAMES_MAX).map(AsRef::as_ref).collect();
+    match names.len() - first.len() {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+/// The policies that select all pods of their namespace.
+fn everything_selected(policies: &[Policy]) -> impl Iterator<Item = &Policy> {
+    policies.iter().filter(|policy| policy.subject.pods.is_everything())
+}
