@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use whydrop_core::{
-    cluster::object::Object,
+    cluster::object::{Kind, Object},
     kinds,
     problem::{FieldPath, Problem},
 };
@@ -16,6 +16,8 @@ pub enum Decoded {
     Object(Box<Object>),
     /// A list: its items, with the type that they may leave out.
     List(Vec<Value>),
+    /// `Endpoints`, as the slices that stand for them.
+    Endpoints(Vec<Object>),
     /// A kind that takes no part in what we decide.
     NoPart,
     /// A policy of a kind or version that this version cannot read: verdicts may depend on it.
@@ -47,12 +49,14 @@ impl TypeMeta {
             let found = shown(value);
             return Err(FieldPath::root("(document)").expected("an API object", found));
         };
-        let text = |name: &str| match fields.get(name) {
+        let text = |name: &str, example: &str| match fields.get(name) {
             Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
             Some(other) => Err(FieldPath::root(name).expected("a string", shown(other))),
-            None => Err(FieldPath::root(name).expected("a string such as v1", "none")),
+            None => {
+                Err(FieldPath::root(name).expected(format!("a string such as {example}"), "none"))
+            }
         };
-        Ok(Self { api_version: text("apiVersion")?, kind: text("kind")? })
+        Ok(Self { api_version: text("apiVersion", "v1")?, kind: text("kind", "Pod")? })
     }
 }
 
@@ -63,6 +67,9 @@ impl TypeMeta {
 pub fn decode(value: Value) -> Result<Decoded, Problem> {
     let meta = TypeMeta::of(&value)?;
     let TypeMeta { api_version, kind } = &meta;
+    if (api_version.as_str(), kind.as_str()) == ("v1", "Endpoints") {
+        return endpoints(&value).map(Decoded::Endpoints);
+    }
     if let Some(row) = kinds::named(api_version, kind) {
         let object = row.decode(value, api_version)?.map(Box::new);
         return Ok(object.map_or(Decoded::Unread, Decoded::Object));
@@ -74,6 +81,53 @@ pub fn decode(value: Value) -> Result<Decoded, Problem> {
         true => Decoded::Unread,
         false => Decoded::NoPart,
     })
+}
+
+/// Whether objects of a type, or what is in them, may make a difference to a verdict.
+pub fn takes_part(meta: &TypeMeta) -> bool {
+    let TypeMeta { api_version, kind } = meta;
+    kinds::named(api_version, kind).is_some()
+        || kinds::may_decide(api_version, kind)
+        || kind.ends_with("List")
+        || (api_version.as_str(), kind.as_str()) == ("v1", "Endpoints")
+}
+
+/// The slices that Kubernetes makes of `Endpoints` (its endpointslicemirroring controller): one for each
+/// subset and family.
+fn endpoints(value: &Value) -> Result<Vec<Object>, Problem> {
+    let metadata = &value["metadata"];
+    let row = kinds::of(Kind::EndpointSlice);
+    let mut slices = Vec::new();
+    for (index, subset) in value["subsets"].as_array().into_iter().flatten().enumerate() {
+        let mut by_family: [Vec<Value>; 2] = Default::default();
+        for (list, ready) in [("addresses", true), ("notReadyAddresses", false)] {
+            for address in subset[list].as_array().into_iter().flatten() {
+                let ip = address["ip"].as_str().unwrap_or_default();
+                let mut endpoint = json!({ "addresses": [ip], "conditions": { "ready": ready } });
+                for field in ["nodeName", "targetRef"] {
+                    if !address[field].is_null() {
+                        endpoint[field] = address[field].clone();
+                    }
+                }
+                by_family[usize::from(ip.contains(':'))].push(endpoint);
+            }
+        }
+        for (family, endpoints) in ["IPv4", "IPv6"].into_iter().zip(by_family) {
+            // A name that no object can have.
+            let name =
+                format!("{}/{index}/{family}", metadata["name"].as_str().unwrap_or_default());
+            let slice = json!({
+                "apiVersion": row.api_version(), "kind": row.kind,
+                "metadata": {
+                    "name": name, "namespace": metadata["namespace"],
+                    "labels": { "kubernetes.io/service-name": metadata["name"] },
+                },
+                "addressType": family, "endpoints": endpoints, "ports": subset["ports"],
+            });
+            slices.extend(row.decode(slice, row.api_version())?);
+        }
+    }
+    Ok(slices)
 }
 
 /// The items of a `List`, or of a `PodList` and its like, whose items need not name their type.

@@ -6,6 +6,7 @@ pub mod agent_logs;
 pub mod api_error;
 pub mod connect;
 pub mod decode;
+mod documents;
 #[cfg(feature = "folder")]
 pub mod folder;
 pub mod live;
@@ -14,3 +15,4 @@ pub mod resource;
 #[cfg(feature = "folder")]
 pub mod source;
 pub mod update;
+mod yaml;
