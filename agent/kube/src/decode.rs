@@ -67,7 +67,7 @@ impl TypeMeta {
 pub fn decode(value: Value) -> Result<Decoded, Problem> {
     let meta = TypeMeta::of(&value)?;
     let TypeMeta { api_version, kind } = &meta;
-    if (api_version.as_str(), kind.as_str()) == ("v1", "Endpoints") {
+    if is_endpoints(&meta) {
         return endpoints(&value).map(Decoded::Endpoints);
     }
     if let Some(row) = kinds::named(api_version, kind) {
@@ -89,45 +89,74 @@ pub fn takes_part(meta: &TypeMeta) -> bool {
     kinds::named(api_version, kind).is_some()
         || kinds::may_decide(api_version, kind)
         || kind.ends_with("List")
-        || (api_version.as_str(), kind.as_str()) == ("v1", "Endpoints")
+        || is_endpoints(meta)
+}
+
+/// Whether it is what slices came after.
+pub fn is_endpoints(meta: &TypeMeta) -> bool {
+    (meta.api_version.as_str(), meta.kind.as_str()) == ("v1", "Endpoints")
 }
 
 /// The slices that Kubernetes makes of `Endpoints` (its endpointslicemirroring controller): one for each
-/// subset and family.
+/// subset and family, and an empty one if there is no endpoint.
 fn endpoints(value: &Value) -> Result<Vec<Object>, Problem> {
-    let metadata = &value["metadata"];
-    let row = kinds::of(Kind::EndpointSlice);
-    let mut slices = Vec::new();
-    for (index, subset) in value["subsets"].as_array().into_iter().flatten().enumerate() {
-        let mut by_family: [Vec<Value>; 2] = Default::default();
-        for (list, ready) in [("addresses", true), ("notReadyAddresses", false)] {
-            for address in subset[list].as_array().into_iter().flatten() {
-                let ip = address["ip"].as_str().unwrap_or_default();
-                let mut endpoint = json!({ "addresses": [ip], "conditions": { "ready": ready } });
-                for field in ["nodeName", "targetRef"] {
-                    if !address[field].is_null() {
-                        endpoint[field] = address[field].clone();
-                    }
-                }
-                by_family[usize::from(ip.contains(':'))].push(endpoint);
-            }
-        }
-        for (family, endpoints) in ["IPv4", "IPv6"].into_iter().zip(by_family) {
-            // A name that no object can have.
-            let name =
-                format!("{}/{index}/{family}", metadata["name"].as_str().unwrap_or_default());
-            let slice = json!({
-                "apiVersion": row.api_version(), "kind": row.kind,
-                "metadata": {
-                    "name": name, "namespace": metadata["namespace"],
-                    "labels": { "kubernetes.io/service-name": metadata["name"] },
-                },
-                "addressType": family, "endpoints": endpoints, "ports": subset["ports"],
-            });
-            slices.extend(row.decode(slice, row.api_version())?);
+    let subsets = value["subsets"].as_array().into_iter().flatten();
+    let mut parts: Vec<(&str, Vec<Value>, &Value)> = Vec::new();
+    for subset in subsets {
+        let (six, four): (Vec<Value>, Vec<Value>) =
+            [("addresses", true), ("notReadyAddresses", false)]
+                .into_iter()
+                .flat_map(|(list, ready)| {
+                    let addresses = subset[list].as_array().into_iter().flatten();
+                    addresses.map(move |address| endpoint(address, ready))
+                })
+                .partition(|endpoint| {
+                    endpoint["addresses"][0].as_str().is_some_and(|ip| ip.contains(':'))
+                });
+        parts.push(("IPv4", four, &subset["ports"]));
+        parts.push(("IPv6", six, &subset["ports"]));
+    }
+    parts.retain(|(_, endpoints, _)| !endpoints.is_empty());
+    if parts.is_empty() {
+        parts.push(("IPv4", Vec::new(), &Value::Null));
+    }
+    let parts = parts.into_iter().enumerate();
+    parts
+        .map(|(index, (family, endpoints, ports))| slice(value, index, family, endpoints, ports))
+        .collect()
+}
+
+fn endpoint(address: &Value, ready: bool) -> Value {
+    let mut endpoint = json!({ "addresses": [address["ip"]], "conditions": { "ready": ready } });
+    for field in ["nodeName", "targetRef"] {
+        if !address[field].is_null() {
+            endpoint[field] = address[field].clone();
         }
     }
-    Ok(slices)
+    endpoint
+}
+
+fn slice(
+    of: &Value,
+    index: usize,
+    family: &str,
+    endpoints: Vec<Value>,
+    ports: &Value,
+) -> Result<Object, Problem> {
+    let row = kinds::of(Kind::EndpointSlice);
+    let metadata = &of["metadata"];
+    // A name that no object can have.
+    let name = format!("{}/{index}", metadata["name"].as_str().unwrap_or_default());
+    let slice = json!({
+        "apiVersion": row.api_version(), "kind": row.kind,
+        "metadata": {
+            "name": name, "namespace": metadata["namespace"],
+            "labels": { "kubernetes.io/service-name": metadata["name"] },
+        },
+        "addressType": family, "endpoints": endpoints, "ports": ports,
+    });
+    let decoded = row.decode(slice, row.api_version())?;
+    decoded.ok_or_else(|| FieldPath::root("subsets").expected("endpoints", "none that can be read"))
 }
 
 /// The items of a `List`, or of a `PodList` and its like, whose items need not name their type.

@@ -2,8 +2,7 @@
 //! one by one, so that no more than one object is held as text.
 
 mod json;
-pub(crate) mod list;
-pub(crate) mod section;
+mod list;
 
 use std::{
     cell::Cell,
@@ -13,14 +12,11 @@ use std::{
 use encoding_rs_io::DecodeReaderBytesBuilder;
 use serde_json::Value;
 
-use self::{
-    json::Outcome,
-    list::{Document, Repeated},
-    section::{Sections, TooLong},
-};
+use self::{json::Outcome, list::Document};
 use crate::{
     decode::TypeMeta,
-    yaml::{Broken, Reader, Top, YamlError},
+    sections::{Sections, TooLong},
+    yaml::{Broken, Reader, Repeated, Top, YamlError},
 };
 
 /// How far ahead is looked for what a text begins with.

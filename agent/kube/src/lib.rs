@@ -12,6 +12,7 @@ pub mod folder;
 pub mod live;
 pub mod manifests;
 pub mod resource;
+mod sections;
 #[cfg(feature = "folder")]
 pub mod source;
 pub mod update;

@@ -26,8 +26,9 @@ pub use self::{
 };
 pub use crate::yaml::{YamlError, value as yaml};
 use crate::{
-    decode::{Decoded, TypeMeta, decode, takes_part},
-    documents::{self, Content, Fault, Piece, list::Repeated},
+    decode::{Decoded, TypeMeta, decode, is_endpoints, takes_part},
+    documents::{self, Content, Fault, Piece},
+    yaml::Repeated,
 };
 
 /// What manifests hold.
@@ -235,10 +236,14 @@ pub(crate) fn stands_alone(slice: &Object, services: &BTreeSet<ServiceName>) -> 
 
 /// What a fault of this object can make a difference to.
 fn touches(meta: &TypeMeta, value: &Value) -> Touches {
-    let Some(row) = kinds::named(&meta.api_version, &meta.kind) else { return Touches::Everything };
     let name = |field: &str, default: &str| {
         let name = value["metadata"][field].as_str().filter(|name| !name.is_empty());
         Touches::Namespace(name.unwrap_or(default).to_owned())
+    };
+    let row = match kinds::named(&meta.api_version, &meta.kind) {
+        Some(row) => row,
+        None if is_endpoints(meta) => return name("namespace", "default"),
+        None => return Touches::Everything,
     };
     match (row.role, row.scope) {
         (Role::Staged, _) => Touches::Nothing,

@@ -14,7 +14,7 @@ use libyaml_safer::{Error, ErrorKind, Event, EventData, Mark, Parser, ScalarStyl
 use serde_json::{Map, Value};
 
 use self::spaced::{Added, Spaced};
-use crate::documents::{list::Repeated, section::Sections};
+use crate::sections::Sections;
 
 /// How deep lists and maps may be in each other: the same that JSON may here. What the API serves is at
 /// some 60, in the schemas of custom resources.
@@ -68,6 +68,15 @@ pub(crate) struct Node {
     pub(crate) repeated: Option<Repeated>,
     /// 1-based line where it begins.
     pub(crate) line: usize,
+}
+
+/// A key that is in a map twice: the last one counts, as for kubectl.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Repeated {
+    /// The key.
+    pub key: String,
+    /// 1-based line of the second.
+    pub line: usize,
 }
 
 /// What comes next at the top of a document.

@@ -50,8 +50,9 @@ fn problem(track: Track, error: &serde_json::Error) -> Problem {
 /// The field, if it is one of the object or within its spec, and says something.
 fn unknown_field(object: &Value, steps: Vec<Step>) -> Option<Vec<Step>> {
     match steps.as_slice() {
-        // Who reads it writes it, and it takes no part.
-        [Step::Field(name)] if name != "status" => {}
+        // Others may know more of these.
+        [Step::Field(name)]
+            if !["apiVersion", "kind", "metadata", "status"].contains(&name.as_str()) => {}
         [Step::Field(spec), _, ..] if spec == "spec" => {}
         _ => return None,
     }
@@ -63,8 +64,8 @@ fn unknown_field(object: &Value, steps: Vec<Step>) -> Option<Vec<Step>> {
     (!says_nothing).then_some(steps)
 }
 
-/// Where the type does have a field of this name that can hold this: in what is around it, from the
-/// nearest outwards, or in what is beside it.
+/// Where the type does have a field of this name that can hold this: in what is beside it, or in what is
+/// around it, from the nearest outwards.
 fn belongs<T: DeserializeOwned>(object: &Value, steps: &[Step]) -> Option<Vec<Step>> {
     let (name, around) = steps.split_last()?;
     let Step::Field(field) = name else { return None };
@@ -80,7 +81,7 @@ fn belongs<T: DeserializeOwned>(object: &Value, steps: &[Step]) -> Option<Vec<St
         };
         Some(around.iter().cloned().chain([Step::Field(key.clone())]).chain(first).collect())
     });
-    let places: Vec<Vec<Step>> = outwards.chain(beside).collect();
+    let places: Vec<Vec<Step>> = beside.chain(outwards).collect();
     places.into_iter().find_map(|mut place| {
         let mut moved = without.clone();
         let fields = at_mut(&mut moved, &place)?.as_object_mut()?;

@@ -11,8 +11,8 @@ use serde::{
 };
 use serde_json::Value;
 
-use super::{Content, Fault, Piece, Place, list::Document, section::Sections};
-use crate::decode::TypeMeta;
+use super::{Content, Fault, Piece, Place, list::Document};
+use crate::{decode::TypeMeta, sections::Sections};
 
 /// How far a part is JSON.
 pub(super) enum Outcome {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{Content, Piece, Place};
-use crate::decode::TypeMeta;
+use crate::{decode::TypeMeta, yaml::Repeated};
 
 /// How many items of a list are kept that do not say their type, where the list says it after them: they
 /// are kept as they are read, which takes some 10 KB each. An API server says it before them.
@@ -23,15 +23,6 @@ pub(super) struct Document<'a> {
     repeated: Option<Repeated>,
     /// What is wrong with a field.
     fault: Option<Content>,
-}
-
-/// A key that is in a map twice: the last one counts, as for kubectl.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Repeated {
-    /// The key.
-    pub key: String,
-    /// 1-based line of the second.
-    pub line: usize,
 }
 
 impl<'a> Document<'a> {
