@@ -336,7 +336,7 @@ mod tests {
             ("- {name: a, protocol: tcp}", "protocol: expected TCP, UDP or SCTP, found \"tcp\""),
             ("- {name: a, cause: none}", "cause: expected explicit-deny, "),
             ("- {name: a, cause: []}", "cause: expected one or more of explicit-deny, "),
-            ("- name: [", "mute.yaml: line 1"),
+            ("- name: [", "mute.yaml: line 2, column 1: not YAML: "),
         ] {
             let error = parse("mute.yaml", text).expect_err(text).to_string();
             assert!(error.contains(wanted), "{text}: {error}");

@@ -1,8 +1,8 @@
 //! Manifests as people write them: what is taken, and what an error says.
 
-use std::fs;
+use std::{fs, path::Path};
 
-use whydrop::cluster::manifests::Manifests;
+use whydrop::cluster::manifests::{Manifests, Touches};
 use whydrop_core::{
     cluster::{
         Engine,
@@ -280,4 +280,149 @@ fn a_folder_without_manifests_and_a_file_that_is_not_there_are_told() {
     let errors: Vec<_> = manifests.errors.iter().map(ToString::to_string).collect();
     assert!(errors[0].contains("no manifests in this folder"), "{errors:?}");
     assert!(errors[1].contains("absent.yaml: No such file"), "{errors:?}");
+}
+
+fn write(folder: &Path, files: &[(&str, &str)]) {
+    for (name, text) in files {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::write(path, text).expect("a file");
+    }
+}
+
+fn remarks(manifests: &Manifests) -> Vec<String> {
+    manifests.remarks.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn folders_are_read_with_those_below_and_what_is_no_manifest_is_passed_over() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let namespace =
+        |name: &str| format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}\n");
+    let kustomization = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n";
+    let template = "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {{ .Values.name }}\n";
+    let quoted = policy("{}").replace("name: p", "name: \"{{ include x }}\"");
+    let control = "{{- if .Values.on }}\nkind: Namespace\n{{- end }}\n";
+    write(
+        folder.path(),
+        &[
+            ("a.yaml", &namespace("a")),
+            ("base/deep/b.yml", &namespace("b")),
+            ("base/kustomization.yaml", kustomization),
+            (".git/c.yaml", &namespace("c")),
+            ("chart/Chart.yaml", "apiVersion: v2\nname: chart\n"),
+            ("chart/values.yaml", "replicas: 1\n"),
+            ("chart/templates/one.yaml", template),
+            ("chart/templates/two.yaml", &quoted),
+            ("chart/templates/three.yaml", control),
+            ("chart/list.json", "[1, 2]"),
+            ("readme.md", "none"),
+        ],
+    );
+    let manifests = Manifests::read(&[folder.path().to_owned()]);
+    assert!(manifests.errors.is_empty(), "{:?}", manifests.errors);
+    let keys: Vec<_> = manifests.keys().map(|key| key.to_string()).collect();
+    assert_eq!(keys, ["Namespace a", "Namespace b"]);
+    let remarks = remarks(&manifests);
+    assert_eq!(remarks.len(), 7, "{remarks:#?}");
+    for (file, why) in [
+        ("base/kustomization.yaml", "kubectl kustomize"),
+        ("chart/Chart.yaml", "not an object"),
+        ("chart/values.yaml", "not an object"),
+        ("chart/list.json", "not an object"),
+        ("one.yaml", "a template"),
+        ("two.yaml", "a template"),
+        ("three.yaml", "a template"),
+    ] {
+        let is_about = |remark: &&String| remark.contains(file) && remark.contains(why);
+        assert!(remarks.iter().any(|remark| is_about(&remark)), "{file}: {remarks:#?}");
+    }
+}
+
+#[test]
+fn the_fault_of_an_object_says_what_it_can_make_a_difference_to() {
+    let manifests = read(
+        "apiVersion: v1\nkind: List\nitems:\n\
+         - {apiVersion: v1, kind: Pod, metadata: {name: a, namespace: x}, status: {podIP: 10.0.0}}\n\
+         - {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: b}, spec: 1}\n\
+         - {apiVersion: v1, kind: Node, metadata: {name: c}, spec: {podCIDR: none}}\n\
+         - {apiVersion: projectcalico.org/v3, kind: StagedNetworkPolicy, metadata: {name: d}, spec: 1}\n\
+         - {apiVersion: v1, kind: Namespace, metadata: {name: e}}\n\
+         ---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: f}\ndata: [\n\
+         ---\napiVersion: v1\nkind: Namespace\nmetadata: {name: g, name: h}\n",
+    );
+    let keys: Vec<_> = manifests.keys().map(|key| key.to_string()).collect();
+    assert_eq!(keys, ["Namespace e", "Namespace h"]);
+    let touches: Vec<_> = manifests.errors.iter().map(|error| error.touches().clone()).collect();
+    let namespace = |name: &str| Touches::Namespace(name.to_owned());
+    assert_eq!(touches, [namespace("x"), namespace("default"), Touches::Everything]);
+    assert!(
+        manifests.errors[0].to_string().starts_with(
+            "policies.yaml, document 1, item 1 (line 4), Pod x/a: status.podIPs: expected an IP"
+        ),
+        "{}",
+        manifests.errors[0]
+    );
+    let remarks = remarks(&manifests);
+    assert_eq!(remarks.len(), 3, "{remarks:#?}");
+    assert!(remarks[0].starts_with("passed over: policies.yaml, document 1, item 4 (line 7)"));
+    assert!(remarks[1].starts_with("passed over: policies.yaml, document 2 (line 9), ConfigMap"));
+    assert!(remarks[2].contains("name is there again in line 17"), "{}", remarks[2]);
+}
+
+#[test]
+fn policies_of_the_group_that_they_came_from_are_read() {
+    for api_version in ["extensions/v1beta1", "networking.k8s.io/v1beta1"] {
+        let spec = "{podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}";
+        let text = policy(spec).replace("networking.k8s.io/v1", api_version);
+        let manifests = read(&text);
+        assert!(manifests.errors.is_empty(), "{:?}", manifests.errors);
+        let keys: Vec<_> = manifests.keys().map(|key| key.to_string()).collect();
+        assert_eq!(keys, ["NetworkPolicy shop/p"]);
+    }
+}
+
+#[test]
+fn endpoints_stand_for_a_service_that_no_slice_stands_for() {
+    let endpoints = "apiVersion: v1\nkind: Endpoints\nmetadata: {name: db, namespace: shop}\nsubsets:\n\
+        - {addresses: [{ip: 10.0.0.1}, {ip: 'fd00::1'}], notReadyAddresses: [{ip: 10.0.0.2}], \
+           ports: [{name: sql, port: 5432}]}\n\
+        - {addresses: [{ip: 10.0.0.3}], ports: [{name: sql, port: 5433}]}\n";
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: shop}\n\
+        spec: {clusterIP: 10.96.0.1, ports: [{name: sql, port: 1}]}\n";
+    let slice = "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+        metadata: {name: db-1, namespace: shop, labels: {kubernetes.io/service-name: db}}\n\
+        addressType: IPv4\nendpoints: [{addresses: [10.0.0.9]}]\nports: [{name: sql, port: 1}]\n";
+    let slices = |text: &str| {
+        let manifests = read(text);
+        assert!(manifests.errors.is_empty(), "{:?}", manifests.errors);
+        let snapshot = manifests.cluster().snapshot();
+        let service = snapshot.service("shop", "db").expect("a Service").clone();
+        snapshot.slices(&service).count()
+    };
+    // One for each subset and family.
+    assert_eq!(slices(&format!("{endpoints}{service}")), 3);
+    assert_eq!(slices(&format!("{endpoints}{service}{slice}")), 1);
+    let broken = read(&endpoints.replace("10.0.0.3", "10.0.0"));
+    assert_eq!(broken.errors.len(), 1, "{:?}", broken.errors);
+    assert_eq!(broken.errors[0].touches(), &Touches::Namespace("shop".to_owned()));
+}
+
+#[test]
+fn ports_of_native_sidecars_are_ports_of_the_pod() {
+    let manifests = read(
+        "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {initContainers: [\
+         {name: setup, ports: [{name: none, containerPort: 1}]}, \
+         {name: agent, restartPolicy: Always, ports: [{name: metrics, containerPort: 8077}], \
+          readinessProbe: {httpGet: {port: metrics}}}], \
+         containers: [{name: b, ports: [{name: http, containerPort: 80}]}]}}",
+    );
+    match manifests.objects.into_iter().next() {
+        Some(Object::Pod(pod)) => {
+            let ports: Vec<_> = pod.ports.iter().map(|port| (&*port.name, port.number)).collect();
+            assert_eq!(ports, [("http", 80), ("metrics", 8077)]);
+            assert_eq!(pod.probes.iter().map(|probe| probe.port).collect::<Vec<_>>(), [8077]);
+        }
+        other => panic!("{other:?}"),
+    }
 }

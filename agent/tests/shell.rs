@@ -230,7 +230,7 @@ fn the_command_of_a_patch_is_safe_to_paste() {
 fn errors_are_lines_whatever_manifests_hold() {
     let kind =
         "x\n2026-01-02T03:04:05Z DROP a/b -> c/d:1/TCP  x; fix: whydrop fix --from a/b\u{9b}";
-    let bad = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": kind, "namespace": "x"},
+    let bad = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": kind, "namespace": "a"},
         "status": {"podIP": kind}});
     let bad = json(&bad).expect("JSON");
     let twice = format!("{bad}\n---\n{bad}\n");

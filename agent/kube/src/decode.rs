@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use whydrop_core::{
-    cluster::object::Object,
+    cluster::object::{Kind, Object},
     kinds,
     problem::{FieldPath, Problem},
 };
@@ -16,6 +16,8 @@ pub enum Decoded {
     Object(Box<Object>),
     /// A list: its items, with the type that they may leave out.
     List(Vec<Value>),
+    /// `Endpoints`, as the slices that stand for them.
+    Endpoints(Vec<Object>),
     /// A kind that takes no part in what we decide.
     NoPart,
     /// A policy of a kind or version that this version cannot read: verdicts may depend on it.
@@ -47,12 +49,14 @@ impl TypeMeta {
             let found = shown(value);
             return Err(FieldPath::root("(document)").expected("an API object", found));
         };
-        let text = |name: &str| match fields.get(name) {
+        let text = |name: &str, example: &str| match fields.get(name) {
             Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
             Some(other) => Err(FieldPath::root(name).expected("a string", shown(other))),
-            None => Err(FieldPath::root(name).expected("a string such as v1", "none")),
+            None => {
+                Err(FieldPath::root(name).expected(format!("a string such as {example}"), "none"))
+            }
         };
-        Ok(Self { api_version: text("apiVersion")?, kind: text("kind")? })
+        Ok(Self { api_version: text("apiVersion", "v1")?, kind: text("kind", "Pod")? })
     }
 }
 
@@ -63,6 +67,9 @@ impl TypeMeta {
 pub fn decode(value: Value) -> Result<Decoded, Problem> {
     let meta = TypeMeta::of(&value)?;
     let TypeMeta { api_version, kind } = &meta;
+    if is_endpoints(&meta) {
+        return endpoints(&value).map(Decoded::Endpoints);
+    }
     if let Some(row) = kinds::named(api_version, kind) {
         let object = row.decode(value, api_version)?.map(Box::new);
         return Ok(object.map_or(Decoded::Unread, Decoded::Object));
@@ -74,6 +81,82 @@ pub fn decode(value: Value) -> Result<Decoded, Problem> {
         true => Decoded::Unread,
         false => Decoded::NoPart,
     })
+}
+
+/// Whether objects of a type, or what is in them, may make a difference to a verdict.
+pub fn takes_part(meta: &TypeMeta) -> bool {
+    let TypeMeta { api_version, kind } = meta;
+    kinds::named(api_version, kind).is_some()
+        || kinds::may_decide(api_version, kind)
+        || kind.ends_with("List")
+        || is_endpoints(meta)
+}
+
+/// Whether it is what slices came after.
+pub fn is_endpoints(meta: &TypeMeta) -> bool {
+    (meta.api_version.as_str(), meta.kind.as_str()) == ("v1", "Endpoints")
+}
+
+/// The slices that Kubernetes makes of `Endpoints` (its endpointslicemirroring controller): one for each
+/// subset and family, and an empty one if there is no endpoint.
+fn endpoints(value: &Value) -> Result<Vec<Object>, Problem> {
+    let subsets = value["subsets"].as_array().into_iter().flatten();
+    let mut parts: Vec<(&str, Vec<Value>, &Value)> = Vec::new();
+    for subset in subsets {
+        let (six, four): (Vec<Value>, Vec<Value>) =
+            [("addresses", true), ("notReadyAddresses", false)]
+                .into_iter()
+                .flat_map(|(list, ready)| {
+                    let addresses = subset[list].as_array().into_iter().flatten();
+                    addresses.map(move |address| endpoint(address, ready))
+                })
+                .partition(|endpoint| {
+                    endpoint["addresses"][0].as_str().is_some_and(|ip| ip.contains(':'))
+                });
+        parts.push(("IPv4", four, &subset["ports"]));
+        parts.push(("IPv6", six, &subset["ports"]));
+    }
+    parts.retain(|(_, endpoints, _)| !endpoints.is_empty());
+    if parts.is_empty() {
+        parts.push(("IPv4", Vec::new(), &Value::Null));
+    }
+    let parts = parts.into_iter().enumerate();
+    parts
+        .map(|(index, (family, endpoints, ports))| slice(value, index, family, endpoints, ports))
+        .collect()
+}
+
+fn endpoint(address: &Value, ready: bool) -> Value {
+    let mut endpoint = json!({ "addresses": [address["ip"]], "conditions": { "ready": ready } });
+    for field in ["nodeName", "targetRef"] {
+        if !address[field].is_null() {
+            endpoint[field] = address[field].clone();
+        }
+    }
+    endpoint
+}
+
+fn slice(
+    of: &Value,
+    index: usize,
+    family: &str,
+    endpoints: Vec<Value>,
+    ports: &Value,
+) -> Result<Object, Problem> {
+    let row = kinds::of(Kind::EndpointSlice);
+    let metadata = &of["metadata"];
+    // A name that no object can have.
+    let name = format!("{}/{index}", metadata["name"].as_str().unwrap_or_default());
+    let slice = json!({
+        "apiVersion": row.api_version(), "kind": row.kind,
+        "metadata": {
+            "name": name, "namespace": metadata["namespace"],
+            "labels": { "kubernetes.io/service-name": metadata["name"] },
+        },
+        "addressType": family, "endpoints": endpoints, "ports": ports,
+    });
+    let decoded = row.decode(slice, row.api_version())?;
+    decoded.ok_or_else(|| FieldPath::root("subsets").expected("endpoints", "none that can be read"))
 }
 
 /// The items of a `List`, or of a `PodList` and its like, whose items need not name their type.

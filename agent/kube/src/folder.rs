@@ -16,7 +16,7 @@ use whydrop_core::cluster::{
     object::{Key, Object},
 };
 
-use crate::manifests::{ManifestError, Manifests, files};
+use crate::manifests::{ManifestError, Manifests, ServiceName, files, sliced, stands_alone};
 
 /// How long the folder must be quiet before it is read: an editor or `kubectl` writes in steps.
 const QUIET: Duration = Duration::from_millis(100);
@@ -84,7 +84,7 @@ impl Folder {
                 let _ = sender.try_send(change);
             })
             .map_err(not_followed)?;
-        watcher.watch(&path, RecursiveMode::NonRecursive).map_err(not_followed)?;
+        watcher.watch(&path, RecursiveMode::Recursive).map_err(not_followed)?;
         let mut folder = Self {
             path,
             files: BTreeMap::new(),
@@ -151,6 +151,9 @@ impl Folder {
         for path in &paths {
             let mut manifests = Manifests::default();
             manifests.read_file(path);
+            for remark in &manifests.remarks {
+                tracing::warn!("{remark}");
+            }
             let errors = std::mem::take(&mut manifests.errors);
             if errors.is_empty() || !self.files.contains_key(path) {
                 self.files.insert(path.clone(), manifests);
@@ -178,6 +181,12 @@ impl Folder {
                     let (file, key) = (path.display(), object.key());
                     tracing::warn!(%file, "{key} is defined twice; using the last one");
                 }
+            }
+        }
+        let services: BTreeSet<ServiceName> = held.values().filter_map(sliced).collect();
+        for slice in self.files.values().flat_map(|manifests| &manifests.endpoints) {
+            if stands_alone(slice, &services) {
+                held.insert(slice.key(), slice.clone());
             }
         }
         if ignored != self.ignored {

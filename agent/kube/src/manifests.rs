@@ -1,10 +1,14 @@
 //! Objects from manifests: YAML and JSON, files, folders and standard input, several documents.
 
+mod fault;
+mod files;
+
 use std::{
-    collections::BTreeMap,
-    fmt, fs,
-    io::{self, Read as _},
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde_json::Value;
@@ -13,70 +17,19 @@ use whydrop_core::{
         Cluster, Engine,
         object::{Key, Object},
     },
-    kinds,
-    problem::Problem,
+    kinds::{self, Role, Scope},
 };
 
-use crate::decode::{Decoded, TypeMeta, decode};
-
-/// File name endings that count as manifests in a folder, as for `kubectl apply -f`.
-const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
-
-/// Where an object comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// The file, or `standard input`.
-    pub file: String,
-    /// 1-based number of the document in it.
-    pub document: usize,
-    /// 1-based line where the document starts.
-    pub line: usize,
-    /// The object, as far as it says: `NetworkPolicy backend/allow-web`.
-    pub object: String,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { file, document, line, object } = self;
-        write!(f, "{file}, document {document} (line {line})")?;
-        if object.is_empty() { Ok(()) } else { write!(f, ", {object}") }
-    }
-}
-
-/// Why manifests cannot be taken.
-#[derive(Debug, thiserror::Error)]
-pub enum ManifestError {
-    /// A file or folder that cannot be read.
-    #[error("{path}: {source}")]
-    Read {
-        /// Which.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// A folder without a manifest in it.
-    #[error("{path}: no manifests in this folder: expected files ending in .yaml, .yml or .json")]
-    Empty {
-        /// Which.
-        path: String,
-    },
-    /// A document that is not YAML or JSON.
-    #[error("{origin}: {message}")]
-    Syntax {
-        /// Where.
-        origin: Origin,
-        /// What the parser says.
-        message: String,
-    },
-    /// A field that cannot be taken.
-    #[error("{origin}: {problem}")]
-    Field {
-        /// Where.
-        origin: Origin,
-        /// What is wrong.
-        problem: Problem,
-    },
-}
+pub use self::{
+    fault::{ManifestError, Origin, Remark, Touches},
+    files::files,
+};
+pub use crate::yaml::{YamlError, value as yaml};
+use crate::{
+    decode::{Decoded, TypeMeta, decode, is_endpoints, takes_part},
+    documents::{self, Content, Fault, Piece},
+    yaml::Repeated,
+};
 
 /// What manifests hold.
 #[derive(Debug, Default)]
@@ -91,23 +44,33 @@ pub struct Manifests {
     pub engine: Engine,
     /// What is wrong with the others.
     pub errors: Vec<ManifestError>,
+    /// What is passed over, and what else is to be known of them.
+    pub remarks: Vec<Remark>,
+    /// Slices that stand for Endpoints, which count for a Service that no slice stands for.
+    pub(crate) endpoints: Vec<Object>,
+}
+
+/// A text that is read.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    /// The file, or `standard input`.
+    name: &'a str,
+    /// It was not named, but is in a folder, where other files may be beside manifests.
+    is_in_folder: bool,
 }
 
 impl Manifests {
-    /// Reads files, folders (not below their subfolders, as kubectl does) and `-`.
+    /// Reads files, folders with those below them, and `-`.
     pub fn read(paths: &[PathBuf]) -> Self {
         let mut manifests = Self::default();
         for path in paths {
             if path.as_os_str() == "-" {
-                let mut text = String::new();
-                match io::stdin().read_to_string(&mut text) {
-                    Ok(_) => manifests.read_text("standard input", &text),
-                    Err(source) => manifests.unreadable("standard input".as_ref(), source),
-                }
+                let source = Source { name: "standard input", is_in_folder: false };
+                manifests.read_from(source, io::stdin().lock(), false);
             } else if path.is_dir() {
                 manifests.read_folder(path);
             } else {
-                manifests.read_file(path);
+                manifests.open(path, false);
             }
         }
         manifests
@@ -118,79 +81,120 @@ impl Manifests {
             Ok(files) if files.is_empty() => {
                 self.errors.push(ManifestError::Empty { path: folder.display().to_string() });
             }
-            Ok(files) => files.iter().for_each(|file| self.read_file(file)),
-            Err(source) => self.unreadable(folder, source),
+            Ok(files) => files.iter().for_each(|file| self.open(file, true)),
+            Err(source) => self.unreadable(folder.display().to_string(), source),
         }
     }
 
-    /// Reads one file.
+    /// Reads one file of a folder.
     pub fn read_file(&mut self, file: &Path) {
-        match fs::read_to_string(file) {
-            Ok(text) => self.read_text(&file.display().to_string(), &text),
-            Err(source) => self.unreadable(file, source),
+        self.open(file, true);
+    }
+
+    fn open(&mut self, path: &Path, is_in_folder: bool) {
+        let name = path.display().to_string();
+        match File::open(path) {
+            Ok(file) => {
+                let is_json = path.extension().is_some_and(|ending| ending == "json");
+                self.read_from(Source { name: &name, is_in_folder }, file, is_json);
+            }
+            Err(source) => self.unreadable(name, source),
         }
     }
 
-    fn unreadable(&mut self, path: &Path, source: io::Error) {
-        self.errors.push(ManifestError::Read { path: path.display().to_string(), source });
+    fn unreadable(&mut self, path: String, source: io::Error) {
+        self.errors.push(ManifestError::Read { path, source });
     }
 
     /// Reads the documents of one file.
     pub fn read_text(&mut self, file: &str, text: &str) {
-        let text = text.trim_start_matches('\u{feff}');
-        // A brace may open YAML as well, where keys need no quotes.
-        let is_json =
-            || serde_json::Deserializer::from_str(text).into_iter::<Value>().all(|d| d.is_ok());
-        if Path::new(file).extension().is_some_and(|e| e == "json")
-            || (text.trim_start().starts_with('{') && is_json())
-        {
-            return self.read_json(file, text);
-        }
-        for (index, (line, document)) in yaml_documents(text).into_iter().enumerate() {
-            let origin =
-                Origin { file: file.to_owned(), document: index + 1, line, object: String::new() };
-            match yaml(document, line) {
-                Ok(Value::Null) => {}
-                Ok(value) => self.add(&origin, value),
-                Err(error) => {
-                    let message = error.to_string();
-                    self.errors.push(ManifestError::Syntax { origin, message });
+        let is_json = Path::new(file).extension().is_some_and(|ending| ending == "json");
+        self.read_from(Source { name: file, is_in_folder: false }, text.as_bytes(), is_json);
+    }
+
+    fn read_from(&mut self, source: Source<'_>, input: impl Read, is_json: bool) {
+        documents::read(input, is_json, &mut |piece| self.take(source, piece));
+    }
+
+    fn take(&mut self, source: Source<'_>, piece: Piece) {
+        let mut origin = Origin::of(source.name, piece.place);
+        match piece.content {
+            Content::Object(Value::Null, _) => {}
+            Content::Object(value, repeated) => {
+                if let Some(Repeated { key, line: again }) = repeated {
+                    origin.object = object_name(&value);
+                    self.remark(Remark::Repeated { origin: origin.clone(), key, again });
+                }
+                self.add(source, &origin, value);
+            }
+            Content::Template => self.remark(Remark::Template { file: source.name.to_owned() }),
+            Content::CutOff => {
+                let message = "expected `kind: List` after the items, found the end".to_owned();
+                self.errors.push(ManifestError::Syntax { origin, message });
+            }
+            Content::Fault(Fault::Read(error), _) => {
+                self.unreadable(source.name.to_owned(), error);
+            }
+            Content::Fault(fault, of) => {
+                let message = fault.to_string();
+                if !of.kind.is_empty() {
+                    origin.object = of.kind.clone();
+                }
+                let error = ManifestError::Syntax { origin, message };
+                match of == TypeMeta::default() || takes_part(&of) {
+                    true => self.errors.push(error),
+                    false => self.remark(Remark::PassedOver(error)),
                 }
             }
         }
     }
 
-    /// A stream of JSON documents.
-    fn read_json(&mut self, file: &str, text: &str) {
-        let mut stream = serde_json::Deserializer::from_str(text).into_iter::<Value>();
-        for document in 1.. {
-            let before = &text[..stream.byte_offset()];
-            let line = before.matches('\n').count() + 1;
-            let origin = Origin { file: file.to_owned(), document, line, object: String::new() };
-            match stream.next() {
-                None => return,
-                Some(Ok(value)) => self.add(&origin, value),
-                Some(Err(error)) => {
-                    let message = error.to_string();
-                    return self.errors.push(ManifestError::Syntax { origin, message });
-                }
-            }
+    fn remark(&mut self, remark: Remark) {
+        if !self.remarks.contains(&remark) {
+            self.remarks.push(remark);
         }
     }
 
-    fn add(&mut self, origin: &Origin, value: Value) {
+    fn add(&mut self, source: Source<'_>, origin: &Origin, value: Value) {
         let origin = Origin { object: object_name(&value), ..origin.clone() };
-        let meta = TypeMeta::of(&value).unwrap_or_default();
+        let meta = match TypeMeta::of(&value) {
+            Ok(meta) => meta,
+            // Values of a chart, settings of other tools.
+            Err(_) if source.is_in_folder => {
+                return self.remark(Remark::NoObject { file: source.name.to_owned() });
+            }
+            Err(problem) => {
+                let touches = Touches::Everything;
+                return self.errors.push(ManifestError::Field { origin, problem, touches });
+            }
+        };
+        if meta.kind == "Kustomization" && meta.api_version.starts_with("kustomize.") {
+            self.remark(Remark::Kustomization { file: source.name.to_owned() });
+        }
         if self.engine == Engine::Standard {
             self.engine = kinds::engine_of(&meta.api_version);
         }
-        let kind = meta.to_string();
+        if is_template(&meta, &value) {
+            return self.remark(Remark::Template { file: source.name.to_owned() });
+        }
+        let (kind, touches) = (meta.to_string(), touches(&meta, &value));
         match decode(value) {
             Ok(Decoded::Object(object)) => self.objects.push(*object),
-            Ok(Decoded::List(items)) => items.into_iter().for_each(|item| self.add(&origin, item)),
+            Ok(Decoded::Endpoints(slices)) => self.endpoints.extend(slices),
+            Ok(Decoded::List(items)) => {
+                for item in items {
+                    self.add(source, &origin, item);
+                }
+            }
             Ok(Decoded::NoPart) => *self.ignored.entry(kind).or_default() += 1,
             Ok(Decoded::Unread) => *self.unread.entry(kind).or_default() += 1,
-            Err(problem) => self.errors.push(ManifestError::Field { origin, problem }),
+            Err(problem) if touches == Touches::Nothing => {
+                let error = ManifestError::Field { origin, problem, touches };
+                self.remark(Remark::PassedOver(error));
+            }
+            Err(problem) => {
+                self.errors.push(ManifestError::Field { origin, problem, touches });
+            }
         }
     }
 
@@ -199,7 +203,10 @@ impl Manifests {
         let mut cluster = Cluster::default();
         cluster.set_engine(self.engine);
         cluster.set_unread(self.unread);
-        for object in self.objects {
+        let sliced: BTreeSet<ServiceName> = self.objects.iter().filter_map(sliced).collect();
+        let endpoints = self.endpoints.into_iter();
+        let endpoints = endpoints.filter(|slice| stands_alone(slice, &sliced));
+        for object in self.objects.into_iter().chain(endpoints) {
             cluster.apply(object, None);
         }
         cluster
@@ -211,79 +218,59 @@ impl Manifests {
     }
 }
 
-/// The manifests of a folder, by name.
-///
-/// # Errors
-/// Where the folder cannot be read.
-pub fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let ending = path.extension().and_then(|ending| ending.to_str());
-        if ending.is_some_and(|ending| ENDINGS.contains(&ending)) && path.is_file() {
-            files.push(path);
-        }
+/// Namespace and name of a Service.
+pub(crate) type ServiceName = (Arc<str>, Arc<str>);
+
+/// The Service that a slice is of.
+pub(crate) fn sliced(object: &Object) -> Option<ServiceName> {
+    match object {
+        Object::EndpointSlice(slice) => Some((slice.namespace.clone(), slice.service.clone()?)),
+        _ => None,
     }
-    files.sort();
-    Ok(files)
 }
 
-/// Splits a file at its `---` lines, as kubectl does; a broken document leaves the others whole.
-fn yaml_documents(text: &str) -> Vec<(usize, &str)> {
-    let mut documents = Vec::new();
-    let (mut start, mut start_line, mut offset) = (0, 1, 0);
-    for (index, line) in text.split_inclusive('\n').enumerate() {
-        let rest = line.strip_prefix("---");
-        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace)) {
-            documents.push((start_line, &text[start..offset]));
-            (start, start_line) = (offset + 3, index + 1);
-        }
-        offset += line.len();
+/// Whether a slice that stands for Endpoints is of a Service that has no others.
+pub(crate) fn stands_alone(slice: &Object, services: &BTreeSet<ServiceName>) -> bool {
+    sliced(slice).is_none_or(|service| !services.contains(&service))
+}
+
+/// What a fault of this object can make a difference to.
+fn touches(meta: &TypeMeta, value: &Value) -> Touches {
+    let name = |field: &str, default: &str| {
+        let name = value["metadata"][field].as_str().filter(|name| !name.is_empty());
+        Touches::Namespace(name.unwrap_or(default).to_owned())
+    };
+    let row = match kinds::named(&meta.api_version, &meta.kind) {
+        Some(row) => row,
+        None if is_endpoints(meta) => return name("namespace", "default"),
+        None => return Touches::Everything,
+    };
+    match (row.role, row.scope) {
+        (Role::Staged, _) => Touches::Nothing,
+        (_, Scope::Namespace) => name("namespace", "default"),
+        _ if row.kind == "Namespace" => name("name", ""),
+        _ => Touches::Everything,
     }
-    documents.push((start_line, &text[start..]));
-    // Nothing, or comments alone, is no document.
-    documents.retain(|(_, document)| {
-        document.lines().any(|line| !matches!(line.trim_start().chars().next(), None | Some('#')))
-    });
-    documents
 }
 
-/// A document that is not YAML.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum YamlError {
-    /// The parser knows where.
-    #[error("line {line}, column {column}: not YAML: {message}")]
-    At {
-        /// 1-based line.
-        line: usize,
-        /// 1-based column.
-        column: u64,
-        /// What the parser says.
-        message: String,
-    },
-    /// It does not.
-    #[error("not YAML: {0}")]
-    Somewhere(String),
+/// Whether an object that takes part has `{{` where no object can have it, but a template of one.
+fn is_template(meta: &TypeMeta, value: &Value) -> bool {
+    let Some(row) = kinds::named(&meta.api_version, &meta.kind) else { return false };
+    let metadata = &value["metadata"];
+    let places = [&metadata["name"], &metadata["namespace"], &metadata["labels"]];
+    let spec = row.decides().then(|| &value["spec"]);
+    places.into_iter().chain(spec).any(has_braces)
 }
 
-/// Reads one YAML (or JSON) document; line numbers in errors count from `start_line`.
-///
-/// # Errors
-/// Where it is not YAML, and in which line and column.
-pub fn yaml(document: &str, start_line: usize) -> Result<Value, YamlError> {
-    let options = serde_saphyr::options! { with_snippet: false };
-    serde_saphyr::from_str_with_options(document, options).map_err(|error| {
-        let message = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
-        match error.location() {
-            Some(at) => {
-                let line = start_line + usize::try_from(at.line()).unwrap_or(1).saturating_sub(1);
-                let message =
-                    message.split(" at line ").next().unwrap_or(&message).trim().to_owned();
-                YamlError::At { line, column: at.column(), message }
-            }
-            None => YamlError::Somewhere(message),
+fn has_braces(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains("{{"),
+        Value::Array(items) => items.iter().any(has_braces),
+        Value::Object(map) => {
+            map.iter().any(|(key, value)| key.contains("{{") || has_braces(value))
         }
-    })
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 /// `NetworkPolicy backend/allow-web`, as far as it says.

@@ -14,7 +14,7 @@ use crate::cluster::{
     agent_logs::{LogLine, SELECTOR, once},
     connect::{ConnectError, KubeArgs, Server, target},
     live::once::{Wanted, read},
-    manifests::Manifests,
+    manifests::{Manifests, Touches},
 };
 
 /// How far back agents' logs are read: anyone who has an id got it today.
@@ -45,7 +45,7 @@ pub(super) struct OpenCluster {
 }
 
 enum ClusterFrom {
-    Manifests(Box<Snapshot>),
+    Manifests(Box<Manifests>),
     Api(Client, Server, Runtime),
 }
 
@@ -58,11 +58,11 @@ impl ClusterArgs {
     /// Reads the manifests, or connects to the cluster.
     ///
     /// # Errors
-    /// Everything that is wrong with the manifests, a line each; a cluster that cannot be reached.
+    /// A cluster that cannot be reached.
     pub(super) fn open(&self) -> anyhow::Result<OpenCluster> {
         let namespace = self.namespace.clone();
         if !self.paths.is_empty() {
-            let from = ClusterFrom::Manifests(Box::new(self.manifests()?));
+            let from = ClusterFrom::Manifests(Box::new(Manifests::read(&self.paths)));
             return Ok(OpenCluster { namespace, quiet: self.quiet, from });
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -76,19 +76,46 @@ impl ClusterArgs {
         let from = ClusterFrom::Api(client, server, runtime);
         Ok(OpenCluster { namespace, quiet: self.quiet, from })
     }
+}
 
-    fn manifests(&self) -> anyhow::Result<Snapshot> {
-        let manifests = Manifests::read(&self.paths);
-        if let [errors @ .., last] = manifests.errors.as_slice() {
-            for error in errors {
-                complain(&error.to_string());
-            }
-            bail!("{last}");
+/// How many remarks about manifests are written, a line each: a repository may hold hundreds of templates.
+const REMARKS_MAX: usize = 20;
+
+/// The cluster that manifests describe. Complains of what is passed over.
+fn described(manifests: Manifests, wanted: &Wanted) -> anyhow::Result<Snapshot> {
+    let Manifests { errors, remarks, .. } = &manifests;
+    let (errors, harmless): (Vec<_>, Vec<_>) =
+        errors.iter().partition(|error| matters(error.touches(), wanted));
+    let harmless = harmless.into_iter().map(|error| format!("passed over: {error}"));
+    let lines: Vec<String> = remarks.iter().map(ToString::to_string).chain(harmless).collect();
+    for line in lines.iter().take(REMARKS_MAX) {
+        complain(line);
+    }
+    if lines.len() > REMARKS_MAX {
+        complain(&format!("and {} more like these", lines.len() - REMARKS_MAX));
+    }
+    if let [errors @ .., last] = errors.as_slice() {
+        for error in errors {
+            complain(&error.to_string());
         }
-        for (kind, count) in &manifests.ignored {
-            tracing::debug!(kind, count, "ignoring objects of this kind");
+        bail!("{last}");
+    }
+    for (kind, count) in &manifests.ignored {
+        tracing::debug!(kind, count, "ignoring objects of this kind");
+    }
+    Ok(manifests.cluster().snapshot())
+}
+
+/// Whether an object that cannot be read can make a difference to what is asked.
+fn matters(touches: &Touches, wanted: &Wanted) -> bool {
+    let Wanted { namespaces, addresses, nodes, .. } = wanted;
+    match touches {
+        Touches::Everything => true,
+        Touches::Nothing => false,
+        // Who has an address, or what is on a node, may be in any namespace.
+        Touches::Namespace(own) => {
+            *nodes || !addresses.is_empty() || namespaces.is_empty() || namespaces.contains(own)
         }
-        Ok(manifests.cluster().snapshot())
     }
 }
 
@@ -113,15 +140,12 @@ impl OpenCluster {
     /// As much of the cluster as these ends need. Complains of what could not be read.
     ///
     /// # Errors
-    /// The cluster does not answer, or refuses the user.
+    /// Everything that is wrong with the manifests and can make a difference, a line each; the cluster
+    /// does not answer, or refuses the user.
     pub(super) fn snapshot<'a>(
         self,
         ends: impl IntoIterator<Item = &'a NamedEnd>,
     ) -> anyhow::Result<Snapshot> {
-        let (client, server, runtime) = match self.from {
-            ClusterFrom::Manifests(snapshot) => return Ok(*snapshot),
-            ClusterFrom::Api(client, server, runtime) => (client, server, runtime),
-        };
         let mut wanted = Wanted { home: self.namespace, ..Wanted::default() };
         for end in ends {
             match end {
@@ -134,6 +158,10 @@ impl OpenCluster {
                 }
             }
         }
+        let (client, server, runtime) = match self.from {
+            ClusterFrom::Manifests(manifests) => return described(*manifests, &wanted),
+            ClusterFrom::Api(client, server, runtime) => (client, server, runtime),
+        };
         let progress = Progress::start(self.quiet);
         let part = runtime.block_on(read(client, wanted, &|what| progress.say(what)));
         let part = part.map_err(|why| anyhow!("cannot reach the API server {server}: {why}"))?;

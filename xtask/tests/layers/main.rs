@@ -100,6 +100,9 @@ const HOUSE: &[Target] = &[
             "connect",    // the client
             "agent_logs", // the logs of the agents' pods
             "decode",     // what an object is to us
+            "sections",   // a text in its parts
+            "yaml",       // one as kubectl reads it
+            "documents",  // the objects in it, as YAML or JSON
             "manifests",  // files of objects
             "folder",     // a folder of them, followed
             "update",     // what came of a change

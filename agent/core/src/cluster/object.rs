@@ -177,6 +177,8 @@ pub struct Pod {
     pub node: Option<Arc<str>>,
     /// `spec.hostNetwork`: its address is its node's, and no policy selects it.
     pub host_network: bool,
+    /// Whether it is over: it holds no address any more, and is what it was otherwise.
+    pub finished: Option<Finished>,
     /// `status.podIPs`; empty once it has finished (Succeeded, Failed) or before it has any.
     pub addresses: Vec<IpAddr>,
     /// `status.hostIPs`: addresses of its node.
@@ -204,6 +206,15 @@ pub struct SecondNetwork {
     pub name: Arc<str>,
     /// The pod's addresses there.
     pub addresses: Vec<IpAddr>,
+}
+
+/// How a pod ended (`status.phase`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Display)]
+pub enum Finished {
+    /// All its containers ended well.
+    Succeeded,
+    /// At least one did not.
+    Failed,
 }
 
 /// A named container port.

@@ -15,8 +15,8 @@ use k8s_openapi::{
 };
 
 use super::object::{
-    ContainerPort, EndpointSlice, Namespace, Pod, Probe, ProbePort, Service, ServiceAccount,
-    ServicePort, SlicePort, TargetPort, Workload,
+    ContainerPort, EndpointSlice, Finished, Namespace, Pod, Probe, ProbePort, Service,
+    ServiceAccount, ServicePort, SlicePort, TargetPort, Workload,
 };
 use crate::{
     flow::Protocol,
@@ -51,8 +51,11 @@ pub fn pod(pod: &core::Pod) -> Result<Pod, Problem> {
     let metadata = &pod.metadata;
     let spec = pod.spec.as_ref();
     let status = pod.status.as_ref();
-    let phase = status.and_then(|status| status.phase.as_deref());
-    let finished = matches!(phase, Some("Succeeded" | "Failed"));
+    let finished = match status.and_then(|status| status.phase.as_deref()) {
+        Some("Succeeded") => Some(Finished::Succeeded),
+        Some("Failed") => Some(Finished::Failed),
+        _ => None,
+    };
 
     let mut addresses = Vec::new();
     let mut host_addresses = Vec::new();
@@ -62,7 +65,7 @@ pub fn pod(pod: &core::Pod) -> Result<Pod, Problem> {
         for text in several.chain(status.pod_ip.as_ref()).filter(|text| !text.is_empty()) {
             let address = address(text, &path.field("podIPs"))?;
             // "A pod that has finished holds no address": its status may still show one.
-            if !finished && !addresses.contains(&address) {
+            if finished.is_none() && !addresses.contains(&address) {
                 addresses.push(address);
             }
         }
@@ -94,6 +97,7 @@ pub fn pod(pod: &core::Pod) -> Result<Pod, Problem> {
             .into(),
         node: spec.and_then(|spec| spec.node_name.as_deref()).map(Into::into),
         host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
+        finished,
         addresses,
         host_addresses,
         second_networks,
@@ -141,12 +145,26 @@ fn restarts(status: &core::PodStatus) -> u64 {
     containers.filter_map(|container| u64::try_from(container.restart_count).ok()).sum()
 }
 
+/// The containers that run as long as the pod does, with their paths: those of its spec, then its native
+/// sidecars, which are init containers that are always restarted. In this order a port's name is looked
+/// for (`FindPort` in pkg/api/v1/pod/util.go).
+fn containers(spec: &core::PodSpec) -> impl Iterator<Item = (FieldPath, &core::Container)> {
+    let path = FieldPath::root("spec");
+    let sidecars = spec.init_containers.iter().flatten().enumerate();
+    let sidecars = sidecars.filter(|(_, init)| init.restart_policy.as_deref() == Some("Always"));
+    let of = |list: &str| {
+        let path = path.field(list);
+        move |(index, container)| (path.index(index), container)
+    };
+    let own = spec.containers.iter().enumerate().map(of("containers"));
+    own.chain(sidecars.map(of("initContainers")))
+}
+
 fn container_ports(spec: &core::PodSpec) -> Result<Vec<ContainerPort>, Problem> {
-    let path = FieldPath::root("spec").field("containers");
     let mut ports = Vec::new();
-    for (index, container) in spec.containers.iter().enumerate() {
-        for (port_index, port) in container.ports.iter().flatten().enumerate() {
-            let path = path.index(index).field("ports").index(port_index);
+    for (path, container) in containers(spec) {
+        for (index, port) in container.ports.iter().flatten().enumerate() {
+            let path = path.field("ports").index(index);
             let number = port_number(port.container_port, &path.field("containerPort"))?;
             let protocol = protocol(port.protocol.as_deref(), &path.field("protocol"))?;
             if let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) {
@@ -166,7 +184,7 @@ fn probe_ports(spec: &core::PodSpec, named: &[ContainerPort]) -> Vec<ProbePort> 
         }
     };
     let mut ports = Vec::new();
-    for container in &spec.containers {
+    for (_, container) in containers(spec) {
         for (probe, handler) in [
             (Probe::Liveness, &container.liveness_probe),
             (Probe::Readiness, &container.readiness_probe),

@@ -209,13 +209,19 @@ pub(super) const ROWS: &[KindRow] = &[
         })),
         ..TEMPLATE
     },
+    // The group that it came from has the same fields; charts and repositories still hold it.
     KindRow {
-        api_versions: &[NetworkPolicy::API_VERSION],
+        api_versions: &[
+            NetworkPolicy::API_VERSION,
+            "networking.k8s.io/v1beta1",
+            "extensions/v1beta1",
+        ],
         kind: "NetworkPolicy",
         plural: "networkpolicies",
         role: Role::Policy,
         is_remedy: true,
-        decoder: Some(read(Kind::Policy(PolicyKind::NetworkPolicy), |value, _| {
+        decoder: Some(read(Kind::Policy(PolicyKind::NetworkPolicy), |mut value, _| {
+            value["apiVersion"] = NetworkPolicy::API_VERSION.into();
             network_policy::lower(&decode_strictly(&value)?).map(Object::Policy)
         })),
         ..OBJECT

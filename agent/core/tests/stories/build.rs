@@ -46,6 +46,7 @@ pub(crate) fn pod(namespace: &str, name: &str, last: u8, pod_labels: &[(&str, &s
         node: Some("worker-1".into()),
         host_network: false,
         addresses: vec![address(last)],
+        finished: None,
         host_addresses: Vec::new(),
         second_networks: Vec::new(),
         ports: Vec::new(),
