@@ -16,8 +16,9 @@ use k8s_openapi::{Resource as _, api::networking::v1::NetworkPolicy};
 
 use crate::{
     cluster::{
-        Engine, Snapshot,
+        Snapshot,
         object::{Namespace, Node, Pod},
+        profile::EngineName,
         resolve::{Endpoint, Holder},
     },
     diagnosis::{Class, Diagnosis, Situation},
@@ -146,24 +147,26 @@ pub(crate) fn remedy_named(
     if verdict.denied_directions().any(|d| verdict.direction(d).denied_by.is_some()) {
         return None;
     }
-    let of_kind = |direction| form(verdict.direction(direction));
-    let as_calico = |_| Some(Form::Calico(Group::Stored));
+    let served = snapshot.calico_group();
+    let of_kind = |direction| form(verdict.direction(direction), served);
+    let as_calico = |_| Some(Form::Calico(served.unwrap_or(Group::Stored)));
     remedy_of_form(snapshot, diagnosis, ending, of_kind).or_else(|| {
         // A policy of Kubernetes comes before Calico's of a higher order, whose denials stand.
-        let is_calico = snapshot.engine() == Engine::Calico;
+        let is_calico = snapshot.engine().name == EngineName::Calico;
         is_calico.then(|| remedy_of_form(snapshot, diagnosis, ending, as_calico)).flatten()
     })
 }
 
-/// The kind of the policies responsible: Calico's, if any of them is.
-fn form(verdict: &DirectionVerdict) -> Option<Form> {
+/// The kind of the policies responsible: Calico's, if any of them is, in the group that users write if it is
+/// known which is served, and else in that of the policy.
+fn form(verdict: &DirectionVerdict, served: Option<Group>) -> Option<Form> {
     if verdict.layer == Some(Layer::NetworkPolicy) {
         return Some(Form::Kubernetes);
     }
     let responsible = verdict.responsible();
     let is_calico = |policy: &&Arc<Policy>| matches!(policy.layer, Layer::Tier(_));
     let calico = responsible.iter().find(is_calico)?;
-    Group::of(&calico.api_version).map(Form::Calico)
+    served.or_else(|| Group::of(&calico.api_version)).map(Form::Calico)
 }
 
 fn remedy_of_form(
@@ -388,7 +391,7 @@ fn label_namespace(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<(String
     };
     let namespace = snapshot.namespace(&peer.namespace).filter(|n| is_plain(&n.name))?;
     let policy = snapshot.policies().get(&miss.rule.policy)?;
-    let rule = policy.rules(direction)?.get(miss.rule.rule)?;
+    let rule = policy.written_rules(direction)?.get(miss.rule.rule)?;
     let Peers::AnyOf(peers) = &rule.peers else { return None };
     for candidate in peers {
         let (Peer::Pods(pods) | Peer::Members(pods)) = candidate else { continue };

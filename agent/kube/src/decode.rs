@@ -6,6 +6,7 @@ use serde_json::Value;
 use whydrop_core::{
     cluster::object::Object,
     kinds,
+    policy::unread::Unread,
     problem::{FieldPath, Problem},
 };
 
@@ -18,8 +19,8 @@ pub enum Decoded {
     List(Vec<Value>),
     /// A kind that takes no part in what we decide.
     NoPart,
-    /// A policy of a kind or version that this version cannot read: verdicts may depend on it.
-    Unread,
+    /// One of a kind or version that this version does not read, and what it may do.
+    Unread(Box<Unread>),
 }
 
 /// `apiVersion` and `kind`.
@@ -63,17 +64,15 @@ impl TypeMeta {
 pub fn decode(value: Value) -> Result<Decoded, Problem> {
     let meta = TypeMeta::of(&value)?;
     let TypeMeta { api_version, kind } = &meta;
-    if let Some(row) = kinds::named(api_version, kind) {
+    if let Some(row) = kinds::named(api_version, kind).filter(|row| row.reads().is_some()) {
         let object = row.decode(value, api_version)?.map(Box::new);
-        return Ok(object.map_or(Decoded::Unread, Decoded::Object));
+        return Ok(object.map_or(Decoded::NoPart, Decoded::Object));
     }
     if kind.ends_with("List") && value.get("items").is_some() {
         return items(value, &meta).map(Decoded::List);
     }
-    Ok(match kinds::may_decide(api_version, kind) {
-        true => Decoded::Unread,
-        false => Decoded::NoPart,
-    })
+    let unread = kinds::unread(api_version, kind, &value).map(Box::new);
+    Ok(unread.map_or(Decoded::NoPart, Decoded::Unread))
 }
 
 /// The items of a `List`, or of a `PodList` and its like, whose items need not name their type.

@@ -5,15 +5,17 @@ use std::{
     fmt, fs,
     io::{self, Read as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde_json::Value;
 use whydrop_core::{
     cluster::{
-        Cluster, Engine,
+        Cluster,
         object::{Key, Object},
+        profile::detect::{self, Sign},
     },
-    kinds,
+    policy::unread::Unread,
     problem::Problem,
 };
 
@@ -85,10 +87,10 @@ pub struct Manifests {
     pub objects: Vec<Object>,
     /// How many objects of kinds that take no part were ignored.
     pub ignored: BTreeMap<String, usize>,
-    /// How many policies of kinds that this version cannot read there are.
-    pub unread: BTreeMap<String, usize>,
-    /// Who enforces, as far as the objects show.
-    pub engine: Engine,
+    /// Those that this version does not read, and what they may do.
+    pub unread: Vec<Arc<Unread>>,
+    /// What the objects show of who enforces policies.
+    pub signs: Vec<Sign>,
     /// What is wrong with the others.
     pub errors: Vec<ManifestError>,
 }
@@ -181,15 +183,13 @@ impl Manifests {
     fn add(&mut self, origin: &Origin, value: Value) {
         let origin = Origin { object: object_name(&value), ..origin.clone() };
         let meta = TypeMeta::of(&value).unwrap_or_default();
-        if self.engine == Engine::Standard {
-            self.engine = kinds::engine_of(&meta.api_version);
-        }
+        self.signs.extend(detect::signs(&value));
         let kind = meta.to_string();
         match decode(value) {
             Ok(Decoded::Object(object)) => self.objects.push(*object),
             Ok(Decoded::List(items)) => items.into_iter().for_each(|item| self.add(&origin, item)),
             Ok(Decoded::NoPart) => *self.ignored.entry(kind).or_default() += 1,
-            Ok(Decoded::Unread) => *self.unread.entry(kind).or_default() += 1,
+            Ok(Decoded::Unread(unread)) => self.unread.push(Arc::from(unread)),
             Err(problem) => self.errors.push(ManifestError::Field { origin, problem }),
         }
     }
@@ -197,7 +197,7 @@ impl Manifests {
     /// The cluster that these manifests describe: everything in them is synced.
     pub fn cluster(self) -> Cluster {
         let mut cluster = Cluster::default();
-        cluster.set_engine(self.engine);
+        cluster.set_engine(detect::detect(&self.signs));
         cluster.set_unread(self.unread);
         for object in self.objects {
             cluster.apply(object, None);
