@@ -36,7 +36,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use whydrop_core::{
     chain::chain,
-    cluster::{Addresses, Cluster, Interface},
+    cluster::{Addresses, Cluster, Interface, profile::Engine},
     docket::{Docket, Settings},
     mute,
     observation::Observation,
@@ -77,6 +77,8 @@ pub struct Options {
     pub manifests: Option<PathBuf>,
     /// How to reach the API server.
     pub kube: KubeArgs,
+    /// Who enforces policies; `None`: what the objects show.
+    pub engine: Option<Engine>,
     /// The node it runs on.
     pub node: String,
     /// How to attach to interfaces.
@@ -132,6 +134,9 @@ pub async fn run(
         api = Some(client.clone());
         Source::Api(Box::new(Live::start(client, node.clone(), &mut cluster)))
     };
+    if let Some(engine) = options.engine {
+        cluster.give_engine(engine);
+    }
     let _claim = single_instance::claim()?;
     let opened = options.state_directory.as_deref().map(StateDirectory::open).transpose();
     let (state, no_state) = match opened {

@@ -320,7 +320,8 @@ impl Task {
         if !part.refused.is_empty() {
             tracing::debug!("not readable with these rights: {}", part.refused);
         }
-        let proposal = propose(&part.snapshot, incident, &flows)?;
+        // Calico's own API asks for rights on tiers beside those on policies.
+        let proposal = propose(&part.snapshot.as_stored(), incident, &flows)?;
         // Those of the ends and the policies, which may be others than the agents named.
         let consenting = proposal.consenting();
         consents.extend(self.consents(&consenting).await?);

@@ -82,8 +82,8 @@ fn an_end_of_tier_names_the_policies_and_what_the_nearest_rule_wants() {
     assert_eq!(cause.class, Class::PodSelectorMismatch, "{}", cause.text);
     assert_eq!(
         cause.text,
-        "ingress denied by CalicoNetworkPolicy shop/restrict, at the end of tier default; nearest: \
-         shop/restrict rule 0 wants pod label app == 'api', found pod front/web: app=web"
+        "ingress denied by NetworkPolicy.projectcalico.org shop/restrict, at the end of tier default; \
+         nearest: shop/restrict rule 0 wants pod label app == 'api', found pod front/web: app=web"
     );
     let verdict = serde_json::to_value(verdict_of(&judgement.diagnosis.verdict)).expect("JSON");
     let ingress = &verdict["ingress"];
@@ -271,4 +271,74 @@ fn a_tier_that_comes_to_deny_is_what_changed() {
     let changed = asked(&cluster, WEB, DB, 5432).changed;
     let changed = changed.lead().expect("a change");
     assert_eq!((changed.object.to_string(), changed.kind.name()), ("Tier t".to_owned(), "edited"));
+}
+
+#[test]
+fn a_remedy_is_in_the_group_that_users_may_write() {
+    let lock = "\n---\n{apiVersion: crd.projectcalico.org/v1, kind: NetworkPolicy, metadata: {name: \
+        default.lock, namespace: shop}, spec: {selector: all(), types: [Ingress]}}\n";
+    for (served, api_version, name) in [
+        (&["crd.projectcalico.org", "projectcalico.org"][..], "projectcalico.org/v3", "allow-web"),
+        (&["projectcalico.org"], "projectcalico.org/v3", "allow-web"),
+        (&["crd.projectcalico.org"], "crd.projectcalico.org/v1", "default.allow-web"),
+    ] {
+        let mut cluster = cluster(lock);
+        cluster.set_served(served.iter().copied());
+        let remedy = remedy_of(&asked(&cluster, WEB, DB, 5432).remedy.expect("a remedy"));
+        let manifest = &remedy.manifest;
+        assert!(manifest.starts_with(&format!("apiVersion: {api_version}\n")), "{manifest}");
+        assert!(manifest.contains(&format!("name: {name}-to-db-5432")), "{manifest}");
+    }
+}
+
+#[test]
+fn a_policy_has_the_name_that_its_user_gave_it() {
+    let stored = |annotations: &str| {
+        format!(
+            "\n---\n{{apiVersion: crd.projectcalico.org/v1, kind: NetworkPolicy, metadata: {{name: \
+             default.lock, namespace: shop{annotations}}}, spec: {{selector: all(), types: \
+             [Ingress]}}}}\n"
+        )
+    };
+    let said = ", annotations: {projectcalico.org/metadata: '{\"name\":\"lock\"}'}";
+    for (annotations, name, stored_as) in [
+        (said, "lock", Some("default.lock")),
+        ("", "default.lock", None),
+        (", annotations: {projectcalico.org/metadata: '{}'}", "default.lock", None),
+        (", annotations: {projectcalico.org/metadata: none}", "default.lock", None),
+    ] {
+        let judgement = web_to_db(&stored(annotations));
+        let policy = &judgement.diagnosis.verdict.ingress.isolating[0];
+        assert_eq!(&*policy.reference.name, name);
+        assert_eq!(policy.stored_as.as_deref(), stored_as);
+        let text = &judgement.diagnosis.cause.text;
+        let named =
+            format!("ingress denied by NetworkPolicy.projectcalico.org shop/{name}, at the");
+        assert!(text.starts_with(&named), "{text}");
+    }
+}
+
+#[test]
+fn what_is_not_selected_is_taken_out_by_labels_and_not_by_a_set_that_holds_the_address() {
+    let set = "\n---\n{apiVersion: projectcalico.org/v3, kind: GlobalNetworkSet, metadata: {name: bad, \
+        labels: {mood: bad}}, spec: {nets: [10.1.0.10/32]}}\n";
+    let rule = |source: &str| {
+        let spec = format!("{{types: [Ingress], ingress: [{{action: Allow, source: {source}}}]}}");
+        set.to_owned() + &policy("GlobalNetworkPolicy", "p", &spec)
+    };
+    for (source, allowed) in [
+        ("{selector: app == 'web'}", true),
+        ("{selector: app == 'web', notSelector: mood == 'bad'}", true),
+        ("{selector: app == 'web', notSelector: app == 'web'}", false),
+        ("{selector: \"app == 'web' || has(x)\", notSelector: \"has(y) || mood == 'bad'\"}", true),
+        ("{namespaceSelector: team == 'red', notSelector: mood == 'bad'}", true),
+        // By itself it takes out the addresses of the set, a pod that has one too.
+        ("{notSelector: mood == 'bad'}", false),
+        // A set is selected as well, and filtered by its own labels.
+        ("{selector: has(mood)}", true),
+        ("{selector: has(mood), notSelector: mood == 'bad'}", false),
+    ] {
+        let verdict = web_to_db(&rule(source)).diagnosis.verdict;
+        assert_eq!(verdict.decision().lets_pass(), allowed, "{source}");
+    }
 }

@@ -103,7 +103,8 @@ fn what_is_not_denied_by_a_namespaces_own_omission_is_left_alone() {
     let deny = calico("NetworkPolicy", "name: default.no, namespace: shop", deny);
     assert_eq!(
         refused(&deny, &[one[0], flow(10, 22)]),
-        "explicit deny by CalicoNetworkPolicy shop/default.no: its owner decides, not a machine"
+        "explicit deny by NetworkPolicy.projectcalico.org shop/default.no: its owner decides, not a \
+         machine"
     );
     // A policy of the whole cluster, as the one that leads or beside others.
     let global = calico("GlobalNetworkPolicy", "name: default.all", "order: 5");
@@ -124,7 +125,8 @@ fn what_is_not_denied_by_a_namespaces_own_omission_is_left_alone() {
     assert_eq!(proposed(allow, &one).err(), Some(Refusal::NotDenied));
     assert!(refused("", &[flow(99, 5432)]).starts_with("10.1.0.99 is outside the cluster"));
     let cilium = "{apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, \
-                  metadata: {name: c, namespace: shop}, spec: {}}";
+                  metadata: {name: c, namespace: shop}, \
+                  spec: {endpointSelector: {}, ingress: [{fromEntities: [all]}]}}";
     assert!(refused(cilium, &one).starts_with("the cluster as it is now does not show enough"));
 }
 

@@ -150,7 +150,7 @@ struct Decided {
 
 fn reported_of_calico(verdict: &DirectionVerdict) -> CalicoReported {
     let rule_name =
-        |rule: &RuleRef| (rule.policy.kind.to_string(), rule.policy.to_string(), rule.rule);
+        |rule: &RuleRef| (rule.policy.kind.name().to_owned(), rule.policy.to_string(), rule.rule);
     let tier = |layer: &Layer| layer.tier().unwrap_or("none").to_owned();
     let denied = verdict.decision == Decision::Denied;
     let rule = if denied { verdict.denied_by.as_ref() } else { verdict.allowed_by.first() };
@@ -166,7 +166,7 @@ fn reported_of_calico(verdict: &DirectionVerdict) -> CalicoReported {
         isolating: verdict
             .isolating
             .iter()
-            .map(|p| (tier(&p.layer), p.reference.kind.to_string(), p.reference.to_string()))
+            .map(|p| (tier(&p.layer), p.reference.kind.name().to_owned(), p.reference.to_string()))
             .collect(),
         decided: verdict.layer.as_ref().map(|layer| Decided {
             tier: tier(layer),

@@ -9,18 +9,20 @@ mod node_facts;
 mod node_sources;
 pub mod object;
 mod objects;
+pub mod profile;
 pub mod resolve;
 mod sync;
 mod templates;
 pub mod translate;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 use rpds::HashTrieMapSync;
 
 use crate::policy::{
-    DEFAULT_TIER, Policy, index::PolicyIndex, network_set::NetworkSet, tier::Tier,
+    DEFAULT_TIER, Policy, calico::Group, index::PolicyIndex, network_set::NetworkSet, tier::Tier,
+    unread::Unread,
 };
 use history::History;
 use look_up::{LookUp, Query};
@@ -28,24 +30,11 @@ pub use node_facts::{Addresses, Interface, Invalid, NodeFacts, TableFull};
 use object::{EndpointSlice, Key, Kind, Namespace, Node, Object, Pod, Service, ServiceAccount};
 use objects::Objects;
 pub use objects::{HELD_AFTER_END, HeldBy, Holding};
+use profile::{Engine, Profile};
 pub use sync::{SyncState, Unreadable};
 
 /// Namespace and name of a namespaced object.
 pub type Name = (Arc<str>, Arc<str>);
-
-/// Who enforces the policies, where the same objects mean something else.
-///
-/// It is a property of the cluster and no guess from its policies: Calico polices what the
-/// specification exempts in a cluster of Kubernetes' policies alone as well. The reader of the objects
-/// sets it, by whether the API server serves Calico's kinds, or manifests hold any.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Engine {
-    /// Nothing is known that would differ from the specification.
-    #[default]
-    Standard,
-    /// Calico: a pod may not always reach its own node. (The node may reach the pod.)
-    Calico,
-}
 
 /// The cluster at one moment. Cheap to clone: clones share what did not change.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +42,11 @@ pub struct Snapshot {
     revision: u64,
     other_changes: u64,
     objects: Objects,
-    engine: Engine,
+    engine: Arc<Engine>,
+    /// What the engine does; another one only for asking "what if".
+    profile: Profile,
+    /// Those of Calico's groups that are served, the one that users write first.
+    calico_groups: &'static [Group],
     node_facts: NodeFacts,
     looked_up: Option<HashTrieMapSync<Query, LookUp>>,
     sync: SyncState,
@@ -167,8 +160,26 @@ impl Snapshot {
     }
 
     /// Who enforces the policies.
-    pub fn engine(&self) -> Engine {
-        self.engine
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// The group in which users write Calico's objects, if it is known which are served.
+    pub fn calico_group(&self) -> Option<Group> {
+        self.calico_groups.first().copied()
+    }
+
+    /// The snapshot for one who writes Calico's objects as they are stored, where they are.
+    #[must_use]
+    pub fn as_stored(&self) -> Self {
+        let stored = self.calico_groups.contains(&Group::Stored);
+        let calico_groups = if stored { &[Group::Stored] } else { self.calico_groups };
+        Self { calico_groups, ..self.clone() }
+    }
+
+    /// What policies mean to who enforces them.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
     }
 
     /// The policies, by what they select.
@@ -227,6 +238,12 @@ impl Snapshot {
 }
 
 impl Snapshot {
+    /// The snapshot as another engine takes it, for asking "what if".
+    #[must_use]
+    pub fn with_profile(&self, profile: Profile) -> Self {
+        Self { profile, ..self.clone() }
+    }
+
     fn put(&mut self, object: Object, at: Option<Timestamp>) {
         self.revision += 1;
         self.objects.put(object, at);
@@ -243,13 +260,14 @@ impl Snapshot {
 pub struct Cluster {
     snapshot: Snapshot,
     history: History,
+    is_engine_given: bool,
 }
 
 impl Cluster {
     /// A cluster where these kinds have not been listed yet.
     pub fn unsynced(kinds: impl IntoIterator<Item = Kind>) -> Self {
         let sync = SyncState::unsynced_kinds(kinds);
-        Self { snapshot: Snapshot { sync, ..Snapshot::default() }, history: History::default() }
+        Self { snapshot: Snapshot { sync, ..Snapshot::default() }, ..Self::default() }
     }
 
     /// The cluster as it is now.
@@ -282,17 +300,39 @@ impl Cluster {
         self.snapshot.revision += 1;
     }
 
-    /// How many policies cannot be read, by kind.
-    pub fn set_unread(&mut self, unread: BTreeMap<String, usize>) {
+    /// The policies that are not read.
+    pub fn set_unread(&mut self, unread: impl IntoIterator<Item = Arc<Unread>>) {
         self.snapshot.revision += u64::from(self.snapshot.sync.set_unread(unread));
     }
 
-    /// Who enforces the policies.
+    /// Who enforces the policies, as the objects show; what the user said stays so.
     pub fn set_engine(&mut self, engine: Engine) {
-        if self.snapshot.engine != engine {
-            self.snapshot.engine = engine;
+        if !self.is_engine_given && *self.snapshot.engine != engine {
+            self.snapshot.profile = engine.profile();
+            self.snapshot.engine = Arc::new(engine);
             self.snapshot.revision += 1;
         }
+    }
+
+    /// The groups that the API server has. Users write Calico's objects in the group of its own API
+    /// where that is served, be it by Calico's API server or by nothing but definitions; what is stored
+    /// is not theirs to write.
+    pub fn set_served<'a>(&mut self, groups: impl IntoIterator<Item = &'a str>) {
+        let groups: Vec<&str> = groups.into_iter().collect();
+        let is_served = |group: Group| groups.contains(&group.name());
+        self.snapshot.calico_groups = match (is_served(Group::Api), is_served(Group::Stored)) {
+            (true, true) => &[Group::Api, Group::Stored],
+            (true, false) => &[Group::Api],
+            (false, true) => &[Group::Stored],
+            (false, false) => &[],
+        };
+    }
+
+    /// Who enforces the policies, as the user says.
+    pub fn give_engine(&mut self, engine: Engine) {
+        self.is_engine_given = false;
+        self.set_engine(engine);
+        self.is_engine_given = true;
     }
 
     /// Stores an object as it is now. `at`: when it came to be so; `None` at the first listing, which

@@ -394,7 +394,7 @@ impl Diagnosis {
         let policies: Vec<_> = self
             .responsible()
             .iter()
-            .map(|policy| format!("{} {}", policy.reference.kind, policy.reference))
+            .map(|policy| format!("{} {}", policy.reference.kind.name(), policy.reference))
             .collect();
         let direction = self.cause.direction.map(|direction| direction.to_string());
         let key = format!(

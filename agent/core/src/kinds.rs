@@ -5,16 +5,17 @@
 mod decode;
 mod table;
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, collections::BTreeSet, sync::Arc};
 
-use serde_json::Value;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Value, json};
 
 use crate::{
-    cluster::{
-        Engine,
-        object::{Kind, Object},
+    cluster::object::{Kind, Object},
+    policy::{
+        PolicyKind, calico,
+        unread::{Family, Reach, Unread},
     },
-    policy::PolicyKind,
     problem::Problem,
 };
 
@@ -22,7 +23,7 @@ use crate::{
 #[derive(Debug)]
 pub struct KindRow {
     /// The groups and versions that its objects can be read in, as `apiVersion` spells them. The API
-    /// server is asked for the first; the others are taken from manifests.
+    /// server is asked for the first of them that it serves.
     pub api_versions: &'static [&'static str],
     /// Its name in its group.
     pub kind: &'static str,
@@ -30,14 +31,16 @@ pub struct KindRow {
     pub plural: &'static str,
     /// What an object of it concerns.
     pub scope: Scope,
-    /// Who enforces where this kind is served.
-    pub engine: Engine,
     /// What it is to a verdict.
     pub role: Role,
     /// Whether remedies are written as objects of this kind.
     pub is_remedy: bool,
     /// How its objects are read; `None`: they cannot be.
     pub decoder: Option<Decoder>,
+    /// How far an object that is not read may reach; `None`: as far as a policy can from where it is.
+    pub reach: Option<fn(&Value) -> Reach>,
+    /// Which engines read what of this kind is not read here.
+    pub family: Family,
 }
 
 /// What an object of a kind concerns.
@@ -67,8 +70,10 @@ pub enum Role {
     Policy,
     /// A policy that decides nothing: it is reported what it would deny.
     Staged,
-    /// A policy of a kind that cannot be read: it is only counted, because it may decide.
+    /// A policy of a kind that is not read: where it may decide, the verdict is unknown.
     Unread,
+    /// What decides nothing of a connection's first packet and is not read: it is remarked on.
+    Remarked,
 }
 
 /// How objects of a kind are read.
@@ -82,7 +87,7 @@ pub struct Decoder {
 }
 
 impl KindRow {
-    /// The `apiVersion` that the API server is asked for.
+    /// The `apiVersion` that the API server is asked for first.
     pub const fn api_version(&self) -> &'static str {
         self.api_versions[0]
     }
@@ -92,10 +97,9 @@ impl KindRow {
         group_of(self.api_version())
     }
 
-    /// Its version in this group.
-    pub fn version(&self) -> &'static str {
-        let api_version = self.api_version();
-        api_version.split_once('/').map_or(api_version, |(_, version)| version)
+    /// The API groups of all its versions.
+    pub fn groups(&self) -> BTreeSet<&'static str> {
+        self.api_versions.iter().copied().map(group_of).collect()
     }
 
     /// What its objects become; `None`: they cannot be read.
@@ -110,15 +114,42 @@ impl KindRow {
 
     /// Whether an agent follows all its objects, or those of its node.
     pub fn is_followed(&self) -> bool {
-        !matches!(self.role, Role::LookedUp | Role::Given | Role::Template)
+        !matches!(self.role, Role::LookedUp | Role::Given | Role::Template | Role::Remarked)
     }
 
     /// For people: `NetworkPolicy`, `cilium.io/v2 CiliumNetworkPolicy`.
     pub fn name(&self) -> String {
         match self.reads() {
-            Some(kind) => kind.to_string(),
+            Some(kind) => kind.name().to_owned(),
             None => format!("{} {}", self.api_version(), self.kind),
         }
+    }
+
+    /// As people ask for it, and `kubectl get` knows it: `EgressFirewall`, and with its group where
+    /// another group has a kind of this name: `ClusterNetworkPolicy.crd.antrea.io`.
+    pub fn label(&self) -> String {
+        let is_kubernetes = KUBERNETES_GROUPS.contains(&self.group());
+        let mut others = all().filter(|other| other.kind == self.kind && *other != self);
+        match self.reads() {
+            Some(kind) => kind.to_string(),
+            None if is_kubernetes || others.next().is_none() => self.kind.to_owned(),
+            None => format!("{}.{}", self.kind, self.group()),
+        }
+    }
+
+    /// Objects of this kind that could not be listed, in a namespace or at all.
+    pub fn unlisted(&self, namespace: Option<&str>) -> Unread {
+        let namespace: Option<Arc<str>> = namespace.map(Into::into);
+        let object =
+            json!({ "kind": self.kind, "metadata": { "namespace": namespace.as_deref() } });
+        let widest = Reach::widest(namespace.as_ref());
+        let mut reach = self.reach.map_or_else(|| widest.clone(), |reach| reach(&object));
+        if namespace.is_none() && self.scope != Scope::Cluster {
+            // There may be some in any namespace.
+            reach.subjects = widest.subjects;
+        }
+        let (kind, label) = (self.name().into(), self.label().into());
+        Unread { kind, label, namespace, name: None, family: self.family, reach }
     }
 
     /// Reads an object of this kind, written in one of its `api_versions`; `None`: none of it can be
@@ -128,6 +159,18 @@ impl KindRow {
     /// The first field that the API server, or the engine, would refuse.
     pub fn decode(&self, object: Value, api_version: &str) -> Result<Option<Object>, Problem> {
         self.decoder.map(|decoder| (decoder.decode)(object, api_version)).transpose()
+    }
+
+    /// The name by which an object of it is known here, of its metadata.
+    pub fn name_in_key(&self, metadata: &ObjectMeta) -> Option<Arc<str>> {
+        let is_calico = matches!(
+            self.reads(),
+            Some(Kind::Policy(kind)) if kind.is_calico()
+        );
+        match is_calico {
+            true => calico::name_of(metadata),
+            false => metadata.name.as_deref().map(Into::into),
+        }
     }
 
     fn key(&self) -> (&'static str, &'static str) {
@@ -183,30 +226,59 @@ pub fn named(api_version: &str, kind: &str) -> Option<&'static KindRow> {
     all().find(|row| row.kind == kind && row.api_versions.contains(&api_version))
 }
 
-/// Whether an object that no row is about is a policy of an engine that we know, such as one of a
-/// version to come: it may decide. Staged ones enforce nothing.
-pub fn may_decide(api_version: &str, kind: &str) -> bool {
+/// What an object that is not read may do: one of a kind that no decoder reads, one that its decoder
+/// refuses, and policies of versions to come. `None`: it takes no part. Staged ones enforce nothing.
+pub fn unread(api_version: &str, kind: &str, object: &Value) -> Option<Unread> {
     let is_named_so = kind.ends_with("NetworkPolicy") && !kind.starts_with("Staged");
-    of_group(api_version).any(|row| row.decides() && (row.kind == kind || is_named_so))
+    let may_say = |row: &&KindRow| row.decides() || row.role == Role::Remarked;
+    let rows = || of_group(api_version).filter(may_say);
+    let row = rows().find(|row| row.kind == kind);
+    if row.is_none() && !(is_named_so && rows().any(KindRow::decides)) {
+        return None;
+    }
+    let text = |field: &str| object["metadata"][field].as_str().filter(|text| !text.is_empty());
+    let mut namespace: Option<Arc<str>> = text("namespace").map(Into::into);
+    if row.is_some_and(|row| row.scope == Scope::Cluster) {
+        namespace = None;
+    } else if row.is_some() {
+        namespace = namespace.or_else(|| Some("default".into()));
+    }
+    let reach = match row.and_then(|row| row.reach) {
+        Some(reach) => reach(object),
+        None => Reach::widest(namespace.as_ref().filter(|_| is_of_namespace(row))),
+    };
+    let named = |row: &KindRow| row.api_versions.contains(&api_version);
+    Some(Unread {
+        kind: match row.filter(|row| named(row)) {
+            Some(row) => row.name().into(),
+            None => format!("{api_version} {kind}").into(),
+        },
+        label: row
+            .map_or_else(|| format!("{kind}.{}", group_of(api_version)), KindRow::label)
+            .into(),
+        namespace,
+        name: Some(text("name").unwrap_or("(no name)").into()),
+        family: row.or_else(|| rows().next()).map_or(Family::Any, |row| row.family),
+        reach,
+    })
 }
 
-/// Who enforces where these kinds are served.
-pub fn engine<'a>(served: impl IntoIterator<Item = &'a KindRow>) -> Engine {
-    let mut engines = served.into_iter().map(|row| row.engine);
-    engines.find(|engine| *engine != Engine::Standard).unwrap_or_default()
+/// Whether what an object of a kind does is limited to its namespace; of a kind that no row is about,
+/// that is how policies in a namespace are.
+fn is_of_namespace(row: Option<&KindRow>) -> bool {
+    row.is_none_or(|row| row.scope == Scope::Namespace)
 }
 
-/// Who enforces where there is an object of this group, be it of a kind that we read or not.
-pub fn engine_of(api_version: &str) -> Engine {
-    engine(of_group(api_version))
-}
+/// The groups of Kubernetes' own kinds, whose names need no group.
+const KUBERNETES_GROUPS: [&str; 2] = ["networking.k8s.io", "policy.networking.k8s.io"];
 
 fn of_group(api_version: &str) -> impl Iterator<Item = &'static KindRow> {
     let group = group_of(api_version);
-    all().filter(move |row| row.api_versions.iter().any(|known| group_of(known) == group))
+    all().filter(move |row| row.groups().contains(group))
 }
 
-fn group_of(api_version: &str) -> &str {
+/// The group of an `apiVersion`; empty: the core's.
+pub fn group_of(api_version: &str) -> &str {
     api_version.split_once('/').map_or("", |(group, _)| group)
 }
 
@@ -246,7 +318,8 @@ mod tests {
     fn a_role_says_what_can_be_read() {
         for row in all() {
             let name = row.name();
-            assert_eq!(row.role == Role::Unread, row.decoder.is_none(), "{name}");
+            let is_unread = matches!(row.role, Role::Unread | Role::Remarked);
+            assert_eq!(is_unread, row.decoder.is_none(), "{name}");
             let is_staged = matches!(row.reads(), Some(Kind::Policy(kind)) if kind.is_staged());
             assert_eq!(row.role == Role::Staged, is_staged, "{name}");
             let is_policy = matches!(row.reads(), Some(Kind::Policy(_)));
@@ -264,7 +337,7 @@ mod tests {
             ("crd.antrea.io/v1alpha1", "NetworkPolicy"),
         ] {
             assert!(named(api_version, kind).is_none(), "{api_version} {kind}");
-            assert!(may_decide(api_version, kind), "{api_version} {kind}");
+            assert!(unread(api_version, kind, &json!({})).is_some(), "{api_version} {kind}");
         }
         for (api_version, kind) in [
             ("v1", "ConfigMap"),
@@ -273,15 +346,7 @@ mod tests {
             ("projectcalico.org/v4", "StagedNetworkPolicy"),
             ("example.com/v1", "NetworkPolicy"),
         ] {
-            assert!(!may_decide(api_version, kind), "{api_version} {kind}");
+            assert!(unread(api_version, kind, &json!({})).is_none(), "{api_version} {kind}");
         }
-    }
-
-    #[test]
-    fn any_object_of_an_engines_groups_is_there_for_it() {
-        assert_eq!(engine_of("projectcalico.org/v3"), Engine::Calico);
-        assert_eq!(engine_of("crd.projectcalico.org/v9"), Engine::Calico);
-        assert_eq!(engine_of("networking.k8s.io/v1"), Engine::Standard);
-        assert_eq!(engine_of("v1"), Engine::Standard);
     }
 }

@@ -24,6 +24,7 @@ pub mod order;
 pub mod requirement;
 pub mod selector;
 pub mod tier;
+pub mod unread;
 
 use std::{fmt, sync::Arc};
 
@@ -47,11 +48,9 @@ pub const DEFAULT_TIER: &str = "default";
 /// The order that Calico gives Kubernetes' policies in [`DEFAULT_TIER`].
 pub const KUBERNETES_ORDER: Order = Order::of(1000);
 
-/// The API kind of a policy. Calico's `NetworkPolicy` has another name than Kubernetes' here, in
-/// records and in text.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Display, IntoStaticStr, VariantArray,
-)]
+/// The API kind of a policy. Calico's `NetworkPolicy` has another name than Kubernetes' in records; in
+/// text it has that by which `kubectl get` finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, IntoStaticStr, VariantArray)]
 pub enum PolicyKind {
     /// `networking.k8s.io/v1`.
     NetworkPolicy,
@@ -75,9 +74,29 @@ impl PolicyKind {
     /// Every kind.
     pub const ALL: &[Self] = Self::VARIANTS;
 
-    /// The kind as people, records and text spell it.
+    /// The kind as records spell it.
     pub fn name(self) -> &'static str {
         self.into()
+    }
+
+    /// The kind for people: as `kubectl get` finds it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::CalicoNetworkPolicy => "NetworkPolicy.projectcalico.org",
+            other => other.name(),
+        }
+    }
+
+    /// Whether it is one of Calico's own kinds, whose names Calico stores otherwise than users write
+    /// them.
+    pub const fn is_calico(self) -> bool {
+        matches!(
+            self,
+            Self::CalicoNetworkPolicy
+                | Self::GlobalNetworkPolicy
+                | Self::StagedNetworkPolicy
+                | Self::StagedGlobalNetworkPolicy
+        )
     }
 
     /// Whether its policies are only looked at by people: they decide nothing.
@@ -88,6 +107,13 @@ impl PolicyKind {
                 | Self::StagedGlobalNetworkPolicy
                 | Self::StagedKubernetesNetworkPolicy
         )
+    }
+}
+
+impl fmt::Display for PolicyKind {
+    /// For people: [`PolicyKind::title`].
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.title())
     }
 }
 
@@ -156,6 +182,8 @@ pub struct Policy {
     pub reference: PolicyRef,
     /// Group and version that it was written in.
     pub api_version: Arc<str>,
+    /// Its name in that group, where users know it by another one; only of what Calico stores.
+    pub stored_as: Option<Arc<str>>,
     /// `metadata.uid`.
     pub uid: Option<Arc<str>>,
     /// `metadata.creationTimestamp`, or when a running agent first saw it.
@@ -174,6 +202,9 @@ pub struct Policy {
     pub ingress: Option<Vec<Rule>>,
     /// Rules for traffic from the subject; `None`: does not govern this direction.
     pub egress: Option<Vec<Rule>>,
+    /// Rules that are written for a direction that the policy does not say it governs: some engines
+    /// apply them.
+    pub undeclared: Option<(Direction, Vec<Rule>)>,
 }
 
 impl Policy {
@@ -184,12 +215,20 @@ impl Policy {
             Direction::Ingress => self.ingress.as_deref(),
         }
     }
+
+    /// The rules that are written for a direction, also where the policy does not say that it governs
+    /// it; `None`: there are none, and it does not govern it.
+    pub fn written_rules(&self, direction: Direction) -> Option<&[Rule]> {
+        let undeclared = self.undeclared.as_ref().filter(|(of, _)| *of == direction);
+        self.rules(direction).or_else(|| undeclared.map(|(_, rules)| rules.as_slice()))
+    }
 }
 
 impl Policy {
     /// The Services that its rules name.
     pub fn services(&self) -> Vec<&ServicePeer> {
-        let rules = self.ingress.iter().chain(&self.egress).flatten();
+        let undeclared = self.undeclared.as_ref().map(|(_, rules)| rules);
+        let rules = self.ingress.iter().chain(&self.egress).chain(undeclared).flatten();
         rules.flat_map(|rule| [&rule.own, &rule.peers]).flat_map(Peers::services).collect()
     }
 }

@@ -33,8 +33,9 @@ use k8s_openapi::{
 
 use crate::{
     cluster::{
-        Engine, Snapshot,
+        Snapshot,
         object::Pod,
+        profile::EngineName,
         resolve::{Endpoint, Holder},
     },
     diagnosis::Diagnosis,
@@ -156,23 +157,25 @@ pub(crate) fn remedy_named(
         let naming = Naming::new(snapshot, lead, of_service, ending);
         Draft { snapshot, lead, packets: &packets, naming }.remedy(form)
     };
-    draft(&form).or_else(|| {
+    let served = snapshot.calico_group();
+    draft(&|verdict: &DirectionVerdict| form(verdict, served)).or_else(|| {
         // A policy of Kubernetes comes before Calico's of a higher order, whose denials stand.
-        let is_calico = snapshot.engine() == Engine::Calico;
-        let as_calico = |_: &DirectionVerdict| Some(Form::Calico(Group::Stored));
+        let is_calico = snapshot.engine().name == EngineName::Calico;
+        let as_calico = |_: &DirectionVerdict| Some(Form::Calico(served.unwrap_or(Group::Stored)));
         is_calico.then(|| draft(&as_calico)).flatten()
     })
 }
 
-/// The kind of the policies responsible: Calico's, if any of them is.
-fn form(verdict: &DirectionVerdict) -> Option<Form> {
+/// The kind of the policies responsible: Calico's, if any of them is, in the group that users write if it is
+/// known which is served, and else in that of the policy.
+fn form(verdict: &DirectionVerdict, served: Option<Group>) -> Option<Form> {
     if verdict.layer == Some(Layer::NetworkPolicy) {
         return Some(Form::Kubernetes);
     }
     let responsible = verdict.responsible();
     let is_calico = |policy: &&Arc<Policy>| matches!(policy.layer, Layer::Tier(_));
     let calico = responsible.iter().find(is_calico)?;
-    Group::of(&calico.api_version).map(Form::Calico)
+    served.or_else(|| Group::of(&calico.api_version)).map(Form::Calico)
 }
 
 /// A remedy that is being found.

@@ -8,7 +8,9 @@ mod evaluate;
 mod matching;
 pub mod nearest;
 pub mod outcome;
+pub mod remarks;
 pub mod selects;
+mod unread;
 mod walk;
 
 use std::{fmt, net::IpAddr, sync::Arc};
@@ -234,9 +236,11 @@ impl Verdict {
         self.denied_directions().find(by_rule).or_else(|| self.denied_directions().next())
     }
 
-    /// Why the verdict is unknown, direction by direction.
+    /// Why the verdict is unknown, direction by direction; each reason once.
     pub fn unknowns(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.egress.unknown.iter().chain(&self.ingress.unknown)
+        let of_egress = &self.egress.unknown;
+        let more = self.ingress.unknown.iter().filter(|why| !of_egress.contains(why));
+        of_egress.iter().chain(more)
     }
 }
 

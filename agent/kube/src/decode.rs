@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use whydrop_core::{
     cluster::object::{Kind, Object},
     kinds,
+    policy::unread::Unread,
     problem::{FieldPath, Problem},
 };
 
@@ -20,8 +21,8 @@ pub enum Decoded {
     Endpoints(Vec<Object>),
     /// A kind that takes no part in what we decide.
     NoPart,
-    /// A policy of a kind or version that this version cannot read: verdicts may depend on it.
-    Unread,
+    /// One of a kind or version that this version does not read, and what it may do.
+    Unread(Box<Unread>),
 }
 
 /// `apiVersion` and `kind`.
@@ -70,24 +71,22 @@ pub fn decode(value: Value) -> Result<Decoded, Problem> {
     if is_endpoints(&meta) {
         return endpoints(&value).map(Decoded::Endpoints);
     }
-    if let Some(row) = kinds::named(api_version, kind) {
+    if let Some(row) = kinds::named(api_version, kind).filter(|row| row.reads().is_some()) {
         let object = row.decode(value, api_version)?.map(Box::new);
-        return Ok(object.map_or(Decoded::Unread, Decoded::Object));
+        return Ok(object.map_or(Decoded::NoPart, Decoded::Object));
     }
     if kind.ends_with("List") && value.get("items").is_some() {
         return items(value, &meta).map(Decoded::List);
     }
-    Ok(match kinds::may_decide(api_version, kind) {
-        true => Decoded::Unread,
-        false => Decoded::NoPart,
-    })
+    let unread = kinds::unread(api_version, kind, &value).map(Box::new);
+    Ok(unread.map_or(Decoded::NoPart, Decoded::Unread))
 }
 
 /// Whether objects of a type, or what is in them, may make a difference to a verdict.
 pub fn takes_part(meta: &TypeMeta) -> bool {
     let TypeMeta { api_version, kind } = meta;
     kinds::named(api_version, kind).is_some()
-        || kinds::may_decide(api_version, kind)
+        || kinds::unread(api_version, kind, &Value::Null).is_some()
         || kind.ends_with("List")
         || is_endpoints(meta)
 }

@@ -12,8 +12,9 @@ use tokio::{
     time::{Duration, timeout},
 };
 use whydrop_core::cluster::{
-    Cluster, Engine,
+    Cluster,
     object::{Key, Object},
+    profile::detect::detect,
 };
 
 use crate::manifests::{ManifestError, Manifests, ServiceName, files, sliced, stands_alone};
@@ -166,13 +167,11 @@ impl Folder {
 
     /// Brings the cluster to what the files hold now.
     fn apply(&mut self, cluster: &mut Cluster, at: Option<Timestamp>) {
-        let mut unread: BTreeMap<String, usize> = BTreeMap::new();
+        let unread = self.files.values().flat_map(|file| file.unread.iter().cloned());
+        cluster.set_unread(unread);
         let mut ignored: BTreeMap<String, usize> = BTreeMap::new();
         let mut held: BTreeMap<Key, Object> = BTreeMap::new();
         for (path, manifests) in &self.files {
-            for (kind, count) in &manifests.unread {
-                *unread.entry(kind.clone()).or_default() += count;
-            }
             for (kind, count) in &manifests.ignored {
                 *ignored.entry(kind.clone()).or_default() += count;
             }
@@ -195,10 +194,7 @@ impl Folder {
             }
             self.ignored = ignored;
         }
-        let mut engines = self.files.values().map(|file| file.engine);
-        let engine = engines.find(|engine| *engine != Engine::Standard);
-        cluster.set_engine(engine.unwrap_or_default());
-        cluster.set_unread(unread);
+        cluster.set_engine(detect(self.files.values().flat_map(|file| &file.signs)));
         let gone = self.applied.keys().filter(|key| !held.contains_key(*key));
         for key in gone {
             cluster.delete(key, at.unwrap_or(Timestamp::UNIX_EPOCH));

@@ -4,11 +4,13 @@
 //! policies. Who holds any other address is looked up when a drop names it. Objects are stripped to
 //! what decisions depend on as soon as they are read.
 
+mod groups;
 mod list;
 mod look_up;
 pub mod once;
 mod owners;
 mod refused;
+pub(crate) mod switch;
 mod watch;
 
 use std::{
@@ -24,8 +26,13 @@ use whydrop_core::{
         Cluster, Snapshot,
         look_up::{LookUp, Query},
         object::{Key, Kind, Object},
+        profile::{
+            Engine, EngineName,
+            detect::{Sign, Weight, detect, of_served},
+        },
     },
     kinds::{self, KindRow},
+    policy::unread::Unread,
 };
 
 use crate::{
@@ -50,18 +57,27 @@ const LOOK_UPS_PER_SECOND: usize = 20;
 const REMEMBERED_MAX: usize = 4096;
 const REMEMBERED: SignedDuration = SignedDuration::from_mins(10);
 
+/// Policies that are not read, by name.
+type Unreads = BTreeMap<String, Arc<Unread>>;
+
 /// Something that was heard of the cluster.
 enum News {
-    /// All there is of a kind, and the names of those that cannot be read.
-    Listed(&'static KindRow, Vec<Object>, BTreeSet<String>),
+    /// All there is of a kind: what is read, and by name what is not.
+    Listed(&'static KindRow, Vec<Object>, Unreads),
     /// The API server does not know a kind.
     NotServed(&'static KindRow),
     /// An object as it is now.
     Applied(Box<Object>),
     /// An object is gone.
     Deleted(Key),
-    /// Whether the object of this name is one that cannot be read.
-    Unread(&'static KindRow, String, bool),
+    /// What the object of this name may do, if it is one that is not read.
+    Unread(&'static KindRow, String, Option<Unread>),
+    /// What the object of this name shows of who enforces policies.
+    Signs(&'static KindRow, String, Vec<Sign>),
+    /// The groups that the API server has.
+    Groups(BTreeSet<String>),
+    /// Whether AWS' engine is switched on, as far as that can be read.
+    Switch(Sign),
     /// An object was ignored, and why.
     Skipped(String),
     /// A kind cannot be listed or followed, and why.
@@ -95,8 +111,13 @@ pub struct Live {
     /// Kinds that have been listed once, and those of them that the API server knows.
     listed: BTreeSet<&'static KindRow>,
     served: BTreeSet<&'static KindRow>,
-    /// Names of objects that cannot be read: nobody can read the kind, or they are malformed.
-    unread: BTreeMap<&'static KindRow, BTreeSet<String>>,
+    /// Objects that are not read: nobody reads the kind, or they are malformed.
+    unread: BTreeMap<&'static KindRow, Unreads>,
+    /// What objects show of who enforces policies.
+    signs: BTreeMap<(&'static KindRow, String), Vec<Sign>>,
+    /// Whether AWS' engine is switched on; asked once a node is one of EKS Auto Mode.
+    switch: Option<Sign>,
+    asks_for_switch: bool,
     failing: BTreeMap<&'static KindRow, (Timestamp, ApiError)>,
     /// What failed a turn ago, and the failures that have been reported.
     failed: BTreeSet<&'static KindRow>,
@@ -116,6 +137,7 @@ impl Live {
             let fields = is_pod.then(|| format!("spec.nodeName={node}"));
             tokio::spawn(watch::follow(client.clone(), row, fields, sender.clone()));
         }
+        tokio::spawn(groups::follow(client.clone(), sender.clone()));
         *cluster = Cluster::unsynced(followed().filter_map(KindRow::reads));
         cluster.look_up_on_demand();
         Self {
@@ -128,6 +150,9 @@ impl Live {
             listed: BTreeSet::new(),
             served: BTreeSet::new(),
             unread: BTreeMap::new(),
+            signs: BTreeMap::new(),
+            switch: None,
+            asks_for_switch: false,
             failing: BTreeMap::new(),
             failed: BTreeSet::new(),
             reported: BTreeSet::new(),
@@ -159,8 +184,15 @@ impl Live {
     /// Brings the cluster up to date, and returns what is to be reported.
     pub fn update(&mut self, cluster: &mut Cluster, now: Timestamp) -> Update {
         let mut update = Update::default();
+        let (mut unread_changed, mut engine_changed) = (false, false);
         for news in std::mem::take(&mut self.waiting) {
             update.policies_changed |= news.is_of_policies();
+            unread_changed |=
+                matches!(news, News::Unread(..) | News::Listed(..) | News::NotServed(_));
+            engine_changed |= matches!(
+                news,
+                News::Signs(..) | News::Switch(_) | News::Listed(..) | News::NotServed(_)
+            );
             match news {
                 News::Listed(row, objects, unread) => {
                     self.served.insert(row);
@@ -168,7 +200,7 @@ impl Live {
                 }
                 News::NotServed(row) => {
                     self.served.remove(row);
-                    self.listed(cluster, row, Vec::new(), BTreeSet::new(), now);
+                    self.listed(cluster, row, Vec::new(), Unreads::new(), now);
                 }
                 News::Applied(object) => {
                     let key = object.key();
@@ -183,14 +215,21 @@ impl Live {
                     }
                     cluster.delete(&key, now);
                 }
-                News::Unread(row, name, is_unread) => {
-                    let names = self.unread.entry(row).or_default();
-                    if is_unread {
-                        names.insert(name)
-                    } else {
-                        names.remove(&name)
+                News::Unread(row, name, unread) => {
+                    let unreads = self.unread.entry(row).or_default();
+                    match unread {
+                        Some(unread) => unreads.insert(name, Arc::new(unread)),
+                        None => unreads.remove(&name),
                     };
                 }
+                News::Signs(row, name, signs) => {
+                    match signs.is_empty() {
+                        true => self.signs.remove(&(row, name)),
+                        false => self.signs.insert((row, name), signs),
+                    };
+                }
+                News::Switch(sign) => self.switch = Some(sign),
+                News::Groups(groups) => cluster.set_served(groups.iter().map(String::as_str)),
                 News::Skipped(what) => update.troubles.push(Trouble::Skipped(what)),
                 News::Failing(row, why) => {
                     if let Some(kind) = row.reads() {
@@ -202,10 +241,28 @@ impl Live {
                 News::LookedUp(sought, found) => self.looked_up(cluster, sought, found, now),
             }
         }
-        cluster.set_engine(kinds::engine(self.served.iter().copied()));
-        let unread = self.unread.iter().filter(|(row, names)| row.decides() && !names.is_empty());
-        cluster.set_unread(unread.map(|(row, names)| (row.name(), names.len())).collect());
+        if engine_changed {
+            cluster.set_engine(self.engine());
+        }
+        if unread_changed {
+            cluster.set_unread(self.unread.values().flat_map(|unreads| unreads.values().cloned()));
+        }
         update
+    }
+
+    /// Who enforces policies: by what is served, by nodes, and by the pods of this node, where an
+    /// engine's agent is one.
+    fn engine(&mut self) -> Engine {
+        let served: BTreeSet<&str> = self.served.iter().flat_map(|row| row.groups()).collect();
+        let served: Vec<Sign> = served.into_iter().filter_map(of_served).collect();
+        let shown = || self.signs.values().flatten().chain(&served).chain(&self.switch);
+        let is_auto =
+            |sign: &Sign| sign.engine == EngineName::EksAuto && sign.weight == Weight::Agent;
+        if shown().any(is_auto) && !self.asks_for_switch {
+            self.asks_for_switch = true;
+            tokio::spawn(switch::follow(self.client.clone(), self.sender.clone()));
+        }
+        detect(shown())
     }
 
     /// What of the failures has not been reported, once it has stayed the same from one turn to the
@@ -289,7 +346,7 @@ impl Live {
         cluster: &mut Cluster,
         row: &'static KindRow,
         objects: Vec<Object>,
-        unread: BTreeSet<String>,
+        unread: Unreads,
         now: Timestamp,
     ) {
         // The first list says nothing of when things came to be so.

@@ -14,10 +14,12 @@ use std::{
 use serde_json::Value;
 use whydrop_core::{
     cluster::{
-        Cluster, Engine,
+        Cluster,
         object::{Key, Object},
+        profile::detect::{self, Sign},
     },
     kinds::{self, Role, Scope},
+    policy::unread::Unread,
 };
 
 pub use self::{
@@ -38,10 +40,10 @@ pub struct Manifests {
     pub objects: Vec<Object>,
     /// How many objects of kinds that take no part were ignored.
     pub ignored: BTreeMap<String, usize>,
-    /// How many policies of kinds that this version cannot read there are.
-    pub unread: BTreeMap<String, usize>,
-    /// Who enforces, as far as the objects show.
-    pub engine: Engine,
+    /// Those that this version does not read, and what they may do.
+    pub unread: Vec<Arc<Unread>>,
+    /// What the objects show of who enforces policies.
+    pub signs: Vec<Sign>,
     /// What is wrong with the others.
     pub errors: Vec<ManifestError>,
     /// What is passed over, and what else is to be known of them.
@@ -171,12 +173,10 @@ impl Manifests {
         if meta.kind == "Kustomization" && meta.api_version.starts_with("kustomize.") {
             self.remark(Remark::Kustomization { file: source.name.to_owned() });
         }
-        if self.engine == Engine::Standard {
-            self.engine = kinds::engine_of(&meta.api_version);
-        }
         if is_template(&meta, &value) {
             return self.remark(Remark::Template { file: source.name.to_owned() });
         }
+        self.signs.extend(detect::signs(&value));
         let (kind, touches) = (meta.to_string(), touches(&meta, &value));
         match decode(value) {
             Ok(Decoded::Object(object)) => self.objects.push(*object),
@@ -187,7 +187,7 @@ impl Manifests {
                 }
             }
             Ok(Decoded::NoPart) => *self.ignored.entry(kind).or_default() += 1,
-            Ok(Decoded::Unread) => *self.unread.entry(kind).or_default() += 1,
+            Ok(Decoded::Unread(unread)) => self.unread.push(Arc::from(unread)),
             Err(problem) if touches == Touches::Nothing => {
                 let error = ManifestError::Field { origin, problem, touches };
                 self.remark(Remark::PassedOver(error));
@@ -201,7 +201,7 @@ impl Manifests {
     /// The cluster that these manifests describe: everything in them is synced.
     pub fn cluster(self) -> Cluster {
         let mut cluster = Cluster::default();
-        cluster.set_engine(self.engine);
+        cluster.set_engine(detect::detect(&self.signs));
         cluster.set_unread(self.unread);
         let sliced: BTreeSet<ServiceName> = self.objects.iter().filter_map(sliced).collect();
         let endpoints = self.endpoints.into_iter();

@@ -90,7 +90,7 @@ fn direction_verdict(verdict: &verdict::DirectionVerdict) -> DirectionVerdict {
 
 pub(crate) fn policy_ref(reference: &policy::PolicyRef) -> ObjectRef {
     ObjectRef {
-        kind: reference.kind.to_string(),
+        kind: reference.kind.name().to_owned(),
         namespace: reference.namespace.as_deref().map(str::to_owned),
         name: reference.name.to_string(),
         uid: None,
@@ -131,7 +131,7 @@ pub fn cause_of(cause: &diagnosis::Cause, changed: Option<&Change>) -> Cause {
 pub(crate) fn changed_of(change: &Change) -> Changed {
     Changed {
         object: ObjectRef {
-            kind: change.object.kind.to_string(),
+            kind: change.object.kind.name().to_owned(),
             namespace: change.object.namespace.as_deref().map(str::to_owned),
             name: change.object.name.to_string(),
             uid: None,

@@ -4,12 +4,14 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 use whydrop_core::{
-    diagnosis::{Class, remark::Remark},
+    cluster::profile::{Engine, EngineName},
+    diagnosis::{Class, remark},
     judgement::Judgement,
     remedy::mark::Mark,
     verdict::{
         Decision, DirectionVerdict, PolicyTrace, RuleTrace,
         outcome::{MatchOutcome, PeerMiss, PortMiss},
+        remarks::Remark,
     },
 };
 
@@ -27,7 +29,9 @@ pub struct Explanation {
     pub flow: Flow,
     /// Whether it gets through: `allow`, `deny` or `unknown`. What the specification exempts does.
     pub effective: &'static str,
-    /// What is worth knowing of the ends, beside who they are.
+    /// Who enforces policies.
+    pub engine: EngineSeen,
+    /// What is worth knowing of the ends, and beside the verdict.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
     /// What the policies say.
@@ -38,6 +42,19 @@ pub struct Explanation {
     pub remedy: Option<Remedy>,
     /// The walk, direction by direction.
     pub trace: Trace,
+}
+
+/// Who enforces policies, as far as is known.
+#[derive(Debug, Serialize)]
+pub struct EngineSeen {
+    /// Which; `unknown` where that does not show.
+    pub name: EngineName,
+    /// Its major and minor version, if that shows.
+    pub version: Option<String>,
+    /// What shows it, or why nothing does.
+    pub evidence: String,
+    /// Whether the flow would fare otherwise by the API's text alone.
+    pub decided: bool,
 }
 
 /// The policies that govern each end, with all their rules.
@@ -95,15 +112,28 @@ pub enum Half {
 }
 
 impl Explanation {
-    /// Explains a judged flow.
-    pub fn new(judgement: &Judgement, effective: &'static str) -> Self {
+    /// Explains a judged flow, as an engine takes the policies.
+    pub fn new(
+        judgement: &Judgement,
+        effective: &'static str,
+        engine: &Engine,
+        remarks: &[Remark],
+    ) -> Self {
         let Judgement { diagnosis, changed, remedy } = judgement;
         let flow = flow_of(diagnosis);
         let mark = Mark { command: Some(text::fix_command(&flow)), ..Mark::default() };
+        let on_ends = remark::Remark::on(&diagnosis.question);
+        let on_ends = on_ends.iter().map(ToString::to_string);
         Self {
             flow,
             effective,
-            remarks: Remark::on(&diagnosis.question).iter().map(ToString::to_string).collect(),
+            engine: EngineSeen {
+                name: engine.name,
+                version: engine.version.map(|version| version.to_string()),
+                evidence: engine.evidence.to_string(),
+                decided: remarks.iter().any(Remark::is_of_engine),
+            },
+            remarks: on_ends.chain(remarks.iter().map(ToString::to_string)).collect(),
             verdict: verdict_of(&diagnosis.verdict),
             cause: cause_of(&diagnosis.cause, changed.lead()),
             remedy: remedy.as_ref().map(|remedy| remedy_of(remedy, &mark)),
@@ -149,7 +179,7 @@ fn half<Miss>(outcome: &MatchOutcome<Miss>, words: impl Fn(&Miss) -> (String, St
 
 /// The explanation for a person.
 pub fn text(explanation: &Explanation) -> String {
-    let Explanation { flow, effective, remarks, verdict, cause, remedy, trace } = explanation;
+    let Explanation { flow, effective, verdict, cause, remedy, trace, remarks, .. } = explanation;
     let (source, destination) = (text::end(&flow.source), &flow.destination);
     let mut lines = vec![format!(
         "{source} -> {}/{}: {}",
@@ -165,11 +195,11 @@ pub fn text(explanation: &Explanation) -> String {
         let (namespace, name) = (&service.namespace, &service.name);
         lines.push(format!("through Service {namespace}/{name}, {}:{}", service.ip, service.port));
     }
-    lines.extend(remarks.iter().cloned());
     if let Some(exempt) = verdict.exempt {
         let what = text::exemption(exempt);
         lines.push(format!("exempt by the specification, whatever the policies say: {what}"));
     }
+    lines.extend(remarks.iter().map(|remark| format!("note: {remark}")));
     lines.push(String::new());
     walk(&mut lines, "egress", &source, &verdict.egress, &trace.egress);
     let destination = text::end(destination);
@@ -207,6 +237,9 @@ pub fn cost(newly_allowed: usize, paths: &[String]) -> String {
     format!("It {}.", text::newly_allowed(newly_allowed, paths))
 }
 
+/// Kinds that have no say in a direction without rules for it: they isolate nobody.
+const LEAVES_IT_TO_OTHERS: [&str; 2] = ["AdminNetworkPolicy", "BaselineAdminNetworkPolicy"];
+
 fn walk(
     lines: &mut Vec<String>,
     direction: &str,
@@ -219,9 +252,15 @@ fn walk(
     lines.push(format!("{direction} of {end}: {decision}{tier}"));
     for PolicySteps { policy, rules } in steps {
         let namespace = policy.namespace.as_deref().map(|ns| format!("{ns}/")).unwrap_or_default();
-        let none = if rules.is_empty() { ": no rules, admits nothing" } else { "" };
+        let none = match rules.is_empty() {
+            true if LEAVES_IT_TO_OTHERS.contains(&policy.kind.as_str()) => {
+                format!(": no {direction} rules, leaves it to the others")
+            }
+            true => ": no rules, admits nothing".to_owned(),
+            false => String::new(),
+        };
         let would_deny = if verdict.would_deny.contains(policy) {
-            ": decides nothing, and would deny this if it were in force"
+            ": decides nothing, and would deny this if it were in force".to_owned()
         } else {
             none
         };

@@ -79,13 +79,13 @@ impl Agent {
                 "objects",
                 "Objects that the agent knows, by kind.",
                 "kind",
-                kinds::of_agents().map(|kind| (kind, snapshot.count(kind))),
+                kinds::of_agents().map(|kind| (kind.name(), snapshot.count(kind))),
             ),
             Reading::gauges(
                 "policies_unread",
                 "Policies of kinds that the agent cannot read, although they may decide.",
                 "kind",
-                snapshot.sync().unread().iter().map(|(kind, count)| (kind, *count)),
+                snapshot.sync().unread_counts(),
             ),
             Reading::gauge(
                 "snapshot_revision",

@@ -13,7 +13,7 @@ impl Agent {
     pub(super) fn report_ready(&self) {
         let snapshot = self.cluster.snapshot();
         let objects: BTreeMap<_, _> = kinds::of_agents()
-            .map(|kind| (kind.to_string(), snapshot.count(kind)))
+            .map(|kind| (kind.name().to_owned(), snapshot.count(kind)))
             .filter(|(_, count)| *count > 0)
             .collect();
         let interfaces = &self.probe.interfaces;
@@ -43,7 +43,7 @@ impl Agent {
                 }
             })
             .collect();
-        for (kind, count) in snapshot.sync().unread() {
+        for (kind, count) in snapshot.sync().unread_counts() {
             cannot.push(format!("read {count} objects of kind {kind}, so their effect is unknown"));
         }
         for (kind, why) in snapshot.sync().unsynced() {

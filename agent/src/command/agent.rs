@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use anyhow::Context as _;
 use clap::Args as ClapArgs;
 use tokio::signal::unix::{SignalKind, signal};
+use whydrop_core::cluster::profile::Engine;
 
 use super::Outcome;
 use crate::{
@@ -28,6 +29,9 @@ pub(super) struct Args {
     manifests: Option<PathBuf>,
     #[command(flatten)]
     kube: KubeArgs,
+    /// Who enforces policies, such as calico@3.30 or cilium [default: what the objects show]
+    #[arg(long, value_name = "NAME[@VERSION]", env = "WHYDROP_ENGINE", default_value = "")]
+    engine: String,
     /// Name of the node that the agent runs on [default: the host's name]
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
     node_name: Option<String>,
@@ -71,9 +75,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
     if let Some(file) = &args.mute {
         rules.extend(mute::read(file)?);
     }
+    let engine = match args.engine.as_str() {
+        "" => None,
+        text => Some(Engine::read(text).context("--engine")?),
+    };
     let options = Options {
         manifests: args.manifests,
         kube: args.kube,
+        engine,
         node,
         attach: Attach::Auto,
         health: args.health_address,

@@ -6,7 +6,7 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use whydrop_core::{
     cluster::{Snapshot, object::Service},
-    diagnosis::{Case, Diagnosis, Fate, diagnose},
+    diagnosis::{Case, Class, Diagnosis, Fate, diagnose},
     flow::{Flow, Protocol},
     verdict::Decision,
 };
@@ -230,6 +230,8 @@ impl NamedEnd {
 pub(super) fn effective(diagnosis: &Diagnosis) -> &'static str {
     match diagnosis.verdict.decision() {
         _ if diagnosis.verdict.exempt.is_some() => "allow",
+        // The engine accepts policies and enforces none.
+        _ if diagnosis.cause.class == Class::NotEnforced => "allow",
         Decision::Denied => "deny",
         Decision::Unknown => "unknown",
         Decision::Allowed | Decision::NotIsolated => "allow",

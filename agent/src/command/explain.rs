@@ -1,7 +1,7 @@
 //! `whydrop explain`: the policies' verdict of one flow, rule by rule.
 
 use clap::Args as ClapArgs;
-use whydrop_core::{cluster::history::History, judgement::Judgement};
+use whydrop_core::{cluster::history::History, judgement::Judgement, verdict::remarks::remarks};
 
 use super::{
     Outcome, Output,
@@ -33,7 +33,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let diagnosis = judge(&snapshot, &from, &to, port)?;
     let effective = effective(&diagnosis);
     let judgement = Judgement::of_diagnosis(&snapshot, &History::default(), diagnosis);
-    let explanation = Explanation::new(&judgement, effective);
+    let remarks = remarks(&snapshot, &judgement.diagnosis.question);
+    let explanation = Explanation::new(&judgement, effective, snapshot.engine(), &remarks);
     match args.output {
         Output::Text => print(&text(&explanation))?,
         Output::Json => print(&(escape::json(&explanation)? + "\n"))?,

@@ -7,7 +7,7 @@ use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use tokio::runtime::Runtime;
-use whydrop_core::cluster::Snapshot;
+use whydrop_core::cluster::{Snapshot, profile::Engine};
 
 use super::{ends::NamedEnd, messages::complain, progress::Progress};
 use crate::cluster::{
@@ -30,6 +30,9 @@ pub(super) struct ClusterArgs {
     /// Namespace of pods that are given without one [default: the context's]
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
+    /// Who enforces policies, such as calico@3.30 or cilium [default: what the objects show]
+    #[arg(long, value_name = "NAME[@VERSION]", value_parser = Engine::read)]
+    engine: Option<Engine>,
     /// Hide progress, which is shown only on a terminal
     #[arg(short, long)]
     quiet: bool,
@@ -40,6 +43,7 @@ pub(super) struct ClusterArgs {
 /// A cluster that can be asked.
 pub(super) struct OpenCluster {
     namespace: Option<String>,
+    engine: Option<Engine>,
     quiet: bool,
     from: ClusterFrom,
 }
@@ -63,7 +67,8 @@ impl ClusterArgs {
         let namespace = self.namespace.clone();
         if !self.paths.is_empty() {
             let from = ClusterFrom::Manifests(Box::new(Manifests::read(&self.paths)));
-            return Ok(OpenCluster { namespace, quiet: self.quiet, from });
+            let engine = self.engine.clone();
+            return Ok(OpenCluster { namespace, engine, quiet: self.quiet, from });
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let target = runtime.block_on(target(&self.kube)).map_err(|error| match error {
@@ -73,8 +78,9 @@ impl ClusterArgs {
         let server = target.server.clone();
         let client = runtime.block_on(async { target.client() })?;
         let namespace = namespace.or_else(|| Some(client.default_namespace().to_owned()));
+        let engine = self.engine.clone();
         let from = ClusterFrom::Api(client, server, runtime);
-        Ok(OpenCluster { namespace, quiet: self.quiet, from })
+        Ok(OpenCluster { namespace, engine, quiet: self.quiet, from })
     }
 }
 
@@ -103,7 +109,11 @@ fn described(manifests: Manifests, wanted: &Wanted) -> anyhow::Result<Snapshot> 
     for (kind, count) in &manifests.ignored {
         tracing::debug!(kind, count, "ignoring objects of this kind");
     }
-    Ok(manifests.cluster().snapshot())
+    let mut cluster = manifests.cluster();
+    if let Some(engine) = &wanted.engine {
+        cluster.give_engine(engine.clone());
+    }
+    Ok(cluster.snapshot())
 }
 
 /// Whether an object that cannot be read can make a difference to what is asked.
@@ -146,7 +156,8 @@ impl OpenCluster {
         self,
         ends: impl IntoIterator<Item = &'a NamedEnd>,
     ) -> anyhow::Result<Snapshot> {
-        let mut wanted = Wanted { home: self.namespace, ..Wanted::default() };
+        let engine = self.engine;
+        let mut wanted = Wanted { home: self.namespace, engine, ..Wanted::default() };
         for end in ends {
             match end {
                 NamedEnd::Pod(namespace, _) | NamedEnd::Service(namespace, _) => {

@@ -1,6 +1,12 @@
 //! The policies that the healer creates, and deletes: these and no others.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use jiff::Timestamp;
 use kube::{
@@ -14,7 +20,7 @@ use whydrop_core::{
     cluster::object::Kind,
     heal::{CONSENT_ANNOTATION, Proposal, Refusal, Standing},
     incident::IncidentId,
-    kinds,
+    kinds::{self, KindRow},
     policy::PolicyRef,
     problem::{FieldPath, Problem},
     remedy::{
@@ -27,7 +33,7 @@ use super::facts;
 use crate::{
     cluster::{
         api_error::{ApiError, answered},
-        resource::resource,
+        resource::resource_in,
     },
     report::text::fix_by_id,
 };
@@ -55,6 +61,8 @@ pub(super) struct Policies {
     client: Client,
     /// `NAMESPACE/LEASE`: what distinguishes the healers of two installations.
     owner: String,
+    /// Which of the versions of Calico's kind the API server has, by its place in the kind's row.
+    served: Arc<AtomicUsize>,
 }
 
 /// Why a policy was not changed.
@@ -112,7 +120,7 @@ pub(super) enum ListError {
 
 impl Policies {
     pub(super) fn new(client: Client, owner: String) -> Self {
-        Self { client, owner }
+        Self { client, owner, served: Arc::default() }
     }
 
     /// Creates what is proposed, or has the API server say whether it would.
@@ -129,6 +137,7 @@ impl Policies {
         let parameters = PatchParams { dry_run, ..PatchParams::apply(MANAGER) };
         let mut standing: Option<Standing> = None;
         for (manifest, policy) in proposal.manifests.iter().zip(&proposal.policies) {
+            self.is_served(kinds::of_policy(policy.kind), manifest.api_version());
             let object = self.object(incident, manifest, expires);
             let created = self.create_one(policy, &object, &parameters).await;
             match created {
@@ -185,15 +194,8 @@ impl Policies {
         let mut standing: BTreeMap<IncidentId, Standing> = BTreeMap::new();
         for row in kinds::all().filter(|row| row.is_remedy) {
             let Some(Kind::Policy(kind)) = row.reads() else { continue };
-            let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource(row));
-            let ours = ListParams::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
-            let listed = match answered(PATIENCE, api.list(&ours)).await {
-                Ok(listed) => listed.items,
-                // A cluster without Calico's kinds.
-                Err(error) if error.is_not_found() => continue,
-                Err(why) => return Err(ListError::Kind { kind: Kind::Policy(kind), why }),
-            };
-            for object in listed {
+            let listed = self.list(row).await;
+            for object in listed.map_err(|why| ListError::Kind { kind: Kind::Policy(kind), why })? {
                 let metadata = &object.metadata;
                 let policy = PolicyRef {
                     kind,
@@ -220,6 +222,38 @@ impl Policies {
         Ok(standing.into_values().collect())
     }
 
+    /// Those of a kind that carry the healer's label, in the first version of the kind that the API
+    /// server has; none in a cluster without the kind.
+    async fn list(&self, row: &KindRow) -> Result<Vec<DynamicObject>, ApiError> {
+        let ours = ListParams::default().labels(&format!("{MANAGED_BY}={MANAGER}"));
+        for api_version in row.api_versions {
+            let resource = resource_in(row, api_version);
+            let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
+            match answered(PATIENCE, api.list(&ours)).await {
+                Err(error) if error.is_not_found() => {}
+                listed => {
+                    self.is_served(row, api_version);
+                    return Ok(listed?.items);
+                }
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// The API server has a kind in this version.
+    fn is_served(&self, row: &KindRow, api_version: &str) {
+        let place = row.api_versions.iter().position(|known| *known == api_version);
+        if let Some(place) = place.filter(|_| row.api_versions.len() > 1) {
+            self.served.store(place, Ordering::Relaxed);
+        }
+    }
+
+    /// The version in which the API server has a kind.
+    fn api_version(&self, row: &KindRow) -> &'static str {
+        let place = self.served.load(Ordering::Relaxed);
+        row.api_versions.get(place).copied().unwrap_or_else(|| row.api_version())
+    }
+
     /// Notes on a policy that it helps, for the healer that leads next.
     pub(super) async fn keep(&self, policy: &PolicyRef) -> Result<(), PolicyError> {
         let object = self.own(policy).await?;
@@ -230,7 +264,7 @@ impl Policies {
         // An apply says all that its manager wants; what it leaves out is removed.
         let row = kinds::of_policy(policy.kind);
         let object = json!({
-            "apiVersion": row.api_version(),
+            "apiVersion": self.api_version(row),
             "kind": row.kind,
             "metadata": {
                 "name": &*policy.name,
@@ -310,7 +344,8 @@ impl Policies {
 
     fn api(&self, policy: &PolicyRef) -> Api<DynamicObject> {
         let namespace = policy.namespace.as_deref().unwrap_or_default();
-        let resource = resource(kinds::of_policy(policy.kind));
+        let row = kinds::of_policy(policy.kind);
+        let resource = resource_in(row, self.api_version(row));
         Api::namespaced_with(self.client.clone(), namespace, &resource)
     }
 

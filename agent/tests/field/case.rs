@@ -166,7 +166,7 @@ impl Case {
         let Ask { from, to, .. } = ask;
         let port = port(ask.port.as_ref(), ask.protocol.as_deref());
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-        let args: String = ask.args.iter().map(|arg| format!(" {arg}")).collect();
+        let args: String = ask.args.iter().flat_map(|arg| [" ", arg]).collect();
         let of = if self.dumps.len() > 1 { format!(", of {dump}") } else { String::new() };
         format!("{from} -> {to}{port}{args}{of}")
     }

@@ -123,8 +123,14 @@ fn healer_may(kubectl: &Kubectl) {
 #[test]
 fn the_agent_may_write_events_and_read_what_it_judges_by() {
     let role: ClusterRole = of_kind("ClusterRole");
-    for PolicyRule { verbs, resources, .. } in role.rules.expect("rules") {
+    for PolicyRule { verbs, resources, resource_names, .. } in role.rules.expect("rules") {
         let resources = resources.unwrap_or_default();
+        // The one by which EKS Auto Mode enforces policies.
+        if resources == ["configmaps"] {
+            assert_eq!(resource_names.unwrap_or_default(), ["amazon-vpc-cni"]);
+            assert_eq!(verbs, ["get"]);
+            continue;
+        }
         let reads = verbs.iter().all(|verb| ["get", "list", "watch"].contains(&verb.as_str()));
         assert!(reads || resources == ["events"], "{verbs:?} on {resources:?}");
         for secret in ["*", "secrets", "configmaps", "pods/log", "pods/exec"] {
@@ -144,10 +150,12 @@ fn the_healer_may_write_no_kind_of_the_whole_cluster() {
         roles.map(|role| serde_json::from_value(role).expect("a role")).collect();
     assert_eq!(roles.len(), 2);
     for rule in roles.into_iter().flat_map(|role| role.rules.unwrap_or_default()) {
-        let PolicyRule { verbs, resources, .. } = rule;
+        let PolicyRule { verbs, resources, resource_names, .. } = rule;
         let writes = verbs.iter().any(|verb| !["get", "list"].contains(&verb.as_str()));
         let resources = resources.unwrap_or_default();
-        let may = resources == ["networkpolicies"] || resources == ["events"];
+        let of_default_tier = resources == ["tier.networkpolicies"]
+            && resource_names.as_deref() == Some(&["default".to_owned(), "default.*".to_owned()]);
+        let may = resources == ["networkpolicies"] || resources == ["events"] || of_default_tier;
         assert!(!writes || may, "{verbs:?} on {resources:?}");
         assert!(!verbs.iter().any(|verb| verb == "*" || verb == "update"), "{verbs:?}");
     }

@@ -18,6 +18,7 @@ fullnameOverride: drops
 logFormat: json
 eventReason: PolicyDropped
 mute: [{name: scanners, source: {namespace: security}}]
+engine: calico@3.30
 logLevel: debug
 health: {port: 19472}
 metrics:
@@ -69,6 +70,7 @@ const OTHER_WORDS: &[&str] = &[
     r#""WHYDROP_LOG_FORMAT":"json""#,
     r#""WHYDROP_EVENT_REASON":"PolicyDropped""#,
     r#""WHYDROP_MUTE_RULES":"[{\"name\":\"scanners\""#,
+    r#""WHYDROP_ENGINE":"calico@3.30""#,
     r#""RUST_LOG":"debug""#,
     r#"{"configMapRef":{"name":"drops"}}"#,
     "--health-address=[::]:19472",

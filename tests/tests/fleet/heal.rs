@@ -350,7 +350,7 @@ fn what_is_not_its_own_is_left_alone() {
     record_while(&mut agent, "explicit deny", is_explicit, || {
         connects(&stage, NEIGHBOUR);
     });
-    let why = "explicit deny by CalicoNetworkPolicy backend/default.no-metrics: its owner decides, \
+    let why = "explicit deny by NetworkPolicy.projectcalico.org backend/default.no-metrics: its owner decides, \
                not a machine";
     refused(&mut healer, why);
 

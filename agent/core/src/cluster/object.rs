@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use strum::{Display, EnumString, VariantArray};
+use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 
 use super::node_address::NodeAddress;
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
 };
 
 /// An object of a kind that decisions depend on.
+#[expect(clippy::large_enum_variant, reason = "an object is moved once, into the cluster")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Object {
     /// `v1` Pod.
@@ -80,9 +81,10 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl Kind {
+    /// The kind as records and metrics spell it.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Pod => "Pod",
             Self::Namespace => "Namespace",
             Self::Node => "Node",
@@ -95,8 +97,18 @@ impl fmt::Display for Kind {
             Self::Tier => "Tier",
             Self::NetworkSet => "NetworkSet",
             Self::GlobalNetworkSet => "GlobalNetworkSet",
-            Self::Template(kind) => return kind.fmt(f),
-        })
+            Self::Template(kind) => kind.name(),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    /// For people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Policy(kind) => kind.fmt(f),
+            other => f.pad(other.name()),
+        }
     }
 }
 
@@ -260,7 +272,18 @@ pub struct Workload {
 
 /// The kinds of workloads that make pods of a template, as they spell themselves.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Display, EnumString, VariantArray,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Display,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
 )]
 pub enum WorkloadKind {
     /// `apps/v1`.
@@ -284,6 +307,11 @@ pub enum WorkloadKind {
 impl WorkloadKind {
     /// Every kind.
     pub const ALL: &[Self] = Self::VARIANTS;
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
 
     /// What `kubectl` calls it for short.
     pub const fn short(self) -> &'static str {

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use jiff::Timestamp;
 
 use super::object::Kind;
+use crate::policy::unread::{Bearing, Unread};
 
 /// Why objects are not known to somebody who asked for them once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,12 +28,15 @@ impl fmt::Display for Unreadable {
 /// The objects of a kind in a namespace, or of the whole cluster.
 type Part = (Kind, Option<Arc<str>>);
 
+/// Policies that are not read, by the namespace whose pods alone they may be about.
+type UnreadOf = BTreeMap<Option<Arc<str>>, Vec<Arc<Unread>>>;
+
 /// Which kinds of objects are known, and how well.
 #[derive(Clone, Debug, Default)]
 pub struct SyncState {
     unsynced: BTreeMap<Kind, Option<Arc<str>>>,
     stale: BTreeMap<Kind, Timestamp>,
-    unread: Arc<BTreeMap<String, usize>>,
+    unread: Arc<UnreadOf>,
     unreadable: Arc<BTreeMap<Part, Unreadable>>,
 }
 
@@ -54,9 +58,26 @@ impl SyncState {
         &self.stale
     }
 
-    /// How many policies there are of kinds that cannot be read: verdicts may depend on them.
-    pub fn unread(&self) -> &BTreeMap<String, usize> {
-        &self.unread
+    /// The policies that are not read: verdicts may depend on them.
+    pub fn unread(&self) -> impl Iterator<Item = &Arc<Unread>> {
+        self.unread.values().flatten()
+    }
+
+    /// Those of them that may be about pods of a namespace, or, without one, about a node.
+    pub fn unread_over(&self, namespace: Option<&Arc<str>>) -> impl Iterator<Item = &Arc<Unread>> {
+        let of = |namespace: Option<&Arc<str>>| self.unread.get(&namespace.cloned());
+        let own = namespace.and_then(|own| of(Some(own)));
+        own.into_iter().chain(of(None)).flatten()
+    }
+
+    /// How many there are that may decide the first packet of a connection, by kind.
+    pub fn unread_counts(&self) -> BTreeMap<&str, usize> {
+        let mut counts = BTreeMap::new();
+        let deciding = self.unread().filter(|one| one.reach.bearing == Bearing::FirstPacket);
+        for unread in deciding {
+            *counts.entry(&*unread.kind).or_default() += 1;
+        }
+        counts
     }
 
     /// Why the objects of a kind in a namespace are not known to whoever asked for them once; of kind
@@ -101,8 +122,12 @@ impl SyncState {
         }
     }
 
-    /// How many policies cannot be read, by kind. Whether that is news.
-    pub(super) fn set_unread(&mut self, unread: BTreeMap<String, usize>) -> bool {
+    /// The policies that are not read. Whether that is news.
+    pub(super) fn set_unread(&mut self, all: impl IntoIterator<Item = Arc<Unread>>) -> bool {
+        let mut unread: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for one in all {
+            unread.entry(one.over().cloned()).or_default().push(one);
+        }
         let is_news = *self.unread != unread;
         if is_news {
             self.unread = Arc::new(unread);

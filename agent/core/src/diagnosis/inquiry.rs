@@ -40,6 +40,12 @@ impl Inquiry<'_> {
             }
             // Nobody has seen anything police what the specification exempts.
             Fate::Asked if self.verdict.exempt.is_some() => return Class::None,
+            Fate::Asked if self.enforces_nothing() => {
+                return match self.verdict.decision() {
+                    Decision::Denied | Decision::Unknown => Class::NotEnforced,
+                    Decision::NotIsolated | Decision::Allowed => Class::None,
+                };
+            }
             Fate::Asked | Fate::Policed => {}
         }
         match self.verdict.decision() {
@@ -79,6 +85,11 @@ impl Inquiry<'_> {
             && denied.any(|direction| {
                 self.verdict.direction(direction).responsible().iter().all(settled)
             })
+    }
+
+    /// Whether the engine is one that accepts policies and enforces none.
+    pub(super) fn enforces_nothing(&self) -> bool {
+        !self.snapshot.profile().policies.is_in_force()
     }
 
     fn allowed_and_dropped(&self, evidence: &Evidence) -> Class {

@@ -13,6 +13,7 @@ use crate::{
         history::Change,
         known_address::Judged,
         object::{Probe, Service},
+        profile::EngineName,
         resolve::{Endpoint, Holder},
     },
     correlate::EvidenceLevel,
@@ -208,10 +209,31 @@ fn nearest_in_words(miss: &NearestMiss) -> String {
 }
 
 fn not_enforced(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
+    if matches!(inquiry.case.fate, Fate::Asked) {
+        return accepted_only(inquiry);
+    }
     let direction = cause.direction.unwrap_or(Direction::Ingress);
     format!("{}, but it arrived anyway: the CNI does not enforce it", {
         denied_by(inquiry, direction, cause.policy.as_ref())
     })
+}
+
+/// Policies that an engine accepts and does not enforce.
+fn accepted_only(inquiry: &Inquiry<'_>) -> String {
+    let engine = inquiry.snapshot.engine();
+    let denials = inquiry.verdict.denied_directions().map(|d| denied_by(inquiry, d));
+    let denials = denials.collect::<Vec<_>>().join(" and ");
+    let said = match denials.as_str() {
+        "" => "what they say is unknown".to_owned(),
+        denials => format!("if they were enforced: {denials}"),
+    };
+    let way = match engine.name {
+        EngineName::AwsVpcCni | EngineName::EksAuto => {
+            "enforces none of them before it is set up to"
+        }
+        _ => "enforces none of them",
+    };
+    format!("{engine} accepts policies and {way} (by {}); {said}", engine.evidence)
 }
 
 fn out_of_sync(inquiry: &Inquiry<'_>) -> String {

@@ -12,7 +12,6 @@ use super::{
 };
 use crate::{
     cluster::{
-        Engine,
         object::{Kind, Object, PluginNodeKind, WorkloadKind},
         translate,
     },
@@ -20,6 +19,7 @@ use crate::{
         PolicyKind, admin,
         calico::{self, Group},
         network_policy,
+        unread::{self, Family},
     },
     problem::Problem,
 };
@@ -30,10 +30,11 @@ const OBJECT: KindRow = KindRow {
     kind: "",
     plural: "",
     scope: Scope::Namespace,
-    engine: Engine::Standard,
     role: Role::Object,
     is_remedy: false,
     decoder: None,
+    reach: None,
+    family: Family::Any,
 };
 
 const TEMPLATE: KindRow = KindRow { role: Role::Template, ..OBJECT };
@@ -42,6 +43,7 @@ const ADMIN: KindRow = KindRow {
     api_versions: &[admin::API_VERSION],
     scope: Scope::Cluster,
     role: Role::Policy,
+    reach: Some(unread::by_subject),
     ..OBJECT
 };
 
@@ -49,13 +51,15 @@ const ADMIN: KindRow = KindRow {
 /// Calico's own API server shows the same objects once more in its own group, which is not followed.
 const CALICO: KindRow = KindRow {
     api_versions: &[Group::Stored.api_version(), Group::Api.api_version()],
-    engine: Engine::Calico,
     role: Role::Policy,
     ..OBJECT
 };
 
 /// Policies of network plugins, and of versions to come: where there are any, they may decide.
 const UNREAD: KindRow = KindRow { role: Role::Unread, ..OBJECT };
+
+/// What decides nothing of a first packet.
+const REMARKED: KindRow = KindRow { role: Role::Remarked, ..OBJECT };
 
 pub(super) const ROWS: &[KindRow] = &[
     KindRow {
@@ -102,7 +106,6 @@ pub(super) const ROWS: &[KindRow] = &[
         kind: "Node",
         plural: "nodes",
         scope: Scope::Cluster,
-        engine: Engine::Calico,
         role: Role::Given,
         decoder: Some(read(Kind::PluginNode(PluginNodeKind::Calico), |value, _| {
             Ok(Object::PluginNode(translate::calico_node(&decode(value)?)?))
@@ -224,6 +227,7 @@ pub(super) const ROWS: &[KindRow] = &[
             value["apiVersion"] = NetworkPolicy::API_VERSION.into();
             network_policy::lower(&decode_strictly(&value)?).map(Object::Policy)
         })),
+        reach: Some(unread::by_pod_selector),
         ..OBJECT
     },
     KindRow {
@@ -249,6 +253,7 @@ pub(super) const ROWS: &[KindRow] = &[
         decoder: Some(read(Kind::Policy(PolicyKind::CalicoNetworkPolicy), |value, api_version| {
             calico_policy(&value, api_version, PolicyKind::CalicoNetworkPolicy)
         })),
+        reach: Some(unread::by_calico_selector),
         ..CALICO
     },
     KindRow {
@@ -258,6 +263,7 @@ pub(super) const ROWS: &[KindRow] = &[
         decoder: Some(read(Kind::Policy(PolicyKind::GlobalNetworkPolicy), |value, api_version| {
             calico_policy(&value, api_version, PolicyKind::GlobalNetworkPolicy)
         })),
+        reach: Some(unread::by_calico_selector),
         ..CALICO
     },
     KindRow {
@@ -322,17 +328,22 @@ pub(super) const ROWS: &[KindRow] = &[
         })),
         ..CALICO
     },
+    // Of Kubernetes' own API: the successor of both admin kinds. Served in either version, or in both.
     KindRow {
-        api_versions: &["policy.networking.k8s.io/v1alpha2"],
+        api_versions: &["policy.networking.k8s.io/v1beta1", "policy.networking.k8s.io/v1alpha2"],
         kind: "ClusterNetworkPolicy",
         plural: "clusternetworkpolicies",
         scope: Scope::Cluster,
+        reach: Some(unread::cluster_network_policy),
+        family: Family::ClusterNetworkPolicy,
         ..UNREAD
     },
     KindRow {
         api_versions: &["cilium.io/v2"],
         kind: "CiliumNetworkPolicy",
         plural: "ciliumnetworkpolicies",
+        reach: Some(unread::cilium),
+        family: Family::Cilium,
         ..UNREAD
     },
     KindRow {
@@ -340,12 +351,17 @@ pub(super) const ROWS: &[KindRow] = &[
         kind: "CiliumClusterwideNetworkPolicy",
         plural: "ciliumclusterwidenetworkpolicies",
         scope: Scope::Cluster,
+        reach: Some(unread::cilium_clusterwide),
+        family: Family::Cilium,
         ..UNREAD
     },
+    // Antrea's tiers and groups decide nothing by themselves: policies name them.
     KindRow {
         api_versions: &["crd.antrea.io/v1beta1"],
         kind: "NetworkPolicy",
         plural: "networkpolicies",
+        reach: Some(unread::antrea),
+        family: Family::Antrea,
         ..UNREAD
     },
     KindRow {
@@ -353,7 +369,110 @@ pub(super) const ROWS: &[KindRow] = &[
         kind: "ClusterNetworkPolicy",
         plural: "clusternetworkpolicies",
         scope: Scope::Cluster,
+        reach: Some(unread::antrea),
+        family: Family::Antrea,
         ..UNREAD
+    },
+    // OVN-Kubernetes'. Its EgressIP, EgressService and EgressQoS let pass what passes without them.
+    KindRow {
+        api_versions: &["k8s.ovn.org/v1"],
+        kind: "EgressFirewall",
+        plural: "egressfirewalls",
+        reach: Some(unread::egress_firewall),
+        family: Family::OvnKubernetes,
+        ..UNREAD
+    },
+    KindRow {
+        api_versions: &["network.openshift.io/v1"],
+        kind: "EgressNetworkPolicy",
+        plural: "egressnetworkpolicies",
+        reach: Some(unread::egress_firewall),
+        family: Family::OpenshiftSdn,
+        ..UNREAD
+    },
+    // AWS'. Its PolicyEndpoints are made of policies, and say nothing that those do not.
+    KindRow {
+        api_versions: &["networking.k8s.aws/v1alpha1"],
+        kind: "ApplicationNetworkPolicy",
+        plural: "applicationnetworkpolicies",
+        reach: Some(unread::application_network_policy),
+        family: Family::Aws,
+        ..UNREAD
+    },
+    KindRow {
+        api_versions: &["networking.k8s.aws/v1alpha1"],
+        kind: "ClusterNetworkPolicy",
+        plural: "clusternetworkpolicies",
+        scope: Scope::Cluster,
+        reach: Some(unread::cluster_network_policy),
+        family: Family::Aws,
+        ..UNREAD
+    },
+    KindRow {
+        api_versions: &["networking.gke.io/v1alpha1", "networking.gke.io/v1"],
+        kind: "FQDNNetworkPolicy",
+        plural: "fqdnnetworkpolicies",
+        reach: Some(unread::fqdn),
+        family: Family::Gke,
+        ..UNREAD
+    },
+    // By which Calico's policies govern nodes.
+    KindRow {
+        kind: "HostEndpoint",
+        plural: "hostendpoints",
+        scope: Scope::Cluster,
+        role: Role::Unread,
+        reach: Some(unread::host_endpoint),
+        family: Family::Calico,
+        ..CALICO
+    },
+    KindRow {
+        api_versions: &["k8s.ovn.org/v1"],
+        kind: "AdminPolicyBasedExternalRoute",
+        plural: "adminpolicybasedexternalroutes",
+        scope: Scope::Cluster,
+        reach: Some(unread::external_route),
+        ..REMARKED
+    },
+    KindRow {
+        api_versions: &["k8s.cni.cncf.io/v1beta1", "k8s.cni.cncf.io/v1beta2"],
+        kind: "MultiNetworkPolicy",
+        plural: "multi-networkpolicies",
+        reach: Some(unread::second_network),
+        ..REMARKED
+    },
+    KindRow {
+        api_versions: &["security.istio.io/v1", "security.istio.io/v1beta1"],
+        kind: "AuthorizationPolicy",
+        plural: "authorizationpolicies",
+        scope: Scope::AnyNamespace,
+        reach: Some(unread::istio),
+        ..REMARKED
+    },
+    KindRow {
+        api_versions: &[
+            "policy.linkerd.io/v1beta3",
+            "policy.linkerd.io/v1beta2",
+            "policy.linkerd.io/v1beta1",
+        ],
+        kind: "Server",
+        plural: "servers",
+        reach: Some(unread::linkerd_server),
+        ..REMARKED
+    },
+    KindRow {
+        api_versions: &["policy.linkerd.io/v1alpha1"],
+        kind: "AuthorizationPolicy",
+        plural: "authorizationpolicies",
+        reach: Some(unread::linkerd),
+        ..REMARKED
+    },
+    KindRow {
+        api_versions: &["policy.linkerd.io/v1beta1"],
+        kind: "ServerAuthorization",
+        plural: "serverauthorizations",
+        reach: Some(unread::linkerd),
+        ..REMARKED
     },
 ];
 

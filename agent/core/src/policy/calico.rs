@@ -16,6 +16,8 @@ pub mod wire;
 
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
 use super::{
     Accounts, Action, DEFAULT_TIER, Layer, Namespaces, Peer, Peers, PodPeer, Policy, PolicyKind,
     Rule,
@@ -47,6 +49,14 @@ impl Group {
         [Self::Api, Self::Stored].into_iter().find(|group| group.api_version() == api_version)
     }
 
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Api => "projectcalico.org",
+            Self::Stored => "crd.projectcalico.org",
+        }
+    }
+
     /// The group and version.
     pub const fn api_version(self) -> &'static str {
         match self {
@@ -56,12 +66,31 @@ impl Group {
     }
 }
 
+/// The annotation in which what Calico stores keeps the metadata of the object that a user wrote.
+const METADATA: &str = "projectcalico.org/metadata";
+
+/// The name of a policy, as users wrote it and `kubectl get` finds it in `projectcalico.org/v3`.
+///
+/// Until Calico 3.32 a policy was stored with its tier before its name (`default.web`), whatever users
+/// had called it; from 3.30 on the stored object says what that was (`libcalico-go`,
+/// `lib/backend/k8s/resources`). Without that, the stored name is the only one there is.
+pub fn name_of(metadata: &ObjectMeta) -> Option<Arc<str>> {
+    let written = metadata.annotations.as_ref().and_then(|all| all.get(METADATA));
+    let written: Option<serde_json::Value> =
+        written.and_then(|written| serde_json::from_str(written).ok());
+    let name = written.as_ref().and_then(|metadata| metadata["name"].as_str());
+    let name = name.or(metadata.name.as_deref()).filter(|name| !name.is_empty());
+    name.map(Into::into)
+}
+
 /// Lowers a policy of one of Calico's own kinds, staged or not.
 ///
 /// # Errors
 /// The first field that Calico would refuse, or could not use.
 pub fn lower(policy: &CalicoPolicy, kind: PolicyKind, group: Group) -> Result<Policy, Problem> {
-    let metadata = &policy.metadata;
+    let stored = policy.metadata.name.clone();
+    let name = name_of(&policy.metadata).map(|name| name.to_string());
+    let metadata = &ObjectMeta { name, ..policy.metadata.clone() };
     let is_global =
         matches!(kind, PolicyKind::GlobalNetworkPolicy | PolicyKind::StagedGlobalNetworkPolicy);
     let header = match is_global {
@@ -88,7 +117,9 @@ pub fn lower(policy: &CalicoPolicy, kind: PolicyKind, group: Group) -> Result<Po
         ingress: (governs_ingress && is_for_pods).then_some(ingress),
         egress: (governs_egress && is_for_pods).then_some(egress),
     };
-    Ok(header.policy((Layer::Tier(tier.into()), order), subject, rules))
+    let lowered = header.policy((Layer::Tier(tier.into()), order), subject, rules);
+    let stored_as = stored.filter(|stored| **stored != *lowered.reference.name);
+    Ok(Policy { stored_as: stored_as.map(Into::into), ..lowered })
 }
 
 /// Lowers a `StagedKubernetesNetworkPolicy`.
@@ -106,6 +137,7 @@ pub fn lower_staged_kubernetes(
     lowered.api_version = group.api_version().into();
     lowered.ingress = lowered.ingress.filter(|_| is_set);
     lowered.egress = lowered.egress.filter(|_| is_set);
+    lowered.undeclared = None;
     Ok(lowered)
 }
 

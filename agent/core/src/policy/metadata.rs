@@ -81,6 +81,7 @@ impl<'a> Header<'a> {
         Policy {
             reference,
             api_version: api_version.into(),
+            stored_as: None,
             uid: metadata.uid.as_deref().map(Into::into),
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),
             written: spec_written(metadata),
@@ -90,6 +91,7 @@ impl<'a> Header<'a> {
             subject,
             ingress: rules.ingress,
             egress: rules.egress,
+            undeclared: None,
         }
     }
 }

@@ -21,7 +21,7 @@ use super::{
     selector::Selector,
 };
 use crate::{
-    flow::Protocol,
+    flow::{Direction, Protocol},
     problem::{FieldPath, Problem},
 };
 
@@ -50,11 +50,17 @@ pub fn lower(policy: &NetworkPolicy) -> Result<Policy, Problem> {
     let egress = egress.map(|rule| (rule.to.as_deref(), rule.ports.as_deref()));
     let egress = rules(egress, &path.field("egress"), "to", &namespace)?;
     let subject = PodPeer::new(Namespaces::Own(namespace), pods);
+    let undeclared = match (governs_ingress, governs_egress) {
+        (false, _) if !ingress.is_empty() => Some((Direction::Ingress, ingress.clone())),
+        (_, false) if !egress.is_empty() => Some((Direction::Egress, egress.clone())),
+        _ => None,
+    };
     let rules = Rules {
         ingress: governs_ingress.then_some(ingress),
         egress: governs_egress.then_some(egress),
     };
-    Ok(header.policy((Layer::NetworkPolicy, KUBERNETES_ORDER), subject, rules))
+    let place = (Layer::NetworkPolicy, KUBERNETES_ORDER);
+    Ok(Policy { undeclared, ..header.policy(place, subject, rules) })
 }
 
 /// A rule as written: its peers and its ports.

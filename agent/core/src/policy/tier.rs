@@ -9,6 +9,26 @@ use super::{DEFAULT_TIER, order::Order};
 /// The order of [`DEFAULT_TIER`], as Calico creates it.
 const DEFAULT_TIER_ORDER: Order = Order::of(1_000_000);
 
+/// The tiers that Calico makes by itself, some of them from a version on: their orders are fixed, so that
+/// a policy in one is placed also where no object describes it. Policies of Kubernetes' admin kinds are
+/// part of those named after them.
+///
+/// Order, and what becomes of the rest: <https://docs.tigera.io/calico/latest/network-policy/policy-tiers/tiered-policy>;
+/// `calico-system`, called `allow-tigera` before 3.32: tigera/operator, `pkg/render`.
+const BUILT_IN: [(&str, u32, DefaultAction); 6] = [
+    ("calico-system", 100, DefaultAction::Deny),
+    ("allow-tigera", 100, DefaultAction::Deny),
+    ("kube-admin", 1_000, DefaultAction::Pass),
+    (ADMIN_TIER, 1_000, DefaultAction::Pass),
+    (BASELINE_TIER, 10_000_000, DefaultAction::Pass),
+    ("kube-baseline", 10_000_000, DefaultAction::Pass),
+];
+
+/// The tier that Calico 3.29 to 3.31 puts `AdminNetworkPolicies` into.
+pub const ADMIN_TIER: &str = "adminnetworkpolicy";
+/// The one for `BaselineAdminNetworkPolicies`.
+pub const BASELINE_TIER: &str = "baselineadminnetworkpolicy";
+
 /// A tier: policies that are asked together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tier {
@@ -30,6 +50,24 @@ pub enum DefaultAction {
 }
 
 impl Tier {
+    /// The tiers that Calico makes by itself, [`DEFAULT_TIER`] left out.
+    pub fn built_in() -> impl Iterator<Item = Self> {
+        BUILT_IN.iter().map(|(name, order, default_action)| Self {
+            name: (*name).into(),
+            order: Order::of(*order),
+            default_action: *default_action,
+        })
+    }
+
+    /// The same with the order that one without any has, as Calico 3.29 and later take it.
+    #[must_use]
+    pub fn ordered(mut self) -> Self {
+        if self.order == Order::LAST {
+            self.order = DEFAULT_TIER_ORDER;
+        }
+        self
+    }
+
     /// [`DEFAULT_TIER`] where no object describes it.
     pub fn default_tier() -> Self {
         Self {

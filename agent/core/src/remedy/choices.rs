@@ -157,7 +157,7 @@ impl Ways<'_> {
         };
         let namespace = snapshot.namespace(&peer.namespace).filter(|n| is_plain(&n.name))?;
         let policy = snapshot.policies().get(&miss.rule.policy)?;
-        let rule = policy.rules(direction)?.get(miss.rule.rule)?;
+        let rule = policy.written_rules(direction)?.get(miss.rule.rule)?;
         let Peers::AnyOf(peers) = &rule.peers else { return None };
         peers.iter().find_map(|candidate| {
             let (Peer::Pods(pods) | Peer::Members(pods)) = candidate else { return None };

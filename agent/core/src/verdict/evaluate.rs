@@ -8,36 +8,34 @@ use super::{
     matching::{End, peers, ports},
     outcome::MatchOutcome,
     selects::selects,
+    unread::{may_turn, on_second_networks},
     walk::{Ending, Stages, walk},
 };
 use crate::{
     cluster::{
-        Engine, Snapshot,
+        Snapshot,
         known_address::{Judged, KnownAddress},
         object::{Kind, Pod},
+        profile::{OwnNode, Profile, Undeclared},
         resolve::{Endpoint, Holder},
     },
     flow::Direction,
     kinds,
-    policy::{Layer, Policy, PolicyKind, RuleRef},
+    policy::{Layer, Policy, PolicyKind, Rule, RuleRef},
 };
-
-/// The kind of policy that is about second networks
-/// (<https://github.com/k8snetworkplumbingwg/multi-networkpolicy>).
-const MULTI_NETWORK_POLICY: &str = "MultiNetworkPolicy";
 
 /// What the policies of a snapshot say of a flow.
 pub fn evaluate(snapshot: &Snapshot, question: &Question) -> Verdict {
     let stages = Stages::of(snapshot);
     Verdict {
         revision: snapshot.revision(),
-        exempt: exemption(snapshot.engine(), &question.source, &question.destination),
+        exempt: exemption(snapshot.profile(), &question.source, &question.destination),
         egress: judge(snapshot, &stages, question, Direction::Egress),
         ingress: judge(snapshot, &stages, question, Direction::Ingress),
     }
 }
 
-fn exemption(engine: Engine, source: &Endpoint, destination: &Endpoint) -> Option<Exemption> {
+fn exemption(profile: &Profile, source: &Endpoint, destination: &Endpoint) -> Option<Exemption> {
     let runs_on = |pod: &Pod, holder: &Holder| matches!(holder, Holder::Node(node) if pod.node.as_ref() == Some(&node.name));
     match (&source.holder, &destination.holder) {
         (Holder::Pod(a), Holder::Pod(b)) => {
@@ -45,7 +43,7 @@ fn exemption(engine: Engine, source: &Endpoint, destination: &Endpoint) -> Optio
             let same = (&a.namespace, &a.name) == (&b.namespace, &b.name) && !a.is_template;
             same.then_some(Exemption::SamePod)
         }
-        (Holder::Pod(_), Holder::Node(_)) if engine == Engine::Calico => None,
+        (Holder::Pod(_), Holder::Node(_)) if profile.own_node == OwnNode::ExemptToPod => None,
         (Holder::Pod(pod), other) | (other, Holder::Pod(pod)) => {
             runs_on(pod, other).then_some(Exemption::LocalNode)
         }
@@ -70,13 +68,17 @@ fn unjudged(question: &Question) -> Option<DirectionVerdict> {
 }
 
 /// No `NetworkPolicy` governs a pod on another network than the cluster's own.
-fn on_second_network(snapshot: &Snapshot, pod: &Pod, network: &str) -> DirectionVerdict {
-    let is_of_networks = |kind: &&String| kind.ends_with(MULTI_NETWORK_POLICY);
-    match snapshot.sync().unread().keys().find(is_of_networks) {
-        Some(kind) => DirectionVerdict::unknown(
+fn on_second_network(
+    snapshot: &Snapshot,
+    pod: &Pod,
+    network: &str,
+    direction: Direction,
+) -> DirectionVerdict {
+    match on_second_networks(snapshot, pod, direction) {
+        Some(may_decide) => DirectionVerdict::unknown(
             format!(
                 "network {network} of pod {}/{} is a second one, which no NetworkPolicy governs: \
-                 {kind} objects, which this version cannot read, may",
+                 {may_decide}",
                 pod.namespace, pod.name
             )
             .into(),
@@ -108,13 +110,17 @@ fn judge(
     }
     let pod = match &target.holder {
         Holder::Pod(pod) => pod,
-        // No policy applies to a node, a hostNetwork pod or an address outside the cluster. That of
-        // a Service is judged as it stands: the caller translates it first.
+        // No policy that is read applies to a node, a hostNetwork pod or an address outside the
+        // cluster. That of a Service is judged as it stands: the caller translates it first.
         Holder::Node(_) | Holder::Outside | Holder::Service(_) => {
-            return DirectionVerdict::not_isolated();
+            let verdict = DirectionVerdict::not_isolated();
+            let why = may_turn(snapshot, &verdict, target, peer, direction);
+            return why.map_or(verdict, DirectionVerdict::unknown);
         }
         // `NetworkPolicy` is about the network of the pod's `status.podIPs`.
-        Holder::SecondNetwork(pod, network) => return on_second_network(snapshot, pod, network),
+        Holder::SecondNetwork(pod, network) => {
+            return on_second_network(snapshot, pod, network, direction);
+        }
         Holder::Hidden(hidden) => return DirectionVerdict::unknown(hidden.why.clone()),
         Holder::Unknown(why) => return DirectionVerdict::unknown(why.clone()),
     };
@@ -126,7 +132,7 @@ fn judge(
         family: question.source.address.or(question.destination.address),
         asking: None,
     };
-    let (governing, doubts) = governing(snapshot, stages, pod, direction);
+    let (governing, mut doubts) = governing(snapshot, stages, pod, direction);
     let mut verdict = DirectionVerdict::not_isolated();
     let ends = (End::of(snapshot, target), End::of(snapshot, peer));
     let trace = |policy| trace(policy, direction, &ends, subject);
@@ -135,10 +141,11 @@ fn judge(
     if verdict.decision != Decision::Denied {
         verdict.would_deny = would_deny(stages, &verdict.trace);
     }
+    doubts.extend(may_turn(snapshot, &verdict, target, peer, direction));
     if !doubts.is_empty() {
         // A policy that perhaps selects the pod may turn the verdict either way.
         verdict.decision = Decision::Unknown;
-        verdict.unknown = doubts;
+        verdict.unknown.append(&mut doubts);
     }
     verdict
 }
@@ -154,7 +161,9 @@ fn governing(
     let mut doubts = Vec::new();
     let mut governing = Vec::new();
     for policy in snapshot.policies().candidates(&pod.namespace, &pod.labels, labels) {
-        if policy.rules(direction).is_none() {
+        if rules_of(snapshot, &policy, direction).is_none()
+            || !is_in_force(snapshot.profile(), policy.reference.kind)
+        {
             continue;
         }
         let placed = match selects(snapshot, &policy.subject, pod) {
@@ -169,7 +178,7 @@ fn governing(
         }
     }
     governing.sort_by_cached_key(|(place, policy)| {
-        let rules = policy.rules(direction).map_or(0, <[_]>::len);
+        let rules = policy.written_rules(direction).map_or(0, <[_]>::len);
         // "Rules with lower priority values have higher precedence"; the order of equal ones is
         // not defined, and Calico's releases differ in it. Among Kubernetes' own policies, after
         // Calico's of the same order, it decides nothing but who is named first.
@@ -183,9 +192,6 @@ fn governing(
     });
     doubts.dedup();
     doubts.extend(unreadable(snapshot, &pod.namespace));
-    doubts.extend(snapshot.sync().unread().iter().map(|(kind, count)| {
-        format!("{count} of kind {kind}, which this version cannot read, may decide").into()
-    }));
     (governing.into_iter().map(|(_, policy)| policy).collect(), doubts)
 }
 
@@ -204,13 +210,36 @@ fn unreadable<'a>(
     })
 }
 
+/// The rules by which a policy governs a direction, as the engine takes it.
+fn rules_of<'a>(
+    snapshot: &Snapshot,
+    policy: &'a Policy,
+    direction: Direction,
+) -> Option<&'a [Rule]> {
+    match snapshot.profile().undeclared {
+        Undeclared::Ignored => policy.rules(direction),
+        Undeclared::Applied => policy.written_rules(direction),
+    }
+}
+
+/// Whether the engine enforces policies of a kind, as far as is known. Whether it enforces any
+/// `NetworkPolicy` is another question: what those say is asked anyway.
+pub(super) fn is_in_force(profile: &Profile, kind: PolicyKind) -> bool {
+    match kind {
+        PolicyKind::AdminNetworkPolicy | PolicyKind::BaselineAdminNetworkPolicy => {
+            profile.admin_policies.is_in_force()
+        }
+        _ => true,
+    }
+}
+
 fn trace(
     policy: &Arc<Policy>,
     direction: Direction,
     (own, peer): &(End<'_>, End<'_>),
     subject: Subject<'_>,
 ) -> PolicyTrace {
-    let rules = policy.rules(direction).unwrap_or_default().iter().enumerate();
+    let rules = policy.written_rules(direction).unwrap_or_default().iter().enumerate();
     let rules = rules.map(|(index, rule)| {
         let asking = Asking { policy: &policy.reference, direction, rule: index };
         let subject = Subject { asking: Some(asking), ..subject };

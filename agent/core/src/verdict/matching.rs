@@ -13,6 +13,7 @@ use crate::{
         Snapshot,
         node_address::AddressSort,
         object::Kind,
+        profile::{Blocks, HostNetwork},
         resolve::{Endpoint, Hidden, Holder},
     },
     policy::{
@@ -100,7 +101,10 @@ fn all_of(parts: &[Peers], end: &End<'_>, subject: Subject<'_>) -> MatchOutcome<
 fn peer(peer: &Peer, end: &End<'_>, subject: Subject<'_>) -> MatchOutcome<PeerMiss> {
     let snapshot = subject.snapshot;
     match peer {
-        Peer::Pods(pods) => pod_peer(snapshot, pods, end.endpoint),
+        Peer::Pods(pods) => match host_network(pods, end.endpoint, subject) {
+            Some(outcome) => outcome,
+            None => pod_peer(snapshot, pods, end.endpoint),
+        },
         Peer::Members(wanted) => member(snapshot, wanted, end),
         Peer::NotMembers(unwanted) => match member(snapshot, unwanted, end) {
             MatchOutcome::Match => MatchOutcome::Miss(PeerMiss::LeftOut {
@@ -185,7 +189,38 @@ fn hidden_pod(snapshot: &Snapshot, wanted: &PodPeer, pod: &Hidden) -> MatchOutco
     }
 }
 
+/// What a node that connects is to a selector, where the engine counts it as one of a namespace.
+fn host_network(
+    wanted: &PodPeer,
+    end: &Endpoint,
+    subject: Subject<'_>,
+) -> Option<MatchOutcome<PeerMiss>> {
+    let HostNetwork::Namespace(name) = subject.snapshot.profile().host_network else {
+        return None;
+    };
+    let is_source = matches!(end.holder, Holder::Node(_)) && !end.is_same(subject.destination);
+    let asks_for_namespaces = wanted.pods.is_everything() && wanted.accounts.is_none();
+    let there = subject.snapshot.namespace(name).filter(|_| is_source && asks_for_namespaces)?;
+    let outcome = namespace(subject.snapshot, &wanted.namespaces, &there.name);
+    outcome.is_match().then_some(MatchOutcome::Match)
+}
+
 fn ip_block(block: &Block, peer: &Endpoint, subject: Subject<'_>) -> MatchOutcome<PeerMiss> {
+    let outcome = in_block(block, peer, subject);
+    let is_inside = matches!(peer.holder, Holder::Pod(_) | Holder::Hidden(_) | Holder::Node(_));
+    let is_miss = matches!(outcome, MatchOutcome::Miss(_));
+    match (subject.snapshot.profile().blocks, &peer.holder) {
+        _ if is_miss => outcome,
+        (Blocks::OutsideOnly, _) if is_inside => {
+            let found = format!("{peer}: this engine matches no pod and no node with ipBlock");
+            MatchOutcome::Miss(PeerMiss::InsideCluster { network: block.network, found })
+        }
+        (Blocks::OutsideOnly, Holder::Unknown(why)) => MatchOutcome::Unknown(why.clone()),
+        _ => outcome,
+    }
+}
+
+fn in_block(block: &Block, peer: &Endpoint, subject: Subject<'_>) -> MatchOutcome<PeerMiss> {
     let Some(address) = peer.address else { return block_of_unknown(block, peer, subject) };
     if !block.network.contains(&address) {
         return MatchOutcome::Miss(PeerMiss::OutsideBlock { network: block.network, address });

@@ -124,7 +124,7 @@ fn is_of_protocol(
 
 /// Whether the half that matches was written with ends or ports like these in mind.
 fn says_something(policy: &Policy, trace: &RuleTrace, direction: Direction) -> bool {
-    let Some(rule) = policy.rules(direction).and_then(|rules| rules.get(trace.rule)) else {
+    let Some(rule) = policy.written_rules(direction).and_then(|rules| rules.get(trace.rule)) else {
         return false;
     };
     if trace.peer.is_match() { rule.peers != Peers::Everyone } else { !rule.ports.is_empty() }
@@ -195,7 +195,7 @@ fn peer_lack(miss: &PeerMiss) -> Lack {
         | PeerMiss::NotAPod { .. }
         | PeerMiss::AnotherEnd { .. }
         | PeerMiss::LeftOut { .. } => Lack::PodLabels,
-        PeerMiss::OutsideBlock { .. } => Lack::Block,
+        PeerMiss::OutsideBlock { .. } | PeerMiss::InsideCluster { .. } => Lack::Block,
         PeerMiss::Excepted { .. } => Lack::Except,
         PeerMiss::Several(misses) => misses.first().map_or(Lack::PodLabels, peer_lack),
     }
@@ -209,9 +209,10 @@ fn peer_lacks(miss: &PeerMiss) -> (usize, usize) {
             (misses().count(), misses().map(|miss| miss.unmet).sum())
         }
         PeerMiss::NotAPod { .. } | PeerMiss::AnotherEnd { .. } => (2, usize::MAX),
-        PeerMiss::LeftOut { .. } | PeerMiss::OutsideBlock { .. } | PeerMiss::Excepted { .. } => {
-            (1, 1)
-        }
+        PeerMiss::LeftOut { .. }
+        | PeerMiss::OutsideBlock { .. }
+        | PeerMiss::InsideCluster { .. }
+        | PeerMiss::Excepted { .. } => (1, 1),
         PeerMiss::Several(misses) => misses.iter().fold((0, 0), |(count, unmet), miss| {
             let (more, more_unmet) = peer_lacks(miss);
             (count + more, unmet.saturating_add(more_unmet))

@@ -67,6 +67,13 @@ pub enum PeerMiss {
         /// The address.
         address: IpAddr,
     },
+    /// In the network of an `ipBlock`, and a pod or a node, which this engine matches with none.
+    InsideCluster {
+        /// The network.
+        network: IpNet,
+        /// Who it is.
+        found: String,
+    },
     /// In the network of an `ipBlock`, but excepted.
     Excepted {
         /// The network.
@@ -148,7 +155,9 @@ impl PeerMiss {
                 let misses = || [namespace, pod].into_iter().flatten();
                 (misses().count(), misses().map(|miss| miss.unmet).sum())
             }
-            Self::OutsideBlock { .. } | Self::LeftOut { .. } => (1, usize::MAX),
+            Self::OutsideBlock { .. } | Self::InsideCluster { .. } | Self::LeftOut { .. } => {
+                (1, usize::MAX)
+            }
             Self::NotAPod { .. } | Self::AnotherEnd { .. } => (2, usize::MAX),
             Self::Several(misses) => misses.iter().fold((0, 0), |(count, unmet), miss| {
                 let (more, more_unmet) = miss.distance();
@@ -173,6 +182,9 @@ impl PeerMiss {
             | Self::LeftOut { wanted, found } => (wanted.clone(), found.clone()),
             Self::OutsideBlock { network, address } => {
                 (format!("an address in {network}"), address.to_string())
+            }
+            Self::InsideCluster { network, found } => {
+                (format!("an address in {network} outside the cluster"), found.clone())
             }
             Self::Excepted { network, except, address } => {
                 let wanted = format!("an address in {network} except {except}");

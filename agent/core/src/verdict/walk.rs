@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use super::{Passed, PolicyTrace};
 use crate::{
-    cluster::Snapshot,
+    cluster::{
+        Snapshot,
+        profile::{EngineName, Version},
+    },
     policy::{
         Action, Layer, RuleRef,
-        tier::{DefaultAction, Tier},
+        tier::{ADMIN_TIER, BASELINE_TIER, DefaultAction, Tier},
     },
 };
 
@@ -18,6 +21,8 @@ struct Stage {
     layer: Layer,
     /// The tier, of stages that are one.
     tier: Option<Arc<Tier>>,
+    /// Kubernetes' admin policies, in the tier that Calico puts them into.
+    holds_admin: Option<Layer>,
     /// What becomes of a flow whose pod one of the policies selects, and that no rule decides.
     default: DefaultAction,
 }
@@ -33,16 +38,27 @@ pub(super) struct Stages(Vec<Stage>);
 impl Stages {
     /// The stages of a cluster.
     pub(super) fn of(snapshot: &Snapshot) -> Self {
-        let leaves_the_rest = |layer| Stage { layer, tier: None, default: DefaultAction::Pass };
+        let leaves_the_rest =
+            |layer| Stage { layer, tier: None, holds_admin: None, default: DefaultAction::Pass };
+        let is_calico = snapshot.engine().name == EngineName::Calico;
         let mut tiers = snapshot.tiers();
+        if is_calico {
+            tiers = with_built_in(tiers, snapshot.engine().version);
+        }
         tiers.sort_by_cached_key(|tier| (tier.order, tier.name.clone()));
         let tiers = tiers.into_iter().map(|tier| Stage {
             layer: Layer::Tier(tier.name.clone()),
             default: tier.default_action,
+            holds_admin: match &*tier.name {
+                ADMIN_TIER if is_calico => Some(Layer::Admin),
+                BASELINE_TIER if is_calico => Some(Layer::Baseline),
+                _ => None,
+            },
             tier: Some(tier),
         });
-        // Calico that implements `AdminNetworkPolicy` puts it into a tier before all usual ones, and
-        // `BaselineAdminNetworkPolicy` into one after them.
+        if is_calico {
+            return Self(tiers.collect());
+        }
         let first = leaves_the_rest(Layer::Admin);
         let last = leaves_the_rest(Layer::Baseline);
         Self([first].into_iter().chain(tiers).chain([last]).collect())
@@ -57,6 +73,22 @@ impl Stages {
         })
     }
 }
+
+/// The tiers of Calico's own making among those that there are objects of.
+fn with_built_in(tiers: Vec<Arc<Tier>>, version: Option<Version>) -> Vec<Arc<Tier>> {
+    let absent: Vec<_> =
+        Tier::built_in().filter(|own| tiers.iter().all(|tier| tier.name != own.name)).collect();
+    let is_ordered = version.is_some_and(|version| version >= TIERS_HAVE_ORDERS);
+    let ordered = |tier: Arc<Tier>| match is_ordered {
+        true => Arc::new(Tier::clone(&tier).ordered()),
+        false => tier,
+    };
+    tiers.into_iter().map(ordered).chain(absent.into_iter().map(Arc::new)).collect()
+}
+
+/// From which version of Calico on a tier without an order has that of the default one (release notes of
+/// 3.29.0); before, it came last.
+const TIERS_HAVE_ORDERS: Version = Version(3, 29);
 
 /// What the walk came to.
 #[derive(Debug, Default)]
@@ -107,7 +139,9 @@ enum Step {
 impl Stage {
     fn holds(&self, layer: &Layer) -> bool {
         match &self.tier {
-            Some(tier) => layer.tier() == Some(&*tier.name),
+            Some(tier) => {
+                layer.tier() == Some(&*tier.name) || self.holds_admin.as_ref() == Some(layer)
+            }
             None => *layer == self.layer,
         }
     }
@@ -175,7 +209,7 @@ fn open_questions(
 mod tests {
     use super::*;
     use crate::{
-        cluster::{Cluster, object::Object},
+        cluster::{Cluster, object::Object, profile::Engine},
         policy::{DEFAULT_TIER, order::Order},
     };
 
@@ -203,5 +237,51 @@ mod tests {
         assert_eq!(stages.place(&Layer::NetworkPolicy), Ok(3));
         let why = stages.place(&tier("gone")).unwrap_err();
         assert_eq!(&*why, "Tier gone is not among the objects, so its order is not known");
+    }
+
+    /// The stages of Calico, as `LAYER` or the tier's name.
+    fn of_calico(engine: &str, objects: &[(&str, Order)]) -> Vec<String> {
+        let mut cluster = Cluster::default();
+        for (name, order) in objects {
+            let tier =
+                Tier { name: (*name).into(), order: *order, default_action: DefaultAction::Deny };
+            cluster.apply(Object::Tier(tier), None);
+        }
+        cluster.give_engine(Engine::read(engine).expect("an engine"));
+        let stages = Stages::of(&cluster.snapshot());
+        stages.0.iter().map(|stage| stage.layer.tier().unwrap_or("-").to_owned()).collect()
+    }
+
+    #[test]
+    fn calicos_own_tiers_are_there_without_objects_and_admin_policies_are_in_theirs() {
+        let of_its_own = [
+            "allow-tigera",
+            "calico-system",
+            "security",
+            "adminnetworkpolicy",
+            "kube-admin",
+            "default",
+            "baselineadminnetworkpolicy",
+            "kube-baseline",
+        ];
+        let security = [("security", Order::of(300))];
+        assert_eq!(of_calico("calico@3.30", &security), of_its_own);
+        let mut cluster = Cluster::default();
+        cluster.give_engine(Engine::read("calico@3.30").expect("an engine"));
+        let stages = Stages::of(&cluster.snapshot());
+        let tier = |name: &str| Layer::Tier(name.into());
+        assert_eq!(stages.place(&Layer::Admin), stages.place(&tier("adminnetworkpolicy")));
+        assert_eq!(
+            stages.place(&Layer::Baseline),
+            stages.place(&tier("baselineadminnetworkpolicy"))
+        );
+        // One that names no order.
+        let unordered = [("z-late", Order::LAST)];
+        let position = |engine: &str| {
+            let stages = of_calico(engine, &unordered);
+            stages.iter().position(|name| name == "z-late").map(|at| stages.len() - 1 - at)
+        };
+        assert_eq!(position("calico@3.28"), Some(0));
+        assert_eq!(position("calico@3.29"), Some(2));
     }
 }

@@ -101,6 +101,7 @@ pub(crate) fn ingress(namespace: &str, name: &str, selects: Selector, rules: Vec
             name: name.into(),
         },
         api_version: "networking.k8s.io/v1".into(),
+        stored_as: None,
         uid: None,
         created: None,
         written: None,
@@ -110,6 +111,7 @@ pub(crate) fn ingress(namespace: &str, name: &str, selects: Selector, rules: Vec
         subject: PodPeer::new(Namespaces::Own(namespace), selects),
         ingress: Some(rules),
         egress: None,
+        undeclared: None,
     }
 }
 

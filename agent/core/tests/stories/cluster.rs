@@ -2,6 +2,7 @@
 //! explanation looks at.
 
 use jiff::Timestamp;
+use serde_json::json;
 use whydrop_core::{
     cluster::{
         Cluster, Snapshot,
@@ -11,6 +12,7 @@ use whydrop_core::{
     },
     diagnosis::{Case, diagnose, to_look_up},
     flow::Protocol,
+    kinds,
     policy::{
         Action, NAMESPACE_NAME_LABEL, Namespaces, Peer, Peers, PodPeer, Policy, PolicyKind, Rule,
         requirement::Labels, selector::Selector,
@@ -266,11 +268,14 @@ fn a_policy_of_a_kind_that_cannot_be_read_leaves_the_verdict_open() {
     let mut cluster = Cluster::default();
     cluster.apply(Object::Pod(pod("frontend", "pod-a", 10, &[])), None);
     cluster.apply(Object::Pod(pod("backend", "pod-b", 20, &[])), None);
-    cluster.set_unread([("cilium.io/v2 CiliumNetworkPolicy".to_owned(), 2)].into());
+    let object = json!({ "metadata": { "namespace": "backend", "name": "l7" } });
+    let unread = kinds::unread("cilium.io/v2", "CiliumNetworkPolicy", &object).expect("unread");
+    cluster.set_unread([unread.into()]);
     let snapshot = cluster.snapshot();
     let verdict = evaluate(&snapshot, &ask(&snapshot, 10, 20));
     assert_eq!(verdict.decision(), Decision::Unknown);
-    assert!(verdict.ingress.unknown[0].contains("CiliumNetworkPolicy"), "{verdict:?}");
+    assert_eq!(*verdict.ingress.unknown, ["CiliumNetworkPolicy backend/l7 may decide".into()]);
+    assert_eq!(verdict.egress.decision, Decision::NotIsolated);
 }
 
 /// A thousand namespaces of ten policies each, and ten thousand more in the pod's own that select

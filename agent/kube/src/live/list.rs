@@ -4,42 +4,51 @@ use kube::{
     Api, Client,
     api::{DynamicObject, ListParams},
 };
-use whydrop_core::{cluster::object::Object, kinds::KindRow};
+use whydrop_core::{cluster::object::Object, kinds::KindRow, policy::unread::Unread};
 
 use crate::{
     api_error::ApiError,
-    resource::{name_of, read, resource},
+    resource::{Read, name_of, read, resource, resource_in},
 };
 
 /// What was listed of a kind.
 #[derive(Default)]
 pub(super) struct Listing {
     pub(super) objects: Vec<Object>,
-    /// How many objects are malformed.
-    pub(super) malformed: usize,
+    /// Those that are not read and may decide, malformed ones among them.
+    pub(super) unread: Vec<Unread>,
 }
 
-/// Lists objects of a kind; what is malformed is left out, counted, and logged.
+/// Lists objects of a kind in the first of its versions that the API server knows; what is malformed is
+/// left out, and logged. None where it knows no such kind.
 pub(super) async fn list(
     client: &Client,
     row: &KindRow,
     namespace: Option<&str>,
     parameters: &ListParams,
 ) -> Result<Listing, ApiError> {
-    let api: Api<DynamicObject> = match namespace {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource(row)),
-        None => Api::all_with(client.clone(), &resource(row)),
-    };
     let mut listing = Listing::default();
-    for item in or_none(api.list(parameters).await.map(|list| list.items))? {
-        let name = name_of(&item.metadata);
-        match read(row, item) {
-            Ok(object) => listing.objects.extend(object),
-            Err(problem) => {
+    for api_version in row.api_versions {
+        let resource = resource_in(row, api_version);
+        let api: Api<DynamicObject> = match namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+            None => Api::all_with(client.clone(), &resource),
+        };
+        let items = match api.list(parameters).await.map_err(ApiError::from) {
+            // The API server may have the group and not this version, or not this kind.
+            Err(error) if error.is_not_found() => continue,
+            listed => listed?.items,
+        };
+        for item in items {
+            let name = name_of(&item.metadata);
+            let Read { object, unread, problem, .. } = read(row, api_version, item);
+            if let Some(problem) = problem {
                 tracing::warn!("{} {name}: {problem}", row.name());
-                listing.malformed += 1;
             }
+            listing.objects.extend(object);
+            listing.unread.extend(unread);
         }
+        break;
     }
     Ok(listing)
 }
@@ -53,23 +62,9 @@ pub(super) async fn get(
 ) -> Result<Option<Object>, ApiError> {
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(row));
     let Some(object) = api.get_opt(name).await? else { return Ok(None) };
-    Ok(read(row, object).unwrap_or_else(|problem| {
+    let Read { object, problem, .. } = read(row, row.api_version(), object);
+    if let Some(problem) = problem {
         tracing::warn!("{} {name}: {problem}", row.name());
-        None
-    }))
-}
-
-/// How many objects of a kind there are.
-pub(super) async fn count(client: &Client, row: &KindRow) -> Result<usize, ApiError> {
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(row));
-    let listed = api.list_metadata(&ListParams::default()).await;
-    Ok(or_none(listed.map(|list| list.items))?.len())
-}
-
-/// None where the API server has the group and not this version, or not this kind.
-fn or_none<T>(listed: kube::Result<Vec<T>>) -> Result<Vec<T>, ApiError> {
-    match listed.map_err(ApiError::from) {
-        Err(error) if error.is_not_found() => Ok(Vec::new()),
-        listed => listed,
     }
+    Ok(object)
 }

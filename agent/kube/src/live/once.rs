@@ -1,28 +1,40 @@
 //! The part of a cluster that a question is about, read once with the rights of who asks.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, fmt::Debug, net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
-use kube::{Client, api::ListParams};
+use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Node};
+use kube::{Api, Client, api::ListParams};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::Duration;
 use whydrop_core::{
     cluster::{
         Cluster, Snapshot, Unreadable,
         look_up::{LookUp, Query},
         object::{Kind, Object, WorkloadKind},
+        profile::{
+            Engine, EngineName,
+            detect::{Sign, Weight, detect, of_served, signs},
+        },
         resolve::Holder,
     },
     kinds::{self, KindRow, Role, Scope},
+    policy::unread::Unread,
 };
 
 pub use super::refused::Refused;
 use super::{
-    list::{Listing, count, get, list},
+    list::{Listing, get, list},
     look_up::{About, look_up},
+    switch,
 };
-use crate::api_error::{ApiError, reason};
+use crate::api_error::{ApiError, answered, reason};
+
+/// How many `DaemonSets` are looked at for an engine's: a cluster has some dozens.
+const AGENTS_MAX: u32 = 500;
+
+/// How long each question may take that only shows who enforces policies.
+const WAIT: Duration = Duration::from_secs(5);
 
 /// Why nothing can be read.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +58,8 @@ pub struct Wanted {
     pub addresses: BTreeSet<IpAddr>,
     /// Whether a node is named.
     pub nodes: bool,
+    /// Who enforces policies; `None`: what the cluster shows.
+    pub engine: Option<Engine>,
 }
 
 /// A part of the cluster, and what could not be read of it.
@@ -72,10 +86,10 @@ pub async fn read(client: Client, wanted: Wanted, say: &dyn Fn(&str)) -> Result<
     let groups = groups.map_err(|error| ReadError::Unreachable(reason(&error)))?;
     let groups: BTreeSet<String> = groups.groups.into_iter().map(|group| group.name).collect();
     // Every server knows the core's group, which has no name.
-    let is_served = |row: &&KindRow| row.group().is_empty() || groups.contains(row.group());
+    let is_served =
+        |row: &&KindRow| row.groups().iter().any(|g| g.is_empty() || groups.contains(*g));
     let served: Vec<&KindRow> = kinds::all().filter(is_served).collect();
     let mut cluster = Cluster::default();
-    cluster.set_engine(kinds::engine(served.iter().copied()));
     cluster.look_up_on_demand();
     let mut reader = Reader {
         say,
@@ -83,11 +97,16 @@ pub async fn read(client: Client, wanted: Wanted, say: &dyn Fn(&str)) -> Result<
         served,
         cluster,
         now: Timestamp::now(),
-        unread: BTreeMap::new(),
+        unread: Vec::new(),
         failed: BTreeSet::new(),
         refused: Refused::default(),
         assumed: Vec::new(),
     };
+    reader.cluster.set_served(groups.iter().map(String::as_str));
+    match wanted.engine.clone() {
+        Some(engine) => reader.cluster.give_engine(engine),
+        None => reader.engine(&groups).await,
+    }
     reader.read(wanted).await;
     let Reader { cluster, failed, refused, assumed, .. } = reader;
     let failed = failed.into_iter().collect();
@@ -101,8 +120,8 @@ struct Reader<'a> {
     served: Vec<&'static KindRow>,
     cluster: Cluster,
     now: Timestamp,
-    /// How many policies are malformed, by kind.
-    unread: BTreeMap<String, usize>,
+    /// Policies that are not read, malformed ones among them.
+    unread: Vec<Arc<Unread>>,
     /// Lines for the user.
     failed: BTreeSet<String>,
     refused: Refused,
@@ -111,7 +130,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     async fn read(&mut self, wanted: Wanted) {
-        let Wanted { namespaces, workloads, home, addresses, nodes } = wanted;
+        let Wanted { namespaces, workloads, home, addresses, nodes, engine: _ } = wanted;
         for namespace in &namespaces {
             self.namespace(namespace).await;
         }
@@ -151,7 +170,41 @@ impl Reader<'_> {
             let slices = kinds::of(Kind::EndpointSlice);
             self.all(slices, Some(&namespace), &ListParams::default()).await;
         }
-        self.count_unread().await;
+        self.read_unread(&known).await;
+    }
+
+    /// Who enforces policies: by the agents that run, a node, and the groups that are served. What may
+    /// not be read shows nothing.
+    async fn engine(&mut self, groups: &BTreeSet<String>) {
+        (self.say)("looking at who enforces policies");
+        let mut signs: Vec<Sign> = groups.iter().filter_map(|group| of_served(group)).collect();
+        let some = ListParams::default().limit(AGENTS_MAX);
+        signs.extend(self.shown::<DaemonSet>("apps/v1", "DaemonSet", &some).await);
+        let one = ListParams::default().limit(1);
+        signs.extend(self.shown::<Node>("v1", "Node", &one).await);
+        let is_auto =
+            |sign: &Sign| sign.engine == EngineName::EksAuto && sign.weight == Weight::Agent;
+        if signs.iter().any(is_auto) {
+            signs.push(switch::read(&self.client).await);
+        }
+        self.cluster.set_engine(detect(&signs));
+    }
+
+    async fn shown<K>(&self, api_version: &str, kind: &str, which: &ListParams) -> Vec<Sign>
+    where
+        K: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize,
+    {
+        let api: Api<K> = Api::all(self.client.clone());
+        let asked = async { api.list(which).await.map_err(ApiError::from) };
+        let Ok(listed) = answered(WAIT, asked).await else { return Vec::new() };
+        let objects = listed.items.iter().filter_map(|item| serde_json::to_value(item).ok());
+        let shown = objects.flat_map(|mut object| {
+            // Items of a list do not name their type.
+            object["apiVersion"] = api_version.into();
+            object["kind"] = kind.into();
+            signs(&object)
+        });
+        shown.collect()
     }
 
     /// Reads the nodes, and what network plugins say of them.
@@ -195,13 +248,11 @@ impl Reader<'_> {
         (self.say)(&format!("reading {} objects{place}", row.name()));
         self.refused.asked(namespace, row.plural);
         match list(&self.client, row, namespace, which).await {
-            Ok(Listing { objects, malformed }) => {
+            Ok(Listing { objects, unread }) => {
                 for object in objects {
                     self.cluster.apply(object, None);
                 }
-                if malformed > 0 && row.decides() {
-                    *self.unread.entry(row.name()).or_default() += malformed;
-                }
+                self.unread.extend(unread.into_iter().map(Arc::new));
             }
             Err(why) => {
                 let unreadable = self.unreadable(&why, &format!("{} objects{place}", row.name()));
@@ -284,27 +335,45 @@ impl Reader<'_> {
         Some("you may not look for it in all namespaces".to_owned())
     }
 
-    /// Counts the policies that nobody here can read, beside those that are malformed.
-    async fn count_unread(&mut self) {
-        let mut unread = std::mem::take(&mut self.unread);
-        for row in self.served.clone().into_iter().filter(|row| row.role == Role::Unread) {
-            (self.say)(&format!("counting {}", row.name()));
-            match count(&self.client, row).await {
-                Ok(0) => {}
-                Ok(count) => {
-                    unread.insert(row.name(), count);
-                }
-                Err(why) => {
-                    let unreadable = self.unreadable(&why, &format!("{} objects", row.name()));
-                    if unreadable == Unreadable::Refused {
-                        self.refused.refuse(None, row.plural);
+    /// Asks whom the policies may be about that are not read, where they can be about one of these
+    /// namespaces.
+    async fn read_unread(&mut self, namespaces: &BTreeSet<String>) {
+        let unread = |row: &&&'static KindRow| matches!(row.role, Role::Unread | Role::Remarked);
+        let rows: Vec<&'static KindRow> = self.served.iter().filter(unread).copied().collect();
+        for row in rows {
+            match row.scope {
+                Scope::Namespace => {
+                    for namespace in namespaces {
+                        self.unread_of(row, Some(namespace)).await;
                     }
-                    // There may be some, and they may decide.
-                    unread.insert(row.name(), 1);
                 }
+                Scope::Cluster | Scope::AnyNamespace => self.unread_of(row, None).await,
             }
         }
-        self.cluster.set_unread(unread);
+        self.cluster.set_unread(std::mem::take(&mut self.unread));
+    }
+
+    async fn unread_of(&mut self, row: &'static KindRow, namespace: Option<&str>) {
+        let place = namespace.map(|name| format!(" in {name}")).unwrap_or_default();
+        (self.say)(&format!("reading {} objects{place}", row.label()));
+        if row.role == Role::Unread {
+            self.refused.asked(namespace, row.plural);
+        }
+        match list(&self.client, row, namespace, &ListParams::default()).await {
+            Ok(Listing { unread, .. }) => self.unread.extend(unread.into_iter().map(Arc::new)),
+            // What only makes a remark is no loss to say, but for pods on second networks.
+            Err(_) if row.role == Role::Remarked => {
+                self.unread.push(Arc::new(row.unlisted(namespace)));
+            }
+            Err(why) => {
+                let unreadable = self.unreadable(&why, &format!("{} objects{place}", row.label()));
+                if unreadable == Unreadable::Refused {
+                    self.refused.refuse(namespace, row.plural);
+                }
+                // There may be some, and they may decide.
+                self.unread.push(Arc::new(row.unlisted(namespace)));
+            }
+        }
     }
 }
 

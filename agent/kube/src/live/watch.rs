@@ -1,6 +1,9 @@
 //! One kind, followed for as long as the agent runs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use futures_util::StreamExt as _;
@@ -14,14 +17,18 @@ use tokio::{
     time::{Duration, sleep},
 };
 use whydrop_core::{
-    cluster::object::{Key, Object},
+    cluster::{
+        object::{Key, Object},
+        profile::detect::Sign,
+    },
     kinds::KindRow,
+    policy::unread::Unread,
 };
 
-use super::{News, owners::Owners};
+use super::{News, Unreads, owners::Owners};
 use crate::{
     api_error::ApiError,
-    resource::{name_of, read, resource},
+    resource::{Read, name_of, read, resource_in},
 };
 
 /// The longest pause after a failure, to be back soon after an API server was restarted.
@@ -37,7 +44,8 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
 /// How often it is asked whether a kind is served by now: somebody installs it some day.
 const SERVED_PAUSE: Duration = Duration::from_secs(30);
 
-/// Follows a kind, and says what becomes of it, until nobody listens.
+/// Follows a kind, and says what becomes of it, until nobody listens. Of its versions it is followed in
+/// the first that the API server knows: objects that two groups show are there once.
 ///
 /// After a failure everything is listed again: that, and not a watch that is resumed and stays silent,
 /// shows that the API server answers.
@@ -47,11 +55,19 @@ pub(super) async fn follow(
     fields: Option<String>,
     news: mpsc::Sender<News>,
 ) {
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(row));
     let config = watcher::Config { field_selector: fields, ..watcher::Config::default() };
-    let mut held = Held { row, owners: Owners::new(client), listing: None, bad: BTreeMap::new() };
+    let mut held = Held {
+        row,
+        api_version: row.api_version(),
+        owners: Owners::new(client.clone()),
+        listing: None,
+        bad: BTreeMap::new(),
+        signs: BTreeMap::new(),
+    };
     let mut pauses = PAUSES.build();
     while !news.is_closed() {
+        let resource = resource_in(row, held.api_version);
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
         let mut events = Box::pin(watcher(api.clone(), config.clone()));
         let failure = loop {
             let heard = match events.next().await {
@@ -68,6 +84,9 @@ pub(super) async fn follow(
         };
         let Some(failure) = failure else { continue };
         let error = ApiError::from(&failure);
+        if error.is_not_found() && held.try_next_version() {
+            continue;
+        }
         let pause = pauses.next().unwrap_or(PAUSE_MAX);
         let (failed, wait) = match error.is_not_found() {
             true => (held.nothing(), SERVED_PAUSE + pause),
@@ -83,20 +102,34 @@ pub(super) async fn follow(
 /// What a watch knows beside what it has sent.
 struct Held {
     row: &'static KindRow,
+    /// The version that it is followed in.
+    api_version: &'static str,
     owners: Owners,
     /// What a list in progress has brought so far.
     listing: Option<Listing>,
     /// Objects that cannot be read, by name, with what is wrong with them.
     bad: BTreeMap<String, String>,
+    /// What objects show of who enforces policies, by name.
+    signs: BTreeMap<String, Vec<Sign>>,
 }
 
 #[derive(Default)]
 struct Listing {
     objects: Vec<Object>,
+    unread: Unreads,
     names: BTreeSet<String>,
 }
 
 impl Held {
+    /// Goes on to the next version of the kind; not past the last one.
+    fn try_next_version(&mut self) -> bool {
+        let versions = self.row.api_versions.iter();
+        let next = versions.skip_while(|version| **version != self.api_version).nth(1);
+        self.api_version = next.copied().unwrap_or(self.row.api_version());
+        self.listing = None;
+        next.is_some()
+    }
+
     /// The API server does not know the kind, so that it has no objects.
     fn nothing(&mut self) -> News {
         self.listing = None;
@@ -110,23 +143,28 @@ impl Held {
             Event::Init => self.listing = Some(Listing::default()),
             Event::InitApply(object) => {
                 let name = name_of(&object.metadata);
-                let read = self.read(&name, object, &mut news).await;
+                let (read, unread) = self.read(&name, object, &mut news).await;
                 if let Some(listing) = &mut self.listing {
                     listing.objects.extend(read);
+                    listing.unread.extend(unread.map(|unread| (name.clone(), Arc::new(unread))));
                     listing.names.insert(name);
                 }
             }
             Event::InitDone => {
-                let Listing { objects, names } = self.listing.take().unwrap_or_default();
+                let Listing { objects, unread, names } = self.listing.take().unwrap_or_default();
                 self.bad.retain(|name, _| names.contains(name));
-                let bad = self.bad.keys().cloned().collect();
-                let unread = if self.row.reads().is_some() { bad } else { names };
+                let gone: Vec<String> =
+                    self.signs.keys().filter(|name| !names.contains(*name)).cloned().collect();
+                for name in gone {
+                    self.signs.remove(&name);
+                    news.push(News::Signs(self.row, name, Vec::new()));
+                }
                 news.push(News::Listed(self.row, objects, unread));
             }
             Event::Apply(object) => {
                 let (name, key) = (name_of(&object.metadata), self.key(&object));
-                let read = self.read(&name, object, &mut news).await;
-                news.push(News::Unread(self.row, name, read.is_none()));
+                let (read, unread) = self.read(&name, object, &mut news).await;
+                news.push(News::Unread(self.row, name, unread));
                 match read {
                     Some(object) => news.push(News::Applied(Box::new(object))),
                     // What it said before is not what it says now.
@@ -136,8 +174,11 @@ impl Held {
             Event::Delete(object) => {
                 let name = name_of(&object.metadata);
                 self.bad.remove(&name);
+                if self.signs.remove(&name).is_some() {
+                    news.push(News::Signs(self.row, name.clone(), Vec::new()));
+                }
                 news.extend(self.key(&object).map(News::Deleted));
-                news.push(News::Unread(self.row, name, false));
+                news.push(News::Unread(self.row, name, None));
             }
         }
         news
@@ -145,33 +186,42 @@ impl Held {
 
     fn key(&self, object: &DynamicObject) -> Option<Key> {
         let namespace = object.metadata.namespace.as_deref().map(Into::into);
-        let name = object.metadata.name.as_deref().unwrap_or_default().into();
+        let name = self.row.name_in_key(&object.metadata)?;
         Some(Key { kind: self.row.reads()?, namespace, name })
     }
 
-    /// Reads an object down to what decisions depend on. One that cannot be read is reported once.
+    /// Reads an object down to what decisions depend on, or to what it may do. One that is malformed is
+    /// reported once.
     async fn read(
         &mut self,
         name: &str,
         object: DynamicObject,
         news: &mut Vec<News>,
-    ) -> Option<Object> {
-        match read(self.row, object) {
-            Ok(Some(mut object)) => {
+    ) -> (Option<Object>, Option<Unread>) {
+        let Read { mut object, unread, problem, signs } = read(self.row, self.api_version, object);
+        if self.signs.get(name).map_or(&[][..], Vec::as_slice) != signs {
+            match signs.is_empty() {
+                true => self.signs.remove(name),
+                false => self.signs.insert(name.to_owned(), signs.clone()),
+            };
+            news.push(News::Signs(self.row, name.to_owned(), signs));
+        }
+        match problem {
+            None => {
                 self.bad.remove(name);
-                self.owners.complete(&mut object).await;
-                Some(object)
             }
-            Ok(None) => None,
-            Err(problem) => {
+            Some(problem) => {
                 let what = format!("{} {name}: {problem}", self.row.name());
                 if self.bad.get(name) != Some(&what) {
                     self.bad.insert(name.to_owned(), what.clone());
                     news.push(News::Skipped(what));
                 }
-                None
             }
         }
+        if let Some(object) = &mut object {
+            self.owners.complete(object).await;
+        }
+        (object, unread)
     }
 }
 
@@ -209,7 +259,7 @@ mod tests {
     /// watch stood; so here is one of a few lines.
     #[tokio::test]
     async fn a_watch_that_is_too_old_is_listed_again() {
-        let lists = std::sync::Arc::new(AtomicUsize::new(0));
+        let lists = Arc::new(AtomicUsize::new(0));
         let service = service_fn(move |request: Request<Body>| {
             let query = request.uri().query().unwrap_or_default().to_owned();
             let answer = if query.contains("watch=true") {

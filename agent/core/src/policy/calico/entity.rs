@@ -40,15 +40,25 @@ pub(super) fn entity(
     path: &FieldPath,
 ) -> Result<Peers, Problem> {
     let mut peers = Peers::Everyone;
-    if let Some(wanted) = selected(entity, namespace, path)? {
-        peers = both(peers, Peers::AnyOf(vec![Peer::Members(wanted)]));
-    }
-    if let Some(text) = given(entity.not_selector.as_deref()) {
-        let unwanted = PodPeer::new(
-            Namespaces::Selected(Selector::EVERYTHING),
-            label_selector(Some(text), &path.field("notSelector"))?,
-        );
-        peers = both(peers, Peers::AnyOf(vec![Peer::NotMembers(unwanted)]));
+    let unwanted = given(entity.not_selector.as_deref())
+        .map(|text| label_selector(Some(text), &path.field("notSelector")))
+        .transpose()?;
+    match (selected(entity, namespace, path)?, unwanted) {
+        // Felix folds the one into the other (`combineMatchesIfPossible`): it filters pods and network
+        // sets by their own labels, and takes no pod out whose address some other set holds.
+        (Some(wanted), Some(_)) => {
+            let pods = without_unwanted(entity, path)?;
+            peers = both(peers, Peers::AnyOf(vec![Peer::Members(PodPeer { pods, ..wanted })]));
+        }
+        (Some(wanted), None) => {
+            peers = both(peers, Peers::AnyOf(vec![Peer::Members(wanted)]));
+        }
+        (None, Some(unwanted)) => {
+            let anywhere = Namespaces::Selected(Selector::EVERYTHING);
+            let unwanted = Peer::NotMembers(PodPeer::new(anywhere, unwanted));
+            peers = both(peers, Peers::AnyOf(vec![unwanted]));
+        }
+        (None, None) => {}
     }
     if let Some(blocks) = blocks(entity, family, path)? {
         peers = both(peers, Peers::AnyOf(blocks));
@@ -67,6 +77,16 @@ pub(super) fn entity(
         peers = both(peers, Peers::AnyOf(vec![Peer::Service(service)]));
     }
     Ok(peers)
+}
+
+/// `selector`, without what `notSelector` selects. Both have been read by themselves.
+fn without_unwanted(entity: &WireEntity, path: &FieldPath) -> Result<Selector, Problem> {
+    let unwanted = entity.not_selector.as_deref().unwrap_or_default();
+    let text = match given(entity.selector.as_deref()) {
+        Some(wanted) => format!("({wanted}) && !({unwanted})"),
+        None => format!("!({unwanted})"),
+    };
+    Selector::read(&text, &path.field("notSelector"))
 }
 
 /// The pods and network sets that an end must be among, if it must be among any.
