@@ -1,15 +1,18 @@
-//! The answer of `whydrop explain`: a verdict with the walk through policies and rules behind it.
+//! The answer of `whydrop explain`: a verdict with the walk through policies and rules behind it, of
+//! every packet that may come of the question.
+
+mod packets;
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 use whydrop_core::{
+    answer::{Answer, Effective},
     cluster::profile::{Engine, EngineName},
-    diagnosis::{Class, remark},
-    judgement::Judgement,
-    remedy::mark::Mark,
+    diagnosis::{Class, Diagnosis, remark},
+    remedy::{self, mark::Mark},
     verdict::{
-        Decision, DirectionVerdict, PolicyTrace, RuleTrace,
+        Decision, DirectionVerdict, PolicyTrace, RuleTrace, Verdict as Judged,
         outcome::{MatchOutcome, PeerMiss, PortMiss},
         remarks::Remark,
     },
@@ -21,14 +24,17 @@ use crate::{
     schema::{self, Cause, Flow, ObjectRef, Remedy, Verdict},
     text,
 };
+pub use packets::{PacketStep, Through};
 
 /// A flow explained.
 #[derive(Debug, Serialize)]
 pub struct Explanation {
-    /// The flow, with both ends mapped.
+    /// The flow, with both ends mapped: of several packets that may come of it that of the first which
+    /// is denied, or else of the first.
     pub flow: Flow,
-    /// Whether it gets through: `allow`, `deny` or `unknown`. What the specification exempts does.
-    pub effective: &'static str,
+    /// Whether it gets through: `allow`, `deny`, `some` (of the packets that may come of it some are
+    /// denied) or `unknown`. What the specification exempts does.
+    pub effective: Effective,
     /// Who enforces policies.
     pub engine: EngineSeen,
     /// What is worth knowing of the ends, and beside the verdict.
@@ -38,10 +44,16 @@ pub struct Explanation {
     pub verdict: Verdict,
     /// Why.
     pub cause: Cause,
-    /// What would let it pass.
+    /// What would let it pass, whichever packet comes of it.
     pub remedy: Option<Remedy>,
     /// The walk, direction by direction.
     pub trace: Trace,
+    /// The Service that is in between.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<Through>,
+    /// The packets that may come of it, where there are several or a Service is in between.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub packets: Vec<PacketStep>,
 }
 
 /// Who enforces policies, as far as is known.
@@ -111,38 +123,54 @@ pub enum Half {
     },
 }
 
+/// What is said beside the answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside<'a> {
+    /// Who enforces policies.
+    pub engine: &'a Engine,
+    /// What is worth knowing of the ends.
+    pub ends: &'a [remark::Remark],
+    /// What is worth knowing of how the verdict came about.
+    pub notes: &'a [Remark],
+    /// The question named an address or a node, and no Service.
+    pub by_address: bool,
+}
+
 impl Explanation {
-    /// Explains a judged flow, as an engine takes the policies.
+    /// Explains an answer. `diagnosis`: the one that stands for it.
     pub fn new(
-        judgement: &Judgement,
-        effective: &'static str,
-        engine: &Engine,
-        remarks: &[Remark],
+        answer: &Answer,
+        diagnosis: &Diagnosis,
+        remedy: Option<&remedy::Remedy>,
+        beside: &Beside<'_>,
     ) -> Self {
-        let Judgement { diagnosis, changed, remedy } = judgement;
+        let Beside { engine, ends, notes, by_address } = *beside;
+        let is_several = answer.ways.len() > 1 || !answer.courses.is_empty();
         let flow = flow_of(diagnosis);
         let mark = Mark { command: Some(text::fix_command(&flow)), ..Mark::default() };
-        let on_ends = remark::Remark::on(&diagnosis.question);
-        let on_ends = on_ends.iter().map(ToString::to_string);
+        let on_ends = ends.iter().map(ToString::to_string);
         Self {
             flow,
-            effective,
+            effective: answer.effective(),
             engine: EngineSeen {
                 name: engine.name,
                 version: engine.version.map(|version| version.to_string()),
                 evidence: engine.evidence.to_string(),
-                decided: remarks.iter().any(Remark::is_of_engine),
+                decided: notes.iter().any(Remark::is_of_engine),
             },
-            remarks: on_ends.chain(remarks.iter().map(ToString::to_string)).collect(),
+            remarks: on_ends.chain(notes.iter().map(ToString::to_string)).collect(),
             verdict: verdict_of(&diagnosis.verdict),
-            cause: cause_of(&diagnosis.cause, changed.lead()),
-            remedy: remedy.as_ref().map(|remedy| remedy_of(remedy, &mark)),
-            trace: Trace {
-                egress: steps(&diagnosis.verdict.egress),
-                ingress: steps(&diagnosis.verdict.ingress),
-            },
+            cause: cause_of(&diagnosis.cause, None),
+            remedy: remedy.map(|remedy| remedy_of(remedy, &mark)),
+            trace: trace(&diagnosis.verdict),
+            service: Through::of(answer, by_address),
+            packets: if is_several { packets::steps(answer) } else { Vec::new() },
         }
     }
+}
+
+fn trace(verdict: &Judged) -> Trace {
+    Trace { egress: steps(&verdict.egress), ingress: steps(&verdict.ingress) }
 }
 
 fn steps(verdict: &DirectionVerdict) -> Vec<PolicySteps> {
@@ -177,33 +205,37 @@ fn half<Miss>(outcome: &MatchOutcome<Miss>, words: impl Fn(&Miss) -> (String, St
     }
 }
 
+/// What became of a flow, for a person.
+const fn outcome(effective: Effective) -> &'static str {
+    match effective {
+        Effective::Allow => "passes",
+        Effective::Deny => "denied",
+        Effective::Some => "some denied",
+        Effective::Unknown => "cannot tell",
+    }
+}
+
 /// The explanation for a person.
 pub fn text(explanation: &Explanation) -> String {
-    let Explanation { flow, effective, verdict, cause, remedy, trace, remarks, .. } = explanation;
-    let (source, destination) = (text::end(&flow.source), &flow.destination);
-    let mut lines = vec![format!(
-        "{source} -> {}/{}: {}",
-        text::destination_text(destination),
-        flow.protocol,
-        match *effective {
-            "allow" => "passes",
-            "deny" => "denied",
-            _ => "cannot tell",
-        }
-    )];
-    if let Some(service) = &destination.service {
-        let (namespace, name) = (&service.namespace, &service.name);
-        lines.push(format!("through Service {namespace}/{name}, {}:{}", service.ip, service.port));
-    }
-    if let Some(exempt) = verdict.exempt {
-        let what = text::exemption(exempt);
-        lines.push(format!("exempt by the specification, whatever the policies say: {what}"));
+    let Explanation { flow, effective, remarks, verdict, cause, remedy, trace, service, packets, .. } =
+        explanation;
+    let mut lines = vec![headline(explanation)];
+    if let Some(through) = service {
+        through.write(&mut lines);
     }
     lines.extend(remarks.iter().map(|remark| format!("note: {remark}")));
-    lines.push(String::new());
-    walk(&mut lines, "egress", &source, &verdict.egress, &trace.egress);
-    let destination = text::end(destination);
-    walk(&mut lines, "ingress", &destination, &verdict.ingress, &trace.ingress);
+    if packets.len() > 1 {
+        packets::write(&mut lines, packets, *effective);
+    } else {
+        if let Some(exempt) = verdict.exempt {
+            let what = text::exemption(exempt);
+            lines.push(format!("exempt by the specification, whatever the policies say: {what}"));
+        }
+        lines.extend(packets.iter().filter_map(PacketStep::way));
+        lines.push(String::new());
+        let seen = packets.first().map_or(flow, |packet| &packet.flow);
+        walks(&mut lines, packets::source_of(packets, flow), seen, verdict, trace);
+    }
     let by_policies = |direction: &schema::DirectionVerdict| direction.decision == Decision::Denied;
     if cause.class != Class::None {
         lines.push(String::new());
@@ -232,13 +264,42 @@ pub fn text(explanation: &Explanation) -> String {
     text
 }
 
+/// Kinds that have no say in a direction without rules for it: they isolate nobody.
+const LEAVES_IT_TO_OTHERS: [&str; 2] = ["AdminNetworkPolicy", "BaselineAdminNetworkPolicy"];
+
+/// `frontend/pod-a -> backend/pod-b:8080/TCP: denied`.
+fn headline(explanation: &Explanation) -> String {
+    let Explanation { flow, effective, service, packets, .. } = explanation;
+    let source = text::end(packets::source_of(packets, flow));
+    let outcome = outcome(*effective);
+    match service {
+        // Of one packet it is the packet's.
+        Some(through) if packets.len() != 1 => {
+            format!("{source} -> {}: {outcome}", through.destination())
+        }
+        _ => {
+            let destination = text::destination_text(&flow.destination);
+            format!("{source} -> {destination}/{}: {outcome}", flow.protocol)
+        }
+    }
+}
+
 /// What else a remedy allows, and between whom, for a person.
 pub fn cost(newly_allowed: usize, paths: &[String]) -> String {
     format!("It {}.", text::newly_allowed(newly_allowed, paths))
 }
 
-/// Kinds that have no say in a direction without rules for it: they isolate nobody.
-const LEAVES_IT_TO_OTHERS: [&str; 2] = ["AdminNetworkPolicy", "BaselineAdminNetworkPolicy"];
+/// Both directions of a packet. `source`: as it leaves.
+fn walks(
+    lines: &mut Vec<String>,
+    source: &schema::End,
+    flow: &Flow,
+    verdict: &Verdict,
+    trace: &Trace,
+) {
+    walk(lines, "egress", &text::end(source), &verdict.egress, &trace.egress);
+    walk(lines, "ingress", &text::end(&flow.destination), &verdict.ingress, &trace.ingress);
+}
 
 fn walk(
     lines: &mut Vec<String>,
