@@ -268,7 +268,7 @@ fn isolates_nobody(before: &Snapshot, after: &Snapshot, policies: &[Policy]) -> 
     for policy in policies {
         let own =
             |pod: &&Arc<Pod>| !pod.host_network && selects(after, &policy.subject, pod).is_match();
-        for pod in before.pods().filter(own) {
+        for pod in before.pods_and_templates().filter(own) {
             let labels = before.namespace(&pod.namespace).map(|namespace| &namespace.labels);
             let isolated = [Direction::Egress, Direction::Ingress].into_iter().all(|direction| {
                 policy.rules(direction).is_none()

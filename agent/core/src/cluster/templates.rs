@@ -59,7 +59,7 @@ impl Snapshot {
     }
 
     /// What a pod belongs to, the nearest first: its Job, and the `CronJob` of that.
-    fn workloads_of(&self, pod: &Pod) -> Vec<Workload> {
+    pub fn workloads_of(&self, pod: &Pod) -> Vec<Workload> {
         let mut workloads: Vec<Workload> = pod.workload.iter().cloned().collect();
         while let Some(last) = workloads.last()
             && workloads.len() < OWNERS_MAX
@@ -70,6 +70,14 @@ impl Snapshot {
             workloads.push(owner.clone());
         }
         workloads
+    }
+
+    /// What a workload of a pod makes its pods of, as far as it is known: of the furthest of its owners.
+    pub fn template_of(&self, pod: &Pod) -> Option<&Arc<Template>> {
+        self.workloads_of(pod).iter().rev().find_map(|workload| {
+            let kind = WorkloadKind::from_str(&workload.kind).ok()?;
+            self.template(kind, &pod.namespace, &workload.name)
+        })
     }
 
     /// Every pod, and of each workload that has none what stands for those that it makes: all that a

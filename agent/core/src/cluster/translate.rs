@@ -1,6 +1,7 @@
 //! Kubernetes API objects to the core's own, defaulted as the API server does it.
 
 mod address;
+mod dns_cache;
 mod network_status;
 mod node;
 mod node_annotations;
@@ -107,33 +108,9 @@ pub fn pod(pod: &core::Pod) -> Result<Pod, Problem> {
         ready: status.and_then(is_ready),
         terminating: metadata.deletion_timestamp.is_some(),
         restarts: status.map(restarts).unwrap_or_default(),
-        dns_cache_addresses: spec.map(dns_cache_addresses).unwrap_or_default(),
+        dns_cache_addresses: spec.map(dns_cache::addresses).unwrap_or_default(),
         labels,
     })
-}
-
-/// The flag of the node-local DNS cache (`kubernetes/dns`, `cmd/node-cache/main.go`): a list of
-/// addresses with commas between them.
-const LOCAL_IP: &str = "localip";
-
-/// What a container's arguments say that it answers DNS queries at.
-fn dns_cache_addresses(spec: &core::PodSpec) -> Vec<IpAddr> {
-    let mut addresses = Vec::new();
-    for container in &spec.containers {
-        let mut words = container.command.iter().chain(&container.args).flatten();
-        while let Some(word) = words.next() {
-            let Some(flag) = word.strip_prefix('-') else { continue };
-            let flag = flag.strip_prefix('-').unwrap_or(flag);
-            let value = match flag.split_once('=') {
-                Some((LOCAL_IP, value)) => Some(value),
-                None if flag == LOCAL_IP => words.next().map(String::as_str),
-                _ => None,
-            };
-            let listed = value.into_iter().flat_map(|value| value.split(','));
-            addresses.extend(listed.filter_map(|text| IpAddr::from_str(text.trim()).ok()));
-        }
-    }
-    addresses
 }
 
 fn is_ready(status: &core::PodStatus) -> Option<bool> {

@@ -9,7 +9,13 @@ use super::{
     reason::{DroppedBy, dropped_by, is_in_pod},
 };
 use crate::{
-    cluster::{Interface, Snapshot, TableFull, dns::DNS_PORT, object::Kind, resolve::Holder},
+    cluster::{
+        Interface, Snapshot, TableFull,
+        dns::DNS_PORT,
+        known_address::{Purpose, known_address},
+        object::Kind,
+        resolve::Holder,
+    },
     correlate::{Evidence, EvidenceLevel},
     flow::Direction,
     policy::Policy,
@@ -156,6 +162,7 @@ impl Inquiry<'_> {
         let pod = self.question.destination.pod();
         is_service
             || pod.is_some_and(|pod| self.snapshot.is_dns_pod(pod))
+            || known_address(address).is_some_and(|known| known.purpose == Purpose::NodeDns)
             || self.snapshot.dns_cache().contains(&address)
     }
 

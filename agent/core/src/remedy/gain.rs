@@ -70,9 +70,11 @@ impl Party {
                 None => Self::One(end.to_string()),
             },
             Holder::Node(_) => Self::Nodes,
-            Holder::Service(_) | Holder::Hidden(_) | Holder::Outside | Holder::Unknown(_) => {
-                Self::One(end.to_string())
-            }
+            Holder::SecondNetwork(..)
+            | Holder::Service(_)
+            | Holder::Hidden(_)
+            | Holder::Outside
+            | Holder::Unknown(_) => Self::One(end.to_string()),
         }
     }
 

@@ -122,7 +122,7 @@ fn with_label(
 ) -> Option<(LabelPods, Snapshot)> {
     let direction = diagnosis.cause.direction?;
     let mut after = snapshot.clone();
-    for replica in selection::replicas(snapshot, pod) {
+    for replica in selection::replicas(snapshot, pod).map(|replica| &**replica).chain([pod]) {
         let mut relabelled = Pod::clone(replica);
         relabelled.labels.insert(key.clone(), value.clone());
         after = after.with_pod(relabelled);

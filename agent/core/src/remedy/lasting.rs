@@ -253,8 +253,15 @@ const ROLES: [&str; 13] = [
     "uninitialized",
 ];
 
-/// Why this label of a pod does not last; `None`: as far as is known it does.
-pub(super) fn passing(pod: &Pod, key: &str, value: &str) -> Option<Passing> {
+/// Why this label of a pod does not last; `None`: as far as is known it does. What the template gives
+/// every pod is of none alone, no role that moves and no state.
+pub(super) fn passing(pod: &Pod, key: &str, value: &str, is_of_template: bool) -> Option<Passing> {
+    let is_given_later =
+        |why: &Passing| matches!(why, Passing::OnePod | Passing::Role | Passing::State);
+    passing_of_itself(pod, key, value).filter(|why| !(is_of_template && is_given_later(why)))
+}
+
+fn passing_of_itself(pod: &Pod, key: &str, value: &str) -> Option<Passing> {
     let is_it = |pattern: &&str| match pattern.strip_suffix('*') {
         Some(beginning) => key.starts_with(beginning),
         None => key == *pattern,

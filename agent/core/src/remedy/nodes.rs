@@ -2,7 +2,11 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use crate::cluster::{Snapshot, object::Node};
+use crate::cluster::{
+    Snapshot,
+    node_address::{AddressSort, NodeAddress},
+    object::Node,
+};
 
 /// How many addresses a rule lists. Of larger clusters only a network says who their nodes are, and
 /// which one that is is not known.
@@ -25,7 +29,7 @@ pub(super) struct Clients {
     pub(super) which: Which,
     /// Their names, sorted.
     pub(super) names: Vec<Arc<str>>,
-    /// Their addresses, those of the node itself first.
+    /// Their addresses of the sort that it connects from, its own first.
     pub(super) addresses: Vec<IpAddr>,
 }
 
@@ -41,46 +45,57 @@ pub(super) enum Which {
 }
 
 /// The nodes that a rule is to be for where this one connects.
+///
+/// What a node sends carries the same sort of address on each, such as that of its tunnel, and another
+/// where the pod is on another node of the plugin's choosing: those of the node objects go along.
 pub(super) fn clients(snapshot: &Snapshot, node: &Arc<Node>, seen: Option<IpAddr>) -> Clients {
     let api_servers = api_servers(snapshot);
     let is_control_plane = |node: &Node| {
         CONTROL_PLANE.iter().any(|label| node.labels.contains_key(*label))
-            || node.addresses.iter().any(|address| api_servers.contains(address))
+            || node.addresses.iter().any(|known| api_servers.contains(&known.address))
     };
-    let which = match is_control_plane(node) || seen.is_some_and(|seen| api_servers.contains(&seen))
-    {
+    let which = match is_control_plane(node) || seen.is_some_and(|s| api_servers.contains(&s)) {
         true => Which::ControlPlane,
         false => Which::All,
     };
+    let sort = seen.and_then(|seen| node.address(seen)).map(|known| known.sort);
     let mut others: Vec<&Arc<Node>> = snapshot
         .nodes()
         .filter(|other| other.name != node.name)
         .filter(|other| which == Which::All || is_control_plane(other))
         .collect();
     others.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut addresses = own_addresses(node, seen);
-    let of_others = others.iter().flat_map(|other| &other.addresses);
+    let own: Vec<IpAddr> = seen.into_iter().chain(addresses(node, sort)).collect();
+    let of_others = others.iter().flat_map(|other| addresses(other, sort));
     // Those of a managed control plane have no node.
-    let unlisted = api_servers.iter().filter(|_| which == Which::ControlPlane);
-    for address in of_others.chain(unlisted) {
-        if !addresses.contains(address) {
-            addresses.push(*address);
-        }
-    }
-    if addresses.len() > ADDRESSES_MAX {
-        let (names, addresses) = (vec![node.name.clone()], own_addresses(node, seen));
+    let unlisted = api_servers.iter().filter(|_| which == Which::ControlPlane).copied();
+    let all = distinct(own.iter().copied().chain(of_others).chain(unlisted));
+    if all.len() > ADDRESSES_MAX {
+        let (names, addresses) = (vec![node.name.clone()], distinct(own.into_iter()));
         return Clients { which: Which::One, names, addresses };
     }
     let mut names: Vec<_> = others.iter().map(|other| other.name.clone()).collect();
     names.push(node.name.clone());
     names.sort();
-    Clients { which, names, addresses }
+    Clients { which, names, addresses: all }
 }
 
-/// A node's addresses, with the one that it was seen with first.
-fn own_addresses(node: &Node, seen: Option<IpAddr>) -> Vec<IpAddr> {
-    let unlisted = seen.filter(|seen| !node.addresses.contains(seen));
-    unlisted.into_iter().chain(node.addresses.iter().copied()).collect()
+/// A node's addresses that packets of its own may carry: its `InternalIP`s, and those of this sort.
+fn addresses(node: &Node, sort: Option<AddressSort>) -> impl Iterator<Item = IpAddr> {
+    let carries = move |known: &&NodeAddress| {
+        known.sort == AddressSort::Internal || (Some(known.sort) == sort && known.is_certain())
+    };
+    node.addresses.iter().filter(carries).map(|known| known.address)
+}
+
+fn distinct(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let mut distinct = Vec::new();
+    for address in addresses {
+        if !distinct.contains(&address) {
+            distinct.push(address);
+        }
+    }
+    distinct
 }
 
 fn api_servers(snapshot: &Snapshot) -> Vec<IpAddr> {

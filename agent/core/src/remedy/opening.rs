@@ -90,7 +90,9 @@ impl Other {
             Holder::Node(node) if direction == Direction::Ingress => {
                 Some(Self::Addresses(nodes::clients(snapshot, node, other.address).addresses))
             }
-            Holder::Node(_) | Holder::Outside => Some(Self::Addresses(vec![other.address?])),
+            Holder::Node(_) | Holder::SecondNetwork(..) | Holder::Outside => {
+                Some(Self::Addresses(vec![other.address?]))
+            }
             Holder::Service(_) | Holder::Hidden(_) | Holder::Unknown(_) => None,
         }
     }

@@ -6,7 +6,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 
 use super::lasting::{Says, is_sort, passing, says};
 use crate::{
-    cluster::{Snapshot, object::Pod},
+    cluster::{
+        Snapshot,
+        object::{Pod, Workload},
+    },
     policy::{
         Policy,
         requirement::{Labels, Operator, Requirement},
@@ -24,15 +27,16 @@ pub(super) fn replicas<'a>(
     snapshot: &'a Snapshot,
     pod: &'a Pod,
 ) -> impl Iterator<Item = &'a Arc<Pod>> {
-    snapshot.pods().filter(move |other| is_replica(pod, other))
+    let owner = snapshot.workloads_of(pod).pop();
+    snapshot.pods().filter(move |other| is_replica(snapshot, pod, owner.as_ref(), other))
 }
 
-fn is_replica(pod: &Pod, other: &Pod) -> bool {
+fn is_replica(snapshot: &Snapshot, pod: &Pod, owner: Option<&Workload>, other: &Pod) -> bool {
     if other.namespace != pod.namespace {
         return false;
     }
-    match &pod.workload {
-        Some(_) => other.workload == pod.workload,
+    match owner {
+        Some(owner) => snapshot.workloads_of(other).last() == Some(owner),
         None => other.name == pod.name,
     }
 }
@@ -42,19 +46,22 @@ fn is_replica(pod: &Pod, other: &Pod) -> bool {
 /// the application in it. Empty: it has no label that lasts.
 pub(super) fn pod_labels(snapshot: &Snapshot, pod: &Pod) -> BTreeMap<String, String> {
     let of_owner: Vec<&Labels> = replicas(snapshot, pod).map(|other| &other.labels).collect();
-    let mut lasting = lasting(pod, &of_owner);
+    let template = snapshot.template_of(pod).map(|template| &template.pod.labels);
+    let mut lasting = lasting(pod, &of_owner, template);
     if lasting.is_empty() {
         // Its template has other labels now: those of the pod's own revision.
         let revision = |labels: &Labels| REVISIONS.map(|key| labels.get(key).cloned());
         let own: Vec<&Labels> =
             of_owner.into_iter().filter(|l| revision(l) == revision(&pod.labels)).collect();
-        lasting = self::lasting(pod, &own);
+        lasting = self::lasting(pod, &own, None);
     }
     lasting.sort_by_key(|(key, _)| (says(key), (*key).clone()));
+    let owner = snapshot.workloads_of(pod).pop();
     let others: Vec<&Labels> = snapshot
-        .pods()
+        .pods_and_templates()
         .filter(|other| other.namespace == pod.namespace && !other.host_network)
-        .filter(|other| !is_replica(pod, other))
+        .filter(|other| !is_replica(snapshot, pod, owner.as_ref(), other))
+        .filter(|other| other.name != pod.name)
         .map(|other| &other.labels)
         .collect();
     chosen(&lasting, &others).into_iter().map(|(key, value)| (key.into(), value.into())).collect()
@@ -62,11 +69,11 @@ pub(super) fn pod_labels(snapshot: &Snapshot, pod: &Pod) -> BTreeMap<String, Str
 
 type Label<'a> = (&'a Arc<str>, &'a Arc<str>);
 
-/// The labels of a pod that all of these have as well and that are known to last.
-fn lasting<'a>(pod: &'a Pod, of_owner: &[&Labels]) -> Vec<Label<'a>> {
+/// The labels of a pod that all of these, and the template, have as well and that are known to last.
+fn lasting<'a>(pod: &'a Pod, of_owner: &[&Labels], template: Option<&Labels>) -> Vec<Label<'a>> {
     let lasts = |(key, value): &Label<'_>| {
-        of_owner.iter().all(|labels| labels.get(*key) == Some(*value))
-            && passing(pod, key, value).is_none()
+        of_owner.iter().copied().chain(template).all(|labels| labels.get(*key) == Some(*value))
+            && passing(pod, key, value, template.is_some()).is_none()
     };
     pod.labels.iter().filter(lasts).collect()
 }
@@ -118,7 +125,7 @@ pub(super) fn isolating<'a>(
         let asked: Vec<_> = asked.filter(|r| !labels.contains_key(&*r.key)).collect();
         let is_passing = |requirement: &&Requirement| {
             let value = pod.labels.get(&requirement.key);
-            value.is_some_and(|value| passing(pod, &requirement.key, value).is_some())
+            value.is_some_and(|value| passing(pod, &requirement.key, value, false).is_some())
         };
         (asked.iter().any(is_passing), asked.len())
     };

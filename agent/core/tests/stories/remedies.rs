@@ -5,6 +5,7 @@ use whydrop_core::{
     cluster::{
         Cluster, Snapshot,
         history::History,
+        node_address::NodeAddress,
         object::{Node, Object, Pod},
     },
     diagnosis::{Case, Class, Fate, diagnose},
@@ -164,7 +165,7 @@ fn node(name: &str, last: u8, labels: &[(&str, &str)]) -> Object {
     Object::Node(Node {
         name: name.into(),
         labels: labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect::<Labels>(),
-        addresses: vec![address(last)],
+        addresses: vec![NodeAddress::internal(address(last))],
         pod_networks: Vec::new(),
     })
 }
