@@ -3,6 +3,8 @@
 
 mod json;
 mod list;
+#[cfg(test)]
+mod tests;
 
 use std::{
     cell::Cell,

@@ -2,8 +2,6 @@
 
 mod scalar;
 mod spaced;
-#[cfg(test)]
-mod tests;
 
 use std::{
     collections::HashMap,
@@ -18,12 +16,12 @@ use crate::sections::Sections;
 
 /// How deep lists and maps may be in each other: the same that JSON may here. What the API serves is at
 /// some 60, in the schemas of custom resources.
-const DEPTH_MAX: usize = 128;
+pub(crate) const DEPTH_MAX: usize = 128;
 
 /// How much of a document what anchors name may be, and how much aliases may add to it, as text: far more
 /// than people repeat, and far less than what a few lines can blow up to.
 const ANCHORED_BYTES_MAX: usize = 1 << 20;
-const ALIASED_BYTES_MAX: usize = 16 << 20;
+pub(crate) const ALIASED_BYTES_MAX: usize = 16 << 20;
 
 /// A fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -8,7 +8,7 @@ use crate::{
     cluster::{
         known_address::KnownAddress,
         node_address::{AddressSort, Basis, NodeAddress},
-        object::{Node, Pod},
+        object::{Finished, Node, Pod},
         resolve::{Endpoint, Holder},
     },
     verdict::Question,
@@ -32,6 +32,13 @@ pub enum Remark {
         pod: Arc<Pod>,
         /// The node.
         node: Arc<str>,
+    },
+    /// Who was asked about is a pod that is over, and is judged by what it was.
+    Over {
+        /// The pod.
+        pod: Arc<Pod>,
+        /// How it ended.
+        finished: Finished,
     },
     /// Its address is a pod's on another network than the cluster's own.
     SecondNetwork {
@@ -77,7 +84,10 @@ impl Remark {
                 let address = end.address?;
                 end.known_address().map(|known| Self::Known { address, known })
             }
-            Holder::Pod(_) | Holder::Service(_) | Holder::Hidden(_) | Holder::Unknown(_) => None,
+            Holder::Pod(pod) => {
+                pod.finished.map(|finished| Self::Over { pod: pod.clone(), finished })
+            }
+            Holder::Service(_) | Holder::Hidden(_) | Holder::Unknown(_) => None,
         }
     }
 
@@ -118,6 +128,14 @@ impl fmt::Display for Remark {
                     f,
                     "{namespace}/{name} is in the network of node {node} (hostNetwork): for \
                      policies its packets are the node's, and no selector matches them"
+                )
+            }
+            Self::Over { pod, finished } => {
+                let Pod { namespace, name, .. } = &**pod;
+                write!(
+                    f,
+                    "{namespace}/{name} is over ({finished}): it holds no address any more, and is \
+                     judged by the labels that it had"
                 )
             }
             Self::SecondNetwork { pod, network, address } => {

@@ -1,8 +1,11 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{ALIASED_BYTES_MAX, DEPTH_MAX, value};
-use crate::documents::{self, Content, Fault};
+use super::{Content, Fault};
+use crate::{
+    documents,
+    yaml::{ALIASED_BYTES_MAX, DEPTH_MAX, value},
+};
 
 fn read(text: &str) -> Value {
     value(text, 1).unwrap_or_else(|error| panic!("{text:?}: {error}"))
