@@ -284,7 +284,8 @@ fn a_remedy_is_in_the_group_that_users_may_write() {
     ] {
         let mut cluster = cluster(lock);
         cluster.set_served(served.iter().copied());
-        let remedy = remedy_of(&asked(&cluster, WEB, DB, 5432).remedy.expect("a remedy"));
+        let remedy =
+            remedy_of(&asked(&cluster, WEB, DB, 5432).remedy.expect("a remedy"), &Mark::default());
         let manifest = &remedy.manifest;
         assert!(manifest.starts_with(&format!("apiVersion: {api_version}\n")), "{manifest}");
         assert!(manifest.contains(&format!("name: {name}-to-db-5432")), "{manifest}");

@@ -30,7 +30,7 @@ use crate::{
     observation::Rejection,
     policy::{Policy, PolicyRef},
     service::{self, Dial, Entry},
-    verdict::{Decision, Question, Verdict, evaluate, nearest::NearestMiss},
+    verdict::{Question, Verdict, evaluate, nearest::NearestMiss},
 };
 use inquiry::Inquiry;
 pub use inquiry::{ENFORCED_WITHIN, STARTS_WITHIN};

@@ -217,8 +217,18 @@ const fn outcome(effective: Effective) -> &'static str {
 
 /// The explanation for a person.
 pub fn text(explanation: &Explanation) -> String {
-    let Explanation { flow, effective, remarks, verdict, cause, remedy, trace, service, packets, .. } =
-        explanation;
+    let Explanation {
+        flow,
+        effective,
+        remarks,
+        verdict,
+        cause,
+        remedy,
+        trace,
+        service,
+        packets,
+        ..
+    } = explanation;
     let mut lines = vec![headline(explanation)];
     if let Some(through) = service {
         through.write(&mut lines);

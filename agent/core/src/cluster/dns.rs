@@ -65,7 +65,7 @@ impl Snapshot {
         let is_there = !caches.is_empty() || self.service(namespace, name).is_some();
         if addresses.is_empty() && is_there {
             let dns = self.services().filter(|service| service.is_cluster_dns());
-            addresses.extend(dns.flat_map(|service| &service.addresses));
+            addresses.extend(dns.flat_map(|service| service.addresses()));
             addresses.push(CACHE_ADDRESS);
         }
         addresses.sort();

@@ -222,7 +222,7 @@ fn not_enforced(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
 /// Policies that an engine accepts and does not enforce.
 fn accepted_only(inquiry: &Inquiry<'_>) -> String {
     let engine = inquiry.snapshot.engine();
-    let denials = inquiry.verdict.denied_directions().map(|d| denied_by(inquiry, d));
+    let denials = inquiry.verdict.denied_directions().map(|d| denied_by(inquiry, d, None));
     let denials = denials.collect::<Vec<_>>().join(" and ");
     let said = match denials.as_str() {
         "" => "what they say is unknown".to_owned(),

@@ -3,6 +3,7 @@
 use crate::{
     cluster::{Snapshot, dns::DNS_PORT},
     flow::Protocol,
+    service::behind,
     verdict::Question,
 };
 
@@ -15,8 +16,7 @@ pub(super) fn ports(snapshot: &Snapshot, question: &Question) -> Vec<(u16, Proto
             return question.port;
         };
         let dns = snapshot.services().filter(|service| service.is_cluster_dns());
-        let mut backends =
-            dns.flat_map(|dns| snapshot.backends(dns, DNS_PORT, protocol, address).into_iter());
+        let mut backends = dns.flat_map(|dns| behind(snapshot, dns, DNS_PORT, protocol, address));
         let behind = backends.find(|backend| backend.endpoint.address == Some(address));
         behind.map_or(question.port, |backend| backend.port)
     };

@@ -155,7 +155,7 @@ impl WhatIf<'_> {
         let mut is_gained = false;
         for (port, protocol) in ports {
             let (source, destination) = (source.clone(), destination.clone());
-            let question = Question { source, destination, port: *port, protocol: *protocol };
+            let question = Question::new(source, destination, *port, *protocol);
             let was = evaluate(self.before, &question);
             if is_denied(&was) && !is_denied(&evaluate(self.after, &question)) {
                 is_gained = true;

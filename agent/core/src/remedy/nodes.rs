@@ -101,8 +101,11 @@ fn distinct(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
 fn api_servers(snapshot: &Snapshot) -> Vec<IpAddr> {
     let (namespace, name) = API_SERVERS;
     let Some(service) = snapshot.service(namespace, name) else { return Vec::new() };
-    let mut addresses: Vec<_> =
-        snapshot.slices(service).flat_map(|slice| &slice.addresses).copied().collect();
+    let mut addresses: Vec<_> = snapshot
+        .slices(service)
+        .flat_map(|slice| &slice.endpoints)
+        .map(|endpoint| endpoint.address)
+        .collect();
     addresses.sort();
     addresses.dedup();
     addresses

@@ -10,6 +10,7 @@ use crate::{
         resolve::{Endpoint, Holder},
     },
     diagnosis::{Class, Diagnosis, Dialled},
+    service::behind,
     verdict::{Decision, Question, Verdict, evaluate},
 };
 
@@ -86,8 +87,8 @@ impl Packets {
     /// The other backends of the Service that was dialled: the next connection may go to any.
     fn add_backends(&mut self, snapshot: &Snapshot, asked: &Question, dialled: &Dialled) {
         let Dialled { service, address, port } = dialled;
-        let backends = snapshot.backends(service, *port, asked.protocol, *address);
-        for backend in backends.into_iter().take(MORE_MAX) {
+        let backends = behind(snapshot, service, *port, asked.protocol, *address);
+        for backend in backends.into_iter().filter(|backend| backend.is_ready).take(MORE_MAX) {
             let name = backend.endpoint.to_string();
             let question =
                 Question { destination: backend.endpoint, port: backend.port, ..asked.clone() };
