@@ -54,6 +54,9 @@ enum Command {
     /// Compare many flows with their expected verdicts. Exit 1: at least one differs
     Check(check::Args),
     /// Print the smallest rule that lets a denied flow pass, as YAML for `kubectl apply -f -`
+    #[command(
+        override_usage = "whydrop fix [OPTIONS] <ID>\n       whydrop fix [OPTIONS] --from <END> --to <END> [--port <PORT[/PROTOCOL]>]"
+    )]
     Fix(fix::Args),
     /// Show the agents' records in a terminal: incidents, drops, policies, remedies
     View(view::Args),
@@ -95,6 +98,8 @@ pub enum Outcome {
     Done,
     /// The answer is no.
     No,
+    /// Some of what was asked cannot be answered, which has been said.
+    Wrong,
 }
 
 /// Runs a command and says how it went, on standard error where it went wrong.
@@ -116,6 +121,7 @@ pub fn run(cli: Cli) -> ExitCode {
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::from(1),
+        Ok(Outcome::Wrong) => ExitCode::from(2),
         // `whydrop … | head` is no failure.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

@@ -168,6 +168,59 @@ fn an_incident_is_fixed_for_all_of_its_flows() {
     }
 }
 
+/// Runs it where there is no cluster, with records in a file.
+fn offline(id: &str, lines: &str, more: &[&str]) -> Output {
+    let (file, home) = (records(lines), tempfile::tempdir().expect("a folder"));
+    let mut fix = std::process::Command::new(env!("CARGO_BIN_EXE_whydrop"));
+    fix.args(["fix", id, "--records"]).arg(file.path()).args(more);
+    fix.env("HOME", home.path()).env_remove("KUBECONFIG").env_remove("KUBERNETES_SERVICE_HOST");
+    fix.output().expect("it runs")
+}
+
+#[test]
+fn without_a_cluster_the_remedy_is_printed_as_it_was_recorded() {
+    let record: Value = serde_json::from_str(&golden("records__records_as_json")).expect("JSON");
+    let incident: Value =
+        serde_json::from_str(&golden("incidents__incidents_as_json")).expect("JSON");
+    for (record, manifest) in [
+        (&record, record["remedy"]["manifest"].as_str().expect("a manifest")),
+        (&incident, incident["plan"][0]["remedy"]["manifest"].as_str().expect("a manifest")),
+    ] {
+        let id = record["id"].as_str().expect("an id");
+        let output = offline(id, &record.to_string(), &[]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let text = stdout(&output);
+        assert!(text.ends_with(manifest), "{text}");
+        assert!(text.contains("# As judged at 2026-"), "{text}");
+        assert!(text.contains("; not checked against the cluster as it is now."), "{text}");
+        let said = stderr(&output);
+        assert!(said.contains("no cluster: ~/.kube/config does not exist"), "{said}");
+        assert!(said.contains("printing the remedy as it was recorded"), "{said}");
+    }
+    let id = record["id"].as_str().expect("an id");
+    // A wrong id or path is wrong without a cluster, too.
+    let wrong = offline("ffffffff", &record.to_string(), &[]);
+    assert!(stderr(&wrong).contains("no drop or incident ffffffff in the records"));
+    let missing = whydrop(&["fix", id, "--records", "/nowhere"], "");
+    assert!(stderr(&missing).starts_with("whydrop: /nowhere: No such file"), "{}", stderr(&missing));
+    // Lines of text hold no remedy, a patch needs the policies that are there, and what is applied is
+    // policies alone.
+    for (lines, more, says) in [
+        (golden("records__records_as_text"), &[][..], "the records hold no remedy to print instead"),
+        (record.to_string(), &["--patch"], "no cluster"),
+        (
+            record.to_string().replace("kind: NetworkPolicy", "kind: ClusterRoleBinding"),
+            &[],
+            "something else than policies",
+        ),
+    ] {
+        let id = record["incident"].as_str().expect("an id");
+        let output = offline(id, &lines, more);
+        assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(2), ""), "{says}");
+        assert!(stderr(&output).contains(says), "{says}: {}", stderr(&output));
+    }
+}
+
 #[test]
 fn a_patch_adds_a_rule_to_the_policy_that_came_nearest() {
     let mut arguments = flow("fix", "frontend/pod-a", "backend/pod-b", "8080/TCP");
@@ -256,16 +309,34 @@ fn check_compares_in_input_order() {
 #[test]
 fn bad_flows_are_told_by_number_and_field() {
     for (text, expected) in [
-        ("- {from: a/b, to: c/d, port: 80, expect: maybe}", "[0].expect: unknown variant `maybe`"),
-        ("- {from: a/b, to: c/d, port: 80, expect: deny, also: 1}", "also"),
-        ("- {from: a/b/c/d, to: backend/pod-b, port: 80, expect: deny}", "flow 1: from: expected"),
         (
-            "- {from: a/b, to: backend/pod-b, port: 80, expect: deny}",
-            "flow 1: from a/b: no pod a/b",
+            "- {from: a/b, to: c/d, port: 80, expect: maybe}",
+            "flow 1 (line 1): expect: expected allow, deny or some, found \"maybe\"",
         ),
         (
-            "- {from: backend/pending, to: backend/pod-b, port: 80, expect: deny}",
-            "flow 1: from backend/pending: the pod has no address",
+            "# the first\n- {from: a/b, to: c/d, port: 80, expect: deny, also: 1}",
+            "flow 1 (line 2): also: no such field; there are from, to, port, protocol, expect",
+        ),
+        (
+            "- {form: a/b, to: c/d, port: 80, expect: deny}",
+            "flow 1 (line 1): form: no such field; is it from?",
+        ),
+        (
+            "- {from: a/b, to: c/d, port: true, expect: deny}",
+            "port: expected a number or a name, found true",
+        ),
+        (
+            "- from",
+            "flow 1 (line 1): expected the fields from, to, port, protocol, expect, found \"from\"",
+        ),
+        ("from: a/b", "expected a list of flows, found fields"),
+        (
+            "- {from: a/b/c/d, to: backend/pod-b, port: 80, expect: deny}",
+            "flow 1 (line 1): from: expected",
+        ),
+        (
+            "- {from: a/b, to: backend/pod-b, port: 80, expect: deny}",
+            "flow 1 (line 1): from: no pod b in namespace a, of which nothing is known",
         ),
         ("- {from: a/b, to: c/d, port: 80, protocol: tcp, expect: deny}", "protocol: expected TCP"),
         ("- {from: a/b, to: c/d, port: 0, expect: deny}", "port: expected 1 to 65535"),
@@ -280,14 +351,18 @@ fn bad_flows_are_told_by_number_and_field() {
 #[test]
 fn wrong_use_exits_with_2_and_says_what_was_expected() {
     for (arguments, expected) in [
-        (flow("explain", "pod-a", "backend/pod-b", "80"), "expected NAMESPACE/POD"),
+        (flow("explain", "a/b/c/d", "backend/pod-b", "80"), "--from: expected [NAMESPACE/]POD"),
         (flow("explain", "a/b", "c/d", "80/XYZ"), "expected TCP, UDP or SCTP"),
         (flow("explain", "a/b", "c/d", "99999"), "expected a port from 1 to 65535"),
-        (flow("explain", "frontend/absent", "backend/pod-b", "80"), "no pod frontend/absent"),
-        (flow("explain", "node/absent", "backend/pod-b", "80"), "no node absent"),
+        (
+            flow("explain", "frontend/absent", "backend/pod-b", "80"),
+            "--from: no pod absent in namespace frontend; there is: pod-a\n",
+        ),
+        (flow("explain", "node/absent", "backend/pod-b", "80"), "--from: no node absent; there "),
         (
             flow("explain", "backend/svc/pod-b", "backend/pod-b", "80"),
-            "a Service opens no connections",
+            "--from: a Service opens no connections; name a pod or a workload behind it, such as \
+             backend/pod-b\n",
         ),
         (vec!["explain", "--from", "a/b"], "--to"),
         (vec!["explode"], "unrecognized subcommand"),

@@ -2,6 +2,8 @@
 
 use std::{
     io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Output},
     sync::mpsc,
     time::Duration,
 };
@@ -10,12 +12,20 @@ use whydrop_tests::{
     kube::{
         api::{Api, Settings, User},
         daemon::Place,
+        wait::{Look, until},
     },
-    world::namespace::{Namespace, sweep},
+    repository,
+    world::{
+        agent::binary,
+        namespace::{Namespace, sweep},
+    },
 };
 
 /// How long what was written may take to reach a watch.
 const WATCH_WAIT: Duration = Duration::from_secs(20);
+
+/// How long the controllers may take to give the role `view` its rules.
+const ROLES_WAIT: Duration = Duration::from_secs(20);
 
 const OBJECTS: &str = r"
 apiVersion: v1
@@ -152,7 +162,7 @@ fn servers_live_side_by_side_in_namespaces_and_leave_nothing() {
     assert_eq!(here.get("/readyz", here.token()).expect("an answer").body, "ok");
     // The one is not to be had where the other is.
     let server = inside.server();
-    let mut curl = std::process::Command::new("curl");
+    let mut curl = Command::new("curl");
     let outside = curl.args(["-q", "-sk", "--max-time", "5", &server]).status().expect("curl");
     assert_eq!(outside.code(), Some(7), "{server} is reached from outside");
 
@@ -162,6 +172,186 @@ fn servers_live_side_by_side_in_namespaces_and_leave_nothing() {
     drop(inside);
     assert!(!folder.exists());
     for pid in pids {
-        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "process {pid} is left");
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "process {pid} is left");
+    }
+}
+
+/// Two namespaces: `shop`, whose policies want labels of pods and of namespaces, and `backend`.
+const SHOP_AND_BACKEND: &str = r#"
+apiVersion: v1
+kind: Node
+metadata: {name: node-a}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {team: red}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: backend, labels: {team: blue}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {nodeName: node-a, containers: [{name: web, image: example.com/web:1}]}
+status: {phase: Running, podIP: 10.7.0.10, podIPs: [{ip: 10.7.0.10}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db, namespace: shop, labels: {app: db}}
+spec: {nodeName: node-a, containers: [{name: db, image: example.com/db:1}]}
+status: {phase: Running, podIP: 10.7.0.11, podIPs: [{ip: 10.7.0.11}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: queue, namespace: shop, labels: {app: queue}}
+spec: {nodeName: node-a, containers: [{name: queue, image: example.com/queue:1}]}
+status: {phase: Running, podIP: 10.7.0.12, podIPs: [{ip: 10.7.0.12}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: pod-b, namespace: backend, labels: {app: api}}
+spec: {nodeName: node-a, containers: [{name: api, image: example.com/api:1}]}
+status: {phase: Running, podIP: 10.7.0.20, podIPs: [{ip: 10.7.0.20}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: cart, namespace: shop}
+spec:
+  replicas: 0
+  selector: {matchLabels: {app: cart}}
+  template:
+    metadata: {labels: {app: cart}}
+    spec: {containers: [{name: cart, image: example.com/cart:1}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 5432}]}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: queue, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: queue}}
+  ingress: [{from: [{namespaceSelector: {matchLabels: {team: blue}}}]}]
+"#;
+
+/// Asks as whoever has this kubeconfig.
+fn explain(kubeconfig: &Path, from: &str, to: &str, port: &str) -> (Option<i32>, String, String) {
+    let mut explain = Command::new(binary().expect("whydrop"));
+    explain.args(["explain", "--from", from, "--to", to, "--port", port]);
+    let Output { status, stdout, stderr } =
+        explain.arg("--kubeconfig").arg(kubeconfig).output().expect("it runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// An API server with the two namespaces, and a user with the role `view` in `shop`.
+fn shop_and_backend() -> (Api, PathBuf) {
+    let dev = User { name: "dev".to_owned(), groups: vec![], token: "of-the-developer".to_owned() };
+    let settings = Settings { users: vec![dev], controllers: true, ..Settings::default() };
+    let mut api = start(settings);
+    let kubectl = api.kubectl().expect("kubectl");
+    for namespace in ["shop", "backend"] {
+        kubectl.run(["create", "namespace", namespace]).expect("a namespace");
+        api.wait_service_account(namespace, "default").expect("its account");
+    }
+    api.apply(SHOP_AND_BACKEND).expect("applied");
+    let binding =
+        ["create", "rolebinding", "dev", "--clusterrole=view", "--user=dev", "-n", "shop"];
+    kubectl.run(binding).expect("rights");
+    let path = "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies";
+    until("rules of the role view", ROLES_WAIT, || {
+        let answer = api.get(path, "of-the-developer")?;
+        Ok(match answer.status {
+            200 => Look::Seen(()),
+            status => Look::NotYet(format!("{status} {}", answer.body)),
+        })
+    })
+    .expect("rights");
+    let kubeconfig = api.kubeconfig_for("dev", "of-the-developer").expect("a kubeconfig");
+    (api, kubeconfig)
+}
+
+#[test]
+fn the_role_view_in_one_namespace_answers_for_that_namespace() {
+    let (api, dev) = shop_and_backend();
+    let quiet = |from: &str, to: &str, port: &str, code: i32, says: &str| {
+        let (status, out, err) = explain(&dev, from, to, port);
+        assert_eq!((status, err.as_str()), (Some(code), ""), "{from} -> {to}: {out}");
+        assert!(out.contains(says), "{from} -> {to}: {out}");
+    };
+    quiet("shop/web", "shop/db", "5432", 0, "passes");
+    quiet("shop/web", "shop/db", "5433", 1, "port-mismatch");
+    quiet("shop/db", "shop/deploy/cart", "80", 0, "passes");
+    quiet("shop/deploy/cart", "shop/db", "5432", 1, "pod-selector-mismatch");
+    // The namespace is read by its name, labels and all.
+    quiet("shop/web", "shop/queue", "80", 1, "namespace-selector-mismatch");
+
+    // One half, and who knows the other.
+    let (status, out, err) = explain(&dev, "shop/web", "backend/pod-b", "80");
+    assert_eq!(status, Some(1), "{out}");
+    assert!(out.contains("egress of shop/web: no policy governs it"), "{out}");
+    assert!(out.contains("you may not read namespace backend; ask its owner"), "{out}");
+    assert_eq!(
+        err,
+        "whydrop: Not readable with your rights: namespace backend; everything in backend.\n"
+    );
+    let (_, out, _) = explain(&dev, "shop/db", "backend/svc/api", "80");
+    assert!(out.contains("you may not read namespace backend; ask its owner"), "{out}");
+    for text in [&out, &err] {
+        assert!(!text.contains("synced"), "{text}");
+        assert!(!text.contains("403"), "{text}");
+    }
+    // What hangs on the labels of a namespace that may not be read, and on nothing else.
+    let (status, out, _) = explain(&dev, "backend/pod-b", "shop/queue", "80");
+    assert_eq!(status, Some(1), "{out}");
+    let hangs = "does namespace backend have label team=blue? That is unknown: you may not read it";
+    assert!(out.contains(hangs), "{out}");
+    let (status, out, _) = explain(&dev, "backend/pod-b", "shop/db", "5432");
+    assert_eq!(status, Some(1), "{out}");
+    assert!(out.contains("ingress of shop/db: denied"), "{out}");
+
+    // Whose address it is, where one may look.
+    quiet("shop/web", "shop/db", "5432", 0, "passes");
+    let (status, out, err) = explain(&dev, "shop/web", "8.8.8.8", "443");
+    assert_eq!(status, Some(0), "{out}{err}");
+    assert!(err.contains("8.8.8.8 is taken to be outside of the cluster"), "{err}");
+
+    let (status, _, err) = explain(&dev, "shop/wep", "shop/db", "5432");
+    assert_eq!(status, Some(2), "{err}");
+    assert!(err.contains("no pod wep in namespace shop; there are: db, queue, web"), "{err}");
+    drop(api);
+}
+
+#[test]
+fn the_role_of_those_who_ask_reads_all_that_they_need() {
+    let (api, dev) = shop_and_backend();
+    let kubectl = api.kubectl().expect("kubectl");
+    let role = repository("deploy/kustomize/explain/rbac.yaml");
+    let role = std::fs::read_to_string(role).expect("the role");
+    kubectl.apply(&role).expect("applied");
+    let binding =
+        ["create", "clusterrolebinding", "dev", "--clusterrole=whydrop-explain", "--user=dev"];
+    kubectl.run(binding).expect("rights");
+    until("rights", ROLES_WAIT, || {
+        let answer = api.get("/api/v1/nodes", "of-the-developer")?;
+        Ok(if answer.status == 200 { Look::Seen(()) } else { Look::NotYet(answer.body) })
+    })
+    .expect("rights");
+    for (from, to, code) in [
+        ("shop/web", "backend/pod-b", 0),
+        ("backend/pod-b", "shop/queue", 0),
+        ("backend/pod-b", "shop/db", 1),
+        ("shop/web", "10.7.0.20", 0),
+        ("shop/cronjob/none", "shop/db", 2),
+        ("node/none", "shop/db", 2),
+    ] {
+        let (status, out, err) = explain(&dev, from, to, "5432");
+        assert_eq!(status, Some(code), "{from} -> {to}: {out}{err}");
+        assert!(!err.contains("Not readable"), "{from} -> {to}: {err}");
     }
 }

@@ -33,6 +33,13 @@ pub fn flow_of(diagnosis: &Diagnosis) -> Flow {
             port: *port,
         }
     });
+    if let Holder::Hidden(hidden) = &question.destination.holder
+        && let Some(name) = hidden.service_name()
+    {
+        let (namespace, name) = (hidden.namespace.to_string(), name.to_owned());
+        destination.service =
+            Some(Service { namespace, name, ip: String::new(), port: question.port });
+    }
     Flow { protocol: question.protocol.into(), source: end_of(&question.source), destination }
 }
 
@@ -45,7 +52,7 @@ pub(crate) fn end_of(endpoint: &Endpoint) -> End {
     match &endpoint.holder {
         Holder::Pod(pod) => {
             end.namespace = Some(pod.namespace.to_string());
-            end.pod = Some(pod.name.to_string());
+            end.pod = (!pod.is_template).then(|| pod.name.to_string());
             end.node = pod.node.as_deref().map(str::to_owned);
             end.workload = pod.workload.as_ref().map(|workload| Workload {
                 kind: workload.kind.to_string(),
@@ -55,7 +62,7 @@ pub(crate) fn end_of(endpoint: &Endpoint) -> End {
         Holder::Node(node) => end.node = Some(node.name.to_string()),
         Holder::Hidden(hidden) => {
             end.namespace = Some(hidden.namespace.to_string());
-            end.pod = Some(hidden.name.to_string());
+            end.pod = (!hidden.is_service).then(|| hidden.name.to_string());
         }
         // The pod's name would stand for its address on the default network.
         Holder::SecondNetwork(..) | Holder::Service(_) | Holder::Outside | Holder::Unknown(_) => {}

@@ -131,7 +131,8 @@ pub struct Service {
     pub namespace: String,
     /// Name.
     pub name: String,
-    /// The address dialled.
+    /// The address dialled; left out in answers to questions where it has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub ip: String,
     /// The port dialled.
     pub port: u16,

@@ -5,9 +5,10 @@
 mod heal;
 mod incident;
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, str::FromStr as _};
 
 use whydrop_core::{
+    cluster::object::WorkloadKind,
     correlate::EvidenceLevel,
     flow::Protocol,
     verdict::{Decision, Exemption},
@@ -101,7 +102,24 @@ pub fn end(end: &End) -> String {
     match (&end.namespace, &end.pod, &end.node) {
         (Some(namespace), Some(pod), _) => format!("{}/{}", name(namespace), name(pod)),
         (_, _, Some(node)) => format!("node/{}", name(node)),
-        _ => name(&end.ip).into_owned(),
+        _ => without_pod(end),
+    }
+}
+
+/// The end's address; of one without, the workload whose template it is, or the Service of which nothing
+/// may be read.
+fn without_pod(end: &End) -> String {
+    match (&end.namespace, &end.workload, &end.service) {
+        _ if !end.ip.is_empty() => name(&end.ip).into_owned(),
+        (Some(namespace), Some(workload), _) => {
+            let kind = WorkloadKind::from_str(&workload.kind).map(WorkloadKind::short);
+            let kind = kind.unwrap_or(&workload.kind);
+            format!("{}/{}/{}", name(namespace), name(kind), name(&workload.name))
+        }
+        (_, _, Some(service)) => {
+            format!("{}/svc/{}", name(&service.namespace), name(&service.name))
+        }
+        _ => String::new(),
     }
 }
 
@@ -173,7 +191,7 @@ pub struct FlowQuery {
     pub from: String,
     /// Who is connected to: the Service, if that was dialled.
     pub to: String,
-    /// `8080/TCP`.
+    /// `8080/TCP`; empty where the end that is connected to has it behind it.
     pub port: String,
 }
 
@@ -199,7 +217,10 @@ impl FlowQuery {
     /// The command that prints the remedy, for a shell.
     pub fn fix_command(&self) -> String {
         let [from, to, port] = [&self.from, &self.to, &self.port].map(|text| shell_word(text));
-        format!("whydrop fix --from {from} --to {to} --port {port}")
+        match self.port.is_empty() {
+            true => format!("whydrop fix --from {from} --to {to}"),
+            false => format!("whydrop fix --from {from} --to {to} --port {port}"),
+        }
     }
 }
 

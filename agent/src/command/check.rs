@@ -1,27 +1,28 @@
 //! `whydrop check`: policy unit tests. Many flows with their expected verdicts.
 
-use std::{fmt::Write as _, fs, io, path::PathBuf};
+mod flows;
 
-use anyhow::{Context as _, anyhow, bail};
+use std::{fmt::Write as _, path::PathBuf};
+
+use anyhow::Context as _;
 use clap::Args as ClapArgs;
-use serde::{Deserialize, Serialize};
-use whydrop_core::{answer::Effective, diagnosis::Diagnosis};
+use serde::Serialize;
+use serde_json::Value;
+use whydrop_core::answer::Effective;
 
 use super::{
     Outcome, Output,
-    ends::{NamedEnd, Port},
     judge::{AddressArgs, Judged, judge},
+    messages::complain,
     print,
     source::ClusterArgs,
 };
-use crate::{
-    cluster::manifests,
-    report::{
-        self, cause_of,
-        escape::{self, escape},
-        verdict_of,
-    },
+use crate::report::{
+    self, cause_of,
+    escape::{self, escape},
+    verdict_of,
 };
+use flows::{Expect, Expectation, WrittenFlow};
 
 /// Flags of `check`.
 #[derive(Debug, ClapArgs)]
@@ -39,156 +40,126 @@ pub(super) struct Args {
     output: Output,
 }
 
-/// A flow with its expected verdict, as written.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Expectation {
-    from: String,
-    to: String,
-    port: u16,
-    #[serde(default = "tcp")]
-    protocol: String,
-    expect: Expect,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Expect {
-    Allow,
-    Deny,
-    Some,
-}
-
-impl Expect {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Deny => "deny",
-            Self::Some => "some",
-        }
-    }
-
-    /// Whether it is so. What only some packets get through of is as good as denied: one connection in
-    /// two hangs.
-    const fn is_met(self, effective: Effective) -> bool {
-        match self {
-            Self::Allow => matches!(effective, Effective::Allow),
-            Self::Deny => matches!(effective, Effective::Deny | Effective::Some),
-            Self::Some => matches!(effective, Effective::Some),
-        }
-    }
-}
-
-fn tcp() -> String {
-    "TCP".to_owned()
-}
-
-/// One line of JSON output.
+/// One line of JSON output: the fields as they are written, and what the flow comes to, or why that
+/// cannot be said.
 #[derive(Debug, Serialize)]
 struct Checked<'a> {
-    from: &'a str,
-    to: &'a str,
-    port: u16,
-    protocol: &'a str,
-    expect: Expect,
-    effective: Effective,
-    verdict: report::Verdict,
-    cause: report::Cause,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<&'a Value>,
+    protocol: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expect: Option<Expect>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effective: Option<Effective>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<report::Verdict>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<report::Cause>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// How many flows came to what.
+#[derive(Debug, Default)]
+struct Tally {
+    flows: usize,
+    differing: usize,
+    errors: usize,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let source = args.cluster.open()?;
-    let expectations = read(&args.flows)?;
-    let place = |index: usize| format!("{}, flow {}", args.flows.display(), index + 1);
-    let mut flows = Vec::new();
-    for (index, expectation) in expectations.iter().enumerate() {
-        flows.push(expectation.parse(source.namespace()).with_context(|| place(index))?);
-    }
-    let snapshot = source.snapshot(flows.iter().flat_map(|(from, to, _)| [from, to]))?;
-    let mut judged: Vec<(&Expectation, Judged)> = Vec::new();
-    for (index, (expectation, (from, to, port))) in expectations.iter().zip(&flows).enumerate() {
-        let answer =
-            judge(&snapshot, from, to, *port, args.address).with_context(|| place(index))?;
-        judged.push((expectation, answer));
-    }
+    let flows = flows::read(&args.flows, source.namespace())?;
+    let readable = flows.iter().filter_map(|written| written.read.as_ref().ok());
+    let snapshot = source.snapshot(readable.map(|expectation| &expectation.flow))?;
     let mut text = String::new();
-    let mut differing = 0;
-    for (expectation, Judged { answer, diagnosis, .. }) in &judged {
-        let effective = answer.effective();
-        let differs = !expectation.expect.is_met(effective);
-        differing += usize::from(differs);
-        let line = match args.output {
-            Output::Json => json(expectation, effective, diagnosis)?,
-            Output::Text => {
-                let Expectation { from, to, port, protocol, .. } = expectation;
-                let cause = &diagnosis.cause.text;
-                let of = match answer.denied_part() {
-                    Some((denied, all)) => format!(" ({} of {all})", denied.join(", ")),
-                    None => String::new(),
-                };
-                let besides =
-                    answer.beside().map(|text| format!("; besides, {text}")).unwrap_or_default();
-                let mark = if differs { "DIFFERS" } else { "ok     " };
-                let expected = match differs {
-                    true => format!(", expected {}", expectation.expect.name()),
-                    false => String::new(),
-                };
-                let flow = format!("{from} -> {to}:{port}/{protocol}");
-                escape(&format!("{mark} {flow}  {effective}{of}{expected}: {cause}{besides}"))
-                    .into_owned()
+    let mut tally = Tally { flows: flows.len(), ..Tally::default() };
+    for written in flows {
+        let judged = match &written.read {
+            Ok(Expectation { flow, expect }) => {
+                judge(&snapshot, flow, args.address).map(|judged| (*expect, judged))
             }
+            Err(error) => Err(anyhow::anyhow!("{error:#}")),
+        };
+        match &judged {
+            Ok((expect, judged)) => {
+                tally.differing += usize::from(!expect.is_met(judged.answer.effective()));
+            }
+            Err(error) => {
+                tally.errors += 1;
+                complain(&format!("{}: {error:#}", written.place));
+            }
+        }
+        let line = match args.output {
+            Output::Json => json(&written, &judged)?,
+            Output::Text => line(&written, &judged),
         };
         writeln!(text, "{line}").context("writing to memory")?;
     }
+    let Tally { flows, differing, errors } = tally;
     if args.output == Output::Text {
-        let count = judged.len();
-        writeln!(text, "{count} flows, {differing} differ").context("writing to memory")?;
+        let failed = match errors {
+            0 => String::new(),
+            errors => format!(", {errors} cannot be judged"),
+        };
+        writeln!(text, "{flows} flows, {differing} differ{failed}").context("writing to memory")?;
     }
     print(&text)?;
-    Ok(if differing == 0 { Outcome::Done } else { Outcome::No })
+    Ok(match (errors, differing) {
+        (0, 0) => Outcome::Done,
+        (0, _) => Outcome::No,
+        _ => Outcome::Wrong,
+    })
+}
+
+fn line(written: &WrittenFlow, judged: &anyhow::Result<(Expect, Judged)>) -> String {
+    let port = judged.as_ref().ok().map(|(_, judged)| judged.port);
+    let flow = written.shown(port.map(|port| port.protocol));
+    let text = match judged {
+        Ok((expect, Judged { answer, diagnosis, .. })) => {
+            let effective = answer.effective();
+            let cause = &diagnosis.cause.text;
+            let besides =
+                answer.beside().map(|text| format!("; besides, {text}")).unwrap_or_default();
+            let (mark, expected) = match expect.is_met(effective) {
+                true => ("ok     ", String::new()),
+                false => ("DIFFERS", format!(", expected {}", expect.name())),
+            };
+            let of = match answer.denied_part() {
+                Some((denied, all)) => format!(" ({} of {all})", denied.join(", ")),
+                None => String::new(),
+            };
+            format!("{mark} {flow}  {effective}{of}{expected}: {cause}{besides}")
+        }
+        Err(error) => format!("ERROR   {flow}  {error:#}"),
+    };
+    escape(&text).into_owned()
 }
 
 fn json(
-    expectation: &Expectation,
-    effective: Effective,
-    diagnosis: &Diagnosis,
+    written: &WrittenFlow,
+    judged: &anyhow::Result<(Expect, Judged)>,
 ) -> anyhow::Result<String> {
-    let Expectation { from, to, port, protocol, expect } = expectation;
-    Ok(escape::json(&Checked {
-        from,
-        to,
-        port: *port,
-        protocol,
-        expect: *expect,
-        effective,
-        verdict: verdict_of(&diagnosis.verdict),
-        cause: cause_of(&diagnosis.cause, None),
-    })?)
-}
-
-impl Expectation {
-    fn parse(&self, namespace: Option<&str>) -> anyhow::Result<(NamedEnd, NamedEnd, Port)> {
-        if self.port == 0 {
-            bail!("port: expected 1 to 65535, found 0");
-        }
-        let protocol = self.protocol.parse().map_err(|error| anyhow!("protocol: {error}"))?;
-        let port = Port { number: self.port, protocol };
-        let from = NamedEnd::parse(&self.from, namespace).context("from")?;
-        let to = NamedEnd::parse(&self.to, namespace).context("to")?;
-        Ok((from, to, port))
-    }
-}
-
-fn read(path: &PathBuf) -> anyhow::Result<Vec<Expectation>> {
-    let name = path.display();
-    let text = match path.as_os_str() == "-" {
-        true => io::read_to_string(io::stdin()),
-        false => fs::read_to_string(path),
+    let field = |name: &str| written.written.get(name).filter(|value| !value.is_null());
+    let asked = judged.as_ref().ok().map(|(_, judged)| judged.port.protocol.to_string());
+    let protocol = asked.or_else(|| Some(field("protocol")?.as_str()?.to_owned()));
+    let (expect, judged) = match judged {
+        Ok((expect, judged)) => (Some(*expect), Ok(judged)),
+        Err(error) => (None, Err(error)),
     };
-    let text = text.with_context(|| name.to_string())?;
-    let value = manifests::yaml(&text, 1).map_err(|error| anyhow!("{name}: {error}"))?;
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let field = error.path().to_string();
-        anyhow!("{name}: {field}: {}", error.inner())
-    })
+    Ok(escape::json(&Checked {
+        from: field("from"),
+        to: field("to"),
+        port: field("port"),
+        protocol: protocol.unwrap_or_else(|| "TCP".to_owned()),
+        expect,
+        effective: judged.ok().map(|judged| judged.answer.effective()),
+        verdict: judged.ok().map(|judged| verdict_of(&judged.diagnosis.verdict)),
+        cause: judged.ok().map(|judged| cause_of(&judged.diagnosis.cause, None)),
+        error: judged.err().map(|error| format!("{error:#}")),
+    })?)
 }

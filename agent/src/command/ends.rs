@@ -1,116 +1,56 @@
 //! The ends of a flow as people name them.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+mod dns;
+mod find;
+mod missing;
+mod port;
+mod suggest;
+mod written;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use clap::Args;
-use whydrop_core::flow::Protocol;
+
+pub(super) use find::Found;
+pub(super) use port::Port;
+pub(super) use written::{NamedEnd, NumberOrName, WrittenEnd, WrittenPort};
 
 use crate::report::text::FlowQuery;
-
-/// One end: `NAMESPACE/POD`, `NAMESPACE/svc/NAME`, `node/NAME` or an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum NamedEnd {
-    /// A pod.
-    Pod(String, String),
-    /// A Service.
-    Service(String, String),
-    /// A node.
-    Node(String),
-    /// An address, as a packet carries it.
-    Address(IpAddr),
-}
-
-impl NamedEnd {
-    /// Reads an end. One without a namespace is a pod in `namespace`, if that is known.
-    ///
-    /// # Errors
-    /// What was expected.
-    pub(super) fn parse(text: &str, namespace: Option<&str>) -> anyhow::Result<Self> {
-        let parts: Vec<&str> = text.split('/').collect();
-        let own = |text: &&str| (*text).to_owned();
-        match parts.as_slice() {
-            [..] if parts.iter().any(|part| part.is_empty()) => {}
-            ["node", name] => return Ok(Self::Node(own(name))),
-            [namespace, name] => return Ok(Self::Pod(own(namespace), own(name))),
-            [namespace, "svc", name] => return Ok(Self::Service(own(namespace), own(name))),
-            [one] => match (one.parse(), namespace) {
-                (Ok(address), _) => return Ok(Self::Address(address)),
-                (Err(_), Some(namespace)) => return Ok(Self::Pod(namespace.to_owned(), own(one))),
-                (Err(_), None) => {}
-            },
-            _ => {}
-        }
-        bail!("expected NAMESPACE/POD, NAMESPACE/svc/NAME, node/NAME or an address, found {text:?}")
-    }
-}
-
-impl fmt::Display for NamedEnd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pod(namespace, name) => write!(f, "{namespace}/{name}"),
-            Self::Service(namespace, name) => write!(f, "{namespace}/svc/{name}"),
-            Self::Node(name) => write!(f, "node/{name}"),
-            Self::Address(address) => write!(f, "{address}"),
-        }
-    }
-}
-
-/// A port with its protocol: `8080/TCP`, or `8080` for TCP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Port {
-    /// Number.
-    pub number: u16,
-    /// Protocol.
-    pub protocol: Protocol,
-}
-
-impl FromStr for Port {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> anyhow::Result<Self> {
-        let (number, protocol) = text.split_once('/').unwrap_or((text, "TCP"));
-        match number.parse() {
-            Ok(number) if number > 0 => {
-                let protocol =
-                    protocol.to_uppercase().parse().map_err(|error| anyhow!("{error}"))?;
-                Ok(Self { number, protocol })
-            }
-            _ => bail!("expected a port from 1 to 65535, found {number:?}"),
-        }
-    }
-}
 
 /// A flow to ask about.
 #[derive(Debug, Args)]
 pub(super) struct FlowArgs {
-    /// Who connects: [NAMESPACE/]POD, node/NAME or an IP address
+    /// Who connects: [NAMESPACE/]POD, [NAMESPACE/]KIND/NAME (deploy, sts, cronjob, …), node/NAME, a name
+    /// of the cluster's DNS, or an address
     #[arg(long, value_name = "END")]
     from: String,
-    /// Who is connected to: [NAMESPACE/]POD, NAMESPACE/svc/NAME, node/NAME or an IP address
+    /// Who is connected to: as --from, or [NAMESPACE/]svc/NAME; its port may be behind it, as in
+    /// page.pulp.svc:80
     #[arg(long, value_name = "END")]
     to: String,
-    /// Destination port, such as 8080 or 53/UDP; TCP unless given
+    /// Destination port, such as 8080, 53/UDP or http; TCP unless given
     #[arg(long, value_name = "PORT[/PROTOCOL]")]
-    port: Port,
+    port: Option<WrittenPort>,
 }
 
 /// A flow whose ends have been read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Between {
     /// Who connects.
     pub from: NamedEnd,
     /// Who is connected to.
     pub to: NamedEnd,
-    /// On which port.
-    pub port: Port,
+    /// On which port; `None`: nobody has said.
+    pub port: Option<WrittenPort>,
+    /// How the ends are called by whoever wrote them: `--from`, or a field.
+    pub labels: [&'static str; 2],
 }
 
 impl FlowArgs {
     /// The flow in the words that it was asked about in.
     pub(super) fn query(&self) -> FlowQuery {
-        let Self { from, to, port: Port { number, protocol } } = self;
-        FlowQuery { from: from.clone(), to: to.clone(), port: format!("{number}/{protocol}") }
+        let Self { from, to, port } = self;
+        let port = port.as_ref().map(ToString::to_string).unwrap_or_default();
+        FlowQuery { from: from.clone(), to: to.clone(), port }
     }
 
     /// Reads the ends; what names no namespace is in `namespace`.
@@ -118,10 +58,55 @@ impl FlowArgs {
     /// # Errors
     /// An end that cannot be read.
     pub(super) fn read(&self, namespace: Option<&str>) -> anyhow::Result<Between> {
-        Ok(Between {
-            from: NamedEnd::parse(&self.from, namespace).context("--from")?,
-            to: NamedEnd::parse(&self.to, namespace).context("--to")?,
-            port: self.port,
-        })
+        Between::read(["--from", "--to"], [&self.from, &self.to], self.port.clone(), namespace)
     }
+}
+
+impl Between {
+    /// Reads the ends; what names no namespace is in `namespace`.
+    ///
+    /// # Errors
+    /// An end that cannot be read, or one whose port is another than the port.
+    pub(super) fn read(
+        labels: [&'static str; 2],
+        [from, to]: [&str; 2],
+        port: Option<WrittenPort>,
+        namespace: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        // A client's own port takes no part in policy.
+        let WrittenEnd { end: from, .. } = WrittenEnd::read(from, namespace).context(labels[0])?;
+        let WrittenEnd { end: to, port: behind } =
+            WrittenEnd::read(to, namespace).context(labels[1])?;
+        let port = match (behind, port) {
+            (Some(behind), Some(port)) => Some(same(&behind, &port).context(labels[1])?),
+            (behind, port) => behind.or(port),
+        };
+        Ok(Self { from, to, port, labels })
+    }
+
+    /// Reads the ends of a record, which names pods by their namespace whatever that is called.
+    ///
+    /// # Errors
+    /// An end that cannot be read.
+    pub(super) fn of_record(from: &str, to: &str, port: &str) -> anyhow::Result<Self> {
+        const LABEL: &str = "in the record";
+        let end = |text: &str| NamedEnd::of_record(text).context(LABEL);
+        let port = Some(port.parse().context(LABEL)?);
+        Ok(Self { from: end(from)?, to: end(to)?, port, labels: [LABEL, LABEL] })
+    }
+}
+
+/// One port that is written twice.
+fn same(behind: &WrittenPort, port: &WrittenPort) -> anyhow::Result<WrittenPort> {
+    let agree = behind.port == port.port
+        && [behind.protocol, port.protocol]
+            .iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .windows(2)
+            .all(|pair| pair[0] == pair[1]);
+    if !agree {
+        bail!("it has the port {behind} behind it, and the port asked for is {port}");
+    }
+    Ok(WrittenPort { port: port.port.clone(), protocol: port.protocol.or(behind.protocol) })
 }

@@ -5,7 +5,7 @@ use whydrop_core::{answer::Effective, verdict::remarks};
 
 use super::{
     Outcome, Output,
-    ends::{Between, FlowArgs},
+    ends::FlowArgs,
     judge::{AddressArgs, Judged, judge},
     print,
     source::ClusterArgs,
@@ -31,10 +31,10 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let cluster = args.cluster.open()?;
-    let Between { from, to, port } = args.flow.read(cluster.namespace())?;
-    let snapshot = cluster.snapshot([&from, &to])?;
-    let Judged { answer, diagnosis, remarks, by_address } =
-        judge(&snapshot, &from, &to, port, args.address)?;
+    let flow = args.flow.read(cluster.namespace())?;
+    let snapshot = cluster.snapshot([&flow])?;
+    let Judged { answer, diagnosis, remarks, by_address, .. } =
+        judge(&snapshot, &flow, args.address)?;
     let remedy = answer.remedy(&snapshot);
     let notes = remarks::remarks(&snapshot, &diagnosis.question);
     let beside = Beside { engine: snapshot.engine(), ends: &remarks, notes: &notes, by_address };

@@ -7,29 +7,34 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use serde_json::json;
 use whydrop_core::{
     answer::Effective,
-    cluster::Snapshot,
+    cluster::{Snapshot, object::Kind},
     diagnosis::Class,
+    kinds,
     remedy::{Remedy, gain::GainedPath, mark::Mark, patch::patch, remedy},
     verdict::Question,
 };
 
 use super::{
     Outcome, Output,
-    ends::{Between, FlowArgs, NamedEnd},
+    ends::{Between, FlowArgs},
     judge::{AddressArgs, Judged, judge},
     messages::complain,
     print,
-    source::{ClusterArgs, OpenCluster},
+    source::{ClusterArgs, NoCluster, OpenCluster},
 };
 use crate::{
+    cluster::{
+        decode::{Decoded, decode},
+        manifests,
+    },
     records::{
-        flow_search::FlowSearch,
+        flow_search::{Found, FlowSearch, Recorded},
         lines::{Next, next},
     },
     report::{
@@ -84,18 +89,31 @@ enum FixForm {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    // Before the cluster: what a file of records does not have is not there, whatever a cluster says.
+    let in_file = args.in_file()?;
+    match judged(args, in_file.as_ref()) {
+        Err(error) if error.downcast_ref::<NoCluster>().is_some() => match in_file {
+            Some(found) if !args.patch => as_recorded(&found.recorded, &error, args.output),
+            _ => Err(error),
+        },
+        outcome => outcome,
+    }
+}
+
+/// The fixes of flows as they are judged now.
+fn judged(args: &Args, in_file: Option<&Found>) -> anyhow::Result<Outcome> {
     let source = args.cluster.open()?;
-    let asked = args.id.as_deref().map(|id| args.named(id, &source)).transpose()?;
-    let flows = match (&asked, &args.flow) {
-        (Some(asked), _) => asked.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?,
-        (None, Some(flow)) => vec![flow.read(source.namespace())?],
-        (None, None) => bail!("expected an ID, or --from, --to and --port"),
+    let flows = match (&args.id, in_file, &args.flow) {
+        (Some(_), Some(found), _) => of_records(&found.flows)?,
+        (Some(id), None, _) => of_records(&args.in_logs(id, &source)?)?,
+        (None, _, Some(flow)) => vec![flow.read(source.namespace())?],
+        (None, _, None) => bail!("expected an ID, or --from, --to and --port"),
     };
-    let mut snapshot = source.snapshot(flows.iter().flat_map(|flow| [&flow.from, &flow.to]))?;
+    let mut snapshot = source.snapshot(&flows)?;
     let mut fixes = Vec::new();
     let (mut refusals, mut absent) = (Vec::new(), Vec::new());
-    for Between { from, to, port } in &flows {
-        let judged = match judge(&snapshot, from, to, *port, args.address) {
+    for flow in &flows {
+        let judged = match judge(&snapshot, flow, args.address) {
             Ok(judged) => judged,
             // Of an incident, pods that have gone since need no fix.
             Err(error) if flows.len() > 1 => {
@@ -137,16 +155,19 @@ impl Args {
         Mark { incident: None, at: Some(Timestamp::now()), command }
     }
 
-    /// The flows that an id names.
-    fn named(&self, id: &str, source: &OpenCluster) -> anyhow::Result<Vec<FlowQuery>> {
+    /// The flows that an id names in the agents' logs.
+    fn in_logs(&self, id: &str, source: &OpenCluster) -> anyhow::Result<Vec<FlowQuery>> {
         let mut named = FlowSearch::new(id)?;
-        let Some(path) = &self.records else {
-            let lines = source.agents_lines(&self.agents)?;
-            for line in &lines {
-                named.search(&line.text);
-            }
-            return Ok(named.flows()?);
-        };
+        for line in &source.agents_lines(&self.agents)? {
+            named.search(&line.text);
+        }
+        Ok(named.flows()?)
+    }
+
+    /// What an id names in the file of records, if there is one.
+    fn in_file(&self) -> anyhow::Result<Option<Found>> {
+        let (Some(id), Some(path)) = (&self.id, &self.records) else { return Ok(None) };
+        let mut named = FlowSearch::new(id)?;
         let from_stdin = path.as_os_str() == "-";
         if from_stdin && self.cluster.reads_stdin() {
             bail!("--records and --filename: only one of them can be standard input");
@@ -156,7 +177,7 @@ impl Args {
             false => File::open(path).and_then(|file| search(BufReader::new(file), &mut named)),
         };
         searched.with_context(|| Path::new(path).display().to_string())?;
-        Ok(named.flows()?)
+        Ok(Some(named.named()?))
     }
 }
 
@@ -171,10 +192,55 @@ fn search(mut log: impl BufRead, named: &mut FlowSearch) -> io::Result<()> {
     }
 }
 
-fn read(asked: &FlowQuery) -> anyhow::Result<Between> {
-    let end = |text: &str| NamedEnd::parse(text, None).context("in the record");
-    let port = asked.port.parse().context("in the record")?;
-    Ok(Between { from: end(&asked.from)?, to: end(&asked.to)?, port })
+fn of_records(flows: &[FlowQuery]) -> anyhow::Result<Vec<Between>> {
+    flows.iter().map(|flow| Between::of_record(&flow.from, &flow.to, &flow.port)).collect()
+}
+
+/// Prints what the agents said helps, where there is no cluster to judge the flow in again.
+fn as_recorded(
+    recorded: &[Recorded],
+    no_cluster: &anyhow::Error,
+    output: Output,
+) -> anyhow::Result<Outcome> {
+    ensure!(!recorded.is_empty(), "{no_cluster:#}; and the records hold no remedy to print instead");
+    complain(&format!("{no_cluster:#}; printing the remedy as it was recorded"));
+    let mut text = String::new();
+    for Recorded { at, remedies } in recorded {
+        for remedy in remedies {
+            ensure!(
+                is_of_policies(&remedy.manifest),
+                "what the record holds for a remedy is something else than policies"
+            );
+            if output == Output::Json {
+                writeln!(text, "{}", escape::json(&json!({ "at": at, "remedy": remedy }))?)?;
+                continue;
+            }
+            if !text.is_empty() {
+                writeln!(text, "---")?;
+            }
+            writeln!(text, "# {}", escape(&remedy.summary))?;
+            writeln!(
+                text,
+                "# As judged at {}; not checked against the cluster as it is now. {}",
+                at.seconds(),
+                cost(remedy.newly_allowed, &remedy.newly_allowed_paths)
+            )?;
+            text.push_str(&remedy.manifest);
+        }
+    }
+    print(&text)
+}
+
+/// Whether a manifest holds policies that a remedy may be, and nothing else: it is for `kubectl apply`,
+/// and a file of records may be anybody's.
+fn is_of_policies(manifest: &str) -> bool {
+    let mut documents = manifest.split("\n---\n").filter(|text| !text.trim().is_empty()).peekable();
+    documents.peek().is_some()
+        && documents.all(|text| {
+            let decoded = manifests::yaml(text).ok().and_then(|value| decode(value).ok());
+            let Some(Decoded::Object(object)) = decoded else { return false };
+            matches!(object.key().kind, Kind::Policy(kind) if kinds::of_policy(kind).is_remedy)
+        })
 }
 
 fn passes(judged: &Judged) -> bool {

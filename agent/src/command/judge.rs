@@ -1,6 +1,6 @@
 //! What a question about a flow comes to: every packet that may come of it, judged.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -13,11 +13,14 @@ use whydrop_core::{
     },
     diagnosis::{Diagnosis, remark::Remark},
     flow::Protocol,
-    service::{Course, Dial, Fate, to_address, to_service, words},
+    service::{self, Course, Dial, Fate, to_address, words},
     verdict::Question,
 };
 
-use super::ends::{NamedEnd, Port};
+use super::{
+    ends::{Between, Found, NamedEnd, Port, WrittenPort},
+    messages::complain,
+};
 
 /// How many remarks on ends there are at the most: with one for each of a hundred nodes nothing else
 /// would be read.
@@ -39,6 +42,8 @@ pub(super) struct Judged {
     pub diagnosis: Diagnosis,
     /// What is worth knowing of its ends.
     pub remarks: Vec<Remark>,
+    /// The port asked about.
+    pub port: Port,
     /// Whether the destination was named by an address or a node.
     pub by_address: bool,
 }
@@ -50,46 +55,40 @@ pub(super) struct Judged {
 /// Service has not, and a Service that stands for a name.
 pub(super) fn judge(
     snapshot: &Snapshot,
-    from: &NamedEnd,
-    to: &NamedEnd,
-    port: Port,
+    between: &Between,
     how: AddressArgs,
 ) -> anyhow::Result<Judged> {
-    if let NamedEnd::Service(..) = from {
-        bail!("from {from}: a Service opens no connections; name a pod behind it");
-    }
-    let clients = from.ends(snapshot).with_context(|| format!("from {from}"))?;
-    let Port { number, protocol } = port;
+    let Between { from, to, port, labels } = between;
+    let clients = clients(snapshot, from).context(labels[0])?;
+    let destination = to.find(snapshot).context(labels[1])?;
+    let port = port_of(snapshot, port.as_ref(), &destination).context(labels[1])?;
+    let to_service = match &destination {
+        Found::Service(service) if !how.as_is => Some(service.clone()),
+        _ => None,
+    };
+    let ends = ends(snapshot, &destination);
     let by_address = matches!(to, NamedEnd::Address(_) | NamedEnd::Node(_));
     let mut answer = Answer::default();
     for client in &clients {
-        let dial = Dial { client, port: number, protocol };
-        let courses = match to.service(snapshot)? {
-            Some(service) if !how.as_is => to_service(snapshot, &dial, service),
-            service => {
-                let addresses = match service {
-                    Some(service) => service.cluster_addresses.clone(),
-                    None => to.addresses(snapshot).with_context(|| format!("to {to}"))?,
-                };
-                let addresses =
-                    addresses.into_iter().filter(|address| client.may_be_of_family(*address));
-                addresses
-                    .filter_map(|address| {
-                        let course = || to_address(snapshot, &dial, address, None);
-                        let course = (!how.as_is).then(course).flatten();
-                        if course.is_none() {
-                            let destination = snapshot.resolve(address, None);
-                            for source in from.sources(snapshot, client, &destination) {
-                                let destination = destination.clone();
-                                let question = Question::new(source, destination, number, protocol);
-                                answer.add_packet(snapshot, question);
-                            }
+        let dial = Dial { client, port: port.number, protocol: port.protocol };
+        let mut courses = Vec::new();
+        if let Some(service) = &to_service {
+            courses = service::to_service(snapshot, &dial, service);
+        } else {
+            for end in ends.iter().filter(|end| is_of_one_family(client, end)) {
+                let by_address = end.address.filter(|_| !how.as_is);
+                match by_address.and_then(|address| to_address(snapshot, &dial, address, None)) {
+                    Some(course) => courses.push(course),
+                    None => {
+                        for source in sources(snapshot, from, client, end) {
+                            let Port { number, protocol } = port;
+                            let question = Question::new(source, end.clone(), number, protocol);
+                            answer.add_packet(snapshot, question);
                         }
-                        course
-                    })
-                    .collect()
+                    }
+                }
             }
-        };
+        }
         for course in courses {
             refuse(&course, port, by_address)?;
             answer.add_course(
@@ -106,7 +105,7 @@ pub(super) fn judge(
         bail!("{from} and {to} have no address family in common");
     };
     let mut remarks: Vec<Remark> =
-        [from, to].into_iter().filter_map(|end| end.host_network(snapshot)).collect();
+        [from, to].into_iter().filter_map(|end| host_network(snapshot, end)).collect();
     for question in answer.questions() {
         for remark in Remark::on(question) {
             if !remarks.contains(&remark) && remarks.len() < REMARKS_MAX {
@@ -114,7 +113,118 @@ pub(super) fn judge(
             }
         }
     }
-    Ok(Judged { answer, diagnosis, remarks, by_address })
+    Ok(Judged { answer, diagnosis, remarks, port, by_address })
+}
+
+/// What packets to an end come from: those of a node that is named carry whichever of its addresses
+/// the route there has.
+fn sources(
+    snapshot: &Snapshot,
+    from: &NamedEnd,
+    client: &Endpoint,
+    to: &Endpoint,
+) -> Vec<Endpoint> {
+    let sources = match (from, &client.holder) {
+        (NamedEnd::Address(_), _) => Vec::new(),
+        (_, Holder::Node(node)) => snapshot.sources_of_node(node, to),
+        _ => Vec::new(),
+    };
+    if sources.is_empty() { vec![client.clone()] } else { sources }
+}
+
+/// A pod in its node's network, which people take for a pod.
+fn host_network(snapshot: &Snapshot, end: &NamedEnd) -> Option<Remark> {
+    let NamedEnd::Pod(place) = end else { return None };
+    let is_it = |pod: &&Arc<Pod>| {
+        let namespace = place.namespace.as_deref();
+        *pod.name == *place.name && namespace.is_none_or(|own| *own == *pod.namespace)
+    };
+    let pod = snapshot.pods().find(is_it).filter(|pod| pod.host_network)?;
+    Some(Remark::HostNetwork { pod: pod.clone(), node: pod.node.clone()? })
+}
+
+/// Who may connect: of each pod one end for each family.
+fn clients(snapshot: &Snapshot, from: &NamedEnd) -> anyhow::Result<Vec<Endpoint>> {
+    match from.find(snapshot)? {
+        Found::Service(service) => bail!(
+            "a Service opens no connections; name a pod or a workload behind it, such as {}",
+            behind(snapshot, &service)
+        ),
+        found => Ok(ends(snapshot, &found)),
+    }
+}
+
+/// A pod that a Service selects, for a person.
+fn behind(snapshot: &Snapshot, service: &Service) -> String {
+    let is_selected =
+        |pod: &&Arc<Pod>| pod.namespace == service.namespace && service.selects(&pod.labels);
+    let first = snapshot.pods_and_templates().filter(is_selected).min_by_key(|pod| &pod.name);
+    first.map_or_else(
+        || format!("{}/POD", service.namespace),
+        |pod| format!("{}/{}", pod.namespace, pod.name),
+    )
+}
+
+/// The ends of packets that a destination, or a source, stands for.
+fn ends(snapshot: &Snapshot, found: &Found) -> Vec<Endpoint> {
+    match found {
+        Found::Ends(ends) => sample(ends),
+        Found::Address(address) => vec![snapshot.resolve(*address, None)],
+        Found::Service(service) => {
+            let addresses = service.cluster_addresses.iter();
+            addresses.map(|address| snapshot.resolve(*address, None)).collect()
+        }
+    }
+}
+
+/// Whether a packet can have both for its ends.
+fn is_of_one_family(client: &Endpoint, end: &Endpoint) -> bool {
+    end.address.is_none_or(|address| client.may_be_of_family(address))
+}
+
+/// How many pods of a workload are asked about one by one. Pods of one template differ in their address
+/// and their node; those that differ in more come first.
+const SAMPLE_MAX: usize = 64;
+
+/// All of some ends, or as many as are asked about.
+fn sample(ends: &[Endpoint]) -> Vec<Endpoint> {
+    if ends.len() <= SAMPLE_MAX {
+        return ends.to_vec();
+    }
+    complain(&format!(
+        "asked about {SAMPLE_MAX} of {} addresses of pods, those that differ by more than that first",
+        ends.len()
+    ));
+    let mut seen = Vec::new();
+    let is_new = |end: &&Endpoint| {
+        let is =
+            |pod: &Arc<Pod>| (pod.labels.clone(), pod.service_account.clone(), pod.ports.clone());
+        let is = end.pod().map(is);
+        let is_new = !seen.contains(&is);
+        if is_new {
+            seen.push(is);
+        }
+        is_new
+    };
+    let (new, like): (Vec<_>, Vec<_>) = ends.iter().partition(is_new);
+    new.into_iter().chain(like).take(SAMPLE_MAX).cloned().collect()
+}
+
+/// The port, which the question names, or the destination by its name.
+fn port_of(
+    snapshot: &Snapshot,
+    port: Option<&WrittenPort>,
+    destination: &Found,
+) -> anyhow::Result<Port> {
+    match (port, destination) {
+        (Some(port), destination) => port.of(snapshot, destination),
+        (None, Found::Service(service)) => {
+            let ports = service.ports.iter().map(|port| format!("{}/{}", port.port, port.protocol));
+            let ports = ports.collect::<Vec<_>>().join(", ");
+            bail!("the port is missing: {} has {ports}", words::name(service))
+        }
+        (None, _) => bail!("the port is missing"),
+    }
 }
 
 /// What no packet comes of, as the question is wrong.
@@ -151,70 +261,5 @@ fn port_to_try(service: &Service, asked: Port) -> Option<&ServicePort> {
         (Some(port), _) => Some(port),
         (None, 1) => ports.next(),
         _ => None,
-    }
-}
-
-impl NamedEnd {
-    /// The Service, if it is one.
-    fn service<'a>(
-        &self,
-        snapshot: &'a Snapshot,
-    ) -> anyhow::Result<Option<&'a std::sync::Arc<Service>>> {
-        let Self::Service(namespace, name) = self else { return Ok(None) };
-        match snapshot.service(namespace, name) {
-            Some(service) => Ok(Some(service)),
-            None => bail!("to {self}: no Service {namespace}/{name} among the objects"),
-        }
-    }
-
-    /// What it may be as a source: one end for each address family.
-    fn ends(&self, snapshot: &Snapshot) -> anyhow::Result<Vec<Endpoint>> {
-        let addresses = self.addresses(snapshot)?;
-        Ok(addresses.into_iter().map(|address| snapshot.resolve(address, None)).collect())
-    }
-
-    /// What packets to an end come from: those of a node carry whichever of its addresses the route
-    /// there has.
-    fn sources(&self, snapshot: &Snapshot, client: &Endpoint, to: &Endpoint) -> Vec<Endpoint> {
-        match (self, &client.holder) {
-            (Self::Address(_), _) => vec![client.clone()],
-            (_, Holder::Node(node)) => snapshot.sources_of_node(node, to),
-            _ => vec![client.clone()],
-        }
-    }
-
-    /// A pod in its node's network, which people take for a pod.
-    fn host_network(&self, snapshot: &Snapshot) -> Option<Remark> {
-        let Self::Pod(namespace, name) = self else { return None };
-        let pod = snapshot.pod(namespace, name).filter(|pod| pod.host_network)?;
-        Some(Remark::HostNetwork { pod: pod.clone(), node: pod.node.clone()? })
-    }
-
-    /// Its addresses, the first of each family.
-    fn addresses(&self, snapshot: &Snapshot) -> anyhow::Result<Vec<IpAddr>> {
-        let (what, addresses) = match self {
-            Self::Address(address) => return Ok(vec![*address]),
-            Self::Service(..) => bail!("a Service is no end of a packet"),
-            Self::Pod(namespace, name) => {
-                let Some(pod) = snapshot.pod(namespace, name) else {
-                    bail!("no pod {namespace}/{name} among the objects");
-                };
-                ("pod", Pod::clone(pod).addresses)
-            }
-            Self::Node(name) => {
-                let Some(node) = snapshot.node(name) else {
-                    bail!("no node {name} among the objects");
-                };
-                ("node", node.listed_addresses().collect())
-            }
-        };
-        if addresses.is_empty() {
-            bail!("the {what} has no address (not started, or finished)");
-        }
-        let first = |is_v4: bool| addresses.iter().find(|a| a.is_ipv4() == is_v4).copied();
-        let mut of_families: Vec<IpAddr> = [true, false].into_iter().filter_map(first).collect();
-        // The family that is listed first is the cluster's own.
-        of_families.sort_by_key(|address| addresses.iter().position(|own| own == address));
-        Ok(of_families)
     }
 }

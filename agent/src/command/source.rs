@@ -2,14 +2,18 @@
 
 use std::path::PathBuf;
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use tokio::runtime::Runtime;
 use whydrop_core::cluster::{Snapshot, profile::Engine};
 
-use super::{ends::NamedEnd, messages::complain, progress::Progress};
+use super::{
+    ends::{Between, NamedEnd},
+    messages::complain,
+    progress::Progress,
+};
 use crate::cluster::{
     agent_logs::{LogLine, SELECTOR, once},
     connect::{ConnectError, KubeArgs, Server, target},
@@ -39,6 +43,11 @@ pub(super) struct ClusterArgs {
     #[command(flatten)]
     kube: KubeArgs,
 }
+
+/// There is no cluster to ask: nothing says where one is, or it is not reached.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct NoCluster(String);
 
 /// A cluster that can be asked.
 pub(super) struct OpenCluster {
@@ -72,8 +81,10 @@ impl ClusterArgs {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let target = runtime.block_on(target(&self.kube)).map_err(|error| match error {
-            ConnectError::Nowhere { .. } => anyhow!("{error}, or ask manifests with -f"),
-            error => error.into(),
+            ConnectError::Nowhere { .. } => {
+                NoCluster(format!("{error}, or ask manifests with -f")).into()
+            }
+            error => anyhow::Error::from(error),
         })?;
         let server = target.server.clone();
         let client = runtime.block_on(async { target.client() })?;
@@ -147,27 +158,19 @@ impl OpenCluster {
         self.namespace.as_deref()
     }
 
-    /// As much of the cluster as these ends need. Complains of what could not be read.
+    /// As much of the cluster as these flows need. Complains of what could not be read.
     ///
     /// # Errors
     /// Everything that is wrong with the manifests and can make a difference, a line each; the cluster
     /// does not answer, or refuses the user.
     pub(super) fn snapshot<'a>(
         self,
-        ends: impl IntoIterator<Item = &'a NamedEnd>,
+        flows: impl IntoIterator<Item = &'a Between>,
     ) -> anyhow::Result<Snapshot> {
         let engine = self.engine;
         let mut wanted = Wanted { home: self.namespace, engine, ..Wanted::default() };
-        for end in ends {
-            match end {
-                NamedEnd::Pod(namespace, _) | NamedEnd::Service(namespace, _) => {
-                    wanted.namespaces.insert(namespace.clone());
-                }
-                NamedEnd::Node(_) => wanted.nodes = true,
-                NamedEnd::Address(address) => {
-                    wanted.addresses.insert(*address);
-                }
-            }
+        for end in flows.into_iter().flat_map(|flow| [&flow.from, &flow.to]) {
+            want(&mut wanted, end);
         }
         let (client, server, runtime) = match self.from {
             ClusterFrom::Manifests(manifests) => return described(*manifests, &wanted),
@@ -175,7 +178,8 @@ impl OpenCluster {
         };
         let progress = Progress::start(self.quiet);
         let part = runtime.block_on(read(client, wanted, &|what| progress.say(what)));
-        let part = part.map_err(|why| anyhow!("cannot reach the API server {server}: {why}"))?;
+        let part =
+            part.map_err(|why| NoCluster(format!("cannot reach the API server {server}: {why}")))?;
         // Before anything else is written to the terminal.
         drop(progress);
         for line in part.failed.iter().chain(&part.assumed) {
@@ -185,5 +189,26 @@ impl OpenCluster {
             complain(&format!("Not readable with your rights: {}.", part.refused));
         }
         Ok(part.snapshot)
+    }
+}
+
+/// Adds what an end needs.
+fn want(wanted: &mut Wanted, end: &NamedEnd) {
+    match end {
+        NamedEnd::Pod(place) | NamedEnd::Service(place) => {
+            wanted.namespaces.extend(place.namespace.clone());
+        }
+        NamedEnd::Workload(kind, place) => {
+            wanted.namespaces.extend(place.namespace.clone());
+            wanted.workloads.extend(place.namespace.clone().map(|namespace| (*kind, namespace)));
+        }
+        NamedEnd::Dotted { dns, namespace, .. } => {
+            let of_dns = dns.namespace().map(str::to_owned);
+            wanted.namespaces.extend(of_dns.into_iter().chain(namespace.clone()));
+        }
+        NamedEnd::Node(_) => wanted.nodes = true,
+        NamedEnd::Address(address) => {
+            wanted.addresses.insert(*address);
+        }
     }
 }

@@ -341,6 +341,8 @@ pub struct Template {
     pub owner: Option<Workload>,
     /// What stands for its pods.
     pub pod: Arc<Pod>,
+    /// Whether it is to have no pod (`spec.replicas: 0`, `spec.suspend`).
+    pub is_idle: bool,
 }
 
 /// How many pods a workload has, by its own status.
@@ -364,7 +366,7 @@ pub struct Namespace {
 }
 
 /// A node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     /// Name.
     pub name: Arc<str>,

@@ -59,6 +59,13 @@ pub struct Hidden {
     pub why: Arc<str>,
 }
 
+impl Hidden {
+    /// The Service's own name, if it is one.
+    pub fn service_name(&self) -> Option<&str> {
+        self.name.strip_prefix("svc/").filter(|_| self.is_service)
+    }
+}
+
 impl fmt::Display for Endpoint {
     /// `frontend/pod-a`, `node worker-1`, `Service shop/db`, or the address.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -130,6 +137,51 @@ impl Endpoint {
 }
 
 impl Snapshot {
+    /// A pod's ends: one for each address family. One that has none is judged by what is known of it
+    /// without; of the host network it is a node's, whichever that is.
+    pub fn ends_of(&self, pod: &Arc<Pod>) -> Vec<Endpoint> {
+        if !pod.addresses.is_empty() {
+            return self.firsts(&pod.addresses);
+        }
+        if !pod.host_network {
+            return vec![Endpoint::without_address(pod.clone())];
+        }
+        let own = pod.node.as_ref().and_then(|name| self.node(name));
+        let mut nodes: Vec<&Arc<Node>> =
+            own.map_or_else(|| self.nodes().collect(), |node| vec![node]);
+        nodes.sort_by_key(|node| &node.name);
+        if nodes.is_empty() {
+            // Of which nothing is known but that it runs such a pod.
+            let node = Node {
+                name: format!("{}/{}", pod.namespace, pod.name).into(),
+                ..Node::default()
+            };
+            return vec![Endpoint { address: None, holder: Holder::Node(Arc::new(node)) }];
+        }
+        nodes.into_iter().flat_map(|node| self.ends_of_node(node)).collect()
+    }
+
+    /// A node's ends: one for each address family.
+    pub fn ends_of_node(&self, node: &Arc<Node>) -> Vec<Endpoint> {
+        let listed: Vec<IpAddr> = node.listed_addresses().collect();
+        if listed.is_empty() {
+            return vec![Endpoint { address: None, holder: Holder::Node(node.clone()) }];
+        }
+        self.firsts(&listed)
+    }
+
+    /// Of several addresses of one, the first of each family: the one that is listed first is the
+    /// cluster's own.
+    fn firsts(&self, addresses: &[IpAddr]) -> Vec<Endpoint> {
+        let mut firsts: Vec<IpAddr> = Vec::new();
+        for address in addresses {
+            if !firsts.iter().any(|first| first.is_ipv4() == address.is_ipv4()) {
+                firsts.push(*address);
+            }
+        }
+        firsts.into_iter().map(|address| self.resolve(address, None)).collect()
+    }
+
     /// Who holds an address, or held it at that time.
     pub fn resolve(&self, address: IpAddr, at: Option<Timestamp>) -> Endpoint {
         // A socket of the IPv6 family may show an IPv4 address mapped (RFC 4291, 2.5.5.2).

@@ -86,6 +86,17 @@ impl Snapshot {
         self.pods().chain(self.templates_without_pods())
     }
 
+    /// What stands for the pods of each workload that has none, and is to have some.
+    pub fn templates_to_run(&self) -> Vec<&Arc<Pod>> {
+        let mut pods = self.templates_without_pods();
+        let is_idle = |pod: &Arc<Pod>| {
+            let mut of = self.templates().filter(|template| Arc::ptr_eq(&template.pod, pod));
+            of.any(|template| template.is_idle)
+        };
+        pods.retain(|pod| !is_idle(pod));
+        pods
+    }
+
     fn templates_without_pods(&self) -> Vec<&Arc<Pod>> {
         if self.objects.templates.is_empty() {
             return Vec::new();
@@ -97,7 +108,7 @@ impl Snapshot {
         }
         let mut without: BTreeMap<_, &Arc<Pod>> = BTreeMap::new();
         for template in self.templates() {
-            let Template { kind, name, owner, pod } = &**template;
+            let Template { kind, name, owner, pod, .. } = &**template;
             let own = Workload { kind: kind.to_string().into(), name: name.clone() };
             // Of a Deployment's ReplicaSets, the Deployment says what is to come.
             let is_made = owner.as_ref().is_some_and(|owner| {

@@ -75,6 +75,16 @@ impl Expression {
         }
     }
 
+    /// Whether it asks for one of these labels.
+    pub(super) fn asks_for(&self, keys: &[&str]) -> bool {
+        match self {
+            Self::All | Self::Global => false,
+            Self::Label(requirement) => keys.contains(&&*requirement.key),
+            Self::Not(inner) => inner.asks_for(keys),
+            Self::And(parts) | Self::Or(parts) => parts.iter().any(|part| part.asks_for(keys)),
+        }
+    }
+
     fn is_compound(&self) -> bool {
         matches!(self, Self::And(_) | Self::Or(_))
     }

@@ -71,6 +71,14 @@ impl PolicyIndex {
         self.by_reference.is_empty()
     }
 
+    /// The policies that may select pods of a namespace, whatever labels they have.
+    pub fn of_namespace(&self, namespace: &str) -> Vec<Arc<Policy>> {
+        let of = |policy: &&Arc<Policy>| {
+            policy.reference.namespace.as_deref().is_none_or(|own| own == namespace)
+        };
+        self.iter().filter(of).cloned().collect()
+    }
+
     /// The policies that may select a pod: all that do, and some that do not.
     ///
     /// `namespace_labels` is `None` where they are not known: then every cluster-scoped policy may.

@@ -133,6 +133,14 @@ impl Selector {
         }
     }
 
+    /// Whether it asks for a label of one of these keys.
+    pub(crate) fn asks_for(&self, keys: &[&str]) -> bool {
+        match &self.expression {
+            Some(expression) => expression.asks_for(keys),
+            None => self.requirements.iter().any(|requirement| keys.contains(&&*requirement.key)),
+        }
+    }
+
     /// The part that asks for nothing but labels of these keys, and the rest.
     pub(crate) fn split(&self, keys: &[&str]) -> (Self, Self) {
         if let Some(expression) = &self.expression {

@@ -99,18 +99,17 @@ pub(super) fn of_name(snapshot: &Snapshot, service: &Service, port: u16, family:
 }
 
 /// The pods that a Service selects and that the endpoint slice controller would list: those that are
-/// over have no address (`ShouldPodBeInEndpoints`). Where none has been started, as in a repository of
-/// manifests, those that will be.
+/// over have no address (`ShouldPodBeInEndpoints`). Where there is none, those that workloads will make.
 fn selected<'a>(snapshot: &'a Snapshot, service: &'a Service) -> Vec<&'a Arc<Pod>> {
     let is_selected =
         |pod: &&Arc<Pod>| pod.namespace == service.namespace && service.selects(&pod.labels);
-    let started: Vec<&Arc<Pod>> =
-        snapshot.pods().filter(is_selected).filter(|pod| !pod.addresses.is_empty()).collect();
-    if !started.is_empty() {
-        return started;
+    let running = snapshot.pods().filter(|pod| is_selected(pod) && !pod.addresses.is_empty());
+    let running: Vec<_> = running.collect();
+    if !running.is_empty() {
+        return running;
     }
-    let is_to_come = |pod: &&Arc<Pod>| pod.host_addresses.is_empty() && pod.ready.is_none();
-    snapshot.pods_and_templates().filter(is_selected).filter(is_to_come).collect()
+    // A repository has no pods, but what they will be made of.
+    snapshot.templates_to_run().into_iter().filter(is_selected).collect()
 }
 
 /// The port of a pod that a Service sends to.
@@ -161,10 +160,14 @@ impl Behind {
         let is_serving = pod.ready != Some(false);
         let is_ready = service.publishes_not_ready || (is_serving && !pod.terminating);
         let of_family = pod.addresses.iter().filter(|own| own.is_ipv4() == family.is_ipv4());
-        let to_come = pod.addresses.is_empty().then(|| Endpoint::without_address(pod.clone()));
+        let mut ends: Vec<Endpoint> = Vec::new();
+        if pod.addresses.is_empty() {
+            ends = snapshot.ends_of(pod);
+        }
         // An endpoint slice of a family has one address of a pod.
-        let listed = of_family.take(1).map(|address| snapshot.resolve(*address, None));
-        for endpoint in listed.chain(to_come) {
+        let first = of_family.map(|address| snapshot.resolve(*address, None)).take(1);
+        ends.extend(first);
+        for endpoint in ends {
             self.backends.push(Backend {
                 endpoint,
                 port,
@@ -181,9 +184,8 @@ impl Behind {
     /// Endpoints beside them. What any of them says is ready is.
     fn in_order(mut self) -> Self {
         let usable = |backend: &Backend| (!backend.is_ready, !backend.is_fallback);
-        self.backends.sort_by_cached_key(|b| {
-            (b.endpoint.address, b.endpoint.to_string(), b.port, usable(b))
-        });
+        let name = |b: &Backend| b.endpoint.pod().map(|pod| pod.name.clone());
+        self.backends.sort_by_cached_key(|b| (b.endpoint.address, name(b), b.port, usable(b)));
         self.backends.dedup_by(|a, b| a.endpoint.is_same(&b.endpoint) && a.port == b.port);
         self.left_out.sort();
         self

@@ -163,7 +163,12 @@ fn governing(
     let labels = snapshot.namespace(&pod.namespace).map(|namespace| &namespace.labels);
     let mut doubts = Vec::new();
     let mut governing = Vec::new();
-    for policy in snapshot.policies().candidates(&pod.namespace, &pod.labels, labels) {
+    let candidates = match pod.is_template {
+        // Its pods will have labels that it has not.
+        true => snapshot.policies().of_namespace(&pod.namespace),
+        false => snapshot.policies().candidates(&pod.namespace, &pod.labels, labels),
+    };
+    for policy in candidates {
         if rules_of(snapshot, &policy, direction).is_none()
             || !is_in_force(snapshot.profile(), policy.reference.kind)
         {

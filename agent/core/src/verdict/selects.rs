@@ -41,6 +41,9 @@ pub fn selects(
         let found = format!("pod {}/{}: {}", pod.namespace, pod.name, label_list(&pod.labels));
         LabelMiss::of("pod", &wanted.pods, of, found)
     });
+    if let Some(why) = of_controllers(wanted, pod, of) {
+        (pod_miss, unknown) = (None, Some(why));
+    }
     if let Some(accounts) = &wanted.accounts {
         match account(snapshot, accounts, pod) {
             MatchOutcome::Match => {}
@@ -55,6 +58,41 @@ pub fn selects(
         MatchOutcome::Unknown(why) => MatchOutcome::Unknown(why),
         MatchOutcome::Match => unknown.map_or(MatchOutcome::Match, MatchOutcome::Unknown),
     }
+}
+
+/// Labels that controllers give to the pods that they make, with values that nobody knows before.
+///
+/// <https://kubernetes.io/docs/reference/labels-annotations-taints/>
+const GIVEN_BY_CONTROLLERS: [&str; 10] = [
+    "pod-template-hash",
+    "pod-template-generation",
+    "controller-revision-hash",
+    "statefulset.kubernetes.io/pod-name",
+    "apps.kubernetes.io/pod-index",
+    "controller-uid",
+    "batch.kubernetes.io/controller-uid",
+    "batch.kubernetes.io/job-name",
+    "batch.kubernetes.io/job-completion-index",
+    "job-name",
+];
+
+/// Why it is unknown whether pods that are to come are selected: all that is asked of them beside is so,
+/// and the rest is for their controller to say.
+fn of_controllers(wanted: &PodPeer, pod: &Pod, of: Labelled<'_>) -> Option<Arc<str>> {
+    if !pod.is_template {
+        return None;
+    }
+    let unknown = |key: &&str| !pod.labels.contains_key(*key);
+    let keys: Vec<&str> = GIVEN_BY_CONTROLLERS.into_iter().filter(unknown).collect();
+    if !wanted.pods.asks_for(&keys) {
+        return None;
+    }
+    let (given, rest) = wanted.pods.split(&keys);
+    (!given.is_everything() && rest.matches(of)).then(|| {
+        let Pod { namespace, name, .. } = pod;
+        format!("whether pods of {namespace}/{name} have {given} is unknown before they are there")
+            .into()
+    })
 }
 
 /// Whether a namespace is wanted.

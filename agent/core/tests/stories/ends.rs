@@ -168,6 +168,28 @@ fn a_workload_with_pods_is_those_pods() {
     assert!(snapshot.pod_to_come("bistro", "db-x").is_none());
 }
 
+#[test]
+fn labels_that_controllers_will_give_are_not_known_before() {
+    let set = workload("apps/v1", "StatefulSet", "shelf", &json!({"app": "shelf"}));
+    let of_first = [("app", "shelf"), ("statefulset.kubernetes.io/pod-name", "shelf-0")];
+    let policy = ingress("bistro", "first", equals(&of_first), Vec::new());
+    let elsewhere = [("app", "desk"), ("pod-template-hash", "5d4f")];
+    let other = ingress("bistro", "other", equals(&elsewhere), Vec::new());
+    let snapshot = cluster([set, Object::Policy(policy), Object::Policy(other)]).snapshot();
+    let whole = template(&snapshot, WorkloadKind::StatefulSet, "shelf");
+    let verdict = ask(&snapshot, &whole, &whole, 80).ingress;
+    assert_eq!(
+        verdict.unknown.iter().map(|why| &**why).collect::<Vec<_>>(),
+        ["whether pods of bistro/sts/shelf have statefulset.kubernetes.io/pod-name=shelf-0 is unknown \
+          before they are there"]
+    );
+    for (name, decision) in [("shelf-0", Decision::Denied), ("shelf-1", Decision::NotIsolated)] {
+        let pod = snapshot.pod_to_come("bistro", name).expect("a pod to come");
+        let pod = Endpoint::without_address(pod);
+        assert_eq!(ask(&snapshot, &whole, &pod, 80).ingress.decision, decision, "{name}");
+    }
+}
+
 fn hidden(namespace: &str, name: &str, is_service: bool) -> Endpoint {
     let why = format!("you may not read namespace {namespace}; ask its owner").into();
     let hidden = Hidden { namespace: namespace.into(), name: name.into(), is_service, why };

@@ -8,8 +8,9 @@ use super::{Line, read_line, text};
 use crate::{
     incident::{IncidentRecord, TestFlow},
     record::Record,
-    schema::DropRecord,
+    schema::{DropRecord, Remedy},
     text::FlowQuery,
+    time::Time,
 };
 
 /// The shortest beginning of an id that is taken for one.
@@ -43,7 +44,35 @@ pub enum FlowSearchError {
 #[derive(Debug)]
 pub struct FlowSearch {
     wanted: String,
-    found: BTreeMap<String, Vec<FlowQuery>>,
+    found: BTreeMap<String, OfId>,
+}
+
+/// What was found under one id.
+#[derive(Debug, Default)]
+struct OfId {
+    flows: Vec<FlowQuery>,
+    /// By the id of the drop or the incident that a record is of, what its latest one says helps.
+    remedies: BTreeMap<String, Recorded>,
+    /// Whether those are of an incident's plan, which stands for all of its drops.
+    is_planned: bool,
+}
+
+/// What a record said helps, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// When.
+    pub at: Time,
+    /// What.
+    pub remedies: Vec<Remedy>,
+}
+
+/// What an id names.
+#[derive(Debug)]
+pub struct Found {
+    /// Its flows.
+    pub flows: Vec<FlowQuery>,
+    /// What the latest records of it said helps; nothing of lines of text, which do not say it.
+    pub recorded: Vec<Recorded>,
 }
 
 impl FlowSearch {
@@ -77,9 +106,24 @@ impl FlowSearch {
     /// # Errors
     /// There is no such id in the lines, or there are several.
     pub fn flows(self) -> Result<Vec<FlowQuery>, FlowSearchError> {
+        self.named().map(|found| found.flows)
+    }
+
+    /// The flows that were found, and what helps by the records of them.
+    ///
+    /// # Errors
+    /// There is no such id in the lines, or there are several.
+    pub fn named(mut self) -> Result<Found, FlowSearchError> {
         match self.found.len() {
             0 => Err(FlowSearchError::NotFound(self.wanted)),
-            1 => Ok(self.found.into_values().flatten().collect()),
+            1 => {
+                let OfId { flows, remedies, .. } =
+                    self.found.pop_first().map(|(_, of_id)| of_id).unwrap_or_default();
+                let helps = |recorded: &Recorded| !recorded.remedies.is_empty();
+                let mut recorded: Vec<_> = remedies.into_values().filter(helps).collect();
+                recorded.dedup_by(|a, b| a.remedies == b.remedies);
+                Ok(Found { flows, recorded })
+            }
             _ => Err(FlowSearchError::Ambiguous {
                 wanted: self.wanted,
                 ids: self.found.into_keys().collect(),
@@ -91,6 +135,11 @@ impl FlowSearch {
         for id in [&record.id, &record.incident] {
             if id.starts_with(&self.wanted) {
                 self.add(id, FlowQuery::of(&record.flow));
+                let of_id = self.of_id(id);
+                if !of_id.is_planned {
+                    let remedies = record.remedy.iter().cloned().collect();
+                    of_id.record(&record.id, Recorded { at: record.time, remedies });
+                }
             }
         }
     }
@@ -108,6 +157,17 @@ impl FlowSearch {
             let flow = FlowQuery { from: named(from), to, port: format!("{port}/{protocol}") };
             self.add(&record.id, flow);
         }
+        let remedies: Vec<Remedy> =
+            record.plan.iter().filter_map(|step| step.remedy.clone()).collect();
+        if let Some(of_id) = self.known(&record.id)
+            && !remedies.is_empty()
+        {
+            if !of_id.is_planned {
+                of_id.remedies.clear();
+                of_id.is_planned = true;
+            }
+            of_id.record(&record.id, Recorded { at: record.time, remedies });
+        }
     }
 
     /// A line of text shows the first digits of its incident's id.
@@ -120,12 +180,36 @@ impl FlowSearch {
     }
 
     fn add(&mut self, id: &str, flow: FlowQuery) {
-        // A line of text has the beginning of an id that a record has whole.
-        let known = self.found.keys().find(|known| known.starts_with(id) || id.starts_with(*known));
-        let key = known.cloned().unwrap_or_else(|| id.to_owned());
-        let flows = self.found.entry(key).or_default();
+        let flows = &mut self.of_id(id).flows;
         if flows.len() < FLOWS_MAX && !flows.contains(&flow) {
             flows.push(flow);
+        }
+    }
+
+    fn of_id(&mut self, id: &str) -> &mut OfId {
+        let key = self.key(id).unwrap_or_else(|| id.to_owned());
+        self.found.entry(key).or_default()
+    }
+
+    fn known(&mut self, id: &str) -> Option<&mut OfId> {
+        let key = self.key(id)?;
+        self.found.get_mut(&key)
+    }
+
+    /// A line of text has the beginning of an id that a record has whole.
+    fn key(&self, id: &str) -> Option<String> {
+        let is_it = |known: &&String| known.starts_with(id) || id.starts_with(known.as_str());
+        self.found.keys().find(is_it).cloned()
+    }
+}
+
+impl OfId {
+    /// Keeps what the latest record says.
+    fn record(&mut self, id: &str, recorded: Recorded) {
+        let is_room = self.remedies.len() < FLOWS_MAX || self.remedies.contains_key(id);
+        let is_later = self.remedies.get(id).is_none_or(|known| known.at <= recorded.at);
+        if is_room && is_later {
+            self.remedies.insert(id.to_owned(), recorded);
         }
     }
 }

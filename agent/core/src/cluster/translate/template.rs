@@ -23,6 +23,8 @@ pub struct WithTemplate {
 
 #[derive(Debug, Default, Deserialize)]
 struct WorkloadSpec {
+    replicas: Option<i32>,
+    suspend: Option<bool>,
     template: Option<core::PodTemplateSpec>,
     #[serde(rename = "jobTemplate")]
     job_template: Option<JobTemplate>,
@@ -84,5 +86,6 @@ pub fn template(kind: WorkloadKind, workload: WithTemplate) -> Result<Template, 
         kind: owner.kind.as_str().into(),
         name: owner.name.as_str().into(),
     });
-    Ok(Template { kind, name, owner, pod: Arc::new(pod) })
+    let is_idle = spec.replicas == Some(0) || spec.suspend == Some(true);
+    Ok(Template { kind, name, owner, pod: Arc::new(pod), is_idle })
 }
