@@ -202,11 +202,19 @@ fn without_a_cluster_the_remedy_is_printed_as_it_was_recorded() {
     let wrong = offline("ffffffff", &record.to_string(), &[]);
     assert!(stderr(&wrong).contains("no drop or incident ffffffff in the records"));
     let missing = whydrop(&["fix", id, "--records", "/nowhere"], "");
-    assert!(stderr(&missing).starts_with("whydrop: /nowhere: No such file"), "{}", stderr(&missing));
+    assert!(
+        stderr(&missing).starts_with("whydrop: /nowhere: No such file"),
+        "{}",
+        stderr(&missing)
+    );
     // Lines of text hold no remedy, a patch needs the policies that are there, and what is applied is
     // policies alone.
     for (lines, more, says) in [
-        (golden("records__records_as_text"), &[][..], "the records hold no remedy to print instead"),
+        (
+            golden("records__records_as_text"),
+            &[][..],
+            "the records hold no remedy to print instead",
+        ),
         (record.to_string(), &["--patch"], "no cluster"),
         (
             record.to_string().replace("kind: NetworkPolicy", "kind: ClusterRoleBinding"),

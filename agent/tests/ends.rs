@@ -237,7 +237,12 @@ fn what_is_not_there_is_answered_with_what_is() {
             "80",
             "--from: no pod ask-0 in namespace pulb, of which nothing is known; is it pulp?",
         ),
-        ("job/worker", "pulp/svc/page", "80", "--from: no Job worker in any namespace; worker is a pod: job/pod/worker"),
+        (
+            "job/worker",
+            "pulp/svc/page",
+            "80",
+            "--from: no Job worker in any namespace; worker is a pod: job/pod/worker",
+        ),
         ("node/n2", "pulp/svc/page", "80", "--from: no node n2; there is: n1"),
         (
             "pulp/ask-0",

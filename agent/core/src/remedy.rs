@@ -12,6 +12,7 @@ pub mod gain;
 mod in_calico;
 mod in_kubernetes;
 mod intended;
+mod labels;
 mod lasting;
 pub mod mark;
 mod merge;

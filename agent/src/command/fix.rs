@@ -34,7 +34,7 @@ use crate::{
         manifests,
     },
     records::{
-        flow_search::{Found, FlowSearch, Recorded},
+        flow_search::{FlowSearch, Found, Recorded},
         lines::{Next, next},
     },
     report::{
@@ -202,7 +202,10 @@ fn as_recorded(
     no_cluster: &anyhow::Error,
     output: Output,
 ) -> anyhow::Result<Outcome> {
-    ensure!(!recorded.is_empty(), "{no_cluster:#}; and the records hold no remedy to print instead");
+    ensure!(
+        !recorded.is_empty(),
+        "{no_cluster:#}; and the records hold no remedy to print instead"
+    );
     complain(&format!("{no_cluster:#}; printing the remedy as it was recorded"));
     let mut text = String::new();
     for Recorded { at, remedies } in recorded {
@@ -237,7 +240,7 @@ fn is_of_policies(manifest: &str) -> bool {
     let mut documents = manifest.split("\n---\n").filter(|text| !text.trim().is_empty()).peekable();
     documents.peek().is_some()
         && documents.all(|text| {
-            let decoded = manifests::yaml(text).ok().and_then(|value| decode(value).ok());
+            let decoded = manifests::yaml(text, 1).ok().and_then(|value| decode(value).ok());
             let Some(Decoded::Object(object)) = decoded else { return false };
             matches!(object.key().kind, Kind::Policy(kind) if kinds::of_policy(kind).is_remedy)
         })

@@ -84,8 +84,8 @@ const HOUSE: &[Target] = &[
             "incident",    // of incidents
             "record",      // any of them
             "convert",     // from the core's values
-            "reporter",    // writes records
             "text",        // a record as a line
+            "reporter",    // writes records
             "explanation", // the answer of `whydrop explain`
             "patch",       // a remedy as commands
             "hubble",      // a drop as Hubble exports it

@@ -152,10 +152,8 @@ impl Snapshot {
         nodes.sort_by_key(|node| &node.name);
         if nodes.is_empty() {
             // Of which nothing is known but that it runs such a pod.
-            let node = Node {
-                name: format!("{}/{}", pod.namespace, pod.name).into(),
-                ..Node::default()
-            };
+            let node =
+                Node { name: format!("{}/{}", pod.namespace, pod.name).into(), ..Node::default() };
             return vec![Endpoint { address: None, holder: Holder::Node(Arc::new(node)) }];
         }
         nodes.into_iter().flat_map(|node| self.ends_of_node(node)).collect()

@@ -4,7 +4,7 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    choices::{is_plain, question_in, simple_labels},
+    labels::{is_plain, question_in, simple_labels},
     selection,
 };
 use crate::{

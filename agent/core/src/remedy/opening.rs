@@ -88,7 +88,9 @@ impl Other {
                 labels: selection::pod_labels(snapshot, pod),
             }),
             Holder::Node(node) if direction == Direction::Ingress => {
-                Some(Self::Addresses(nodes::clients(snapshot, node, other.address).addresses))
+                let addresses = nodes::clients(snapshot, node, other.address).addresses;
+                // A rule without peers is for everybody.
+                (!addresses.is_empty()).then_some(Self::Addresses(addresses))
             }
             Holder::Node(_) | Holder::SecondNetwork(..) | Holder::Outside => {
                 Some(Self::Addresses(vec![other.address?]))

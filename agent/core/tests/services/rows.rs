@@ -352,7 +352,11 @@ pub(crate) const ROWS: &[Row] = &[
         client: OUTSIDE,
         to: "svc",
         port: 80,
-        comes: &["203.0.113.5 -> 10.1.1.20:8080", "203.0.113.5 -> 10.1.1.20:8080", "Untranslated"],
+        comes: &[
+            "203.0.113.5 -> 10.1.1.20:8080",
+            "203.0.113.5 -> 10.1.1.20:8080",
+            "Untranslated 203.0.113.5 -> 198.51.100.9:80",
+        ],
     },
     Row {
         what: "hints of zones keep traffic there",

@@ -180,8 +180,10 @@ fn labels_that_controllers_will_give_are_not_known_before() {
     let verdict = ask(&snapshot, &whole, &whole, 80).ingress;
     assert_eq!(
         verdict.unknown.iter().map(|why| &**why).collect::<Vec<_>>(),
-        ["whether pods of bistro/sts/shelf have statefulset.kubernetes.io/pod-name=shelf-0 is unknown \
-          before they are there"]
+        [
+            "whether pods of bistro/sts/shelf have statefulset.kubernetes.io/pod-name=shelf-0 is unknown \
+          before they are there"
+        ]
     );
     for (name, decision) in [("shelf-0", Decision::Denied), ("shelf-1", Decision::NotIsolated)] {
         let pod = snapshot.pod_to_come("bistro", name).expect("a pod to come");

@@ -16,7 +16,7 @@ use whydrop_core::{
     flow::Protocol,
     kinds,
     verdict::{
-        Decision, Question, evaluate,
+        Decision, Question, SeenBy, evaluate,
         remarks::{Remark, remarks},
     },
 };
@@ -404,6 +404,7 @@ fn question(snapshot: &Snapshot, from: IpAddr, to: IpAddr) -> Question {
         destination: snapshot.resolve(to, None),
         port: 5432,
         protocol: Protocol::Tcp,
+        seen_by: SeenBy::Both,
     }
 }
 

@@ -11,7 +11,7 @@ use whydrop_core::{
     },
     flow::{Direction, Protocol},
     kinds,
-    verdict::{Decision, Question, Verdict, evaluate},
+    verdict::{Decision, Question, SeenBy, Verdict, evaluate},
 };
 
 use crate::build::{address, ingress, labels, namespace, pod};
@@ -58,6 +58,7 @@ fn verdict(object: &Value, from: u8, to: u8) -> Verdict {
         destination: snapshot.resolve(end(to), None),
         port: 5432,
         protocol: Protocol::Tcp,
+        seen_by: SeenBy::Both,
     };
     evaluate(&snapshot, &question)
 }
@@ -452,6 +453,7 @@ fn an_unread_policy_is_named_once_and_many_as_a_number() {
             destination: snapshot.resolve(address(WEB), None),
             port: 80,
             protocol: Protocol::Tcp,
+            seen_by: SeenBy::Both,
         };
         let verdict = evaluate(&snapshot, &question);
         verdict.unknowns().map(ToString::to_string).collect()
@@ -478,6 +480,7 @@ fn objects_that_could_not_be_listed_may_be_anywhere_they_can_be() {
             destination: snapshot.resolve(to, None),
             port: 80,
             protocol: Protocol::Tcp,
+            seen_by: SeenBy::Both,
         };
         evaluate(&snapshot, &question)
     };

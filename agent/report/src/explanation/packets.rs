@@ -295,11 +295,16 @@ pub(super) fn write(lines: &mut Vec<String>, packets: &[PacketStep], effective: 
         Some(Effective::Unknown) => 1,
         Some(Effective::Allow) | None => 2,
     });
+    let clients = clients_of(&packets.iter().collect::<Vec<_>>());
     for alike in &groups {
         let Some(first) = alike.first() else { continue };
         let names = named(&backends(alike), &everything);
+        let from = match clients.len() {
+            0 | 1 => String::new(),
+            _ => format!(" from {}", listed(&clients_of(alike))),
+        };
         let how = first.how.as_ref().map(|how| format!(" ({how})")).unwrap_or_default();
-        lines.push(format!("  {}: {names}{how}", outcome(first.effective)));
+        lines.push(format!("  {}: {names}{from}{how}", outcome(first.effective)));
         if first.effective != Effective::Allow {
             lines.push(format!("    {}", first.cause.text));
         }
@@ -334,6 +339,22 @@ fn named(
             false => name.clone(),
         })
         .collect();
+    listed(&names)
+}
+
+/// Who connects, as they leave: where each packet comes from, if it is not the same for all.
+fn clients_of(packets: &[&PacketStep]) -> Vec<String> {
+    let mut names: Vec<String> = packets
+        .iter()
+        .map(|packet| text::end(&packet.leaves.as_ref().unwrap_or(&packet.flow).source))
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// As many names as are read, and how many more there are.
+fn listed(names: &[String]) -> String {
     let shown = names.iter().take(NAMES_SHOWN).cloned().collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(NAMES_SHOWN) {
         0 => shown,
