@@ -10,6 +10,7 @@ mod explain;
 mod fix;
 #[cfg(feature = "agent")]
 mod heal;
+mod judge;
 mod messages;
 mod progress;
 mod report;

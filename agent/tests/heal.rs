@@ -78,7 +78,7 @@ fn one_policy_for_all_replicas_by_a_name_of_its_own() {
     }
     for Flow { source, destination, port, protocol } in flows {
         let (source, destination) = (with.resolve(source, None), with.resolve(destination, None));
-        let question = Question { source, destination, port, protocol };
+        let question = Question::new(source, destination, port, protocol);
         assert_eq!(evaluate(&with, &question).decision(), Decision::Allowed);
     }
     // Two ports are two paths, up to a bound.

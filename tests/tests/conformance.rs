@@ -38,12 +38,12 @@ fn question(snapshot: &Snapshot, probe: &Value) -> Question {
     let address = |field: &str| -> IpAddr {
         probe[field].as_str().and_then(|text| text.parse().ok()).expect("an address")
     };
-    Question {
-        source: snapshot.resolve(address("src_ip"), None),
-        destination: snapshot.resolve(address("dst_ip"), None),
-        port: u16::try_from(probe["port"].as_u64().expect("port")).expect("a port"),
-        protocol: probe["protocol"].as_str().expect("protocol").parse().expect("a protocol"),
-    }
+    Question::new(
+        snapshot.resolve(address("src_ip"), None),
+        snapshot.resolve(address("dst_ip"), None),
+        u16::try_from(probe["port"].as_u64().expect("port")).expect("a port"),
+        probe["protocol"].as_str().expect("protocol").parse().expect("a protocol"),
+    )
 }
 
 /// A direction in the words of the cases, with sets in a canonical order.

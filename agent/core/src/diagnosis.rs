@@ -4,9 +4,13 @@ mod inquiry;
 mod needs;
 pub mod reason;
 pub mod remark;
+mod through_service;
 mod words;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
@@ -18,14 +22,15 @@ use crate::{
         Snapshot,
         history::Change,
         object::{Probe, Service},
-        resolve::{Backend, Endpoint, Holder},
+        resolve::Endpoint,
     },
     correlate::Evidence,
     flow::{Direction, Flow},
     hash::hash64,
     observation::Rejection,
     policy::Policy,
-    verdict::{Decision, Question, Verdict, evaluate, nearest::NearestMiss},
+    service::{self, Dial, Entry},
+    verdict::{Question, Verdict, evaluate, nearest::NearestMiss},
 };
 use inquiry::Inquiry;
 pub use inquiry::{ENFORCED_WITHIN, STARTS_WITHIN};
@@ -214,86 +219,56 @@ pub struct Case<'a> {
 pub fn diagnose(snapshot: &Snapshot, case: &Case<'_>) -> Diagnosis {
     let Flow { source, destination, port, protocol } = case.flow;
     let source = snapshot.resolve(source, case.at);
-    let destination = snapshot.resolve(destination, case.at);
-    let service = dialled_service(snapshot, case, &destination);
-    match &service {
+    if case.dialled.is_none() {
         // Not translated yet where it was seen.
-        Some(dialled) if matches!(destination.holder, Holder::Service(_)) => {
-            diagnose_service(snapshot, case, &source, dialled)
-        }
-        _ => {
-            let question = Question { source, destination, port, protocol };
-            let verdict = evaluate(snapshot, &question);
-            let cause =
-                cause_of(&Inquiry { snapshot, case, question: &question, verdict: &verdict });
-            Diagnosis { question, service, verdict, cause }
+        let dial = Dial { client: &source, port, protocol };
+        if let Some(course) = service::to_address(snapshot, &dial, destination, case.at) {
+            return through_service::diagnose(snapshot, case, &source, &course);
         }
     }
+    let destination = snapshot.resolve(destination, case.at);
+    let question = Question::new(source, destination, port, protocol);
+    judged(snapshot, case, question, dialled(snapshot, case))
 }
 
-fn dialled_service(
+/// Judges a packet that may come of a question, with the Service that was dialled.
+pub fn diagnose_packet(
     snapshot: &Snapshot,
-    case: &Case<'_>,
-    destination: &Endpoint,
-) -> Option<Dialled> {
-    let (address, port) = case.dialled.unwrap_or((case.flow.destination, case.flow.port));
-    let holder = match case.dialled {
-        Some((address, _)) => snapshot.resolve(address, case.at).holder,
-        None => destination.holder.clone(),
-    };
-    match holder {
-        Holder::Service(service) => Some(Dialled { service, address, port }),
-        _ => None,
-    }
-}
-
-/// A flow to a Service where only the Service's address was seen: its backends decide, if they
-/// agree.
-fn diagnose_service(
-    snapshot: &Snapshot,
-    case: &Case<'_>,
-    source: &Endpoint,
-    dialled: &Dialled,
+    question: Question,
+    dialled: Option<Dialled>,
 ) -> Diagnosis {
-    let Flow { port, protocol, .. } = case.flow;
-    let backends = snapshot.backends(&dialled.service, port, protocol, dialled.address);
-    let mut judged: Vec<(Question, Verdict)> = Vec::new();
-    for Backend { endpoint, port } in &backends {
-        let (source, destination) = (source.clone(), endpoint.clone());
-        let question = Question { source, destination, port: *port, protocol };
-        let verdict = evaluate(snapshot, &question);
-        judged.push((question, verdict));
-    }
-    let denied = |verdict: &Verdict| verdict.decision() == Decision::Denied;
-    let agree = judged.windows(2).all(|pair| denied(&pair[0].1) == denied(&pair[1].1));
-    let unresolved = |why: String| Question {
-        source: source.clone(),
-        destination: Endpoint {
-            address: Some(dialled.address),
-            holder: Holder::Unknown(why.into()),
-        },
-        port: dialled.port,
-        protocol,
+    let Question { source, destination, port, protocol, .. } = &question;
+    // What is seen of packets is no part of a question: its flow only names the addresses.
+    let address = |end: &Endpoint| end.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let (source, destination) = (address(source), address(destination));
+    let case = Case {
+        flow: Flow { source, destination, port: *port, protocol: *protocol },
+        dialled: dialled.as_ref().map(|dialled| (dialled.address, dialled.port)),
+        at: None,
+        fate: Fate::Asked,
     };
-    let (question, verdict) = match judged.into_iter().next() {
-        Some(first) if agree => first,
-        some => {
-            let why = match some {
-                Some(_) => words::backends_differ(&dialled.service),
-                None => words::no_backend(dialled),
-            };
-            let question = unresolved(why);
-            let verdict = evaluate(snapshot, &question);
-            (question, verdict)
-        }
-    };
-    let mut cause = cause_of(&Inquiry { snapshot, case, question: &question, verdict: &verdict });
-    if backends.is_empty() && matches!(cause.class, Class::CannotTell | Class::NotPolicy) {
-        // A Service proxy rejects or drops what it has nowhere to send to.
-        cause.class = Class::NotPolicy;
-        cause.text = words::no_endpoint(&dialled.service);
+    judged(snapshot, &case, question, dialled)
+}
+
+fn judged(
+    snapshot: &Snapshot,
+    case: &Case<'_>,
+    question: Question,
+    service: Option<Dialled>,
+) -> Diagnosis {
+    let verdict = evaluate(snapshot, &question);
+    let cause = cause_of(&Inquiry { snapshot, case, question: &question, verdict: &verdict });
+    Diagnosis { question, service, verdict, cause }
+}
+
+/// The Service that a client is known to have dialled. A port of a node is asked for as it stands.
+fn dialled(snapshot: &Snapshot, case: &Case<'_>) -> Option<Dialled> {
+    let (address, port) = case.dialled?;
+    let found = service::find(snapshot, address, port, case.flow.protocol, case.at)?;
+    match found.entry {
+        Entry::NodePort(_) => None,
+        _ => Some(Dialled { service: found.service, address, port }),
     }
-    Diagnosis { question, service: Some(dialled.clone()), verdict, cause }
 }
 
 impl Diagnosis {
@@ -303,25 +278,6 @@ impl Diagnosis {
         let reset = evidence.rejected == Some(Rejection::Reset);
         let filtered = dropped_by(evidence) == DroppedBy::Filter;
         !reset || filtered || self.cause.class.is_denial() || self.cause.class == Class::NotEnforced
-    }
-
-    /// The same question of a packet that carries a Service's address to the policies, as nobody
-    /// translated it: judged as it stands.
-    #[must_use]
-    pub fn untranslated(self, snapshot: &Snapshot, flow: &Flow) -> Self {
-        if self.service.is_none() {
-            return self;
-        }
-        let question = Question {
-            destination: snapshot.resolve(flow.destination, None),
-            port: flow.port,
-            ..self.question
-        };
-        let verdict = evaluate(snapshot, &question);
-        let case = Case { flow: *flow, dialled: None, at: None, fate: Fate::Asked };
-        let inquiry = Inquiry { snapshot, case: &case, question: &question, verdict: &verdict };
-        let cause = cause_of(&inquiry);
-        Self { question, service: None, verdict, cause }
     }
 
     /// The same with what the changes around it say, which its sentence says as well.

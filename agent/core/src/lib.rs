@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod answer;
 pub mod chain;
 pub mod cluster;
 pub mod correlate;
@@ -29,4 +30,5 @@ pub mod own_path;
 pub mod policy;
 pub mod problem;
 pub mod remedy;
+pub mod service;
 pub mod verdict;

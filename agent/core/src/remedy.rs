@@ -352,7 +352,7 @@ fn end_like(pod: &Arc<Pod>, end: &Endpoint) -> Option<Endpoint> {
 }
 
 fn summary(snapshot: &Snapshot, diagnosis: &Diagnosis, policies: &[Policy]) -> String {
-    let Question { source, destination, port, protocol } = &diagnosis.question;
+    let Question { source, destination, port, protocol, .. } = &diagnosis.question;
     let names: Vec<_> = policies.iter().map(|policy| policy.reference.to_string()).collect();
     let names = names.join(" and ");
     let text = match diagnosis.cause.situation {

@@ -20,6 +20,7 @@ use crate::{
     cluster::{Snapshot, resolve::Endpoint},
     flow::{Direction, Protocol},
     policy::{Action, Layer, Policy, PolicyRef, RuleRef, tier::Tier},
+    service::{Hop, Packet},
 };
 pub use evaluate::evaluate;
 use outcome::{MatchOutcome, PeerMiss, PortMiss};
@@ -35,12 +36,64 @@ pub struct Question {
     pub port: u16,
     /// Protocol.
     pub protocol: Protocol,
+    /// Whose policies see it so.
+    pub seen_by: SeenBy,
+}
+
+/// Whose policies see a packet as a [`Question`] has it. A packet whose addresses are replaced on its
+/// way makes two questions: one for the policies of its source, one for those of its destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SeenBy {
+    /// Those of both ends.
+    #[default]
+    Both,
+    /// Those of its source alone: it arrives otherwise.
+    Source,
+    /// Those of its destination alone: it left otherwise.
+    Destination,
+}
+
+impl Question {
+    /// The questions that a packet which may come of a connection to a Service makes: one, or, where
+    /// its addresses are replaced on the way, how it leaves and how it arrives.
+    pub fn of_packet(packet: &Packet, protocol: Protocol) -> impl Iterator<Item = Self> {
+        let of = |hop: &Hop, seen_by: SeenBy| {
+            let Hop { source, destination, port } = hop.clone();
+            Self { source, destination, port, protocol, seen_by }
+        };
+        let leaves = packet.leaves.as_ref().map(|hop| of(hop, SeenBy::Source));
+        let arrives = match &leaves {
+            Some(_) => of(&packet.arrives, SeenBy::Destination),
+            None => of(&packet.arrives, SeenBy::Both),
+        };
+        leaves.into_iter().chain([arrives])
+    }
+
+    /// A question of a packet that both ends see alike.
+    pub const fn new(
+        source: Endpoint,
+        destination: Endpoint,
+        port: u16,
+        protocol: Protocol,
+    ) -> Self {
+        Self { source, destination, port, protocol, seen_by: SeenBy::Both }
+    }
+}
+
+impl SeenBy {
+    /// Whether the policies of this direction see it.
+    pub const fn includes(self, direction: Direction) -> bool {
+        match direction {
+            Direction::Egress => !matches!(self, Self::Destination),
+            Direction::Ingress => !matches!(self, Self::Source),
+        }
+    }
 }
 
 impl fmt::Display for Question {
     /// `frontend/pod-a -> backend/pod-b:8080/TCP`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { source, destination, port, protocol } = self;
+        let Self { source, destination, port, protocol, .. } = self;
         write!(f, "{source} -> {destination}:{port}/{protocol}")
     }
 }

@@ -1,13 +1,17 @@
-//! The answer of `whydrop explain`: a verdict with the walk through policies and rules behind it.
+//! The answer of `whydrop explain`: a verdict with the walk through policies and rules behind it, of
+//! every packet that may come of the question.
+
+mod packets;
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 use whydrop_core::{
-    diagnosis::{Class, remark::Remark},
-    judgement::Judgement,
+    answer::{Answer, Effective},
+    diagnosis::{Class, Diagnosis, remark::Remark},
+    remedy,
     verdict::{
-        DirectionVerdict, PolicyTrace, RuleTrace,
+        DirectionVerdict, PolicyTrace, RuleTrace, Verdict as Judged,
         outcome::{MatchOutcome, PeerMiss, PortMiss},
     },
 };
@@ -18,14 +22,17 @@ use crate::{
     schema::{self, Cause, Flow, ObjectRef, Remedy, Verdict},
     text,
 };
+pub use packets::{PacketStep, Through};
 
 /// A flow explained.
 #[derive(Debug, Serialize)]
 pub struct Explanation {
-    /// The flow, with both ends mapped.
+    /// The flow, with both ends mapped: of several packets that may come of it that of the first which
+    /// is denied, or else of the first.
     pub flow: Flow,
-    /// Whether it gets through: `allow`, `deny` or `unknown`. What the specification exempts does.
-    pub effective: &'static str,
+    /// Whether it gets through: `allow`, `deny`, `some` (of the packets that may come of it some are
+    /// denied) or `unknown`. What the specification exempts does.
+    pub effective: Effective,
     /// What is worth knowing of the ends, beside who they are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
@@ -33,10 +40,16 @@ pub struct Explanation {
     pub verdict: Verdict,
     /// Why.
     pub cause: Cause,
-    /// What would let it pass.
+    /// What would let it pass, whichever packet comes of it.
     pub remedy: Option<Remedy>,
     /// The walk, direction by direction.
     pub trace: Trace,
+    /// The Service that is in between.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<Through>,
+    /// The packets that may come of it, where there are several or a Service is in between.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub packets: Vec<PacketStep>,
 }
 
 /// The policies that govern each end, with all their rules.
@@ -94,22 +107,32 @@ pub enum Half {
 }
 
 impl Explanation {
-    /// Explains a judged flow.
-    pub fn new(judgement: &Judgement, effective: &'static str) -> Self {
-        let Judgement { diagnosis, changed, remedy } = judgement;
+    /// Explains an answer. `diagnosis`: the one that stands for it. `by_address`: the question named an
+    /// address or a node, and no Service.
+    pub fn new(
+        answer: &Answer,
+        diagnosis: &Diagnosis,
+        remedy: Option<&remedy::Remedy>,
+        remarks: &[Remark],
+        by_address: bool,
+    ) -> Self {
+        let is_several = answer.ways.len() > 1 || !answer.courses.is_empty();
         Self {
             flow: flow_of(diagnosis),
-            effective,
-            remarks: Remark::on(&diagnosis.question).iter().map(ToString::to_string).collect(),
+            effective: answer.effective(),
+            remarks: remarks.iter().map(ToString::to_string).collect(),
             verdict: verdict_of(&diagnosis.verdict),
-            cause: cause_of(&diagnosis.cause, changed.lead()),
-            remedy: remedy.as_ref().map(remedy_of),
-            trace: Trace {
-                egress: steps(&diagnosis.verdict.egress),
-                ingress: steps(&diagnosis.verdict.ingress),
-            },
+            cause: cause_of(&diagnosis.cause, None),
+            remedy: remedy.map(remedy_of),
+            trace: trace(&diagnosis.verdict),
+            service: Through::of(answer, by_address),
+            packets: if is_several { packets::steps(answer) } else { Vec::new() },
         }
     }
+}
+
+fn trace(verdict: &Judged) -> Trace {
+    Trace { egress: steps(&verdict.egress), ingress: steps(&verdict.ingress) }
 }
 
 fn steps(verdict: &DirectionVerdict) -> Vec<PolicySteps> {
@@ -144,33 +167,37 @@ fn half<Miss>(outcome: &MatchOutcome<Miss>, words: impl Fn(&Miss) -> (String, St
     }
 }
 
+/// What became of a flow, for a person.
+const fn outcome(effective: Effective) -> &'static str {
+    match effective {
+        Effective::Allow => "passes",
+        Effective::Deny => "denied",
+        Effective::Some => "some denied",
+        Effective::Unknown => "cannot tell",
+    }
+}
+
 /// The explanation for a person.
 pub fn text(explanation: &Explanation) -> String {
-    let Explanation { flow, effective, remarks, verdict, cause, remedy, trace } = explanation;
-    let (source, destination) = (text::end(&flow.source), &flow.destination);
-    let mut lines = vec![format!(
-        "{source} -> {}/{}: {}",
-        text::destination_text(destination),
-        flow.protocol,
-        match *effective {
-            "allow" => "passes",
-            "deny" => "denied",
-            _ => "cannot tell",
-        }
-    )];
-    if let Some(service) = &destination.service {
-        let (namespace, name) = (&service.namespace, &service.name);
-        lines.push(format!("through Service {namespace}/{name}, {}:{}", service.ip, service.port));
+    let Explanation { flow, effective, remarks, verdict, cause, remedy, trace, service, packets } =
+        explanation;
+    let mut lines = vec![headline(explanation)];
+    if let Some(through) = service {
+        through.write(&mut lines);
     }
     lines.extend(remarks.iter().cloned());
-    if let Some(exempt) = verdict.exempt {
-        let what = text::exemption(exempt);
-        lines.push(format!("exempt by the specification, whatever the policies say: {what}"));
+    if packets.len() > 1 {
+        packets::write(&mut lines, packets, *effective);
+    } else {
+        if let Some(exempt) = verdict.exempt {
+            let what = text::exemption(exempt);
+            lines.push(format!("exempt by the specification, whatever the policies say: {what}"));
+        }
+        lines.extend(packets.iter().filter_map(PacketStep::way));
+        lines.push(String::new());
+        let seen = packets.first().map_or(flow, |packet| &packet.flow);
+        walks(&mut lines, packets::source_of(packets, flow), seen, verdict, trace);
     }
-    lines.push(String::new());
-    walk(&mut lines, "egress", &source, &verdict.egress, &trace.egress);
-    let destination = text::end(destination);
-    walk(&mut lines, "ingress", &destination, &verdict.ingress, &trace.ingress);
     if cause.class != Class::None {
         lines.push(String::new());
         lines.push(format!("cause: {}", cause.class));
@@ -188,9 +215,38 @@ pub fn text(explanation: &Explanation) -> String {
     text
 }
 
+/// `frontend/pod-a -> backend/pod-b:8080/TCP: denied`.
+fn headline(explanation: &Explanation) -> String {
+    let Explanation { flow, effective, service, packets, .. } = explanation;
+    let source = text::end(packets::source_of(packets, flow));
+    let outcome = outcome(*effective);
+    match service {
+        // Of one packet it is the packet's.
+        Some(through) if packets.len() != 1 => {
+            format!("{source} -> {}: {outcome}", through.destination())
+        }
+        _ => {
+            let destination = text::destination_text(&flow.destination);
+            format!("{source} -> {destination}/{}: {outcome}", flow.protocol)
+        }
+    }
+}
+
 /// What else a remedy allows, for a person.
 pub fn cost(newly_allowed: usize) -> String {
     format!("It {}.", text::newly_allowed(newly_allowed))
+}
+
+/// Both directions of a packet. `source`: as it leaves.
+fn walks(
+    lines: &mut Vec<String>,
+    source: &schema::End,
+    flow: &Flow,
+    verdict: &Verdict,
+    trace: &Trace,
+) {
+    walk(lines, "egress", &text::end(source), &verdict.egress, &trace.egress);
+    walk(lines, "ingress", &text::end(&flow.destination), &verdict.ingress, &trace.ingress);
 }
 
 fn walk(

@@ -5,11 +5,12 @@ use std::{fmt::Write as _, fs, io, path::PathBuf};
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args as ClapArgs;
 use serde::{Deserialize, Serialize};
-use whydrop_core::diagnosis::Diagnosis;
+use whydrop_core::{answer::Effective, diagnosis::Diagnosis};
 
 use super::{
     Outcome, Output,
-    ends::{NamedEnd, Port, effective, judge},
+    ends::{NamedEnd, Port},
+    judge::{AddressArgs, Judged, judge},
     print,
     source::ClusterArgs,
 };
@@ -27,10 +28,12 @@ use crate::{
 pub(super) struct Args {
     #[command(flatten)]
     cluster: ClusterArgs,
-    /// File of flows, a YAML or JSON list of {from, to, port, protocol, expect: allow|deny}; `-` is
-    /// standard input
+    /// File of flows, a YAML or JSON list of {from, to, port, protocol, expect: allow|deny|some}; `-`
+    /// is standard input
     #[arg(long, value_name = "FILE")]
     flows: PathBuf,
+    #[command(flatten)]
+    address: AddressArgs,
     /// Output format
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
@@ -53,6 +56,7 @@ struct Expectation {
 enum Expect {
     Allow,
     Deny,
+    Some,
 }
 
 impl Expect {
@@ -60,6 +64,17 @@ impl Expect {
         match self {
             Self::Allow => "allow",
             Self::Deny => "deny",
+            Self::Some => "some",
+        }
+    }
+
+    /// Whether it is so. What only some packets get through of is as good as denied: one connection in
+    /// two hangs.
+    const fn is_met(self, effective: Effective) -> bool {
+        match self {
+            Self::Allow => matches!(effective, Effective::Allow),
+            Self::Deny => matches!(effective, Effective::Deny | Effective::Some),
+            Self::Some => matches!(effective, Effective::Some),
         }
     }
 }
@@ -76,7 +91,7 @@ struct Checked<'a> {
     port: u16,
     protocol: &'a str,
     expect: Expect,
-    effective: &'a str,
+    effective: Effective,
     verdict: report::Verdict,
     cause: report::Cause,
 }
@@ -90,29 +105,37 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
         flows.push(expectation.parse(source.namespace()).with_context(|| place(index))?);
     }
     let snapshot = source.snapshot(flows.iter().flat_map(|(from, to, _)| [from, to]))?;
-    let mut judged: Vec<(&Expectation, Diagnosis)> = Vec::new();
+    let mut judged: Vec<(&Expectation, Judged)> = Vec::new();
     for (index, (expectation, (from, to, port))) in expectations.iter().zip(&flows).enumerate() {
-        let diagnosis = judge(&snapshot, from, to, *port).with_context(|| place(index))?;
-        judged.push((expectation, diagnosis));
+        let answer =
+            judge(&snapshot, from, to, *port, args.address).with_context(|| place(index))?;
+        judged.push((expectation, answer));
     }
     let mut text = String::new();
     let mut differing = 0;
-    for (expectation, diagnosis) in &judged {
-        let effective = effective(diagnosis);
-        let differs = effective != expectation.expect.name();
+    for (expectation, Judged { answer, diagnosis, .. }) in &judged {
+        let effective = answer.effective();
+        let differs = !expectation.expect.is_met(effective);
         differing += usize::from(differs);
         let line = match args.output {
             Output::Json => json(expectation, effective, diagnosis)?,
             Output::Text => {
                 let Expectation { from, to, port, protocol, .. } = expectation;
                 let cause = &diagnosis.cause.text;
+                let of = match answer.denied_part() {
+                    Some((denied, all)) => format!(" ({} of {all})", denied.join(", ")),
+                    None => String::new(),
+                };
+                let besides =
+                    answer.beside().map(|text| format!("; besides, {text}")).unwrap_or_default();
                 let mark = if differs { "DIFFERS" } else { "ok     " };
                 let expected = match differs {
                     true => format!(", expected {}", expectation.expect.name()),
                     false => String::new(),
                 };
                 let flow = format!("{from} -> {to}:{port}/{protocol}");
-                escape(&format!("{mark} {flow}  {effective}{expected}: {cause}")).into_owned()
+                escape(&format!("{mark} {flow}  {effective}{of}{expected}: {cause}{besides}"))
+                    .into_owned()
             }
         };
         writeln!(text, "{line}").context("writing to memory")?;
@@ -127,7 +150,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 
 fn json(
     expectation: &Expectation,
-    effective: &str,
+    effective: Effective,
     diagnosis: &Diagnosis,
 ) -> anyhow::Result<String> {
     let Expectation { from, to, port, protocol, expect } = expectation;

@@ -4,12 +4,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
-use whydrop_core::{
-    cluster::{Snapshot, object::Service},
-    diagnosis::{Case, Diagnosis, Fate, diagnose},
-    flow::{Flow, Protocol},
-    verdict::Decision,
-};
+use whydrop_core::flow::Protocol;
 
 /// One end: `NAMESPACE/POD`, `NAMESPACE/svc/NAME`, `node/NAME` or an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,110 +115,5 @@ impl FlowArgs {
             to: NamedEnd::parse(&self.to, namespace).context("--to")?,
             port: self.port,
         })
-    }
-}
-
-/// Judges a flow between two ends.
-///
-/// # Errors
-/// An end that the cluster does not have, or two that have no address family in common.
-pub(super) fn judge(
-    snapshot: &Snapshot,
-    from: &NamedEnd,
-    to: &NamedEnd,
-    port: Port,
-) -> anyhow::Result<Diagnosis> {
-    if let NamedEnd::Service(..) = from {
-        bail!("from {from}: a Service opens no connections; name a pod behind it");
-    }
-    let sources = from.addresses(snapshot).with_context(|| format!("from {from}"))?;
-    let (destinations, number) = match headless(snapshot, to)? {
-        Some(service) => backends(snapshot, service, port)?,
-        None => (to.addresses(snapshot).with_context(|| format!("to {to}"))?, port.number),
-    };
-    let mut pairs = sources.iter().flat_map(|s| destinations.iter().map(move |d| (*s, *d)));
-    let Some((source, destination)) = pairs.find(|(s, d)| s.is_ipv4() == d.is_ipv4()) else {
-        bail!("{from} and {to} have no address family in common");
-    };
-    let flow = Flow { source, destination, port: number, protocol: port.protocol };
-    let mut diagnosis =
-        diagnose(snapshot, &Case { flow, dialled: None, at: None, fate: Fate::Asked });
-    if let NamedEnd::Address(_) = to {
-        // Asked about an address: judged as a packet with that address, not as the Service's.
-        diagnosis = diagnosis.untranslated(snapshot, &flow);
-    }
-    Ok(diagnosis)
-}
-
-fn service<'a>(snapshot: &'a Snapshot, namespace: &str, name: &str) -> anyhow::Result<&'a Service> {
-    match snapshot.service(namespace, name) {
-        Some(service) => Ok(service),
-        None => bail!("no Service {namespace}/{name} among the objects"),
-    }
-}
-
-/// The Service, if the end is one without an address of its own.
-fn headless<'a>(snapshot: &'a Snapshot, end: &NamedEnd) -> anyhow::Result<Option<&'a Service>> {
-    let NamedEnd::Service(namespace, name) = end else { return Ok(None) };
-    let service = service(snapshot, namespace, name)?;
-    Ok(service.addresses.is_empty().then_some(service))
-}
-
-fn backends(
-    snapshot: &Snapshot,
-    service: &Service,
-    port: Port,
-) -> anyhow::Result<(Vec<IpAddr>, u16)> {
-    let families: [IpAddr; 2] = [[0, 0, 0, 0].into(), [0; 16].into()];
-    let backends = families
-        .into_iter()
-        .flat_map(|family| snapshot.backends(service, port.number, port.protocol, family));
-    let backends: Vec<_> = backends.collect();
-    let Some(first) = backends.first() else {
-        bail!(
-            "Service {}/{} has no backend for port {}/{}",
-            service.namespace,
-            service.name,
-            port.number,
-            port.protocol
-        );
-    };
-    Ok((backends.iter().filter_map(|backend| backend.endpoint.address).collect(), first.port))
-}
-
-impl NamedEnd {
-    fn addresses(&self, snapshot: &Snapshot) -> anyhow::Result<Vec<IpAddr>> {
-        let (what, addresses) = match self {
-            Self::Address(address) => return Ok(vec![*address]),
-            Self::Pod(namespace, name) => {
-                let Some(pod) = snapshot.pod(namespace, name) else {
-                    bail!("no pod {namespace}/{name} among the objects");
-                };
-                ("pod", pod.addresses.clone())
-            }
-            Self::Service(namespace, name) => {
-                ("Service", service(snapshot, namespace, name)?.addresses.clone())
-            }
-            Self::Node(name) => {
-                let Some(node) = snapshot.node(name) else {
-                    bail!("no node {name} among the objects");
-                };
-                ("node", node.listed_addresses().collect())
-            }
-        };
-        if addresses.is_empty() {
-            bail!("the {what} has no address (not started, or finished)");
-        }
-        Ok(addresses)
-    }
-}
-
-/// Whether a flow gets through, in the words of `check`: what the specification exempts passes.
-pub(super) fn effective(diagnosis: &Diagnosis) -> &'static str {
-    match diagnosis.verdict.decision() {
-        _ if diagnosis.verdict.exempt.is_some() => "allow",
-        Decision::Denied => "deny",
-        Decision::Unknown => "unknown",
-        Decision::Allowed | Decision::NotIsolated => "allow",
     }
 }

@@ -1,11 +1,12 @@
 //! `whydrop explain`: the policies' verdict of one flow, rule by rule.
 
 use clap::Args as ClapArgs;
-use whydrop_core::{cluster::history::History, judgement::Judgement};
+use whydrop_core::answer::Effective;
 
 use super::{
     Outcome, Output,
-    ends::{Between, FlowArgs, effective, judge},
+    ends::{Between, FlowArgs},
+    judge::{AddressArgs, Judged, judge},
     print,
     source::ClusterArgs,
 };
@@ -21,6 +22,8 @@ pub(super) struct Args {
     cluster: ClusterArgs,
     #[command(flatten)]
     flow: FlowArgs,
+    #[command(flatten)]
+    address: AddressArgs,
     /// Output format
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
@@ -30,13 +33,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let cluster = args.cluster.open()?;
     let Between { from, to, port } = args.flow.read(cluster.namespace())?;
     let snapshot = cluster.snapshot([&from, &to])?;
-    let diagnosis = judge(&snapshot, &from, &to, port)?;
-    let effective = effective(&diagnosis);
-    let judgement = Judgement::of_diagnosis(&snapshot, &History::default(), diagnosis);
-    let explanation = Explanation::new(&judgement, effective);
+    let Judged { answer, diagnosis, remarks, by_address } =
+        judge(&snapshot, &from, &to, port, args.address)?;
+    let remedy = answer.remedy(&snapshot);
+    let explanation = Explanation::new(&answer, &diagnosis, remedy.as_ref(), &remarks, by_address);
     match args.output {
         Output::Text => print(&text(&explanation))?,
         Output::Json => print(&(escape::json(&explanation)? + "\n"))?,
     };
-    Ok(if explanation.effective == "allow" { Outcome::Done } else { Outcome::No })
+    Ok(if explanation.effective == Effective::Allow { Outcome::Done } else { Outcome::No })
 }

@@ -11,14 +11,17 @@ use anyhow::{Context as _, bail};
 use clap::Args as ClapArgs;
 use serde_json::json;
 use whydrop_core::{
+    answer::Effective,
     cluster::Snapshot,
-    diagnosis::{Class, Diagnosis},
+    diagnosis::Class,
     remedy::{Remedy, patch::patch, remedy},
+    verdict::Question,
 };
 
 use super::{
     Outcome, Output,
-    ends::{Between, FlowArgs, NamedEnd, judge},
+    ends::{Between, FlowArgs, NamedEnd},
+    judge::{AddressArgs, Judged, judge},
     messages::complain,
     print,
     source::{ClusterArgs, OpenCluster},
@@ -54,6 +57,8 @@ pub(super) struct Args {
     agents: String,
     #[command(flatten)]
     flow: Option<FlowArgs>,
+    #[command(flatten)]
+    address: AddressArgs,
     /// Print commands that add a rule to existing policies, instead of new policies
     #[arg(long)]
     patch: bool,
@@ -88,8 +93,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let mut fixes = Vec::new();
     let (mut refusals, mut absent) = (Vec::new(), Vec::new());
     for Between { from, to, port } in &flows {
-        let diagnosis = match judge(&snapshot, from, to, *port) {
-            Ok(diagnosis) => diagnosis,
+        let judged = match judge(&snapshot, from, to, *port, args.address) {
+            Ok(judged) => judged,
             // Of an incident, pods that have gone since need no fix.
             Err(error) if flows.len() > 1 => {
                 absent.push(error);
@@ -98,13 +103,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
             Err(error) => return Err(error),
         };
         let fix = if args.patch { more_rules } else { new_policies };
-        match fix(&snapshot, &diagnosis) {
+        match fix(&snapshot, &judged) {
             Ok((fix, after)) => {
                 snapshot = after;
                 fixes.push(fix);
             }
             // What was found so far fixes this flow as well.
-            Err(_) if !fixes.is_empty() && passes(&diagnosis) => {}
+            Err(_) if !fixes.is_empty() && passes(&judged) => {}
             Err(why) => refusals.push(why),
         }
     }
@@ -160,8 +165,8 @@ fn read(asked: &FlowQuery) -> anyhow::Result<Between> {
     Ok(Between { from: end(&asked.from)?, to: end(&asked.to)?, port })
 }
 
-fn passes(diagnosis: &Diagnosis) -> bool {
-    diagnosis.verdict.decision().lets_pass()
+fn passes(judged: &Judged) -> bool {
+    judged.answer.effective() == Effective::Allow
 }
 
 /// Why nothing fixes a flow.
@@ -173,6 +178,9 @@ enum NoFix {
     /// A rule denies it by name, which no other rule outweighs.
     #[error("{cause}: only the policy's owner can change that")]
     ExplicitDeny { cause: String },
+    /// No policy stops it.
+    #[error("no policy is what stops this flow: {cause}")]
+    NotPolicy { cause: String },
     /// No rule was found that lets it pass.
     #[error("cannot find a rule that is proved to fix it: {cause}")]
     NoRule { cause: String },
@@ -182,41 +190,46 @@ enum NoFix {
 }
 
 /// New policies that fix a flow, and the cluster with them.
-fn new_policies(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Result<(Fix, Snapshot), NoFix> {
-    let remedy = remedy_of_flow(snapshot, diagnosis)?;
+fn new_policies(snapshot: &Snapshot, judged: &Judged) -> Result<(Fix, Snapshot), NoFix> {
+    let remedy = judged.answer.remedy(snapshot).ok_or_else(|| no_rule(judged))?;
     let after = remedy.applied(snapshot);
     let (summary, newly_allowed) = (remedy.summary.clone(), remedy.newly_allowed);
     Ok((Fix { summary, newly_allowed, what: FixForm::Policies(remedy) }, after))
 }
 
-fn remedy_of_flow(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Result<Remedy, NoFix> {
-    let cause = &diagnosis.cause;
-    remedy(snapshot, diagnosis).ok_or_else(|| match cause.class {
-        Class::None => NoFix::Passes,
-        Class::ExplicitDeny => NoFix::ExplicitDeny { cause: cause.text.clone() },
-        _ => NoFix::NoRule { cause: cause.text.clone() },
-    })
+/// Why there is no remedy.
+fn no_rule(judged: &Judged) -> NoFix {
+    let cause = judged.diagnosis.cause.text.clone();
+    match judged.diagnosis.cause.class {
+        _ if passes(judged) => NoFix::Passes,
+        Class::ExplicitDeny => NoFix::ExplicitDeny { cause },
+        Class::NotPolicy => NoFix::NotPolicy { cause },
+        _ => NoFix::NoRule { cause },
+    }
 }
 
 /// Rules in existing policies that fix a flow, and the cluster with them.
-fn more_rules(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Result<(Fix, Snapshot), NoFix> {
-    let remedy = remedy_of_flow(snapshot, diagnosis)?;
-    let question = &diagnosis.question;
-    let patch = patch(snapshot, diagnosis, &remedy)
-        .ok_or_else(|| NoFix::NoPolicy { cause: diagnosis.cause.text.clone() })?;
-    let edits = edits_of(&patch);
-    let hosts: Vec<_> =
-        patch.edits.iter().map(|edit| format!("{} {}", edit.policy.kind, edit.policy)).collect();
-    let summary = format!(
-        "allow {} to reach {} on {}/{}: one more rule in {}",
-        question.source,
-        question.destination,
-        question.port,
-        question.protocol,
-        hosts.join(" and ")
-    );
-    let what = FixForm::Edits(edits);
-    Ok((Fix { summary, newly_allowed: patch.newly_allowed, what }, patch.after))
+fn more_rules(snapshot: &Snapshot, judged: &Judged) -> Result<(Fix, Snapshot), NoFix> {
+    if judged.answer.remedy(snapshot).is_none() {
+        return Err(no_rule(judged));
+    }
+    let (mut edits, mut summaries, mut newly_allowed) = (Vec::new(), Vec::new(), 0);
+    let after = judged.answer.opened(snapshot, |with, denial| {
+        let patch = patch(with, denial, &remedy(with, denial)?)?;
+        let Question { source, destination, port, protocol, .. } = &denial.question;
+        let hosts = patch.edits.iter().map(|edit| format!("{} {}", edit.policy.kind, edit.policy));
+        let hosts = hosts.collect::<Vec<_>>().join(" and ");
+        summaries.push(format!(
+            "allow {source} to reach {destination} on {port}/{protocol}: one more rule in {hosts}"
+        ));
+        newly_allowed += patch.newly_allowed;
+        edits.extend(edits_of(&patch));
+        Some(patch.after)
+    });
+    let cause = || judged.diagnosis.cause.text.clone();
+    let after = after.ok_or_else(|| NoFix::NoPolicy { cause: cause() })?;
+    let (summary, what) = (summaries.join("; "), FixForm::Edits(edits));
+    Ok((Fix { summary, newly_allowed, what }, after))
 }
 
 fn show(fixes: &[Fix], output: Output) -> anyhow::Result<Outcome> {

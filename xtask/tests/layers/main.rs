@@ -56,10 +56,12 @@ const HOUSE: &[Target] = &[
             "policy",      // model, lowerings, selectors, index
             "cluster",     // snapshot, history
             "kinds",       // a row for each kind that verdicts depend on
+            "service",     // what kube-proxy makes of a packet to a Service
             "verdict",     // what policies say of a flow
             "correlate",   // observations to drops
             "diagnosis",   // why it was dropped, and what must be looked up to say so
             "remedy",      // the rule that lets it pass
+            "answer",      // a question over all packets that may come of it
             "judgement",   // adds remedy, hindsight and since which change
             "mute",        // what is expected
             "incident",    // groups

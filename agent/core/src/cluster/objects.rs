@@ -171,12 +171,13 @@ impl Objects {
     fn put_service(&mut self, service: Arc<Service>, at: Option<Timestamp>) {
         let name = (service.namespace.clone(), service.name.clone());
         if let Some(before) = self.services.get(&name).cloned() {
-            for address in before.addresses.iter().filter(|a| !service.addresses.contains(a)) {
-                self.end_holding(*address, &HeldBy::Service(before.clone()), at);
+            let own: Vec<IpAddr> = service.addresses().collect();
+            for address in before.addresses().filter(|address| !own.contains(address)) {
+                self.end_holding(address, &HeldBy::Service(before.clone()), at);
             }
         }
-        for address in &service.addresses {
-            self.begin_holding(*address, HeldBy::Service(service.clone()), at);
+        for address in service.addresses() {
+            self.begin_holding(address, HeldBy::Service(service.clone()), at);
         }
         self.services.insert_mut(name, service);
     }
@@ -209,9 +210,9 @@ impl Objects {
             }
             Kind::Service => {
                 if let Some(service) = self.services.get(&name()).cloned() {
-                    for address in &service.addresses {
+                    for address in service.addresses() {
                         let held_by = HeldBy::Service(service.clone());
-                        self.end_holding(*address, &held_by, Some(at));
+                        self.end_holding(address, &held_by, Some(at));
                     }
                     self.services.remove_mut(&name());
                 }

@@ -1,4 +1,4 @@
-//! From addresses to who held them, and from a Service to its backends.
+//! From addresses to who held them.
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
@@ -9,9 +9,8 @@ use super::{
     HeldBy, Holding, Snapshot,
     known_address::{KnownAddress, known_address},
     node_address::{AddressSort, NodeAddress},
-    object::{Node, Pod, Service, TargetPort},
+    object::{Node, Pod, Service},
 };
-use crate::flow::Protocol;
 
 /// How far the clocks of the API server and of this node may be apart, and how late a watch may be,
 /// before an address is thought to have changed hands.
@@ -130,15 +129,6 @@ impl Endpoint {
     }
 }
 
-/// A backend of a Service port.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Backend {
-    /// The endpoint.
-    pub endpoint: Endpoint,
-    /// Its port.
-    pub port: u16,
-}
-
 impl Snapshot {
     /// Who holds an address, or held it at that time.
     pub fn resolve(&self, address: IpAddr, at: Option<Timestamp>) -> Endpoint {
@@ -163,53 +153,6 @@ impl Snapshot {
             [.., last] => self.holder(&last.by, address),
         };
         Endpoint { address: Some(address), holder }
-    }
-
-    /// The backends that a Service port stands for, of the family of the address dialled.
-    pub fn backends(
-        &self,
-        service: &Service,
-        port: u16,
-        protocol: Protocol,
-        dialled: IpAddr,
-    ) -> Vec<Backend> {
-        let Some(entry) = service.ports.iter().find(|p| p.port == port && p.protocol == protocol)
-        else {
-            return Vec::new();
-        };
-        let mut backends = Vec::new();
-        for slice in self.slices(service) {
-            let of_port = slice.ports.iter().filter(|p| p.name == entry.name);
-            for slice_port in of_port.filter(|p| p.protocol == protocol) {
-                for address in &slice.addresses {
-                    let endpoint = self.resolve(*address, None);
-                    backends.push(Backend { endpoint, port: slice_port.port });
-                }
-            }
-        }
-        // Manifests often have no slices: the selector says the same.
-        if backends.is_empty() {
-            let is_selected = |pod: &&Arc<Pod>| {
-                pod.namespace == service.namespace && service.selects(&pod.labels)
-            };
-            for pod in self.pods().filter(is_selected) {
-                let port = match &entry.target {
-                    TargetPort::Number(number) => Some(*number),
-                    TargetPort::Named(name) => {
-                        let mut named = pod.ports.iter().filter(|p| p.protocol == protocol);
-                        named.find(|p| p.name == *name).map(|p| p.number)
-                    }
-                };
-                let Some(port) = port else { continue };
-                for address in &pod.addresses {
-                    backends.push(Backend { endpoint: self.resolve(*address, None), port });
-                }
-            }
-        }
-        backends.retain(|b| b.endpoint.may_be_of_family(dialled));
-        backends.sort_by_key(|b| (b.endpoint.address, b.port));
-        backends.dedup();
-        backends
     }
 
     fn holder(&self, by: &HeldBy, address: IpAddr) -> Holder {
@@ -268,7 +211,8 @@ impl Snapshot {
 }
 
 impl Holding {
-    fn covers(&self, at: Option<Timestamp>) -> bool {
+    /// Whether it held it at that time, or does now.
+    pub fn covers(&self, at: Option<Timestamp>) -> bool {
         match at {
             None => self.until.is_none(),
             Some(at) => {

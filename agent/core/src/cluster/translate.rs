@@ -4,22 +4,19 @@ mod address;
 mod network_status;
 mod node;
 mod node_annotations;
+mod service;
 mod template;
 
 use k8s_openapi::{
-    api::{core::v1 as core, discovery::v1 as discovery},
+    api::core::v1 as core,
     apimachinery::pkg::{
         apis::meta::v1::{ObjectMeta, OwnerReference},
         util::intstr::IntOrString,
     },
 };
 
-use super::object::{
-    ContainerPort, EndpointSlice, Namespace, Pod, Probe, ProbePort, Service, ServiceAccount,
-    ServicePort, SlicePort, TargetPort, Workload,
-};
+use super::object::{ContainerPort, Namespace, Pod, Probe, ProbePort, ServiceAccount, Workload};
 use crate::{
-    flow::Protocol,
     policy::{
         NAMESPACE_NAME_LABEL, labels,
         metadata::{name_of, namespace_of},
@@ -31,6 +28,7 @@ use crate::{
 };
 use address::address;
 pub use node::{CalicoNode, CiliumNode, calico_node, cilium_node, node};
+pub use service::{endpoint_slice, service};
 pub use template::{WithTemplate, template};
 
 /// The label by which a Deployment distinguishes the pods of its `ReplicaSets`.
@@ -101,6 +99,7 @@ pub fn pod(pod: &core::Pod) -> Result<Pod, Problem> {
         probes,
         workload: workload(metadata.owner_references.as_deref().unwrap_or_default(), &labels),
         ready: status.and_then(is_ready),
+        terminating: metadata.deletion_timestamp.is_some(),
         restarts: status.map(restarts).unwrap_or_default(),
         labels,
     })
@@ -191,97 +190,5 @@ pub fn service_account(account: &core::ServiceAccount) -> Result<ServiceAccount,
         namespace: namespace_of(metadata),
         name: name_of(metadata)?,
         labels: labels_of(metadata),
-    })
-}
-
-/// Translates a Service.
-///
-/// # Errors
-/// The first field that cannot be read.
-pub fn service(service: &core::Service) -> Result<Service, Problem> {
-    let spec = service.spec.clone().unwrap_or_default();
-    let path = FieldPath::root("spec");
-    let mut addresses = Vec::new();
-    let cluster = spec.cluster_ips.iter().flatten().chain(spec.cluster_ip.as_ref());
-    let external = spec.external_ips.iter().flatten();
-    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-    let balancers = status.iter().flat_map(|balancer| balancer.ingress.iter().flatten());
-    let balancers = balancers.filter_map(|ingress| ingress.ip.as_ref());
-    for text in cluster.chain(external).chain(balancers) {
-        // A headless Service has "None" for an address.
-        if text.is_empty() || text == "None" {
-            continue;
-        }
-        let address = address(text, &path.field("clusterIPs"))?;
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    let mut ports = Vec::new();
-    for (index, entry) in spec.ports.iter().flatten().enumerate() {
-        let path = path.field("ports").index(index);
-        let port = port_number(entry.port, &path.field("port"))?;
-        ports.push(ServicePort {
-            name: entry.name.as_deref().unwrap_or_default().into(),
-            port,
-            protocol: protocol(entry.protocol.as_deref(), &path.field("protocol"))?,
-            // "If this is not specified, the value of the 'port' field is used."
-            target: match &entry.target_port {
-                None | Some(IntOrString::Int(0)) => TargetPort::Number(port),
-                Some(IntOrString::Int(number)) => {
-                    TargetPort::Number(port_number(*number, &path.field("targetPort"))?)
-                }
-                Some(IntOrString::String(name)) => TargetPort::Named(name.as_str().into()),
-            },
-        });
-    }
-    Ok(Service {
-        namespace: namespace_of(&service.metadata),
-        name: name_of(&service.metadata)?,
-        addresses,
-        ports,
-        selector: labels(spec.selector.iter().flatten()),
-    })
-}
-
-/// Translates an `EndpointSlice`.
-///
-/// # Errors
-/// The first field that cannot be read.
-pub fn endpoint_slice(slice: &discovery::EndpointSlice) -> Result<EndpointSlice, Problem> {
-    let metadata = &slice.metadata;
-    let mut addresses = Vec::new();
-    for (index, endpoint) in slice.endpoints.iter().flatten().enumerate() {
-        let path = FieldPath::root("endpoints").index(index).field("addresses");
-        // "A nil value should be interpreted as 'true'."
-        let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
-        if ready == Some(false) || slice.address_type == "FQDN" {
-            continue;
-        }
-        for text in &endpoint.addresses {
-            addresses.push(address(text, &path)?);
-        }
-    }
-    let mut ports = Vec::new();
-    for (index, entry) in slice.ports.iter().flatten().enumerate() {
-        let path = FieldPath::root("ports").index(index);
-        // "If this is not specified, ports are not restricted": nothing to translate to.
-        let Some(number) = entry.port else { continue };
-        ports.push(SlicePort {
-            name: entry.name.as_deref().unwrap_or_default().into(),
-            port: port_number(number, &path.field("port"))?,
-            protocol: match entry.protocol.as_deref() {
-                None => Protocol::Tcp,
-                some => protocol(some, &path.field("protocol"))?,
-            },
-        });
-    }
-    let service = metadata.labels.as_ref().and_then(|l| l.get("kubernetes.io/service-name"));
-    Ok(EndpointSlice {
-        namespace: namespace_of(metadata),
-        name: name_of(metadata)?,
-        service: service.map(|name| name.as_str().into()),
-        addresses,
-        ports,
     })
 }

@@ -3,7 +3,11 @@
 use jiff::Timestamp;
 
 use super::Case;
-use crate::cluster::{Name, Snapshot, look_up::Query, resolve::Holder};
+use crate::{
+    cluster::{Name, Snapshot, look_up::Query},
+    flow::Flow,
+    service,
+};
 
 /// What to look up before a case can be judged: nothing where everything is listed. Of a Service
 /// that nobody translated, its backends; of the policies over either end, Services that they name.
@@ -19,10 +23,11 @@ pub fn to_look_up(snapshot: &Snapshot, case: &Case<'_>, now: Timestamp) -> Vec<Q
         .filter(|address| snapshot.is_missing(*address, case.at, now))
         .map(Query::from)
         .collect();
-    if let Holder::Service(service) = snapshot.resolve(case.flow.destination, case.at).holder {
-        let backends = snapshot.slices(&service).flat_map(|slice| &slice.addresses);
-        let backends = backends.filter(|address| snapshot.is_missing(**address, None, now));
-        missing.extend(backends.copied().map(Query::from));
+    let Flow { destination, port, protocol, .. } = case.flow;
+    if let Some(found) = service::find(snapshot, destination, port, protocol, case.at) {
+        let backends = snapshot.slices(&found.service).flat_map(|slice| slice.ready());
+        let backends = backends.filter(|address| snapshot.is_missing(*address, None, now));
+        missing.extend(backends.map(Query::from));
     }
     let services = services_of_rules(snapshot, case).into_iter().map(Query::Service);
     missing.extend(services.filter(|sought| snapshot.is_fresh(sought, None, now) != Some(true)));

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 
-use super::{
-    Cause, Class, Dialled, Fate, Hindsight, Situation, inquiry::Inquiry, reason, remark::Remark,
-};
+use super::{Cause, Class, Fate, Hindsight, Situation, inquiry::Inquiry, reason, remark::Remark};
 use crate::{
     cluster::{
         TableFull,
@@ -21,6 +19,9 @@ use crate::{
     policy::{Layer, Policy, PolicyRef},
     verdict::{Decision, Question, nearest::NearestMiss},
 };
+
+/// How many backends a sentence names before it counts the rest.
+const NAMES_SHOWN: usize = 5;
 
 /// Everything that is to be said of a cause.
 pub(super) fn sentence(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
@@ -265,20 +266,28 @@ fn not_policy(inquiry: &Inquiry<'_>) -> String {
     format!("not policy: {how}; {policy}")
 }
 
-/// A Service proxy has nowhere to send to.
-pub(super) fn no_endpoint(service: &Service) -> String {
-    let Service { namespace, name, .. } = service;
-    format!("{namespace}/{name}: the Service has no ready endpoint for this port")
-}
-
-/// Why what policies say of a Service is unknown: no backend.
-pub(super) fn no_backend(dialled: &Dialled) -> String {
-    let Service { namespace, name, .. } = &*dialled.service;
-    format!("Service {namespace}/{name} has no backend for port {}", dialled.port)
-}
-
 /// Why what policies say of a Service is unknown: backends that they do not treat alike.
-pub(super) fn backends_differ(service: &Service) -> String {
+pub(super) fn backends_differ<'a>(
+    service: &Service,
+    denied: impl Iterator<Item = &'a Endpoint>,
+    others: impl Iterator<Item = &'a Endpoint>,
+) -> String {
     let Service { namespace, name, .. } = service;
-    format!("policies allow some backends of Service {namespace}/{name} and deny others")
+    format!(
+        "policies deny some backends of Service {namespace}/{name} ({}) and not others ({})",
+        listed(denied),
+        listed(others)
+    )
+}
+
+fn listed<'a>(ends: impl Iterator<Item = &'a Endpoint>) -> String {
+    let mut names: Vec<String> = ends.map(ToString::to_string).collect();
+    names.sort();
+    names.dedup();
+    let more = names.len().saturating_sub(NAMES_SHOWN);
+    names.truncate(NAMES_SHOWN);
+    match more {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
 }

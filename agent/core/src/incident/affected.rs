@@ -285,7 +285,7 @@ pub(super) fn services_lost(
     };
     let is_lost = |service: &&Arc<Service>| {
         let mut slices = snapshot.slices(service).peekable();
-        slices.peek().is_some() && slices.all(|slice| slice.addresses.is_empty())
+        slices.peek().is_some() && slices.all(|slice| slice.ready().next().is_none())
     };
     let services = snapshot.services().filter(|s| pods.iter().any(|pod| selects(s, pod)));
     let lost = services.filter(is_lost);

@@ -39,7 +39,9 @@ impl WhatIf<'_> {
             let mut is_gained = false;
             for (port, protocol) in ports {
                 let (source, destination) = (source.clone(), destination.clone());
-                let question = Question { source, destination, port: *port, protocol: *protocol };
+                let seen_by = asked.seen_by;
+                let question =
+                    Question { source, destination, port: *port, protocol: *protocol, seen_by };
                 let was = evaluate(self.before, &question);
                 if is_denied(&was) && !is_denied(&evaluate(self.after, &question)) {
                     is_gained = true;

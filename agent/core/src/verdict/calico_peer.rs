@@ -16,6 +16,7 @@ use crate::{
         network_set::NetworkSet,
         requirement::{Labelled, Labels},
     },
+    service::behind,
 };
 
 /// The first of these network sets that is wanted; `Err` names what is unknown.
@@ -84,8 +85,8 @@ pub(super) fn service(
     };
     let is_destination = end == subject.destination;
     let is_behind = service.ports.iter().any(|port| {
-        let backends = snapshot.backends(service, port.port, port.protocol, address);
-        backends.iter().any(|backend| {
+        let backends = behind(snapshot, service, port.port, port.protocol, address);
+        backends.iter().filter(|backend| backend.is_ready).any(|backend| {
             let right_port = (backend.port, port.protocol) == (subject.port, subject.protocol);
             backend.endpoint.address == Some(address) && (right_port || !is_destination)
         })

@@ -98,6 +98,9 @@ fn judge(
         Direction::Egress => (&question.source, &question.destination),
         Direction::Ingress => (&question.destination, &question.source),
     };
+    if !question.seen_by.includes(direction) {
+        return DirectionVerdict::not_isolated();
+    }
     // Service accounts are missed where a policy asks for their labels, and what a plugin says of nodes
     // where an address is nobody's.
     let is_needed = |kind: &Kind| !matches!(kind, Kind::ServiceAccount | Kind::PluginNode(_));

@@ -52,6 +52,7 @@ pub(crate) fn pod(namespace: &str, name: &str, last: u8, pod_labels: &[(&str, &s
         probes: Vec::new(),
         workload: None,
         ready: None,
+        terminating: false,
         restarts: 0,
     }
 }

@@ -6,14 +6,14 @@ use whydrop_core::{
     cluster::{
         Cluster, Snapshot,
         look_up::{LookUp, Query},
-        object::{EndpointSlice, Key, Kind, Object, Pod, Service},
+        object::{EndpointSlice, Key, Kind, Object, Pod, Service, SliceEndpoint},
         resolve::Holder,
     },
     diagnosis::{Case, diagnose, to_look_up},
     flow::Protocol,
     policy::{
         Action, NAMESPACE_NAME_LABEL, Namespaces, Peer, Peers, PodPeer, Policy, PolicyKind, Rule,
-        requirement::Labels, selector::Selector,
+        selector::Selector,
     },
     verdict::{Decision, Question, evaluate},
 };
@@ -99,12 +99,9 @@ fn policy(namespace: &str, name: &str, selects: Selector, peers: Peers) -> Polic
 }
 
 fn ask(snapshot: &Snapshot, from: u8, to: u8) -> Question {
-    Question {
-        source: snapshot.resolve(address(from), None),
-        destination: snapshot.resolve(address(to), None),
-        port: 8080,
-        protocol: Protocol::Tcp,
-    }
+    let (source, destination) =
+        (snapshot.resolve(address(from), None), snapshot.resolve(address(to), None));
+    Question::new(source, destination, 8080, Protocol::Tcp)
 }
 
 /// A backend that admits the namespaces with a label, and a client in a namespace of which there
@@ -223,9 +220,8 @@ fn the_backends_of_a_service_are_looked_up_as_well() {
         Object::Service(Service {
             namespace: "backend".into(),
             name: "api".into(),
-            addresses: vec![address(96)],
-            ports: Vec::new(),
-            selector: Labels::new(),
+            cluster_addresses: vec![address(96)],
+            ..Service::default()
         }),
         None,
     );
@@ -234,7 +230,7 @@ fn the_backends_of_a_service_are_looked_up_as_well() {
             namespace: "backend".into(),
             name: "api-1".into(),
             service: Some("api".into()),
-            addresses: vec![address(20)],
+            endpoints: vec![SliceEndpoint::ready(address(20))],
             ports: Vec::new(),
         }),
         None,

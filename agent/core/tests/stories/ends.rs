@@ -51,7 +51,7 @@ fn template(snapshot: &Snapshot, kind: WorkloadKind, name: &str) -> Endpoint {
 
 fn ask(snapshot: &Snapshot, source: &Endpoint, destination: &Endpoint, port: u16) -> Verdict {
     let (source, destination) = (source.clone(), destination.clone());
-    evaluate(snapshot, &Question { source, destination, port, protocol: Protocol::Tcp })
+    evaluate(snapshot, &Question::new(source, destination, port, Protocol::Tcp))
 }
 
 fn block(network: &str) -> Rule {

@@ -8,7 +8,7 @@ use whydrop_core::{
     cluster::{
         Cluster, Snapshot,
         node_address::NodeAddress,
-        object::{EndpointSlice, Node, Object, Pod, Probe, ProbePort, Service},
+        object::{EndpointSlice, Node, Object, Pod, Probe, ProbePort, Service, SliceEndpoint},
     },
     diagnosis::Class,
     flow::{Flow, Protocol, Worked},
@@ -474,22 +474,21 @@ fn a_service_that_lost_its_last_endpoint_is_named() {
         Object::Service(Service {
             namespace: "backend".into(),
             name: "postgres".into(),
-            addresses: Vec::new(),
-            ports: Vec::new(),
             selector,
+            ..Service::default()
         }),
         None,
     );
-    let slice = |addresses| {
+    let slice = |endpoints| {
         Object::EndpointSlice(EndpointSlice {
             namespace: "backend".into(),
             name: "postgres-1".into(),
             service: Some("postgres".into()),
-            addresses,
+            endpoints,
             ports: Vec::new(),
         })
     };
-    story.cluster.apply(slice(vec![address(POSTGRES)]), None);
+    story.cluster.apply(slice(vec![SliceEndpoint::ready(address(POSTGRES))]), None);
     story.cluster.apply(Object::Policy(restrict()), None);
     story.drops(10, POSTGRES, 5432, &[5, 6], None);
     let (_, before) = story.reported(9);

@@ -6,7 +6,10 @@ use whydrop_core::{
     cluster::{
         Cluster,
         node_address::NodeAddress,
-        object::{EndpointSlice, Node, Object, Pod, Service, ServicePort, SlicePort, TargetPort},
+        object::{
+            EndpointSlice, Node, Object, Pod, Service, ServicePort, SliceEndpoint, SlicePort,
+            TargetPort,
+        },
     },
     flow::Protocol,
     own_path::{case, cut_off, words},
@@ -32,9 +35,16 @@ fn cluster() -> Cluster {
         Object::Service(Service {
             namespace: "monitoring".into(),
             name: "collector".into(),
-            addresses: vec![address(200)],
-            ports: vec![ServicePort { name, port, protocol, target: TargetPort::Number(4317) }],
+            cluster_addresses: vec![address(200)],
+            ports: vec![ServicePort {
+                name,
+                port,
+                protocol,
+                target: TargetPort::Number(4317),
+                node_port: None,
+            }],
             selector: labels(&[("app", "collector")]),
+            ..Service::default()
         }),
         None,
     );
@@ -43,7 +53,7 @@ fn cluster() -> Cluster {
             namespace: "monitoring".into(),
             name: "collector-1".into(),
             service: Some("collector".into()),
-            addresses: vec![address(20)],
+            endpoints: vec![SliceEndpoint::ready(address(20))],
             ports: vec![SlicePort { name: "".into(), port: 4317, protocol: Protocol::Tcp }],
         }),
         None,

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::{
-    cluster::{node_address::NodeAddress, object::Object},
+    cluster::{
+        node_address::NodeAddress,
+        object::{EndpointSlice, Object},
+    },
     flow::Direction,
     policy::{
         Peer, Peers, Policy, Rule,
@@ -44,7 +47,8 @@ pub(super) fn in_words(before: &Object, after: &Object) -> Option<String> {
             node_addresses(&before.addresses, &after.addresses).into_iter().collect()
         }
         (Object::EndpointSlice(before), Object::EndpointSlice(after)) => {
-            addresses(&before.addresses, &after.addresses).into_iter().collect()
+            let ready = |slice: &EndpointSlice| slice.ready().collect::<Vec<_>>();
+            addresses(&ready(before), &ready(after)).into_iter().collect()
         }
         (Object::ServiceAccount(before), Object::ServiceAccount(after)) => {
             labels(&before.labels, &after.labels)

@@ -111,7 +111,7 @@ pub(super) fn parts(object: &Object) -> usize {
         Object::Node(node) => node.labels.len() + node.addresses.len(),
         Object::PluginNode(node) => node.addresses.len() + node.pod_networks.len(),
         Object::Service(service) => service.selector.len() + service.ports.len(),
-        Object::EndpointSlice(slice) => slice.addresses.len() + slice.ports.len(),
+        Object::EndpointSlice(slice) => slice.endpoints.len() + slice.ports.len(),
         Object::ServiceAccount(account) => account.labels.len(),
         Object::Tier(_) => 1,
         Object::Template(template) => template.pod.labels.len() + template.pod.ports.len(),

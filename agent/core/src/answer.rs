@@ -1,0 +1,357 @@
+//! The answer to a question about a flow, over all packets that may come of it: those of every
+//! backend, address family and way that a Service may send it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use strum::{Display, IntoStaticStr};
+
+use crate::{
+    cluster::{
+        Snapshot,
+        resolve::{Endpoint, Holder},
+    },
+    diagnosis::{Class, Diagnosis, Dialled, diagnose_packet},
+    flow::Protocol,
+    remedy::{Remedy, remedy},
+    service::{Course, Entry, Fate, Packet, Refusal, Source, words},
+    verdict::{Decision, Question, Verdict},
+};
+
+/// Whether a flow gets through. What the specification exempts does.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    Display,
+    IntoStaticStr,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[strum(serialize_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
+pub enum Effective {
+    /// It does, whichever packet comes of it.
+    Allow,
+    /// It does not, whichever comes of it.
+    Deny,
+    /// Of the packets that may come of it some are denied.
+    Some,
+    /// It cannot be determined.
+    Unknown,
+}
+
+impl Effective {
+    /// Of one verdict.
+    pub fn of(verdict: &Verdict) -> Self {
+        match verdict.decision() {
+            _ if verdict.exempt.is_some() => Self::Allow,
+            Decision::Denied => Self::Deny,
+            Decision::Unknown => Self::Unknown,
+            Decision::Allowed | Decision::NotIsolated => Self::Allow,
+        }
+    }
+
+    /// Of several packets, one of which comes of it; of none it is unknown.
+    fn of_any(each: impl Iterator<Item = Self>) -> Self {
+        let each: Vec<Self> = each.collect();
+        let all = |wanted: Self| each.iter().all(|one| *one == wanted);
+        match each.as_slice() {
+            [] => Self::Unknown,
+            _ if all(Self::Allow) => Self::Allow,
+            _ if all(Self::Deny) => Self::Deny,
+            _ if each.iter().any(|one| matches!(one, Self::Deny | Self::Some)) => Self::Some,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// A packet that may come of the question, judged.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// As it is seen: once, or, where its addresses are replaced on the way, as it leaves and as it
+    /// arrives.
+    legs: Vec<Diagnosis>,
+    /// Whose address it has for a source when it arrives.
+    pub source: Source,
+    /// Of which of the answer's courses it is one; `None`: no Service takes part.
+    pub course: Option<usize>,
+}
+
+impl Way {
+    /// Whether it passes.
+    pub fn effective(&self) -> Effective {
+        let legs = || self.legs.iter().map(|leg| Effective::of(&leg.verdict));
+        // It must pass each.
+        [Effective::Deny, Effective::Unknown]
+            .into_iter()
+            .find(|worse| legs().any(|leg| leg == *worse))
+            .unwrap_or(Effective::Allow)
+    }
+
+    /// The packet's diagnosis. Where it is seen twice, its ends and its cause are those of the part
+    /// that denies it, or else as it arrives; what policies say is that of both.
+    pub fn diagnosis(&self) -> Diagnosis {
+        let denied =
+            self.legs.iter().position(|leg| Effective::of(&leg.verdict) == Effective::Deny);
+        let leading = denied.unwrap_or(self.legs.len() - 1);
+        let mut diagnosis = self.legs[leading].clone();
+        if let [leaves, arrives] = self.legs.as_slice() {
+            diagnosis.verdict.egress = leaves.verdict.egress.clone();
+            diagnosis.verdict.ingress = arrives.verdict.ingress.clone();
+        }
+        diagnosis
+    }
+
+    /// The diagnoses of how it is seen, those that deny it.
+    pub fn denials(&self) -> impl Iterator<Item = &Diagnosis> {
+        self.legs.iter().filter(|leg| Effective::of(&leg.verdict) == Effective::Deny)
+    }
+
+    /// Where it arrives.
+    pub fn destination(&self) -> &Endpoint {
+        &self.arrival().question.destination
+    }
+
+    /// As it leaves, where it arrives otherwise.
+    pub fn departure(&self) -> Option<&Diagnosis> {
+        self.legs.first().filter(|_| self.legs.len() > 1)
+    }
+
+    /// As it arrives.
+    pub fn arrival(&self) -> &Diagnosis {
+        &self.legs[self.legs.len() - 1]
+    }
+}
+
+/// The answer to a question about a flow.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// What Services make of it, one for each address that may be dialled.
+    pub courses: Vec<Course>,
+    /// The packets that may come of it, or, of a Service that refuses it, would.
+    pub ways: Vec<Way>,
+}
+
+impl Answer {
+    /// Adds a packet that no Service takes part in.
+    pub fn add_packet(&mut self, snapshot: &Snapshot, question: Question) {
+        let legs = vec![diagnose_packet(snapshot, question, None)];
+        self.ways.push(Way { legs, source: Source::Kept, course: None });
+    }
+
+    /// Adds what a Service makes of a connection.
+    pub fn add_course(&mut self, snapshot: &Snapshot, course: Course) {
+        let number = Some(self.courses.len());
+        let dialled = dialled(&course);
+        let ways = course.packets().iter().map(|packet| Way {
+            legs: legs(snapshot, packet, course.protocol, dialled.as_ref()),
+            source: packet.source.clone(),
+            course: number,
+        });
+        self.ways.extend(ways);
+        self.courses.push(course);
+    }
+
+    /// What becomes of the flow.
+    pub fn effective(&self) -> Effective {
+        let plain = self.ways_of(None).map(Way::effective);
+        let courses = self.courses.iter().enumerate();
+        let courses = courses.flat_map(|(number, course)| -> Vec<Effective> {
+            match &course.fate {
+                Fate::Sent(_) | Fate::Untranslated(_) => {
+                    self.ways_of(Some(number)).map(Way::effective).collect()
+                }
+                Fate::Refused { .. } | Fate::NoPort => vec![Effective::Deny],
+                Fate::Name(_) | Fate::Unknown(_) => vec![Effective::Unknown],
+            }
+        });
+        Effective::of_any(plain.chain(courses))
+    }
+
+    /// The packets of a course, or those that no Service takes part in.
+    pub fn ways_of(&self, course: Option<usize>) -> impl Iterator<Item = &Way> {
+        self.ways.iter().filter(move |way| way.course == course)
+    }
+
+    /// The packet to look at first: one that is denied, or else one of which it is unknown, or else
+    /// the first.
+    pub fn leading(&self) -> Option<&Way> {
+        let first = |wanted: Effective| self.ways.iter().find(|way| way.effective() == wanted);
+        first(Effective::Deny).or_else(|| first(Effective::Unknown)).or(self.ways.first())
+    }
+
+    /// The course that the leading packet is of; of an answer without packets, the first.
+    pub fn leading_course(&self) -> Option<&Course> {
+        match self.leading() {
+            Some(way) => self.courses.get(way.course?),
+            None => self.courses.first(),
+        }
+    }
+
+    /// Whether policies are what the answer is about: they deny some of what may come of it, or would
+    /// once an endpoint is ready, or no Service refuses it by itself.
+    fn is_policys(&self, course: &Course) -> bool {
+        match &course.fate {
+            Fate::Refused { refusal, .. } => {
+                let is_passing = matches!(refusal, Refusal::NoEndpoint | Refusal::NoAddress);
+                is_passing && self.leading().is_some_and(|way| way.effective() == Effective::Deny)
+            }
+            Fate::Sent(_) | Fate::Untranslated(_) => true,
+            Fate::NoPort | Fate::Name(_) | Fate::Unknown(_) => false,
+        }
+    }
+
+    /// The diagnosis that stands for the answer: of the leading packet, or, where a Service refuses
+    /// the flow by itself, that. `client` and `protocol`: of an answer without packets.
+    pub fn diagnosis(&self, snapshot: &Snapshot, client: &Endpoint) -> Option<Diagnosis> {
+        let leading = self.leading();
+        let Some(course) = self.leading_course() else { return leading.map(Way::diagnosis) };
+        if self.is_policys(course)
+            && let Some(way) = leading
+        {
+            return Some(way.diagnosis());
+        }
+        let why = words::fate(course).unwrap_or_default();
+        let mut diagnosis =
+            leading.map_or_else(|| without_packet(snapshot, client, course, &why), Way::diagnosis);
+        let policies = match leading.map(Way::effective) {
+            Some(Effective::Deny) => {
+                format!("; policies would deny it too: {}", diagnosis.cause.text)
+            }
+            Some(Effective::Allow) => "; no policy denies it".to_owned(),
+            Some(Effective::Some | Effective::Unknown) | None => String::new(),
+        };
+        let cause = &mut diagnosis.cause;
+        if !matches!(course.fate, Fate::Unknown(_)) {
+            cause.class = Class::NotPolicy;
+            cause.confidence = 1.0;
+            cause.reasons = vec!["computed from the objects given".to_owned()];
+        }
+        (cause.direction, cause.situation) = (None, None);
+        (cause.policy, cause.nearest_miss) = (None, None);
+        cause.text = why + &policies;
+        Some(diagnosis)
+    }
+
+    /// The packets as they are seen, by policies of both ends or of one.
+    pub fn questions(&self) -> impl Iterator<Item = &Question> {
+        self.ways.iter().flat_map(|way| &way.legs).map(|leg| &leg.question)
+    }
+
+    /// The ends that may not be reached, where others may, and how many there are of all of them.
+    pub fn denied_part(&self) -> Option<(Vec<String>, usize)> {
+        let names = |ways: &mut dyn Iterator<Item = &Way>| {
+            let mut names: Vec<String> = ways
+                .map(|way| {
+                    let question = &way.arrival().question;
+                    format!("{}:{}", question.destination, question.port)
+                })
+                .collect();
+            names.sort();
+            names.dedup();
+            names
+        };
+        let is_denied = |way: &&Way| way.effective() == Effective::Deny;
+        (self.effective() == Effective::Some).then(|| {
+            let all = names(&mut self.ways.iter()).len();
+            (names(&mut self.ways.iter().filter(is_denied)), all)
+        })
+    }
+
+    /// What the Service that leads does by itself, beside what policies say; nothing where it just
+    /// sends on.
+    pub fn beside(&self) -> Option<String> {
+        let course = self.leading_course()?;
+        self.is_policys(course).then(|| words::fate(course)).flatten()
+    }
+
+    /// What lets every packet pass that policies deny: one remedy for all of them, each tried.
+    /// `None`: there is none for one of them, or policies are not what stops the flow.
+    pub fn remedy(&self, snapshot: &Snapshot) -> Option<Remedy> {
+        if !self.is_about_policies() {
+            return None;
+        }
+        let mut found: Vec<Remedy> = Vec::new();
+        self.opened(snapshot, |with, denial| {
+            let remedy = remedy(with, denial)?;
+            let after = remedy.applied(with);
+            found.push(remedy);
+            Some(after)
+        })?;
+        joined(found)
+    }
+
+    /// The cluster in which every packet passes that policies deny: `open` lets one of them pass, in
+    /// the cluster as it is by then. What the earlier ones let pass as well is not asked for again.
+    /// `None`: one of them cannot be let pass, or one is denied even so.
+    pub fn opened(
+        &self,
+        snapshot: &Snapshot,
+        mut open: impl FnMut(&Snapshot, &Diagnosis) -> Option<Snapshot>,
+    ) -> Option<Snapshot> {
+        let denials = || self.ways.iter().flat_map(Way::denials);
+        let now = |with: &Snapshot, denial: &Diagnosis| {
+            diagnose_packet(with, denial.question.clone(), denial.service.clone())
+        };
+        let mut with = snapshot.clone();
+        for denial in denials() {
+            let denial = now(&with, denial);
+            if Effective::of(&denial.verdict) == Effective::Deny {
+                with = open(&with, &denial)?;
+            }
+        }
+        let passes = |denial| Effective::of(&now(&with, denial).verdict) == Effective::Allow;
+        denials().all(passes).then_some(with)
+    }
+
+    /// Whether policies are what the answer is about, as far as a Service takes part.
+    pub fn is_about_policies(&self) -> bool {
+        self.leading_course().is_none_or(|course| self.is_policys(course))
+    }
+}
+
+/// The Service as records name it; not for a port of a node, which is asked for as it stands.
+fn dialled(course: &Course) -> Option<Dialled> {
+    match (&course.entry, course.address) {
+        (Entry::NodePort(_), _) | (_, None) => None,
+        _ if matches!(course.fate, Fate::Untranslated(_)) => None,
+        (_, Some(address)) => {
+            Some(Dialled { service: course.service.clone(), address, port: course.port })
+        }
+    }
+}
+
+fn legs(
+    snapshot: &Snapshot,
+    packet: &Packet,
+    protocol: Protocol,
+    dialled: Option<&Dialled>,
+) -> Vec<Diagnosis> {
+    Question::of_packet(packet, protocol)
+        .map(|question| diagnose_packet(snapshot, question, dialled.cloned()))
+        .collect()
+}
+
+/// Of a Service of which no packet is known to come.
+fn without_packet(snapshot: &Snapshot, client: &Endpoint, course: &Course, why: &str) -> Diagnosis {
+    let destination = Endpoint { address: course.address, holder: Holder::Unknown(why.into()) };
+    let question = Question::new(client.clone(), destination, course.port, course.protocol);
+    diagnose_packet(snapshot, question, dialled(course))
+}
+
+/// Several remedies as one.
+fn joined(found: Vec<Remedy>) -> Option<Remedy> {
+    let mut found = found.into_iter();
+    let mut all = found.next()?;
+    for remedy in found {
+        all.policies.extend(remedy.policies);
+        all.summary = format!("{}; {}", all.summary, remedy.summary);
+        all.verified &= remedy.verified;
+        all.newly_allowed += remedy.newly_allowed;
+    }
+    Some(all)
+}

@@ -1,0 +1,207 @@
+//! What a Service does, in sentences for people.
+
+use std::fmt::Write as _;
+
+use super::{Course, Doubt, Entry, Fate, PolicyField, Refusal, Remark};
+use crate::cluster::object::{Balancer, Service, ServicePort, TargetPort};
+
+/// How many names a sentence lists before it counts the rest.
+const NAMES_SHOWN: usize = 5;
+
+/// `Service backend/pod-b`.
+pub fn name(service: &Service) -> String {
+    format!("Service {}/{}", service.namespace, service.name)
+}
+
+/// `10.96.0.7 is Service backend/pod-b`, where it was dialled by an address.
+pub fn identity(course: &Course) -> Option<String> {
+    let address = course.address?;
+    let service = name(&course.service);
+    Some(match &course.entry {
+        Entry::Cluster | Entry::Headless => format!("{address} is {service}"),
+        Entry::External => format!("{address} is an external address of {service}"),
+        Entry::Balancer => format!("{address} is the load balancer's address of {service}"),
+        Entry::NodePort(_) => format!(
+            "port {}/{} of every node is {service}{}",
+            course.port,
+            course.protocol,
+            match own_port(course) {
+                Some(port) => format!(", port {}", port.port),
+                None => String::new(),
+            }
+        ),
+    })
+}
+
+/// The Service's own port, by its number or the nodes'.
+fn own_port(course: &Course) -> Option<&ServicePort> {
+    let mut ports = course.service.ports.iter().filter(|port| port.protocol == course.protocol);
+    match course.entry {
+        Entry::NodePort(_) => ports.find(|port| port.node_port == Some(course.port)),
+        _ => ports.find(|port| port.port == course.port),
+    }
+}
+
+/// What kube-proxy, or the Service itself, does with the connection; `None`: it is sent on.
+pub fn fate(course: &Course) -> Option<String> {
+    let service = name(&course.service);
+    match &course.fate {
+        Fate::Sent(_) => None,
+        Fate::Refused { refusal, .. } => Some(refused(course, refusal)),
+        Fate::Untranslated(_) => Some(format!(
+            "nodes do not translate this address of {service} (ipMode: Proxy): the packet goes to \
+             the load balancer, which connects to the backends from an address of its own"
+        )),
+        Fate::NoPort => Some(no_port(course)),
+        Fate::Name(name) if name.is_empty() => {
+            Some(format!("{service} is of type ExternalName, and does not say which name it is"))
+        }
+        Fate::Name(name) => Some(format!(
+            "{service} stands for the name {name}: no policy is about names, but about the addresses \
+             that it resolves to"
+        )),
+        Fate::Unknown(doubt) => Some(unknown(&course.service, doubt)),
+    }
+}
+
+fn refused(course: &Course, refusal: &Refusal) -> String {
+    let service = name(&course.service);
+    let port = own_port(course).map_or(course.port, |port| port.port);
+    match refusal {
+        Refusal::NoEndpoint => format!(
+            "{service} has no ready endpoint for port {port}/{}: kube-proxy rejects the connection",
+            course.protocol
+        ),
+        Refusal::NoPortOfName(name) => format!(
+            "{service} sends to the port {name} of its pods, and none of them has a port of that name: \
+             it has no endpoint, and kube-proxy rejects the connection"
+        ),
+        Refusal::NoLocalEndpoint { node, by } => {
+            let field = match by {
+                PolicyField::Internal => "internalTrafficPolicy",
+                PolicyField::External => "externalTrafficPolicy",
+            };
+            let who = match node {
+                Some(node) => format!("node {node}"),
+                None => "no node".to_owned(),
+            };
+            let none = if node.is_some() { "no" } else { "a" };
+            format!(
+                "{service} keeps traffic on the node ({field}: Local), and {who} has {none} ready \
+                 endpoint of it: kube-proxy drops the packets in silence"
+            )
+        }
+        Refusal::SourceRanges => {
+            let ranges = course.service.source_ranges.iter().map(ToString::to_string);
+            format!(
+                "{service} takes connections to its load balancer's address from {} alone \
+                 (loadBalancerSourceRanges): kube-proxy drops the packets of others in silence",
+                listed(ranges)
+            )
+        }
+        Refusal::NoAddress => format!(
+            "headless {service} has no ready endpoint: its name has no address until one is ready"
+        ),
+    }
+}
+
+/// `Service backend/pod-b has no port 8080/TCP. It has 80/TCP, which goes to 8080 of the pods`.
+pub fn no_port(course: &Course) -> String {
+    let Course { service, port, protocol, .. } = course;
+    let ports = service.ports.iter().map(|own| {
+        let to = match &own.target {
+            TargetPort::Number(number) => format!("{number} of the pods"),
+            TargetPort::Named(name) => format!("the pods' port {name}"),
+        };
+        format!("{}/{}, which goes to {to}", own.port, own.protocol)
+    });
+    let has = match service.ports.is_empty() {
+        true => "It has no ports".to_owned(),
+        false => format!("It has {}", ports.collect::<Vec<_>>().join("; ")),
+    };
+    format!("{} has no port {port}/{protocol}. {has}", name(service))
+}
+
+fn unknown(service: &Service, doubt: &Doubt) -> String {
+    let of = name(service);
+    match doubt {
+        Doubt::OtherProxy(proxy) => format!(
+            "{of} is left to the proxy {proxy} (label service.kubernetes.io/service-proxy-name), and \
+             what that does with it is unknown"
+        ),
+        Doubt::SelectsNoPod => {
+            let labels = service.selector.iter().map(|(key, value)| format!("{key}={value}"));
+            format!(
+                "no pod among the objects has the labels that {of} selects ({}), and no EndpointSlice \
+                 says what is behind it",
+                labels.collect::<Vec<_>>().join(",")
+            )
+        }
+        Doubt::NoSlices => format!(
+            "{of} has no selector, and no EndpointSlice or Endpoints among the objects say what is \
+             behind it"
+        ),
+    }
+}
+
+/// A remark.
+pub fn remark(course: &Course, remark: &Remark) -> String {
+    let service = name(&course.service);
+    match remark {
+        Remark::Terminating => format!(
+            "no endpoint of {service} is ready: those that are being deleted and still serve are used"
+        ),
+        Remark::Hinted => {
+            format!("hints of {service} keep traffic near the client: other endpoints are left out")
+        }
+        Remark::NodeUnknown => format!(
+            "{service} is treated by the client's node, and which node that is, is not known"
+        ),
+        Remark::PortOfPods(target) => {
+            let target = match target {
+                TargetPort::Number(number) => format!("port {number}"),
+                TargetPort::Named(name) => format!("the port {name}"),
+            };
+            format!(
+                "{service} is headless: nothing translates port {} to {target}, and clients dial the \
+                 pods themselves",
+                course.port
+            )
+        }
+        Remark::LeftOut(pods) => format!(
+            "{} without the port that {service} sends to: {}",
+            match pods.len() {
+                1 => "1 pod is".to_owned(),
+                number => format!("{number} pods are"),
+            },
+            listed(pods.iter().map(ToString::to_string))
+        ),
+        Remark::Sticky => {
+            format!("a client of {service} stays with the backend that it got first (ClientIP)")
+        }
+        Remark::FromOutside => format!(
+            "the cluster address of {service} is reached from outside only where it is routed to a node"
+        ),
+        Remark::Cut => format!(
+            "only the first {} packets that may come of it are looked at",
+            super::PACKETS_MAX
+        ),
+    }
+}
+
+/// The names of its balancers that are no addresses.
+pub fn balancer_names(service: &Service) -> impl Iterator<Item = &str> {
+    service.balancers.iter().filter_map(|balancer| match balancer {
+        Balancer::Name(name) => Some(&**name),
+        Balancer::Address(_) | Balancer::Proxy(_) => None,
+    })
+}
+
+fn listed(names: impl Iterator<Item = String>) -> String {
+    let names: Vec<_> = names.collect();
+    let mut text = names.iter().take(NAMES_SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if let Some(more) = names.len().checked_sub(NAMES_SHOWN).filter(|more| *more > 0) {
+        let _ = write!(text, " and {more} more");
+    }
+    text
+}
