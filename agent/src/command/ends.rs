@@ -33,7 +33,8 @@ impl NamedEnd {
             [namespace, name] => return Ok(Self::Pod(own(namespace), own(name))),
             [namespace, "svc", name] => return Ok(Self::Service(own(namespace), own(name))),
             [one] => match (one.parse(), namespace) {
-                (Ok(address), _) => return Ok(Self::Address(address)),
+                // One of IPv4 may be written as one of IPv6 (RFC 4291, 2.5.5.2).
+                (Ok(address), _) => return Ok(Self::Address(IpAddr::to_canonical(&address))),
                 (Err(_), Some(namespace)) => return Ok(Self::Pod(namespace.to_owned(), own(one))),
                 (Err(_), None) => {}
             },
