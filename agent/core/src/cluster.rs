@@ -1,5 +1,6 @@
 //! What is known of the cluster: one writer, immutable snapshots.
 
+pub mod address_pool;
 pub mod dns;
 pub mod history;
 pub mod known_address;
@@ -24,6 +25,7 @@ use crate::policy::{
     DEFAULT_TIER, Policy, calico::Group, index::PolicyIndex, network_set::NetworkSet, tier::Tier,
     unread::Unread,
 };
+use address_pool::AddressPool;
 use history::History;
 use look_up::{LookUp, Query};
 pub use node_facts::{Addresses, Interface, Invalid, NodeFacts, TableFull};
@@ -151,6 +153,13 @@ impl Snapshot {
     /// All network sets, in no order.
     pub fn network_sets(&self) -> impl Iterator<Item = &Arc<NetworkSet>> {
         self.objects.network_sets.values()
+    }
+
+    /// The pool that an address is from: the smallest network of those that hold it.
+    pub fn address_pool_of(&self, address: IpAddr) -> Option<&Arc<AddressPool>> {
+        let pools = self.objects.address_pools.values();
+        let holding = pools.filter(|pool| pool.network.contains(&address));
+        holding.max_by_key(|pool| pool.network.prefix_len())
     }
 
     /// The network sets that an address is in.

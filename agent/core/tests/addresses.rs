@@ -520,3 +520,59 @@ fn a_second_network_is_not_governed() {
     let end = cluster.snapshot().resolve(ip("198.51.100.8"), Some(later));
     assert_eq!(end.holder, Holder::Outside);
 }
+
+fn pool(field: &str, mode: &str) -> Value {
+    json!({
+        "apiVersion": "crd.projectcalico.org/v1", "kind": "IPPool",
+        "metadata": { "name": format!("pods-{field}") },
+        "spec": { "cidr": "10.61.0.0/16", field: mode, "natOutgoing": true, "blockSize": 26 },
+    })
+}
+
+/// By which addresses a node reaches a pod of another, whose `InternalIP` this is.
+fn sources_by_pool(pools: Vec<Value>, other: &str) -> Vec<String> {
+    let calico = json!({
+        "projectcalico.org/IPv4Address": "192.0.2.11/25",
+        "projectcalico.org/IPv4VXLANTunnelAddr": "10.61.1.0",
+    });
+    let mut cluster = cluster([
+        node("alder", &calico, "192.0.2.11", &[]),
+        node("birch", &json!({}), other, &[]),
+        pod("other", "birch", "10.61.2.9"),
+    ]);
+    pools.into_iter().for_each(|pool| apply(&mut cluster, pool));
+    let snapshot = cluster.snapshot();
+    let to = snapshot.resolve(ip("10.61.2.9"), None);
+    let sources = snapshot.sources_of_node(snapshot.node("alder").expect("the node"), &to);
+    sources.iter().map(Endpoint::address_text).collect()
+}
+
+#[test]
+fn the_pool_of_a_pod_says_whether_calicos_tunnel_leads_to_it() {
+    let (tunnel, direct) = ("10.61.1.0", "192.0.2.11");
+    let near = "192.0.2.12";
+    for (pools, other, expected) in [
+        (vec![], near, &[tunnel, direct][..]),
+        (vec![pool("vxlanMode", "Always")], near, &[tunnel]),
+        (vec![pool("ipipMode", "Always")], near, &[tunnel]),
+        (vec![pool("vxlanMode", "Never")], near, &[direct]),
+        (vec![pool("vxlanMode", "CrossSubnet")], near, &[direct]),
+        (vec![pool("vxlanMode", "CrossSubnet")], "192.0.2.212", &[tunnel]),
+        // Of another network.
+        (
+            vec![json!({
+                "apiVersion": "projectcalico.org/v3", "kind": "IPPool", "metadata": { "name": "x" },
+                "spec": { "cidr": "10.62.0.0/16", "vxlanMode": "Always" },
+            })],
+            near,
+            &[tunnel, direct],
+        ),
+    ] {
+        let of = format!("{pools:?} {other}");
+        assert_eq!(sources_by_pool(pools, other), strings(expected), "{of}");
+    }
+    let row = kinds::named("projectcalico.org/v3", "IPPool").expect("a row");
+    let refused = row.decode(pool("vxlanMode", "Sometimes"), "projectcalico.org/v3");
+    let why = refused.expect_err("no such mode").to_string();
+    assert!(why.starts_with("spec.vxlanMode: expected Always"), "{why}");
+}

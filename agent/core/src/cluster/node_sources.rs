@@ -7,8 +7,11 @@
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::{
     Snapshot,
+    address_pool::Tunnelled,
     node_address::{AddressSort, NodeAddress, Plugin},
     object::Node,
     resolve::{Endpoint, Holder},
@@ -16,8 +19,8 @@ use super::{
 
 /// Which addresses a plugin lets a node's packets to another node's pods have.
 ///
-/// - Calico: `felix/dataplane/linux/vxlan_mgr.go`, `ipip_mgr.go`: routes by the tunnel's interface; none
-///   between nodes of one subnet, where the pool's mode is `CrossSubnet`.
+/// - Calico: `felix/dataplane/linux/vxlan_mgr.go`, `ipip_mgr.go`: routes by the tunnel's interface, as the
+///   pool of the pods' addresses says: always, or between nodes of different subnets.
 /// - flannel: `pkg/backend/vxlan/vxlan_network.go`: routes by `flannel.1`, unless `DirectRouting` is on,
 ///   which is not the default.
 /// - Cilium: `pkg/datapath/linux/node.go`: with a tunnel, routes that name the address of
@@ -32,8 +35,10 @@ struct Routes {
     or_directly: bool,
 }
 
+const CALICO_TUNNEL: AddressSort = AddressSort::Tunnel(Some(Plugin::Calico));
+
 const ROUTES: &[Routes] = &[
-    Routes { by: AddressSort::Tunnel(Some(Plugin::Calico)), or_directly: true },
+    Routes { by: CALICO_TUNNEL, or_directly: true },
     Routes { by: AddressSort::Tunnel(Some(Plugin::Flannel)), or_directly: false },
     Routes { by: AddressSort::Gateway(Some(Plugin::Cilium)), or_directly: true },
     Routes { by: AddressSort::Gateway(Some(Plugin::Antrea)), or_directly: true },
@@ -48,7 +53,9 @@ impl Snapshot {
         let own: Vec<&NodeAddress> = node.own_addresses().filter(of_family).collect();
         let sources = match &to.holder {
             Holder::Pod(pod) if pod.node.as_ref() == Some(&node.name) => to_own_pod(&own),
-            Holder::Pod(_) | Holder::Hidden(_) | Holder::Unknown(_) => to_other_nodes(&own),
+            Holder::Pod(_) | Holder::Hidden(_) | Holder::Unknown(_) => {
+                to_other_nodes(&own, self.calicos_way(node, to))
+            }
             Holder::Node(_) | Holder::SecondNetwork(..) | Holder::Service(_) | Holder::Outside => {
                 directly(&own).into_iter().take(1).collect()
             }
@@ -58,6 +65,37 @@ impl Snapshot {
             holder: Holder::Node(node.clone()),
         };
         sources.into_iter().map(end).collect()
+    }
+}
+
+/// How Calico's packets get from one node to another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By the tunnel.
+    Tunnelled,
+    /// By the nodes' own network.
+    Directly,
+}
+
+impl Snapshot {
+    /// How packets of a node get to a pod's address, as its pool says; `None`: that is not known.
+    fn calicos_way(&self, node: &Node, to: &Endpoint) -> Option<Way> {
+        let pool = self.address_pool_of(to.address?)?;
+        match pool.tunnel {
+            Tunnelled::Always => Some(Way::Tunnelled),
+            Tunnelled::Never => Some(Way::Directly),
+            // As Felix decides it: whether the other node's own address is in the sender's subnet.
+            Tunnelled::AcrossSubnets => {
+                let of_family = |subnet: &&IpNet| to.may_be_of_family(subnet.addr());
+                let own: Vec<&IpNet> = node.subnets.iter().filter(of_family).collect();
+                let other = self.node(to.pod()?.node.as_ref()?)?;
+                let is_near = other
+                    .own_addresses()
+                    .filter(|known| is_direct(known))
+                    .any(|known| own.iter().any(|subnet| subnet.contains(&known.address)));
+                (!own.is_empty()).then_some(if is_near { Way::Directly } else { Way::Tunnelled })
+            }
+        }
     }
 }
 
@@ -73,14 +111,16 @@ fn to_own_pod<'a>(own: &[&'a NodeAddress]) -> Vec<&'a NodeAddress> {
     gateway.map_or_else(|| directly(own).into_iter().take(1).collect(), |gateway| vec![gateway])
 }
 
-fn to_other_nodes<'a>(own: &[&'a NodeAddress]) -> Vec<&'a NodeAddress> {
+fn to_other_nodes<'a>(own: &[&'a NodeAddress], by_calico: Option<Way>) -> Vec<&'a NodeAddress> {
     let mut sources: Vec<&NodeAddress> = Vec::new();
     let mut may_be_direct = false;
     // A node may have annotations of a plugin as well that was there before.
-    for routes in ROUTES {
-        let by: Vec<_> = own.iter().filter(|known| known.sort == routes.by).copied().collect();
-        may_be_direct |= routes.or_directly && !by.is_empty();
-        sources.extend(by);
+    for Routes { by, or_directly } in ROUTES {
+        let way = by_calico.filter(|_| *by == CALICO_TUNNEL);
+        let mut found = own.iter().filter(|known| known.sort == *by).copied().peekable();
+        let is_there = found.peek().is_some();
+        may_be_direct |= is_there && way.map_or(*or_directly, |way| way == Way::Directly);
+        sources.extend(found.filter(|_| way != Some(Way::Directly)));
     }
     if may_be_direct || sources.is_empty() {
         sources.extend(directly(own));
@@ -91,12 +131,13 @@ fn to_other_nodes<'a>(own: &[&'a NodeAddress]) -> Vec<&'a NodeAddress> {
 /// By the nodes' own network: its `InternalIP`, and what the plugin says to be its address there; in
 /// want of these, what there is.
 fn directly<'a>(own: &[&'a NodeAddress]) -> Vec<&'a NodeAddress> {
-    let is_direct = |known: &&&NodeAddress| {
-        matches!(known.sort, AddressSort::Internal | AddressSort::Underlay(_))
-    };
-    let direct: Vec<_> = own.iter().filter(is_direct).copied().collect();
+    let direct: Vec<_> = own.iter().copied().filter(|known| is_direct(known)).collect();
     match direct.is_empty() {
         true => own.first().copied().into_iter().collect(),
         false => direct,
     }
+}
+
+fn is_direct(known: &NodeAddress) -> bool {
+    matches!(known.sort, AddressSort::Internal | AddressSort::Underlay(_))
 }

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 
-use super::node_address::NodeAddress;
+use super::{address_pool::AddressPool, node_address::NodeAddress};
 use crate::{
     flow::Protocol,
     policy::{
@@ -32,6 +32,8 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     /// `v1` `ServiceAccount`.
     ServiceAccount(ServiceAccount),
+    /// Calico's `IPPool`.
+    AddressPool(AddressPool),
     /// A policy of any kind.
     Policy(Policy),
     /// Calico's Tier.
@@ -59,6 +61,8 @@ pub enum Kind {
     EndpointSlice,
     /// `v1` `ServiceAccount`.
     ServiceAccount,
+    /// Calico's `IPPool`.
+    AddressPool,
     /// A policy kind.
     Policy(PolicyKind),
     /// Calico's Tier.
@@ -93,6 +97,7 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::ServiceAccount => "ServiceAccount",
+            Self::AddressPool => "IPPool",
             Self::Policy(kind) => kind.name(),
             Self::Tier => "Tier",
             Self::NetworkSet => "NetworkSet",
@@ -155,6 +160,7 @@ impl Object {
             Self::Service(o) => (Kind::Service, Some(&o.namespace), &o.name),
             Self::EndpointSlice(o) => (Kind::EndpointSlice, Some(&o.namespace), &o.name),
             Self::ServiceAccount(o) => (Kind::ServiceAccount, Some(&o.namespace), &o.name),
+            Self::AddressPool(o) => (Kind::AddressPool, None, &o.name),
             Self::Tier(o) => (Kind::Tier, None, &o.name),
             Self::NetworkSet(o) => (Kind::of_network_set(o), o.namespace.as_ref(), &o.name),
             Self::Template(o) => (Kind::Template(o.kind), Some(&o.pod.namespace), &o.name),
@@ -377,6 +383,8 @@ pub struct Node {
     pub addresses: Vec<NodeAddress>,
     /// `spec.podCIDRs`, and what its network plugin has beside them.
     pub pod_networks: Vec<IpNet>,
+    /// The subnets that it is in itself, as far as its network plugin says them.
+    pub subnets: Vec<IpNet>,
 }
 
 impl Node {
@@ -407,6 +415,8 @@ pub struct PluginNode {
     pub addresses: Vec<NodeAddress>,
     /// Networks of the node's pods.
     pub pod_networks: Vec<IpNet>,
+    /// The subnets that the node is in itself.
+    pub subnets: Vec<IpNet>,
 }
 
 /// The kinds of network plugins' objects that say which addresses a node has.

@@ -8,6 +8,7 @@ use strum::VariantArray as _;
 
 use super::{
     Name,
+    address_pool::AddressPool,
     node_address::NodeAddress,
     object::{
         EndpointSlice, Key, Kind, Namespace, Node, Object, PluginNode, PluginNodeKind, Pod,
@@ -68,6 +69,7 @@ pub(super) struct Objects {
     pub(super) endpoint_slices: HashTrieMapSync<Name, Arc<EndpointSlice>>,
     pub(super) service_accounts: HashTrieMapSync<Name, Arc<ServiceAccount>>,
     pub(super) policies: PolicyIndex,
+    pub(super) address_pools: HashTrieMapSync<Arc<str>, Arc<AddressPool>>,
     pub(super) tiers: HashTrieMapSync<Arc<str>, Arc<Tier>>,
     pub(super) network_sets: HashTrieMapSync<SetName, Arc<NetworkSet>>,
     pub(super) templates: HashTrieMapSync<TemplateName, Arc<Template>>,
@@ -100,6 +102,9 @@ impl Objects {
             Object::ServiceAccount(account) => {
                 let name = (account.namespace.clone(), account.name.clone());
                 self.service_accounts.insert_mut(name, Arc::new(account));
+            }
+            Object::AddressPool(pool) => {
+                self.address_pools.insert_mut(pool.name.clone(), Arc::new(pool));
             }
             Object::Tier(tier) => {
                 self.tiers.insert_mut(tier.name.clone(), Arc::new(tier));
@@ -223,6 +228,9 @@ impl Objects {
             Kind::ServiceAccount => {
                 self.service_accounts.remove_mut(&name());
             }
+            Kind::AddressPool => {
+                self.address_pools.remove_mut(&key.name);
+            }
             Kind::Tier => {
                 self.tiers.remove_mut(&key.name);
             }
@@ -254,6 +262,7 @@ impl Objects {
             Kind::EndpointSlice => self.endpoint_slices.size(),
             Kind::ServiceAccount => self.service_accounts.size(),
             Kind::Policy(kind) => self.policies.iter().filter(|p| p.reference.kind == kind).count(),
+            Kind::AddressPool => self.address_pools.size(),
             Kind::Tier => self.tiers.size(),
             Kind::NetworkSet | Kind::GlobalNetworkSet => {
                 self.network_sets.values().filter(|set| Kind::of_network_set(set) == kind).count()
@@ -284,6 +293,9 @@ impl Objects {
                 let (namespace, name) = (key.namespace.clone(), key.name.clone());
                 let policy = self.policies.get(&PolicyRef { kind, namespace, name })?;
                 Object::Policy(Policy::clone(policy))
+            }
+            Kind::AddressPool => {
+                Object::AddressPool(AddressPool::clone(self.address_pools.get(&key.name)?))
             }
             Kind::Tier => Object::Tier(Tier::clone(self.tiers.get(&key.name)?)),
             Kind::NetworkSet | Kind::GlobalNetworkSet => {
@@ -376,6 +388,7 @@ fn second_holdings(pod: &Arc<Pod>) -> impl Iterator<Item = (IpAddr, HeldBy)> {
 /// A node with what a plugin's object says of it. What was only convention gives way to what is known of
 /// the plugin.
 fn with(node: &Node, by_plugin: &PluginNode) -> Arc<Node> {
+    let own = &node.subnets;
     let mut node = node.clone();
     node.addresses.retain(NodeAddress::is_certain);
     for found in &by_plugin.addresses {
@@ -388,6 +401,7 @@ fn with(node: &Node, by_plugin: &PluginNode) -> Arc<Node> {
             node.pod_networks.push(*network);
         }
     }
+    node.subnets.extend(by_plugin.subnets.iter().filter(|subnet| !own.contains(subnet)));
     Arc::new(node)
 }
 

@@ -226,6 +226,7 @@ impl Snapshot {
                     labels: crate::policy::requirement::Labels::new(),
                     addresses: vec![NodeAddress::internal(address)],
                     pod_networks: Vec::new(),
+                    subnets: Vec::new(),
                 }),
             }),
         }

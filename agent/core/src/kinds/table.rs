@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     cluster::{
+        address_pool::address_pool,
         object::{Kind, Object, PluginNodeKind, WorkloadKind},
         translate,
     },
@@ -111,6 +112,17 @@ pub(super) const ROWS: &[KindRow] = &[
             Ok(Object::PluginNode(translate::calico_node(&decode(value)?)?))
         })),
         ..OBJECT
+    },
+    // Whether what a node sends to pods of others goes by the tunnel, and with which address.
+    KindRow {
+        kind: "IPPool",
+        plural: "ippools",
+        scope: Scope::Cluster,
+        role: Role::Object,
+        decoder: Some(read(Kind::AddressPool, |value, _| {
+            Ok(Object::AddressPool(address_pool(&decode(value)?)?))
+        })),
+        ..CALICO
     },
     KindRow {
         kind: "Service",

@@ -104,8 +104,10 @@ fn judge(
         return DirectionVerdict::not_isolated();
     }
     // Service accounts are missed where a policy asks for their labels, and what a plugin says of nodes
-    // where an address is nobody's.
-    let is_needed = |kind: &Kind| !matches!(kind, Kind::ServiceAccount | Kind::PluginNode(_));
+    // where an address is nobody's. Pools say less of the sources of nodes where they are missing.
+    let is_needed = |kind: &Kind| {
+        !matches!(kind, Kind::ServiceAccount | Kind::PluginNode(_) | Kind::AddressPool)
+    };
     let mut unsynced = snapshot.sync().unsynced().iter().filter(|(kind, _)| is_needed(kind));
     if let Some((kind, why)) = unsynced.next() {
         let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();

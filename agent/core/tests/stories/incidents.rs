@@ -40,6 +40,7 @@ fn backend() -> Cluster {
             labels: Labels::new(),
             addresses: vec![NodeAddress::internal(address(1))],
             pod_networks: Vec::new(),
+            subnets: Vec::new(),
         }),
         None,
     );

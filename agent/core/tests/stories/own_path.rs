@@ -25,8 +25,16 @@ fn cluster() -> Cluster {
     for (name, last) in [("worker-1", 1), ("worker-2", 2)] {
         let (labels, pod_networks) = (Labels::new(), Vec::new());
         let addresses = vec![NodeAddress::internal(address(last))];
-        cluster
-            .apply(Object::Node(Node { name: name.into(), labels, addresses, pod_networks }), None);
+        cluster.apply(
+            Object::Node(Node {
+                name: name.into(),
+                labels,
+                addresses,
+                pod_networks,
+                subnets: Vec::new(),
+            }),
+            None,
+        );
     }
     let collector = pod("monitoring", "collector-0", 20, &[("app", "collector")]);
     cluster.apply(Object::Pod(Pod { node: Some("worker-2".into()), ..collector }), None);

@@ -167,6 +167,7 @@ fn node(name: &str, last: u8, labels: &[(&str, &str)]) -> Object {
         labels: labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect::<Labels>(),
         addresses: vec![NodeAddress::internal(address(last))],
         pod_networks: Vec::new(),
+        subnets: Vec::new(),
     })
 }
 

@@ -32,6 +32,7 @@ fn cluster() -> Cluster {
         labels: labels(&[("role", "worker")]),
         addresses: vec![NodeAddress::internal(address(1))],
         pod_networks: Vec::new(),
+        subnets: Vec::new(),
     };
     cluster.apply(Object::Node(node), None);
     cluster

@@ -210,7 +210,8 @@ impl Reader<'_> {
     /// Reads the nodes, and what network plugins say of them.
     async fn nodes(&mut self) {
         let is_of_nodes = |row: &KindRow| {
-            row.is_followed() && matches!(row.reads(), Some(Kind::Node | Kind::PluginNode(_)))
+            row.is_followed()
+                && matches!(row.reads(), Some(Kind::Node | Kind::PluginNode(_) | Kind::AddressPool))
         };
         for row in self.served(is_of_nodes) {
             self.all(row, None, &ListParams::default()).await;

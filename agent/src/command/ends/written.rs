@@ -171,8 +171,8 @@ impl WrittenEnd {
         let mut protocol = url.as_ref().and_then(|url| url.protocol);
         let place =
             |name: &str| Place { namespace: namespace.map(str::to_owned), name: name.to_owned() };
-        let end = if let Ok(address) = host.parse() {
-            NamedEnd::Address(address)
+        let end = if let Ok(address) = host.parse::<IpAddr>() {
+            NamedEnd::Address(address.to_canonical())
         } else if host.contains('/') {
             end_with_kind(host, namespace)?
         } else if host == "localhost" {

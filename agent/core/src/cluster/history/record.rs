@@ -113,7 +113,7 @@ pub(super) fn parts(object: &Object) -> usize {
         Object::Service(service) => service.selector.len() + service.ports.len(),
         Object::EndpointSlice(slice) => slice.endpoints.len() + slice.ports.len(),
         Object::ServiceAccount(account) => account.labels.len(),
-        Object::Tier(_) => 1,
+        Object::Tier(_) | Object::AddressPool(_) => 1,
         Object::Template(template) => template.pod.labels.len() + template.pod.ports.len(),
         Object::NetworkSet(set) => set.labels.len() + set.networks.len(),
         Object::Policy(policy) => {

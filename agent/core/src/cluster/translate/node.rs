@@ -46,7 +46,9 @@ pub fn node(node: &core::Node) -> Result<Node, Problem> {
         found.pod_network(network(text, &path)?);
     }
     let annotations = Annotations::of(&node.metadata);
-    annotations.addresses().for_each(|address| found.plugins_address(address));
+    for (network, sort) in annotations.addresses() {
+        found.plugins_network(network, sort);
+    }
     let pod_cidrs = found.pod_networks.clone();
     annotations.pod_networks().into_iter().for_each(|network| found.pod_network(network));
     annotations.of_pod_cidrs(&pod_cidrs).for_each(|address| found.plugins_address(address));
@@ -55,6 +57,7 @@ pub fn node(node: &core::Node) -> Result<Node, Problem> {
         labels: labels(node.metadata.labels.iter().flatten()),
         addresses: found.addresses,
         pod_networks: found.pod_networks,
+        subnets: found.subnets,
     })
 }
 
@@ -192,7 +195,7 @@ pub fn calico_node(node: &CalicoNode) -> Result<PluginNode, Problem> {
     });
     for (text, sort) in typed.chain(own).chain(tunnels) {
         if let Some(address) = address_or_network(text) {
-            found.plugins_address(NodeAddress::stated(address.addr(), sort));
+            found.plugins_network(address, sort);
         }
     }
     // Its own name is the Node's, unless it was set up otherwise.
@@ -209,6 +212,7 @@ pub fn calico_node(node: &CalicoNode) -> Result<PluginNode, Problem> {
 struct Found {
     addresses: Vec<NodeAddress>,
     pod_networks: Vec<IpNet>,
+    subnets: Vec<IpNet>,
 }
 
 impl Found {
@@ -235,6 +239,16 @@ impl Found {
         }
     }
 
+    /// One more of what a plugin says, with the subnet that it is in.
+    fn plugins_network(&mut self, found: IpNet, sort: AddressSort) {
+        let subnet = found.trunc();
+        let is_one = found.prefix_len() == found.max_prefix_len();
+        if matches!(sort, AddressSort::Underlay(_)) && !is_one && !self.subnets.contains(&subnet) {
+            self.subnets.push(subnet);
+        }
+        self.plugins_address(NodeAddress::stated(found.addr(), sort));
+    }
+
     fn pod_network(&mut self, network: IpNet) {
         let network = network.trunc();
         if !self.pod_networks.contains(&network) {
@@ -243,6 +257,7 @@ impl Found {
     }
 
     fn plugin_node(self, kind: PluginNodeKind, name: Arc<str>) -> PluginNode {
-        PluginNode { kind, name, addresses: self.addresses, pod_networks: self.pod_networks }
+        let Self { addresses, pod_networks, subnets } = self;
+        PluginNode { kind, name, addresses, pod_networks, subnets }
     }
 }

@@ -105,11 +105,12 @@ impl<'a> Annotations<'a> {
         Self(metadata.annotations.as_ref())
     }
 
-    /// The addresses that are written there, in the order of the table.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = NodeAddress> {
+    /// The addresses that are written there, each with its network as far as that is, in the order of
+    /// the table.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (IpNet, AddressSort)> {
         ADDRESSES.iter().flat_map(|(name, sort)| {
             let networks = self.get(name).map(networks_in).unwrap_or_default().into_iter();
-            networks.map(|network| NodeAddress::stated(network.addr(), *sort))
+            networks.map(|network| (network, *sort))
         })
     }
 

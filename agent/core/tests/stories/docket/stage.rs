@@ -78,6 +78,7 @@ pub(crate) fn shop() -> Cluster {
             labels: Labels::new(),
             addresses: vec![NodeAddress::internal(address(NODE))],
             pod_networks: Vec::new(),
+            subnets: Vec::new(),
         }),
         None,
     );
