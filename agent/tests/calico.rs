@@ -239,7 +239,8 @@ fn a_tier_without_an_object_leaves_it_open() {
 fn calico_polices_what_a_pod_sends_to_its_own_node() {
     let kubernetes = "\n---\n{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: \
         lock, namespace: shop}, spec: {podSelector: {}, policyTypes: [Ingress, Egress]}}\n";
-    let pool = "---\n{apiVersion: crd.projectcalico.org/v1, kind: IPPool, metadata: {name: a}}\n";
+    let pool = "---\n{apiVersion: crd.projectcalico.org/v1, kind: IPPool, metadata: {name: a},\n \
+                spec: {cidr: 10.1.0.0/16}}\n";
     let exempt = |policies: &str, source, destination| {
         let verdict = asked(&cluster(policies), source, destination, 443).diagnosis.verdict;
         assert_eq!(verdict.decision(), Decision::Denied);

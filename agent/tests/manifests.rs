@@ -155,7 +155,7 @@ fn kinds_that_take_no_part_are_counted_and_policies_of_others_are_noted() {
     let manifests = read(
         "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n---\n\
          {apiVersion: cilium.io/v2, kind: CiliumNetworkPolicy, metadata: {name: b}}\n---\n\
-         {apiVersion: projectcalico.org/v3, kind: IPPool, metadata: {name: c}}\n",
+         {apiVersion: projectcalico.org/v3, kind: FelixConfiguration, metadata: {name: c}}\n",
     );
     assert!(manifests.errors.is_empty() && manifests.objects.is_empty());
     assert_eq!(manifests.ignored.len(), 2);

@@ -142,6 +142,9 @@ pub struct Answer {
     pub courses: Vec<Course>,
     /// The packets that may come of it, or, of a Service that refuses it, would.
     pub ways: Vec<Way>,
+    /// Only one of the packets without a Service is sent each time, and which one the objects do not
+    /// say: those of a node, which has several addresses.
+    pub is_one_of_ways: bool,
 }
 
 impl Answer {
@@ -177,7 +180,10 @@ impl Answer {
                 Fate::Name(_) | Fate::Unknown(_) => vec![Effective::Unknown],
             }
         });
-        Effective::of_any(plain.chain(courses))
+        match Effective::of_any(plain.chain(courses)) {
+            Effective::Some if self.is_one_of_ways && self.courses.is_empty() => Effective::Unknown,
+            effective => effective,
+        }
     }
 
     /// The packets of a course, or those that no Service takes part in.

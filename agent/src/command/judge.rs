@@ -80,7 +80,9 @@ pub(super) fn judge(
                 match by_address.and_then(|address| to_address(snapshot, &dial, address, None)) {
                     Some(course) => courses.push(course),
                     None => {
-                        for source in sources(snapshot, from, client, end) {
+                        let sources = sources(snapshot, from, client, end);
+                        answer.is_one_of_ways |= sources.len() > 1;
+                        for source in sources {
                             let Port { number, protocol } = port;
                             let question = Question::new(source, end.clone(), number, protocol);
                             answer.add_packet(snapshot, question);

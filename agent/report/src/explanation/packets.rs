@@ -282,6 +282,9 @@ pub(super) fn write(lines: &mut Vec<String>, packets: &[PacketStep], effective: 
         (Effective::Allow, all) => format!("{all} backends, all pass:"),
         (Effective::Deny, 1) => "all packets that may come of it are denied:".to_owned(),
         (Effective::Deny, all) => format!("{all} backends, all denied:"),
+        (Effective::Unknown, 1) => {
+            "it depends on where the packet comes from, which the objects do not say:".to_owned()
+        }
         (Effective::Unknown, all) => format!("{all} backends:"),
     });
     let count = packets.iter().map(|packet| packet.group).max().map_or(0, |last| last + 1);
@@ -342,13 +345,22 @@ fn named(
     listed(&names)
 }
 
-/// Who connects, as they leave: where each packet comes from, if it is not the same for all.
+/// Who connects, as they leave: where each packet comes from, if it is not the same for all; with its
+/// address, where one has several.
 fn clients_of(packets: &[&PacketStep]) -> Vec<String> {
-    let mut names: Vec<String> = packets
-        .iter()
-        .map(|packet| text::end(&packet.leaves.as_ref().unwrap_or(&packet.flow).source))
-        .collect();
-    names.sort();
+    let source = |packet: &PacketStep| {
+        let end = &packet.leaves.as_ref().unwrap_or(&packet.flow).source;
+        (text::end(end), end.ip.clone())
+    };
+    let mut ends: Vec<(String, String)> = packets.iter().map(|packet| source(packet)).collect();
+    ends.sort();
+    ends.dedup();
+    let is_node = |name: &str| name.starts_with("node/");
+    let name = |(name, ip): &(String, String)| match is_node(name) {
+        true => format!("{name} ({ip})"),
+        false => name.clone(),
+    };
+    let mut names: Vec<String> = ends.iter().map(name).collect();
     names.dedup();
     names
 }
