@@ -1,6 +1,7 @@
 //! What is known of the cluster: one writer, immutable snapshots.
 
 pub mod address_pool;
+pub mod caller;
 pub mod dns;
 pub mod history;
 pub mod known_address;
@@ -26,6 +27,7 @@ use crate::policy::{
     unread::Unread,
 };
 use address_pool::AddressPool;
+use caller::Caller;
 use history::History;
 use look_up::{LookUp, Query};
 pub use node_facts::{Addresses, Interface, Invalid, NodeFacts, TableFull};
@@ -135,6 +137,11 @@ impl Snapshot {
     /// A service account by namespace and name.
     pub fn service_account(&self, namespace: &str, name: &str) -> Option<&Arc<ServiceAccount>> {
         self.objects.service_accounts.get(&(namespace.into(), name.into()))
+    }
+
+    /// All objects that make something connect to pods, in no order.
+    pub fn callers(&self) -> impl Iterator<Item = &Arc<Caller>> {
+        self.objects.callers.values()
     }
 
     /// A tier by name. The default one is there in any cluster.

@@ -4,6 +4,7 @@ mod inquiry;
 mod needs;
 pub mod reason;
 pub mod remark;
+mod situation;
 mod through_service;
 mod words;
 
@@ -111,7 +112,7 @@ impl Class {
     name(SituationKind),
     doc = "A situation that needs another fix than its class suggests.",
     derive(Serialize, Deserialize, JsonSchema),
-    serde(rename_all = "lowercase"),
+    serde(rename_all = "kebab-case"),
     schemars(rename = "Situation")
 )]
 pub enum Situation {
@@ -121,6 +122,22 @@ pub enum Situation {
     Probe(Probe),
     /// The first moments of a pod, which the CNI had not let in yet.
     Start,
+    /// A pod asks the API server.
+    ApiServer,
+    /// The API server calls a webhook, an aggregated API or a conversion.
+    ApiServerCalls,
+    /// Between pods of an ambient mesh, whose packets go to a port of its own.
+    Mesh,
+    /// The kubelet's probe of a pod of an ambient mesh, which gives it another source.
+    MeshProbe,
+    /// A pod asks the cloud's metadata service.
+    Metadata,
+    /// To a port that is to be scraped by Prometheus.
+    Scrape,
+    /// To a pod behind a Service for which nodes replace the client's address by their own.
+    NodeSource,
+    /// A pod that reaches itself through its Service.
+    Hairpin,
 }
 
 impl Situation {

@@ -66,6 +66,9 @@ pub enum Role {
     /// What pods to come are made of: read from manifests, and for a question that is about it. An agent
     /// judges pods that are there.
     Template,
+    /// What makes something connect to pods, by which a flow is known for what it is: read from
+    /// manifests, and for a question. It decides nothing, and no agent reads it.
+    Caller,
     /// A policy, or what a policy rests on: one that cannot be read may have decided.
     Policy,
     /// A policy that decides nothing: it is reported what it would deny.
@@ -114,7 +117,11 @@ impl KindRow {
 
     /// Whether an agent follows all its objects, or those of its node.
     pub fn is_followed(&self) -> bool {
-        !matches!(self.role, Role::LookedUp | Role::Given | Role::Template | Role::Remarked)
+        let is_not = matches!(
+            self.role,
+            Role::LookedUp | Role::Given | Role::Template | Role::Remarked | Role::Caller
+        );
+        !is_not
     }
 
     /// For people: `NetworkPolicy`, `cilium.io/v2 CiliumNetworkPolicy`.
@@ -205,7 +212,8 @@ pub fn all() -> impl Iterator<Item = &'static KindRow> {
 
 /// Every kind whose objects an agent reads.
 pub fn of_agents() -> impl Iterator<Item = Kind> {
-    all().filter(|row| row.role != Role::Template).filter_map(KindRow::reads)
+    let is_of_agents = |row: &&KindRow| !matches!(row.role, Role::Template | Role::Caller);
+    all().filter(is_of_agents).filter_map(KindRow::reads)
 }
 
 /// The row of a kind whose objects are read.

@@ -95,7 +95,7 @@ fn assert_granted(
 fn the_agent_may_follow_each_kind() {
     for path in ["deploy/kustomize/base/rbac.yaml", "deploy/helm/whydrop/templates/rbac.yaml"] {
         assert_granted(path, &granted(path, |_| true), |row| match row.role {
-            Role::Given => &[],
+            Role::Given | Role::Caller => &[],
             Role::Unread => &["list", "watch"],
             // A pod's owner's owner, and how many pods a workload has; never what they are made of.
             Role::Template => match row.kind {
@@ -116,9 +116,8 @@ fn the_healer_may_read_each_kind() {
     for path in HEAL {
         let granted = granted(path, |role| !role.ends_with("-policies"));
         assert_granted(path, &granted, |row| match row.role {
-            Role::Given => &[],
             Role::Unread => &["list"],
-            Role::Template | Role::Remarked => &[],
+            Role::Given | Role::Template | Role::Remarked | Role::Caller => &[],
             _ => &["get", "list"],
         });
     }
@@ -155,7 +154,9 @@ fn the_readme_has_a_line_for_each_kind() {
     let lines: Vec<&str> = lines.skip(1).take_while(|line| line.starts_with('|')).collect();
     let expected = kinds::all().filter_map(|row| {
         let becomes = match row.role {
-            Role::Object | Role::LookedUp | Role::Given | Role::Template => return None,
+            Role::Object | Role::LookedUp | Role::Given | Role::Template | Role::Caller => {
+                return None;
+            }
             Role::Policy => "evaluated",
             Role::Staged => "reported: what it would deny",
             Role::Unread => "not read: named where it may decide",

@@ -251,8 +251,9 @@ pub fn text(explanation: &Explanation) -> String {
         lines.push(String::new());
         lines.push(format!("cause: {}", cause.class));
         lines.push(format!("  {}", cause.text));
-    } else if verdict.exempt.is_some()
-        && (by_policies(&verdict.egress) || by_policies(&verdict.ingress))
+    } else if cause.situation.is_some()
+        || (verdict.exempt.is_some()
+            && (by_policies(&verdict.egress) || by_policies(&verdict.ingress)))
     {
         lines.push(String::new());
         lines.push(format!("note: {}", cause.text));

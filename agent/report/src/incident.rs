@@ -101,7 +101,7 @@ pub struct IncidentCause {
     pub class: Word<Class>,
     /// The direction that denies.
     pub direction: Option<Direction>,
-    /// A situation that needs another fix: `dns` or `probe`.
+    /// A situation that needs another fix: `dns`, `probe`, `api-server`, …
     pub situation: Option<SituationKind>,
     /// The policy to look at first.
     pub policy: Option<ObjectRef>,

@@ -241,7 +241,7 @@ pub struct Cause {
     pub class: Word<Class>,
     /// The direction that denies.
     pub direction: Option<Direction>,
-    /// A situation that needs another fix: `dns` or `probe`.
+    /// A situation that needs another fix: `dns`, `probe`, `api-server`, …
     pub situation: Option<SituationKind>,
     /// The policy to look at first; the others behind an implicit deny are in `isolating`.
     pub policy: Option<ObjectRef>,

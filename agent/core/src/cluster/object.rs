@@ -6,7 +6,11 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 
-use super::{address_pool::AddressPool, node_address::NodeAddress};
+use super::{
+    address_pool::AddressPool,
+    caller::{Caller, CallerKind},
+    node_address::NodeAddress,
+};
 use crate::{
     flow::Protocol,
     policy::{
@@ -42,6 +46,8 @@ pub enum Object {
     NetworkSet(NetworkSet),
     /// A workload, of which only its template takes part.
     Template(Template),
+    /// What makes something connect to pods.
+    Caller(Caller),
 }
 
 /// The kinds of [`Object`]; [`crate::kinds`] says where each comes from.
@@ -73,6 +79,8 @@ pub enum Kind {
     GlobalNetworkSet,
     /// A workload's.
     Template(WorkloadKind),
+    /// What makes something connect to pods.
+    Caller(CallerKind),
 }
 
 impl Kind {
@@ -103,6 +111,7 @@ impl Kind {
             Self::NetworkSet => "NetworkSet",
             Self::GlobalNetworkSet => "GlobalNetworkSet",
             Self::Template(kind) => kind.name(),
+            Self::Caller(kind) => kind.name(),
         }
     }
 }
@@ -164,6 +173,7 @@ impl Object {
             Self::Tier(o) => (Kind::Tier, None, &o.name),
             Self::NetworkSet(o) => (Kind::of_network_set(o), o.namespace.as_ref(), &o.name),
             Self::Template(o) => (Kind::Template(o.kind), Some(&o.pod.namespace), &o.name),
+            Self::Caller(o) => (Kind::Caller(o.kind), o.namespace.as_ref(), &o.name),
             Self::Policy(o) => {
                 let PolicyRef { kind, namespace, name } = &o.reference;
                 (Kind::Policy(*kind), namespace.as_ref(), name)
@@ -207,6 +217,9 @@ pub struct Pod {
     pub ports: Vec<ContainerPort>,
     /// Ports that the kubelet probes over the network.
     pub probes: Vec<ProbePort>,
+    /// The port at which its annotations ask Prometheus to scrape it (`prometheus.io/scrape`,
+    /// `prometheus.io/port`).
+    pub scraped_port: Option<u16>,
     /// Who made it.
     pub workload: Option<Workload>,
     /// Its condition `Ready`; `None`: its status does not say.
@@ -437,6 +450,8 @@ pub struct Service {
     pub namespace: Arc<str>,
     /// Name.
     pub name: Arc<str>,
+    /// Labels.
+    pub labels: Labels,
     /// `spec.clusterIPs`, one for each family; empty: it is headless, stands for a name, or has not
     /// been given any (a manifest).
     pub cluster_addresses: Vec<IpAddr>,

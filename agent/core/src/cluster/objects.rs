@@ -9,6 +9,7 @@ use strum::VariantArray as _;
 use super::{
     Name,
     address_pool::AddressPool,
+    caller::{Caller, CallerKind},
     node_address::NodeAddress,
     object::{
         EndpointSlice, Key, Kind, Namespace, Node, Object, PluginNode, PluginNodeKind, Pod,
@@ -30,6 +31,9 @@ type SetName = (Option<Arc<str>>, Arc<str>);
 
 /// Kind, namespace and name of a workload.
 type TemplateName = (WorkloadKind, Arc<str>, Arc<str>);
+
+/// Kind, namespace of those that are in one, and name of what makes something connect.
+type CallerName = (CallerKind, Option<Arc<str>>, Arc<str>);
 
 /// Who holds, or held, an address.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,6 +77,7 @@ pub(super) struct Objects {
     pub(super) tiers: HashTrieMapSync<Arc<str>, Arc<Tier>>,
     pub(super) network_sets: HashTrieMapSync<SetName, Arc<NetworkSet>>,
     pub(super) templates: HashTrieMapSync<TemplateName, Arc<Template>>,
+    pub(super) callers: HashTrieMapSync<CallerName, Arc<Caller>>,
     pub(super) holdings: HashTrieMapSync<IpAddr, Vec<Holding>>,
 }
 
@@ -117,6 +122,10 @@ impl Objects {
                 let namespace = template.pod.namespace.clone();
                 let name = (template.kind, namespace, template.name.clone());
                 self.templates.insert_mut(name, Arc::new(template));
+            }
+            Object::Caller(caller) => {
+                let name = (caller.kind, caller.namespace.clone(), caller.name.clone());
+                self.callers.insert_mut(name, Arc::new(caller));
             }
             Object::Policy(mut policy) => {
                 // Without a timestamp of its own (a manifest), a policy that a running agent sees
@@ -241,6 +250,9 @@ impl Objects {
                 let (namespace, name) = name();
                 self.templates.remove_mut(&(kind, namespace, name));
             }
+            Kind::Caller(kind) => {
+                self.callers.remove_mut(&(kind, key.namespace.clone(), key.name.clone()));
+            }
             Kind::Policy(kind) => {
                 let reference =
                     PolicyRef { kind, namespace: key.namespace.clone(), name: key.name.clone() };
@@ -268,6 +280,7 @@ impl Objects {
                 self.network_sets.values().filter(|set| Kind::of_network_set(set) == kind).count()
             }
             Kind::Template(kind) => self.templates.values().filter(|t| t.kind == kind).count(),
+            Kind::Caller(kind) => self.callers.values().filter(|c| c.kind == kind).count(),
         }
     }
 
@@ -305,6 +318,10 @@ impl Objects {
             Kind::Template(kind) => {
                 let (namespace, name) = name();
                 Object::Template(Template::clone(self.templates.get(&(kind, namespace, name))?))
+            }
+            Kind::Caller(kind) => {
+                let name = (kind, key.namespace.clone(), key.name.clone());
+                Object::Caller(Caller::clone(self.callers.get(&name)?))
             }
         })
     }

@@ -1,12 +1,15 @@
 //! Kubernetes API objects to the core's own, defaulted as the API server does it.
 
 mod address;
+pub mod caller;
 mod dns_cache;
 mod network_status;
 mod node;
 mod node_annotations;
 mod service;
 mod template;
+
+use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1 as core,
@@ -83,6 +86,7 @@ pub fn pod(pod: &core::Pod) -> Result<Pod, Problem> {
     let labels = labels_of(metadata);
     let ports = spec.map(container_ports).transpose()?.unwrap_or_default();
     let probes = spec.map(|spec| probe_ports(spec, &ports)).unwrap_or_default();
+    let annotations = metadata.annotations.as_ref();
     Ok(Pod {
         namespace: namespace_of(metadata),
         name: name_of(metadata)?,
@@ -104,6 +108,7 @@ pub fn pod(pod: &core::Pod) -> Result<Pod, Problem> {
         second_networks,
         ports,
         probes,
+        scraped_port: annotations.and_then(scraped_port),
         workload: workload(metadata.owner_references.as_deref().unwrap_or_default(), &labels),
         ready: status.and_then(is_ready),
         terminating: metadata.deletion_timestamp.is_some(),
@@ -111,6 +116,13 @@ pub fn pod(pod: &core::Pod) -> Result<Pod, Problem> {
         dns_cache_addresses: spec.map(dns_cache::addresses).unwrap_or_default(),
         labels,
     })
+}
+
+/// The port at which annotations ask for scrapes: no API defines them, but the scrape configuration that
+/// Prometheus' own charts and most others come with. Without a port it is any of the pod's.
+fn scraped_port(annotations: &BTreeMap<String, String>) -> Option<u16> {
+    let is_asked = annotations.get("prometheus.io/scrape").is_some_and(|text| text == "true");
+    annotations.get("prometheus.io/port").filter(|_| is_asked)?.trim().parse().ok()
 }
 
 fn is_ready(status: &core::PodStatus) -> Option<bool> {

@@ -7,6 +7,7 @@ use jiff::SignedDuration;
 use super::{
     Case, Class, Fate, Situation,
     reason::{DroppedBy, dropped_by, is_in_pod},
+    situation::{self, Scene, Trap},
 };
 use crate::{
     cluster::{
@@ -138,6 +139,10 @@ impl Inquiry<'_> {
         if matches!(class, Class::OutOfSync | Class::NotPolicy) && self.starting().is_some() {
             return Some(Situation::Start);
         }
+        let trap = self.trap(class);
+        if let Some(Trap::MeshProbe(..)) = trap {
+            return Some(Situation::MeshProbe);
+        }
         let Question { source, destination, port, .. } = self.question;
         if let (Holder::Node(node), Holder::Pod(pod)) = (&source.holder, &destination.holder)
             && pod.node.as_ref() == Some(&node.name)
@@ -147,7 +152,25 @@ impl Inquiry<'_> {
         }
         let dialled = self.case.dialled.map_or(self.case.flow.port, |(_, port)| port);
         let asks_dns = *port == DNS_PORT || dialled == DNS_PORT;
-        (asks_dns && self.to_cluster_dns()).then_some(Situation::Dns)
+        if asks_dns && self.to_cluster_dns() {
+            return Some(Situation::Dns);
+        }
+        trap.map(|trap| trap.situation())
+    }
+
+    /// The trap of the trade that it is, if it is one.
+    pub(super) fn trap(&self, class: Class) -> Option<Trap> {
+        let Case { flow, dialled, fate, .. } = self.case;
+        let scene = Scene {
+            snapshot: self.snapshot,
+            question: self.question,
+            verdict: self.verdict,
+            dialled: dialled.unwrap_or((flow.destination, flow.port)),
+            is_translated: dialled.is_some(),
+            is_asked: matches!(fate, Fate::Asked),
+        };
+        let is_open = |trap: &Trap| class.is_denial() || trap.is_beside_the_verdict();
+        situation::trap(&scene).filter(is_open)
     }
 
     /// Whether the destination is the cluster's DNS: its Service, one of its pods, or the cache that

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 
-use super::{Cause, Class, Fate, Hindsight, Situation, inquiry::Inquiry, reason, remark::Remark};
+use super::{
+    Cause, Class, Fate, Hindsight, Situation, inquiry::Inquiry, reason, remark::Remark,
+    situation::Trap,
+};
 use crate::{
     cluster::{
         TableFull,
@@ -30,7 +33,7 @@ pub(super) fn sentence(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
         Some(main_clause(inquiry, cause)),
         address_of_node(inquiry, cause),
         exemption(inquiry, cause),
-        consequence(cause),
+        consequence(inquiry, cause),
         start(inquiry, cause),
         lifted_since(cause),
     ];
@@ -117,10 +120,13 @@ fn address_of_node(inquiry: &Inquiry<'_>, cause: &Cause) -> Option<String> {
     (!words.is_empty()).then(|| words.join("; "))
 }
 
-/// What a denial does beyond the flow.
-fn consequence(cause: &Cause) -> Option<String> {
+/// What a denial does beyond the flow, or what the flow is.
+fn consequence(inquiry: &Inquiry<'_>, cause: &Cause) -> Option<String> {
+    let trap = inquiry.trap(cause.class);
     let what = match cause.situation? {
-        Situation::Dns => "without DNS nothing that uses names will work",
+        Situation::Dns if !matches!(trap, Some(Trap::NodeDns(_))) => {
+            "without DNS nothing that uses names will work"
+        }
         Situation::Probe(Probe::Liveness) => {
             "this is the kubelet's liveness probe, so the pod will be restarted"
         }
@@ -131,6 +137,7 @@ fn consequence(cause: &Cause) -> Option<String> {
             "this is the kubelet's startup probe, so the pod will be restarted"
         }
         Situation::Start => return None,
+        _ => return trap.map(|trap| trap.to_string()),
     };
     cause.class.is_denial().then(|| what.to_owned())
 }

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     cluster::{
         address_pool::address_pool,
+        caller::CallerKind,
         object::{Kind, Object, PluginNodeKind, WorkloadKind},
         translate,
     },
@@ -39,6 +40,9 @@ const OBJECT: KindRow = KindRow {
 };
 
 const TEMPLATE: KindRow = KindRow { role: Role::Template, ..OBJECT };
+
+/// What makes something connect to pods.
+const CALLER: KindRow = KindRow { scope: Scope::Cluster, role: Role::Caller, ..OBJECT };
 
 const ADMIN: KindRow = KindRow {
     api_versions: &[admin::API_VERSION],
@@ -223,6 +227,68 @@ pub(super) const ROWS: &[KindRow] = &[
             template(value, WorkloadKind::DeploymentConfig)
         })),
         ..TEMPLATE
+    },
+    KindRow {
+        api_versions: &["admissionregistration.k8s.io/v1", "admissionregistration.k8s.io/v1beta1"],
+        kind: "ValidatingWebhookConfiguration",
+        plural: "validatingwebhookconfigurations",
+        decoder: Some(read(
+            Kind::Caller(CallerKind::ValidatingWebhookConfiguration),
+            |value, api_version| {
+                webhooks(value, CallerKind::ValidatingWebhookConfiguration, api_version)
+            },
+        )),
+        ..CALLER
+    },
+    KindRow {
+        api_versions: &["admissionregistration.k8s.io/v1", "admissionregistration.k8s.io/v1beta1"],
+        kind: "MutatingWebhookConfiguration",
+        plural: "mutatingwebhookconfigurations",
+        decoder: Some(read(
+            Kind::Caller(CallerKind::MutatingWebhookConfiguration),
+            |value, api_version| {
+                webhooks(value, CallerKind::MutatingWebhookConfiguration, api_version)
+            },
+        )),
+        ..CALLER
+    },
+    KindRow {
+        api_versions: &["apiregistration.k8s.io/v1", "apiregistration.k8s.io/v1beta1"],
+        kind: "APIService",
+        plural: "apiservices",
+        decoder: Some(read(Kind::Caller(CallerKind::ApiService), |value, _| {
+            translate::caller::api_service(&decode(value)?).map(Object::Caller)
+        })),
+        ..CALLER
+    },
+    KindRow {
+        api_versions: &["apiextensions.k8s.io/v1", "apiextensions.k8s.io/v1beta1"],
+        kind: "CustomResourceDefinition",
+        plural: "customresourcedefinitions",
+        decoder: Some(read(Kind::Caller(CallerKind::CustomResourceDefinition), |value, _| {
+            translate::caller::definition(&decode(value)?).map(Object::Caller)
+        })),
+        ..CALLER
+    },
+    KindRow {
+        api_versions: &["monitoring.coreos.com/v1"],
+        kind: "PodMonitor",
+        plural: "podmonitors",
+        scope: Scope::AnyNamespace,
+        decoder: Some(read(Kind::Caller(CallerKind::PodMonitor), |value, _| {
+            monitor(value, CallerKind::PodMonitor)
+        })),
+        ..CALLER
+    },
+    KindRow {
+        api_versions: &["monitoring.coreos.com/v1"],
+        kind: "ServiceMonitor",
+        plural: "servicemonitors",
+        scope: Scope::AnyNamespace,
+        decoder: Some(read(Kind::Caller(CallerKind::ServiceMonitor), |value, _| {
+            monitor(value, CallerKind::ServiceMonitor)
+        })),
+        ..CALLER
     },
     // The group that it came from has the same fields; charts and repositories still hold it.
     KindRow {
@@ -494,6 +560,14 @@ const fn read(kind: Kind, decode: fn(Value, &str) -> Result<Object, Problem>) ->
 
 fn template(value: Value, kind: WorkloadKind) -> Result<Object, Problem> {
     translate::template(kind, decode(value)?).map(Object::Template)
+}
+
+fn webhooks(value: Value, kind: CallerKind, api_version: &str) -> Result<Object, Problem> {
+    translate::caller::webhooks(kind, &decode(value)?, api_version).map(Object::Caller)
+}
+
+fn monitor(value: Value, kind: CallerKind) -> Result<Object, Problem> {
+    translate::caller::monitor(kind, &decode(value)?).map(Object::Caller)
 }
 
 fn calico_policy(value: &Value, api_version: &str, kind: PolicyKind) -> Result<Object, Problem> {

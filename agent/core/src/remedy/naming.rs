@@ -89,7 +89,7 @@ impl<'a> Naming<'a> {
                 format!("allow-probes-{}-of-{destination}", question.port)
             }
             (_, Some(Situation::Dns)) => format!("allow-{source}-to-{destination}-dns"),
-            (_, Some(Situation::Start) | None) => {
+            (_, _) => {
                 format!("allow-{source}-to-{destination}-{}", question.port)
             }
         }

@@ -45,7 +45,7 @@ pub(super) fn summary(
             "allow {source} to probe ({probe}) {destination} on {port}/{protocol}: apply {names}; \
              or use an exec probe, which needs no rule"
         ),
-        Some(Situation::Start) | None => {
+        _ => {
             format!("allow {source} to reach {destination} on {port}/{protocol}: apply {names}")
         }
     }];

@@ -51,6 +51,7 @@ pub(crate) fn pod(namespace: &str, name: &str, last: u8, pod_labels: &[(&str, &s
         second_networks: Vec::new(),
         ports: Vec::new(),
         probes: Vec::new(),
+        scraped_port: None,
         workload: None,
         ready: None,
         terminating: false,

@@ -36,8 +36,8 @@ fn backend() -> Cluster {
     cluster.apply(namespace("frontend", &[]), None);
     cluster.apply(
         Object::Node(Node {
-            name: "worker-1".into(),
             labels: Labels::new(),
+            name: "worker-1".into(),
             addresses: vec![NodeAddress::internal(address(1))],
             pod_networks: Vec::new(),
             subnets: Vec::new(),
@@ -475,6 +475,7 @@ fn a_service_that_lost_its_last_endpoint_is_named() {
     let selector = Labels::from([("app".into(), "postgres".into())]);
     story.cluster.apply(
         Object::Service(Service {
+            labels: Labels::new(),
             namespace: "backend".into(),
             name: "postgres".into(),
             selector,

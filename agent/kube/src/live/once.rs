@@ -170,6 +170,7 @@ impl Reader<'_> {
             let slices = kinds::of(Kind::EndpointSlice);
             self.all(slices, Some(&namespace), &ListParams::default()).await;
         }
+        self.callers(with_nodes).await;
         self.read_unread(&known).await;
     }
 
@@ -215,6 +216,21 @@ impl Reader<'_> {
         };
         for row in self.served(is_of_nodes) {
             self.all(row, None, &ListParams::default()).await;
+        }
+    }
+
+    /// Reads what makes something connect to pods: of the API server's own only where it may be an end.
+    /// No answer hangs on it: what may not be read is not remarked on.
+    async fn callers(&mut self, may_be_api_server: bool) {
+        let is_wanted = |row: &KindRow| {
+            row.role == Role::Caller && (may_be_api_server || row.scope == Scope::AnyNamespace)
+        };
+        for row in self.served(is_wanted) {
+            (self.say)(&format!("reading {} objects", row.name()));
+            let listed = list(&self.client, row, None, &ListParams::default()).await;
+            for object in listed.unwrap_or_default().objects {
+                self.cluster.apply(object, None);
+            }
         }
     }
 

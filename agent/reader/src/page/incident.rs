@@ -80,7 +80,24 @@ fn because(summary: &Summary) -> Markup {
             (words::class_meaning(&cause.class)) "."
             @match cause.situation {
                 Some(SituationKind::Dns) => " These are look-ups at the cluster's DNS.",
-                Some(SituationKind::Probe) => " These are the kubelet's probes.",
+                Some(SituationKind::Probe | SituationKind::MeshProbe) => {
+                    " These are the kubelet's probes."
+                }
+                Some(SituationKind::ApiServer) => " These are connections to the API server.",
+                Some(SituationKind::ApiServerCalls) => {
+                    " These are calls of the API server, for which requests wait."
+                }
+                Some(SituationKind::Mesh) => " These are connections of the ambient mesh.",
+                Some(SituationKind::Metadata) => {
+                    " These are look-ups at the cloud's metadata service."
+                }
+                Some(SituationKind::Scrape) => " These are scrapes that the pods ask for.",
+                Some(SituationKind::NodeSource) => {
+                    " Nodes replace the clients' addresses by their own."
+                }
+                Some(SituationKind::Hairpin) => {
+                    " These are pods that reach themselves through their Service."
+                }
                 Some(SituationKind::Start) => {
                     " These are the pod's first moments, before its CNI had programmed it."
                 }

@@ -70,8 +70,8 @@ fn change_kind(before: Option<&Object>, object: &Object) -> Option<ChangeKind> {
         (None, Object::Policy(_) | Object::Tier(_) | Object::NetworkSet(_)) => {
             Some(ChangeKind::Created)
         }
-        // A template decides nothing of pods that are there.
-        (None, _) | (_, Object::Template(_)) => None,
+        // A template decides nothing of pods that are there, and who calls them nothing at all.
+        (None, _) | (_, Object::Template(_) | Object::Caller(_)) => None,
         (Some(Object::Policy(before)), Object::Policy(policy)) => {
             let now = (&policy.subject, &policy.ingress, &policy.egress);
             let then = (&before.subject, &before.ingress, &before.egress);
@@ -114,6 +114,7 @@ pub(super) fn parts(object: &Object) -> usize {
         Object::EndpointSlice(slice) => slice.endpoints.len() + slice.ports.len(),
         Object::ServiceAccount(account) => account.labels.len(),
         Object::Tier(_) | Object::AddressPool(_) => 1,
+        Object::Caller(caller) => 1 + caller.calls.len(),
         Object::Template(template) => template.pod.labels.len() + template.pod.ports.len(),
         Object::NetworkSet(set) => set.labels.len() + set.networks.len(),
         Object::Policy(policy) => {

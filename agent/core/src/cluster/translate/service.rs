@@ -58,6 +58,7 @@ pub fn service(service: &core::Service) -> Result<Service, Problem> {
     Ok(Service {
         namespace: namespace_of(metadata),
         name: name_of(metadata)?,
+        labels: labels(metadata.labels.iter().flatten()),
         cluster_addresses: addresses(given, &path.field("clusterIPs"))?,
         headless: cluster().any(|text| text == HEADLESS),
         external_name: is_name.then(|| external_name.into()),
