@@ -9,3 +9,4 @@ mod history;
 mod incidents;
 mod mute;
 mod own_path;
+mod services;
