@@ -254,14 +254,12 @@ fn refuse(course: &Course, port: Port, by_address: bool) -> anyhow::Result<()> {
     }
 }
 
-/// The port that was probably wanted: the one that goes to the port of the pods that was named, or the
-/// only one.
+/// The port that was probably wanted: the one of another protocol, or that goes to the port of the pods
+/// that was named, or the only one.
 fn port_to_try(service: &Service, asked: Port) -> Option<&ServicePort> {
+    let of_other_protocol = |own: &&ServicePort| own.port == asked.number;
     let goes_there = |own: &&ServicePort| own.target == TargetPort::Number(asked.number);
-    let mut ports = service.ports.iter();
-    match (ports.clone().find(goes_there), service.ports.len()) {
-        (Some(port), _) => Some(port),
-        (None, 1) => ports.next(),
-        _ => None,
-    }
+    let ports = || service.ports.iter();
+    let only = ports().next().filter(|_| service.ports.len() == 1);
+    ports().find(of_other_protocol).or_else(|| ports().find(goes_there)).or(only)
 }

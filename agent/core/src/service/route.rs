@@ -32,9 +32,10 @@ impl Client {
     fn of(endpoint: &Endpoint) -> Self {
         match &endpoint.holder {
             Holder::Pod(pod) | Holder::SecondNetwork(pod, _) => Self::Pod(pod.node.clone()),
-            Holder::Hidden(_) => Self::Pod(None),
+            // Nobody outside has an address that is unknown.
+            Holder::Hidden(_) | Holder::Unknown(_) => Self::Pod(None),
             Holder::Node(node) => Self::Node(node.name.clone()),
-            Holder::Service(_) | Holder::Outside | Holder::Unknown(_) => Self::Outside,
+            Holder::Service(_) | Holder::Outside => Self::Outside,
         }
     }
 

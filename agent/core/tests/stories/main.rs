@@ -11,4 +11,5 @@ mod incidents;
 mod mute;
 mod own_path;
 mod remedies;
+mod services;
 mod unread;
