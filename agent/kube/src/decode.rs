@@ -121,7 +121,7 @@ fn endpoints(value: &Value) -> Result<Vec<Object>, Problem> {
     }
     let parts = parts.into_iter().enumerate();
     parts
-        .map(|(index, (family, endpoints, ports))| slice(value, index, family, endpoints, ports))
+        .map(|(index, (family, endpoints, ports))| slice(value, index, family, &endpoints, ports))
         .collect()
 }
 
@@ -139,7 +139,7 @@ fn slice(
     of: &Value,
     index: usize,
     family: &str,
-    endpoints: Vec<Value>,
+    endpoints: &[Value],
     ports: &Value,
 ) -> Result<Object, Problem> {
     let row = kinds::of(Kind::EndpointSlice);

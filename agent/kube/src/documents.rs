@@ -191,10 +191,11 @@ fn yaml<R: Read>(
         let line = if *document == before && part_line > 1 { part_line } else { begin };
         *document += 1;
         let place = Place { document: *document, item: None, line };
-        let current = Document::new(place, &mut *take);
-        match yaml_document(&mut reader, current, &object_bytes, &has_braces) {
-            Ok(()) => {}
-            Err((broken, current)) => break (broken, Some(current)),
+        let mut current = Document::new(place, &mut *take);
+        match yaml_document(&mut reader, &mut current, &object_bytes, &has_braces) {
+            Ok(true) => {}
+            Ok(false) => current.end(),
+            Err(broken) => break (broken, Some(current)),
         }
     };
     drop(reader);
@@ -205,13 +206,12 @@ fn yaml<R: Read>(
         Broken::Syntax(error) => Content::Fault(Fault::Yaml(located(error, unreadable)), of),
         Broken::Read(error) => Content::Fault(Fault::of_io(error, first_line), of),
     };
-    match current {
-        Some(current) => current.broken(content),
-        None => {
-            *document += 1;
-            let place = Place { document: *document, item: None, line: part_line };
-            take(Piece { place, content: content(TypeMeta::default()) });
-        }
+    if let Some(current) = current {
+        current.broken(content);
+    } else {
+        *document += 1;
+        let place = Place { document: *document, item: None, line: part_line };
+        take(Piece { place, content: content(TypeMeta::default()) });
     }
     Ok(())
 }
@@ -227,24 +227,20 @@ fn located(error: YamlError, unreadable: Option<(usize, &'static str)>) -> YamlE
     }
 }
 
-/// One document, from its beginning to its end.
-fn yaml_document<'a, R: Read>(
+/// One document, from its beginning to its end. Whether it is no object, and was handed on as it is.
+fn yaml_document<R: Read>(
     reader: &mut Reader<&mut Sections<R>>,
-    mut document: Document<'a>,
+    document: &mut Document<'_>,
     object_bytes: &Cell<usize>,
     has_braces: &Cell<bool>,
-) -> Result<(), (Broken, Document<'a>)> {
+) -> Result<bool, Broken> {
     let fault = |error: YamlError| match has_braces.get() {
         true => Content::Template,
         false => Content::Fault(Fault::Yaml(error), TypeMeta::default()),
     };
     let mut is_root = false;
     loop {
-        let top = match reader.next_top() {
-            Ok(Some(top)) => top,
-            Ok(None) => return Ok(()),
-            Err(broken) => return Err((broken, document)),
-        };
+        let Some(top) = reader.next_top()? else { return Ok(is_root) };
         match top {
             Top::Begin { .. } => {}
             Top::Field(name, node) => match node.value {
@@ -279,11 +275,7 @@ fn yaml_document<'a, R: Read>(
                 };
                 document.root(content);
             }
-            Top::End if is_root => return Ok(()),
-            Top::End => {
-                document.end();
-                return Ok(());
-            }
+            Top::End => return Ok(is_root),
         }
     }
 }

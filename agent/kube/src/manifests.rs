@@ -140,7 +140,7 @@ impl Manifests {
             Content::Fault(fault, of) => {
                 let message = fault.to_string();
                 if !of.kind.is_empty() {
-                    origin.object = of.kind.clone();
+                    origin.object.clone_from(&of.kind);
                 }
                 let error = ManifestError::Syntax { origin, message };
                 match of == TypeMeta::default() || takes_part(&of) {

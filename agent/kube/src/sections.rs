@@ -8,6 +8,8 @@ use std::{
     rc::Rc,
 };
 
+use memchr::{memchr, memchr_iter, memmem};
+
 /// How much is read at once.
 const CHUNK_BYTES: usize = 64 * 1024;
 
@@ -47,8 +49,8 @@ pub(crate) struct Sections<R> {
     is_part_over: bool,
     /// Whether the source has no more, or cannot be read.
     is_source_over: bool,
-    /// Whether the first part was asked for.
-    is_begun: bool,
+    /// How many parts were begun.
+    parts: usize,
     /// 1-based line of `start`.
     line: usize,
     /// 1-based line where this part began.
@@ -71,7 +73,7 @@ impl<R: Read> Sections<R> {
             is_line_start: true,
             is_part_over: false,
             is_source_over: false,
-            is_begun: false,
+            parts: 0,
             line: 1,
             first_line: 1,
             again: Some(Vec::new()),
@@ -85,7 +87,7 @@ impl<R: Read> Sections<R> {
     /// # Errors
     /// Where the source cannot be read.
     pub(crate) fn next_section(&mut self) -> io::Result<bool> {
-        if self.is_begun {
+        if self.parts > 0 {
             self.skip_rest()?;
             if !self.is_part_over {
                 return Ok(false);
@@ -95,7 +97,7 @@ impl<R: Read> Sections<R> {
             self.is_line_start = false;
             self.is_part_over = false;
         }
-        self.is_begun = true;
+        self.parts += 1;
         self.first_line = self.line;
         self.again = Some(Vec::new());
         self.has_braces.set(false);
@@ -141,7 +143,7 @@ impl<R: Read> Sections<R> {
     pub(crate) fn skip_line(&mut self) -> io::Result<()> {
         loop {
             let next = self.fill_buf()?;
-            let line_end = next.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
+            let line_end = memchr(b'\n', next).map(|at| at + 1);
             let count = line_end.unwrap_or(next.len());
             self.consume(count);
             if line_end.is_some() || count == 0 {
@@ -228,13 +230,13 @@ impl<R: Read> Sections<R> {
                 }
             }
             let rest = &self.buffer[self.limit..];
-            let line = rest.iter().position(|byte| *byte == b'\n');
+            let line = memchr(b'\n', rest);
             self.is_line_start = line.is_some();
             self.limit += line.map_or(rest.len(), |at| at + 1);
         }
         // The first brace may have come at the end of what was scanned before.
         let scanned = &self.buffer[from.saturating_sub(1)..self.limit];
-        if !self.has_braces.get() && scanned.windows(2).any(|pair| pair == b"{{") {
+        if !self.has_braces.get() && memmem::find(scanned, b"{{").is_some() {
             self.has_braces.set(true);
         }
     }
@@ -287,7 +289,7 @@ impl<R: Read> BufRead for Sections<R> {
 
     fn consume(&mut self, count: usize) {
         let consumed = &self.buffer[self.start..self.start + count];
-        self.line += consumed.iter().filter(|byte| **byte == b'\n').count();
+        self.line += memchr_iter(b'\n', consumed).count();
         self.object_bytes.set(self.object_bytes.get() + count);
         if let Some(again) = &mut self.again {
             again.extend_from_slice(consumed);

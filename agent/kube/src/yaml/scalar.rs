@@ -12,8 +12,9 @@ pub(super) fn value(text: String, tag: Option<&str>, is_plain: bool) -> Value {
     match known {
         // The mark "!" alone makes it a string, and comes without a tag.
         None if !is_plain => Value::String(text),
-        None => resolved(&text).unwrap_or(Value::String(text)),
-        Some("null" | "bool" | "int" | "float") => resolved(&text).unwrap_or(Value::String(text)),
+        None | Some("null" | "bool" | "int" | "float") => {
+            resolved(&text).unwrap_or(Value::String(text))
+        }
         // Of a tag that it does not know, kubectl's reader takes the text as well.
         Some(_) => Value::String(text),
     }

@@ -50,12 +50,10 @@ enum State {
 impl State {
     fn after(self, byte: u8) -> Self {
         match (self, byte) {
-            (Self::Verbatim, b'>') => Self::Tag,
             (Self::Verbatim, b'\n') => Self::Other,
-            (Self::Verbatim, _) => Self::Verbatim,
-            (Self::Tag, b'<') => Self::Verbatim,
+            (Self::Verbatim, b'>') | (Self::Other, b'!') => Self::Tag,
+            (Self::Verbatim, _) | (Self::Tag, b'<') => Self::Verbatim,
             (Self::Tag, _) if is_of_tag(byte) => Self::Tag,
-            (Self::Other, b'!') => Self::Tag,
             _ if byte.is_ascii_alphanumeric() => Self::Word,
             _ => Self::Other,
         }
