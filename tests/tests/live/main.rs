@@ -194,7 +194,7 @@ fn kubectl_runs_it_as_a_plugin_with_another_context_and_a_credential_program() {
     let output = explain(&["--context", "second", "-n", "frontend"]);
     let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{complaint}");
-    assert!(complaint.contains("no pod frontend/pod-b"), "{complaint}");
+    assert!(complaint.contains("no pod pod-b in namespace frontend"), "{complaint}");
     assert_eq!(explain(&[]).status.code(), Some(2), "the first context has no such user");
 }
 
