@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Cluster, Name, Snapshot,
-    known_address::known_address,
+    known_address::{Purpose, known_address},
     object::{Scale, Workload},
     resolve::Holder,
 };
@@ -103,8 +103,9 @@ impl Snapshot {
     /// Whether nothing recent enough is known of who held an address, by an object or a look-up.
     pub fn is_missing(&self, address: IpAddr, at: Option<Timestamp>, now: Timestamp) -> bool {
         match self.is_fresh(&address.into(), at, now) {
-            // No object of the cluster holds it.
-            _ if known_address(address).is_some() => false,
+            // No object of the cluster holds it. Only of loopback that is asked: an agent may reach its
+            // API server there, and whose that is decides whether policies cut it off.
+            _ if known_address(address).is_some_and(|k| k.purpose != Purpose::Loopback) => false,
             Some(is_fresh) => !is_fresh,
             // Held by a pod or a node that is followed.
             None => !matches!(

@@ -35,6 +35,7 @@ fn cluster(service: Service, backends: &[u8]) -> Cluster {
             labels: Labels::new(),
             addresses: vec![NodeAddress::internal(address(NODE))],
             pod_networks: Vec::new(),
+            subnets: Vec::new(),
         }),
         None,
     );
