@@ -8,8 +8,8 @@ use client::{stderr, stdout, whydrop};
 
 mod client;
 
-/// A dump: a client, a Service with its pod, a StatefulSet with one, and policies over them.
-const DUMP: &str = r#"
+/// A dump: a client, a Service with its pod, a `StatefulSet` with one, and policies over them.
+const DUMP: &str = r"
 apiVersion: v1
 kind: Namespace
 metadata: {name: pulp}
@@ -76,7 +76,7 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {name: db, namespace: pulp}
 spec: {podSelector: {matchLabels: {app: db}}, ingress: [{from: [{podSelector: {matchLabels: {app: page}}}]}]}
-"#;
+";
 
 /// Manifests as a repository has them: no pod, no address, no namespace object.
 const REPOSITORY: &str = r#"

@@ -177,7 +177,7 @@ fn servers_live_side_by_side_in_namespaces_and_leave_nothing() {
 }
 
 /// Two namespaces: `shop`, whose policies want labels of pods and of namespaces, and `backend`.
-const SHOP_AND_BACKEND: &str = r#"
+const SHOP_AND_BACKEND: &str = r"
 apiVersion: v1
 kind: Node
 metadata: {name: node-a}
@@ -237,7 +237,7 @@ metadata: {name: queue, namespace: shop}
 spec:
   podSelector: {matchLabels: {app: queue}}
   ingress: [{from: [{namespaceSelector: {matchLabels: {team: blue}}}]}]
-"#;
+";
 
 /// Asks as whoever has this kubeconfig.
 fn explain(kubeconfig: &Path, from: &str, to: &str, port: &str) -> (Option<i32>, String, String) {

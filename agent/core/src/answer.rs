@@ -92,7 +92,7 @@ pub struct Way {
 impl Way {
     /// Whether it passes.
     pub fn effective(&self) -> Effective {
-        let legs = || self.legs.iter().map(|leg| Effective::of_diagnosis(leg));
+        let legs = || self.legs.iter().map(Effective::of_diagnosis);
         // It must pass each.
         [Effective::Deny, Effective::Unknown]
             .into_iter()

@@ -540,7 +540,9 @@ fn sources_by_pool(pools: Vec<Value>, other: &str) -> Vec<String> {
         node("birch", &json!({}), other, &[]),
         pod("other", "birch", "10.61.2.9"),
     ]);
-    pools.into_iter().for_each(|pool| apply(&mut cluster, pool));
+    for pool in pools {
+        apply(&mut cluster, pool);
+    }
     let snapshot = cluster.snapshot();
     let to = snapshot.resolve(ip("10.61.2.9"), None);
     let sources = snapshot.sources_of_node(snapshot.node("alder").expect("the node"), &to);

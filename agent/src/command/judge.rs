@@ -77,17 +77,17 @@ pub(super) fn judge(
         } else {
             for end in ends.iter().filter(|end| is_of_one_family(client, end)) {
                 let by_address = end.address.filter(|_| !how.as_is);
-                match by_address.and_then(|address| to_address(snapshot, &dial, address, None)) {
-                    Some(course) => courses.push(course),
-                    None => {
-                        let sources = sources(snapshot, from, client, end);
-                        answer.is_one_of_ways |= sources.len() > 1;
-                        for source in sources {
-                            let Port { number, protocol } = port;
-                            let question = Question::new(source, end.clone(), number, protocol);
-                            answer.add_packet(snapshot, question);
-                        }
-                    }
+                let course = by_address.and_then(|to| to_address(snapshot, &dial, to, None));
+                if let Some(course) = course {
+                    courses.push(course);
+                    continue;
+                }
+                let sources = sources(snapshot, from, client, end);
+                answer.is_one_of_ways |= sources.len() > 1;
+                for source in sources {
+                    let Port { number, protocol } = port;
+                    let question = Question::new(source, end.clone(), number, protocol);
+                    answer.add_packet(snapshot, question);
                 }
             }
         }

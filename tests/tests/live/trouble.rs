@@ -104,7 +104,9 @@ fn a_kind_that_may_not_be_read_is_named_until_it_may() {
     enforce(&node, 1);
     let without = "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, \
         metadata: {name: whydrop}, rules: [{apiGroups: ['', policy.networking.k8s.io, \
-        crd.projectcalico.org, cilium.io, crd.antrea.io], resources: ['*'], verbs: [get, list, watch]}]}";
+        crd.projectcalico.org, projectcalico.org, cilium.io, crd.antrea.io, k8s.ovn.org, \
+        network.openshift.io, networking.k8s.aws, networking.gke.io], resources: ['*'], \
+        verbs: [get, list, watch]}]}";
     apply(&mut node, without);
     let mut agent = start_agent(&node);
     let ready = states(&agent, "ready").next().expect("a record").to_string();

@@ -19,7 +19,6 @@ use crate::{
 };
 
 /// An object of a kind that decisions depend on.
-#[expect(clippy::large_enum_variant, reason = "an object is moved once, into the cluster")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Object {
     /// `v1` Pod.

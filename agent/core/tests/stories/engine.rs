@@ -23,6 +23,7 @@ use whydrop_core::{
 
 use crate::build::{address, case, namespace, pod};
 
+#[expect(clippy::needless_pass_by_value, reason = "callers write the value where they call")]
 fn node(annotations: Value, labels: Value, kubelet: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Node",
@@ -263,7 +264,7 @@ fn each_engine_shows_by_what_it_writes_and_keeps() {
         (kept("projectcalico.org/v3", "GlobalNetworkPolicy", json!({})), EngineName::Calico, None),
         (kept("networking.k8s.io/v1", "NetworkPolicy", json!({})), EngineName::Unknown, None),
     ] {
-        let engine = of(&[object.clone()]);
+        let engine = of(std::slice::from_ref(&object));
         assert_eq!((engine.name, engine.version), (name, expected), "{object}");
     }
     // The version of one object, and the evidence of a stronger sign.
@@ -312,7 +313,7 @@ fn what_only_carries_packets_gives_way_and_what_is_left_over_too() {
         EngineName::Cilium
     );
     // Others that use it leave its marks as well, and enforce policies.
-    let unknown = of(&[marked.clone()]);
+    let unknown = of(std::slice::from_ref(&marked));
     assert_eq!(unknown.name, EngineName::Unknown);
     assert!(unknown.evidence.contains("flannel"), "{}", unknown.evidence);
     assert_eq!(of(&[marked, flannel()]).name, EngineName::Flannel);
@@ -391,6 +392,7 @@ fn cluster(engine: &str, policies: &[Value]) -> Snapshot {
     cluster.snapshot()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "callers write the value where they call")]
 fn policy(spec: Value) -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",

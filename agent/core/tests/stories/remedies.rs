@@ -68,6 +68,7 @@ fn networks(remedy: &Remedy) -> Vec<String> {
 }
 
 #[test]
+#[expect(clippy::type_complexity, reason = "rows of a test")]
 fn a_rule_for_one_replica_is_by_labels_that_all_have_and_keep() {
     let cases: [(&str, &str, [&[(&str, &str)]; 3], &[&str]); 5] = [
         (

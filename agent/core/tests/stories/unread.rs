@@ -65,6 +65,7 @@ fn verdict(object: &Value, from: u8, to: u8) -> Verdict {
 }
 
 /// An object of a namespace, or with an empty one of the cluster.
+#[expect(clippy::needless_pass_by_value, reason = "callers write the value where they call")]
 fn object(api_version: &str, kind: &str, namespace: &str, spec: Value) -> Value {
     let mut metadata = json!({ "name": "p" });
     if !namespace.is_empty() {

@@ -1,3 +1,5 @@
+use std::fmt::Write as _;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -19,6 +21,7 @@ fn refused(text: &str) -> String {
 }
 
 /// What is in a text: objects as they are, and what is wrong with others.
+#[expect(clippy::type_complexity, reason = "a row of a test")]
 fn pieces(text: &[u8]) -> Vec<(usize, Option<usize>, usize, Result<Value, String>)> {
     let mut pieces = Vec::new();
     documents::read(text, false, &mut |piece| {
@@ -135,7 +138,7 @@ fn what_would_blow_up_is_refused() {
     let mut laughs = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
     for level in 1..9 {
         let inner = vec![format!("*a{}", level - 1); 10].join(",");
-        laughs += &format!("a{level}: &a{level} [{inner}]\n");
+        writeln!(laughs, "a{level}: &a{level} [{inner}]").expect("a text takes it");
     }
     assert!(refused(&laughs).contains("MiB at most"), "{}", refused(&laughs));
     let big = "x".repeat(1 << 19);
@@ -148,7 +151,8 @@ fn what_would_blow_up_is_refused() {
         // Before the parser has any to give.
         let _ = refused(&deep(100_000));
     }
-    let block: String = (0..1000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+    let lines: Vec<_> = (0..1000).map(|depth| " ".repeat(depth) + "a:\n").collect();
+    let block = lines.concat();
     assert!(refused(&block).contains("deep at most"));
 }
 

@@ -139,7 +139,8 @@ fn expectation(item: &Value, namespace: Option<&str>) -> anyhow::Result<Expectat
     let Value::Object(fields) = item else {
         bail!("expected the fields {}, found {}", FIELDS.join(", "), shown(item));
     };
-    for name in fields.keys().filter(|name| !FIELDS.contains(&name.as_str())) {
+    let unknown = fields.keys().find(|name| !FIELDS.contains(&name.as_str()));
+    if let Some(name) = unknown {
         let like = FIELDS.iter().filter(|field| jaro_winkler(field, name) >= LIKE);
         let like = like.max_by(|a, b| jaro_winkler(a, name).total_cmp(&jaro_winkler(b, name)));
         match like {

@@ -167,7 +167,7 @@ impl WrittenEnd {
         let unreadable = || anyhow!("{EXPECTED}, found {text:?}");
         let url = Url::read(text);
         let (host, port) = split_port(url.as_ref().map_or(text, |url| url.authority));
-        let mut port = port.map(|port| port.parse::<NumberOrName>()).transpose()?;
+        let mut port = port.map(str::parse::<NumberOrName>).transpose()?;
         let mut protocol = url.as_ref().and_then(|url| url.protocol);
         let place =
             |name: &str| Place { namespace: namespace.map(str::to_owned), name: name.to_owned() };
