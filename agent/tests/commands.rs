@@ -138,6 +138,39 @@ fn a_drop_is_fixed_by_its_id_or_its_incidents_in_either_form_of_the_log() {
     }
 }
 
+#[test]
+fn what_passes_needs_no_fix_and_is_named() {
+    let passes = whydrop(&flow("fix", "backend/pod-b", "frontend/pod-a", "80/TCP"), CLUSTER);
+    assert_eq!(passes.status.code(), Some(1));
+    let expected =
+        "nothing to fix: backend/pod-b -> frontend/pod-a:80/TCP passes: no policy denies it";
+    assert!(stderr(&passes).contains(expected), "{}", stderr(&passes));
+}
+
+/// The specification exempts it; who asks for a fix says that it does not pass.
+#[test]
+fn what_the_specification_exempts_is_fixed_with_a_word() {
+    let own_node = flow("fix", "node/worker-1", "backend/pod-b", "8080/TCP");
+    let fix = whydrop(&own_node, CLUSTER);
+    assert_eq!(fix.status.code(), Some(0), "{}", stderr(&fix));
+    let text = stdout(&fix);
+    assert!(text.starts_with("# It passes by the specification."), "{text}");
+    assert!(text.contains("cidr: 192.168.77.2/32"), "{text}");
+}
+
+#[test]
+fn a_fix_of_what_policies_did_not_drop_says_so_first() {
+    let record: Value = serde_json::from_str(&golden("records__records_as_json")).expect("JSON");
+    let mut record = record;
+    record["cause"]["class"] = "not-policy".into();
+    record["cause"]["text"] = "not policy: there is no route to its destination".into();
+    let id = record["id"].as_str().expect("an id").to_owned();
+    let fix = fix_by_id(&id, &record.to_string(), &[]);
+    assert_eq!(fix.status.code(), Some(0), "{}", stderr(&fix));
+    let first = "# Policies did not drop it: not policy: there is no route to its destination.";
+    assert!(stdout(&fix).starts_with(first), "{}", stdout(&fix));
+}
+
 /// A manifest without the annotations that say when it was found, and how.
 fn unmarked(manifest: &str) -> String {
     let is_mark = |line: &str| line.trim_start().starts_with("whydrop.io/");

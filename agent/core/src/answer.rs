@@ -12,7 +12,12 @@ use crate::{
     },
     diagnosis::{Class, Diagnosis, Dialled, diagnose_packet},
     flow::Protocol,
-    remedy::{Remedy, remedy_for_all},
+    remedy::{
+        Remedy,
+        choices::{Choice, choices_for_all},
+        patch::{Patch, patch_for_all},
+        remedy_for_all,
+    },
     service::{Course, Entry, Fate, Packet, Refusal, Source, words},
     verdict::{Decision, Question, Verdict},
 };
@@ -286,34 +291,34 @@ impl Answer {
     /// What lets every packet pass that policies deny: one remedy for all of them, each tried.
     /// `None`: there is none for one of them, or policies are not what stops the flow.
     pub fn remedy(&self, snapshot: &Snapshot) -> Option<Remedy> {
-        if !self.is_about_policies() {
-            return None;
-        }
-        let denials: Vec<Diagnosis> = self.ways.iter().flat_map(Way::denials).cloned().collect();
-        remedy_for_all(snapshot, &denials)
+        remedy_for_all(snapshot, &self.seen_by_policies()?)
     }
 
-    /// The cluster in which every packet passes that policies deny: `open` lets one of them pass, in
-    /// the cluster as it is by then. What the earlier ones let pass as well is not asked for again.
-    /// `None`: one of them cannot be let pass, or one is denied even so.
-    pub fn opened(
-        &self,
-        snapshot: &Snapshot,
-        mut open: impl FnMut(&Snapshot, &Diagnosis) -> Option<Snapshot>,
-    ) -> Option<Snapshot> {
-        let denials = || self.ways.iter().flat_map(Way::denials);
-        let now = |with: &Snapshot, denial: &Diagnosis| {
-            diagnose_packet(with, denial.question.clone(), denial.service.clone())
-        };
-        let mut with = snapshot.clone();
-        for denial in denials() {
-            let denial = now(&with, denial);
-            if Effective::of_diagnosis(&denial) == Effective::Deny {
-                with = open(&with, &denial)?;
-            }
+    /// Policies that are there, with which the rules of a remedy let every packet pass that policies
+    /// deny.
+    pub fn patch(&self, snapshot: &Snapshot, remedy: &Remedy) -> Option<Patch> {
+        patch_for_all(snapshot, &self.seen_by_policies()?, remedy)
+    }
+
+    /// Other ways to let every packet pass.
+    pub fn choices(&self, snapshot: &Snapshot) -> Vec<Choice> {
+        choices_for_all(snapshot, &self.seen_by_policies().unwrap_or_default())
+    }
+
+    /// All packets as they are seen, where policies are what stops the flow.
+    fn seen_by_policies(&self) -> Option<Vec<Diagnosis>> {
+        let all = || self.ways.iter().flat_map(|way| &way.legs).cloned().collect();
+        self.is_about_policies().then(all)
+    }
+
+    /// The same answer where somebody says that what the specification exempts does not pass.
+    #[must_use]
+    pub fn policed(&self, snapshot: &Snapshot) -> Self {
+        let mut policed = self.clone();
+        for leg in policed.ways.iter_mut().flat_map(|way| &mut way.legs) {
+            *leg = leg.policed(snapshot);
         }
-        let passes = |denial| Effective::of_diagnosis(&now(&with, denial)) == Effective::Allow;
-        denials().all(passes).then_some(with)
+        policed
     }
 
     /// Whether policies are what the answer is about, as far as a Service takes part.

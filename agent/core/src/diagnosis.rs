@@ -258,6 +258,15 @@ pub fn diagnose_packet(
     question: Question,
     dialled: Option<Dialled>,
 ) -> Diagnosis {
+    packet(snapshot, question, dialled, Fate::Asked)
+}
+
+fn packet(
+    snapshot: &Snapshot,
+    question: Question,
+    dialled: Option<Dialled>,
+    fate: Fate<'_>,
+) -> Diagnosis {
     let Question { source, destination, port, protocol, .. } = &question;
     // What is seen of packets is no part of a question: its flow only names the addresses.
     let address = |end: &Endpoint| end.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
@@ -266,7 +275,7 @@ pub fn diagnose_packet(
         flow: Flow { source, destination, port: *port, protocol: *protocol },
         dialled: dialled.as_ref().map(|dialled| (dialled.address, dialled.port)),
         at: None,
-        fate: Fate::Asked,
+        fate,
     };
     judged(snapshot, &case, question, dialled)
 }
@@ -299,6 +308,13 @@ impl Diagnosis {
         let reset = evidence.rejected == Some(Rejection::Reset);
         let filtered = dropped_by(evidence) == DroppedBy::Filter;
         !reset || filtered || self.cause.class.is_denial() || self.cause.class == Class::NotEnforced
+    }
+
+    /// The same where somebody says that it does not pass, though the specification exempts it or the
+    /// engine is thought to enforce nothing.
+    #[must_use]
+    pub fn policed(&self, snapshot: &Snapshot) -> Self {
+        packet(snapshot, self.question.clone(), self.service.clone(), Fate::Policed)
     }
 
     /// The same with what the changes around it say, which its sentence says as well.

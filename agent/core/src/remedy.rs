@@ -51,6 +51,7 @@ use crate::{
 use naming::Naming;
 use opening::Opening;
 use packets::Packets;
+use summary::Known;
 
 /// How many pairs of pods are judged to find what else a remedy allows; beyond it the number is
 /// a lower bound. At some microseconds each this stays within milliseconds.
@@ -61,6 +62,8 @@ const PAIRS_MAX: usize = 2_000;
 pub struct Remedy {
     /// One policy for each direction that denies, and for each of the selectors that it takes.
     pub policies: Vec<Manifest>,
+    /// What it is for: `allow frontend/pod-a to reach backend/pod-b on 8080/TCP`.
+    pub purpose: String,
     /// What it does, in a sentence.
     pub summary: String,
     /// Every packet that the question stands for passes with it, by the same evaluator, and nothing
@@ -211,8 +214,10 @@ impl Draft<'_> {
         let gain = newly_allowed(snapshot, &with, packets, &policies, &ports)?;
         wide.sort();
         wide.dedup();
+        let known = Known { packets, policies: &policies, wide: &wide, is_cut: gain.is_cut };
         Some(Remedy {
-            summary: summary::summary(snapshot, lead, packets, &policies, &wide),
+            purpose: summary::purpose(snapshot, lead, packets),
+            summary: summary::summary(snapshot, lead, &known),
             newly_allowed: gain.pairs,
             newly_allowed_paths: gain.paths,
             policies: manifests,

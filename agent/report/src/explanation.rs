@@ -10,7 +10,11 @@ use whydrop_core::{
     answer::{Answer, Effective},
     cluster::profile::{Engine, EngineName},
     diagnosis::{Class, Diagnosis, remark},
-    remedy::{self, mark::Mark},
+    remedy::{
+        self,
+        choices::{self, ChoiceKind},
+        mark::Mark,
+    },
     verdict::{
         Decision, DirectionVerdict, PolicyTrace, RuleTrace, Verdict as Judged,
         outcome::{MatchOutcome, PeerMiss, PortMiss},
@@ -19,7 +23,7 @@ use whydrop_core::{
 };
 
 use crate::{
-    convert::{cause_of, flow_of, policy_ref, remedy_of, verdict_of},
+    convert::{cause_of, flow_of, paths_of, policy_ref, remedy_of, verdict_of},
     escape::escape,
     schema::{self, Cause, Flow, ObjectRef, Remedy, Verdict},
     text,
@@ -46,6 +50,9 @@ pub struct Explanation {
     pub cause: Cause,
     /// What would let it pass, whichever packet comes of it.
     pub remedy: Option<Remedy>,
+    /// Other ways to let it pass.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<Choice>,
     /// The walk, direction by direction.
     pub trace: Trace,
     /// The Service that is in between.
@@ -54,6 +61,36 @@ pub struct Explanation {
     /// The packets that may come of it, where there are several or a Service is in between.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub packets: Vec<PacketStep>,
+}
+
+/// Another way than a new policy, tried as a remedy is.
+#[derive(Debug, Serialize)]
+pub struct Choice {
+    /// What to do, in words, with what it newly allows.
+    pub text: String,
+    /// The command, where one does it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+    /// How many other pairs of ends it newly allows, at least.
+    pub newly_allowed: usize,
+    /// Between whom these are, the paths with most pairs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub newly_allowed_paths: Vec<String>,
+    /// Whether a policy is there that was perhaps written for this flow.
+    #[serde(skip)]
+    is_intended: bool,
+}
+
+impl Choice {
+    fn of(choice: &choices::Choice) -> Self {
+        Self {
+            text: choice.to_string(),
+            command: choice.action.command().map(str::to_owned),
+            newly_allowed: choice.newly_allowed,
+            newly_allowed_paths: paths_of(&choice.newly_allowed_paths),
+            is_intended: matches!(choice.action, ChoiceKind::LabelPods(_)),
+        }
+    }
 }
 
 /// Who enforces policies, as far as is known.
@@ -132,6 +169,8 @@ pub struct Beside<'a> {
     pub ends: &'a [remark::Remark],
     /// What is worth knowing of how the verdict came about.
     pub notes: &'a [Remark],
+    /// Other ways to let the flow pass.
+    pub choices: &'a [choices::Choice],
     /// The question named an address or a node, and no Service.
     pub by_address: bool,
 }
@@ -144,7 +183,7 @@ impl Explanation {
         remedy: Option<&remedy::Remedy>,
         beside: &Beside<'_>,
     ) -> Self {
-        let Beside { engine, ends, notes, by_address } = *beside;
+        let Beside { engine, ends, notes, choices, by_address } = *beside;
         let is_several = answer.ways.len() > 1 || !answer.courses.is_empty();
         let flow = flow_of(diagnosis);
         let mark = Mark { command: Some(text::fix_command(&flow)), ..Mark::default() };
@@ -162,6 +201,7 @@ impl Explanation {
             verdict: verdict_of(&diagnosis.verdict),
             cause: cause_of(&diagnosis.cause, None),
             remedy: remedy.map(|remedy| remedy_of(remedy, &mark)),
+            choices: choices.iter().map(Choice::of).collect(),
             trace: trace(&diagnosis.verdict),
             service: Through::of(answer, by_address),
             packets: if is_several { packets::steps(answer) } else { Vec::new() },
@@ -217,18 +257,8 @@ const fn outcome(effective: Effective) -> &'static str {
 
 /// The explanation for a person.
 pub fn text(explanation: &Explanation) -> String {
-    let Explanation {
-        flow,
-        effective,
-        remarks,
-        verdict,
-        cause,
-        remedy,
-        trace,
-        service,
-        packets,
-        ..
-    } = explanation;
+    let Explanation { flow, effective, remarks, verdict, cause, trace, service, packets, .. } =
+        explanation;
     let mut lines = vec![headline(explanation)];
     if let Some(through) = service {
         through.write(&mut lines);
@@ -263,16 +293,30 @@ pub fn text(explanation: &Explanation) -> String {
         let _ = writeln!(text, "{}", escape(line));
         text
     });
+    write_remedy(&mut text, explanation);
+    text
+}
+
+/// What would let it pass: first what was perhaps intended to, and the other ways after the remedy.
+fn write_remedy(text: &mut String, explanation: &Explanation) {
+    let Explanation { remedy, choices, .. } = explanation;
+    let (intended, others): (Vec<_>, Vec<_>) =
+        choices.iter().partition(|choice| choice.is_intended);
+    for choice in intended {
+        let _ = writeln!(text, "\nperhaps intended: {}", escape(&choice.text));
+    }
+    let head = if remedy.is_some() { "  or " } else { "\nanother way: " };
     if let Some(remedy) = remedy {
         let _ = writeln!(text, "\nremedy: {}", escape(&remedy.summary));
-        let _ = writeln!(
-            text,
-            "  Verified. {}\n",
-            cost(remedy.newly_allowed, &remedy.newly_allowed_paths)
-        );
-        text += &remedy.manifest;
+        let cost = cost(remedy.newly_allowed, &remedy.newly_allowed_paths);
+        let _ = writeln!(text, "  Verified. {cost}");
     }
-    text
+    for choice in others {
+        let _ = writeln!(text, "{head}{}", escape(&choice.text));
+    }
+    if let Some(remedy) = remedy {
+        let _ = write!(text, "\n{}", remedy.manifest);
+    }
 }
 
 /// Kinds that have no say in a direction without rules for it: they isolate nobody.

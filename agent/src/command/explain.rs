@@ -37,7 +37,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
         judge(&snapshot, &flow, args.address)?;
     let remedy = answer.remedy(&snapshot);
     let notes = remarks::remarks(&snapshot, &diagnosis.question);
-    let beside = Beside { engine: snapshot.engine(), ends: &remarks, notes: &notes, by_address };
+    let choices = answer.choices(&snapshot);
+    let beside = Beside {
+        engine: snapshot.engine(),
+        ends: &remarks,
+        notes: &notes,
+        choices: &choices,
+        by_address,
+    };
     let explanation = Explanation::new(&answer, &diagnosis, remedy.as_ref(), &beside);
     match args.output {
         Output::Text => print(&text(&explanation))?,

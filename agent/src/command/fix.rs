@@ -14,10 +14,15 @@ use serde_json::json;
 use whydrop_core::{
     answer::Effective,
     cluster::{Snapshot, object::Kind},
-    diagnosis::Class,
+    diagnosis::{Class, Diagnosis},
     kinds,
-    remedy::{Remedy, gain::GainedPath, mark::Mark, patch::patch, remedy},
-    verdict::Question,
+    remedy::{
+        Remedy,
+        choices::{Choice, ChoiceKind},
+        gain::GainedPath,
+        mark::Mark,
+    },
+    verdict::PolicyTrace,
 };
 
 use super::{
@@ -43,7 +48,7 @@ use crate::{
         explanation::cost,
         patch::{Edit, edits_of},
         paths_of, remedy_of,
-        text::{FlowQuery, fix_by_id},
+        text::{self, FlowQuery, fix_by_id},
         yaml,
     },
 };
@@ -80,6 +85,10 @@ struct Fix {
     summary: String,
     newly_allowed: usize,
     newly_allowed_paths: Vec<GainedPath>,
+    /// Other ways, each with what it newly allows.
+    choices: Vec<Choice>,
+    /// What is to be known first.
+    notes: Vec<String>,
     what: FixForm,
 }
 
@@ -103,12 +112,22 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 /// The fixes of flows as they are judged now.
 fn judged(args: &Args, in_file: Option<&Found>) -> anyhow::Result<Outcome> {
     let source = args.cluster.open()?;
-    let flows = match (&args.id, in_file, &args.flow) {
-        (Some(_), Some(found), _) => of_records(&found.flows)?,
-        (Some(id), None, _) => of_records(&args.in_logs(id, &source)?)?,
-        (None, _, Some(flow)) => vec![flow.read(source.namespace())?],
-        (None, _, None) => bail!("expected an ID, or --from, --to and --port"),
+    let in_logs = match (&args.id, in_file) {
+        (Some(id), None) => Some(args.in_logs(id, &source)?),
+        _ => None,
     };
+    let found = in_file.or(in_logs.as_ref());
+    let flows = match (found, &args.flow) {
+        (Some(found), _) => of_records(&found.flows)?,
+        (None, Some(flow)) => vec![flow.read(source.namespace())?],
+        (None, None) => bail!("expected an ID, or --from, --to and --port"),
+    };
+    let not_policy = found.and_then(|found| found.not_policy.as_ref());
+    let note = not_policy.map(|text| {
+        format!(
+            "Policies did not drop it: {text}. What is here only removes what policies would do next."
+        )
+    });
     let mut snapshot = source.snapshot(&flows)?;
     let mut fixes = Vec::new();
     let (mut refusals, mut absent) = (Vec::new(), Vec::new());
@@ -122,10 +141,14 @@ fn judged(args: &Args, in_file: Option<&Found>) -> anyhow::Result<Outcome> {
             }
             Err(error) => return Err(error),
         };
+        let judged = if_policed(&snapshot, judged);
         let fix = if args.patch { more_rules } else { new_policies };
         match fix(&snapshot, &judged) {
-            Ok((fix, after)) => {
+            Ok((mut fix, after)) => {
                 snapshot = after;
+                if fixes.is_empty() {
+                    fix.notes.splice(..0, note.clone());
+                }
                 fixes.push(fix);
             }
             // What was found so far fixes this flow as well.
@@ -134,6 +157,11 @@ fn judged(args: &Args, in_file: Option<&Found>) -> anyhow::Result<Outcome> {
         }
     }
     refusals.dedup();
+    if fixes.is_empty()
+        && let Some(text) = not_policy
+    {
+        complain(&format!("policies did not drop it: {text}"));
+    }
     for why in &refusals {
         complain(&why.to_string());
     }
@@ -155,13 +183,13 @@ impl Args {
         Mark { incident: None, at: Some(Timestamp::now()), command }
     }
 
-    /// The flows that an id names in the agents' logs.
-    fn in_logs(&self, id: &str, source: &OpenCluster) -> anyhow::Result<Vec<FlowQuery>> {
+    /// What an id names in the agents' logs.
+    fn in_logs(&self, id: &str, source: &OpenCluster) -> anyhow::Result<Found> {
         let mut named = FlowSearch::new(id)?;
         for line in &source.agents_lines(&self.agents)? {
             named.search(&line.text);
         }
-        Ok(named.flows()?)
+        Ok(named.named()?)
     }
 
     /// What an id names in the file of records, if there is one.
@@ -247,15 +275,26 @@ fn is_of_policies(manifest: &str) -> bool {
 }
 
 fn passes(judged: &Judged) -> bool {
-    judged.answer.effective() == Effective::Allow
+    judged.answer.effective() == Effective::Allow && !judged.diagnosis.cause.class.is_denial()
+}
+
+/// Who asks for the fix of what the specification exempts says that it does not pass: by what policies
+/// alone say of it.
+fn if_policed(snapshot: &Snapshot, judged: Judged) -> Judged {
+    if judged.diagnosis.verdict.exempt.is_none() {
+        return judged;
+    }
+    let answer = judged.answer.policed(snapshot);
+    let diagnosis = judged.diagnosis.policed(snapshot);
+    Judged { answer, diagnosis, ..judged }
 }
 
 /// Why nothing fixes a flow.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum NoFix {
     /// It passes.
-    #[error("nothing to fix: no policy denies this flow")]
-    Passes,
+    #[error("nothing to fix: {flow} passes: {why}")]
+    Passes { flow: String, why: String },
     /// A rule denies it by name, which no other rule outweighs.
     #[error("{cause}: only the policy's owner can change that")]
     ExplicitDeny { cause: String },
@@ -278,16 +317,54 @@ fn new_policies(snapshot: &Snapshot, judged: &Judged) -> Result<(Fix, Snapshot),
         summary: remedy.summary.clone(),
         newly_allowed: remedy.newly_allowed,
         newly_allowed_paths: remedy.newly_allowed_paths.clone(),
+        choices: judged.answer.choices(snapshot),
+        notes: notes(judged),
         what: FixForm::Policies(remedy),
     };
     Ok((fix, after))
+}
+
+/// What is to be known before a fix is used.
+fn notes(judged: &Judged) -> Vec<String> {
+    let is_exempt = judged.diagnosis.verdict.exempt.is_some();
+    let note =
+        "It passes by the specification. This is for a network plugin that filters it anyway.";
+    is_exempt.then(|| note.to_owned()).into_iter().collect()
+}
+
+/// Why a flow passes: what admits it, and since when that is so.
+fn why_it_passes(diagnosis: &Diagnosis) -> String {
+    let Diagnosis { verdict, cause, .. } = diagnosis;
+    if cause.class == Class::NotEnforced {
+        return cause.text.clone();
+    }
+    let admits = |direction: Direction| {
+        let verdict = verdict.direction(direction);
+        let rule = verdict.allowed_by.first()?;
+        let is_it = |trace: &&PolicyTrace| trace.policy.reference == rule.policy;
+        let policy = verdict.trace.iter().find(is_it).map(|trace| &trace.policy);
+        let since = policy.and_then(|policy| policy.written.max(policy.created));
+        let since = since.map(|at| format!(", as it is since {at:.0}")).unwrap_or_default();
+        let (kind, policy) = (rule.policy.kind, &rule.policy);
+        Some(format!("{direction} is allowed by {kind} {policy} rule {}{since}", rule.rule))
+    };
+    let admitted: Vec<_> =
+        [Direction::Egress, Direction::Ingress].into_iter().filter_map(admits).collect();
+    match (verdict.exempt, admitted.is_empty()) {
+        (Some(exemption), _) => format!("by the specification {}", text::exemption(exemption)),
+        (None, true) => "no policy denies it".to_owned(),
+        (None, false) => admitted.join(", "),
+    }
 }
 
 /// Why there is no remedy.
 fn no_rule(judged: &Judged) -> NoFix {
     let cause = judged.diagnosis.cause.text.clone();
     match judged.diagnosis.cause.class {
-        _ if passes(judged) => NoFix::Passes,
+        _ if passes(judged) => NoFix::Passes {
+            flow: judged.diagnosis.question.to_string(),
+            why: why_it_passes(&judged.diagnosis),
+        },
         Class::ExplicitDeny => NoFix::ExplicitDeny { cause },
         Class::NotPolicy => NoFix::NotPolicy { cause },
         _ => NoFix::NoRule { cause },
@@ -296,28 +373,22 @@ fn no_rule(judged: &Judged) -> NoFix {
 
 /// Rules in existing policies that fix a flow, and the cluster with them.
 fn more_rules(snapshot: &Snapshot, judged: &Judged) -> Result<(Fix, Snapshot), NoFix> {
-    if judged.answer.remedy(snapshot).is_none() {
-        return Err(no_rule(judged));
-    }
-    let (mut edits, mut summaries, mut newly_allowed) = (Vec::new(), Vec::new(), 0);
-    let mut newly_allowed_paths = Vec::new();
-    let after = judged.answer.opened(snapshot, |with, denial| {
-        let patch = patch(with, denial, &remedy(with, denial)?)?;
-        let Question { source, destination, port, protocol, .. } = &denial.question;
-        let hosts = patch.edits.iter().map(|edit| format!("{} {}", edit.policy.kind, edit.policy));
-        let hosts = hosts.collect::<Vec<_>>().join(" and ");
-        summaries.push(format!(
-            "allow {source} to reach {destination} on {port}/{protocol}: one more rule in {hosts}"
-        ));
-        newly_allowed += patch.newly_allowed;
-        newly_allowed_paths.extend(patch.newly_allowed_paths.iter().cloned());
-        edits.extend(edits_of(&patch));
-        Some(patch.after)
-    });
+    let remedy = judged.answer.remedy(snapshot).ok_or_else(|| no_rule(judged))?;
     let cause = || judged.diagnosis.cause.text.clone();
-    let after = after.ok_or_else(|| NoFix::NoPolicy { cause: cause() })?;
-    let (summary, what) = (summaries.join("; "), FixForm::Edits(edits));
-    Ok((Fix { summary, newly_allowed, newly_allowed_paths, what }, after))
+    let patch =
+        judged.answer.patch(snapshot, &remedy).ok_or_else(|| NoFix::NoPolicy { cause: cause() })?;
+    let mut hosts: Vec<String> =
+        patch.edits.iter().map(|edit| format!("{} {}", edit.policy.kind, edit.policy)).collect();
+    hosts.dedup();
+    let fix = Fix {
+        summary: format!("{}: one more rule in {}", remedy.purpose, hosts.join(" and ")),
+        newly_allowed: patch.newly_allowed,
+        newly_allowed_paths: patch.newly_allowed_paths.clone(),
+        choices: Vec::new(),
+        notes: notes(judged),
+        what: FixForm::Edits(edits_of(&patch)),
+    };
+    Ok((fix, patch.after))
 }
 
 fn show(fixes: &[Fix], mark: &Mark, output: Output) -> anyhow::Result<Outcome> {
@@ -332,7 +403,7 @@ fn show(fixes: &[Fix], mark: &Mark, output: Output) -> anyhow::Result<Outcome> {
 }
 
 fn json_of(fix: &Fix, mark: &Mark) -> serde_json::Result<String> {
-    let Fix { summary, newly_allowed, newly_allowed_paths, what } = fix;
+    let Fix { summary, newly_allowed, newly_allowed_paths, what, .. } = fix;
     match what {
         FixForm::Policies(remedy) => escape::json(&remedy_of(remedy, mark)),
         FixForm::Edits(edits) => escape::json(&json!({
@@ -347,12 +418,27 @@ fn write_text(text: &mut String, fix: &Fix, mark: &Mark) -> std::fmt::Result {
     if let (FixForm::Policies(_), false) = (&fix.what, is_first) {
         writeln!(text, "---")?;
     }
+    for note in &fix.notes {
+        writeln!(text, "# {}", escape(note))?;
+    }
+    let is_intended = |choice: &&Choice| matches!(choice.action, ChoiceKind::LabelPods(_));
+    for choice in fix.choices.iter().filter(is_intended) {
+        writeln!(text, "# Perhaps intended: {}", escape(&choice.to_string()))?;
+    }
     writeln!(text, "# {}", escape(&fix.summary))?;
     let cost = cost(fix.newly_allowed, &paths_of(&fix.newly_allowed_paths));
     writeln!(text, "# Verified: with it the flow passes. {cost}")?;
+    for choice in fix.choices.iter().filter(|choice| !is_intended(choice)) {
+        writeln!(text, "# Or {}", escape(&choice.to_string()))?;
+    }
     match &fix.what {
         FixForm::Policies(remedy) => text.push_str(&yaml::documents(&remedy.marked(mark))),
         FixForm::Edits(edits) => {
+            writeln!(
+                text,
+                "# Where Argo CD, Flux or another tool keeps these policies, change them there: it \
+                 takes back\n# what kubectl patch does."
+            )?;
             for Edit { rule, command, direction, .. } in edits {
                 let direction = match direction {
                     Direction::Egress => "egress",

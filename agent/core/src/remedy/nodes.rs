@@ -46,8 +46,7 @@ pub(super) enum Which {
 
 /// The nodes that a rule is to be for where this one connects.
 ///
-/// What a node sends carries the same sort of address on each, such as that of its tunnel, and another
-/// where the pod is on another node of the plugin's choosing: those of the node objects go along.
+/// What a node sends carries the same sort of address on each, such as that of its tunnel.
 pub(super) fn clients(snapshot: &Snapshot, node: &Arc<Node>, seen: Option<IpAddr>) -> Clients {
     let api_servers = api_servers(snapshot);
     let is_control_plane = |node: &Node| {
@@ -80,12 +79,15 @@ pub(super) fn clients(snapshot: &Snapshot, node: &Arc<Node>, seen: Option<IpAddr
     Clients { which, names, addresses: all }
 }
 
-/// A node's addresses that packets of its own may carry: its `InternalIP`s, and those of this sort.
-fn addresses(node: &Node, sort: Option<AddressSort>) -> impl Iterator<Item = IpAddr> {
-    let carries = move |known: &&NodeAddress| {
-        known.sort == AddressSort::Internal || (Some(known.sort) == sort && known.is_certain())
+/// A node's addresses of this sort, which packets of its own carry; where it has none, or where the sort is
+/// not known, its `InternalIP`s.
+fn addresses(node: &Node, sort: Option<AddressSort>) -> Vec<IpAddr> {
+    let of = |sort: AddressSort| {
+        let known = node.addresses.iter().filter(move |known: &&NodeAddress| known.sort == sort);
+        known.filter(|known| known.is_certain()).map(|known| known.address).collect()
     };
-    node.addresses.iter().filter(carries).map(|known| known.address)
+    let own: Vec<IpAddr> = sort.map(of).unwrap_or_default();
+    if own.is_empty() { of(AddressSort::Internal) } else { own }
 }
 
 fn distinct(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {

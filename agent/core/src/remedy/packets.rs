@@ -10,7 +10,7 @@ use crate::{
         resolve::{Endpoint, Holder},
     },
     diagnosis::{Class, Diagnosis, Dialled},
-    service::behind,
+    service::{Dial, to_address},
     verdict::{Decision, Question, Verdict, evaluate},
 };
 
@@ -28,13 +28,14 @@ pub(super) struct Packets {
     more: Vec<Question>,
     /// To how many ends there are packets that the question names itself: those of a Service.
     pub(super) backends: usize,
-    /// Backends for which nothing was tried: a rule denies them, or nobody knows who they are.
+    /// Ends for which nothing was tried: backends that a rule denies, and those of which too little is
+    /// known.
     pub(super) untried: Vec<String>,
 }
 
 impl Packets {
-    /// Those that these diagnoses of one question stand for; `None`: a rule denies one of them, or
-    /// what policies say of one is unknown.
+    /// Those that these diagnoses of one question stand for; `None`: a rule denies one of them. Those
+    /// of which it is unknown what policies say are not tried.
     pub(super) fn of(snapshot: &Snapshot, diagnoses: &[Diagnosis]) -> Option<Self> {
         let mut packets = Self {
             asked: diagnoses.iter().map(|diagnosis| diagnosis.question.clone()).collect(),
@@ -48,7 +49,15 @@ impl Packets {
             if verdict.exempt.is_some() && !cause.class.is_denial() {
                 continue;
             }
-            if is_denied_by_a_rule(verdict) || cause.class == Class::CannotTell {
+            // What an engine accepts and does not enforce passes.
+            if cause.class == Class::NotEnforced {
+                continue;
+            }
+            if cause.class == Class::CannotTell {
+                packets.untried.push(question.destination.to_string());
+                continue;
+            }
+            if is_denied_by_a_rule(verdict) {
                 return None;
             }
             packets.required.push(question.clone());
@@ -66,6 +75,8 @@ impl Packets {
         for question in packets.required.clone() {
             packets.add_replicas(snapshot, &question);
         }
+        packets.untried.sort();
+        packets.untried.dedup();
         Some(packets)
     }
 
@@ -84,24 +95,24 @@ impl Packets {
         self.more.iter()
     }
 
-    /// The other backends of the Service that was dialled: the next connection may go to any.
+    /// The other packets that may come of what was dialled: the next connection may go to any backend.
     fn add_backends(&mut self, snapshot: &Snapshot, asked: &Question, dialled: &Dialled) {
-        let Dialled { service, address, port } = dialled;
-        let backends = behind(snapshot, service, *port, asked.protocol, *address);
-        for backend in backends.into_iter().filter(|backend| backend.is_ready).take(MORE_MAX) {
-            let name = backend.endpoint.to_string();
-            let question =
-                Question { destination: backend.endpoint, port: backend.port, ..asked.clone() };
-            if self.asked.contains(&question) {
-                continue;
-            }
-            match standing(snapshot, &question) {
-                Standing::Passes => {}
-                Standing::Denied => {
-                    self.asked.push(question.clone());
-                    self.required.push(question);
+        let Dialled { address, port, .. } = dialled;
+        let dial = Dial { client: &asked.source, port: *port, protocol: asked.protocol };
+        let Some(course) = to_address(snapshot, &dial, *address, None) else { return };
+        for packet in course.packets().iter().take(MORE_MAX) {
+            for question in Question::of_packet(packet, asked.protocol) {
+                if self.asked.contains(&question) {
+                    continue;
                 }
-                Standing::Hopeless => self.untried.push(name),
+                match standing(snapshot, &question) {
+                    Standing::Passes => {}
+                    Standing::Denied => {
+                        self.asked.push(question.clone());
+                        self.required.push(question);
+                    }
+                    Standing::Hopeless => self.untried.push(question.destination.to_string()),
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{nodes, packets::Packets};
+use super::{PAIRS_MAX, nodes, packets::Packets};
 use crate::{
     cluster::{
         Snapshot,
@@ -16,39 +16,27 @@ use crate::{
 /// How many names are listed before the others are counted.
 const NAMES_MAX: usize = 4;
 
+/// What is to be said of a remedy.
+pub(super) struct Known<'a> {
+    pub(super) packets: &'a Packets,
+    pub(super) policies: &'a [Policy],
+    /// The namespaces of which a rule names all pods.
+    pub(super) wide: &'a [Arc<str>],
+    /// Not all pairs of pods were judged for what else it allows.
+    pub(super) is_cut: bool,
+}
+
 /// `allow frontend/pod-a to reach backend/pod-b on 8080/TCP: apply backend/allow-…`, and what is to
-/// be known of it beside. `wide`: the namespaces of which a rule names all pods.
-pub(super) fn summary(
-    snapshot: &Snapshot,
-    lead: &Diagnosis,
-    packets: &Packets,
-    policies: &[Policy],
-    wide: &[Arc<str>],
-) -> String {
+/// be known of it beside.
+pub(super) fn summary(snapshot: &Snapshot, lead: &Diagnosis, known: &Known<'_>) -> String {
+    let Known { packets, policies, wide, is_cut } = *known;
     let question = &lead.question;
-    let (port, protocol) = (question.port, question.protocol);
-    let source = client(snapshot, lead);
-    let destination = match &lead.service {
-        Some(dialled) if packets.backends > 1 => {
-            let (namespace, name) = (&dialled.service.namespace, &dialled.service.name);
-            format!("all {} backends of Service {namespace}/{name}", packets.backends)
-        }
-        _ => question.destination.to_string(),
-    };
     let names: Vec<_> = policies.iter().map(|policy| policy.reference.to_string()).collect();
-    let names = names.join(" and ");
-    let mut parts = vec![match lead.cause.situation {
-        Some(Situation::Dns) => {
-            format!("allow {source} to ask the cluster's DNS, UDP and TCP: apply {names}")
-        }
-        Some(Situation::Probe(probe)) => format!(
-            "allow {source} to probe ({probe}) {destination} on {port}/{protocol}: apply {names}; \
-             or use an exec probe, which needs no rule"
-        ),
-        _ => {
-            format!("allow {source} to reach {destination} on {port}/{protocol}: apply {names}")
-        }
-    }];
+    let mut parts =
+        vec![format!("{}: apply {}", purpose(snapshot, lead, packets), names.join(" and "))];
+    if let Some(Situation::Probe(_)) = lead.cause.situation {
+        parts.push("or use an exec probe, which needs no rule".to_owned());
+    }
     if let (Holder::Node(node), true) = (&question.source.holder, opens_ingress(lead))
         && nodes::clients(snapshot, node, question.source.address).which == nodes::Which::One
     {
@@ -65,10 +53,36 @@ pub(super) fn summary(
             policy.reference
         )
     }));
+    if is_cut {
+        parts.push(format!("what else it allows was looked for in {PAIRS_MAX} pairs of ends"));
+    }
     if !packets.untried.is_empty() {
         parts.push(format!("not tried for {}", listed(&packets.untried)));
     }
     parts.join("; ")
+}
+
+/// `allow frontend/pod-a to reach backend/pod-b on 8080/TCP`.
+pub(super) fn purpose(snapshot: &Snapshot, lead: &Diagnosis, packets: &Packets) -> String {
+    let question = &lead.question;
+    let (port, protocol) = (question.port, question.protocol);
+    let source = client(snapshot, lead);
+    let destination = match &lead.service {
+        Some(dialled) if packets.backends > 1 => {
+            let (namespace, name) = (&dialled.service.namespace, &dialled.service.name);
+            format!("all {} backends of Service {namespace}/{name}", packets.backends)
+        }
+        _ => question.destination.to_string(),
+    };
+    match lead.cause.situation {
+        Some(Situation::Dns) => format!("allow {source} to ask the cluster's DNS, UDP and TCP"),
+        Some(Situation::Probe(probe)) => {
+            format!("allow {source} to probe ({probe}) {destination} on {port}/{protocol}")
+        }
+        _ => {
+            format!("allow {source} to reach {destination} on {port}/{protocol}")
+        }
+    }
 }
 
 fn opens_ingress(lead: &Diagnosis) -> bool {

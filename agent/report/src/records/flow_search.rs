@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use thiserror::Error;
+use whydrop_core::diagnosis::Class;
 
 use super::{Line, read_line, text};
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     schema::{DropRecord, Remedy},
     text::FlowQuery,
     time::Time,
+    word::Word,
 };
 
 /// The shortest beginning of an id that is taken for one.
@@ -55,6 +57,8 @@ struct OfId {
     remedies: BTreeMap<String, Recorded>,
     /// Whether those are of an incident's plan, which stands for all of its drops.
     is_planned: bool,
+    /// What dropped it, by the latest record that says that policies did not.
+    not_policy: Option<(Time, String)>,
 }
 
 /// What a record said helps, and when.
@@ -73,6 +77,8 @@ pub struct Found {
     pub flows: Vec<FlowQuery>,
     /// What the latest records of it said helps; nothing of lines of text, which do not say it.
     pub recorded: Vec<Recorded>,
+    /// What dropped it, where that was not policy.
+    pub not_policy: Option<String>,
 }
 
 impl FlowSearch {
@@ -117,12 +123,13 @@ impl FlowSearch {
         match self.found.len() {
             0 => Err(FlowSearchError::NotFound(self.wanted)),
             1 => {
-                let OfId { flows, remedies, .. } =
+                let OfId { flows, remedies, not_policy, .. } =
                     self.found.pop_first().map(|(_, of_id)| of_id).unwrap_or_default();
                 let helps = |recorded: &Recorded| !recorded.remedies.is_empty();
                 let mut recorded: Vec<_> = remedies.into_values().filter(helps).collect();
                 recorded.dedup_by(|a, b| a.remedies == b.remedies);
-                Ok(Found { flows, recorded })
+                let not_policy = not_policy.map(|(_, text)| text);
+                Ok(Found { flows, recorded, not_policy })
             }
             _ => Err(FlowSearchError::Ambiguous {
                 wanted: self.wanted,
@@ -136,6 +143,7 @@ impl FlowSearch {
             if id.starts_with(&self.wanted) {
                 self.add(id, FlowQuery::of(&record.flow));
                 let of_id = self.of_id(id);
+                of_id.blame(record.time, &record.cause.class, &record.cause.text);
                 if !of_id.is_planned {
                     let remedies = record.remedy.iter().cloned().collect();
                     of_id.record(&record.id, Recorded { at: record.time, remedies });
@@ -159,6 +167,9 @@ impl FlowSearch {
         }
         let remedies: Vec<Remedy> =
             record.plan.iter().filter_map(|step| step.remedy.clone()).collect();
+        if let Some(of_id) = self.known(&record.id) {
+            of_id.blame(record.time, &record.cause.class, &record.text);
+        }
         if let Some(of_id) = self.known(&record.id)
             && !remedies.is_empty()
         {
@@ -204,6 +215,15 @@ impl FlowSearch {
 }
 
 impl OfId {
+    /// Keeps what the latest record says that it was dropped by, where that is no policy.
+    fn blame(&mut self, at: Time, class: &Word<Class>, text: &str) {
+        if *class == Word::Known(Class::NotPolicy)
+            && self.not_policy.as_ref().is_none_or(|(known, _)| *known <= at)
+        {
+            self.not_policy = Some((at, text.to_owned()));
+        }
+    }
+
     /// Keeps what the latest record says.
     fn record(&mut self, id: &str, recorded: Recorded) {
         let is_room = self.remedies.len() < FLOWS_MAX || self.remedies.contains_key(id);
