@@ -199,16 +199,13 @@ fn check_services(file: &str) {
             }
             let place = format!("{}: {} to a Service", case["id"], probe.flow);
             let verdicts = || answer.questions().map(|question| evaluate(&snapshot, question));
-            match answer.remedy(&snapshot) {
-                Some(remedy) => {
-                    let after = dialled(&remedy.applied(&snapshot), &probe.flow);
-                    assert_eq!(after.effective(), Effective::Allow, "{place}: {remedy:#?}");
-                    remedied += 1;
-                }
-                None => {
-                    assert!(verdicts().any(|v| is_beyond_help(&v)), "{place} has no remedy");
-                    hopeless += 1;
-                }
+            if let Some(remedy) = answer.remedy(&snapshot) {
+                let after = dialled(&remedy.applied(&snapshot), &probe.flow);
+                assert_eq!(after.effective(), Effective::Allow, "{place}: {remedy:#?}");
+                remedied += 1;
+            } else {
+                assert!(verdicts().any(|v| is_beyond_help(&v)), "{place} has no remedy");
+                hopeless += 1;
             }
         }
     }
