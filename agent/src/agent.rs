@@ -27,7 +27,7 @@ use std::{
     collections::BTreeMap,
     future::Future,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -138,11 +138,7 @@ pub async fn run(
         cluster.give_engine(engine);
     }
     let _claim = single_instance::claim()?;
-    let opened = options.state_directory.as_deref().map(StateDirectory::open).transpose();
-    let (state, no_state) = match opened {
-        Ok(state) => (state, None),
-        Err(why) => (None, Some(last_success::not_saved(&why))),
-    };
+    let (state, no_state) = open_state(options.state_directory.as_deref());
     let folder = state.as_ref().map(StateDirectory::path);
     let host = AgentHost { node: &options.node, folder, client: api.as_ref() };
     let metrics = Metrics::default();
@@ -177,6 +173,14 @@ pub async fn run(
     let why = agent.follow(shutdown).await;
     agent.stop(why).await;
     Ok(())
+}
+
+/// What the agent before this one left, or why that cannot be had.
+fn open_state(directory: Option<&Path>) -> (Option<StateDirectory>, Option<String>) {
+    match directory.map(StateDirectory::open).transpose() {
+        Ok(state) => (state, None),
+        Err(why) => (None, Some(last_success::not_saved(&why))),
+    }
 }
 
 impl Agent {

@@ -61,6 +61,9 @@ pub struct Explanation {
     /// The packets that may come of it, where there are several or a Service is in between.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub packets: Vec<PacketStep>,
+    /// The command that prints the remedy of what was asked.
+    #[serde(skip)]
+    fix: String,
 }
 
 /// Another way than a new policy, tried as a remedy is.
@@ -173,6 +176,8 @@ pub struct Beside<'a> {
     pub choices: &'a [choices::Choice],
     /// The question named an address or a node, and no Service.
     pub by_address: bool,
+    /// The command that prints the remedy of what was asked.
+    pub fix: &'a str,
 }
 
 impl Explanation {
@@ -183,10 +188,10 @@ impl Explanation {
         remedy: Option<&remedy::Remedy>,
         beside: &Beside<'_>,
     ) -> Self {
-        let Beside { engine, ends, notes, choices, by_address } = *beside;
+        let Beside { engine, ends, notes, choices, by_address, fix } = *beside;
         let is_several = answer.ways.len() > 1 || !answer.courses.is_empty();
         let flow = flow_of(diagnosis);
-        let mark = Mark { command: Some(text::fix_command(&flow)), ..Mark::default() };
+        let mark = Mark { command: Some(fix.to_owned()), ..Mark::default() };
         let on_ends = ends.iter().map(ToString::to_string);
         Self {
             flow,
@@ -205,6 +210,7 @@ impl Explanation {
             trace: trace(&diagnosis.verdict),
             service: Through::of(answer, by_address),
             packets: if is_several { packets::steps(answer) } else { Vec::new() },
+            fix: fix.to_owned(),
         }
     }
 }
@@ -287,7 +293,7 @@ pub fn text(explanation: &Explanation) -> String {
     {
         lines.push(String::new());
         lines.push(format!("note: {}", cause.text));
-        lines.push(format!("  if it does not pass on your cluster: {}", text::fix_command(flow)));
+        lines.push(format!("  if it does not pass on your cluster: {}", explanation.fix));
     }
     let mut text = lines.iter().fold(String::new(), |mut text, line| {
         let _ = writeln!(text, "{}", escape(line));

@@ -46,13 +46,6 @@ pub(super) struct Between {
 }
 
 impl FlowArgs {
-    /// The flow in the words that it was asked about in.
-    pub(super) fn query(&self) -> FlowQuery {
-        let Self { from, to, port } = self;
-        let port = port.as_ref().map(ToString::to_string).unwrap_or_default();
-        FlowQuery { from: from.clone(), to: to.clone(), port }
-    }
-
     /// Reads the ends; what names no namespace is in `namespace`.
     ///
     /// # Errors
@@ -82,6 +75,13 @@ impl Between {
             (behind, port) => behind.or(port),
         };
         Ok(Self { from, to, port, labels })
+    }
+
+    /// The question as it can be asked again, from any namespace.
+    pub(super) fn query(&self) -> FlowQuery {
+        let Self { from, to, port, .. } = self;
+        let port = port.as_ref().map(WrittenPort::in_full).unwrap_or_default();
+        FlowQuery { from: from.to_string(), to: to.to_string(), port }
     }
 
     /// Reads the ends of a record, which names pods by their namespace whatever that is called.

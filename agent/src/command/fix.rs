@@ -123,11 +123,7 @@ fn judged(args: &Args, in_file: Option<&Found>) -> anyhow::Result<Outcome> {
         (None, None) => bail!("expected an ID, or --from, --to and --port"),
     };
     let not_policy = found.and_then(|found| found.not_policy.as_ref());
-    let note = not_policy.map(|text| {
-        format!(
-            "Policies did not drop it: {text}. What is here only removes what policies would do next."
-        )
-    });
+    let note = not_policy.map(what_policies_would_do);
     let mut snapshot = source.snapshot(&flows)?;
     let mut fixes = Vec::new();
     let (mut refusals, mut absent) = (Vec::new(), Vec::new());
@@ -166,19 +162,25 @@ fn judged(args: &Args, in_file: Option<&Found>) -> anyhow::Result<Outcome> {
         complain(&why.to_string());
     }
     match (fixes.is_empty(), absent.into_iter().next()) {
-        (false, _) => show(&fixes, &args.mark(), args.output),
+        (false, _) => show(&fixes, &args.mark(&flows), args.output),
         (true, Some(error)) if refusals.is_empty() => Err(error),
         (true, _) => Ok(Outcome::No),
     }
 }
 
+/// What a fix is for where no policy dropped it, but this.
+fn what_policies_would_do(text: &impl std::fmt::Display) -> String {
+    format!(
+        "Policies did not drop it: {text}. What is here only removes what policies would do next."
+    )
+}
+
 impl Args {
     /// What created objects carry: the command that gives this again.
-    fn mark(&self) -> Mark {
-        let by_flow = |flow: &FlowArgs| flow.query().fix_command();
+    fn mark(&self, flows: &[Between]) -> Mark {
         let command = match &self.id {
             Some(id) => Some(fix_by_id(id)),
-            None => self.flow.as_ref().map(by_flow),
+            None => flows.first().map(|flow| self.address.fix_command(flow)),
         };
         Mark { incident: None, at: Some(Timestamp::now()), command }
     }

@@ -34,6 +34,14 @@ pub(super) struct AddressArgs {
     as_is: bool,
 }
 
+impl AddressArgs {
+    /// The command that prints the remedy of a flow, asked about as here.
+    pub(super) fn fix_command(self, flow: &Between) -> String {
+        let as_is = if self.as_is { " --as-is" } else { "" };
+        flow.query().fix_command() + as_is
+    }
+}
+
 /// A question, answered.
 pub(super) struct Judged {
     /// What may come of it.
@@ -76,38 +84,52 @@ pub(super) fn judge(
             courses = service::to_service(snapshot, &dial, service);
         } else {
             for end in ends.iter().filter(|end| is_of_one_family(client, end)) {
-                let by_address = end.address.filter(|_| !how.as_is);
-                let course = by_address.and_then(|to| to_address(snapshot, &dial, to, None));
-                if let Some(course) = course {
-                    courses.push(course);
-                    continue;
-                }
-                let sources = sources(snapshot, from, client, end);
-                answer.is_one_of_ways |= sources.len() > 1;
-                for source in sources {
-                    let Port { number, protocol } = port;
-                    let question = Question::new(source, end.clone(), number, protocol);
-                    answer.add_packet(snapshot, question);
+                let address = end.address.filter(|_| !how.as_is);
+                match address.and_then(|to| to_address(snapshot, &dial, to, None)) {
+                    Some(course) => courses.push(course),
+                    None => add_packets(&mut answer, snapshot, from, &dial, end),
                 }
             }
         }
         for course in courses {
             refuse(&course, port, by_address)?;
-            answer.add_course(
-                snapshot,
-                match from {
-                    NamedEnd::Address(_) => course,
-                    _ => course.of_any_address(snapshot),
-                },
-            );
+            let course = match from {
+                NamedEnd::Address(_) => course,
+                _ => course.of_any_address(snapshot),
+            };
+            answer.add_course(snapshot, course);
         }
     }
     let diagnosis = clients.first().and_then(|client| answer.diagnosis(snapshot, client));
     let Some(diagnosis) = diagnosis else {
         bail!("{from} and {to} have no address family in common");
     };
-    let mut remarks: Vec<Remark> =
-        [from, to].into_iter().filter_map(|end| host_network(snapshot, end)).collect();
+    let remarks = remarks(snapshot, between, &answer);
+    Ok(Judged { answer, diagnosis, remarks, port, by_address })
+}
+
+/// Adds the packets to an end that is no Service's.
+fn add_packets(
+    answer: &mut Answer,
+    snapshot: &Snapshot,
+    from: &NamedEnd,
+    dial: &Dial<'_>,
+    end: &Endpoint,
+) {
+    let sources = sources(snapshot, from, dial.client, end);
+    answer.is_one_of_ways |= sources.len() > 1;
+    for source in sources {
+        let question = Question::new(source, end.clone(), dial.port, dial.protocol);
+        answer.add_packet(snapshot, question);
+    }
+}
+
+/// What is worth knowing of the ends, those first that were asked about.
+fn remarks(snapshot: &Snapshot, between: &Between, answer: &Answer) -> Vec<Remark> {
+    let mut remarks: Vec<Remark> = [&between.from, &between.to]
+        .into_iter()
+        .filter_map(|end| host_network(snapshot, end))
+        .collect();
     for question in answer.questions() {
         for remark in Remark::on(question) {
             if !remarks.contains(&remark) && remarks.len() < REMARKS_MAX {
@@ -115,7 +137,7 @@ pub(super) fn judge(
             }
         }
     }
-    Ok(Judged { answer, diagnosis, remarks, port, by_address })
+    remarks
 }
 
 /// What packets to an end come from: those of a node that is named carry whichever of its addresses

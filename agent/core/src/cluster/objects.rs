@@ -203,17 +203,7 @@ impl Objects {
             Kind::Namespace => {
                 self.namespaces.remove_mut(&key.name);
             }
-            Kind::Pod => {
-                if let Some(pod) = self.pods.get(&name()).cloned() {
-                    for address in &pod.addresses {
-                        self.end_holding(*address, &HeldBy::Pod(pod.clone()), Some(at));
-                    }
-                    for (address, by) in second_holdings(&pod) {
-                        self.end_holding(address, &by, Some(at));
-                    }
-                    self.pods.remove_mut(&name());
-                }
-            }
+            Kind::Pod => self.remove_pod(&name(), at),
             Kind::Node => {
                 self.listed_nodes.remove_mut(&key.name);
                 self.renew_node(&key.name, Some(at));
@@ -222,15 +212,7 @@ impl Objects {
                 self.plugin_nodes.remove_mut(&(kind, key.name.clone()));
                 self.renew_node(&key.name, Some(at));
             }
-            Kind::Service => {
-                if let Some(service) = self.services.get(&name()).cloned() {
-                    for address in service.addresses() {
-                        let held_by = HeldBy::Service(service.clone());
-                        self.end_holding(address, &held_by, Some(at));
-                    }
-                    self.services.remove_mut(&name());
-                }
-            }
+            Kind::Service => self.remove_service(&name(), at),
             Kind::EndpointSlice => {
                 self.endpoint_slices.remove_mut(&name());
             }
@@ -259,6 +241,25 @@ impl Objects {
                 self.policies.remove(&reference);
             }
         }
+    }
+
+    fn remove_pod(&mut self, name: &Name, at: Timestamp) {
+        let Some(pod) = self.pods.get(name).cloned() else { return };
+        for address in &pod.addresses {
+            self.end_holding(*address, &HeldBy::Pod(pod.clone()), Some(at));
+        }
+        for (address, by) in second_holdings(&pod) {
+            self.end_holding(address, &by, Some(at));
+        }
+        self.pods.remove_mut(name);
+    }
+
+    fn remove_service(&mut self, name: &Name, at: Timestamp) {
+        let Some(service) = self.services.get(name).cloned() else { return };
+        for address in service.addresses() {
+            self.end_holding(address, &HeldBy::Service(service.clone()), Some(at));
+        }
+        self.services.remove_mut(name);
     }
 
     /// How many objects of a kind there are.

@@ -9,7 +9,7 @@ mod node_annotations;
 mod service;
 mod template;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::{
     api::core::v1 as core,
@@ -61,27 +61,11 @@ pub fn pod(pod: &core::Pod) -> Result<Pod, Problem> {
         _ => None,
     };
 
-    let mut addresses = Vec::new();
-    let mut host_addresses = Vec::new();
-    if let Some(status) = status {
-        let path = FieldPath::root("status");
-        let several = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
-        for text in several.chain(status.pod_ip.as_ref()).filter(|text| !text.is_empty()) {
-            let address = address(text, &path.field("podIPs"))?;
-            // "A pod that has finished holds no address": its status may still show one.
-            if finished.is_none() && !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-        let several = status.host_ips.iter().flatten().map(|ip| &ip.ip);
-        for text in several.chain(status.host_ip.as_ref()).filter(|text| !text.is_empty()) {
-            let address = address(text, &path.field("hostIPs"))?;
-            if !host_addresses.contains(&address) {
-                host_addresses.push(address);
-            }
-        }
+    let (mut addresses, host_addresses) = status.map(addresses_of).transpose()?.unwrap_or_default();
+    if finished.is_some() {
+        // "A pod that has finished holds no address": its status may still show one.
+        addresses.clear();
     }
-
     let second_networks = network_status::read(metadata, &mut addresses);
     let labels = labels_of(metadata);
     let ports = spec.map(container_ports).transpose()?.unwrap_or_default();
@@ -116,6 +100,29 @@ pub fn pod(pod: &core::Pod) -> Result<Pod, Problem> {
         dns_cache_addresses: spec.map(dns_cache::addresses).unwrap_or_default(),
         labels,
     })
+}
+
+/// The addresses of a pod, and those of its node, each once.
+fn addresses_of(status: &core::PodStatus) -> Result<(Vec<IpAddr>, Vec<IpAddr>), Problem> {
+    let path = FieldPath::root("status");
+    let own = status.pod_ips.iter().flatten().map(|ip| &ip.ip).chain(&status.pod_ip);
+    let host = status.host_ips.iter().flatten().map(|ip| &ip.ip).chain(&status.host_ip);
+    Ok((distinct(own, &path.field("podIPs"))?, distinct(host, &path.field("hostIPs"))?))
+}
+
+/// The addresses of a field that are not empty, each once.
+fn distinct<'a>(
+    texts: impl Iterator<Item = &'a String>,
+    path: &FieldPath,
+) -> Result<Vec<IpAddr>, Problem> {
+    let mut addresses = Vec::new();
+    for text in texts.filter(|text| !text.is_empty()) {
+        let address = address(text, path)?;
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
 }
 
 /// The port at which annotations ask for scrapes: no API defines them, but the scrape configuration that

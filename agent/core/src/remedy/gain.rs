@@ -89,12 +89,10 @@ impl Party {
     }
 }
 
-/// The pairs between two parties.
+/// The pairs between two parties, by name: each once, whatever its addresses.
 #[derive(Default)]
 struct Gathered {
-    sources: BTreeSet<String>,
-    destinations: BTreeSet<String>,
-    pairs: usize,
+    pairs: BTreeSet<(String, String)>,
 }
 
 impl WhatIf<'_> {
@@ -108,11 +106,12 @@ impl WhatIf<'_> {
         ports: &[(u16, Protocol)],
         pairs_max: usize,
     ) -> Gain {
-        let is_asked = |source: &Endpoint, destination: &Endpoint| {
-            asked.iter().any(|asked| {
-                source.is_same(&asked.source) && destination.is_same(&asked.destination)
-            })
+        let pair = |source: &Endpoint, destination: &Endpoint| {
+            (source.to_string(), destination.to_string())
         };
+        // Ends that were asked about by one family are no others by the other.
+        let asked: BTreeSet<_> =
+            asked.iter().map(|asked| pair(&asked.source, &asked.destination)).collect();
         let all = sources.iter().flat_map(|s| destinations.iter().map(move |d| (s, d)));
         let possible = all.filter(|(s, d)| d.address.is_none_or(|d| s.may_be_of_family(d)));
         let mut gain = Gain::default();
@@ -122,23 +121,21 @@ impl WhatIf<'_> {
                 gain.is_cut = true;
                 break;
             }
-            if !self.is_gained(source, destination, ports, &mut gain.overrules_a_rule)
-                || is_asked(source, destination)
-            {
+            if !self.is_gained(source, destination, ports, &mut gain.overrules_a_rule) {
                 continue;
             }
-            gain.pairs += 1;
-            let key = (Party::of(source), Party::of(destination));
-            let gathered = paths.entry(key).or_default();
-            gathered.sources.insert(source.to_string());
-            gathered.destinations.insert(destination.to_string());
-            gathered.pairs += 1;
+            let pair = pair(source, destination);
+            if !asked.contains(&pair) {
+                let key = (Party::of(source), Party::of(destination));
+                paths.entry(key).or_default().pairs.insert(pair);
+            }
         }
+        gain.pairs = paths.values().map(|gathered| gathered.pairs.len()).sum();
         let mut paths: Vec<_> = paths.into_iter().collect();
-        paths.sort_by_key(|(_, gathered)| std::cmp::Reverse(gathered.pairs));
-        let in_words = |((from, to), gathered): ((Party, Party), Gathered)| GainedPath {
-            source: from.in_words(&gathered.sources),
-            destination: to.in_words(&gathered.destinations),
+        paths.sort_by_key(|(_, gathered)| std::cmp::Reverse(gathered.pairs.len()));
+        let in_words = |((from, to), Gathered { pairs }): ((Party, Party), Gathered)| {
+            let (sources, destinations): (BTreeSet<_>, BTreeSet<_>) = pairs.into_iter().unzip();
+            GainedPath { source: from.in_words(&sources), destination: to.in_words(&destinations) }
         };
         gain.paths = paths.into_iter().take(PATHS_MAX).map(in_words).collect();
         gain

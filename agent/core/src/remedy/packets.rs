@@ -1,6 +1,6 @@
 //! Which packets a question stands for.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{nodes, selection};
 use crate::{
@@ -65,13 +65,9 @@ impl Packets {
         if let [Diagnosis { question, service: Some(dialled), .. }] = diagnoses {
             packets.add_backends(snapshot, question, dialled);
         }
-        let mut destinations: Vec<&Endpoint> = Vec::new();
-        for Question { destination, .. } in &packets.asked {
-            if !destinations.iter().any(|known| known.is_same(destination)) {
-                destinations.push(destination);
-            }
-        }
-        packets.backends = destinations.len();
+        // One that is asked for by two families is one.
+        let names = packets.asked.iter().map(|asked| asked.destination.to_string());
+        packets.backends = names.collect::<BTreeSet<_>>().len();
         for question in packets.required.clone() {
             packets.add_replicas(snapshot, &question);
         }

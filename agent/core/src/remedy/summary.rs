@@ -72,6 +72,7 @@ pub(super) fn purpose(snapshot: &Snapshot, lead: &Diagnosis, packets: &Packets) 
             let (namespace, name) = (&dialled.service.namespace, &dialled.service.name);
             format!("all {} backends of Service {namespace}/{name}", packets.backends)
         }
+        _ if packets.backends > 1 => several(packets),
         _ => question.destination.to_string(),
     };
     match lead.cause.situation {
@@ -83,6 +84,25 @@ pub(super) fn purpose(snapshot: &Snapshot, lead: &Diagnosis, packets: &Packets) 
             format!("allow {source} to reach {destination} on {port}/{protocol}")
         }
     }
+}
+
+/// Several ends that are no Service's: those of a workload, or of a name.
+fn several(packets: &Packets) -> String {
+    let mut workloads = packets.asked().map(|asked| {
+        let pod = asked.destination.pod()?;
+        Some(format!("{}/{}", pod.namespace, pod.workload.as_ref()?.name))
+    });
+    let first = workloads.next().flatten();
+    if let Some(workload) =
+        first.filter(|first| workloads.all(|other| other.as_ref() == Some(first)))
+    {
+        return format!("all {} pods of {workload}", packets.backends);
+    }
+    let mut names: Vec<String> =
+        packets.asked().map(|asked| asked.destination.to_string()).collect();
+    names.sort();
+    names.dedup();
+    listed(&names)
 }
 
 fn opens_ingress(lead: &Diagnosis) -> bool {

@@ -103,15 +103,8 @@ fn judge(
     if !question.seen_by.includes(direction) {
         return DirectionVerdict::not_isolated();
     }
-    // Service accounts are missed where a policy asks for their labels, and what a plugin says of nodes
-    // where an address is nobody's. Pools say less of the sources of nodes where they are missing.
-    let is_needed = |kind: &Kind| {
-        !matches!(kind, Kind::ServiceAccount | Kind::PluginNode(_) | Kind::AddressPool)
-    };
-    let mut unsynced = snapshot.sync().unsynced().iter().filter(|(kind, _)| is_needed(kind));
-    if let Some((kind, why)) = unsynced.next() {
-        let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-        return DirectionVerdict::unknown(format!("{kind} objects are not synced yet{why}").into());
+    if let Some(why) = not_synced(snapshot) {
+        return DirectionVerdict::unknown(why);
     }
     let pod = match &target.holder {
         Holder::Pod(pod) => pod,
@@ -153,6 +146,19 @@ fn judge(
         verdict.unknown.append(&mut doubts);
     }
     verdict
+}
+
+/// Of a kind that every verdict needs: that its objects are not all known.
+fn not_synced(snapshot: &Snapshot) -> Option<Arc<str>> {
+    // Service accounts are missed where a policy asks for their labels, and what a plugin says of nodes
+    // where an address is nobody's. Pools say less of the sources of nodes where they are missing.
+    let is_needed = |kind: &Kind| {
+        !matches!(kind, Kind::ServiceAccount | Kind::PluginNode(_) | Kind::AddressPool)
+    };
+    let mut unsynced = snapshot.sync().unsynced().iter().filter(|(kind, _)| is_needed(kind));
+    let (kind, why) = unsynced.next()?;
+    let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    Some(format!("{kind} objects are not synced yet{why}").into())
 }
 
 /// The policies that select the pod in this direction, in order, and why others may.

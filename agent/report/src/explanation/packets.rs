@@ -1,6 +1,6 @@
 //! The packets that may come of a question, and the Service that makes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use whydrop_core::{
@@ -263,30 +263,11 @@ fn backends(packets: &[&PacketStep]) -> BTreeMap<(String, String), String> {
 }
 
 /// Several packets: what comes of each, those that fare alike together, and why.
+/// What comes of them as a whole need not be what policies say: the Service may refuse all of them.
 pub(super) fn write(lines: &mut Vec<String>, packets: &[PacketStep], effective: Effective) {
     let everything = backends(&packets.iter().collect::<Vec<_>>());
-    let all = everything.len();
-    let denied: Vec<&PacketStep> =
-        packets.iter().filter(|packet| packet.effective == Effective::Deny).collect();
     lines.push(String::new());
-    lines.push(match (effective, all) {
-        (Effective::Some, 1) => format!(
-            "{} of {} packets that may come of it are denied, as to where they come from:",
-            denied.len(),
-            packets.len()
-        ),
-        (Effective::Some, all) => {
-            format!("{} of {all} backends may not be reached:", backends(&denied).len())
-        }
-        (Effective::Allow, 1) => "all packets that may come of it pass:".to_owned(),
-        (Effective::Allow, all) => format!("{all} backends, all pass:"),
-        (Effective::Deny, 1) => "all packets that may come of it are denied:".to_owned(),
-        (Effective::Deny, all) => format!("{all} backends, all denied:"),
-        (Effective::Unknown, 1) => {
-            "it depends on where the packet comes from, which the objects do not say:".to_owned()
-        }
-        (Effective::Unknown, all) => format!("{all} backends:"),
-    });
+    lines.push(headline(packets, effective, &everything));
     let count = packets.iter().map(|packet| packet.group).max().map_or(0, |last| last + 1);
     let of_group = |group: usize| -> Vec<&PacketStep> {
         packets.iter().filter(|packet| packet.group == group).collect()
@@ -327,6 +308,59 @@ pub(super) fn write(lines: &mut Vec<String>, packets: &[PacketStep], effective: 
         lines.extend(first.way());
         let source = first.leaves.as_ref().map_or(&first.flow.source, |leaves| &leaves.source);
         walks(lines, source, &first.flow, &first.verdict, trace);
+    }
+}
+
+/// `2 backends`, and at how many addresses where one has several.
+fn counted(backends: &BTreeMap<(String, String), String>) -> String {
+    let number = by_name(backends);
+    let s = if number == 1 { "" } else { "s" };
+    match backends.len() {
+        addresses if addresses > number => format!("{number} backend{s} at {addresses} addresses"),
+        _ => format!("{number} backend{s}"),
+    }
+}
+
+/// How many backends there are, whatever their addresses.
+fn by_name(backends: &BTreeMap<(String, String), String>) -> usize {
+    backends.keys().map(|(name, _)| name).collect::<BTreeSet<_>>().len()
+}
+
+/// How many of the backends are denied.
+fn headline(
+    packets: &[PacketStep],
+    effective: Effective,
+    all: &BTreeMap<(String, String), String>,
+) -> String {
+    let denied: Vec<&PacketStep> =
+        packets.iter().filter(|packet| packet.effective == Effective::Deny).collect();
+    if effective == Effective::Deny && denied.len() < packets.len() {
+        let all = counted(all);
+        return format!("none of {all} is reached (see cause); policies by themselves say:");
+    }
+    match (effective, all.len()) {
+        (Effective::Some, 1) => format!(
+            "{} of {} packets that may come of it are denied, as to where they come from:",
+            denied.len(),
+            packets.len()
+        ),
+        (Effective::Some, addresses) => {
+            let denied = backends(&denied);
+            match by_name(all) {
+                number if number == addresses => {
+                    format!("{} of {number} backends may not be reached:", denied.len())
+                }
+                _ => format!("{} of {addresses} addresses may not be reached:", denied.len()),
+            }
+        }
+        (Effective::Allow, 1) => "all packets that may come of it pass:".to_owned(),
+        (Effective::Allow, _) => format!("{}, all pass:", counted(all)),
+        (Effective::Deny, 1) => "all packets that may come of it are denied:".to_owned(),
+        (Effective::Deny, _) => format!("{}, all denied:", counted(all)),
+        (Effective::Unknown, 1) => {
+            "it depends on where the packet comes from, which the objects do not say:".to_owned()
+        }
+        (Effective::Unknown, _) => format!("{}:", counted(all)),
     }
 }
 

@@ -115,6 +115,16 @@ impl fmt::Display for WrittenPort {
     }
 }
 
+impl WrittenPort {
+    /// With its protocol: that of a number without one is TCP, that of a name is its giver's to say.
+    pub(super) fn in_full(&self) -> String {
+        match (&self.port, self.protocol) {
+            (NumberOrName::Number(number), None) => format!("{number}/{}", Protocol::Tcp),
+            _ => self.to_string(),
+        }
+    }
+}
+
 impl FromStr for WrittenPort {
     type Err = anyhow::Error;
 

@@ -214,9 +214,14 @@ fn start_kubelet(site: &Site<'_>, api: &Api, token: &str, groups: &Groups) -> Re
         "clusterDNS": [RESOLVER],
         "resolvConf": "/etc/resolv.conf",
         "nodeStatusUpdateFrequency": "5s",
-        // A full disk of the machine is not this node's business until the last.
+        // A full disk of the machine is not this node's business until the last: a share of a large
+        // disk is more than what else is built there leaves.
         "evictionHard": {
-            "memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%",
+            "memory.available": "100Mi",
+            "nodefs.available": "100Mi",
+            "imagefs.available": "100Mi",
+            "nodefs.inodesFree": "1%",
+            "imagefs.inodesFree": "1%",
         },
         "imageGCHighThresholdPercent": 100,
     });
