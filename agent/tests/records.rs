@@ -17,7 +17,7 @@ use whydrop::{
 use whydrop_core::{
     cluster::{Cluster, Interface},
     correlate::{Correlated, Correlator, Drop},
-    diagnosis::{Case, Fate, diagnose},
+    diagnosis::{Case, Fate, SituationKind, diagnose},
     flow::{Flow, Protocol, Worked},
     incident::JudgedDrop,
     judgement::judge,
@@ -359,4 +359,19 @@ fn a_line_is_a_line_whatever_names_hold() {
     let record = reporter().agent(now, AgentState::Degraded { what, since: now.into() });
     let line = text::line(&record);
     assert!(line.ends_with(r"a\u{a}b\u{1b}[31mc\u{202e}d"), "{line}");
+}
+
+#[test]
+fn each_situation_has_a_line_in_the_documents() {
+    let read = |name: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
+        std::fs::read_to_string(path).expect("a document")
+    };
+    let (records, otlp) = (read("records.md"), read("otlp.md"));
+    for kind in SituationKind::ALL {
+        let name = serde_json::to_value(kind).expect("JSON");
+        let name = name.as_str().expect("a word");
+        assert!(records.contains(&format!("\n| `{name}` |")), "{name}");
+        assert!(otlp.contains(&format!("`{name}`")), "{name}");
+    }
 }

@@ -12,6 +12,7 @@ pub mod replicas;
 pub mod scenario;
 pub mod stage;
 pub mod story;
+pub mod trap;
 pub mod whole_node;
 
 use serde_json::Value;

@@ -291,24 +291,26 @@ impl Answer {
     /// What lets every packet pass that policies deny: one remedy for all of them, each tried.
     /// `None`: there is none for one of them, or policies are not what stops the flow.
     pub fn remedy(&self, snapshot: &Snapshot) -> Option<Remedy> {
-        remedy_for_all(snapshot, &self.seen_by_policies()?)
+        remedy_for_all(snapshot, &self.seen_by_policies(snapshot)?)
     }
 
     /// Policies that are there, with which the rules of a remedy let every packet pass that policies
     /// deny.
     pub fn patch(&self, snapshot: &Snapshot, remedy: &Remedy) -> Option<Patch> {
-        patch_for_all(snapshot, &self.seen_by_policies()?, remedy)
+        patch_for_all(snapshot, &self.seen_by_policies(snapshot)?, remedy)
     }
 
     /// Other ways to let every packet pass.
     pub fn choices(&self, snapshot: &Snapshot) -> Vec<Choice> {
-        choices_for_all(snapshot, &self.seen_by_policies().unwrap_or_default())
+        choices_for_all(snapshot, &self.seen_by_policies(snapshot).unwrap_or_default())
     }
 
-    /// All packets as they are seen, where policies are what stops the flow.
-    fn seen_by_policies(&self) -> Option<Vec<Diagnosis>> {
-        let all = || self.ways.iter().flat_map(|way| &way.legs).cloned().collect();
-        self.is_about_policies().then(all)
+    /// All packets as they are seen, where policies are what stops the flow; where they only stop what a
+    /// mesh makes of one, that.
+    fn seen_by_policies(&self, snapshot: &Snapshot) -> Option<Vec<Diagnosis>> {
+        let legs = || self.ways.iter().flat_map(|way| &way.legs);
+        let sent = |leg: &Diagnosis| leg.as_carried(snapshot).unwrap_or_else(|| leg.clone());
+        self.is_about_policies().then(|| legs().map(sent).collect())
     }
 
     /// The same answer where somebody says that what the specification exempts does not pass.

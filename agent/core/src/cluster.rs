@@ -1,6 +1,7 @@
 //! What is known of the cluster: one writer, immutable snapshots.
 
 pub mod address_pool;
+pub mod api_server;
 pub mod caller;
 pub mod dns;
 pub mod history;

@@ -111,7 +111,7 @@ impl Class {
 #[strum_discriminants(
     name(SituationKind),
     doc = "A situation that needs another fix than its class suggests.",
-    derive(Serialize, Deserialize, JsonSchema),
+    derive(Serialize, Deserialize, JsonSchema, VariantArray),
     serde(rename_all = "kebab-case"),
     schemars(rename = "Situation")
 )]
@@ -138,6 +138,11 @@ pub enum Situation {
     NodeSource,
     /// A pod that reaches itself through its Service.
     Hairpin,
+}
+
+impl SituationKind {
+    /// Every situation.
+    pub const ALL: &[Self] = Self::VARIANTS;
 }
 
 impl Situation {
@@ -308,6 +313,19 @@ impl Diagnosis {
         let reset = evidence.rejected == Some(Rejection::Reset);
         let filtered = dropped_by(evidence) == DroppedBy::Filter;
         !reset || filtered || self.cause.class.is_denial() || self.cause.class == Class::NotEnforced
+    }
+
+    /// The packet that a mesh sends instead of this one, where it is recognised as a mesh's; `None`: it is
+    /// that packet, or no mesh takes part.
+    pub fn carried(&self, snapshot: &Snapshot) -> Option<Question> {
+        situation::carried(snapshot, self.cause.situation?, &self.question)
+    }
+
+    /// The same of the packet that a mesh sends instead, where policies let this one pass.
+    #[must_use]
+    pub(crate) fn as_carried(&self, snapshot: &Snapshot) -> Option<Self> {
+        let carried = self.carried(snapshot).filter(|_| self.cause.class == Class::None)?;
+        Some(packet(snapshot, carried, None, Fate::Asked))
     }
 
     /// The same where somebody says that it does not pass, though the specification exempts it or the

@@ -67,7 +67,8 @@ pub enum Role {
     /// judges pods that are there.
     Template,
     /// What makes something connect to pods, by which a flow is known for what it is: read from
-    /// manifests, and for a question. It decides nothing, and no agent reads it.
+    /// manifests, and for a question; the API server's own also when a drop cuts it off. It decides
+    /// nothing, and no agent follows it.
     Caller,
     /// A policy, or what a policy rests on: one that cannot be read may have decided.
     Policy,

@@ -210,7 +210,7 @@ impl Draft<'_> {
         if !verified {
             return None;
         }
-        let ports = opening::ports(snapshot, &lead.question, lead.cause.situation);
+        let ports = ports(snapshot, lead);
         let gain = newly_allowed(snapshot, &with, packets, &policies, &ports)?;
         wide.sort();
         wide.dedup();
@@ -257,6 +257,14 @@ impl Draft<'_> {
         }
         evaluate(&opened.with, question).decision().lets_pass().then_some(opened)
     }
+}
+
+/// The ports that a remedy for this flow may open: on these it is looked for what else passes.
+fn ports(snapshot: &Snapshot, lead: &Diagnosis) -> Vec<(u16, Protocol)> {
+    let mut ports = opening::ports(snapshot, &lead.question, lead.cause.situation);
+    let carried = lead.carried(snapshot).map(|carried| (carried.port, carried.protocol));
+    ports.extend(carried.filter(|port| !ports.contains(port)));
+    ports
 }
 
 /// What is opened so far.

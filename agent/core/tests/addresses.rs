@@ -376,6 +376,23 @@ fn an_address_of_an_interface_is_its_nodes_as_long_as_it_is_there() {
     assert!(matches!(end(&cluster, "192.0.2.11").holder, Holder::Node(_)));
 }
 
+#[test]
+fn what_an_interface_of_every_node_has_keeps_its_meaning() {
+    let mut cluster = cluster([node("alder", &json!({}), "192.0.2.11", &[])]);
+    let local = ["192.0.2.11", "169.254.20.10", "169.254.170.23", "169.254.3.4"];
+    let addresses =
+        Addresses { local: local.iter().map(|text| ip(text)).collect(), routed: BTreeSet::new() };
+    cluster.set_addresses(&"alder".into(), addresses);
+    let snapshot = cluster.snapshot();
+    for (address, is_alike) in
+        [("169.254.20.10", true), ("169.254.170.23", true), ("169.254.3.4", false)]
+    {
+        let end = snapshot.resolve(ip(address), None);
+        assert_eq!(end.known_address().is_some(), is_alike, "{address}: {end}");
+        assert_eq!(matches!(end.holder, Holder::Node(_)), !is_alike, "{address}: {end}");
+    }
+}
+
 /// By which addresses a node with these annotations reaches pods of its own and of another.
 fn sources(annotations: &Value, pod_cidrs: &[&str]) -> [Vec<String>; 2] {
     let cluster = cluster([

@@ -230,7 +230,7 @@ impl<W: World> Stage<W> {
     }
 
     /// Runs `whydrop fix ID` over what the agents have reported, and does what it prints.
-    fn fix(&mut self, id: &str, form: Fix) -> Result<()> {
+    pub(super) fn fix(&mut self, id: &str, form: Fix) -> Result<()> {
         let records = tempfile::NamedTempFile::new()?;
         let lines: Vec<String> = self.records().map(Value::to_string).collect();
         fs::write(records.path(), lines.join("\n"))?;

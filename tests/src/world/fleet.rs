@@ -86,6 +86,8 @@ impl Fleet {
         let api = Api::start(api::Settings {
             place: Place::Network(fabric.name().to_owned()),
             address: Some(FABRIC),
+            // Webhooks are called at their pods: no kube-proxy is where the API server is.
+            flags: vec!["--enable-aggregator-routing=true".to_owned()],
             ..api::Settings::default()
         })?;
         let kubectl = api.kubectl()?;
@@ -156,6 +158,18 @@ impl Fleet {
     /// The pods whose `namespace/name` begins like this.
     pub fn pods_like(&self, beginning: &str) -> Vec<String> {
         self.pods.keys().filter(|key| key.starts_with(beginning)).cloned().collect()
+    }
+
+    /// What lies between the nodes and beyond them: where the API server is, and the rest of the world.
+    pub fn outside(&self) -> &Network {
+        self.fabric.network()
+    }
+
+    /// Runs `CoreDNS` in a node's network, as a cache of its own would: at the address of those.
+    pub fn resolve_names(&mut self, node: &str) -> Result<()> {
+        let Self { hosts, api, folder, .. } = self;
+        let host = hosts.iter_mut().find(|host| host.name == node);
+        host.with_context(|| format!("no node {node}"))?.start_names(api, folder.path())
     }
 
     /// Where logs are.

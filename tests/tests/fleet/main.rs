@@ -5,6 +5,7 @@ mod heal;
 mod matrix;
 mod moments;
 mod services;
+mod traps;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},

@@ -64,6 +64,12 @@ impl KnownAddress {
         Self { first, prefix, purpose, judged, what }
     }
 
+    /// Whether it is a service's that may be an address of an interface on each node: of a DNS cache, of an
+    /// agent of a cloud's, of a mesh.
+    pub fn is_alike_on_nodes(&self) -> bool {
+        matches!(self.purpose, Purpose::NodeDns | Purpose::Metadata | Purpose::MeshProbe)
+    }
+
     fn holds(&self, address: IpAddr) -> bool {
         IpNet::new(self.first, self.prefix).is_ok_and(|network| network.contains(&address))
     }

@@ -35,6 +35,8 @@ pub enum Query {
     ServicesOf(Name),
     /// How many pods a workload of a namespace has.
     Scale(Arc<str>, Workload),
+    /// What has the API server call Services: webhooks, and APIs that other servers have.
+    Callers,
 }
 
 impl From<IpAddr> for Query {

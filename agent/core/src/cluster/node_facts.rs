@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use rpds::HashTrieMapSync;
 
-use super::{Cluster, HeldBy};
+use super::{
+    Cluster, HeldBy,
+    known_address::{KnownAddress, known_address},
+};
 
 /// An interface of this node, as the kernel's routes show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,7 +164,12 @@ impl Cluster {
                 snapshot.objects.end_holding(address, &by, None);
             }
         }
-        for address in snapshot.node_facts.addresses.local.iter().filter(|a| !a.is_loopback()) {
+        // What every node has alike says which service answers there, and not which node.
+        let is_own = |address: &&IpAddr| {
+            let known = known_address(**address);
+            !address.is_loopback() && !known.is_some_and(KnownAddress::is_alike_on_nodes)
+        };
+        for address in snapshot.node_facts.addresses.local.iter().filter(is_own) {
             let is_news = snapshot.objects.begin_holding(*address, by.clone(), None);
             snapshot.other_changes += u64::from(is_news);
         }

@@ -167,7 +167,7 @@ impl Inquiry<'_> {
             verdict: self.verdict,
             dialled: dialled.unwrap_or((flow.destination, flow.port)),
             is_translated: dialled.is_some(),
-            is_asked: matches!(fate, Fate::Asked),
+            is_asked: matches!(fate, Fate::Asked | Fate::Policed),
         };
         let is_open = |trap: &Trap| class.is_denial() || trap.is_beside_the_verdict();
         situation::trap(&scene).filter(is_open)

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::Case;
+use super::{Case, situation};
 use crate::{
     cluster::{Name, Snapshot, look_up::Query},
     flow::Flow,
@@ -10,7 +10,8 @@ use crate::{
 };
 
 /// What to look up before a case can be judged: nothing where everything is listed. Of a Service
-/// that nobody translated, its backends; of the policies over either end, Services that they name.
+/// that nobody translated, its backends; of the policies over either end, Services that they name; and
+/// what shows the situation that a drop is in.
 pub fn to_look_up(snapshot: &Snapshot, case: &Case<'_>, now: Timestamp) -> Vec<Query> {
     if snapshot.knows_all_pods() {
         return Vec::new();
@@ -30,7 +31,8 @@ pub fn to_look_up(snapshot: &Snapshot, case: &Case<'_>, now: Timestamp) -> Vec<Q
         missing.extend(backends.map(Query::from));
     }
     let services = services_of_rules(snapshot, case).into_iter().map(Query::Service);
-    missing.extend(services.filter(|sought| snapshot.is_fresh(sought, None, now) != Some(true)));
+    let sought = services.chain(situation::to_look_up(snapshot, case));
+    missing.extend(sought.filter(|sought| snapshot.is_fresh(sought, None, now) != Some(true)));
     missing.sort_unstable();
     missing.dedup();
     missing

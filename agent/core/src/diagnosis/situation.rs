@@ -4,6 +4,7 @@
 //! nothing. [`RECOGNISED`] is the table; where several would do, the first is it.
 
 mod callers;
+mod look_up;
 mod mesh;
 mod words;
 
@@ -17,7 +18,7 @@ use crate::{
     cluster::{
         Snapshot,
         known_address::Purpose,
-        object::{Node, Probe, Service, TrafficPolicy},
+        object::{Probe, Service, TrafficPolicy},
         profile::{Blocks, Translation},
         resolve::{Endpoint, Holder},
     },
@@ -25,17 +26,8 @@ use crate::{
     verdict::{Decision, Question, Verdict, evaluate},
 };
 use callers::{Awaited, Monitored};
-
-/// The Service of the API server, and where its own endpoints are listed.
-const API_SERVER: (&str, &str) = ("default", "kubernetes");
-
-/// By which labels nodes of the control plane are known: kubeadm's and those derived from it, the
-/// one before Kubernetes 1.20, and that of RKE.
-const CONTROL_PLANE: [&str; 3] = [
-    "node-role.kubernetes.io/control-plane",
-    "node-role.kubernetes.io/master",
-    "node-role.kubernetes.io/controlplane",
-];
+pub(super) use look_up::to_look_up;
+pub(super) use mesh::carried;
 
 /// The port of an API server on its node, where nothing says another: kubeadm's, and most others'.
 const API_PORT: u16 = 6443;
@@ -105,6 +97,8 @@ pub(super) enum Tunnel {
     Denied,
     /// Another one was, which policies allow; they deny that one.
     DeniedBeside,
+    /// Another one was, and policies deny both.
+    BothDenied,
     /// Another one was, which policies deny; they allow that one.
     AllowedBeside,
 }
@@ -169,18 +163,15 @@ fn to_api_server(scene: &Scene<'_>) -> Option<Trap> {
     if !scene.denies(Direction::Egress) {
         return None;
     }
-    let endpoints = api_endpoints(snapshot);
-    let service = snapshot.service(API_SERVER.0, API_SERVER.1);
+    let endpoints = snapshot.api_server_endpoints();
+    let service = snapshot.api_server();
     let dialled = snapshot.resolve(scene.dialled.0, None).holder;
-    let is_service = matches!(
-        &dialled,
-        Holder::Service(service) if (&*service.namespace, &*service.name) == API_SERVER
-    );
+    let is_service = matches!(&dialled, Holder::Service(service) if service.is_api_server());
     let address = question.destination.address;
     let is_endpoint = address.is_some_and(|address| endpoints.contains(&(address, question.port)));
     let port_of_endpoints = endpoints.first().map_or(API_PORT, |(_, port)| *port);
     let is_control_plane = match &question.destination.holder {
-        Holder::Node(node) => is_of_control_plane(node) && question.port == port_of_endpoints,
+        Holder::Node(node) => node.is_of_control_plane() && question.port == port_of_endpoints,
         _ => false,
     };
     if !(is_service || is_endpoint || is_control_plane) {
@@ -202,25 +193,6 @@ fn to_api_server(scene: &Scene<'_>) -> Option<Trap> {
     let is_beyond_blocks = profile.blocks == Blocks::OutsideOnly && endpoints.iter().any(is_node);
     let egress = profile.egress;
     Some(Trap::ApiServer(ApiServer { service, endpoints, egress, is_beyond_blocks }))
-}
-
-/// The addresses and ports of API servers, sorted.
-fn api_endpoints(snapshot: &Snapshot) -> Vec<(IpAddr, u16)> {
-    let Some(service) = snapshot.service(API_SERVER.0, API_SERVER.1) else { return Vec::new() };
-    let mut endpoints: Vec<_> = snapshot
-        .slices(service)
-        .flat_map(|slice| {
-            let ports = slice.ports.iter().map(|port| port.port);
-            ports.flat_map(|port| slice.ready().map(move |address| (address, port)))
-        })
-        .collect();
-    endpoints.sort_unstable();
-    endpoints.dedup();
-    endpoints
-}
-
-fn is_of_control_plane(node: &Node) -> bool {
-    CONTROL_PLANE.iter().any(|label| node.labels.contains_key(*label))
 }
 
 fn to_metadata(scene: &Scene<'_>) -> Option<Trap> {

@@ -1,6 +1,6 @@
 //! What the policies of a remedy are called.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use super::{Form, Manifest, in_calico, nodes, opening::Opening};
 use crate::{
@@ -77,11 +77,11 @@ impl<'a> Naming<'a> {
         let question = &self.diagnosis.question;
         let source = match &question.source.holder {
             Holder::Node(node) => self.nodes(node, &question.source).to_owned(),
-            _ => short(&question.source),
+            _ => self.short(&question.source),
         };
         let destination = match &self.diagnosis.service {
             Some(dialled) if self.of_service => dialled.service.name.to_string(),
-            _ => short(&question.destination),
+            _ => self.short(&question.destination),
         };
         match (direction, self.diagnosis.cause.situation) {
             (Direction::Egress, Some(Situation::Dns)) => format!("allow-{source}-dns"),
@@ -95,6 +95,26 @@ impl<'a> Naming<'a> {
         }
     }
 
+    /// An end, in a name.
+    fn short(&self, end: &Endpoint) -> String {
+        let is_api_server =
+            |address: &IpAddr| self.snapshot.api_server_addresses().contains(address);
+        match &end.holder {
+            Holder::Pod(pod) => match &pod.workload {
+                Some(workload) => lasting_name(workload).to_owned(),
+                None => pod.name.to_string(),
+            },
+            Holder::Node(node) => node.name.to_string(),
+            Holder::Outside if end.address.as_ref().is_some_and(is_api_server) => {
+                "api-servers".to_owned()
+            }
+            _ => end.address.map_or_else(
+                || "unknown".to_owned(),
+                |address| address.to_string().replace([':', '.'], "-"),
+            ),
+        }
+    }
+
     /// What the nodes are called that stand where this one connects.
     fn nodes(&self, node: &Arc<Node>, end: &Endpoint) -> &'static str {
         match nodes::clients(self.snapshot, node, end.address).which {
@@ -102,20 +122,6 @@ impl<'a> Naming<'a> {
             nodes::Which::All => "nodes",
             nodes::Which::One => "node",
         }
-    }
-}
-
-fn short(end: &Endpoint) -> String {
-    match &end.holder {
-        Holder::Pod(pod) => match &pod.workload {
-            Some(workload) => lasting_name(workload).to_owned(),
-            None => pod.name.to_string(),
-        },
-        Holder::Node(node) => node.name.to_string(),
-        _ => end.address.map_or_else(
-            || "unknown".to_owned(),
-            |address| address.to_string().replace([':', '.'], "-"),
-        ),
     }
 }
 

@@ -12,17 +12,6 @@ use crate::cluster::{
 /// which one that is is not known.
 const ADDRESSES_MAX: usize = 64;
 
-/// By which labels nodes of the control plane are known: kubeadm's and those derived from it, the
-/// one before Kubernetes 1.20, and that of RKE.
-const CONTROL_PLANE: [&str; 3] = [
-    "node-role.kubernetes.io/control-plane",
-    "node-role.kubernetes.io/master",
-    "node-role.kubernetes.io/controlplane",
-];
-
-/// Where the API servers are listed.
-const API_SERVERS: (&str, &str) = ("default", "kubernetes");
-
 /// The nodes that stand where one stands as a client.
 pub(super) struct Clients {
     /// Which these are.
@@ -48,9 +37,9 @@ pub(super) enum Which {
 ///
 /// What a node sends carries the same sort of address on each, such as that of its tunnel.
 pub(super) fn clients(snapshot: &Snapshot, node: &Arc<Node>, seen: Option<IpAddr>) -> Clients {
-    let api_servers = api_servers(snapshot);
+    let api_servers = snapshot.api_server_addresses();
     let is_control_plane = |node: &Node| {
-        CONTROL_PLANE.iter().any(|label| node.labels.contains_key(*label))
+        node.is_of_control_plane()
             || node.addresses.iter().any(|known| api_servers.contains(&known.address))
     };
     let which = match is_control_plane(node) || seen.is_some_and(|s| api_servers.contains(&s)) {
@@ -98,17 +87,4 @@ fn distinct(addresses: impl Iterator<Item = IpAddr>) -> Vec<IpAddr> {
         }
     }
     distinct
-}
-
-fn api_servers(snapshot: &Snapshot) -> Vec<IpAddr> {
-    let (namespace, name) = API_SERVERS;
-    let Some(service) = snapshot.service(namespace, name) else { return Vec::new() };
-    let mut addresses: Vec<_> = snapshot
-        .slices(service)
-        .flat_map(|slice| &slice.endpoints)
-        .map(|endpoint| endpoint.address)
-        .collect();
-    addresses.sort();
-    addresses.dedup();
-    addresses
 }

@@ -100,7 +100,8 @@ impl Other {
     }
 }
 
-/// The ports to open: the flow's own; for DNS both of its protocols, or large answers fail.
+/// The ports to open: the flow's own; for DNS both of its protocols, or large answers fail. What a mesh
+/// sends instead of the flow is a packet of its own.
 pub(super) fn ports(
     snapshot: &Snapshot,
     question: &Question,

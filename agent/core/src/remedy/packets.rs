@@ -1,6 +1,6 @@
 //! Which packets a question stands for.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use super::{nodes, selection};
 use crate::{
@@ -62,6 +62,9 @@ impl Packets {
             }
             packets.required.push(question.clone());
         }
+        for diagnosis in diagnoses.iter().filter(|diagnosis| diagnosis.cause.class.is_denial()) {
+            packets.add_carried(snapshot, diagnosis);
+        }
         if let [Diagnosis { question, service: Some(dialled), .. }] = diagnoses {
             packets.add_backends(snapshot, question, dialled);
         }
@@ -91,6 +94,21 @@ impl Packets {
         self.more.iter()
     }
 
+    /// What a mesh sends instead, if policies deny that as well.
+    fn add_carried(&mut self, snapshot: &Snapshot, diagnosis: &Diagnosis) {
+        let Some(carried) = diagnosis.carried(snapshot) else { return };
+        if self.required.contains(&carried) {
+            return;
+        }
+        match standing(snapshot, &carried) {
+            Standing::Passes => {}
+            Standing::Denied => self.required.push(carried),
+            Standing::Hopeless => {
+                self.untried.push(format!("{} on {}", carried.destination, carried.port));
+            }
+        }
+    }
+
     /// The other packets that may come of what was dialled: the next connection may go to any backend.
     fn add_backends(&mut self, snapshot: &Snapshot, asked: &Question, dialled: &Dialled) {
         let Dialled { address, port, .. } = dialled;
@@ -114,7 +132,7 @@ impl Packets {
     }
 
     /// The same from other pods of the client's workload, from the other nodes where a node is the
-    /// client, and to other pods of the destination's.
+    /// client, and to other pods of the destination's; where an end is an API server, at the others.
     fn add_replicas(&mut self, snapshot: &Snapshot, question: &Question) {
         let Question { source, destination, .. } = question;
         let sources = match &source.holder {
@@ -124,13 +142,25 @@ impl Packets {
                 .filter(|address| source.may_be_of_family(*address))
                 .map(|address| snapshot.resolve(address, None))
                 .collect(),
+            Holder::Outside => {
+                other_api_servers(snapshot, source, &snapshot.api_server_addresses())
+            }
             _ => replicas(snapshot, source),
+        };
+        let destinations = match &destination.holder {
+            Holder::Node(_) | Holder::Outside => {
+                let endpoints = snapshot.api_server_endpoints().into_iter();
+                let answering = endpoints.filter(|(_, port)| *port == question.port);
+                let answering: Vec<IpAddr> = answering.map(|(address, _)| address).collect();
+                other_api_servers(snapshot, destination, &answering)
+            }
+            _ => replicas(snapshot, destination),
         };
         let of_sources = sources
             .into_iter()
             .map(|source| Question { source, ..question.clone() })
             .take(MORE_MAX);
-        let of_destinations = replicas(snapshot, destination)
+        let of_destinations = destinations
             .into_iter()
             .map(|destination| Question { destination, ..question.clone() })
             .take(MORE_MAX);
@@ -181,6 +211,16 @@ fn replicas(snapshot: &Snapshot, end: &Endpoint) -> Vec<Endpoint> {
     let mut others: Vec<_> = selection::replicas(snapshot, pod).filter(is_other).collect();
     others.sort_by(|a, b| a.name.cmp(&b.name));
     others.into_iter().filter_map(|pod| end_like(pod, end)).collect()
+}
+
+/// The other API servers of these addresses, of the same family, where an end is one of them.
+fn other_api_servers(snapshot: &Snapshot, end: &Endpoint, all: &[IpAddr]) -> Vec<Endpoint> {
+    if !end.address.is_some_and(|address| all.contains(&address)) {
+        return Vec::new();
+    }
+    let others = all.iter().filter(|other| Some(**other) != end.address);
+    let of_family = others.filter(|other| end.may_be_of_family(**other));
+    of_family.map(|address| snapshot.resolve(*address, None)).collect()
 }
 
 /// A pod where this end is: with its address of the same family.

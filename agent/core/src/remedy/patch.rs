@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Manifest, Remedy, gain::GainedPath, merge::single_rules, newly_allowed, opening,
-    packets::Packets,
+    Manifest, Remedy, gain::GainedPath, merge::single_rules, newly_allowed, packets::Packets, ports,
 };
 use crate::{
     cluster::Snapshot,
@@ -91,7 +90,7 @@ pub fn patch_for_all(
     if !packets.required().all(passes) {
         return None;
     }
-    let ports = opening::ports(snapshot, &lead.question, lead.cause.situation);
+    let ports = ports(snapshot, lead);
     let gain = newly_allowed(snapshot, &after, &packets, &edited, &ports)?;
     let (newly_allowed, newly_allowed_paths) = (gain.pairs, gain.paths);
     Some(Patch { edits, newly_allowed, newly_allowed_paths, after })

@@ -81,7 +81,11 @@ pub(super) fn purpose(snapshot: &Snapshot, lead: &Diagnosis, packets: &Packets) 
             format!("allow {source} to probe ({probe}) {destination} on {port}/{protocol}")
         }
         _ => {
-            format!("allow {source} to reach {destination} on {port}/{protocol}")
+            let carried = lead.carried(snapshot).filter(|c| packets.required().any(|own| own == c));
+            let other = carried.filter(|carried| carried.port != port);
+            let other = other.map(|other| format!(" and {}/{}", other.port, other.protocol));
+            let other = other.unwrap_or_default();
+            format!("allow {source} to reach {destination} on {port}/{protocol}{other}")
         }
     }
 }
@@ -112,7 +116,19 @@ fn opens_ingress(lead: &Diagnosis) -> bool {
 /// Who connects. A node stands for others.
 fn client(snapshot: &Snapshot, lead: &Diagnosis) -> String {
     let Endpoint { address, holder } = &lead.question.source;
-    let Holder::Node(node) = holder else { return lead.question.source.to_string() };
+    let Holder::Node(node) = holder else {
+        let api_servers = snapshot.api_server_addresses();
+        let is_one = address.is_some_and(|address| api_servers.contains(&address));
+        let source = lead.question.source.to_string();
+        return match (is_one, api_servers.len()) {
+            (true, 1) => format!("the API server ({source})"),
+            (true, _) => {
+                let all: Vec<String> = api_servers.iter().map(ToString::to_string).collect();
+                format!("the API servers ({})", listed(&all))
+            }
+            (false, _) => source,
+        };
+    };
     let clients = nodes::clients(snapshot, node, *address);
     match (clients.which, clients.names.len()) {
         (nodes::Which::One, _) | (_, 1) => format!("node {}", node.name),

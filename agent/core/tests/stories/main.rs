@@ -12,4 +12,5 @@ mod mute;
 mod own_path;
 mod remedies;
 mod services;
+mod situations;
 mod unread;

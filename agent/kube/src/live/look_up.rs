@@ -1,5 +1,5 @@
-//! Looking up who holds an address, a Service, or what an incident needs to know about those it
-//! affects.
+//! Looking up who holds an address, a Service, what an incident needs to know about those it affects, or
+//! what the API server calls.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -9,6 +9,7 @@ use tokio::time::Duration;
 use whydrop_core::{
     cluster::{
         Snapshot,
+        caller::CallerKind,
         look_up::Query,
         object::{Kind, Object, Scale, Workload},
     },
@@ -51,7 +52,7 @@ impl About {
                 let labels = snapshot.pod(namespace, name).map(|pod| pod.labels.clone());
                 Self { labels: labels.unwrap_or_default(), ..Self::default() }
             }
-            Query::Service(_) | Query::Scale(..) => Self::default(),
+            Query::Service(_) | Query::Scale(..) | Query::Callers => Self::default(),
         }
     }
 }
@@ -65,7 +66,7 @@ pub(super) struct Found {
 }
 
 /// Who holds an address: pods of other nodes, or a Service with its `EndpointSlices`; a Service by its
-/// name, or by a pod that it selects; or how many pods a workload has.
+/// name, or by a pod that it selects; how many pods a workload has; or what the API server calls.
 ///
 /// # Errors
 /// Why it could not be asked.
@@ -89,6 +90,7 @@ pub(super) async fn look_up(
                 let scale = scale(&client, &namespace, &workload).await?;
                 Ok::<_, ApiError>(Found { scale, ..Found::default() })
             }
+            Query::Callers => callers(&client).await.map(objects),
         }
     };
     answered(WAIT, asked).await
@@ -152,6 +154,32 @@ async fn with_slices(client: &Client, mut found: Vec<Object>) -> Result<Vec<Obje
     }
     found.extend(slices);
     Ok(found)
+}
+
+/// What has the API server call a Service. `CustomResourceDefinition`s with a conversion do so too, and are
+/// left to questions: of all kinds they are the largest, megabytes of schemas.
+///
+/// # Errors
+/// Why none of the kinds could be listed. What one user may not list does not hide the others.
+async fn callers(client: &Client) -> Result<Vec<Object>, ApiError> {
+    const KINDS: [CallerKind; 3] = [
+        CallerKind::ValidatingWebhookConfiguration,
+        CallerKind::MutatingWebhookConfiguration,
+        CallerKind::ApiService,
+    ];
+    let (mut found, mut failed) = (Vec::new(), None);
+    for kind in KINDS {
+        match list(client, kinds::of(Kind::Caller(kind)), None, &ListParams::default()).await {
+            Ok(listing) => found.extend(listing.objects),
+            Err(why) => failed = Some(why),
+        }
+    }
+    // Most APIs are the API server's own.
+    found.retain(|object| matches!(object, Object::Caller(caller) if !caller.calls.is_empty()));
+    match failed {
+        Some(why) if found.is_empty() => Err(why),
+        _ => Ok(found),
+    }
 }
 
 /// How many pods a workload has, by its status; nothing where it is gone, or of another kind.

@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Duration;
 use whydrop_core::{
     cluster::{
-        Cluster, Snapshot, Unreadable,
+        Cluster, Snapshot, Unreadable, api_server,
         look_up::{LookUp, Query},
         object::{Kind, Object, WorkloadKind},
         profile::{
@@ -219,9 +219,17 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads what makes something connect to pods: of the API server's own only where it may be an end.
-    /// No answer hangs on it: what may not be read is not remarked on.
+    /// Reads what makes something connect to pods: of the API server's own, and where it is itself, only
+    /// where it may be an end. No answer hangs on it: what may not be read is not remarked on.
     async fn callers(&mut self, may_be_api_server: bool) {
+        if may_be_api_server {
+            (self.say)("looking up where the API server is");
+            let api_servers = Query::Service(api_server::service_name());
+            let found = look_up(self.client.clone(), api_servers, About::default()).await;
+            for object in found.unwrap_or_default().objects {
+                self.cluster.apply(object, None);
+            }
+        }
         let is_wanted = |row: &KindRow| {
             row.role == Role::Caller && (may_be_api_server || row.scope == Scope::AnyNamespace)
         };

@@ -85,8 +85,10 @@ impl Api {
         } else {
             server.arg("--authorization-mode=RBAC");
             server.arg(format!("--bind-address={}", self.address()));
-            // A loopback address is no endpoint that the `kubernetes` Service could have.
-            server.arg("--endpoint-reconciler-type=none");
+            if self.settings.address.is_none() {
+                // A loopback address is no endpoint that the `kubernetes` Service could have.
+                server.arg("--endpoint-reconciler-type=none");
+            }
         }
         server.arg(file("--cert-dir=", "."));
         server.arg(file("--tls-cert-file=", "apiserver.crt"));

@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write as _,
+    fs,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     process::Command,
@@ -14,13 +15,13 @@ use nix::{
     unistd::Pid,
 };
 
-use super::Settings;
+use super::{FABRIC, Settings};
 use crate::{
     kube::{
         api::Api,
         calico::Felix,
         daemon::{Daemon, Lifetime, Place, Spawner},
-        proxy,
+        parts, proxy,
     },
     play::scenario::ReversePath,
     world::{
@@ -36,6 +37,7 @@ pub struct Host {
     // In the order in which they end.
     felix: Option<Daemon>,
     proxy: Option<Daemon>,
+    names: Option<Daemon>,
     spawner: Spawner,
     /// Its name in the cluster.
     pub name: String,
@@ -70,14 +72,15 @@ impl Host {
         let spawner = Spawner::new(Place::Network(namespace.name().to_owned()), Lifetime::Owner)?;
         let name = node.name.clone();
         let pods = node.pods;
-        Ok(Self { felix: None, proxy: None, spawner, name, namespace, pods, address })
+        Ok(Self { felix: None, proxy: None, names: None, spawner, name, namespace, pods, address })
     }
 
     /// The way from everywhere else to a pod of this node.
     pub(super) fn route_to(&self, pod: &DescribedPod, fabric: &Namespace) -> Result<()> {
         let mut routes = String::new();
         for address in pod.addresses.iter().filter(|address| address.is_ipv4()) {
-            writeln!(routes, "route replace {address} via {}", self.address)?;
+            // What the API server sends has the address that it is known by.
+            writeln!(routes, "route replace {address} via {} src {FABRIC}", self.address)?;
         }
         fabric.ip(&routes)
     }
@@ -113,7 +116,28 @@ impl Host {
         self.proxy = Some(proxy::start(spawner, folder, &self.name, &kubeconfig, apart)?);
         Ok(())
     }
+
+    /// Starts `CoreDNS`, which knows the cluster's Services, where node-local caches listen.
+    pub(super) fn start_names(&mut self, api: &Api, folder: &Path) -> Result<()> {
+        // Caches make a link of type dummy for it, of which not every kernel has the module.
+        self.namespace.ip(&format!("address add {NODE_DNS}/32 dev lo\n"))?;
+        let kubeconfig = api.kubeconfig();
+        let corefile = folder.join(format!("Corefile-{}", self.name));
+        let names = format!(
+            ".:53 {{\n  errors\n  kubernetes cluster.local {{\n    kubeconfig {}\n  }}\n}}\n",
+            kubeconfig.display()
+        );
+        fs::write(&corefile, names)?;
+        let mut coredns = self.spawner.serving(parts::COREDNS.program()?);
+        coredns.arg("-conf").arg(&corefile);
+        let name = format!("coredns-{}", self.name);
+        self.names = Some(Daemon::start(&self.spawner, folder, &name, coredns)?);
+        Ok(())
+    }
 }
+
+/// Where node-local caches of the cluster's DNS listen (`cluster/addons/dns/nodelocaldns`).
+const NODE_DNS: &str = "169.254.20.10";
 
 /// A program that serves, with a `/run` and a `/sys` of its own: the lock of iptables and what
 /// Calico leaves there are not the machine's, and the interfaces that it reads about are the node's.

@@ -59,19 +59,56 @@ pub fn dns(origin: Origin<'_>, to: SocketAddr, name: &str, over: Transport) -> R
 /// # Errors
 /// That nobody answered, or what the network said.
 pub fn ask(to: SocketAddr, name: &str) -> std::io::Result<()> {
+    resolve(to, name).map(drop)
+}
+
+/// The same; how many answers there are.
+///
+/// # Errors
+/// As above.
+pub fn resolve(to: SocketAddr, name: &str) -> std::io::Result<u16> {
     let socket = UdpSocket::bind(any(to))?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(RESEND_WAIT))?;
     let query = query(name, socket.local_addr()?.port());
     for _ in 0..SENDS {
         socket.send(&query)?;
-        match socket.recv(&mut [0; 512]) {
-            Ok(_) => return Ok(()),
+        let mut answer = [0; 512];
+        match socket.recv(&mut answer) {
+            Ok(length) => return Ok(answers(&answer[..length])),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
     }
     Err(ErrorKind::TimedOut.into())
+}
+
+/// The same over TCP.
+///
+/// # Errors
+/// That nobody answered, or what the network said.
+pub fn resolve_over_tcp(to: SocketAddr, name: &str) -> std::io::Result<u16> {
+    let mut stream = TcpStream::connect_timeout(&to, CONNECT_WAIT)?;
+    stream.set_read_timeout(Some(CONNECT_WAIT))?;
+    let query = query(name, stream.local_addr()?.port());
+    let length = u16::try_from(query.len()).map_err(std::io::Error::other)?;
+    stream.write_all(&length.to_be_bytes())?;
+    stream.write_all(&query)?;
+    let answer = transfer(&mut stream).map_err(std::io::Error::other)?;
+    Ok(answers(&answer[2..]))
+}
+
+/// How many answers a DNS message has (RFC 1035, 4.1.1).
+fn answers(message: &[u8]) -> u16 {
+    message.get(6..8).map_or(0, |count| u16::from_be_bytes([count[0], count[1]]))
+}
+
+/// Connects from an address of this network namespace's, or from the one that the kernel takes.
+///
+/// # Errors
+/// That nobody answered, or what the network said.
+pub fn connects(source: Option<IpAddr>, to: SocketAddr) -> std::io::Result<()> {
+    connect_from(source, to).map(drop)
 }
 
 /// Sends an SCTP INIT and waits for the INIT-ACK.
@@ -121,8 +158,12 @@ pub fn transfer(stream: &mut TcpStream) -> Result<Vec<u8>> {
 }
 
 fn connect(origin: Origin<'_>, to: SocketAddr) -> std::io::Result<TcpStream> {
+    connect_from(origin.source, to)
+}
+
+fn connect_from(source: Option<IpAddr>, to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-    if let Some(source) = origin.source {
+    if let Some(source) = source {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }
     socket.connect_timeout(&to.into(), CONNECT_WAIT)?;

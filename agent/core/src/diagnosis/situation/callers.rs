@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use super::{Scene, Trap, api_endpoints, is_of_control_plane};
+use super::{Scene, Trap};
 use crate::{
     cluster::{
         Snapshot,
@@ -60,15 +60,15 @@ pub(super) fn from_api_server(scene: &Scene<'_>) -> Option<Trap> {
 }
 
 /// Whether an API server is there: its listed addresses, nodes of the control plane, its pods.
-fn is_api_server(snapshot: &Snapshot, end: &Endpoint) -> bool {
-    let is_listed =
-        |address: IpAddr| api_endpoints(snapshot).iter().any(|(endpoint, _)| *endpoint == address);
+pub(super) fn is_api_server(snapshot: &Snapshot, end: &Endpoint) -> bool {
+    let is_listed = |address: IpAddr| snapshot.api_server_addresses().contains(&address);
     let runs = |pod: &Pod| pod.labels.get(COMPONENT.0).is_some_and(|is| **is == *COMPONENT.1);
     match &end.holder {
         Holder::Pod(pod) => runs(pod),
         Holder::Node(node) => {
-            is_of_control_plane(node)
+            node.is_of_control_plane()
                 || end.address.is_some_and(is_listed)
+                || node.addresses.iter().any(|known| is_listed(known.address))
                 || snapshot.pods().any(|pod| {
                     pod.host_network && pod.node.as_ref() == Some(&node.name) && runs(pod)
                 })

@@ -5,8 +5,9 @@
 use super::{HBONE, MESH_PROBE, Scene, Trap, Tunnel, of_purpose};
 use crate::{
     cluster::{Snapshot, known_address::Purpose, object::Pod, resolve::Holder},
+    diagnosis::Situation,
     flow::Protocol,
-    verdict::Decision,
+    verdict::{Decision, Question},
 };
 
 /// The label of namespaces and pods that are in the mesh.
@@ -40,10 +41,29 @@ pub(super) fn tunnel(scene: &Scene<'_>) -> Option<Trap> {
     let beside = scene.with(|question| question.port = HBONE);
     let is_open = |decision| matches!(decision, Decision::Allowed | Decision::NotIsolated);
     match (decision, beside) {
+        (Decision::Denied, Decision::Denied) => Some(Trap::Mesh(Tunnel::BothDenied)),
         (Decision::Denied, beside) if is_open(beside) => Some(Trap::Mesh(Tunnel::AllowedBeside)),
         (decision, Decision::Denied) if is_open(decision) => Some(Trap::Mesh(Tunnel::DeniedBeside)),
         _ => None,
     }
+}
+
+/// The packet that the mesh sends instead of one in this situation; `None`: it is the one, or no mesh takes
+/// part.
+pub(in crate::diagnosis) fn carried(
+    snapshot: &Snapshot,
+    situation: Situation,
+    question: &Question,
+) -> Option<Question> {
+    let mut carried = question.clone();
+    match situation {
+        Situation::Mesh => carried.port = HBONE,
+        Situation::MeshProbe if matches!(question.source.holder, Holder::Node(_)) => {
+            carried.source = snapshot.resolve(MESH_PROBE, None);
+        }
+        _ => return None,
+    }
+    (carried != *question).then_some(carried)
 }
 
 /// The kubelet's probe of a pod of the mesh, from the address that it arrives with, or, asked from the

@@ -149,6 +149,10 @@ fn mesh(tunnel: Tunnel) -> String {
         Tunnel::DeniedBeside => format!(
             "{what} {HBONE} (HBONE) instead of this one, and policies deny that: open {HBONE}/TCP"
         ),
+        Tunnel::BothDenied => format!(
+            "{what} {HBONE} (HBONE) instead of this one: it takes {HBONE}/TCP as well, and this port for \
+             clients outside of the mesh"
+        ),
         Tunnel::AllowedBeside => format!(
             "{what} {HBONE} (HBONE) instead of this one, and policies do not deny that: what the mesh \
              carries passes"

@@ -190,8 +190,25 @@ impl Stage {
     }
 
     fn tick(&mut self) {
-        let actions = self.docket.tick(&self.cluster, self.now);
-        self.carry_out(actions);
+        let mut generation = None;
+        // Again where something was looked up meanwhile.
+        while generation != Some(self.cluster.snapshot().generation()) {
+            generation = Some(self.cluster.snapshot().generation());
+            let actions = self.docket.tick(&self.cluster, self.now);
+            self.carry_out(actions);
+        }
+    }
+
+    /// Finds at once that there is nothing of what only shows a drop's situation: no Services, no API
+    /// servers. Who holds an address is a step of its own.
+    fn answer(&mut self, missing: &[Query]) {
+        let is_of_situations = |query: &&Query| {
+            matches!(query, Query::Service(_) | Query::ServicesOf(_) | Query::Callers)
+        };
+        for query in missing.iter().filter(is_of_situations) {
+            let found = LookUp { at: self.now, failed: None, scale: None };
+            self.cluster.looked_up(query.clone(), found);
+        }
     }
 
     pub(crate) fn step(&mut self, step: Step) {
@@ -253,6 +270,7 @@ impl Stage {
         for action in actions {
             let line = match action {
                 Action::LookUp(missing) => {
+                    self.answer(&missing);
                     self.looked_up.extend(missing);
                     continue;
                 }
