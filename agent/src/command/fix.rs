@@ -4,6 +4,7 @@ use std::{
     fmt::Write as _,
     fs::File,
     io::{self, BufRead, BufReader, stdin},
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -44,7 +45,7 @@ use crate::{
     },
     report::{
         Direction,
-        escape::{self, escape},
+        escape::{self, escape, shell_word},
         explanation::cost,
         patch::{Edit, edits_of},
         paths_of, remedy_of,
@@ -112,6 +113,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 /// The fixes of flows as they are judged now.
 fn judged(args: &Args, in_file: Option<&Found>) -> anyhow::Result<Outcome> {
     let source = args.cluster.open()?;
+    let mark = args.mark(source.namespace());
     let in_logs = match (&args.id, in_file) {
         (Some(id), None) => Some(args.in_logs(id, &source)?),
         _ => None,
@@ -166,16 +168,27 @@ fn judged(args: &Args, in_file: Option<&Found>) -> anyhow::Result<Outcome> {
         complain(&why.to_string());
     }
     match (fixes.is_empty(), absent.into_iter().next()) {
-        (false, _) => show(&fixes, &args.mark(), args.output),
+        (false, _) => show(&fixes, &mark, args.output),
         (true, Some(error)) if refusals.is_empty() => Err(error),
         (true, _) => Ok(Outcome::No),
     }
 }
 
 impl Args {
-    /// What created objects carry: the command that gives this again.
-    fn mark(&self) -> Mark {
-        let by_flow = |flow: &FlowArgs| flow.query().fix_command();
+    /// What created objects carry: the command that gives this again, for anyone, whose context may
+    /// have another namespace.
+    fn mark(&self, namespace: Option<&str>) -> Mark {
+        let by_flow = |flow: &FlowArgs| {
+            let query = flow.query();
+            let is_short = |end: &String| !end.contains('/') && end.parse::<IpAddr>().is_err();
+            let is_any_short = is_short(&query.from) || is_short(&query.to);
+            let namespace = namespace.filter(|_| is_any_short);
+            let namespace = namespace.map(|name| format!(" -n {}", shell_word(name)));
+            let engine = self.cluster.engine().map(|name| format!(" --engine {name}"));
+            let as_is = self.address.as_is.then(|| " --as-is".to_owned());
+            let flags: String = [namespace, engine, as_is].into_iter().flatten().collect();
+            query.fix_command() + &flags
+        };
         let command = match &self.id {
             Some(id) => Some(fix_by_id(id)),
             None => self.flow.as_ref().map(by_flow),
@@ -274,6 +287,18 @@ fn is_of_policies(manifest: &str) -> bool {
         })
 }
 
+/// What is printed for a flow as it is judged, in a cluster that has been read.
+///
+/// # Errors
+/// Why nothing fixes it.
+pub(super) fn text_of(snapshot: &Snapshot, judged: Judged, mark: &Mark) -> Result<String, NoFix> {
+    let (fix, _) = new_policies(snapshot, &if_policed(snapshot, judged))?;
+    let mut text = String::new();
+    // A String takes all that is written to it.
+    let _ = write_text(&mut text, &fix, mark);
+    Ok(text)
+}
+
 fn passes(judged: &Judged) -> bool {
     judged.answer.effective() == Effective::Allow && !judged.diagnosis.cause.class.is_denial()
 }
@@ -291,22 +316,39 @@ fn if_policed(snapshot: &Snapshot, judged: Judged) -> Judged {
 
 /// Why nothing fixes a flow.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-enum NoFix {
+pub enum NoFix {
     /// It passes.
     #[error("nothing to fix: {flow} passes: {why}")]
-    Passes { flow: String, why: String },
+    Passes {
+        /// Between whom.
+        flow: String,
+        /// What lets it pass.
+        why: String,
+    },
     /// A rule denies it by name, which no other rule outweighs.
     #[error("{cause}: only the policy's owner can change that")]
-    ExplicitDeny { cause: String },
+    ExplicitDeny {
+        /// The sentence of the diagnosis.
+        cause: String,
+    },
     /// No policy stops it.
     #[error("no policy is what stops this flow: {cause}")]
-    NotPolicy { cause: String },
+    NotPolicy {
+        /// The sentence of the diagnosis.
+        cause: String,
+    },
     /// No rule was found that lets it pass.
     #[error("cannot find a rule that is proved to fix it: {cause}")]
-    NoRule { cause: String },
+    NoRule {
+        /// The sentence of the diagnosis.
+        cause: String,
+    },
     /// No policy was found that one more rule in lets it pass.
     #[error("cannot find an existing policy that is proved to fix it with one more rule: {cause}")]
-    NoPolicy { cause: String },
+    NoPolicy {
+        /// The sentence of the diagnosis.
+        cause: String,
+    },
 }
 
 /// New policies that fix a flow, and the cluster with them.

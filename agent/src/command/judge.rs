@@ -31,7 +31,7 @@ const REMARKS_MAX: usize = 8;
 pub(super) struct AddressArgs {
     /// Judge an address as it is in the packet, even if it is a Service's
     #[arg(long)]
-    as_is: bool,
+    pub(super) as_is: bool,
 }
 
 /// A question, answered.
