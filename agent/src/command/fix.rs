@@ -18,7 +18,7 @@ use whydrop_core::{
     diagnosis::{Class, Diagnosis},
     kinds,
     remedy::{
-        Remedy,
+        NoRemedy, Remedy,
         choices::{Choice, ChoiceKind},
         gain::GainedPath,
         mark::Mark,
@@ -306,7 +306,8 @@ fn passes(judged: &Judged) -> bool {
 /// Who asks for the fix of what the specification exempts says that it does not pass: by what policies
 /// alone say of it.
 fn if_policed(snapshot: &Snapshot, judged: Judged) -> Judged {
-    if judged.diagnosis.verdict.exempt.is_none() {
+    // What a Service refuses does not pass by any policy.
+    if judged.diagnosis.verdict.exempt.is_none() || judged.answer.effective() != Effective::Allow {
         return judged;
     }
     let answer = judged.answer.policed(snapshot);
@@ -338,10 +339,12 @@ pub enum NoFix {
         cause: String,
     },
     /// No rule was found that lets it pass.
-    #[error("cannot find a rule that is proved to fix it: {cause}")]
+    #[error("{cause}; {why}")]
     NoRule {
         /// The sentence of the diagnosis.
         cause: String,
+        /// Why there is none.
+        why: NoRemedy,
     },
     /// No policy was found that one more rule in lets it pass.
     #[error("cannot find an existing policy that is proved to fix it with one more rule: {cause}")]
@@ -353,7 +356,7 @@ pub enum NoFix {
 
 /// New policies that fix a flow, and the cluster with them.
 fn new_policies(snapshot: &Snapshot, judged: &Judged) -> Result<(Fix, Snapshot), NoFix> {
-    let remedy = judged.answer.remedy(snapshot).ok_or_else(|| no_rule(judged))?;
+    let remedy = judged.answer.remedy(snapshot).map_err(|why| no_rule(judged, why))?;
     let after = remedy.applied(snapshot);
     let fix = Fix {
         summary: remedy.summary.clone(),
@@ -400,22 +403,22 @@ fn why_it_passes(diagnosis: &Diagnosis) -> String {
 }
 
 /// Why there is no remedy.
-fn no_rule(judged: &Judged) -> NoFix {
+fn no_rule(judged: &Judged, why: NoRemedy) -> NoFix {
     let cause = judged.diagnosis.cause.text.clone();
-    match judged.diagnosis.cause.class {
+    match (why, judged.diagnosis.cause.class) {
         _ if passes(judged) => NoFix::Passes {
             flow: judged.diagnosis.question.to_string(),
             why: why_it_passes(&judged.diagnosis),
         },
-        Class::ExplicitDeny => NoFix::ExplicitDeny { cause },
-        Class::NotPolicy => NoFix::NotPolicy { cause },
-        _ => NoFix::NoRule { cause },
+        (NoRemedy::DeniedByRule(_), Class::ExplicitDeny) => NoFix::ExplicitDeny { cause },
+        (NoRemedy::NotPolicy, _) | (_, Class::NotPolicy) => NoFix::NotPolicy { cause },
+        (why, _) => NoFix::NoRule { cause, why },
     }
 }
 
 /// Rules in existing policies that fix a flow, and the cluster with them.
 fn more_rules(snapshot: &Snapshot, judged: &Judged) -> Result<(Fix, Snapshot), NoFix> {
-    let remedy = judged.answer.remedy(snapshot).ok_or_else(|| no_rule(judged))?;
+    let remedy = judged.answer.remedy(snapshot).map_err(|why| no_rule(judged, why))?;
     let cause = || judged.diagnosis.cause.text.clone();
     let patch =
         judged.answer.patch(snapshot, &remedy).ok_or_else(|| NoFix::NoPolicy { cause: cause() })?;

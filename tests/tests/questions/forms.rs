@@ -18,6 +18,8 @@ use crate::dump::{Dump, Packet};
 /// A cluster with the questions about it.
 pub(crate) struct Variant {
     pub(crate) name: String,
+    /// What it is made of beside the files of its dump.
+    pub(crate) objects: Vec<Value>,
     pub(crate) snapshot: Snapshot,
     pub(crate) questions: Vec<Form>,
 }
@@ -33,18 +35,38 @@ pub(crate) struct Form {
     pub(crate) also: Option<Asked>,
 }
 
-/// Every denied packet, in every form.
-pub(crate) fn all(dump: &Dump) -> Vec<Variant> {
+/// Which of the denied packets of a cluster are asked about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    pub(crate) first: usize,
+    pub(crate) every: usize,
+}
+
+impl Part {
+    pub(crate) const ALL: Self = Self { first: 0, every: 1 };
+
+    /// All where `WHYDROP_ALL_QUESTIONS` is set, or else this part of them.
+    pub(crate) fn of(first: usize, every: usize) -> Self {
+        match std::env::var_os("WHYDROP_ALL_QUESTIONS") {
+            Some(_) => Self::ALL,
+            None => Self { first, every },
+        }
+    }
+}
+
+/// A part of the denied packets, in every form.
+pub(crate) fn all(dump: &Dump, part: Part) -> Vec<Variant> {
     let snapshot = dump.snapshot(&[]);
-    let denied: Vec<&Packet> =
-        dump.packets.iter().filter(|packet| is_denied(&snapshot, packet)).collect();
+    let denied = dump.packets.iter().filter(|packet| is_denied(&snapshot, packet));
+    let denied: Vec<&Packet> = denied.skip(part.first).step_by(part.every).collect();
     let mut variants = Vec::new();
     let mut own = Vec::new();
     for packet in &denied {
         own.extend(by_address(packet));
         own.extend(by_name(&snapshot, packet));
     }
-    variants.push(Variant { name: dump.name.clone(), snapshot, questions: unique(own) });
+    let (name, objects) = (dump.name.clone(), dump.objects.clone());
+    variants.push(Variant { name, objects, snapshot, questions: unique(own) });
     variants.push(with_workloads(dump, &denied));
     variants.extend(with_services(dump, &denied));
     variants
@@ -92,6 +114,8 @@ fn name(end: &Endpoint) -> Option<String> {
             Some(format!("{}/{}", pod.namespace, pod.name))
         }
         Holder::Pod(pod) => Some(format!("{}/pod/{}", pod.namespace, pod.name)),
+        // One of which nothing is known but that a template's pods will be on it.
+        Holder::Node(node) if node.name.contains('/') => Some(node.name.to_string()),
         Holder::Node(node) => Some(format!("node/{}", node.name)),
         _ => end.address.map(|address| address.to_string()),
     }
@@ -119,7 +143,8 @@ fn workload(snapshot: &Snapshot, pod: &Pod) -> Option<String> {
 
 /// The cluster with a Deployment for every pod that nothing owns, and another pod of each.
 fn with_workloads(dump: &Dump, denied: &[&Packet]) -> Variant {
-    let snapshot = dump.snapshot_of(&replicated(&dump.objects), &[]);
+    let objects = replicated(&dump.objects);
+    let snapshot = dump.snapshot_of(&objects, &[]);
     let mut questions = Vec::new();
     for packet in denied {
         let again = |end: &Endpoint| end.now(&snapshot);
@@ -131,7 +156,7 @@ fn with_workloads(dump: &Dump, denied: &[&Packet]) -> Variant {
         questions.extend(asked.map(|asked| Form { form: "workload", asked, also: None }));
     }
     let name = format!("{} with workloads", dump.name);
-    Variant { name, snapshot, questions: unique(questions) }
+    Variant { name, objects, snapshot, questions: unique(questions) }
 }
 
 /// The hash of every template here.
@@ -234,7 +259,8 @@ fn with_services(dump: &Dump, denied: &[&Packet]) -> Vec<Variant> {
     }
     let snapshot = dump.snapshot_of(&objects, &more);
     let name = format!("{} with Services", dump.name);
-    vec![Variant { name, snapshot, questions: unique(questions) }]
+    let objects = [objects, more].concat();
+    vec![Variant { name, objects, snapshot, questions: unique(questions) }]
 }
 
 /// A Service of all families of a pod, and its slices.

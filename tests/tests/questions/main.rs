@@ -2,57 +2,60 @@
 //! address, a pod, a workload and a Service, what `fix` prints, read again, lets every packet pass that
 //! the question stands for; and where it prints nothing, it says why, and that is so.
 //!
-//! Read again by the agent's own decoder without the lab, and by kubectl and a real API server with it.
+//! Read again by whydrop's own decoder without the lab, and by kubectl and a real API server with it. Of
+//! the conformance clusters each asks about every fourth denied packet, not the same ones; with
+//! `WHYDROP_ALL_QUESTIONS=1` about all, which takes two minutes of two cores.
 
+mod command;
 mod conformance;
 mod dump;
 mod field;
 mod forms;
+mod kubectl;
 mod property;
 
-use dump::Dump;
+use dump::{Dump, with_text};
+use forms::Part;
 use property::Tally;
 
-/// Asks everything of these clusters, and holds what `fix` prints against them.
-fn hold(dumps: impl IntoIterator<Item = Dump>) -> Tally {
+/// Asks about every how manieth denied packet of a conformance cluster.
+const EVERY: usize = 4;
+
+/// Asks a part of everything of these clusters, and holds what `fix` prints against them.
+fn check(dumps: impl IntoIterator<Item = Dump>, part: Part) {
     let mut tally = Tally::default();
     for dump in dumps {
-        for variant in forms::all(&dump) {
+        for variant in forms::all(&dump, part) {
             for printed in property::printed(&variant, &mut tally) {
-                let after = dump::with_text(&variant.snapshot, &printed.text);
+                let after = with_text(&variant.snapshot, &printed.text);
                 property::passes(&variant.snapshot, &after, &printed, &mut tally);
             }
         }
     }
-    tally
-}
-
-fn check(dumps: impl IntoIterator<Item = Dump>) {
-    let tally = hold(dumps);
     tally.assert();
 }
 
 #[test]
 fn network_policies_of_random_clusters() {
-    check(conformance::dumps("np.jsonl"));
+    check(conformance::dumps("np.jsonl"), Part::of(0, EVERY));
 }
 
 #[test]
 fn admin_policies_of_random_clusters() {
-    check(conformance::dumps("anp.jsonl"));
+    check(conformance::dumps("anp.jsonl"), Part::of(0, EVERY));
 }
 
 #[test]
 fn well_known_traps() {
-    check(conformance::dumps("traps.jsonl"));
+    check(conformance::dumps("traps.jsonl"), Part::of(0, EVERY));
 }
 
 #[test]
 fn calico_policies_of_random_clusters() {
-    check(conformance::dumps("calico.jsonl"));
+    check(conformance::dumps("calico.jsonl"), Part::of(0, EVERY));
 }
 
 #[test]
 fn what_people_report() {
-    check(field::dumps());
+    check(field::dumps(), Part::ALL);
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use whydrop::command::{Asked, NoFix};
 use whydrop_core::{
     answer::{Answer, Effective, Way},
-    cluster::Snapshot,
-    remedy::mark::Mark,
+    cluster::{Snapshot, profile::Blocks, resolve::{Endpoint, Holder}},
+    diagnosis::{Class, Diagnosis},
+    remedy::{NoRemedy, mark::Mark},
     verdict::{Decision, Verdict},
 };
 
@@ -60,8 +61,10 @@ pub(crate) fn printed(variant: &Variant, tally: &mut Tally) -> Vec<Printed> {
     let Variant { name, snapshot, questions } = variant;
     let mut all = Vec::new();
     for form in questions {
-        let Some(answer) = answer(snapshot, name, form, &form.asked, tally) else { continue };
-        if !matches!(answer.effective(), Effective::Deny | Effective::Some) {
+        let Some(answered) = Answered::of(snapshot, name, form, &form.asked, tally) else {
+            continue;
+        };
+        if !answered.is_denied() {
             continue;
         }
         *tally.asked.entry(form.form).or_default() += 1;
@@ -73,7 +76,7 @@ pub(crate) fn printed(variant: &Variant, tally: &mut Tally) -> Vec<Printed> {
             Ok(Err(why)) => {
                 let reason = reason(&why);
                 *tally.refused.entry(reason).or_default() += 1;
-                if !is_so(&why, &answer) {
+                if !answered.is_so(snapshot, &why) {
                     tally.fault(name, form, &format!("{reason}: {why}"));
                 }
             }
@@ -83,46 +86,104 @@ pub(crate) fn printed(variant: &Variant, tally: &mut Tally) -> Vec<Printed> {
     all
 }
 
-/// The answer; where the specification exempts what is asked about, that of who says that it does not
-/// pass, as `fix` takes it.
-fn answer(
-    snapshot: &Snapshot,
-    name: &str,
-    form: &Form,
-    asked: &Asked,
-    tally: &mut Tally,
-) -> Option<Answer> {
-    let answer = match asked.answer(snapshot) {
-        Ok(answer) => answer,
-        Err(error) => {
-            tally.fault(name, form, &format!("{asked:?}: {error:#}"));
-            return None;
-        }
-    };
-    let leading = answer.leading().map(Way::diagnosis);
-    let is_exempt = leading.is_some_and(|leading| leading.verdict.exempt.is_some());
-    Some(if is_exempt { answer.policed(snapshot) } else { answer })
-}
-
 fn reason(why: &NoFix) -> &'static str {
     match why {
-        NoFix::Passes { .. } => "it passes",
-        NoFix::ExplicitDeny { .. } => "a rule denies it",
-        NoFix::NotPolicy { .. } => "it is not policy",
-        NoFix::NoRule { .. } => "no rule",
-        NoFix::NoPolicy { .. } => "no policy",
+        NoFix::Passes { .. } => "passes",
+        NoFix::ExplicitDeny { .. } => "explicit-deny",
+        NoFix::NotPolicy { .. } => "not-policy",
+        NoFix::NoRule { why, .. } => why.reason(),
+        NoFix::NoPolicy { .. } => "no-policy",
     }
 }
 
-/// Whether a reason why nothing is printed for what is denied is what the verdicts say.
-fn is_so(why: &NoFix, answer: &Answer) -> bool {
-    let verdicts = || answer.ways.iter().flat_map(Way::denials).map(|denial| &denial.verdict);
-    let any = |is: fn(&Verdict) -> bool| verdicts().any(is);
-    match why {
-        NoFix::ExplicitDeny { .. } => any(is_denied_by_a_rule),
-        NoFix::NotPolicy { .. } => !answer.is_about_policies(),
-        NoFix::NoRule { .. } => any(is_unknown),
-        NoFix::Passes { .. } | NoFix::NoPolicy { .. } => false,
+/// An answer, and whether it is that of who says that what the specification exempts does not pass, as
+/// `fix` takes it where nothing else is denied.
+struct Answered {
+    answer: Answer,
+    is_policed: bool,
+}
+
+impl Answered {
+    fn of(
+        snapshot: &Snapshot,
+        name: &str,
+        form: &Form,
+        asked: &Asked,
+        tally: &mut Tally,
+    ) -> Option<Self> {
+        let answer = match asked.answer(snapshot) {
+            Ok(answer) => answer,
+            Err(error) => {
+                tally.fault(name, form, &format!("{asked:?}: {error:#}"));
+                return None;
+            }
+        };
+        let leading = answer.leading().map(Way::diagnosis);
+        let is_exempt = leading.is_some_and(|leading| leading.verdict.exempt.is_some());
+        let is_policed = is_exempt && answer.effective() == Effective::Allow;
+        let answer = if is_policed { answer.policed(snapshot) } else { answer };
+        Some(Self { answer, is_policed })
+    }
+
+    /// What becomes of a packet as it is seen.
+    fn decision(&self, seen: &Diagnosis) -> Decision {
+        let is_exempt = seen.verdict.exempt.is_some() && !self.is_policed;
+        match seen.cause.class {
+            Class::NotEnforced => Decision::Allowed,
+            _ if is_exempt => Decision::Allowed,
+            _ => seen.verdict.decision(),
+        }
+    }
+
+    fn seen(&self) -> impl Iterator<Item = &Diagnosis> {
+        self.answer.ways.iter().flat_map(|way| way.departure().into_iter().chain([way.arrival()]))
+    }
+
+    fn denials(&self) -> impl Iterator<Item = &Diagnosis> {
+        self.seen().filter(|seen| self.decision(seen) == Decision::Denied)
+    }
+
+    fn is_denied(&self) -> bool {
+        let is_refused = matches!(self.answer.effective(), Effective::Deny | Effective::Some);
+        is_refused || self.denials().next().is_some()
+    }
+
+    /// Whether a reason why nothing is printed for what is denied is what the verdicts say.
+    fn is_so(&self, snapshot: &Snapshot, why: &NoFix) -> bool {
+        let any = |is: &dyn Fn(&Verdict) -> bool| self.denials().any(|seen| is(&seen.verdict));
+        let ends = || {
+            let of = |seen: &'_ Diagnosis| {
+                [seen.question.source.clone(), seen.question.destination.clone()]
+            };
+            self.denials().flat_map(of).collect::<Vec<Endpoint>>()
+        };
+        let named = |end: &str| ends().into_iter().find(|own| own.to_string() == end);
+        match why {
+            NoFix::ExplicitDeny { .. } => any(&is_denied_by_a_rule),
+            NoFix::NotPolicy { .. } => !self.answer.is_about_policies(),
+            NoFix::NoRule { why: NoRemedy::DeniedByRule(rule), .. } => {
+                let by = |verdict: &Verdict| {
+                    let directions = [&verdict.egress, &verdict.ingress];
+                    directions.iter().any(|direction| direction.denied_by.as_ref() == Some(rule))
+                };
+                self.seen().any(|seen| by(&seen.verdict))
+            }
+            NoFix::NoRule { why: NoRemedy::Unnamed(end), .. } => {
+                let holder = named(end).map(|end| end.holder);
+                matches!(
+                    holder,
+                    Some(Holder::Service(_) | Holder::Hidden(_) | Holder::Unknown(_))
+                )
+            }
+            NoFix::NoRule { why: NoRemedy::NotMatched { end, .. }, .. } => {
+                let is_node = named(end).is_some_and(|end| matches!(end.holder, Holder::Node(_)));
+                is_node && snapshot.engine().profile().blocks == Blocks::OutsideOnly
+            }
+            NoFix::NoRule { why: NoRemedy::Unknown(of), .. } => {
+                any(&is_unknown) || of.contains("may decide")
+            }
+            NoFix::NoRule { .. } | NoFix::Passes { .. } | NoFix::NoPolicy { .. } => false,
+        }
     }
 }
 
@@ -140,25 +201,23 @@ fn is_unknown(verdict: &Verdict) -> bool {
 pub(crate) fn passes(before: &Snapshot, after: &Snapshot, printed: &Printed, tally: &mut Tally) {
     let Printed { cluster, form, text } = printed;
     for asked in std::iter::once(&form.asked).chain(&form.also) {
-        let Some(now) = answer(after, cluster, form, asked, tally) else { continue };
-        let Some(then) = answer(before, cluster, form, asked, tally) else { continue };
+        let Some(then) = Answered::of(before, cluster, form, asked, tally) else { continue };
+        let Some(now) = Answered::of(after, cluster, form, asked, tally) else { continue };
+        let now = Answered { is_policed: then.is_policed, ..now };
         let is_of_the_question = *asked == form.asked;
-        for (way, way_before) in now.ways.iter().zip(&then.ways) {
-            let could_be_known = way_before.effective() != Effective::Unknown;
-            let is_hopeless = !is_of_the_question
-                && way_before.denials().any(|d| is_denied_by_a_rule(&d.verdict));
-            let is_as_it_should_be = match way.effective() {
-                Effective::Allow => true,
-                Effective::Unknown => !could_be_known,
-                Effective::Deny | Effective::Some => is_hopeless,
+        for (seen, before) in now.seen().zip(then.seen()) {
+            let is_hopeless = !is_of_the_question && is_denied_by_a_rule(&before.verdict);
+            let is_as_it_should_be = match now.decision(seen) {
+                Decision::Allowed | Decision::NotIsolated => true,
+                Decision::Unknown => then.decision(before) == Decision::Unknown,
+                Decision::Denied => is_hopeless,
             };
             if !is_as_it_should_be {
-                let question = &way.arrival().question;
-                let what = format!("{question} does not pass ({asked:?}) with:\n{text}");
+                let what = format!("{} does not pass ({asked:?}) with:\n{text}", seen.question);
                 tally.fault(cluster, form, &what);
             }
         }
-        if now.ways.len() != then.ways.len() {
+        if now.seen().count() != then.seen().count() {
             tally.fault(cluster, form, &format!("other packets come of it with:\n{text}"));
         }
     }
