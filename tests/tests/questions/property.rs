@@ -50,6 +50,11 @@ impl Tally {
         println!("asked {asked:?}, fixed {fixed:?}, not {refused:?}");
     }
 
+    /// Counts what was printed elsewhere.
+    pub(crate) fn fixed(&mut self, printed: &Printed) {
+        *self.fixed.entry(printed.form.form).or_default() += 1;
+    }
+
     fn fault(&mut self, cluster: &str, form: &Form, what: &str) {
         self.faults.push(format!("{cluster}, as {}: {:?}\n{what}", form.form, form.asked));
     }
@@ -58,7 +63,7 @@ impl Tally {
 /// What `fix` prints of a cluster's questions that are denied. Why it prints nothing is held against the
 /// verdicts.
 pub(crate) fn printed(variant: &Variant, tally: &mut Tally) -> Vec<Printed> {
-    let Variant { name, snapshot, questions } = variant;
+    let Variant { name, snapshot, questions, .. } = variant;
     let mut all = Vec::new();
     for form in questions {
         let Some(answered) = Answered::of(snapshot, name, form, &form.asked, tally) else {

@@ -221,7 +221,7 @@ fn unreadable<'a>(
 }
 
 /// The rules by which a policy governs a direction, as the engine takes it.
-pub fn rules_of<'a>(
+pub(crate) fn rules_of<'a>(
     snapshot: &Snapshot,
     policy: &'a Policy,
     direction: Direction,
