@@ -215,7 +215,8 @@ impl Answer {
         if leading.is_some_and(|way| way.effective() != Effective::Allow) {
             return leading.and_then(own);
         }
-        let is_sent = |course: &Course| matches!(course.fate, Fate::Sent(_) | Fate::Untranslated(_));
+        let is_sent =
+            |course: &Course| matches!(course.fate, Fate::Sent(_) | Fate::Untranslated(_));
         let by_itself = self.courses.iter().position(|course| !is_sent(course));
         by_itself.or_else(|| match leading {
             Some(way) => own(way),
@@ -269,6 +270,12 @@ impl Answer {
         (cause.policy, cause.nearest_miss) = (None, None);
         cause.text = why + &policies;
         Some(diagnosis)
+    }
+
+    /// The first packet, as it is seen, that policies deny, or would where it is exempt and policed.
+    pub fn first_denial(&self) -> Option<&Diagnosis> {
+        let mut seen = self.ways.iter().flat_map(|way| &way.legs);
+        seen.find(|leg| leg.cause.class.is_denial())
     }
 
     /// The packets as they are seen, by policies of both ends or of one.

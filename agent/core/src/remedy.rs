@@ -47,7 +47,9 @@ use crate::{
         calico::{self, Group, wire::CalicoPolicy},
         network_policy,
     },
-    verdict::{Decision, DirectionVerdict, Question, Verdict, evaluate, rules_of, selects::selects},
+    verdict::{
+        Decision, DirectionVerdict, Question, Verdict, evaluate, rules_of, selects::selects,
+    },
 };
 use naming::Naming;
 pub use no_remedy::NoRemedy;
@@ -199,10 +201,7 @@ struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    fn remedy(
-        &self,
-        form: &dyn Fn(&DirectionVerdict) -> Option<Form>,
-    ) -> Result<Remedy, NoRemedy> {
+    fn remedy(&self, form: &dyn Fn(&DirectionVerdict) -> Option<Form>) -> Result<Remedy, NoRemedy> {
         let Self { snapshot, lead, packets, .. } = self;
         let mut opened = Opened { with: Snapshot::clone(snapshot), ..Opened::default() };
         for question in packets.required() {

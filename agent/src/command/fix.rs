@@ -311,7 +311,9 @@ fn if_policed(snapshot: &Snapshot, judged: Judged) -> Judged {
         return judged;
     }
     let answer = judged.answer.policed(snapshot);
-    let diagnosis = judged.diagnosis.policed(snapshot);
+    // Of several packets that are exempt, policies may let the first pass.
+    let diagnosis = answer.first_denial().cloned();
+    let diagnosis = diagnosis.unwrap_or_else(|| judged.diagnosis.policed(snapshot));
     Judged { answer, diagnosis, ..judged }
 }
 

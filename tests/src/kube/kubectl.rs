@@ -78,9 +78,8 @@ impl Kubectl {
         let stdin = child.stdin.take();
         // It may print while it reads. Where it ended early the write fails, and its own words say more.
         let (written, output) = thread::scope(|scope| {
-            let writes = scope.spawn(move || {
-                stdin.map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()))
-            });
+            let writes = scope
+                .spawn(move || stdin.map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes())));
             let output = child.wait_with_output();
             (writes.join(), output)
         });

@@ -110,9 +110,7 @@ fn by_name(snapshot: &Snapshot, packet: &Packet) -> Option<Form> {
 
 fn name(end: &Endpoint) -> Option<String> {
     match &end.holder {
-        Holder::Pod(pod) if pod.is_template => {
-            Some(format!("{}/{}", pod.namespace, pod.name))
-        }
+        Holder::Pod(pod) if pod.is_template => Some(format!("{}/{}", pod.namespace, pod.name)),
         Holder::Pod(pod) => Some(format!("{}/pod/{}", pod.namespace, pod.name)),
         // One of which nothing is known but that a template's pods will be on it.
         Holder::Node(node) if node.name.contains('/') => Some(node.name.to_string()),

@@ -3,8 +3,8 @@
 //! the question stands for; and where it prints nothing, it says why, and that is so.
 //!
 //! Read again by whydrop's own decoder without the lab, and by kubectl and a real API server with it. Of
-//! the conformance clusters each asks about every fourth denied packet, not the same ones; with
-//! `WHYDROP_ALL_QUESTIONS=1` about all, which takes two minutes of two cores.
+//! each conformance cluster the first asks about every fourth denied packet, the second about every
+//! eighth; with `WHYDROP_ALL_QUESTIONS=1` both about all, which takes some minutes.
 
 mod command;
 mod conformance;
@@ -18,7 +18,7 @@ use dump::{Dump, with_text};
 use forms::Part;
 use property::Tally;
 
-/// Asks about every how manieth denied packet of a conformance cluster.
+/// About every how manieth denied packet of a conformance cluster is asked.
 const EVERY: usize = 4;
 
 /// Asks a part of everything of these clusters, and holds what `fix` prints against them.

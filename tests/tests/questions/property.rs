@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use whydrop::command::{Asked, NoFix};
 use whydrop_core::{
     answer::{Answer, Effective, Way},
-    cluster::{Snapshot, profile::Blocks, resolve::{Endpoint, Holder}},
+    cluster::{
+        Snapshot,
+        profile::Blocks,
+        resolve::{Endpoint, Holder},
+    },
     diagnosis::{Class, Diagnosis},
     remedy::{NoRemedy, mark::Mark},
     verdict::{Decision, Verdict},
@@ -174,11 +178,11 @@ impl Answered {
                 self.seen().any(|seen| by(&seen.verdict))
             }
             NoFix::NoRule { why: NoRemedy::Unnamed(end), .. } => {
-                let holder = named(end).map(|end| end.holder);
-                matches!(
-                    holder,
-                    Some(Holder::Service(_) | Holder::Hidden(_) | Holder::Unknown(_))
-                )
+                let is_nameless = |end: Endpoint| match end.holder {
+                    Holder::Service(_) | Holder::Hidden(_) | Holder::Unknown(_) => true,
+                    _ => end.address.is_none(),
+                };
+                named(end).is_some_and(is_nameless)
             }
             NoFix::NoRule { why: NoRemedy::NotMatched { end, .. }, .. } => {
                 let is_node = named(end).is_some_and(|end| matches!(end.holder, Holder::Node(_)));

@@ -71,7 +71,11 @@ fn of_family(course: &Course) -> &'static str {
     };
     match course.address {
         Some(address) if of_both(true) && of_both(false) => {
-            if address.is_ipv4() { " of IPv4" } else { " of IPv6" }
+            if address.is_ipv4() {
+                " of IPv4"
+            } else {
+                " of IPv6"
+            }
         }
         _ => "",
     }

@@ -351,7 +351,11 @@ mod tests {
             let news = first_of(refusing(resources(has)), followed(served)).await;
             let is_failing = matches!(news, News::Failing(_, ref why) if why.is_refused());
             let is_absent = matches!(news, News::NotServed(_));
-            assert_eq!((is_failing, is_absent), (is_forbidden, !is_forbidden), "{served:?} {has:?}");
+            assert_eq!(
+                (is_failing, is_absent),
+                (is_forbidden, !is_forbidden),
+                "{served:?} {has:?}"
+            );
         }
     }
 
