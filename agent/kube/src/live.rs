@@ -39,6 +39,7 @@ use crate::{
     api_error::ApiError,
     update::{Trouble, Update},
 };
+pub use groups::lists;
 use look_up::{About, Found};
 
 /// How much news waits for the agent's one task, which handles it as it comes: a burst of a rollout.

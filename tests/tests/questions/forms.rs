@@ -28,7 +28,7 @@ pub(crate) struct Variant {
 #[derive(Clone, Debug)]
 pub(crate) struct Form {
     /// Which form.
-    pub(crate) form: &'static str,
+    pub(crate) kind: &'static str,
     /// It.
     pub(crate) asked: Asked,
     /// Others that what is printed for it is for as well: the workloads of its pods.
@@ -96,7 +96,7 @@ fn by_address(packet: &Packet) -> Option<Form> {
     let from = question.source.address?.to_string();
     let to = question.destination.address?.to_string();
     let asked = Asked { as_is: true, ..self::question(from, to, packet) };
-    Some(Form { form: "address", asked, also: None })
+    Some(Form { kind: "address", asked, also: None })
 }
 
 /// By the names of its ends; of what has none by its address.
@@ -105,7 +105,7 @@ fn by_name(snapshot: &Snapshot, packet: &Packet) -> Option<Form> {
     let to = name(&packet.question.destination)?;
     let asked = question(from, to, packet);
     let also = by_workload(snapshot, packet);
-    Some(Form { form: "pod", asked, also })
+    Some(Form { kind: "pod", asked, also })
 }
 
 fn name(end: &Endpoint) -> Option<String> {
@@ -149,9 +149,9 @@ fn with_workloads(dump: &Dump, denied: &[&Packet]) -> Variant {
         let mut packet = Packet::clone(packet);
         packet.question.source = again(&packet.question.source);
         packet.question.destination = again(&packet.question.destination);
-        questions.extend(by_name(&snapshot, &packet).map(|form| Form { form: "replica", ..form }));
+        questions.extend(by_name(&snapshot, &packet).map(|form| Form { kind: "replica", ..form }));
         let asked = by_workload(&snapshot, &packet);
-        questions.extend(asked.map(|asked| Form { form: "workload", asked, also: None }));
+        questions.extend(asked.map(|asked| Form { kind: "workload", asked, also: None }));
     }
     let name = format!("{} with workloads", dump.name);
     Variant { name, objects, snapshot, questions: unique(questions) }
@@ -247,10 +247,10 @@ fn with_services(dump: &Dump, denied: &[&Packet]) -> Vec<Variant> {
             as_is: false,
         };
         let by_name = asked(format!("{namespace}/svc/{name}"));
-        questions.push(Form { form: "Service", asked: by_name, also: None });
+        questions.push(Form { kind: "Service", asked: by_name, also: None });
         let by_address = address.map(|address| asked(address.to_owned()));
-        let form = "address of a Service";
-        questions.extend(by_address.map(|asked| Form { form, asked, also: None }));
+        let kind = "address of a Service";
+        questions.extend(by_address.map(|asked| Form { kind, asked, also: None }));
     }
     if questions.is_empty() {
         return Vec::new();

@@ -51,16 +51,15 @@ impl Tally {
             some.join("\n\n")
         );
         assert!(fixed.values().sum::<usize>() > 0, "nothing was fixed of {asked:?}");
-        println!("asked {asked:?}, fixed {fixed:?}, not {refused:?}");
     }
 
     /// Counts what was printed elsewhere.
     pub(crate) fn fixed(&mut self, printed: &Printed) {
-        *self.fixed.entry(printed.form.form).or_default() += 1;
+        *self.fixed.entry(printed.form.kind).or_default() += 1;
     }
 
     fn fault(&mut self, cluster: &str, form: &Form, what: &str) {
-        self.faults.push(format!("{cluster}, as {}: {:?}\n{what}", form.form, form.asked));
+        self.faults.push(format!("{cluster}, as {}: {:?}\n{what}", form.kind, form.asked));
     }
 }
 
@@ -76,10 +75,10 @@ pub(crate) fn printed(variant: &Variant, tally: &mut Tally) -> Vec<Printed> {
         if !answered.is_denied() {
             continue;
         }
-        *tally.asked.entry(form.form).or_default() += 1;
+        *tally.asked.entry(form.kind).or_default() += 1;
         match form.asked.fix(snapshot, &Mark::default()) {
             Ok(Ok(text)) => {
-                *tally.fixed.entry(form.form).or_default() += 1;
+                *tally.fixed.entry(form.kind).or_default() += 1;
                 all.push(Printed { cluster: name.clone(), form: form.clone(), text });
             }
             Ok(Err(why)) => {

@@ -65,7 +65,7 @@ pub(super) async fn until_served(
 }
 
 /// Whether the API server has a kind in a version, as it says itself; that it has where it does not say.
-pub(super) async fn lists(client: &Client, row: &KindRow, api_version: &str) -> bool {
+pub async fn lists(client: &Client, row: &KindRow, api_version: &str) -> bool {
     let asked = async {
         match group_of(api_version) {
             "" => client.list_core_api_resources(api_version).await,

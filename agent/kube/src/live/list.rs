@@ -39,7 +39,11 @@ pub(super) async fn list(
             // The API server may have the group and not this version, or not this kind; who has no right
             // to a kind is refused whether there is one or not.
             Err(error) if error.is_not_found() => continue,
-            Err(error) if error.is_refused() && !lists(client, row, api_version).await => continue,
+            Err(error)
+                if error.is_refused() && !Box::pin(lists(client, row, api_version)).await =>
+            {
+                continue;
+            }
             listed => listed?.items,
         };
         for item in items {
