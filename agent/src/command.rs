@@ -4,6 +4,7 @@
 
 #[cfg(feature = "agent")]
 mod agent;
+mod asked;
 mod check;
 mod ends;
 mod explain;
@@ -26,6 +27,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use self::messages::complain;
+pub use self::{asked::Asked, fix::NoFix};
 use crate::report::Record;
 #[cfg(feature = "agent")]
 use crate::sink::log::Format;

@@ -199,7 +199,7 @@ fn check_services(file: &str) {
             }
             let place = format!("{}: {} to a Service", case["id"], probe.flow);
             let verdicts = || answer.questions().map(|question| evaluate(&snapshot, question));
-            if let Some(remedy) = answer.remedy(&snapshot) {
+            if let Ok(remedy) = answer.remedy(&snapshot) {
                 let after = dialled(&remedy.applied(&snapshot), &probe.flow);
                 assert_eq!(after.effective(), Effective::Allow, "{place}: {remedy:#?}");
                 remedied += 1;

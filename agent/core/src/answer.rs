@@ -13,7 +13,7 @@ use crate::{
     diagnosis::{Class, Diagnosis, Dialled, diagnose_packet},
     flow::Protocol,
     remedy::{
-        Remedy,
+        NoRemedy, Remedy,
         choices::{Choice, choices_for_all},
         patch::{Patch, patch_for_all},
         remedy_for_all,
@@ -203,12 +203,25 @@ impl Answer {
         first(Effective::Deny).or_else(|| first(Effective::Unknown)).or(self.ways.first())
     }
 
-    /// The course that the leading packet is of; of an answer without packets, the first.
+    /// The course that the leading packet is of; where all packets pass, one that a Service refuses by
+    /// itself, such as that of its other address family.
     pub fn leading_course(&self) -> Option<&Course> {
-        match self.leading() {
-            Some(way) => self.courses.get(way.course?),
-            None => self.courses.first(),
+        Some(&self.courses[self.leading_place()?])
+    }
+
+    fn leading_place(&self) -> Option<usize> {
+        let own = |way: &Way| way.course.filter(|place| *place < self.courses.len());
+        let leading = self.leading();
+        if leading.is_some_and(|way| way.effective() != Effective::Allow) {
+            return leading.and_then(own);
         }
+        let is_sent =
+            |course: &Course| matches!(course.fate, Fate::Sent(_) | Fate::Untranslated(_));
+        let by_itself = self.courses.iter().position(|course| !is_sent(course));
+        by_itself.or_else(|| match leading {
+            Some(way) => own(way),
+            None => (!self.courses.is_empty()).then_some(0),
+        })
     }
 
     /// Whether policies are what the answer is about: they deny some of what may come of it, or would
@@ -228,12 +241,15 @@ impl Answer {
     /// the flow by itself, that. `client` and `protocol`: of an answer without packets.
     pub fn diagnosis(&self, snapshot: &Snapshot, client: &Endpoint) -> Option<Diagnosis> {
         let leading = self.leading();
-        let Some(course) = self.leading_course() else { return leading.map(Way::diagnosis) };
+        let Some(place) = self.leading_place() else { return leading.map(Way::diagnosis) };
+        let course = &self.courses[place];
         if self.is_policys(course)
             && let Some(way) = leading
         {
             return Some(way.diagnosis());
         }
+        // A packet of another course says nothing of this one.
+        let leading = leading.filter(|way| way.course == Some(place));
         let why = words::fate(course).unwrap_or_default();
         let mut diagnosis =
             leading.map_or_else(|| without_packet(snapshot, client, course, &why), Way::diagnosis);
@@ -254,6 +270,12 @@ impl Answer {
         (cause.policy, cause.nearest_miss) = (None, None);
         cause.text = why + &policies;
         Some(diagnosis)
+    }
+
+    /// The first packet, as it is seen, that policies deny, or would where it is exempt and policed.
+    pub fn first_denial(&self) -> Option<&Diagnosis> {
+        let mut seen = self.ways.iter().flat_map(|way| &way.legs);
+        seen.find(|leg| leg.cause.class.is_denial())
     }
 
     /// The packets as they are seen, by policies of both ends or of one.
@@ -289,9 +311,11 @@ impl Answer {
     }
 
     /// What lets every packet pass that policies deny: one remedy for all of them, each tried.
-    /// `None`: there is none for one of them, or policies are not what stops the flow.
-    pub fn remedy(&self, snapshot: &Snapshot) -> Option<Remedy> {
-        remedy_for_all(snapshot, &self.seen_by_policies(snapshot)?)
+    ///
+    /// # Errors
+    /// Why there is none for one of them, or that policies are not what stops the flow.
+    pub fn remedy(&self, snapshot: &Snapshot) -> Result<Remedy, NoRemedy> {
+        remedy_for_all(snapshot, &self.seen_by_policies(snapshot).ok_or(NoRemedy::NotPolicy)?)
     }
 
     /// Policies that are there, with which the rules of a remedy let every packet pass that policies

@@ -3,6 +3,7 @@
 //! healed; tests hold the rights in `deploy/` and the README's table against it.
 
 mod decode;
+pub mod served;
 mod table;
 
 use std::{cmp::Ordering, collections::BTreeSet, sync::Arc};

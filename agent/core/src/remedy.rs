@@ -17,6 +17,7 @@ mod lasting;
 pub mod mark;
 mod merge;
 mod naming;
+mod no_remedy;
 mod nodes;
 mod opening;
 mod packets;
@@ -36,7 +37,7 @@ use crate::{
     cluster::{
         Snapshot,
         object::Pod,
-        profile::EngineName,
+        profile::{Blocks, EngineName},
         resolve::{Endpoint, Holder},
     },
     diagnosis::Diagnosis,
@@ -46,9 +47,12 @@ use crate::{
         calico::{self, Group, wire::CalicoPolicy},
         network_policy,
     },
-    verdict::{DirectionVerdict, Question, evaluate, selects::selects},
+    verdict::{
+        Decision, DirectionVerdict, Question, Verdict, evaluate, rules_of, selects::selects,
+    },
 };
 use naming::Naming;
+pub use no_remedy::NoRemedy;
 use opening::Opening;
 use packets::Packets;
 use summary::Known;
@@ -138,13 +142,15 @@ enum Form {
 /// Finds the remedy for a denied flow; `None` where there is no additive rule to give, or where it
 /// cannot be proved.
 pub fn remedy(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<Remedy> {
-    remedy_for_all(snapshot, std::slice::from_ref(diagnosis))
+    remedy_for_all(snapshot, std::slice::from_ref(diagnosis)).ok()
 }
 
 /// Finds the remedy for all packets of one question: several backends, both families, several
-/// clients. Every one of them passes with it, those that passed before included; `None` where one
-/// cannot be made to, as a rule denies it or as what policies say of it is unknown.
-pub fn remedy_for_all(snapshot: &Snapshot, diagnoses: &[Diagnosis]) -> Option<Remedy> {
+/// clients. Every one of them passes with it, those that passed before included.
+///
+/// # Errors
+/// Why one of them cannot be made to.
+pub fn remedy_for_all(snapshot: &Snapshot, diagnoses: &[Diagnosis]) -> Result<Remedy, NoRemedy> {
     remedy_named(snapshot, diagnoses, "")
 }
 
@@ -153,8 +159,11 @@ pub(crate) fn remedy_named(
     snapshot: &Snapshot,
     diagnoses: &[Diagnosis],
     ending: &str,
-) -> Option<Remedy> {
-    let lead = diagnoses.iter().find(|diagnosis| diagnosis.cause.class.is_denial())?;
+) -> Result<Remedy, NoRemedy> {
+    let Some(lead) = diagnoses.iter().find(|diagnosis| diagnosis.cause.class.is_denial()) else {
+        let of_verdict = |diagnosis: &Diagnosis| NoRemedy::of_verdict(&diagnosis.verdict);
+        return Err(diagnoses.iter().find_map(of_verdict).unwrap_or(NoRemedy::NotDenied));
+    };
     let packets = Packets::of(snapshot, diagnoses)?;
     let draft = |form: &dyn Fn(&DirectionVerdict) -> Option<Form>| {
         let of_service = packets.backends > 1;
@@ -162,11 +171,11 @@ pub(crate) fn remedy_named(
         Draft { snapshot, lead, packets: &packets, naming }.remedy(form)
     };
     let served = snapshot.calico_group();
-    draft(&|verdict: &DirectionVerdict| form(verdict, served)).or_else(|| {
+    draft(&|verdict: &DirectionVerdict| form(verdict, served)).or_else(|why| {
         // A policy of Kubernetes comes before Calico's of a higher order, whose denials stand.
         let is_calico = snapshot.engine().name == EngineName::Calico;
         let as_calico = |_: &DirectionVerdict| Some(Form::Calico(served.unwrap_or(Group::Stored)));
-        is_calico.then(|| draft(&as_calico)).flatten()
+        if is_calico { draft(&as_calico).map_err(|_| why) } else { Err(why) }
     })
 }
 
@@ -192,7 +201,7 @@ struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    fn remedy(&self, form: &dyn Fn(&DirectionVerdict) -> Option<Form>) -> Option<Remedy> {
+    fn remedy(&self, form: &dyn Fn(&DirectionVerdict) -> Option<Form>) -> Result<Remedy, NoRemedy> {
         let Self { snapshot, lead, packets, .. } = self;
         let mut opened = Opened { with: Snapshot::clone(snapshot), ..Opened::default() };
         for question in packets.required() {
@@ -204,38 +213,42 @@ impl Draft<'_> {
         let Opened { manifests, mut wide, with } = opened;
         let policies: Vec<Policy> = manifests.iter().filter_map(Manifest::lower).collect();
         let passes = |question: &Question| evaluate(&with, question).decision().lets_pass();
-        let verified = !policies.is_empty()
-            && packets.required().all(passes)
-            && isolates_nobody(snapshot, &with, &policies);
-        if !verified {
-            return None;
+        if policies.is_empty() {
+            return Err(NoRemedy::NotDenied);
+        }
+        if !packets.required().all(passes) {
+            return Err(NoRemedy::Unproved);
+        }
+        if !isolates_nobody(snapshot, &with, &policies) {
+            return Err(NoRemedy::Isolates);
         }
         let ports = ports(snapshot, lead);
-        let gain = newly_allowed(snapshot, &with, packets, &policies, &ports)?;
+        let gain = newly_allowed(snapshot, &with, packets, &policies, &ports);
+        let gain = gain.ok_or(NoRemedy::Overrules)?;
         wide.sort();
         wide.dedup();
         let known = Known { packets, policies: &policies, wide: &wide, is_cut: gain.is_cut };
-        Some(Remedy {
+        Ok(Remedy {
             purpose: summary::purpose(snapshot, lead, packets),
             summary: summary::summary(snapshot, lead, &known),
             newly_allowed: gain.pairs,
             newly_allowed_paths: gain.paths,
             policies: manifests,
-            verified,
+            verified: true,
         })
     }
 
-    /// What is opened already, and what it takes that this packet passes as well; `None`: no rule
+    /// What is opened already, and what it takes that this packet passes as well; the error: no rule
     /// can be written for it, or it does not pass by it.
     fn open(
         &self,
         before: &Opened,
         question: &Question,
         form: &dyn Fn(&DirectionVerdict) -> Option<Form>,
-    ) -> Option<Opened> {
+    ) -> Result<Opened, NoRemedy> {
         let now = evaluate(&before.with, question);
         if now.decision().lets_pass() {
-            return Some(before.clone());
+            return Ok(before.clone());
         }
         let verdict = evaluate(self.snapshot, question);
         let mut opened = before.clone();
@@ -243,7 +256,7 @@ impl Draft<'_> {
             let situation = self.lead.cause.situation;
             let opening = Opening::of(self.snapshot, question, &verdict, direction, situation)?;
             opened.wide.extend(opening.namespaces_named().cloned());
-            let form = form(verdict.direction(direction))?;
+            let form = form(verdict.direction(direction)).ok_or(NoRemedy::Unproved)?;
             let name = self.naming.free(&opening, form, &opened.manifests);
             let manifest = match form {
                 Form::Kubernetes => Manifest::Kubernetes(in_kubernetes::policy(&opening, name)),
@@ -253,9 +266,34 @@ impl Draft<'_> {
         }
         opened.with = self.snapshot.clone();
         for manifest in &opened.manifests {
-            opened.with = opened.with.with_policy(manifest.lower()?);
+            let policy = manifest.lower().ok_or(NoRemedy::Unproved)?;
+            opened.with = opened.with.with_policy(policy);
         }
-        evaluate(&opened.with, question).decision().lets_pass().then_some(opened)
+        let after = evaluate(&opened.with, question);
+        match after.decision().lets_pass() {
+            true => Ok(opened),
+            false => Err(self.why_not(question, &after)),
+        }
+    }
+
+    /// Why a packet does not pass with the rule that is for it.
+    fn why_not(&self, question: &Question, after: &Verdict) -> NoRemedy {
+        if let (Decision::Unknown, Some(why)) = (after.decision(), after.unknowns().next()) {
+            return NoRemedy::Unknown(why.clone());
+        }
+        let engine = self.snapshot.engine();
+        let is_blind = engine.profile().blocks == Blocks::OutsideOnly;
+        let mut others = after.denied_directions().map(|direction| match direction {
+            Direction::Egress => &question.destination,
+            Direction::Ingress => &question.source,
+        });
+        let node = others.find(|end| matches!(end.holder, Holder::Node(_)));
+        match node.filter(|_| is_blind) {
+            Some(node) => {
+                NoRemedy::NotMatched { end: node.to_string(), engine: engine.to_string() }
+            }
+            None => NoRemedy::Unproved,
+        }
     }
 }
 
@@ -290,7 +328,7 @@ fn isolates_nobody(before: &Snapshot, after: &Snapshot, policies: &[Policy]) -> 
                         |other| {
                             other.layer.tier() == policy.layer.tier()
                                 && !other.reference.kind.is_staged()
-                                && other.rules(direction).is_some()
+                                && rules_of(before, other, direction).is_some()
                                 && selects(before, &other.subject, pod).is_match()
                         },
                     )

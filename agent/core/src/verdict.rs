@@ -25,6 +25,7 @@ use crate::{
     service::{Hop, Packet},
 };
 pub use evaluate::evaluate;
+pub(crate) use evaluate::rules_of;
 use outcome::{MatchOutcome, PeerMiss, PortMiss};
 
 /// A flow whose ends are resolved.

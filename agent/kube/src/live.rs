@@ -20,7 +20,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as latest};
 use whydrop_core::{
     cluster::{
         Cluster, Snapshot,
@@ -39,6 +39,7 @@ use crate::{
     api_error::ApiError,
     update::{Trouble, Update},
 };
+pub use groups::lists;
 use look_up::{About, Found};
 
 /// How much news waits for the agent's one task, which handles it as it comes: a burst of a rollout.
@@ -132,12 +133,14 @@ impl Live {
     /// Begins to follow the cluster.
     pub fn start(client: Client, node: Arc<str>, cluster: &mut Cluster) -> Self {
         let (sender, news) = mpsc::channel(NEWS_MAX);
+        let (known, served) = latest::channel(groups::Known::NotAsked);
         for row in followed() {
             let is_pod = row.reads() == Some(Kind::Pod);
             let fields = is_pod.then(|| format!("spec.nodeName={node}"));
-            tokio::spawn(watch::follow(client.clone(), row, fields, sender.clone()));
+            let followed = watch::Followed { row, fields, served: served.clone() };
+            tokio::spawn(watch::follow(client.clone(), followed, sender.clone()));
         }
-        tokio::spawn(groups::follow(client.clone(), sender.clone()));
+        tokio::spawn(groups::follow(client.clone(), known, sender.clone()));
         *cluster = Cluster::unsynced(followed().filter_map(KindRow::reads));
         cluster.look_up_on_demand();
         Self {

@@ -11,7 +11,7 @@ use whydrop_core::{
     cluster::profile::{Engine, EngineName},
     diagnosis::{Class, Diagnosis, remark},
     remedy::{
-        self,
+        self, NoRemedy,
         choices::{self, ChoiceKind},
         mark::Mark,
     },
@@ -50,6 +50,9 @@ pub struct Explanation {
     pub cause: Cause,
     /// What would let it pass, whichever packet comes of it.
     pub remedy: Option<Remedy>,
+    /// Why there is no remedy, of a flow of which some is denied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_remedy: Option<WithoutRemedy>,
     /// Other ways to let it pass.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<Choice>,
@@ -64,6 +67,16 @@ pub struct Explanation {
     /// The command that prints the remedy of what was asked.
     #[serde(skip)]
     fix: String,
+}
+
+/// Why there is no remedy.
+#[derive(Debug, Serialize)]
+pub struct WithoutRemedy {
+    /// The reason, for a program: `denied-by-rule`, `not-policy`, `unnamed`, `not-matched`, `isolates`,
+    /// `overrules`, `unknown` or `unproved`.
+    pub reason: &'static str,
+    /// The same for a person.
+    pub text: String,
 }
 
 /// Another way than a new policy, tried as a remedy is.
@@ -180,12 +193,20 @@ pub struct Beside<'a> {
     pub fix: &'a str,
 }
 
+impl WithoutRemedy {
+    /// Of a flow of which nothing is denied there is nothing to remedy.
+    fn of(answer: &Answer, why: &NoRemedy) -> Option<Self> {
+        let is_denied = matches!(answer.effective(), Effective::Deny | Effective::Some);
+        is_denied.then(|| Self { reason: why.reason(), text: why.to_string() })
+    }
+}
+
 impl Explanation {
     /// Explains an answer. `diagnosis`: the one that stands for it.
     pub fn new(
         answer: &Answer,
         diagnosis: &Diagnosis,
-        remedy: Option<&remedy::Remedy>,
+        remedy: Result<&remedy::Remedy, &NoRemedy>,
         beside: &Beside<'_>,
     ) -> Self {
         let Beside { engine, ends, notes, choices, by_address, fix } = *beside;
@@ -205,7 +226,8 @@ impl Explanation {
             remarks: on_ends.chain(notes.iter().map(ToString::to_string)).collect(),
             verdict: verdict_of(&diagnosis.verdict),
             cause: cause_of(&diagnosis.cause, None),
-            remedy: remedy.map(|remedy| remedy_of(remedy, &mark)),
+            remedy: remedy.ok().map(|remedy| remedy_of(remedy, &mark)),
+            no_remedy: remedy.err().and_then(|why| WithoutRemedy::of(answer, why)),
             choices: choices.iter().map(Choice::of).collect(),
             trace: trace(&diagnosis.verdict),
             service: Through::of(answer, by_address),
@@ -305,7 +327,7 @@ pub fn text(explanation: &Explanation) -> String {
 
 /// What would let it pass: first what was perhaps intended to, and the other ways after the remedy.
 fn write_remedy(text: &mut String, explanation: &Explanation) {
-    let Explanation { remedy, choices, .. } = explanation;
+    let Explanation { remedy, no_remedy, choices, .. } = explanation;
     let (intended, others): (Vec<_>, Vec<_>) =
         choices.iter().partition(|choice| choice.is_intended);
     for choice in intended {
@@ -316,6 +338,9 @@ fn write_remedy(text: &mut String, explanation: &Explanation) {
         let _ = writeln!(text, "\nremedy: {}", escape(&remedy.summary));
         let cost = cost(remedy.newly_allowed, &remedy.newly_allowed_paths);
         let _ = writeln!(text, "  Verified. {cost}");
+    }
+    if let Some(why) = no_remedy {
+        let _ = writeln!(text, "\nno remedy: {}", escape(&why.text));
     }
     for choice in others {
         let _ = writeln!(text, "{head}{}", escape(&choice.text));

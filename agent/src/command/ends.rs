@@ -84,6 +84,14 @@ impl Between {
         FlowQuery { from: from.to_string(), to: to.to_string(), port }
     }
 
+    /// The namespace in which a name with dots is perhaps a pod's, which [`Self::query`] cannot say.
+    pub(super) fn namespace_of_a_name(&self) -> Option<&str> {
+        [&self.from, &self.to].into_iter().find_map(|end| match end {
+            NamedEnd::Dotted { namespace, .. } => namespace.as_deref(),
+            _ => None,
+        })
+    }
+
     /// Reads the ends of a record, which names pods by their namespace whatever that is called.
     ///
     /// # Errors

@@ -44,7 +44,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
         notes: &notes,
         choices: &choices,
         by_address,
-        fix: &args.address.fix_command(&flow),
+        fix: &args.address.fix_command(&flow, &args.cluster),
     };
     let explanation = Explanation::new(&answer, &diagnosis, remedy.as_ref(), &beside);
     match args.output {

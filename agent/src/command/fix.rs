@@ -17,7 +17,7 @@ use whydrop_core::{
     diagnosis::{Class, Diagnosis},
     kinds,
     remedy::{
-        Remedy,
+        NoRemedy, Remedy,
         choices::{Choice, ChoiceKind},
         gain::GainedPath,
         mark::Mark,
@@ -180,7 +180,7 @@ impl Args {
     fn mark(&self, flows: &[Between]) -> Mark {
         let command = match &self.id {
             Some(id) => Some(fix_by_id(id)),
-            None => flows.first().map(|flow| self.address.fix_command(flow)),
+            None => flows.first().map(|flow| self.address.fix_command(flow, &self.cluster)),
         };
         Mark { incident: None, at: Some(Timestamp::now()), command }
     }
@@ -276,6 +276,18 @@ fn is_of_policies(manifest: &str) -> bool {
         })
 }
 
+/// What is printed for a flow as it is judged, in a cluster that has been read.
+///
+/// # Errors
+/// Why nothing fixes it.
+pub(super) fn text_of(snapshot: &Snapshot, judged: Judged, mark: &Mark) -> Result<String, NoFix> {
+    let (fix, _) = new_policies(snapshot, &if_policed(snapshot, judged))?;
+    let mut text = String::new();
+    // A String takes all that is written to it.
+    let _ = write_text(&mut text, &fix, mark);
+    Ok(text)
+}
+
 fn passes(judged: &Judged) -> bool {
     judged.answer.effective() == Effective::Allow && !judged.diagnosis.cause.class.is_denial()
 }
@@ -283,37 +295,59 @@ fn passes(judged: &Judged) -> bool {
 /// Who asks for the fix of what the specification exempts says that it does not pass: by what policies
 /// alone say of it.
 fn if_policed(snapshot: &Snapshot, judged: Judged) -> Judged {
-    if judged.diagnosis.verdict.exempt.is_none() {
+    // What a Service refuses does not pass by any policy.
+    if judged.diagnosis.verdict.exempt.is_none() || judged.answer.effective() != Effective::Allow {
         return judged;
     }
     let answer = judged.answer.policed(snapshot);
-    let diagnosis = judged.diagnosis.policed(snapshot);
+    // Of several packets that are exempt, policies may let the first pass.
+    let diagnosis = answer.first_denial().cloned();
+    let diagnosis = diagnosis.unwrap_or_else(|| judged.diagnosis.policed(snapshot));
     Judged { answer, diagnosis, ..judged }
 }
 
 /// Why nothing fixes a flow.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-enum NoFix {
+pub enum NoFix {
     /// It passes.
     #[error("nothing to fix: {flow} passes: {why}")]
-    Passes { flow: String, why: String },
+    Passes {
+        /// Between whom.
+        flow: String,
+        /// What lets it pass.
+        why: String,
+    },
     /// A rule denies it by name, which no other rule outweighs.
     #[error("{cause}: only the policy's owner can change that")]
-    ExplicitDeny { cause: String },
+    ExplicitDeny {
+        /// The sentence of the diagnosis.
+        cause: String,
+    },
     /// No policy stops it.
     #[error("no policy is what stops this flow: {cause}")]
-    NotPolicy { cause: String },
+    NotPolicy {
+        /// The sentence of the diagnosis.
+        cause: String,
+    },
     /// No rule was found that lets it pass.
-    #[error("cannot find a rule that is proved to fix it: {cause}")]
-    NoRule { cause: String },
+    #[error("{cause}; {why}")]
+    NoRule {
+        /// The sentence of the diagnosis.
+        cause: String,
+        /// Why there is none.
+        why: NoRemedy,
+    },
     /// No policy was found that one more rule in lets it pass.
     #[error("cannot find an existing policy that is proved to fix it with one more rule: {cause}")]
-    NoPolicy { cause: String },
+    NoPolicy {
+        /// The sentence of the diagnosis.
+        cause: String,
+    },
 }
 
 /// New policies that fix a flow, and the cluster with them.
 fn new_policies(snapshot: &Snapshot, judged: &Judged) -> Result<(Fix, Snapshot), NoFix> {
-    let remedy = judged.answer.remedy(snapshot).ok_or_else(|| no_rule(judged))?;
+    let remedy = judged.answer.remedy(snapshot).map_err(|why| no_rule(judged, why))?;
     let after = remedy.applied(snapshot);
     let fix = Fix {
         summary: remedy.summary.clone(),
@@ -360,22 +394,22 @@ fn why_it_passes(diagnosis: &Diagnosis) -> String {
 }
 
 /// Why there is no remedy.
-fn no_rule(judged: &Judged) -> NoFix {
+fn no_rule(judged: &Judged, why: NoRemedy) -> NoFix {
     let cause = judged.diagnosis.cause.text.clone();
-    match judged.diagnosis.cause.class {
+    match (why, judged.diagnosis.cause.class) {
         _ if passes(judged) => NoFix::Passes {
             flow: judged.diagnosis.question.to_string(),
             why: why_it_passes(&judged.diagnosis),
         },
-        Class::ExplicitDeny => NoFix::ExplicitDeny { cause },
-        Class::NotPolicy => NoFix::NotPolicy { cause },
-        _ => NoFix::NoRule { cause },
+        (NoRemedy::DeniedByRule(_), Class::ExplicitDeny) => NoFix::ExplicitDeny { cause },
+        (NoRemedy::NotPolicy, _) | (_, Class::NotPolicy) => NoFix::NotPolicy { cause },
+        (why, _) => NoFix::NoRule { cause, why },
     }
 }
 
 /// Rules in existing policies that fix a flow, and the cluster with them.
 fn more_rules(snapshot: &Snapshot, judged: &Judged) -> Result<(Fix, Snapshot), NoFix> {
-    let remedy = judged.answer.remedy(snapshot).ok_or_else(|| no_rule(judged))?;
+    let remedy = judged.answer.remedy(snapshot).map_err(|why| no_rule(judged, why))?;
     let cause = || judged.diagnosis.cause.text.clone();
     let patch =
         judged.answer.patch(snapshot, &remedy).ok_or_else(|| NoFix::NoPolicy { cause: cause() })?;

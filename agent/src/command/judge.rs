@@ -20,7 +20,9 @@ use whydrop_core::{
 use super::{
     ends::{Between, Found, NamedEnd, Port, WrittenPort},
     messages::complain,
+    source::ClusterArgs,
 };
+use crate::report::escape::shell_word;
 
 /// How many remarks on ends there are at the most: with one for each of a hundred nodes nothing else
 /// would be read.
@@ -31,14 +33,18 @@ const REMARKS_MAX: usize = 8;
 pub(super) struct AddressArgs {
     /// Judge an address as it is in the packet, even if it is a Service's
     #[arg(long)]
-    as_is: bool,
+    pub(super) as_is: bool,
 }
 
 impl AddressArgs {
-    /// The command that prints the remedy of a flow, asked about as here.
-    pub(super) fn fix_command(self, flow: &Between) -> String {
-        let as_is = if self.as_is { " --as-is" } else { "" };
-        flow.query().fix_command() + as_is
+    /// The command that prints the remedy of a flow, asked about as here, for anyone: the context of
+    /// others may have another namespace.
+    pub(super) fn fix_command(self, flow: &Between, cluster: &ClusterArgs) -> String {
+        let namespace = flow.namespace_of_a_name().map(|name| format!(" -n {}", shell_word(name)));
+        let engine = cluster.engine().map(|name| format!(" --engine {name}"));
+        let as_is = self.as_is.then(|| " --as-is".to_owned());
+        let flags: String = [namespace, engine, as_is].into_iter().flatten().collect();
+        flow.query().fix_command() + &flags
     }
 }
 

@@ -68,6 +68,11 @@ impl ClusterArgs {
         self.paths.iter().any(|path| path.as_os_str() == "-")
     }
 
+    /// Who is said to enforce policies, as it can be written.
+    pub(super) fn engine(&self) -> Option<String> {
+        self.engine.as_ref().map(Engine::written)
+    }
+
     /// Reads the manifests, or connects to the cluster.
     ///
     /// # Errors

@@ -33,6 +33,7 @@ use super::facts;
 use crate::{
     cluster::{
         api_error::{ApiError, answered},
+        live::lists,
         resource::resource_in,
     },
     report::text::fix_by_id,
@@ -231,6 +232,10 @@ impl Policies {
             let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
             match answered(PATIENCE, api.list(&ours)).await {
                 Err(error) if error.is_not_found() => {}
+                // Who has no right to a kind is refused whether there is one or not.
+                Err(error)
+                    if error.is_refused()
+                        && !Box::pin(lists(&self.client, row, api_version)).await => {}
                 listed => {
                     self.is_served(row, api_version);
                     return Ok(listed?.items);

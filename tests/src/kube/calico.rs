@@ -66,7 +66,7 @@ pub(super) fn plugin(node: &str, folder: &Path) -> Value {
 }
 
 /// Applies what the plugin and Felix ask the API server for before the first pod.
-pub(crate) fn install(api: &Api) -> Result<()> {
+pub fn install(api: &Api) -> Result<()> {
     let kubectl = api.kubectl()?;
     let path = definitions()?;
     let text = fs::read_to_string(&path).with_context(|| {

@@ -4,9 +4,10 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    thread,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
 use super::{daemon::Spawner, parts};
@@ -66,15 +67,24 @@ impl Kubectl {
 
     /// The same, with flags.
     pub fn apply_with(&self, flags: &[&str], manifests: &str) -> Result<String> {
-        let arguments = [&["apply", "-f", "-"], flags].concat();
+        self.fed(&[&["apply", "-f", "-"], flags].concat(), manifests)
+    }
+
+    /// Runs it with something on its standard input; returns what it printed, or fails with its words.
+    pub fn fed(&self, arguments: &[&str], input: &str) -> Result<String> {
         let mut command = self.command(arguments.iter().copied());
         command.stdin(Stdio::piped());
         let mut child = self.spawner.spawn(command)?;
-        // Where kubectl ended early the write fails, and its own words say more.
-        let written =
-            child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(manifests.as_bytes()));
-        let printed = printed(&arguments, &child.wait_with_output()?)?;
-        written?;
+        let stdin = child.stdin.take();
+        // It may print while it reads. Where it ended early the write fails, and its own words say more.
+        let (written, output) = thread::scope(|scope| {
+            let writes = scope
+                .spawn(move || stdin.map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes())));
+            let output = child.wait_with_output();
+            (writes.join(), output)
+        });
+        let printed = printed(arguments, &output?)?;
+        written.map_err(|_| anyhow!("the thread that writes panicked"))??;
         Ok(printed)
     }
 }

@@ -186,6 +186,14 @@ impl Engine {
         Ok(Self { name, version, is_switched_on, evidence: "--engine".into() })
     }
 
+    /// As [`Self::read`] reads it.
+    pub fn written(&self) -> String {
+        match self.version {
+            Some(version) => format!("{}@{version}", self.name.name()),
+            None => self.name.name().to_owned(),
+        }
+    }
+
     /// What it does.
     pub fn profile(&self) -> Profile {
         let profile = table::profile(self.name, self.version);

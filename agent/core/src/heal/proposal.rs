@@ -84,7 +84,7 @@ pub fn propose(
         if !is_denied(flow, &diagnosis)? {
             continue;
         }
-        let Some(remedy) = remedy_named(&with, std::slice::from_ref(&diagnosis), &ending) else {
+        let Ok(remedy) = remedy_named(&with, std::slice::from_ref(&diagnosis), &ending) else {
             return Err(Refusal::Unclear(Unclear::Unproved(*flow)));
         };
         let lowered: Option<Vec<Policy>> = remedy.policies.iter().map(Manifest::lower).collect();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use super::{dns, nodes, selection};
+use super::{NoRemedy, dns, nodes, selection};
 use crate::{
     cluster::{
         Snapshot,
@@ -38,30 +38,32 @@ pub(super) enum Other {
 }
 
 impl<'a> Opening<'a> {
-    /// What is to be opened of a denied packet in this direction; `None`: there is no pod whose
-    /// policies could, or nobody knows who the other end is.
+    /// What is to be opened of a denied packet in this direction; the error: there is no pod whose
+    /// policies could, or no rule can name the other end.
     pub(super) fn of(
         snapshot: &Snapshot,
         question: &'a Question,
         verdict: &Verdict,
         direction: Direction,
         situation: Option<Situation>,
-    ) -> Option<Self> {
+    ) -> Result<Self, NoRemedy> {
         let (target, other) = match direction {
             Direction::Egress => (&question.source, &question.destination),
             Direction::Ingress => (&question.destination, &question.source),
         };
-        let pod = target.pod()?;
+        let pod = target.pod().ok_or(NoRemedy::Unproved)?;
         let labels = selection::pod_labels(snapshot, pod);
         let responsible = verdict.direction(direction).responsible();
-        let lead = selection::isolating(pod, &labels, &responsible)?.clone();
-        let mut others = vec![Other::of(snapshot, other, direction)?];
+        let lead = selection::isolating(pod, &labels, &responsible);
+        let lead = lead.ok_or(NoRemedy::Unproved)?.clone();
+        let named = Other::of(snapshot, other, direction);
+        let mut others = vec![named.ok_or_else(|| NoRemedy::Unnamed(other.to_string()))?];
         if let (Some(Situation::Dns), Direction::Egress) = (situation, direction) {
             let cache = snapshot.dns_cache();
             others.extend((!cache.is_empty()).then_some(Other::Addresses(cache)));
         }
         let ports = ports(snapshot, question, situation);
-        Some(Self { direction, pod, labels, lead, others, ports })
+        Ok(Self { direction, pod, labels, lead, others, ports })
     }
 
     pub(super) fn policy_type(&self) -> &'static str {

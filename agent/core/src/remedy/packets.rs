@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use super::{nodes, selection};
+use super::{NoRemedy, nodes, selection};
 use crate::{
     cluster::{
         Snapshot,
@@ -11,7 +11,7 @@ use crate::{
     },
     diagnosis::{Class, Diagnosis, Dialled},
     service::{Dial, to_address},
-    verdict::{Decision, Question, Verdict, evaluate},
+    verdict::{Decision, Question, evaluate},
 };
 
 /// How many replicas, backends or nodes are tried beside those that were asked about, of each side.
@@ -34,9 +34,9 @@ pub(super) struct Packets {
 }
 
 impl Packets {
-    /// Those that these diagnoses of one question stand for; `None`: a rule denies one of them. Those
-    /// of which it is unknown what policies say are not tried.
-    pub(super) fn of(snapshot: &Snapshot, diagnoses: &[Diagnosis]) -> Option<Self> {
+    /// Those that these diagnoses of one question stand for; the error: a rule denies one of them.
+    /// Those of which it is unknown what policies say are not tried.
+    pub(super) fn of(snapshot: &Snapshot, diagnoses: &[Diagnosis]) -> Result<Self, NoRemedy> {
         let mut packets = Self {
             asked: diagnoses.iter().map(|diagnosis| diagnosis.question.clone()).collect(),
             required: Vec::new(),
@@ -57,8 +57,8 @@ impl Packets {
                 packets.untried.push(question.destination.to_string());
                 continue;
             }
-            if is_denied_by_a_rule(verdict) {
-                return None;
+            if let Some(why) = NoRemedy::of_verdict(verdict) {
+                return Err(why);
             }
             packets.required.push(question.clone());
         }
@@ -76,7 +76,7 @@ impl Packets {
         }
         packets.untried.sort();
         packets.untried.dedup();
-        Some(packets)
+        Ok(packets)
     }
 
     /// Those that were asked about.
@@ -193,14 +193,9 @@ fn standing(snapshot: &Snapshot, question: &Question) -> Standing {
     match verdict.decision() {
         _ if verdict.exempt.is_some() => Standing::Passes,
         Decision::Allowed | Decision::NotIsolated => Standing::Passes,
-        Decision::Denied if !is_denied_by_a_rule(&verdict) => Standing::Denied,
+        Decision::Denied if NoRemedy::of_verdict(&verdict).is_none() => Standing::Denied,
         Decision::Denied | Decision::Unknown => Standing::Hopeless,
     }
-}
-
-fn is_denied_by_a_rule(verdict: &Verdict) -> bool {
-    let has_unknown = verdict.unknowns().next().is_some();
-    has_unknown || verdict.denied_directions().any(|d| verdict.direction(d).denied_by.is_some())
 }
 
 /// The other pods of an end's workload, at their addresses of the same family, in the order of their

@@ -56,7 +56,7 @@ pub fn patch_for_all(
     remedy: &Remedy,
 ) -> Option<Patch> {
     let lead = diagnoses.iter().find(|diagnosis| diagnosis.cause.class.is_denial())?;
-    let packets = Packets::of(snapshot, diagnoses)?;
+    let packets = Packets::of(snapshot, diagnoses).ok()?;
     let mut after = snapshot.clone();
     let mut edited: Vec<Policy> = Vec::new();
     let mut edits = Vec::new();

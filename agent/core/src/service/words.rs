@@ -64,12 +64,30 @@ pub fn fate(course: &Course) -> Option<String> {
     }
 }
 
+/// Of which address family a Service of both lacks something.
+fn of_family(course: &Course) -> &'static str {
+    let of_both = |is_v4: bool| {
+        course.service.cluster_addresses.iter().any(|address| address.is_ipv4() == is_v4)
+    };
+    match course.address {
+        Some(address) if of_both(true) && of_both(false) => {
+            if address.is_ipv4() {
+                " of IPv4"
+            } else {
+                " of IPv6"
+            }
+        }
+        _ => "",
+    }
+}
+
 fn refused(course: &Course, refusal: &Refusal) -> String {
     let service = name(&course.service);
     let port = own_port(course).map_or(course.port, |port| port.port);
     match refusal {
         Refusal::NoEndpoint => format!(
-            "{service} has no ready endpoint for port {port}/{}: kube-proxy rejects the connection",
+            "{service} has no ready endpoint{} for port {port}/{}: kube-proxy rejects the connection",
+            of_family(course),
             course.protocol
         ),
         Refusal::NoPortOfName(name) => format!(

@@ -227,7 +227,7 @@ fn unreadable<'a>(
 }
 
 /// The rules by which a policy governs a direction, as the engine takes it.
-fn rules_of<'a>(
+pub(crate) fn rules_of<'a>(
     snapshot: &Snapshot,
     policy: &'a Policy,
     direction: Direction,

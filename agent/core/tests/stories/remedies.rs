@@ -244,7 +244,7 @@ fn one_remedy_is_for_all_packets_or_there_is_none() {
     cluster.apply(Object::Policy(never(equals(&[("app", "c")]))), None);
     let snapshot = cluster.snapshot();
     let diagnosis = |to| diagnose(&snapshot, &between(&snapshot, ASK, ("bank", to), 5432));
-    assert!(remedy_for_all(&snapshot, &[diagnosis("old"), diagnosis("shut")]).is_none());
+    assert!(remedy_for_all(&snapshot, &[diagnosis("old"), diagnosis("shut")]).is_err());
 }
 
 /// A rule that denies outweighs whatever is added, so it leads.

@@ -6,6 +6,7 @@ use kube::{
 };
 use whydrop_core::{cluster::object::Object, kinds::KindRow, policy::unread::Unread};
 
+use super::groups::lists;
 use crate::{
     api_error::ApiError,
     resource::{Read, name_of, read, resource, resource_in},
@@ -35,8 +36,14 @@ pub(super) async fn list(
             None => Api::all_with(client.clone(), &resource),
         };
         let items = match api.list(parameters).await.map_err(ApiError::from) {
-            // The API server may have the group and not this version, or not this kind.
+            // The API server may have the group and not this version, or not this kind; who has no right
+            // to a kind is refused whether there is one or not.
             Err(error) if error.is_not_found() => continue,
+            Err(error)
+                if error.is_refused() && !Box::pin(lists(client, row, api_version)).await =>
+            {
+                continue;
+            }
             listed => listed?.items,
         };
         for item in items {

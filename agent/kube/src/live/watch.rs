@@ -13,7 +13,7 @@ use kube::{
     runtime::watcher::{self, Event, watcher},
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch as latest},
     time::{Duration, sleep},
 };
 use whydrop_core::{
@@ -25,7 +25,11 @@ use whydrop_core::{
     policy::unread::Unread,
 };
 
-use super::{News, Unreads, owners::Owners};
+use super::{
+    News, Unreads,
+    groups::{Known, lists, until_served, versions_of},
+    owners::Owners,
+};
 use crate::{
     api_error::ApiError,
     resource::{Read, name_of, read, resource_in},
@@ -41,32 +45,42 @@ const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
     .with_factor(2.0)
     .without_max_times()
     .with_jitter();
-/// How often it is asked whether a kind is served by now: somebody installs it some day.
+/// How long a kind is left alone that the API server does not have though it has its group: somebody
+/// installs it some day.
 const SERVED_PAUSE: Duration = Duration::from_secs(30);
 
+/// What is followed.
+pub(super) struct Followed {
+    pub(super) row: &'static KindRow,
+    /// As a field selector.
+    pub(super) fields: Option<String>,
+    /// What the API server serves.
+    pub(super) served: latest::Receiver<Known>,
+}
+
 /// Follows a kind, and says what becomes of it, until nobody listens. Of its versions it is followed in
-/// the first that the API server knows: objects that two groups show are there once.
+/// the first that the API server knows: objects that two groups show are there once. A kind that it does
+/// not know is not asked for.
 ///
 /// After a failure everything is listed again: that, and not a watch that is resumed and stays silent,
 /// shows that the API server answers.
-pub(super) async fn follow(
-    client: Client,
-    row: &'static KindRow,
-    fields: Option<String>,
-    news: mpsc::Sender<News>,
-) {
+pub(super) async fn follow(client: Client, followed: Followed, news: mpsc::Sender<News>) {
+    let Followed { row, fields, mut served } = followed;
     let config = watcher::Config { field_selector: fields, ..watcher::Config::default() };
-    let mut held = Held {
-        row,
-        api_version: row.api_version(),
-        owners: Owners::new(client.clone()),
-        listing: None,
-        bad: BTreeMap::new(),
-        signs: BTreeMap::new(),
-    };
+    let mut held = Held::new(row, &client);
     let mut pauses = PAUSES.build();
+    let Ok(mut versions) = versions_of(&mut served, row).await else { return };
     while !news.is_closed() {
-        let resource = resource_in(row, held.api_version);
+        let Some(version) = versions.first().copied() else {
+            if news.send(held.nothing()).await.is_err() {
+                return;
+            }
+            let Ok(by_now) = until_served(&mut served, row).await else { return };
+            versions = by_now;
+            continue;
+        };
+        held.begin(version);
+        let resource = resource_in(row, version);
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
         let mut events = Box::pin(watcher(api.clone(), config.clone()));
         let failure = loop {
@@ -84,11 +98,13 @@ pub(super) async fn follow(
         };
         let Some(failure) = failure else { continue };
         let error = ApiError::from(&failure);
-        if error.is_not_found() && held.try_next_version() {
+        let is_absent = is_absent(&client, row, version, &error).await;
+        if is_absent && versions.len() > 1 {
+            versions.remove(0);
             continue;
         }
         let pause = pauses.next().unwrap_or(PAUSE_MAX);
-        let (failed, wait) = match error.is_not_found() {
+        let (failed, wait) = match is_absent {
             true => (held.nothing(), SERVED_PAUSE + pause),
             false => (News::Failing(row, error), pause),
         };
@@ -96,7 +112,15 @@ pub(super) async fn follow(
             return;
         }
         sleep(wait).await;
+        let Ok(by_now) = versions_of(&mut served, row).await else { return };
+        versions = by_now;
     }
+}
+
+/// Whether the API server does not have a kind in a version that it refuses. Who has no right to a kind
+/// is refused whether there is one or not.
+async fn is_absent(client: &Client, row: &KindRow, version: &str, error: &ApiError) -> bool {
+    error.is_not_found() || (error.is_refused() && !lists(client, row, version).await)
 }
 
 /// What a watch knows beside what it has sent.
@@ -121,13 +145,21 @@ struct Listing {
 }
 
 impl Held {
-    /// Goes on to the next version of the kind; not past the last one.
-    fn try_next_version(&mut self) -> bool {
-        let versions = self.row.api_versions.iter();
-        let next = versions.skip_while(|version| **version != self.api_version).nth(1);
-        self.api_version = next.copied().unwrap_or(self.row.api_version());
+    fn new(row: &'static KindRow, client: &Client) -> Self {
+        Self {
+            row,
+            api_version: row.api_version(),
+            owners: Owners::new(client.clone()),
+            listing: None,
+            bad: BTreeMap::new(),
+            signs: BTreeMap::new(),
+        }
+    }
+
+    /// Begins to follow it in a version.
+    fn begin(&mut self, api_version: &'static str) {
+        self.api_version = api_version;
         self.listing = None;
-        next.is_some()
     }
 
     /// The API server does not know the kind, so that it has no objects.
@@ -239,7 +271,10 @@ mod tests {
     use serde_json::{Value, json};
     use tower::service_fn;
 
-    use whydrop_core::{kinds, policy::PolicyKind};
+    use whydrop_core::{
+        kinds::{self, served::Served},
+        policy::PolicyKind,
+    };
 
     use super::*;
 
@@ -253,6 +288,75 @@ mod tests {
             "metadata": { "resourceVersion": version },
             "items": [{ "metadata": { "name": name, "namespace": "shop" }, "spec": {} }],
         })
+    }
+
+    /// What the API server of a test has of what is followed.
+    fn followed(served: &[&str]) -> Followed {
+        let row = kinds::of_policy(PolicyKind::NetworkPolicy);
+        let served = Served::new(served.iter().map(|version| (*version).to_owned()));
+        // It goes on to be known when nobody asks any more.
+        let (_, served) = latest::channel(Known::Served(Arc::new(served)));
+        Followed { row, fields: None, served }
+    }
+
+    /// What the API server says to who has no rights but to ask what there is.
+    fn refusing(resources: Value) -> Client {
+        let service = service_fn(move |request: Request<Body>| {
+            let forbidden = json!({
+                "apiVersion": "v1", "kind": "Status", "status": "Failure", "code": 403,
+                "reason": "Forbidden", "message": "networkpolicies is forbidden",
+            });
+            let (status, answer) = match request.uri().path() {
+                "/apis/networking.k8s.io/v1" => (200, resources.clone()),
+                _ => (403, forbidden),
+            };
+            let response = Response::builder().status(status);
+            let body = Full::new(Bytes::from(answer.to_string()));
+            async move { response.body(body) }
+        });
+        Client::new(service, "shop")
+    }
+
+    /// What is heard first of a kind whose list is refused.
+    async fn first_of(client: Client, followed: Followed) -> News {
+        let (news, mut heard) = mpsc::channel(1);
+        let following = tokio::spawn(follow(client, followed, news));
+        let next = tokio::time::timeout(PATIENCE, heard.recv()).await;
+        following.abort();
+        next.expect("news").expect("it goes on")
+    }
+
+    #[tokio::test]
+    async fn a_refusal_counts_where_the_kind_is_served() {
+        let resources = |names: &[&str]| {
+            let named = |name: &&str| {
+                json!({
+                    "name": name, "kind": "X", "namespaced": true, "singularName": "", "verbs": [],
+                })
+            };
+            let resources: Vec<Value> = names.iter().map(named).collect();
+            json!({
+                "kind": "APIResourceList", "apiVersion": "v1",
+                "groupVersion": "networking.k8s.io/v1", "resources": resources,
+            })
+        };
+        let group = &["networking.k8s.io/v1"];
+        for (served, has, is_forbidden) in [
+            (&group[..], &["ingresses", "networkpolicies"][..], true),
+            // The group is there, and the kind is not.
+            (group, &["ingresses"], false),
+            // Without the group nothing is asked.
+            (&[], &["networkpolicies"], false),
+        ] {
+            let news = first_of(refusing(resources(has)), followed(served)).await;
+            let is_failing = matches!(news, News::Failing(_, ref why) if why.is_refused());
+            let is_absent = matches!(news, News::NotServed(_));
+            assert_eq!(
+                (is_failing, is_absent),
+                (is_forbidden, !is_forbidden),
+                "{served:?} {has:?}"
+            );
+        }
     }
 
     /// A real API server does this five minutes after it was asked, when it has forgotten where the
@@ -277,8 +381,8 @@ mod tests {
             async move { Ok::<_, Infallible>(Response::new(body)) }
         });
         let (news, mut heard) = mpsc::channel(1);
-        let row = kinds::of_policy(PolicyKind::NetworkPolicy);
-        let following = tokio::spawn(follow(Client::new(service, "shop"), row, None, news));
+        let followed = followed(&["networking.k8s.io/v1"]);
+        let following = tokio::spawn(follow(Client::new(service, "shop"), followed, news));
         let mut seen = Vec::new();
         while seen.len() < 3 {
             let next = tokio::time::timeout(PATIENCE, heard.recv()).await;

@@ -1,5 +1,7 @@
 //! The API server of the lab: real objects, rights, tokens and watches, and what a restart keeps.
 
+mod older_role;
+
 use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
