@@ -36,6 +36,7 @@ use crate::kube::{
     calico::{self, Backend},
     daemon::Place,
     kubectl::Kubectl,
+    proxy,
 };
 
 /// Where the API server is.
@@ -51,6 +52,8 @@ pub struct Settings {
     pub backend: Backend,
     /// Whether kube-proxy leads what is sent to a Service to its pods.
     pub services: bool,
+    /// By which rules it does.
+    pub proxy: proxy::Mode,
     /// Whether Felix governs IPv6 as well.
     pub ipv6: bool,
 }
@@ -108,7 +111,7 @@ impl Fleet {
         for host in &mut fleet.hosts {
             host.start_felix(settings, &fleet.api, fleet.folder.path())?;
             if settings.services {
-                host.start_proxy(&fleet.api, fleet.folder.path())?;
+                host.start_proxy(settings.proxy, &fleet.api, fleet.folder.path())?;
             }
         }
         Ok(fleet)
@@ -156,6 +159,11 @@ impl Fleet {
     /// The pods whose `namespace/name` begins like this.
     pub fn pods_like(&self, beginning: &str) -> Vec<String> {
         self.pods.keys().filter(|key| key.starts_with(beginning)).cloned().collect()
+    }
+
+    /// The network between the nodes, where the API server is: outside of the cluster.
+    pub fn fabric(&self) -> &Network {
+        self.fabric.network()
     }
 
     /// Where logs are.
