@@ -51,6 +51,23 @@ pub struct Tally {
     pub checked: usize,
 }
 
+impl Tally {
+    /// Adds the outcomes of a probe.
+    fn add(&mut self, outcomes: &[Outcome]) {
+        self.probes += 1;
+        self.dials += outcomes.len();
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Answered(_) => self.answered += 1,
+                Outcome::Silent => self.dropped += 1,
+                Outcome::Rejected => self.rejected += 1,
+                Outcome::Unreachable => self.unreachable += 1,
+                Outcome::Failed(_) => {}
+            }
+        }
+    }
+}
+
 impl std::ops::AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.probes += other.probes;
@@ -118,18 +135,19 @@ pub fn compare(
     let seed = served.case.seed;
     let reports = Reports::of(records, expected);
     let mut tally = Tally::default();
+    let mut differences = Vec::new();
     for ((probe, expected), outcomes) in probes.iter().zip(expected).zip(outcomes) {
         if let Err(difference) = agree(expected, outcomes, &reports) {
-            let account = Account { served, probe: *probe, expected, outcomes, records };
-            bail!("seed {seed}: {difference}\n{account}");
+            differences.push((Account { served, probe: *probe, expected, outcomes }, difference));
         }
-        tally.probes += 1;
-        tally.dials += outcomes.len();
-        let count = |like: fn(&Outcome) -> bool| outcomes.iter().filter(|own| like(own)).count();
-        tally.answered += count(|outcome| matches!(outcome, Outcome::Answered(_)));
-        tally.dropped += count(|outcome| *outcome == Outcome::Silent);
-        tally.rejected += count(|outcome| *outcome == Outcome::Rejected);
-        tally.unreachable += count(|outcome| *outcome == Outcome::Unreachable);
+        tally.add(outcomes);
+    }
+    if let Some((first, difference)) = differences.first() {
+        let all =
+            differences.iter().map(|(account, difference)| format!("{account}: {difference}"));
+        let all = all.collect::<Vec<_>>().join("\n");
+        let cluster = account::cluster(served, records);
+        bail!("seed {seed}: {difference}\n{all}\n{}\n{cluster}", first.in_full());
     }
     if let Some((record, difference)) = reports.difference() {
         bail!("seed {seed}: {difference}\n{record}\n{}", account::cluster(served, records));
@@ -159,9 +177,9 @@ pub fn compare_answers(
             }
         };
         if !is_same {
-            let account = Account { served, probe: *probe, expected, outcomes: &[], records: &[] };
-            let seed = served.case.seed;
-            bail!("seed {seed}: {}\n{line}\n{account}", Difference::Check);
+            let account = Account { served, probe: *probe, expected, outcomes: &[] };
+            let (seed, difference) = (served.case.seed, Difference::Check);
+            bail!("seed {seed}: {difference}\n{account}\n{line}\n{}", account.in_full());
         }
     }
     Ok(lines.len())

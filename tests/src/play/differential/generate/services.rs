@@ -333,12 +333,14 @@ impl CaseNode {
 }
 
 impl Frontend {
-    /// Whether a client can send there at all.
+    /// Whether a client can send there at all; somebody outside asks no resolver.
     pub const fn is_reached_by(&self, client: Client) -> bool {
-        !matches!(
-            (client, self.by),
-            (Client::Outside, By::Cluster | By::MissingPort | By::OwnBalancer | By::Headless)
-        )
+        let is_outside = matches!(client, Client::Outside);
+        !(is_outside && self.is_udp)
+            && !matches!(
+                (client, self.by),
+                (Client::Outside, By::Cluster | By::MissingPort | By::OwnBalancer | By::Headless)
+            )
     }
 }
 

@@ -7,27 +7,34 @@ use serde_json::Value;
 use super::{Expectation, Outcome, Probe};
 use crate::play::differential::generate::services::Served;
 
-/// What a difference is about: who dialled what, what was expected, what came, and the cluster.
+/// What a difference is about: who dialled what, what was expected, and what came.
 pub(super) struct Account<'a> {
     pub(super) served: &'a Served,
     pub(super) probe: Probe,
     pub(super) expected: &'a Expectation,
     pub(super) outcomes: &'a [Outcome],
-    pub(super) records: &'a [Value],
 }
 
 impl fmt::Display for Account<'_> {
+    /// One line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { served, probe: Probe { client, frontend }, expected, outcomes, records } = self;
+        let Self { served, probe: Probe { client, frontend }, expected, outcomes } = self;
         let address = served.address_of(*client);
-        writeln!(f, "{} ({address}) -> {frontend}", served.name_of(*client))?;
-        writeln!(f, "came: {outcomes:?}\nexpected: {expected:#?}")?;
-        let service = &served.services[frontend.service];
-        writeln!(f, "{}", service.manifest)?;
-        for slice in &service.slices {
-            writeln!(f, "{slice}")?;
-        }
-        f.write_str(&cluster(served, records))
+        write!(f, "{} ({address}) -> {frontend}, ", served.name_of(*client))?;
+        let came: std::collections::BTreeSet<_> = outcomes.iter().collect();
+        write!(f, "came {came:?}, may {:?}, must {:?}", expected.may, expected.must)
+    }
+}
+
+impl Account<'_> {
+    /// All of it, with the Service.
+    pub(super) fn in_full(&self) -> String {
+        let Self { served, probe, expected, outcomes } = self;
+        let service = &served.services[probe.frontend.service];
+        let mut lines = vec![format!("came: {outcomes:?}"), format!("expected: {expected:#?}")];
+        lines.push(service.manifest.to_string());
+        lines.extend(service.slices.iter().map(Value::to_string));
+        lines.join("\n")
     }
 }
 

@@ -8,10 +8,14 @@ use std::{
 };
 
 use anyhow::Result;
+use socket2::{Domain, Socket, Type};
 
 use super::{Expectation, Probe};
 use crate::{
-    play::differential::{CONNECT_WAIT, DNS, PORTS, generate::services::Client},
+    play::differential::{
+        CONNECT_WAIT, DNS, PORTS,
+        generate::services::{Client, OUTSIDE},
+    },
     world::{
         lab::{client, server::Server},
         namespace::Network,
@@ -119,7 +123,7 @@ impl Dial {
         let answered = if self.is_udp {
             client::ask(self.to, "example.com").map(|()| None)
         } else {
-            TcpStream::connect_timeout(&self.to, self.patience).and_then(named)
+            self.connect().and_then(named)
         };
         match answered {
             Ok(by) => Outcome::Answered(by),
@@ -130,6 +134,19 @@ impl Dial {
                 kind => Outcome::Failed(kind),
             },
         }
+    }
+}
+
+impl Dial {
+    /// Somebody outside has an address for each node besides, which nobody else knows.
+    fn connect(&self) -> std::io::Result<TcpStream> {
+        let Client::Outside = self.client else {
+            return TcpStream::connect_timeout(&self.to, self.patience);
+        };
+        let socket = Socket::new(Domain::for_address(self.to), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((OUTSIDE, 0)).into())?;
+        socket.connect_timeout(&self.to.into(), self.patience)?;
+        Ok(socket.into())
     }
 }
 

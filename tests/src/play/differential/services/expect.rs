@@ -11,7 +11,7 @@ use whydrop_core::{
     cluster::Snapshot,
     diagnosis::Class,
     flow::{Direction, Protocol},
-    service::{Dial, Entry, Fate, Refusal, to_address, to_service},
+    service::{Course, Dial, Doubt, Entry, Fate, Refusal, Remark, to_address, to_service},
     verdict::{Decision, DirectionVerdict, Question, Verdict, evaluate},
 };
 
@@ -121,10 +121,28 @@ fn expectation(served: &Served, snapshot: &Snapshot, probe: &Probe) -> Expectati
                 let is_sure = probe.client != Client::Outside
                     || matches!(course.entry, Entry::NodePort(Some(_)));
                 expected.is_sticky = course.service.is_sticky && frontend.by != By::Headless;
-                expected.add_sent(&ways, is_sure, frontend.is_udp);
+                // What one node sends on, another one drops; and so does who takes no pod for its own.
+                let is_perhaps = course.remarks.iter().any(|remark| {
+                    matches!(remark, Remark::NotByEveryNode(_) | Remark::PerhapsTakenForLocal(_))
+                });
+                expected.add_sent(&ways, is_sure && !is_perhaps, frontend.is_udp);
+                if is_perhaps {
+                    expected.may.insert(Outcome::Silent);
+                }
             }
             Fate::Untranslated(_) => {
                 expected.add_ways(&ways, Outcome::Unreachable, true);
+                // Nobody has to say that nobody is there.
+                expected.may.insert(Outcome::Silent);
+                expected.must.clear();
+            }
+            Fate::Unknown(Doubt::TakenForLocal { otherwise, .. }) => {
+                let mut perhaps = Answer::default();
+                let fate = Fate::Sent(otherwise.clone());
+                perhaps.add_course(snapshot, Course { fate, ..course.clone() });
+                let ways: Vec<&Way> = perhaps.ways.iter().collect();
+                expected.add_sent(&ways, false, frontend.is_udp);
+                expected.may.insert(Outcome::Silent);
             }
             Fate::Refused { refusal, .. } => {
                 let outcome = match refusal {
@@ -138,7 +156,7 @@ fn expectation(served: &Served, snapshot: &Snapshot, probe: &Probe) -> Expectati
             }
             Fate::NoPort => {
                 expected.is_error = true;
-                expected.may.extend([Outcome::Rejected, Outcome::Unreachable]);
+                expected.may.extend([Outcome::Rejected, Outcome::Unreachable, Outcome::Silent]);
                 expected.add_policies_before(snapshot, &dial, frontend.to);
             }
             Fate::Name(_) | Fate::Unknown(_) => expected.is_undecided = true,
