@@ -242,8 +242,10 @@ fn hear(
         for agent in &mut *agents {
             agent.listen(CANARY_WAIT, |_| false)?;
         }
-        let heard = agents.iter().flat_map(|agent| agent.records());
-        let records: Vec<Value> = heard.map(|heard| heard.record.clone()).collect();
+        let of_agent = |agent: &Agent| -> Vec<Value> {
+            agent.records().iter().map(|heard| heard.record.clone()).collect()
+        };
+        let records: Vec<Vec<Value>> = agents.iter().map(of_agent).collect();
         let is_over = std::time::Instant::now() > deadline;
         if is_over || compare(served, expected, outcomes, &records).is_ok() {
             return Ok(());
@@ -251,9 +253,8 @@ fn hear(
     }
 }
 
-fn read(agents: Vec<Agent>) -> Result<Vec<Value>> {
-    let records = agents.into_iter().map(Agent::stop_and_read);
-    Ok(records.collect::<Result<Vec<_>>>()?.concat())
+fn read(agents: Vec<Agent>) -> Result<Vec<Vec<Value>>> {
+    agents.into_iter().map(Agent::stop_and_read).collect()
 }
 
 /// Asks `whydrop check` the same of what kubectl printed, and of the API server.

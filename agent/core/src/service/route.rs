@@ -288,11 +288,11 @@ impl Route<'_> {
         (is_local && own.as_ref() != Some(node)).then(|| node.clone())
     }
 
-    /// What comes of it then. No pod accepts a packet that has its own address for a source.
+    /// What comes of it then: to others with its own address for a source, to itself with the node's.
     fn if_taken_for_local(&self, node: &Arc<str>) -> Vec<Packet> {
         let mut packets = self.at_other(node, false);
         let is_its_own = |packet: &Packet| packet.arrives.destination.is_same(self.dial.client);
-        packets.retain(|packet| packet.source == Source::Kept && !is_its_own(packet));
+        packets.retain(|packet| packet.source == Source::Kept || is_its_own(packet));
         packets
     }
 
@@ -526,7 +526,9 @@ impl Route<'_> {
             source: kind,
         };
         // What stays on the node is seen by policies before its source is replaced.
-        if is_masqueraded && backend.node.as_ref() != Some(node) {
+        // "Handle traffic that loops back to the originator with SNAT."
+        let is_itself = is_pod && backend.endpoint.is_same(client);
+        if (is_masqueraded || is_itself) && backend.node.as_ref() != Some(node) {
             let sources = node_ends(self.snapshot, node, &backend.endpoint).into_iter();
             let replaced: Vec<_> =
                 sources.map(|source| from(source, Source::Replaced(node.clone()))).collect();

@@ -311,6 +311,20 @@ pub(crate) const ROWS: &[Row] = &[
         ],
     },
     Row {
+        what: "and to itself a pod comes from the node in between",
+        service: balancer!(r#""externalTrafficPolicy": "Local""#),
+        endpoints: &["10.1.1.10 n1", "10.1.2.20 n2"],
+        client: POD,
+        to: "192.0.2.2",
+        port: 30080,
+        comes: &[
+            "10.1.1.10 -> 10.1.2.20:8080, leaves 10.1.1.10 -> 192.0.2.2:30080",
+            "192.0.2.1 -> 10.1.2.20:8080 perhaps replaced by n1, leaves 10.1.1.10 -> 192.0.2.2:30080",
+            "192.0.2.2 -> 10.1.1.10:8080 replaced by n2, leaves 10.1.1.10 -> 192.0.2.2:30080",
+            r#"PerhapsTakenForLocal("n2")"#,
+        ],
+    },
+    Row {
         what: "so that it is unknown where the node has none",
         service: balancer!(r#""externalTrafficPolicy": "Local""#),
         endpoints: &["10.1.1.20 n1"],

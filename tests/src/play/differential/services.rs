@@ -118,7 +118,7 @@ impl Served {
 /// Holds what kube-proxy and an enforcer did, and what whydrop reported of it, against what it answers.
 ///
 /// `expected` and `outcomes` have those of each of [`Served::probes`]; `records` everything that the
-/// agents of all nodes printed to their end.
+/// agent of each node printed to its end.
 ///
 /// # Errors
 ///
@@ -127,7 +127,7 @@ pub fn compare(
     served: &Served,
     expected: &[Expectation],
     outcomes: &[Vec<Outcome>],
-    records: &[Value],
+    records: &[Vec<Value>],
 ) -> Result<Tally> {
     let probes = served.probes();
     let is_complete = probes.len() == expected.len() && probes.len() == outcomes.len();
@@ -187,24 +187,28 @@ pub fn compare_answers(
 
 /// What agents said of drops.
 struct Reports<'a> {
-    /// Records that blame a policy, as somebody is expected to deny that packet.
-    by_denial: BTreeMap<&'a Denial, Vec<&'a Value>>,
+    /// Records that blame a policy, as somebody is expected to deny that packet, and of which node.
+    by_denial: BTreeMap<&'a Denial, Vec<(usize, &'a Value)>>,
     /// Those of which nobody is.
     invented: Vec<&'a Value>,
 }
 
 impl<'a> Reports<'a> {
-    fn of(records: &'a [Value], expected: &'a [Expectation]) -> Self {
+    fn of(records: &'a [Vec<Value>], expected: &'a [Expectation]) -> Self {
         let all: BTreeSet<&Denial> = expected.iter().flat_map(|own| &own.denials).collect();
         let mut reports = Self { by_denial: BTreeMap::new(), invented: Vec::new() };
         let is_blame = |record: &&Value| {
             let kind = &record["kind"];
             (*kind == "drop" || *kind == "finding") && record["cause"]["policy"].is_object()
         };
-        for record in records.iter().filter(is_blame) {
-            match all.iter().find(|denial| denial.is_of(record)) {
-                Some(denial) => reports.by_denial.entry(denial).or_default().push(record),
-                None => reports.invented.push(record),
+        for (node, records) in records.iter().enumerate() {
+            for record in records.iter().filter(is_blame) {
+                match all.iter().find(|denial| denial.is_of(record)) {
+                    Some(denial) => {
+                        reports.by_denial.entry(denial).or_default().push((node, record));
+                    }
+                    None => reports.invented.push(record),
+                }
             }
         }
         reports
@@ -220,9 +224,15 @@ impl<'a> Reports<'a> {
             return Some((record, Difference::Invented));
         }
         self.by_denial.values().find_map(|records| {
-            let ids: BTreeSet<&str> = records.iter().filter_map(|own| own["id"].as_str()).collect();
-            let twice = (ids.len() > 1).then_some(Difference::Repeated(ids.len()));
-            Some((*records.first()?, twice?))
+            // Where one connection is translated on one node and another on the other, each drops one;
+            // and what a node did not drop itself it names by what was dialled first.
+            let primary = records.iter().filter(|(_, own)| own["primary"] != false);
+            let ids = primary.filter_map(|(node, own)| Some((node, own["id"].as_str()?)));
+            let mut of_nodes: BTreeMap<&usize, BTreeSet<&str>> = BTreeMap::new();
+            ids.for_each(|(node, id)| drop(of_nodes.entry(node).or_default().insert(id)));
+            let ids = of_nodes.values().map(BTreeSet::len).max()?;
+            let twice = (ids > 1).then_some(Difference::Repeated(ids))?;
+            Some((records.first()?.1, twice))
         })
     }
 }

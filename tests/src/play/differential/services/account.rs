@@ -39,8 +39,9 @@ impl Account<'_> {
 }
 
 /// The cluster, and what the agents said.
-pub(super) fn cluster(served: &Served, records: &[Value]) -> String {
+pub(super) fn cluster(served: &Served, records: &[Vec<Value>]) -> String {
     let objects = served.objects();
-    let lines: Vec<String> = objects.iter().chain(records).map(Value::to_string).collect();
+    let lines: Vec<String> =
+        objects.iter().chain(records.iter().flatten()).map(Value::to_string).collect();
     lines.join("\n")
 }

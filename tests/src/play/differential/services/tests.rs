@@ -56,7 +56,7 @@ fn the_answers_are_of_every_kind_and_none_is_left_open() {
     for seed in 0..100 {
         let (served, expected) = served(seed);
         let (outcomes, records) = done(&expected);
-        let compared = compare(&served, &expected, &outcomes, &records);
+        let compared = compare(&served, &expected, &outcomes, &[records]);
         tally += compared.unwrap_or_else(|difference| panic!("{difference:#}"));
         several += expected.iter().filter(|own| own.must.len() > 1).count();
     }
@@ -101,9 +101,10 @@ fn mixed() -> (Served, Vec<Expectation>) {
 fn every_kind_of_difference_is_found_and_shown_with_its_seed() {
     let (served, expected) = mixed();
     let (outcomes, records) = done(&expected);
-    compare(&served, &expected, &outcomes, &records).expect("no difference");
+    compare(&served, &expected, &outcomes, &[records.clone()]).expect("no difference");
     let difference = |expected: &[Expectation], outcomes: &[Vec<Outcome>], records: &[Value]| {
-        let text = compare(&served, expected, outcomes, records).expect_err("a difference");
+        let records = [records.to_vec()];
+        let text = compare(&served, expected, outcomes, &records).expect_err("a difference");
         let text = text.to_string();
         assert!(text.contains(&format!("seed {}:", served.case.seed)), "{text}");
         text
