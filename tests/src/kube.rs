@@ -19,6 +19,6 @@ pub mod node;
 pub mod parts;
 pub mod pki;
 pub(crate) mod ports;
-pub(crate) mod proxy;
+pub mod proxy;
 mod state;
 pub mod wait;

@@ -200,7 +200,7 @@ pub enum PolicyField {
 }
 
 /// Why it is unknown what becomes of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Doubt {
     /// Another proxy serves it.
     OtherProxy(Arc<str>),
@@ -208,6 +208,15 @@ pub enum Doubt {
     SelectsNoPod,
     /// It has no selector, and no object says what is behind it.
     NoSlices,
+    /// It keeps what comes from outside to a node's own endpoints, and the node that is dialled has none.
+    /// But what a pod sends from another node is not "from outside" to a kube-proxy that knows pods by
+    /// the cluster's range of addresses: it is sent to any endpoint.
+    TakenForLocal {
+        /// The node.
+        node: Arc<str>,
+        /// What comes of it there, where it does.
+        otherwise: Vec<Packet>,
+    },
 }
 
 /// What is worth knowing besides.
@@ -228,6 +237,10 @@ pub enum Remark {
     Sticky,
     /// The address is of the cluster's inside, and the client is outside.
     FromOutside,
+    /// This node may send it to endpoints of other nodes as well, as of [`Doubt::TakenForLocal`].
+    PerhapsTakenForLocal(Arc<str>),
+    /// These nodes have no endpoint of their own, and would drop it.
+    NotByEveryNode(Vec<Arc<str>>),
     /// There are more packets than are looked at.
     Cut,
 }

@@ -22,7 +22,7 @@ use crate::{
     cluster::{Snapshot, resolve::Endpoint},
     flow::{Direction, Protocol},
     policy::{Action, Layer, Policy, PolicyRef, RuleRef, tier::Tier},
-    service::{Hop, Packet},
+    service::{Hop, Packet, Source},
 };
 pub use evaluate::evaluate;
 pub(crate) use evaluate::rules_of;
@@ -54,6 +54,8 @@ pub enum SeenBy {
     Source,
     /// Those of its destination alone: it left otherwise.
     Destination,
+    /// Those of a pod that reaches itself through a Service: the packet leaves the pod and comes back.
+    Hairpin,
 }
 
 impl Question {
@@ -67,6 +69,7 @@ impl Question {
         let leaves = packet.leaves.as_ref().map(|hop| of(hop, SeenBy::Source));
         let arrives = match &leaves {
             Some(_) => of(&packet.arrives, SeenBy::Destination),
+            None if packet.source == Source::Hairpin => of(&packet.arrives, SeenBy::Hairpin),
             None => of(&packet.arrives, SeenBy::Both),
         };
         leaves.into_iter().chain([arrives])

@@ -15,6 +15,16 @@ use super::{
     parts,
 };
 
+/// By which rules it leads packets there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Those of iptables, which it writes through `iptables-nft`.
+    #[default]
+    Iptables,
+    /// Those of nftables, in a table of its own.
+    Nftables,
+}
+
 /// Starts it on a node, as the user that the kubeconfig names; its files lie in `folder`.
 ///
 /// `wrap` makes the command of a program that serves.
@@ -23,12 +33,16 @@ pub(crate) fn start(
     folder: &Path,
     node: &str,
     kubeconfig: &Path,
+    mode: Mode,
     wrap: impl FnOnce(&Spawner, PathBuf) -> Command,
 ) -> Result<Daemon> {
     let configuration = json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
-        "mode": "iptables",
+        "mode": match mode {
+            Mode::Iptables => "iptables",
+            Mode::Nftables => "nftables",
+        },
         "clientConnection": { "kubeconfig": kubeconfig },
         "clusterCIDR": PODS,
         // The tables of connections belong to the machine.

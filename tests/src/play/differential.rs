@@ -6,6 +6,7 @@
 //! nothing here knows.
 
 mod generate;
+pub mod services;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,7 +33,10 @@ use crate::world::{
     lab::{client, server::Server},
     manifest::running,
 };
-pub use generate::{Case, CasePod, DNS, Features, PORTS};
+pub use generate::{
+    Case, CasePod, DNS, Features, PORTS,
+    services::{BALANCERS, By, CaseNode, Client, EXTERNAL, Frontend, NODES, OUTSIDE, Served, Sort},
+};
 
 /// How long a client tries, and so that a busy machine is not taken for a policy: three SYNs, after
 /// 0, 1 and 3 s.

@@ -36,6 +36,7 @@ use crate::kube::{
     calico::{self, Backend},
     daemon::Place,
     kubectl::Kubectl,
+    proxy,
 };
 
 /// Where the API server is.
@@ -51,6 +52,8 @@ pub struct Settings {
     pub backend: Backend,
     /// Whether kube-proxy leads what is sent to a Service to its pods.
     pub services: bool,
+    /// By which rules it does.
+    pub proxy: proxy::Mode,
     /// Whether Felix governs IPv6 as well.
     pub ipv6: bool,
 }
@@ -110,7 +113,7 @@ impl Fleet {
         for host in &mut fleet.hosts {
             host.start_felix(settings, &fleet.api, fleet.folder.path())?;
             if settings.services {
-                host.start_proxy(&fleet.api, fleet.folder.path())?;
+                host.start_proxy(settings.proxy, &fleet.api, fleet.folder.path())?;
             }
         }
         Ok(fleet)

@@ -4,6 +4,7 @@ mod changes;
 mod heal;
 mod matrix;
 mod moments;
+mod service_matrix;
 mod services;
 mod traps;
 

@@ -21,11 +21,11 @@ use whydrop_tests::{
     },
 };
 
-const FEATURES: Features = Features { end_port: true, egress_names: true, calico: true };
+pub(crate) const FEATURES: Features = Features { end_port: true, egress_names: true, calico: true };
 /// How long Felix may take to see what the API server has, and write it.
-const ENFORCED_WAIT: Duration = Duration::from_secs(30);
+pub(crate) const ENFORCED_WAIT: Duration = Duration::from_secs(30);
 /// How long a canary waits for an answer before it looks again.
-const CANARY_WAIT: Duration = Duration::from_millis(200);
+pub(crate) const CANARY_WAIT: Duration = Duration::from_millis(200);
 
 /// The node, and two pods by which it is seen how far Felix is.
 const MANIFESTS: &str = "
@@ -70,7 +70,7 @@ impl Family {
 }
 
 /// One port for each kind of policy, which is watched by itself, and each seed.
-const KINDS: [&str; 3] = ["kubernetes", "calico", "global"];
+pub(crate) const KINDS: [&str; 3] = ["kubernetes", "calico", "global"];
 
 #[test]
 fn every_drop_of_felix_is_reported_and_none_invented() {
@@ -89,7 +89,7 @@ fn every_drop_of_felix_over_ipv6_is_reported_and_none_invented() {
 
 #[expect(clippy::print_stdout, reason = "what was played, for those who ask to see it")]
 fn play(backend: Backend, family: Family, otherwise: std::ops::RangeInclusive<u64>) {
-    let settings = Settings { backend, services: false, ipv6: family == Family::V6 };
+    let settings = Settings { backend, ipv6: family == Family::V6, ..Settings::default() };
     let [singer, listener] = [2, 3].map(|number| family.address(number).to_string());
     let manifests = MANIFESTS.replace("SINGER", &singer).replace("LISTENER", &listener);
     let mut fleet = Fleet::start(settings, &manifests).expect("a fleet");
@@ -138,7 +138,7 @@ fn play_seed(fleet: &mut Fleet, family: Family, number: u16, case: &Case) -> Tal
 }
 
 /// Waits until an attempt gets any answer: with no listener that is a refusal.
-fn wait_answered(fleet: &Fleet, from: &str, to: SocketAddr) {
+pub(crate) fn wait_answered(fleet: &Fleet, from: &str, to: SocketAddr) {
     until(&format!("answer of {to} to {from}"), ENFORCED_WAIT, || {
         Ok(match fleet.connect(from, to, CANARY_WAIT)? {
             Err(ErrorKind::TimedOut) => Look::NotYet("no answer".into()),
@@ -149,13 +149,13 @@ fn wait_answered(fleet: &Fleet, from: &str, to: SocketAddr) {
 }
 
 /// The port on which the listener is open once Felix has come to this seed's canary of a kind.
-fn port(kind: &str, number: u16) -> u16 {
+pub(crate) fn port(kind: &str, number: u16) -> u16 {
     let of_kind = KINDS.iter().position(|other| *other == kind).expect("a kind");
     10_000 * (u16::try_from(of_kind).expect("a kind") + 1) + number
 }
 
 /// A policy that opens one port of the listener's, which is closed else.
-fn canary(kind: &str, number: u16) -> Value {
+pub(crate) fn canary(kind: &str, number: u16) -> Value {
     let port = port(kind, number);
     let rule = json!({
         "action": "Allow", "protocol": "TCP", "destination": { "ports": [port] },

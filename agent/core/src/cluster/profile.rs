@@ -236,6 +236,8 @@ pub struct Profile {
     pub judged: Judged,
     /// What passes between a pod and its own node whatever the policies say.
     pub own_node: OwnNode,
+    /// What a pod sends to itself through a Service.
+    pub hairpin: Hairpin,
     /// What a peer in a node's network is to selectors.
     pub host_network: HostNetwork,
     /// Which of several policies of equal order comes first.
@@ -301,6 +303,15 @@ pub enum OwnNode {
     Exempt,
     /// From the node to the pod; what the pod sends to its node is policed.
     ExemptToPod,
+}
+
+/// What becomes of what a pod sends to itself through a Service: it leaves the pod, and comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hairpin {
+    /// It passes.
+    Exempt,
+    /// Policies are asked, as of anything else that leaves a pod.
+    Policed,
 }
 
 /// What a peer in a node's network is to selectors.

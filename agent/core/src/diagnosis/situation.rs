@@ -214,7 +214,9 @@ fn of_purpose(end: &Endpoint, purpose: Purpose) -> Option<IpAddr> {
 fn to_itself(scene: &Scene<'_>) -> Option<Trap> {
     let (source, destination) = (scene.question.source.pod()?, scene.question.destination.pod()?);
     let is_same = (&source.namespace, &source.name) == (&destination.namespace, &destination.name);
-    if !is_same || !scene.is_translated || scene.is_asked {
+    // Of what is only asked it is worth knowing where policies decide.
+    let is_exempt = scene.is_asked && scene.verdict.exempt.is_some();
+    if !is_same || !scene.is_translated || is_exempt {
         return None;
     }
     match scene.snapshot.resolve(scene.dialled.0, None).holder {

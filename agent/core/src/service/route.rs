@@ -266,8 +266,34 @@ impl Route<'_> {
                 self.remark();
                 Fate::Sent(packets)
             }
-            Err((refusal, otherwise)) => Fate::Refused { refusal, otherwise },
+            Err((refusal, otherwise)) => match self.node_that_may_take_for_local() {
+                Some(node) => {
+                    let otherwise = self.if_taken_for_local(&node);
+                    Fate::Unknown(Doubt::TakenForLocal { node, otherwise })
+                }
+                None => Fate::Refused { refusal, otherwise },
+            },
         }
+    }
+
+    /// Another node than a pod's own, whose port the pod dials and which may take it for one of its own.
+    /// "Treat all locally-originated pod -> external destination traffic as a special-case. It is subject
+    /// to neither form of traffic policy": which pods those are, `detectLocalMode` says, and by
+    /// `ClusterCIDR` they are those of all nodes, if nothing replaces their addresses on the way.
+    fn node_that_may_take_for_local(&self) -> Option<Arc<str>> {
+        let (Entry::NodePort(Some(node)), Client::Pod(own)) = (self.entry, &self.client) else {
+            return None;
+        };
+        let is_local = self.service.external_policy == TrafficPolicy::Local;
+        (is_local && own.as_ref() != Some(node)).then(|| node.clone())
+    }
+
+    /// What comes of it then: to others with its own address for a source, to itself with the node's.
+    fn if_taken_for_local(&self, node: &Arc<str>) -> Vec<Packet> {
+        let mut packets = self.at_other(node, false);
+        let is_its_own = |packet: &Packet| packet.arrives.destination.is_same(self.dial.client);
+        packets.retain(|packet| packet.source == Source::Kept || is_its_own(packet));
+        packets
     }
 
     /// What would come of it if what is behind the Service were ready.
@@ -336,12 +362,25 @@ impl Route<'_> {
             (Entry::NodePort(Some(node)), _) => {
                 let node = node.clone();
                 let found = self.at(&node, external, is_masqueraded);
-                found.map_err(|refusal| (refusal, self.at_other(&node, is_masqueraded)))
+                let found = found.map_err(|why| (why, self.at_other(&node, is_masqueraded)));
+                found.map(|local| self.with_taken_for_local(local))
             }
             (Entry::External | Entry::Balancer | Entry::NodePort(None), _) => {
                 self.sent_anywhere(external, is_masqueraded)
             }
         }
+    }
+
+    /// The packets to a node's own endpoints, with those to others that may be.
+    fn with_taken_for_local(&mut self, mut packets: Vec<Packet>) -> Vec<Packet> {
+        let Some(node) = self.node_that_may_take_for_local() else { return packets };
+        let mut others = self.if_taken_for_local(&node);
+        others.retain(|packet| !packets.contains(packet));
+        if !others.is_empty() {
+            self.remarks.push(Remark::PerhapsTakenForLocal(node));
+        }
+        packets.extend(others);
+        packets
     }
 
     /// Translated on the client's own node.
@@ -408,6 +447,7 @@ impl Route<'_> {
             return Ok(all());
         }
         let mut refusal = None;
+        let mut without = Vec::new();
         let mut packets = Vec::new();
         let mut seen = HashSet::new();
         for node in &nodes {
@@ -421,7 +461,10 @@ impl Route<'_> {
                         *port,
                     ))
                 })),
-                Err(why) => refusal = Some(why),
+                Err(why) => {
+                    refusal = Some(why);
+                    without.push(node.clone());
+                }
             }
             if packets.len() > PACKETS_MAX {
                 break;
@@ -431,7 +474,12 @@ impl Route<'_> {
             Some(Refusal::NoLocalEndpoint { by, .. }) if packets.is_empty() => {
                 Err((Refusal::NoLocalEndpoint { node: None, by }, all()))
             }
-            _ => Ok(self.cut(packets)),
+            _ => {
+                if !without.is_empty() {
+                    self.remarks.push(Remark::NotByEveryNode(without));
+                }
+                Ok(self.cut(packets))
+            }
         }
     }
 
@@ -478,7 +526,9 @@ impl Route<'_> {
             source: kind,
         };
         // What stays on the node is seen by policies before its source is replaced.
-        if is_masqueraded && backend.node.as_ref() != Some(node) {
+        // "Handle traffic that loops back to the originator with SNAT."
+        let is_itself = is_pod && backend.endpoint.is_same(client);
+        if (is_masqueraded || is_itself) && backend.node.as_ref() != Some(node) {
             let sources = node_ends(self.snapshot, node, &backend.endpoint).into_iter();
             let replaced: Vec<_> =
                 sources.map(|source| from(source, Source::Replaced(node.clone()))).collect();

@@ -155,6 +155,11 @@ fn unknown(service: &Service, doubt: &Doubt) -> String {
                 labels.collect::<Vec<_>>().join(",")
             )
         }
+        Doubt::TakenForLocal { node, .. } => format!(
+            "{of} keeps traffic on the node (externalTrafficPolicy: Local), and node {node} has no ready \
+             endpoint of it: its kube-proxy drops the packets in silence, or, where it knows pods by \
+             the cluster's range of addresses (detectLocalMode: ClusterCIDR), sends them to other nodes"
+        ),
         Doubt::NoSlices => format!(
             "{of} has no selector, and no EndpointSlice or Endpoints among the objects say what is \
              behind it"
@@ -199,6 +204,16 @@ pub fn remark(course: &Course, remark: &Remark) -> String {
         }
         Remark::FromOutside => format!(
             "the cluster address of {service} is reached from outside only where it is routed to a node"
+        ),
+        Remark::PerhapsTakenForLocal(node) => format!(
+            "node {node} sends it to endpoints of {service} on other nodes too where its kube-proxy knows \
+             pods by the cluster's range of addresses (detectLocalMode: ClusterCIDR)"
+        ),
+        Remark::NotByEveryNode(nodes) => format!(
+            "{service} keeps traffic on the node that it comes to: without a ready endpoint of it, and \
+             dropping the packets in silence, {} {}",
+            if nodes.len() == 1 { "is node" } else { "are nodes" },
+            listed(nodes.iter().map(ToString::to_string))
         ),
         Remark::Cut => format!(
             "only the first {} packets that may come of it are looked at",

@@ -3,8 +3,8 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use super::{
-    Asking, Decision, DirectionVerdict, Exemption, PolicyTrace, Question, RuleTrace, Subject,
-    Verdict,
+    Asking, Decision, DirectionVerdict, Exemption, PolicyTrace, Question, RuleTrace, SeenBy,
+    Subject, Verdict,
     matching::{End, peers, ports},
     outcome::MatchOutcome,
     selects::selects,
@@ -16,7 +16,7 @@ use crate::{
         Snapshot,
         known_address::{Judged, KnownAddress},
         object::{Kind, Pod},
-        profile::{OwnNode, Profile, Undeclared},
+        profile::{Hairpin, OwnNode, Profile, Undeclared},
         resolve::{Endpoint, Holder},
     },
     flow::Direction,
@@ -29,19 +29,21 @@ pub fn evaluate(snapshot: &Snapshot, question: &Question) -> Verdict {
     let stages = Stages::of(snapshot);
     Verdict {
         revision: snapshot.revision(),
-        exempt: exemption(snapshot.profile(), &question.source, &question.destination),
+        exempt: exemption(snapshot.profile(), question),
         egress: judge(snapshot, &stages, question, Direction::Egress),
         ingress: judge(snapshot, &stages, question, Direction::Ingress),
     }
 }
 
-fn exemption(profile: &Profile, source: &Endpoint, destination: &Endpoint) -> Option<Exemption> {
+fn exemption(profile: &Profile, question: &Question) -> Option<Exemption> {
+    let Question { source, destination, seen_by, .. } = question;
     let runs_on = |pod: &Pod, holder: &Holder| matches!(holder, Holder::Node(node) if pod.node.as_ref() == Some(&node.name));
     match (&source.holder, &destination.holder) {
         (Holder::Pod(a), Holder::Pod(b)) => {
             // Of a template there may be several pods.
             let same = (&a.namespace, &a.name) == (&b.namespace, &b.name) && !a.is_template;
-            same.then_some(Exemption::SamePod)
+            let is_policed = *seen_by == SeenBy::Hairpin && profile.hairpin == Hairpin::Policed;
+            (same && !is_policed).then_some(Exemption::SamePod)
         }
         (Holder::Pod(_), Holder::Node(_)) if profile.own_node == OwnNode::ExemptToPod => None,
         (Holder::Pod(pod), other) | (other, Holder::Pod(pod)) => {

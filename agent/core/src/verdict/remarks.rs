@@ -13,8 +13,8 @@ use crate::{
     cluster::{
         Snapshot,
         profile::{
-            Blocks, Enforced, Engine, EngineName, HostNetwork, OwnNode, Profile, Undeclared,
-            Version, rows,
+            Blocks, Enforced, Engine, EngineName, Hairpin, HostNetwork, OwnNode, Profile,
+            Undeclared, Version, rows,
         },
     },
     flow::Direction,
@@ -69,6 +69,8 @@ pub enum Way {
     Blocks(Blocks),
     /// A pod and its own node.
     OwnNode(OwnNode),
+    /// A pod and itself, through a Service.
+    Hairpin(Hairpin),
     /// A peer in a node's network.
     HostNetwork(HostNetwork),
     /// Rules of a direction that `policyTypes` leaves out.
@@ -94,6 +96,7 @@ impl Way {
         match self {
             Self::Blocks(blocks) => Profile { blocks, ..profile },
             Self::OwnNode(own_node) => Profile { own_node, ..profile },
+            Self::Hairpin(hairpin) => Profile { hairpin, ..profile },
             Self::HostNetwork(host_network) => Profile { host_network, ..profile },
             Self::Undeclared(undeclared) => Profile { undeclared, ..profile },
             Self::AdminPolicies(admin_policies) => Profile { admin_policies, ..profile },
@@ -101,10 +104,11 @@ impl Way {
     }
 
     /// What a profile says in the cells that change verdicts.
-    fn of(profile: &Profile) -> [Self; 5] {
+    fn of(profile: &Profile) -> [Self; 6] {
         [
             Self::Blocks(profile.blocks),
             Self::OwnNode(profile.own_node),
+            Self::Hairpin(profile.hairpin),
             Self::HostNetwork(profile.host_network),
             Self::Undeclared(profile.undeclared),
             Self::AdminPolicies(profile.admin_policies),
@@ -297,6 +301,12 @@ impl fmt::Display for Way {
             }
             Self::OwnNode(OwnNode::Exempt) => {
                 f.write_str("a pod and its own node reach each other whatever policies say")
+            }
+            Self::Hairpin(Hairpin::Policed) => {
+                f.write_str("what a pod sends to itself through a Service is policed")
+            }
+            Self::Hairpin(Hairpin::Exempt) => {
+                f.write_str("what a pod sends to itself through a Service passes")
             }
             Self::HostNetwork(HostNetwork::Namespace(name)) => {
                 write!(f, "nodes that connect count as pods of namespace {name}")

@@ -14,7 +14,7 @@ use whydrop_core::{
     cluster::{Cluster, Snapshot},
     flow::Protocol,
     kinds,
-    service::{Course, Dial, Fate, Packet, Source, to_address, to_service, words},
+    service::{Course, Dial, Doubt, Fate, Packet, Source, to_address, to_service, words},
 };
 
 #[test]
@@ -52,6 +52,11 @@ fn shown(course: &Course) -> Vec<String> {
         Fate::Refused { refusal, otherwise } => {
             let otherwise = otherwise.iter().map(|packet| format!("otherwise {}", line(packet)));
             [format!("refused: {refusal:?}")].into_iter().chain(otherwise).collect()
+        }
+        Fate::Unknown(Doubt::TakenForLocal { node, otherwise }) => {
+            let otherwise = otherwise.iter().map(|packet| format!("perhaps {}", line(packet)));
+            let unknown = format!("Unknown(TakenForLocal {{ node: {node:?} }})");
+            [unknown].into_iter().chain(otherwise).collect()
         }
         Fate::Untranslated(packet) => vec![format!("Untranslated {}", line(packet))],
         other => vec![format!("{other:?}")],

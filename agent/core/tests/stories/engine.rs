@@ -484,6 +484,29 @@ fn engines_differ_in_a_pods_own_node() {
 }
 
 #[test]
+fn engines_differ_in_what_a_pod_sends_to_itself_through_a_service() {
+    let nothing = || [policy(json!({ "podSelector": {}, "policyTypes": ["Ingress"] }))];
+    for (engine, expected) in [("", true), ("cilium", true), ("calico", false)] {
+        let snapshot = cluster(engine, &nothing());
+        let direct = question(&snapshot, address(DB), address(DB));
+        let through = Question { seen_by: SeenBy::Hairpin, ..direct.clone() };
+        assert!(
+            evaluate(&snapshot, &direct).exempt.is_some(),
+            "{engine}: it does not leave the pod"
+        );
+        assert_eq!(evaluate(&snapshot, &through).exempt.is_some(), expected, "{engine}");
+    }
+    // Without an engine it is a remark.
+    let snapshot = cluster("", &nothing());
+    let through =
+        Question { seen_by: SeenBy::Hairpin, ..question(&snapshot, address(DB), address(DB)) };
+    let said: Vec<String> = remarks(&snapshot, &through).iter().map(ToString::to_string).collect();
+    let expected =
+        "it would be denied where what a pod sends to itself through a Service is policed";
+    assert!(said.iter().any(|said| said.contains(expected)), "{said:?}");
+}
+
+#[test]
 fn engines_differ_in_rules_of_a_direction_that_the_types_leave_out() {
     let undeclared = || {
         [policy(json!({

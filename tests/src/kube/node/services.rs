@@ -59,7 +59,14 @@ impl Services {
         self.scheduler = Some(start_scheduler(site, api, scheduler)?);
         self.kubelet = Some(start_kubelet(site, api, node, groups)?);
         let (spawner, kubeconfig) = (site.spawner, api.kubeconfig_for(proxy, proxy)?);
-        self.proxy = Some(proxy::start(spawner, site.folder, NAME, &kubeconfig, Spawner::serving)?);
+        self.proxy = Some(proxy::start(
+            spawner,
+            site.folder,
+            NAME,
+            &kubeconfig,
+            proxy::Mode::default(),
+            Spawner::serving,
+        )?);
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! rules for a direction that `policyTypes` leaves out.
 
 mod calico;
+pub(super) mod services;
 
 use std::fmt;
 

@@ -111,9 +111,14 @@ impl Host {
     }
 
     /// Starts kube-proxy.
-    pub(super) fn start_proxy(&mut self, api: &Api, folder: &Path) -> Result<()> {
+    pub(super) fn start_proxy(
+        &mut self,
+        mode: proxy::Mode,
+        api: &Api,
+        folder: &Path,
+    ) -> Result<()> {
         let (spawner, kubeconfig) = (&self.spawner, api.kubeconfig());
-        self.proxy = Some(proxy::start(spawner, folder, &self.name, &kubeconfig, apart)?);
+        self.proxy = Some(proxy::start(spawner, folder, &self.name, &kubeconfig, mode, apart)?);
         Ok(())
     }
 

@@ -5,8 +5,8 @@
 //! expected values the engine's own code computed.
 
 use super::{
-    Blocks, Enforced, EngineName, Equals, HostNetwork, Judged, OwnNode, Profile, Translation,
-    Undeclared, Version,
+    Blocks, Enforced, EngineName, Equals, Hairpin, HostNetwork, Judged, OwnNode, Profile,
+    Translation, Undeclared, Version,
 };
 
 /// One engine, from one version on.
@@ -50,6 +50,8 @@ const TEXT: Profile = Profile {
     judged: Judged::NotSaid,
     // The same: "traffic to and from the node where a Pod is running is always allowed".
     own_node: OwnNode::Exempt,
+    // The same: "a Pod cannot block access to itself". It does not say whether through a Service too.
+    hairpin: Hairpin::Exempt,
     // The same: "hostNetwork pods … traffic is treated as the node's", or it is ignored.
     host_network: HostNetwork::Node,
     // The same: "Network policies do not conflict; they are additive."
@@ -76,6 +78,9 @@ const CALICO: Profile = Profile {
     judged: Judged::Connections,
     // Conformance, CALICO.md: `local-node` for traffic from the node; what a pod sends is policed.
     own_node: OwnNode::ExemptToPod,
+    // felix/rules/dispatch.go: what comes from a pod's interface and goes to it is in both chains of
+    // FORWARD. Seen: the differential of Services with Felix 3.28, tests/tests/fleet.
+    hairpin: Hairpin::Policed,
     // Conformance, CALICO.md: a hostNetwork pod is its node.
     host_network: HostNetwork::Node,
     // felix/calc/policy_sorter.go (`PolKVLess`): name, then namespace, then kind; earlier releases
@@ -148,6 +153,7 @@ const AWS: Profile = Profile {
     // directions.
     own_node: OwnNode::Exempt,
     // The API's text.
+    hairpin: Hairpin::Exempt,
     host_network: HostNetwork::Node,
     equals: Equals::NoOrder,
     // pkg/policyendpoints/manager.go: `policyTypes` become the isolation of the endpoint.
