@@ -284,7 +284,7 @@ fn of_refusal(text: &str) -> Outcome {
     if text.contains("failed calling webhook") && text.contains("tls: ") {
         return Outcome::Passes;
     }
-    match text.contains("deadline exceeded") || text.contains("timeout") {
+    match text.contains("context deadline exceeded") || text.contains("i/o timeout") {
         true => Outcome::Dropped,
         false => Outcome::Otherwise(text.to_owned()),
     }
