@@ -16,7 +16,10 @@ use whydrop_core::{
 };
 
 use super::{Outcome, Probe};
-use crate::play::differential::generate::services::{By, Client, Served};
+use crate::play::differential::{
+    DNS,
+    generate::services::{By, Client, Served},
+};
 
 /// What is expected of a probe.
 #[derive(Debug, Clone, PartialEq)]
@@ -129,7 +132,8 @@ fn expectation(served: &Served, snapshot: &Snapshot, probe: &Probe) -> Expectati
                 expected.add_sent(&ways, is_sure && !is_perhaps, frontend.is_udp);
                 if is_perhaps {
                     expected.may.insert(Outcome::Silent);
-                } else if is_sure {
+                } else if is_sure && (!frontend.is_udp || frontend.to.port() == DNS) {
+                    // Of datagrams agents watch those to resolvers.
                     expected.reported = expected.denials.clone();
                 }
             }
