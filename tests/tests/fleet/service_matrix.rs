@@ -185,7 +185,10 @@ fn put_in_force(fleet: &mut Fleet, number: u16, served: &Served) -> Result<Vec<V
             })
         })?;
     }
-    Ok([services, served.case.policies.clone(), vec![service, slice]].concat())
+    let mut all = [services, served.case.policies.clone(), vec![service, slice]].concat();
+    // Those the API server deletes with their Service.
+    all.retain(|object| object["kind"] != "Endpoints");
+    Ok(all)
 }
 
 /// A Service, and what is behind it: outside, where no policy of a pod's keeps anybody away.

@@ -16,7 +16,10 @@ use whydrop_core::{
 };
 
 use super::{Outcome, Probe};
-use crate::play::differential::generate::services::{By, Client, Served};
+use crate::play::differential::{
+    DNS,
+    generate::services::{By, Client, Served},
+};
 
 /// What is expected of a probe.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,8 +32,8 @@ pub struct Expectation {
     pub is_sticky: bool,
     /// Packets that a policy denies.
     pub denials: BTreeSet<Denial>,
-    /// Of each of these at least one is reported.
-    pub reported: Vec<BTreeSet<Denial>>,
+    /// Those of them of which at least one is reported where nobody answers: policies alone are why.
+    pub reported: BTreeSet<Denial>,
     /// What it comes to.
     pub effective: Effective,
     /// The class of the cause.
@@ -72,6 +75,7 @@ impl Denial {
                 "destination": { "ip": destination.ip(), "port": destination.port() },
             },
             "cause": { "policy": { "name": policies.first() }, "direction": direction },
+            "evidence": { "level": "kernel-drop" },
         })
     }
 
@@ -103,7 +107,7 @@ fn expectation(served: &Served, snapshot: &Snapshot, probe: &Probe) -> Expectati
         must: BTreeSet::new(),
         is_sticky: false,
         denials: BTreeSet::new(),
-        reported: Vec::new(),
+        reported: BTreeSet::new(),
         effective: answer.effective(),
         class: answer.diagnosis(snapshot, &client).map_or(Class::None, |own| own.cause.class),
         is_error: false,
@@ -128,6 +132,9 @@ fn expectation(served: &Served, snapshot: &Snapshot, probe: &Probe) -> Expectati
                 expected.add_sent(&ways, is_sure && !is_perhaps, frontend.is_udp);
                 if is_perhaps {
                     expected.may.insert(Outcome::Silent);
+                } else if is_sure && (!frontend.is_udp || frontend.to.port() == DNS) {
+                    // Of datagrams agents watch those to resolvers.
+                    expected.reported = expected.denials.clone();
                 }
             }
             Fate::Untranslated(_) => {
@@ -221,9 +228,6 @@ impl Expectation {
         let all: BTreeSet<Denial> = ways.iter().filter_map(|way| denial(way)).collect();
         if is_sure && outcomes.len() == 1 {
             self.must.extend(&outcomes);
-            if outcomes.contains(&Outcome::Silent) {
-                self.reported.push(all.clone());
-            }
         }
         self.may.extend(outcomes);
         self.denials.extend(all);
