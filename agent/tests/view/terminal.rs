@@ -62,6 +62,9 @@ fn a_pipe_is_followed_paused_and_ends_while_keys_come_from_the_terminal() {
     session.feed(&(early.join("\n") + "\n"));
     session.see("postgres-primary");
     session.see("following");
+    // By the last of them it is seen that all were read.
+    session.feed("{\"schema\":\"whydrop/v1\",\"kin\n");
+    session.see("1 line unreadable");
     session.press(" ");
     session.see("PAUSED, 0 held");
     session.feed("no record\n{\"schema\":\"whydrop/v1\",\"kin");
@@ -69,7 +72,7 @@ fn a_pipe_is_followed_paused_and_ends_while_keys_come_from_the_terminal() {
     session.feed(&(late.join("\n") + "\n"));
     session.see(&format!("PAUSED, {} held", late.len() + 2));
     session.press("p");
-    session.see("1 line unreadable");
+    session.see("2 lines unreadable");
     session.see("shop/checkout");
     session.close();
     session.see("log ended");
