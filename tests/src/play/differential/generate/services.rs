@@ -333,14 +333,14 @@ impl CaseNode {
 }
 
 impl Frontend {
-    /// Whether a client can send there at all; somebody outside asks no resolver.
+    /// Whether a client can send there at all. Only pods ask resolvers: of a datagram that its own
+    /// filter rejects or drops a node hears the same (EPERM).
     pub const fn is_reached_by(&self, client: Client) -> bool {
-        let is_outside = matches!(client, Client::Outside);
-        !(is_outside && self.is_udp)
-            && !matches!(
-                (client, self.by),
-                (Client::Outside, By::Cluster | By::MissingPort | By::OwnBalancer | By::Headless)
-            )
+        let is_from_outside = matches!(client, Client::Outside);
+        let is_inside =
+            matches!(self.by, By::Cluster | By::MissingPort | By::OwnBalancer | By::Headless);
+        let is_pod = matches!(client, Client::Pod(_));
+        (is_pod || !self.is_udp) && !(is_from_outside && is_inside)
     }
 }
 

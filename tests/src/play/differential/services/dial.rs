@@ -128,8 +128,7 @@ impl Dial {
         match answered {
             Ok(by) => Outcome::Answered(by),
             Err(error) => match error.kind() {
-                // A node's own filter drops its datagram, which only its sender hears (EPERM).
-                ErrorKind::TimedOut | ErrorKind::PermissionDenied => Outcome::Silent,
+                ErrorKind::TimedOut => Outcome::Silent,
                 ErrorKind::ConnectionRefused => Outcome::Rejected,
                 ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Outcome::Unreachable,
                 kind => Outcome::Failed(kind),

