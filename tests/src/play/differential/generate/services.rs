@@ -142,7 +142,7 @@ pub struct CaseService {
     pub face: Face,
     /// Its manifest, with its status.
     pub manifest: Value,
-    /// Its EndpointSlices.
+    /// Its slices.
     pub slices: Vec<Value>,
     /// `Endpoints` of its name.
     pub endpoints: Option<Value>,
@@ -396,8 +396,7 @@ impl Chance {
         let publishes = source == Source::Selector && self.is_one_in(4);
         let behind = self.behind(served, number, namespace, source);
         let ports = self.ports(source);
-        let mut spec =
-            json!({ "ports": self.ports_of_spec(served.case.seed, number, face, &ports) });
+        let mut spec = json!({ "ports": ports_of_spec(served.case.seed, number, face, &ports) });
         if source == Source::Selector {
             spec["selector"] = json!({ label(number): "true" });
         }
@@ -485,28 +484,6 @@ impl Chance {
         ports
     }
 
-    fn ports_of_spec(&mut self, seed: u64, number: u8, face: Face, ports: &[Wanted]) -> Vec<Value> {
-        let given = 3 * u16::from(number);
-        (0..)
-            .zip(ports)
-            .map(|(index, port)| {
-                let target = match port.target {
-                    Target::Number(number) => json!(number),
-                    Target::Name(name) => json!(name),
-                };
-                let mut entry = json!({
-                    "name": port.name, "port": port.number, "protocol": port.protocol,
-                    "targetPort": target,
-                });
-                if matches!(face, Face::NodePort | Face::Balancer) {
-                    let of_case = NODE_PORTS_OF_CASE * apart(seed);
-                    entry["nodePort"] = (NODE_PORTS + of_case + given + index).into();
-                }
-                entry
-            })
-            .collect()
-    }
-
     fn add_face(&mut self, spec: &mut Value, seed: u64, number: u8, face: Face) {
         spec["clusterIP"] = match face {
             Face::Headless => "None".into(),
@@ -568,4 +545,26 @@ fn own_balancer(number: u8) -> Ipv4Addr {
 fn of_case([a, b, c]: [u8; 3], seed: u64, number: u8) -> Ipv4Addr {
     let apart = u8::try_from(apart(seed)).unwrap_or_default();
     Ipv4Addr::new(a, b, c, 10 + 3 * apart + number % 3)
+}
+
+fn ports_of_spec(seed: u64, number: u8, face: Face, ports: &[Wanted]) -> Vec<Value> {
+    let given = 3 * u16::from(number);
+    (0..)
+        .zip(ports)
+        .map(|(index, port)| {
+            let target = match port.target {
+                Target::Number(number) => json!(number),
+                Target::Name(name) => json!(name),
+            };
+            let mut entry = json!({
+                "name": port.name, "port": port.number, "protocol": port.protocol,
+                "targetPort": target,
+            });
+            if matches!(face, Face::NodePort | Face::Balancer) {
+                let of_case = NODE_PORTS_OF_CASE * apart(seed);
+                entry["nodePort"] = (NODE_PORTS + of_case + given + index).into();
+            }
+            entry
+        })
+        .collect()
 }

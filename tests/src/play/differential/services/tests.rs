@@ -103,7 +103,7 @@ fn mixed() -> (Served, Vec<Expectation>) {
 fn every_kind_of_difference_is_found_and_shown_with_its_seed() {
     let (served, expected) = mixed();
     let (outcomes, records) = done(&expected);
-    compare(&served, &expected, &outcomes, &[records.clone()]).expect("no difference");
+    compare(&served, &expected, &outcomes, std::slice::from_ref(&records)).expect("no difference");
     let difference = |expected: &[Expectation], outcomes: &[Vec<Outcome>], records: &[Value]| {
         let records = [records.to_vec()];
         let text = compare(&served, expected, outcomes, &records).expect_err("a difference");

@@ -1,4 +1,4 @@
-//! EndpointSlices and Endpoints of a Service, as the controllers write them which do not run here; and
+//! `EndpointSlice`s and `Endpoints` of a Service, as the controllers write them which do not run here; and
 //! what can be dialled.
 
 use std::{collections::BTreeMap, net::IpAddr};
