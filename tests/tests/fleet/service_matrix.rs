@@ -172,13 +172,13 @@ fn put_in_force(fleet: &mut Fleet, number: u16, served: &Served) -> Result<Vec<V
     fleet.apply(&documents([&service, &slice]))?;
     let to: SocketAddr =
         format!("{}:80", service["spec"]["clusterIP"].as_str().context("one")?).parse()?;
-    for node in 0..NODES.len() {
+    for (node, described) in NODES.iter().enumerate() {
         let singer = key("singer", node);
         for kind in KINDS {
             let at = fleet.address(&key("listener", node), port(kind, number))?;
             wait_answered(fleet, &singer, at);
         }
-        until(&format!("Services on {}", NODES[node].name), ENFORCED_WAIT, || {
+        until(&format!("Services on {}", described.name), ENFORCED_WAIT, || {
             Ok(match fleet.connect(&singer, to, CANARY_WAIT)? {
                 Ok(_) => Look::Seen(()),
                 Err(error) => Look::NotYet(error.to_string()),
