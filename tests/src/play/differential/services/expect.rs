@@ -159,6 +159,16 @@ fn expectation(served: &Served, snapshot: &Snapshot, probe: &Probe) -> Expectati
                 };
                 expected.may.insert(outcome);
                 expected.must.insert(outcome);
+                if outcome == Outcome::Rejected {
+                    // That a policy denies what is not ready is named, as that may be why it is not.
+                    expected.denials.extend(ways.iter().filter_map(|way| denial(way)));
+                }
+                let is_of_node = matches!(probe.client, Client::Node(_));
+                if is_of_node && matches!(frontend.by, By::External | By::Balancer) {
+                    // KUBE-EXTERNAL-SERVICES is no chain of OUTPUT (iptables): the packet leaves as it is.
+                    expected.may.extend([Outcome::Silent, Outcome::Unreachable]);
+                    expected.must.clear();
+                }
                 expected.add_policies_before(snapshot, &dial, frontend.to);
             }
             Fate::NoPort => {
