@@ -15,7 +15,7 @@ use crate::{
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// How many clusters each enforcer plays: about 8 s each.
+    /// How many clusters each enforcer plays: about 8 s each, and 30 s each of those with Services.
     #[arg(long, default_value_t = 20)]
     seeds: u64,
     /// The first seed: that of a difference shows it again.

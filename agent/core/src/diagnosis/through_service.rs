@@ -77,10 +77,15 @@ fn noting(mut diagnosis: Diagnosis, case: &Case<'_>, course: &Course) -> Diagnos
     let is_kube_proxys =
         matches!(course.fate, service::Fate::Refused { .. } | service::Fate::NoPort);
     let class = diagnosis.cause.class;
-    let is_open = !class.is_denial() && class != Class::NotEnforced;
+    // What is exempt is dropped by who was seen to refuse it, before it is by a policy that was not.
+    let is_exempt = diagnosis.verdict.exempt.is_some();
+    let is_open = is_exempt || (!class.is_denial() && class != Class::NotEnforced);
     if is_kube_proxys && is_open && !matches!(case.fate, Fate::Answered) {
-        diagnosis.cause.class = Class::NotPolicy;
-        diagnosis.cause.text = service::words::fate(course).unwrap_or_default();
+        let cause = &mut diagnosis.cause;
+        cause.class = Class::NotPolicy;
+        (cause.direction, cause.situation) = (None, None);
+        (cause.policy, cause.nearest_miss) = (None, None);
+        cause.text = service::words::fate(course).unwrap_or_default();
     }
     diagnosis
 }

@@ -126,6 +126,20 @@ fn what_kube_proxy_does_is_no_policys_doing() {
     assert!(text.contains("has no port 8080/TCP. It has 80/TCP"), "{text}");
 }
 
+/// A node reaches its own pods whatever policies say: where none of them is ready kube-proxy is why.
+#[test]
+fn a_policy_is_not_blamed_for_what_is_exempt_and_kube_proxy_refuses() {
+    let mut cluster = cluster(service(), &[]);
+    let mut unready = slice(&[NEW]);
+    unready.endpoints[0].is_ready = false;
+    unready.endpoints[0].is_serving = false;
+    cluster.apply(Object::EndpointSlice(unready), None);
+    let drop = dropped(address(NODE), address(CLUSTER), 80, &[5, 6]);
+    let cause = diagnose(&cluster.snapshot(), &case_of(&drop)).cause;
+    assert_eq!((cause.class, cause.policy), (Class::NotPolicy, None), "{}", cause.text);
+    assert!(cause.text.contains("kube-proxy rejects"), "{}", cause.text);
+}
+
 /// A pod that is not ready because a policy cuts it off: the policy is what there is to be said.
 #[test]
 fn a_policy_that_denies_what_is_not_ready_is_named_all_the_same() {
