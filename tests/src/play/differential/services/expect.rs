@@ -64,6 +64,11 @@ impl Denial {
         })
     }
 
+    /// The same, of what was dialled.
+    fn dialled(self, destination: SocketAddr) -> Self {
+        Self { destination, ..self }
+    }
+
     /// A record of it.
     #[cfg(test)]
     pub(super) fn record(&self, id: usize) -> Value {
@@ -130,6 +135,7 @@ fn expectation(served: &Served, snapshot: &Snapshot, probe: &Probe) -> Expectati
                     matches!(remark, Remark::NotByEveryNode(_) | Remark::PerhapsTakenForLocal(_))
                 });
                 expected.add_sent(&ways, is_sure && !is_perhaps, frontend.is_udp);
+                expected.add_as_dialled(frontend.to);
                 if is_perhaps {
                     expected.may.insert(Outcome::Silent);
                 } else if is_sure && (!frontend.is_udp || frontend.to.port() == DNS) {
@@ -241,6 +247,15 @@ impl Expectation {
         }
         self.may.extend(outcomes);
         self.denials.extend(all);
+    }
+
+    /// An agent that saw nothing but what was dialled names a policy where whatever comes of it is denied.
+    fn add_as_dialled(&mut self, to: SocketAddr) {
+        if self.may.iter().all(|outcome| *outcome == Outcome::Silent) {
+            let dialled = self.denials.iter().cloned();
+            let dialled: Vec<Denial> = dialled.map(|denial| denial.dialled(to)).collect();
+            self.denials.extend(dialled);
+        }
     }
 
     /// What policies of the client may do before kube-proxy rejects or drops it: who comes first depends
