@@ -28,6 +28,9 @@ const STEADY: jiff::SignedDuration = jiff::SignedDuration::from_secs(7);
 /// The image that `resolver.yaml` names.
 const COREDNS: &str = "localhost/coredns:1";
 
+/// What a client of tests/node/clients.yaml asks.
+const SERVER: &str = "http://10.96.0.80:8080/healthz";
+
 /// What plays a network plugin that polices the node as well: Calico, as most do, lets a node
 /// reach its own pods whatever the policies say.
 const STRICT: &str = "table inet strict {
@@ -102,7 +105,9 @@ impl Show<'_> {
         {
             self.kubectl.run(["rollout", "status", what, "-n", namespace, "--timeout=60s"])?;
         }
-        self.show("apply -f", "tests/node/workloads.yaml")?;
+        self.show("apply -f", "tests/node/servers.yaml")?;
+        self.reached()?;
+        self.show("apply -f", "tests/node/clients.yaml")?;
         self.audience.say("Every client reaches its server.");
         for (namespace, pod, word) in [
             ("frontend", "pod-a", "reached"),
@@ -113,6 +118,17 @@ impl Show<'_> {
             self.steadily(namespace, pod, word)?;
         }
         Ok(())
+    }
+
+    /// Waits until kube-proxy leads what is sent to the server's Service to the server.
+    fn reached(&self) -> Result<()> {
+        let node = self.node.network(NAME)?;
+        until("the server's Service", WAIT, || {
+            let mut ask = node.command("curl");
+            ask.args(["--silent", "--max-time", "1", "--output", "/dev/null", SERVER]);
+            let asked = ask.status()?;
+            Ok(if asked.success() { Look::Seen(()) } else { Look::NotYet(asked.to_string()) })
+        })
     }
 
     /// Waits until a client has said the same for a while. What was dropped in a pod's first moments,

@@ -20,7 +20,7 @@ struct Question {
     says: &'static str,
 }
 
-const MANIFESTS: &str = "tests/scenarios/frontend-to-backend/manifests";
+const MANIFESTS: &str = "tests/scenarios/clusterip/manifests";
 const RECORDS: &str = "tests/records/restrict-backend-ingress.jsonl";
 
 const QUESTIONS: &[Question] = &[
