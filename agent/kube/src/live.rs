@@ -390,8 +390,8 @@ impl Live {
                     let gone = before.iter().filter(|key| !keys.contains(key));
                     for key in gone.filter(|key| !self.is_held(key)) {
                         match sought {
-                            // A Service may have another selector now, and be there.
-                            Query::ServicesOf(_) => cluster.forget(key, now),
+                            // A Service may have another selector or no such address now, and be there.
+                            Query::ServicesOf(_) | Query::Exposed => cluster.forget(key, now),
                             _ => cluster.delete(key, now),
                         }
                     }

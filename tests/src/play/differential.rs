@@ -286,9 +286,13 @@ fn agree(verdict: &Verdict, outcome: Outcome, reports: &[&Value]) -> Result<(), 
             }
         }
         // The packet is dropped at the first end that denies it, and that end is the cause.
-        let first = ["egress", "ingress"].into_iter().find(|d| implied[d]["decision"] == "denied");
+        let denied =
+            ["egress", "ingress"].into_iter().filter(|d| implied[d]["decision"] == "denied");
+        // A rule that denies leads before what no rule admits.
+        let by_rule = denied.clone().find(|direction| !implied[direction]["denied_by"].is_null());
+        let leading = by_rule.or_else(|| denied.clone().next());
         let cause = &report["cause"];
-        let is_policy = cause["policy"].is_object() && cause["direction"].as_str() == first;
+        let is_policy = cause["policy"].is_object() && cause["direction"].as_str() == leading;
         if !is_policy {
             return Err(Difference::Cause);
         }

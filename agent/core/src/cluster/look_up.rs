@@ -33,6 +33,9 @@ pub enum Query {
     Service(Name),
     /// The Services that select a pod, with what is behind them.
     ServicesOf(Name),
+    /// The Services that are reached by other addresses than those of the cluster's own range: nothing
+    /// asks an API server for them by the address.
+    Exposed,
     /// How many pods a workload of a namespace has.
     Scale(Arc<str>, Workload),
     /// What has the API server call Services: webhooks, and APIs that other servers have.
@@ -54,6 +57,12 @@ pub struct LookUp {
     pub failed: Option<Arc<str>>,
     /// How many pods a workload has, if that was looked up and the workload's status says.
     pub scale: Option<Scale>,
+}
+
+impl LookUp {
+    fn failure(&self) -> Option<&Arc<str>> {
+        self.failed.as_ref()
+    }
 }
 
 impl Cluster {
@@ -133,6 +142,11 @@ impl Snapshot {
             None => Some(format!("{address} has not been looked up")),
             Some(LookUp { failed: Some(why), .. }) => {
                 Some(format!("{address} could not be looked up: {why}"))
+            }
+            Some(_)
+                if let Some(why) = self.look_up_of(&Query::Exposed).and_then(LookUp::failure) =>
+            {
+                Some(format!("whether {address} is a Service's could not be looked up: {why}"))
             }
             Some(_) => self.holdings(address).last().map(|other| {
                 format!(

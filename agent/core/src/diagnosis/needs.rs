@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 
-use super::{Case, situation};
+use super::{Case, Fate, situation};
 use crate::{
-    cluster::{Name, Snapshot, look_up::Query},
+    cluster::{Name, Snapshot, look_up::Query, resolve::Holder},
     flow::Flow,
-    service,
+    service::{self, Entry},
 };
 
 /// What to look up before a case can be judged: nothing where everything is listed. Of a Service
@@ -31,11 +31,32 @@ pub fn to_look_up(snapshot: &Snapshot, case: &Case<'_>, now: Timestamp) -> Vec<Q
         missing.extend(backends.map(Query::from));
     }
     let services = services_of_rules(snapshot, case).into_iter().map(Query::Service);
-    let sought = services.chain(situation::to_look_up(snapshot, case));
+    let sought = services.chain(exposed(snapshot, case));
+    let sought = sought.chain(situation::to_look_up(snapshot, case));
     missing.extend(sought.filter(|sought| snapshot.is_fresh(sought, None, now) != Some(true)));
     missing.sort_unstable();
     missing.dedup();
     missing
+}
+
+/// Of what was dropped on its way to nobody in the cluster, or to a node: whether that is a Service's
+/// address or port, and, of a Service that was found so, what is behind it.
+fn exposed(snapshot: &Snapshot, case: &Case<'_>) -> Vec<Query> {
+    if !matches!(case.fate, Fate::Dropped(_)) {
+        return Vec::new();
+    }
+    let Flow { destination, port, protocol, .. } = case.flow;
+    let dialled = case.dialled.unwrap_or((destination, port));
+    let end = snapshot.resolve(dialled.0, case.at);
+    if end.known_address().is_some() {
+        return Vec::new();
+    }
+    let service = service::find(snapshot, dialled.0, dialled.1, protocol, case.at);
+    let name = service
+        .filter(|found| !matches!(found.entry, Entry::Cluster))
+        .map(|found| (found.service.namespace.clone(), found.service.name.clone()));
+    let is_perhaps = matches!(end.holder, Holder::Outside | Holder::Node(_)) || name.is_some();
+    is_perhaps.then_some(Query::Exposed).into_iter().chain(name.map(Query::Service)).collect()
 }
 
 /// The Services that policies name which may govern one of the ends.

@@ -10,6 +10,7 @@ use whydrop_core::{
             Balancer, EndpointSlice, Node, Object, Service, ServicePort, SliceEndpoint, SlicePort,
             TargetPort, TrafficPolicy,
         },
+        resolve::Holder,
     },
     diagnosis::{Class, Diagnosis, diagnose, to_look_up},
     flow::Protocol,
@@ -167,4 +168,39 @@ fn the_backends_behind_a_balancers_address_are_looked_up() {
     // And what is outside costs its own look-up, no more.
     let outside = case(address(CLIENT), address(77), 80);
     assert_eq!(to_look_up(&cluster.snapshot(), &outside, at(1)), [Query::from(address(77))]);
+}
+
+/// No API server can be asked who has an external address: of a drop to nobody, all Services that have
+/// such ones are looked up, and it is no policy's before that is known.
+#[test]
+fn of_a_drop_to_nobody_it_is_looked_up_whether_that_is_a_services() {
+    let mut cluster = Cluster::default();
+    cluster.look_up_on_demand();
+    cluster.apply(namespace("mart", &[]), None);
+    cluster.apply(Object::Pod(pod("mart", "ask", CLIENT, &[("app", "ask")])), None);
+    let drop = dropped(address(CLIENT), address(BALANCER), 80, &[1, 2, 4]);
+    let missing = |cluster: &Cluster| to_look_up(&cluster.snapshot(), &case_of(&drop), at(4));
+    let ended = |query: Query, failed: Option<&str>, cluster: &mut Cluster| {
+        let failed = failed.map(Into::into);
+        cluster.looked_up(query, LookUp { at: at(4), failed, scale: None });
+    };
+    ended(address(BALANCER).into(), None, &mut cluster);
+    assert_eq!(missing(&cluster), [Query::Exposed]);
+
+    ended(Query::Exposed, Some("refused"), &mut cluster);
+    assert_eq!(missing(&cluster), [], "not again at once");
+    let held = cluster.snapshot().resolve(address(BALANCER), None).holder;
+    let Holder::Unknown(why) = held else { panic!("{held:?}") };
+    assert!(why.contains("is a Service's could not be looked up: refused"), "{why}");
+
+    ended(Query::Exposed, None, &mut cluster);
+    let held = cluster.snapshot().resolve(address(BALANCER), None).holder;
+    assert!(matches!(held, Holder::Outside), "{held:?}");
+
+    cluster.apply(Object::Service(service()), None);
+    let web = Query::Service(("mart".into(), "web".into()));
+    assert_eq!(missing(&cluster), std::slice::from_ref(&web), "what is behind it");
+    cluster.apply(Object::EndpointSlice(slice(&[NEW])), None);
+    ended(web, None, &mut cluster);
+    assert_eq!(missing(&cluster), [address(NEW).into()]);
 }

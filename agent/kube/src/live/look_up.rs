@@ -52,7 +52,9 @@ impl About {
                 let labels = snapshot.pod(namespace, name).map(|pod| pod.labels.clone());
                 Self { labels: labels.unwrap_or_default(), ..Self::default() }
             }
-            Query::Service(_) | Query::Scale(..) | Query::Callers => Self::default(),
+            Query::Service(_) | Query::Exposed | Query::Scale(..) | Query::Callers => {
+                Self::default()
+            }
         }
     }
 }
@@ -66,7 +68,8 @@ pub(super) struct Found {
 }
 
 /// Who holds an address: pods of other nodes, or a Service with its `EndpointSlices`; a Service by its
-/// name, or by a pod that it selects; how many pods a workload has; or what the API server calls.
+/// name, by a pod that it selects, or all that are reached from outside; how many pods a workload has; or
+/// what the API server calls.
 ///
 /// # Errors
 /// Why it could not be asked.
@@ -90,6 +93,7 @@ pub(super) async fn look_up(
                 let scale = scale(&client, &namespace, &workload).await?;
                 Ok::<_, ApiError>(Found { scale, ..Found::default() })
             }
+            Query::Exposed => exposed(&client).await.map(objects),
             Query::Callers => callers(&client).await.map(objects),
         }
     };
@@ -140,6 +144,15 @@ async fn services_of(
     found.retain(|object| matches!(object, Object::Service(service) if service.selects(labels)));
     found.truncate(SERVICES_OF_POD_MAX);
     with_slices(client, found).await
+}
+
+/// The Services that have external addresses, balancers or ports of nodes. They are asked for of what
+/// the API server holds in memory: who asks is every agent that sees drops towards the outside.
+async fn exposed(client: &Client) -> Result<Vec<Object>, ApiError> {
+    let all = ListParams::default().match_any();
+    let mut found = list(client, kinds::of(Kind::Service), None, &all).await?.objects;
+    found.retain(|object| matches!(object, Object::Service(service) if service.is_exposed()));
+    Ok(found)
 }
 
 async fn with_slices(client: &Client, mut found: Vec<Object>) -> Result<Vec<Object>, ApiError> {

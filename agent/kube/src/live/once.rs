@@ -149,11 +149,16 @@ impl Reader<'_> {
             self.nodes().await;
         }
         let mut known = namespaces;
-        for address in addresses {
-            for namespace in self.address(address, home.as_deref(), &mut known).await {
+        for address in &addresses {
+            for namespace in self.address(*address, home.as_deref(), &mut known).await {
                 if known.insert(namespace.clone()) {
                     self.namespace(&namespace).await;
                 }
+            }
+        }
+        for namespace in self.exposed(&addresses).await {
+            if known.insert(namespace.clone()) {
+                self.namespace(&namespace).await;
             }
         }
         // A pod in its node's network has that one's addresses, of which its status names the first.
@@ -334,6 +339,32 @@ impl Reader<'_> {
         }
         let failed = failed.map(Into::into);
         self.cluster.looked_up(address, LookUp { at: self.now, failed, scale: None });
+        namespaces
+    }
+
+    /// Looks up the Services that have one of these addresses, where nobody else in the cluster has it;
+    /// returns their namespaces. Who may not list Services is told of it by [`Self::address`].
+    async fn exposed(&mut self, addresses: &BTreeSet<IpAddr>) -> BTreeSet<String> {
+        let snapshot = self.cluster.snapshot();
+        let is_nobodys = |address: &&IpAddr| {
+            let end = snapshot.resolve(**address, None);
+            matches!(end.holder, Holder::Outside) && end.known_address().is_none()
+        };
+        let nobodys: Vec<IpAddr> = addresses.iter().filter(is_nobodys).copied().collect();
+        let mut namespaces = BTreeSet::new();
+        if nobodys.is_empty() {
+            return namespaces;
+        }
+        (self.say)("looking up Services that are reached from outside");
+        let found = look_up(self.client.clone(), Query::Exposed, About::default()).await;
+        for object in found.unwrap_or_default().objects {
+            if let Object::Service(service) = &object
+                && service.addresses().any(|address| nobodys.contains(&address))
+            {
+                namespaces.insert(service.namespace.to_string());
+                self.cluster.apply(object, None);
+            }
+        }
         namespaces
     }
 

@@ -23,7 +23,7 @@ fn enforced(case: &Case) -> (Vec<Outcome>, Vec<Value>) {
     for (number, probe) in case.probes().iter().enumerate() {
         let [from, to] = [probe.from, probe.to].map(|pod| ADDRESSES[pod]);
         let verdict = implied(&snapshot, from, to, probe.port);
-        let Some(direction) = verdict.denied_directions().next() else {
+        let Some(direction) = verdict.leading_denial() else {
             outcomes.push(Outcome::Connected);
             continue;
         };

@@ -74,6 +74,13 @@ impl Service {
             && self.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
     }
 
+    /// Whether it is reached by more than its cluster addresses: external ones, balancers, nodes' ports.
+    pub fn is_exposed(&self) -> bool {
+        !self.external_addresses.is_empty()
+            || !self.balancers.is_empty()
+            || self.ports.iter().any(|port| port.node_port.is_some())
+    }
+
     /// All addresses that are its: cluster addresses, external ones, those of balancers.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         let balancers = self.balancers.iter().filter_map(|balancer| match balancer {

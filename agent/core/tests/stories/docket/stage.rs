@@ -203,7 +203,10 @@ impl Stage {
     /// servers. Who holds an address is a step of its own.
     fn answer(&mut self, missing: &[Query]) {
         let is_of_situations = |query: &&Query| {
-            matches!(query, Query::Service(_) | Query::ServicesOf(_) | Query::Callers)
+            matches!(
+                query,
+                Query::Service(_) | Query::ServicesOf(_) | Query::Exposed | Query::Callers
+            )
         };
         for query in missing.iter().filter(is_of_situations) {
             let found = LookUp { at: self.now, failed: None, scale: None };
