@@ -266,8 +266,7 @@ impl Answer {
             cause.confidence = 1.0;
             cause.reasons = vec!["computed from the objects given".to_owned()];
         }
-        (cause.direction, cause.situation) = (None, None);
-        (cause.policy, cause.nearest_miss) = (None, None);
+        cause.leave_policies_out();
         cause.text = why + &policies;
         Some(diagnosis)
     }

@@ -176,6 +176,14 @@ pub struct Cause {
     pub text: String,
 }
 
+impl Cause {
+    /// Leaves out all that names a policy: something else is the cause.
+    pub(crate) fn leave_policies_out(&mut self) {
+        (self.direction, self.situation) = (None, None);
+        (self.policy, self.nearest_miss) = (None, None);
+    }
+}
+
 /// A change that lifted a denial around the time when packets were dropped.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Hindsight {

@@ -59,12 +59,6 @@ pub struct LookUp {
     pub scale: Option<Scale>,
 }
 
-impl LookUp {
-    fn failure(&self) -> Option<&Arc<str>> {
-        self.failed.as_ref()
-    }
-}
-
 impl Cluster {
     /// From now on an address that no object holds is not taken to be outside of the cluster before
     /// it was looked up.
@@ -144,7 +138,8 @@ impl Snapshot {
                 Some(format!("{address} could not be looked up: {why}"))
             }
             Some(_)
-                if let Some(why) = self.look_up_of(&Query::Exposed).and_then(LookUp::failure) =>
+                if let Some(LookUp { failed: Some(why), .. }) =
+                    self.look_up_of(&Query::Exposed) =>
             {
                 Some(format!("whether {address} is a Service's could not be looked up: {why}"))
             }

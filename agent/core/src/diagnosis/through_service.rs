@@ -83,8 +83,7 @@ fn noting(mut diagnosis: Diagnosis, case: &Case<'_>, course: &Course) -> Diagnos
     if is_kube_proxys && is_open && !matches!(case.fate, Fate::Answered) {
         let cause = &mut diagnosis.cause;
         cause.class = Class::NotPolicy;
-        (cause.direction, cause.situation) = (None, None);
-        (cause.policy, cause.nearest_miss) = (None, None);
+        cause.leave_policies_out();
         cause.text = service::words::fate(course).unwrap_or_default();
     }
     diagnosis

@@ -90,10 +90,7 @@ impl Party {
 }
 
 /// The pairs between two parties, by name: each once, whatever its addresses.
-#[derive(Default)]
-struct Gathered {
-    pairs: BTreeSet<(String, String)>,
-}
+type Pairs = BTreeSet<(String, String)>;
 
 impl WhatIf<'_> {
     /// What it newly lets pass between these sources and destinations, on any of these ports, beside
@@ -115,7 +112,7 @@ impl WhatIf<'_> {
         let all = sources.iter().flat_map(|s| destinations.iter().map(move |d| (s, d)));
         let possible = all.filter(|(s, d)| d.address.is_none_or(|d| s.may_be_of_family(d)));
         let mut gain = Gain::default();
-        let mut paths: BTreeMap<(Party, Party), Gathered> = BTreeMap::new();
+        let mut paths: BTreeMap<(Party, Party), Pairs> = BTreeMap::new();
         for (number, (source, destination)) in possible.enumerate() {
             if number == pairs_max {
                 gain.is_cut = true;
@@ -127,13 +124,13 @@ impl WhatIf<'_> {
             let pair = pair(source, destination);
             if !asked.contains(&pair) {
                 let key = (Party::of(source), Party::of(destination));
-                paths.entry(key).or_default().pairs.insert(pair);
+                paths.entry(key).or_default().insert(pair);
             }
         }
-        gain.pairs = paths.values().map(|gathered| gathered.pairs.len()).sum();
+        gain.pairs = paths.values().map(Pairs::len).sum();
         let mut paths: Vec<_> = paths.into_iter().collect();
-        paths.sort_by_key(|(_, gathered)| std::cmp::Reverse(gathered.pairs.len()));
-        let in_words = |((from, to), Gathered { pairs }): ((Party, Party), Gathered)| {
+        paths.sort_by_key(|(_, pairs)| std::cmp::Reverse(pairs.len()));
+        let in_words = |((from, to), pairs): ((Party, Party), Pairs)| {
             let (sources, destinations): (BTreeSet<_>, BTreeSet<_>) = pairs.into_iter().unzip();
             GainedPath { source: from.in_words(&sources), destination: to.in_words(&destinations) }
         };

@@ -152,7 +152,7 @@ const AWS: Profile = Profile {
     // aws-network-policy-agent, pkg/fwruleprocessor: the node's own address is let pass in both
     // directions.
     own_node: OwnNode::Exempt,
-    // The API's text.
+    // The API's text, here and below.
     hairpin: Hairpin::Exempt,
     host_network: HostNetwork::Node,
     equals: Equals::NoOrder,
