@@ -404,6 +404,11 @@ fn endpoints_stand_for_a_service_that_no_slice_stands_for() {
     // One for each subset and family.
     assert_eq!(slices(&format!("{endpoints}{service}")), 3);
     assert_eq!(slices(&format!("{endpoints}{service}{slice}")), 1);
+    let skipped = endpoints.replace(
+        "namespace: shop}",
+        "namespace: shop, labels: {endpointslice.kubernetes.io/skip-mirror: 'true'}}",
+    );
+    assert_eq!(slices(&format!("{skipped}{service}")), 0);
     let broken = read(&endpoints.replace("10.0.0.3", "10.0.0"));
     assert_eq!(broken.errors.len(), 1, "{:?}", broken.errors);
     assert_eq!(broken.errors[0].touches(), &Touches::Namespace("shop".to_owned()));

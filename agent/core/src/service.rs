@@ -241,6 +241,9 @@ pub enum Remark {
     PerhapsTakenForLocal(Arc<str>),
     /// These nodes have no endpoint of their own, and would drop it.
     NotByEveryNode(Vec<Arc<str>>),
+    /// The client is a node, and a kube-proxy in iptables mode rejects nothing of what its own node sends
+    /// to addresses from outside: the chain `KUBE-EXTERNAL-SERVICES` is not in the way of `OUTPUT`.
+    NotRejectedForNode,
     /// There are more packets than are looked at.
     Cut,
 }

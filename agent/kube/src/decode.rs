@@ -69,7 +69,10 @@ pub fn decode(value: Value) -> Result<Decoded, Problem> {
     let meta = TypeMeta::of(&value)?;
     let TypeMeta { api_version, kind } = &meta;
     if is_endpoints(&meta) {
-        return endpoints(&value).map(Decoded::Endpoints);
+        return match is_mirrored(&value["metadata"]) {
+            true => endpoints(&value).map(Decoded::Endpoints),
+            false => Ok(Decoded::NoPart),
+        };
     }
     if let Some(row) = kinds::named(api_version, kind).filter(|row| row.reads().is_some()) {
         let object = row.decode(value, api_version)?.map(Box::new);
@@ -94,6 +97,15 @@ pub fn takes_part(meta: &TypeMeta) -> bool {
 /// Whether it is what slices came after.
 pub fn is_endpoints(meta: &TypeMeta) -> bool {
     (meta.api_version.as_str(), meta.kind.as_str()) == ("v1", "Endpoints")
+}
+
+/// Whether slices are made of `Endpoints`, which are all that a proxy reads: not of those that ask to be
+/// left out, nor of those that a leader election once kept its lock in (`shouldMirror` of the
+/// endpointslicemirroring controller). What a Service selects is listed without them.
+fn is_mirrored(metadata: &Value) -> bool {
+    let skips = metadata["labels"]["endpointslice.kubernetes.io/skip-mirror"] == "true";
+    let is_lock = !metadata["annotations"]["control-plane.alpha.kubernetes.io/leader"].is_null();
+    !skips && !is_lock
 }
 
 /// The slices that Kubernetes makes of `Endpoints` (its endpointslicemirroring controller): one for each

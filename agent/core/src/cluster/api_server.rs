@@ -59,6 +59,17 @@ impl Snapshot {
         endpoints
     }
 
+    /// Whether API servers are listed at this address, ready or not.
+    pub fn is_api_server_address(&self, address: IpAddr) -> bool {
+        self.api_server_addresses().binary_search(&address).is_ok()
+    }
+
+    /// Whether a node has an API server, by its labels or by where API servers are listed.
+    pub fn has_api_server(&self, node: &Node) -> bool {
+        node.is_of_control_plane()
+            || node.addresses.iter().any(|known| self.is_api_server_address(known.address))
+    }
+
     /// The addresses that API servers are listed at, ready or not, sorted.
     pub fn api_server_addresses(&self) -> Vec<IpAddr> {
         let slices = self.api_server().into_iter().flat_map(|service| self.slices(service));

@@ -97,17 +97,14 @@ impl<'a> Naming<'a> {
 
     /// An end, in a name.
     fn short(&self, end: &Endpoint) -> String {
-        let is_api_server =
-            |address: &IpAddr| self.snapshot.api_server_addresses().contains(address);
+        let is_api_server = |address| self.snapshot.is_api_server_address(address);
         match &end.holder {
             Holder::Pod(pod) => match &pod.workload {
                 Some(workload) => lasting_name(workload).to_owned(),
                 None => pod.name.to_string(),
             },
             Holder::Node(node) => node.name.to_string(),
-            Holder::Outside if end.address.as_ref().is_some_and(is_api_server) => {
-                "api-servers".to_owned()
-            }
+            Holder::Outside if end.address.is_some_and(is_api_server) => "api-servers".to_owned(),
             _ => end.address.map_or_else(
                 || "unknown".to_owned(),
                 |address| address.to_string().replace([':', '.'], "-"),

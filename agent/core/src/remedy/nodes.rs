@@ -37,12 +37,8 @@ pub(super) enum Which {
 ///
 /// What a node sends carries the same sort of address on each, such as that of its tunnel.
 pub(super) fn clients(snapshot: &Snapshot, node: &Arc<Node>, seen: Option<IpAddr>) -> Clients {
-    let api_servers = snapshot.api_server_addresses();
-    let is_control_plane = |node: &Node| {
-        node.is_of_control_plane()
-            || node.addresses.iter().any(|known| api_servers.contains(&known.address))
-    };
-    let which = match is_control_plane(node) || seen.is_some_and(|s| api_servers.contains(&s)) {
+    let is_listed = seen.is_some_and(|seen| snapshot.is_api_server_address(seen));
+    let which = match is_listed || snapshot.has_api_server(node) {
         true => Which::ControlPlane,
         false => Which::All,
     };
@@ -50,13 +46,16 @@ pub(super) fn clients(snapshot: &Snapshot, node: &Arc<Node>, seen: Option<IpAddr
     let mut others: Vec<&Arc<Node>> = snapshot
         .nodes()
         .filter(|other| other.name != node.name)
-        .filter(|other| which == Which::All || is_control_plane(other))
+        .filter(|other| which == Which::All || snapshot.has_api_server(other))
         .collect();
     others.sort_by(|a, b| a.name.cmp(&b.name));
     let own: Vec<IpAddr> = seen.into_iter().chain(addresses(node, sort)).collect();
     let of_others = others.iter().flat_map(|other| addresses(other, sort));
     // Those of a managed control plane have no node.
-    let unlisted = api_servers.iter().filter(|_| which == Which::ControlPlane).copied();
+    let unlisted = match which {
+        Which::ControlPlane => snapshot.api_server_addresses(),
+        Which::All | Which::One => Vec::new(),
+    };
     let all = distinct(own.iter().copied().chain(of_others).chain(unlisted));
     if all.len() > ADDRESSES_MAX {
         let (names, addresses) = (vec![node.name.clone()], distinct(own.into_iter()));

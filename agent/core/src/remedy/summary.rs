@@ -117,16 +117,14 @@ fn opens_ingress(lead: &Diagnosis) -> bool {
 fn client(snapshot: &Snapshot, lead: &Diagnosis) -> String {
     let Endpoint { address, holder } = &lead.question.source;
     let Holder::Node(node) = holder else {
-        let api_servers = snapshot.api_server_addresses();
-        let is_one = address.is_some_and(|address| api_servers.contains(&address));
         let source = lead.question.source.to_string();
-        return match (is_one, api_servers.len()) {
-            (true, 1) => format!("the API server ({source})"),
-            (true, _) => {
-                let all: Vec<String> = api_servers.iter().map(ToString::to_string).collect();
-                format!("the API servers ({})", listed(&all))
-            }
-            (false, _) => source,
+        if !address.is_some_and(|address| snapshot.is_api_server_address(address)) {
+            return source;
+        }
+        let all = snapshot.api_server_addresses().iter().map(ToString::to_string).collect();
+        return match <Vec<String>>::as_slice(&all) {
+            [_] => format!("the API server ({source})"),
+            several => format!("the API servers ({})", listed(several)),
         };
     };
     let clients = nodes::clients(snapshot, node, *address);

@@ -254,6 +254,12 @@ impl Route<'_> {
                 }
                 _ => Refusal::NoEndpoint,
             };
+            if matches!(
+                (self.entry, &self.client),
+                (Entry::External | Entry::Balancer, Client::Node(_))
+            ) {
+                self.remarks.push(Remark::NotRejectedForNode);
+            }
             let otherwise = self.as_if_ready();
             return Fate::Refused { refusal, otherwise };
         }

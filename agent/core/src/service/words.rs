@@ -215,6 +215,10 @@ pub fn remark(course: &Course, remark: &Remark) -> String {
             if nodes.len() == 1 { "is node" } else { "are nodes" },
             listed(nodes.iter().map(ToString::to_string))
         ),
+        Remark::NotRejectedForNode => format!(
+            "a kube-proxy in iptables mode rejects nothing that its own node sends to an address of \
+             {service} from outside the cluster: it leaves the node as it is"
+        ),
         Remark::Cut => format!(
             "only the first {} packets that may come of it are looked at",
             super::PACKETS_MAX

@@ -8,7 +8,7 @@ mod rows;
 use std::net::IpAddr;
 
 use proptest::prelude::*;
-use rows::ROWS;
+use rows::rows;
 use serde_json::{Value, json};
 use whydrop_core::{
     cluster::{Cluster, Snapshot},
@@ -19,7 +19,7 @@ use whydrop_core::{
 
 #[test]
 fn every_sort_of_service_is_what_kube_proxy_makes_of_it() {
-    for row in ROWS {
+    for row in rows() {
         let snapshot = cluster(row.service, row.endpoints);
         let client = snapshot.resolve(row.client.parse().expect("an address"), None);
         let dial = Dial { client: &client, port: row.port, protocol: Protocol::Tcp };

@@ -5,6 +5,7 @@ mod cluster;
 mod docket;
 mod ends;
 mod engine;
+mod engine_differences;
 mod facts;
 mod history;
 mod incidents;

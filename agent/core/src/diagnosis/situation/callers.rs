@@ -61,14 +61,13 @@ pub(super) fn from_api_server(scene: &Scene<'_>) -> Option<Trap> {
 
 /// Whether an API server is there: its listed addresses, nodes of the control plane, its pods.
 pub(super) fn is_api_server(snapshot: &Snapshot, end: &Endpoint) -> bool {
-    let is_listed = |address: IpAddr| snapshot.api_server_addresses().contains(&address);
+    let is_listed = |address: IpAddr| snapshot.is_api_server_address(address);
     let runs = |pod: &Pod| pod.labels.get(COMPONENT.0).is_some_and(|is| **is == *COMPONENT.1);
     match &end.holder {
         Holder::Pod(pod) => runs(pod),
         Holder::Node(node) => {
-            node.is_of_control_plane()
+            snapshot.has_api_server(node)
                 || end.address.is_some_and(is_listed)
-                || node.addresses.iter().any(|known| is_listed(known.address))
                 || snapshot.pods().any(|pod| {
                     pod.host_network && pod.node.as_ref() == Some(&node.name) && runs(pod)
                 })
