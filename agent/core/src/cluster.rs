@@ -6,6 +6,7 @@ pub mod caller;
 pub mod dns;
 pub mod history;
 pub mod known_address;
+pub(crate) mod lasting;
 pub mod look_up;
 pub mod node_address;
 mod node_facts;

@@ -53,7 +53,7 @@ impl Judgement {
         let lead = self.diagnosis.cause.policy.as_ref().map(|policy| policy.reference.clone());
         let changed: Vec<PolicyRef> =
             self.changed.changes().iter().filter_map(|change| change.object.policy()).collect();
-        let is_seen = matches!(self.changed, Attribution::Seen(_));
+        let is_seen = matches!(self.changed, Attribution::Seen { .. });
         if !is_seen || lead.is_some_and(|lead| changed.contains(&lead)) {
             return self;
         }
@@ -72,7 +72,7 @@ impl Judgement {
     pub fn denied_since(&self) -> Option<Timestamp> {
         match &self.changed {
             Attribution::None => None,
-            Attribution::Seen(changes) => changes.iter().map(|change| change.at).min(),
+            Attribution::Seen { changes, .. } => changes.iter().map(|change| change.at).min(),
             Attribution::Older { .. } => {
                 let verdict = &self.diagnosis.verdict;
                 let denied = verdict.denied_directions();

@@ -13,7 +13,6 @@ mod in_calico;
 mod in_kubernetes;
 mod intended;
 mod labels;
-mod lasting;
 pub mod mark;
 mod merge;
 mod naming;

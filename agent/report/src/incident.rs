@@ -112,6 +112,9 @@ pub struct IncidentCause {
     /// Since when policies deny the flow that they deny longest, at the least.
     #[serde(default)]
     pub denied_since: Option<Time>,
+    /// The policy by which they passed until then, where one admitted them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admitted_by: Option<ObjectRef>,
     /// How the change is known.
     pub changed_by: ChangedBy,
     /// Since when changes are known, where none of those explains it.

@@ -281,7 +281,7 @@ pub struct NearestMiss {
 pub struct Changed {
     /// The object.
     pub object: ObjectRef,
-    /// What happened to it: `created`, `edited`, `relabelled`, `moved` or `deleted`.
+    /// What happened to it: `created`, `edited`, `relabelled`, `moved`, `rolled-out` or `deleted`.
     pub change: Word<ChangeKind>,
     /// What differs, in words.
     #[serde(skip_serializing_if = "Option::is_none")]

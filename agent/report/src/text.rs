@@ -171,7 +171,11 @@ fn changed_text(changed: &Changed, record: &DropRecord) -> String {
     let object = if is_cause { "policy".to_owned() } else { object(&changed.object) };
     let at = moment(changed.at, record);
     let difference = changed.difference.as_deref().map(|d| format!(" ({d})")).unwrap_or_default();
-    format!("{object} {} {at}{difference}", changed.change)
+    let change = match &changed.change {
+        Word::Known(kind) => kind.name().to_owned(),
+        Word::Other(word) => word.clone(),
+    };
+    format!("{object} {change} {at}{difference}")
 }
 
 /// The command that prints the remedy, for a shell.

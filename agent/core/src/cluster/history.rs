@@ -6,6 +6,7 @@
 
 mod difference;
 mod record;
+mod rollout;
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -19,6 +20,7 @@ use super::{
     object::{Key, Kind, Object, Pod},
 };
 use record::parts;
+use rollout::{Gone, Rollout};
 
 /// How many changes are kept: a day of a busy cluster's policy and label changes is fewer.
 pub const CHANGES_MAX: usize = 512;
@@ -58,12 +60,16 @@ pub enum ChangeKind {
     Relabelled,
     /// Its addresses are others.
     Moved,
+    /// Pods of another template take the place of those before; of workloads alone.
+    #[strum(serialize = "rolled out")]
+    #[serde(rename = "rolled-out")]
+    RolledOut,
     /// It is gone.
     Deleted,
 }
 
 impl ChangeKind {
-    /// The kind as records spell it.
+    /// The kind for people.
     pub fn name(self) -> &'static str {
         self.into()
     }
@@ -87,16 +93,37 @@ pub struct Change {
 pub struct Undoable {
     /// The change.
     pub change: Change,
-    /// The object as it was; `None`: there was none.
-    before: Option<Object>,
+    before: Before,
+}
+
+/// What was there before a change.
+#[derive(Clone, Debug)]
+enum Before {
+    /// No such object.
+    Nothing,
+    /// The object as it was.
+    Object(Object),
+    /// Pods of another template.
+    Rollout(Box<Rollout>),
+}
+
+impl Before {
+    fn parts(&self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Object(object) => parts(object),
+            Self::Rollout(rollout) => rollout.parts(),
+        }
+    }
 }
 
 impl Undoable {
     /// Makes the snapshot what it was before this change, as far as this object goes.
     pub fn undo(&self, snapshot: &mut Snapshot) {
         match &self.before {
-            Some(object) => snapshot.put(object.clone(), None),
-            None => snapshot.remove(&self.change.object, self.change.at),
+            Before::Nothing => snapshot.remove(&self.change.object, self.change.at),
+            Before::Object(object) => snapshot.put(object.clone(), None),
+            Before::Rollout(rollout) => rollout.undo(snapshot),
         }
     }
 
@@ -104,11 +131,11 @@ impl Undoable {
     /// the room to the others, which people make.
     fn is_of_passing_kind(&self) -> bool {
         let kind = self.change.object.kind;
-        matches!(kind, Kind::Pod | Kind::Service | Kind::EndpointSlice)
+        matches!(kind, Kind::Pod | Kind::Service | Kind::EndpointSlice | Kind::Template(_))
     }
 
     fn parts(&self) -> usize {
-        1 + self.before.as_ref().map_or(0, parts)
+        1 + self.before.parts()
     }
 }
 
@@ -120,6 +147,7 @@ pub struct History {
     forgotten: u64,
     forgotten_until: Option<Timestamp>,
     watched_since: Option<Timestamp>,
+    gone: Gone,
 }
 
 impl History {
@@ -130,7 +158,7 @@ impl History {
     }
 
     /// Remembers a change.
-    pub(super) fn record(&mut self, change: Change, before: Option<Object>) {
+    fn record(&mut self, change: Change, before: Before) {
         let now = change.at;
         let undoable = Undoable { change, before };
         self.parts += undoable.parts();
@@ -179,8 +207,8 @@ impl History {
         let gone = self.latest_first().find(|undoable| {
             undoable.change.object == *pod && undoable.change.kind == ChangeKind::Deleted
         });
-        match gone?.before.as_ref()? {
-            Object::Pod(pod) => Some(pod),
+        match &gone?.before {
+            Before::Object(Object::Pod(pod)) => Some(pod),
             _ => None,
         }
     }

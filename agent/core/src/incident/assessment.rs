@@ -171,7 +171,7 @@ fn why_intended(incident: &Incident, affected: &[CutPath], now: Timestamp) -> Op
 fn denied_since(incident: &Incident) -> Option<Timestamp> {
     match &incident.changed {
         Attribution::None => None,
-        Attribution::Seen(changes) => changes.first().map(|change| change.at),
+        Attribution::Seen { changes, .. } => changes.first().map(|change| change.at),
         Attribution::Older { own: Some(own), .. } => Some(own.at),
         Attribution::Older { known_since, own: None } => *known_since,
     }
@@ -202,7 +202,7 @@ fn lost(incident: &Incident, affected: &CutPath, is_sustained: bool) -> Option<S
     // One pod that fails for some seconds is no outage, unless it is known to have worked.
     let had_it = affected.worked.is_some()
         || incident.last_success.is_some()
-        || matches!(incident.changed, Attribution::Seen(_));
+        || matches!(incident.changed, Attribution::Seen { .. });
     let counts = affected.replicas > 1 || is_sustained || had_it;
     let path = &affected.path;
     let what = match path.affected_party() == &path.source {

@@ -159,7 +159,7 @@ pub(super) fn plan(
     steps.extend(tests(flows));
     if class.is_denial() && class != Class::ExplicitDeny {
         steps.extend(choices.into_iter().map(Step::Instead));
-        if let Attribution::Seen(changes) = &incident.changed {
+        if let Attribution::Seen { changes, .. } = &incident.changed {
             // What was created is not to be deleted: its author had a reason for it.
             let before = changes.iter().filter(|change| change.kind != ChangeKind::Created);
             steps.extend(before.cloned().map(Step::PutBack));

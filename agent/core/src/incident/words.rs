@@ -10,6 +10,7 @@ use crate::{
     },
     diagnosis::{Class, Situation, reason::Established},
     judgement::Attribution,
+    policy::PolicyRef,
 };
 
 /// How many names are listed before the others are counted.
@@ -132,11 +133,16 @@ fn health(affected: &CutPath) -> Option<String> {
 fn change(incident: &Incident, now: Timestamp) -> Option<String> {
     match &incident.changed {
         Attribution::None => None,
-        Attribution::Seen(changes) => {
+        Attribution::Seen { changes, admitted_by } => {
             let all = changes.iter().map(|change| one_change(incident, change, now));
             let all = all.collect::<Vec<_>>().join(" and ");
             let distance = changes.first().map(|c| distance(incident, c)).unwrap_or_default();
-            Some(all + &distance)
+            let is_other = |policy: &&PolicyRef| {
+                changes.iter().all(|c| c.object.policy().as_ref() != Some(policy))
+            };
+            let until = admitted_by.as_ref().filter(is_other);
+            let until = until.map(|by| format!("; until then {} {by} admitted it", by.kind));
+            Some(all + &distance + &until.unwrap_or_default())
         }
         Attribution::Older { own: Some(own), .. } => {
             let distance = distance(incident, own);

@@ -8,11 +8,11 @@ use crate::{
     cluster::{
         Snapshot,
         history::{Change, ChangeKind, History, Undoable},
-        object::{Key, Kind, Pod},
+        object::{Key, Kind, Pod, Workload},
         resolve::{Endpoint, Holder},
     },
     diagnosis::Diagnosis,
-    policy::Policy,
+    policy::{Policy, PolicyRef},
     verdict::{Decision, Question, Verdict, evaluate},
 };
 
@@ -32,7 +32,12 @@ pub enum Attribution {
     None,
     /// The latest changes across which it went from allowed to denied, by the same evaluator: one,
     /// or several that only together made the difference. The one that leads first; never empty.
-    Seen(Vec<Change>),
+    Seen {
+        /// The changes, never none.
+        changes: Vec<Change>,
+        /// The policy by which the flow passed until then, if one admitted it.
+        admitted_by: Option<PolicyRef>,
+    },
     /// It is denied for as long as is known.
     Older {
         /// Since when changes are known; `None`: no change has ever been watched for.
@@ -48,14 +53,27 @@ impl Attribution {
         self.changes().first()
     }
 
+    /// The policy by which the flow passed until the changes that were seen, if one admitted it.
+    pub const fn admitted_by(&self) -> Option<&PolicyRef> {
+        match self {
+            Self::Seen { admitted_by, .. } => admitted_by.as_ref(),
+            Self::None | Self::Older { .. } => None,
+        }
+    }
+
     /// All changes to name, the one that leads first.
     pub fn changes(&self) -> &[Change] {
         match self {
             Self::None => &[],
-            Self::Seen(changes) => changes,
+            Self::Seen { changes, .. } => changes,
             Self::Older { own, .. } => own.as_slice(),
         }
     }
+}
+
+/// Changes that were seen, of a flow that was not denied before, or not by policies.
+pub(super) const fn seen(changes: Vec<Change>) -> Attribution {
+    Attribution::Seen { changes, admitted_by: None }
 }
 
 /// The latest change across which the flow went from allowed to denied. Without one in the history:
@@ -65,12 +83,15 @@ pub fn attribute(history: &History, snapshot: &Snapshot, diagnosis: &Diagnosis) 
         return Attribution::None;
     }
     match latest_flip(history, snapshot, &diagnosis.question, Target::Passes) {
-        Ok(Flip { mut changes, .. }) => {
+        Ok(Flip { mut changes, verdict, .. }) => {
             // Of changes that only together made the difference, first the one that the denial is
             // put down to.
             let lead = diagnosis.cause.policy.as_ref().map(|policy| &policy.reference);
             changes.sort_by_key(|change| lead.is_none() || change.object.policy().as_ref() != lead);
-            Attribution::Seen(changes)
+            let direction = diagnosis.cause.direction;
+            let admitted = direction.and_then(|d| verdict.direction(d).allowed_by.first());
+            let admitted_by = admitted.map(|rule| rule.policy.clone());
+            Attribution::Seen { changes, admitted_by }
         }
         Err(known_since) => {
             let own = diagnosis.cause.policy.as_deref().and_then(own_change);
@@ -222,6 +243,11 @@ fn concerns(object: &Key, question: &Question) -> bool {
     let mut pods = [&question.source, &question.destination].into_iter().filter_map(Endpoint::pod);
     let mut own = |namespace: &Arc<str>| pods.any(|pod| pod.namespace == *namespace);
     match object.kind {
+        Kind::Template(kind) => pods.any(|pod| {
+            let is_its = |w: &Workload| w.name == object.name && &*w.kind == kind.name();
+            object.namespace.as_ref() == Some(&pod.namespace)
+                && pod.workload.as_ref().is_some_and(is_its)
+        }),
         Kind::Pod => pods.any(|pod| {
             object.namespace.as_ref() == Some(&pod.namespace) && object.name == pod.name
         }),

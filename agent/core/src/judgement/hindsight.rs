@@ -3,7 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::attribution::{Attribution, Flip, Target, attribute, latest_flip};
+use super::attribution::{Attribution, Flip, Target, attribute, latest_flip, seen};
 use crate::{
     cluster::{
         Snapshot,
@@ -61,7 +61,7 @@ pub(super) fn in_hindsight(
         return None;
     }
     let out_of_sync = out_of_sync(snapshot, case, diagnosis, &flip, (change, late));
-    Some((out_of_sync, Attribution::Seen(flip.changes)))
+    Some((out_of_sync, seen(flip.changes)))
 }
 
 /// The diagnosis as it was when the packets were dropped, where policies deny the flow only since

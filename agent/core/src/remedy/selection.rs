@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
-use super::lasting::{Says, is_sort, passing, says};
 use crate::{
     cluster::{
         Snapshot,
+        lasting::{Says, is_sort, passing, says},
         object::{Pod, Workload},
     },
     policy::{

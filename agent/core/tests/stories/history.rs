@@ -329,7 +329,7 @@ proptest! {
             .collect();
         match (is_denied(&cluster.snapshot()), blame(&cluster)) {
             (false, attribution) => prop_assert_eq!(attribution, Attribution::None),
-            (true, Attribution::Seen(changes)) => {
+            (true, Attribution::Seen { changes, .. }) => {
                 let step = i64::try_from(*flips.last().expect("a flip")).expect("small");
                 prop_assert_eq!(changes.len(), 1);
                 prop_assert_eq!(changes[0].at, at(step * 10));
@@ -367,7 +367,7 @@ proptest! {
         if is_denied(&then) || !is_denied(&cluster.snapshot()) {
             return Ok(());
         }
-        let Attribution::Seen(changes) = blame(&cluster) else { panic!("a change was seen") };
+        let Attribution::Seen { changes, .. } = blame(&cluster) else { panic!("a change was seen") };
         let undo = |left_out: Option<&Change>| {
             let mut undone = cluster.snapshot();
             let history = cluster.history();

@@ -154,7 +154,7 @@ fn the_story_of_eight_replicas_and_their_database() {
     assert_eq!((happened, incident.id), (Happened::Updated, opened.id));
     check_outage(&incident);
     assert!(incident.text.contains("; worked until 03:04:04"), "{}", incident.text);
-    assert!(matches!(incident.changed, Attribution::Seen(_)));
+    assert!(matches!(incident.changed, Attribution::Seen { .. }));
     assert_eq!(incident.affected.len(), 3);
 
     // Somebody applies the remedy: all is allowed.

@@ -12,6 +12,7 @@ mod incidents;
 mod mute;
 mod own_path;
 mod remedies;
+mod rollouts;
 mod services;
 mod situations;
 mod unread;

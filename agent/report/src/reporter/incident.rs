@@ -80,7 +80,7 @@ fn resolution_of(happened: Happened) -> Option<IncidentResolution> {
 fn incident_cause(incident: &Incident) -> IncidentCause {
     let cause = cause_of(&incident.cause, None);
     let (changed_by, known_since) = match &incident.changed {
-        Attribution::Seen(_) => (ChangedBy::Seen, None),
+        Attribution::Seen { .. } => (ChangedBy::Seen, None),
         Attribution::Older { known_since, own: Some(_) } => (ChangedBy::OwnTimestamp, *known_since),
         Attribution::Older { known_since, own: None } => (ChangedBy::Unknown, *known_since),
         Attribution::None => (ChangedBy::Unknown, None),
@@ -93,6 +93,7 @@ fn incident_cause(incident: &Incident) -> IncidentCause {
         responsible: incident.responsible.iter().map(policy_ref).collect(),
         changed: incident.changed.changes().iter().map(changed_of).collect(),
         denied_since: incident.denied_since.map(Into::into),
+        admitted_by: incident.changed.admitted_by().map(policy_ref),
         changed_by,
         known_since: known_since.map(Into::into),
     }

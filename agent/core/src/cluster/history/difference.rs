@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::{
     cluster::{
         node_address::NodeAddress,
-        object::{EndpointSlice, Object},
+        object::{ContainerPort, EndpointSlice, Object, Pod},
     },
     flow::Direction,
     policy::{
@@ -36,6 +36,8 @@ pub(super) fn in_words(before: &Object, after: &Object) -> Option<String> {
         (Object::Pod(before), Object::Pod(after)) => {
             let mut all = labels(&before.labels, &after.labels);
             all.extend(addresses(&before.addresses, &after.addresses));
+            all.extend(ports(&before.ports, &after.ports));
+            all.extend(service_account(before, after));
             all
         }
         (Object::Node(before), Object::Node(after)) => {
@@ -88,6 +90,21 @@ fn labels(before: &Labels, after: &Labels) -> Vec<String> {
         None => format!("label {key}={value} came"),
     });
     gone.chain(new).collect()
+}
+
+fn ports(before: &[ContainerPort], after: &[ContainerPort]) -> Vec<String> {
+    let gone = before.iter().filter(|port| !after.contains(port));
+    let gone =
+        gone.map(|port| format!("port {} ({}/{}) went", port.name, port.number, port.protocol));
+    let new = after.iter().filter(|port| !before.contains(port));
+    let new =
+        new.map(|port| format!("port {} ({}/{}) came", port.name, port.number, port.protocol));
+    gone.chain(new).collect()
+}
+
+fn service_account(before: &Pod, after: &Pod) -> Option<String> {
+    let (now, then) = (&after.service_account, &before.service_account);
+    (now != then).then(|| format!("service account is {now}, was {then}"))
 }
 
 fn addresses(before: &[IpAddr], after: &[IpAddr]) -> Option<String> {

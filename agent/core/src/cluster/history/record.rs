@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Change, ChangeKind, difference};
+use super::{Before, Change, ChangeKind, difference};
 use crate::{
     cluster::{
         Cluster,
@@ -23,7 +23,10 @@ impl Cluster {
         if let Some(kind) = change_kind(before.as_ref(), object) {
             let difference = before.as_ref().and_then(|b| difference::in_words(b, object));
             let difference = difference.map(Into::into);
-            self.history.record(Change { object: object.key(), kind, difference, at }, before);
+            let change = Change { object: object.key(), kind, difference, at };
+            self.history.record(change, before.map_or(Before::Nothing, Before::Object));
+        } else if let (None, Object::Pod(pod)) = (before, object) {
+            self.record_rollout(pod, at);
         }
     }
 
@@ -35,10 +38,13 @@ impl Cluster {
             Object::Policy(policy) => policy.reference.kind.is_staged(),
             _ => false,
         };
+        if let Object::Pod(pod) = &before {
+            self.keep_gone(pod);
+        }
         if !is_nothing {
             let kind = ChangeKind::Deleted;
             let change = Change { object: key.clone(), kind, difference: None, at };
-            self.history.record(change, Some(before));
+            self.history.record(change, Before::Object(before));
         }
     }
 
@@ -99,7 +105,7 @@ fn change_kind(before: Option<&Object>, object: &Object) -> Option<ChangeKind> {
 
 /// Whether a pod's name can come again: one that a `StatefulSet` or a person gave. Other controllers
 /// never give a name twice.
-fn name_returns(pod: &Pod) -> bool {
+pub(super) fn name_returns(pod: &Pod) -> bool {
     pod.workload.as_ref().is_none_or(|workload| &*workload.kind == "StatefulSet")
 }
 

@@ -26,6 +26,7 @@ pub(super) fn no_cause() -> IncidentCause {
         responsible: Vec::new(),
         changed: Vec::new(),
         denied_since: None,
+        admitted_by: None,
         changed_by: ChangedBy::Unknown,
         known_since: None,
     }
@@ -47,6 +48,7 @@ pub(super) fn cause_of(record: &DropRecord) -> IncidentCause {
         responsible,
         changed: cause.changed.iter().cloned().collect(),
         denied_since: cause.denied_since,
+        admitted_by: None,
         changed_by: ChangedBy::Unknown,
         known_since: None,
     }

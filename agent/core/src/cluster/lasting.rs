@@ -2,15 +2,15 @@
 //! for what a pod is, and why not.
 //!
 //! A rule holds by labels that every pod of a workload has, now and after the next rollout, restart
-//! or failover. Labels that differ among the pods of one owner are left out as such, see
-//! [`super::selection`]; this table is for what the pods at hand do not show: one replica, one
-//! revision, all of them in the same state for now.
+//! or failover. Labels that differ among the pods of one owner are left out as such where rules are
+//! made; this table is for what the pods at hand do not show: one replica, one revision, all of them in
+//! the same state for now.
 
-use crate::cluster::object::Pod;
+use super::object::Pod;
 
 /// Why a label does not last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Passing {
+pub(crate) enum Passing {
     /// It names one pod, which is replaced by another.
     OnePod,
     /// It names a revision of the template, or a run of a job.
@@ -255,7 +255,7 @@ const ROLES: [&str; 13] = [
 
 /// Why this label of a pod does not last; `None`: as far as is known it does. What the template gives
 /// every pod is of none alone, no role that moves and no state.
-pub(super) fn passing(pod: &Pod, key: &str, value: &str, is_of_template: bool) -> Option<Passing> {
+pub(crate) fn passing(pod: &Pod, key: &str, value: &str, is_of_template: bool) -> Option<Passing> {
     let is_given_later =
         |why: &Passing| matches!(why, Passing::OnePod | Passing::Role | Passing::State);
     passing_of_itself(pod, key, value).filter(|why| !(is_of_template && is_given_later(why)))
@@ -298,7 +298,7 @@ fn is_of_role(key: &str) -> bool {
 
 /// How well a label says what a pod is: the lower, the better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Says {
+pub(crate) enum Says {
     /// What it is, by a name that people, charts or an operator give one application.
     Name(usize),
     /// Which part of an application. By itself it names nothing.
@@ -347,13 +347,13 @@ const SORTS: [&str; 5] = [
 ];
 
 /// What a label says.
-pub(super) fn says(key: &str) -> Says {
+pub(crate) fn says(key: &str) -> Says {
     let place = |list: &[&str]| list.iter().position(|known| *known == key);
     place(&NAMES).map(Says::Name).or_else(|| place(&PARTS).map(Says::Part)).unwrap_or(Says::Other)
 }
 
 /// Whether a label goes along with the name of a cluster that an operator made.
-pub(super) fn is_sort(key: &str) -> bool {
+pub(crate) fn is_sort(key: &str) -> bool {
     SORTS.contains(&key)
 }
 
