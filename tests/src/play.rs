@@ -5,6 +5,7 @@ pub mod denied;
 pub mod differential;
 pub mod expect;
 pub mod hint;
+pub mod living;
 pub mod marker;
 pub mod narration;
 pub mod player;

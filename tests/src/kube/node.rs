@@ -211,6 +211,11 @@ impl Node {
         self.site().import_archive(archive)
     }
 
+    /// The network of the world outside.
+    pub fn outside(&self) -> Network {
+        Network::at(self.holder.networks().join("outside"))
+    }
+
     /// The folder of its state, where the logs are.
     pub fn folder(&self) -> &Path {
         self.state.folder()
