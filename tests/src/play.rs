@@ -1,6 +1,7 @@
 //! What is played in the worlds, and how it is shown: scenarios and stories, which are data;
 //! demonstrations; the differential, whose clusters a seed makes.
 
+pub mod churn;
 pub mod denied;
 pub mod differential;
 pub mod expect;
@@ -9,6 +10,7 @@ pub mod living;
 pub mod marker;
 pub mod narration;
 pub mod player;
+mod random;
 pub mod replicas;
 pub mod scenario;
 pub mod stage;

@@ -6,6 +6,7 @@ mod bench;
 mod budget;
 mod cache;
 mod cargo;
+mod churn;
 mod demo;
 mod differential;
 mod dist;
@@ -37,6 +38,8 @@ enum Job {
     Test(test::Arguments),
     /// Holds real enforcers, the objects and whydrop against each other over clusters from seeds.
     Differential(differential::Arguments),
+    /// Lets a whole node churn under clients, and holds their own account against what is reported.
+    Churn(churn::Arguments),
     /// Measures what whydrop costs, beside no watcher and beside bpftrace, in turn.
     Bench(bench::Arguments),
     /// Sends a fleet's worth of records through one real collector, and says what that took.
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Job::Demo(arguments) => demo::run(&arguments),
         Job::Test(arguments) => test::run(&arguments),
         Job::Differential(arguments) => differential::run(&arguments),
+        Job::Churn(arguments) => churn::run(&arguments),
         Job::Bench(arguments) => bench::run(&arguments),
         Job::FleetLoad(arguments) => fleet::run(&arguments),
         Job::Image(arguments) => image::run(&arguments),

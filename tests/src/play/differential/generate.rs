@@ -10,6 +10,8 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
+use crate::play::random::Random;
+
 /// The ports that every pod listens on.
 pub const PORTS: [u16; 3] = [80, 8080, 8443];
 
@@ -71,16 +73,16 @@ impl fmt::Display for CasePod {
 impl Case {
     /// The cluster of a seed: the same one, whenever and wherever.
     pub fn generate(seed: u64, features: Features) -> Self {
-        let mut chance = Chance { state: seed, features };
-        let count = 2 + chance.below(2);
+        let mut chance = Chance { random: Random::new(seed), features };
+        let count = 2 + chance.random.below(2);
         let namespaces = &NAMESPACES[..count];
-        let pods = (0..chance.within(PODS))
+        let pods = (0..chance.random.within(PODS))
             .map(|number| chance.pod(namespaces[number % count], number))
             .collect();
-        let mut policies: Vec<Value> = (0..chance.within(POLICIES))
+        let mut policies: Vec<Value> = (0..chance.random.within(POLICIES))
             .map(|number| chance.any_policy(namespaces, number))
             .collect();
-        if features.calico && chance.is_one_in(2) {
+        if features.calico && chance.random.is_one_in(2) {
             policies.push(chance.network_set(namespaces));
         }
         let namespaces = namespaces.iter().map(|name| chance.namespace(name)).collect();
@@ -88,49 +90,26 @@ impl Case {
     }
 }
 
-/// `SplitMix64` (Steele, Lea, Flood, 2014): a few lines, and the same everywhere.
+/// What makes a cluster by chance.
 struct Chance {
-    state: u64,
+    random: Random,
     features: Features,
 }
 
 impl Chance {
-    fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).unwrap_or_default()
-    }
-
-    fn within(&mut self, range: std::ops::RangeInclusive<usize>) -> usize {
-        range.start() + self.below(range.end() - range.start() + 1)
-    }
-
-    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())]
-    }
-
-    fn is_one_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
-    }
-
     fn namespace(&mut self, name: &str) -> Value {
-        let labels = json!({ "team": self.one_of(&TEAMS) });
+        let labels = json!({ "team": self.random.one_of(&TEAMS) });
         let metadata = json!({ "name": name, "labels": labels });
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata })
     }
 
     fn pod(&mut self, namespace: &'static str, number: usize) -> CasePod {
         let name = format!("pod-{number}");
-        let mut labels = json!({ "app": self.one_of(&APPS) });
-        if self.is_one_in(2) {
+        let mut labels = json!({ "app": self.random.one_of(&APPS) });
+        if self.random.is_one_in(2) {
             labels["canary"] = "true".into();
         }
-        let port = json!({ "name": "main", "containerPort": self.one_of(&MAIN) });
+        let port = json!({ "name": "main", "containerPort": self.random.one_of(&MAIN) });
         let manifest = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": { "name": name, "namespace": namespace, "labels": labels },
@@ -140,7 +119,7 @@ impl Chance {
     }
 
     fn any_policy(&mut self, namespaces: &[&str], number: usize) -> Value {
-        if self.features.calico && self.is_one_in(2) {
+        if self.features.calico && self.random.is_one_in(2) {
             self.calico_policy(namespaces, number)
         } else {
             self.policy(namespaces, number)
@@ -148,11 +127,10 @@ impl Chance {
     }
 
     fn policy(&mut self, namespaces: &[&str], number: usize) -> Value {
-        let metadata =
-            json!({ "name": format!("policy-{number}"), "namespace": self.one_of(namespaces) });
+        let metadata = json!({ "name": format!("policy-{number}"), "namespace": self.random.one_of(namespaces) });
         let mut spec = json!({ "podSelector": self.pods() });
         // Absent they mean ingress, and egress where there are rules for it.
-        let types: &[&str] = match self.below(5) {
+        let types: &[&str] = match self.random.below(5) {
             0 => &[],
             1 | 2 => &["Ingress"],
             3 => &["Egress"],
@@ -164,7 +142,7 @@ impl Chance {
         if types.is_empty() || types.contains(&"Ingress") {
             self.add_rules(&mut spec, namespaces, "ingress", "from");
         }
-        if types.contains(&"Egress") || (types.is_empty() && self.is_one_in(2)) {
+        if types.contains(&"Egress") || (types.is_empty() && self.random.is_one_in(2)) {
             self.add_rules(&mut spec, namespaces, "egress", "to");
         }
         json!({
@@ -174,28 +152,31 @@ impl Chance {
     }
 
     fn add_rules(&mut self, spec: &mut Value, namespaces: &[&str], direction: &str, peers: &str) {
-        let rules: Vec<Value> = (0..self.below(3)).map(|_| self.rule(namespaces, peers)).collect();
+        let rules: Vec<Value> =
+            (0..self.random.below(3)).map(|_| self.rule(namespaces, peers)).collect();
         // An empty list and none at all mean the same, and both are written.
-        if !rules.is_empty() || self.is_one_in(2) {
+        if !rules.is_empty() || self.random.is_one_in(2) {
             spec[direction] = rules.into();
         }
     }
 
     fn rule(&mut self, namespaces: &[&str], peers: &str) -> Value {
         let mut rule = json!({});
-        if !self.is_one_in(5) {
-            let all: Vec<Value> = (0..=self.below(2)).map(|_| self.peer(namespaces)).collect();
+        if !self.random.is_one_in(5) {
+            let all: Vec<Value> =
+                (0..=self.random.below(2)).map(|_| self.peer(namespaces)).collect();
             rule[peers] = all.into();
         }
-        if !self.is_one_in(3) {
-            let all: Vec<Value> = (0..=self.below(2)).map(|_| self.port(peers == "to")).collect();
+        if !self.random.is_one_in(3) {
+            let all: Vec<Value> =
+                (0..=self.random.below(2)).map(|_| self.port(peers == "to")).collect();
             rule["ports"] = all.into();
         }
         rule
     }
 
     fn peer(&mut self, namespaces: &[&str]) -> Value {
-        match self.below(3) {
+        match self.random.below(3) {
             0 => json!({ "podSelector": self.pods() }),
             1 => json!({ "namespaceSelector": self.namespaces(namespaces) }),
             _ => json!({
@@ -206,33 +187,33 @@ impl Chance {
     }
 
     fn pods(&mut self) -> Value {
-        let app = self.one_of(&APPS);
-        match self.below(7) {
+        let app = self.random.one_of(&APPS);
+        match self.random.below(7) {
             0 => json!({}),
             1 | 2 => json!({ "matchLabels": { "app": app } }),
             3 => json!({ "matchLabels": { "app": app, "canary": "true" } }),
-            4 => requires("app", "In", &[app, self.one_of(&APPS)]),
+            4 => requires("app", "In", &[app, self.random.one_of(&APPS)]),
             5 => requires("app", "NotIn", &[app]),
-            _ if self.is_one_in(2) => requires("canary", "Exists", &[]),
+            _ if self.random.is_one_in(2) => requires("canary", "Exists", &[]),
             _ => requires("canary", "DoesNotExist", &[]),
         }
     }
 
     fn namespaces(&mut self, namespaces: &[&str]) -> Value {
-        let team = self.one_of(&TEAMS);
-        match self.below(5) {
+        let team = self.random.one_of(&TEAMS);
+        match self.random.below(5) {
             0 => json!({}),
             1 | 2 => json!({ "matchLabels": { "team": team } }),
             3 => requires("team", "NotIn", &[team]),
             _ => {
-                let name = self.one_of(namespaces);
+                let name = self.random.one_of(namespaces);
                 json!({ "matchLabels": { "kubernetes.io/metadata.name": name } })
             }
         }
     }
 
     fn port(&mut self, is_egress: bool) -> Value {
-        match self.below(6) {
+        match self.random.below(6) {
             0 => json!({ "protocol": "TCP" }),
             1 if self.features.egress_names || !is_egress => {
                 json!({ "port": "main", "protocol": "TCP" })
@@ -241,10 +222,10 @@ impl Chance {
                 json!({ "port": 8000, "endPort": 8443, "protocol": "TCP" })
             }
             // For resolvers, and for nobody: no other port is tried over UDP.
-            3 => json!({ "port": self.one_of(&[DNS, DNS, PORTS[0]]), "protocol": "UDP" }),
+            3 => json!({ "port": self.random.one_of(&[DNS, DNS, PORTS[0]]), "protocol": "UDP" }),
             // Absent it means TCP.
-            4 => json!({ "port": self.one_of(&PORTS) }),
-            _ => json!({ "port": self.one_of(&PORTS), "protocol": "TCP" }),
+            4 => json!({ "port": self.random.one_of(&PORTS) }),
+            _ => json!({ "port": self.random.one_of(&PORTS), "protocol": "TCP" }),
         }
     }
 }

@@ -24,10 +24,10 @@ const AFTER_KUBERNETES: usize = 2000;
 impl Chance {
     /// A set of addresses with labels, which rules select as they do pods.
     pub(super) fn network_set(&mut self, namespaces: &[&str]) -> Value {
-        let nets = [self.one_of(&NETS), self.one_of(&NETS)];
-        let mut metadata = json!({ "name": "set", "labels": { "app": self.one_of(&APPS) } });
-        let kind = if self.is_one_in(2) {
-            metadata["namespace"] = self.one_of(namespaces).into();
+        let nets = [self.random.one_of(&NETS), self.random.one_of(&NETS)];
+        let mut metadata = json!({ "name": "set", "labels": { "app": self.random.one_of(&APPS) } });
+        let kind = if self.random.is_one_in(2) {
+            metadata["namespace"] = self.random.one_of(namespaces).into();
             "NetworkSet"
         } else {
             "GlobalNetworkSet"
@@ -40,12 +40,13 @@ impl Chance {
 
     /// A policy of a namespace, or of all of them.
     pub(super) fn calico_policy(&mut self, namespaces: &[&str], number: usize) -> Value {
-        let is_global = self.is_one_in(2);
+        let is_global = self.random.is_one_in(2);
         let mut spec = json!({ "selector": self.expression() });
         let order = (number + 1) * STEP;
-        spec["order"] = (order + if self.is_one_in(2) { AFTER_KUBERNETES } else { 0 }).into();
+        spec["order"] =
+            (order + if self.random.is_one_in(2) { AFTER_KUBERNETES } else { 0 }).into();
         // Absent they mean both, since nobody defaults them in this version.
-        let types: &[&str] = match self.below(5) {
+        let types: &[&str] = match self.random.below(5) {
             0 => &[],
             1 | 2 => &["Ingress"],
             3 => &["Egress"],
@@ -56,19 +57,20 @@ impl Chance {
         }
         for (direction, kind) in [("ingress", "Ingress"), ("egress", "Egress")] {
             if types.is_empty() || types.contains(&kind) {
-                let rules = (0..self.below(4)).map(|_| self.calico_rule(namespaces, direction));
+                let rules =
+                    (0..self.random.below(4)).map(|_| self.calico_rule(namespaces, direction));
                 spec[direction] = rules.collect::<Vec<_>>().into();
             }
         }
         let (kind, metadata) = if is_global {
             // Pods of the cluster's own, and of the test that plays the case, have no such label.
             spec["selector"] = format!("has(app) && ({})", self.expression()).into();
-            if self.is_one_in(2) {
+            if self.random.is_one_in(2) {
                 spec["namespaceSelector"] = self.namespace_expression(namespaces).into();
             }
             ("GlobalNetworkPolicy", json!({ "name": format!("default.policy-{number}") }))
         } else {
-            let namespace = self.one_of(namespaces);
+            let namespace = self.random.one_of(namespaces);
             let name = format!("default.policy-{number}");
             ("NetworkPolicy", json!({ "name": name, "namespace": namespace }))
         };
@@ -79,24 +81,24 @@ impl Chance {
     }
 
     fn calico_rule(&mut self, namespaces: &[&str], direction: &str) -> Value {
-        let action = self.one_of(&["Allow", "Allow", "Allow", "Deny", "Deny", "Pass"]);
+        let action = self.random.one_of(&["Allow", "Allow", "Allow", "Deny", "Deny", "Pass"]);
         let mut rule = json!({ "action": action });
         let (peer, own) = match direction {
             "ingress" => ("source", "destination"),
             _ => ("destination", "source"),
         };
-        if !self.is_one_in(5) {
+        if !self.random.is_one_in(5) {
             rule[peer] = self.entity(namespaces);
         }
-        if self.is_one_in(6) {
+        if self.random.is_one_in(6) {
             // What a rule asks of the pod itself, beside the policy's own selector.
             rule[own]["selector"] = self.expression().into();
         }
-        match self.below(5) {
+        match self.random.below(5) {
             0 => rule["protocol"] = "TCP".into(),
             1 => rule["notProtocol"] = "UDP".into(),
             2 => {}
-            3 if self.is_one_in(2) => {
+            3 if self.random.is_one_in(2) => {
                 rule["protocol"] = "UDP".into();
                 rule["destination"]["ports"] = json!([DNS]);
             }
@@ -110,9 +112,9 @@ impl Chance {
     }
 
     fn entity(&mut self, namespaces: &[&str]) -> Value {
-        match self.below(6) {
-            0 => json!({ "nets": [self.one_of(&NETS)] }),
-            1 => json!({ "notNets": [self.one_of(&NETS)] }),
+        match self.random.below(6) {
+            0 => json!({ "nets": [self.random.one_of(&NETS)] }),
+            1 => json!({ "notNets": [self.random.one_of(&NETS)] }),
             2 => json!({ "notSelector": self.expression() }),
             3 => json!({ "selector": self.expression() }),
             4 => json!({ "namespaceSelector": self.namespace_expression(namespaces) }),
@@ -124,18 +126,18 @@ impl Chance {
     }
 
     fn calico_ports(&mut self) -> Value {
-        match self.below(4) {
+        match self.random.below(4) {
             0 => json!(["main"]),
             1 => json!(["8000:8443"]),
-            2 => json!([self.one_of(&PORTS), self.one_of(&PORTS)]),
-            _ => json!([self.one_of(&PORTS)]),
+            2 => json!([self.random.one_of(&PORTS), self.random.one_of(&PORTS)]),
+            _ => json!([self.random.one_of(&PORTS)]),
         }
     }
 
     /// An expression over the labels of pods.
     fn expression(&mut self) -> String {
-        let (app, other) = (self.one_of(&APPS), self.one_of(&APPS));
-        match self.below(10) {
+        let (app, other) = (self.random.one_of(&APPS), self.random.one_of(&APPS));
+        match self.random.below(10) {
             0 => "all()".into(),
             1 | 2 => format!("app == '{app}'"),
             3 => format!("app != \"{app}\""),
@@ -150,12 +152,12 @@ impl Chance {
 
     /// An expression over the labels of namespaces.
     fn namespace_expression(&mut self, namespaces: &[&str]) -> String {
-        let team = self.one_of(&TEAMS);
-        match self.below(4) {
+        let team = self.random.one_of(&TEAMS);
+        match self.random.below(4) {
             0 => "all()".into(),
             1 => format!("team == '{team}'"),
             2 => format!("has(team) && team != '{team}'"),
-            _ => format!("projectcalico.org/name == '{}'", self.one_of(namespaces)),
+            _ => format!("projectcalico.org/name == '{}'", self.random.one_of(namespaces)),
         }
     }
 }

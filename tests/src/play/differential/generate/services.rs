@@ -14,6 +14,8 @@ use std::{
 
 use serde_json::{Value, json};
 
+use crate::play::random::Random;
+
 pub use self::sorts::Sort;
 use super::{Case, Chance, DNS, Features, PORTS};
 use crate::world::manifest::running;
@@ -235,14 +237,14 @@ impl Served {
     pub fn generate(seed: u64, features: Features) -> Self {
         let mut case = Case::generate(seed, features);
         // Other numbers than those that the case was made of.
-        let mut chance = Chance { state: !seed, features };
+        let mut chance = Chance { random: Random::new(!seed), features };
         let pods = (0..).take(case.pods.len()).map(|number| chance.place(number)).collect();
-        if chance.is_one_in(2) {
+        if chance.random.is_one_in(2) {
             let policy = chance.policy_of_addresses(&case);
             case.policies.push(policy);
         }
         for pod in &mut case.pods {
-            if chance.is_one_in(2) {
+            if chance.random.is_one_in(2) {
                 let ports = &mut pod.manifest["spec"]["containers"][0]["ports"];
                 let side = json!({ "name": SIDE, "containerPort": PORTS[2] });
                 ports.as_array_mut().into_iter().for_each(|ports| ports.push(side.clone()));
@@ -353,9 +355,9 @@ impl fmt::Display for Frontend {
 
 impl Chance {
     fn place(&mut self, number: u8) -> Placed {
-        let node = &NODES[self.below(NODES.len())];
+        let node = &NODES[self.random.below(NODES.len())];
         let address = Ipv4Addr::new(10, 244, node.third, FIRST_POD + number);
-        let state = match self.below(8) {
+        let state = match self.random.below(8) {
             0 => State::NotReady,
             1 => State::Ending,
             2 => State::Ended,
@@ -367,16 +369,17 @@ impl Chance {
     /// A policy about addresses that are no pods': what a node sends in its own name matches no selector.
     fn policy_of_addresses(&mut self, case: &Case) -> Value {
         let namespaces: Vec<&str> = case.pods.iter().map(|pod| pod.namespace).collect();
-        let metadata = json!({ "name": "of-addresses", "namespace": self.one_of(&namespaces) });
+        let metadata =
+            json!({ "name": "of-addresses", "namespace": self.random.one_of(&namespaces) });
         let mut spec = json!({ "podSelector": self.pods() });
-        let block = json!({ "ipBlock": { "cidr": self.one_of(&BLOCKS) } });
-        let (kind, rules, peers) = match self.is_one_in(2) {
+        let block = json!({ "ipBlock": { "cidr": self.random.one_of(&BLOCKS) } });
+        let (kind, rules, peers) = match self.random.is_one_in(2) {
             true => ("Ingress", "ingress", "from"),
             false => ("Egress", "egress", "to"),
         };
         spec["policyTypes"] = json!([kind]);
         let all_pods = json!({ "namespaceSelector": {} });
-        spec[rules] = match self.is_one_in(2) {
+        spec[rules] = match self.random.is_one_in(2) {
             true => json!([{ peers: [block] }]),
             false => json!([{ peers: [block, all_pods] }]),
         };
@@ -387,13 +390,13 @@ impl Chance {
     }
 
     fn service(&mut self, served: &mut Served, number: u8, face: Face) -> CaseService {
-        let namespace = served.case.pods[self.below(served.case.pods.len())].namespace;
-        let source = match self.below(5) {
+        let namespace = served.case.pods[self.random.below(served.case.pods.len())].namespace;
+        let source = match self.random.below(5) {
             0 => Source::Slices,
             1 => Source::Endpoints,
             _ => Source::Selector,
         };
-        let publishes = source == Source::Selector && self.is_one_in(4);
+        let publishes = source == Source::Selector && self.random.is_one_in(4);
         let behind = self.behind(served, number, namespace, source);
         let ports = self.ports(source);
         let mut spec = json!({ "ports": ports_of_spec(served.case.seed, number, face, &ports) });
@@ -419,7 +422,7 @@ impl Chance {
         let mut service =
             CaseService { face, manifest, slices: Vec::new(), endpoints: None, source, behind };
         service.write_endpoints(&served.case, &ports);
-        if source == Source::Selector && face != Face::Headless && self.is_one_in(4) {
+        if source == Source::Selector && face != Face::Headless && self.random.is_one_in(4) {
             service.write_stale_endpoints(&served.pods, &ports);
         }
         service
@@ -438,11 +441,11 @@ impl Chance {
         let pods: Vec<usize> =
             (0..served.pods.len()).filter(|pod| is_any || is_own(*pod)).collect();
         let is_unready = |pod: &usize| served.pods[*pod].state != State::Ready;
-        let chosen: Vec<usize> = match self.below(8) {
+        let chosen: Vec<usize> = match self.random.below(8) {
             0 => Vec::new(),
             1 | 2 => pods.iter().copied().filter(is_unready).collect(),
             3 | 4 => pods,
-            _ => pods.iter().copied().filter(|_| !self.is_one_in(3)).collect(),
+            _ => pods.iter().copied().filter(|_| !self.random.is_one_in(3)).collect(),
         };
         if source == Source::Selector {
             for pod in &chosen {
@@ -455,7 +458,7 @@ impl Chance {
             Behind { pod: Some(pod), address, node: Some(node), state }
         };
         let mut behind: Vec<Behind> = chosen.into_iter().map(of_pod).collect();
-        if source != Source::Selector && self.is_one_in(2) {
+        if source != Source::Selector && self.random.is_one_in(2) {
             let state = State::Ready;
             behind.push(Behind { pod: None, address: OUTSIDE, node: None, state });
         }
@@ -463,20 +466,20 @@ impl Chance {
     }
 
     fn ports(&mut self, source: Source) -> Vec<Wanted> {
-        let target = match self.below(4) {
+        let target = match self.random.below(4) {
             0 if source == Source::Selector => Target::Name("main"),
             1 if source == Source::Selector => Target::Name(SIDE),
-            _ => Target::Number(self.one_of(&PORTS)),
+            _ => Target::Number(self.random.one_of(&PORTS)),
         };
-        let number = self.one_of(&SERVICE_PORTS);
+        let number = self.random.one_of(&SERVICE_PORTS);
         let mut ports = vec![Wanted { name: "first", number, protocol: "TCP", target }];
-        match self.below(4) {
+        match self.random.below(4) {
             0 => {
                 let target = Target::Number(DNS);
                 ports.push(Wanted { name: "dns", number: DNS, protocol: "UDP", target });
             }
             1 => {
-                let target = Target::Number(self.one_of(&PORTS));
+                let target = Target::Number(self.random.one_of(&PORTS));
                 ports.push(Wanted { name: "second", number: 8000, protocol: "TCP", target });
             }
             _ => {}
@@ -501,17 +504,17 @@ impl Chance {
         if face == Face::External {
             spec["externalIPs"] = json!([external(seed, number)]);
         }
-        if face == Face::Balancer && self.is_one_in(2) {
-            let ranges = [self.one_of(&SOURCE_RANGES), self.one_of(&SOURCE_RANGES)];
+        if face == Face::Balancer && self.random.is_one_in(2) {
+            let ranges = [self.random.one_of(&SOURCE_RANGES), self.random.one_of(&SOURCE_RANGES)];
             spec["loadBalancerSourceRanges"] = json!(ranges);
         }
-        if self.is_one_in(3) {
+        if self.random.is_one_in(3) {
             spec["internalTrafficPolicy"] = "Local".into();
         }
-        if face != Face::Cluster && self.is_one_in(2) {
+        if face != Face::Cluster && self.random.is_one_in(2) {
             spec["externalTrafficPolicy"] = "Local".into();
         }
-        if self.is_one_in(5) {
+        if self.random.is_one_in(5) {
             spec["sessionAffinity"] = "ClientIP".into();
         }
     }
