@@ -16,6 +16,7 @@ pub mod lab;
 pub mod manifest;
 pub mod namespace;
 pub mod netns;
+pub mod slow;
 
 use std::{
     io::ErrorKind,

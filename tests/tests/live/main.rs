@@ -4,6 +4,7 @@
 mod churn;
 mod facts;
 mod fixture;
+mod late;
 mod mute;
 mod own_path;
 mod restart;
