@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::{Churned, Line};
+use super::{Churned, Line, plan::PolicyChange};
 use crate::play::living::caller::{Outcome, Try};
 
 /// How far the times of a packet in a record and of a connect may lie apart: clocks are the same, and a
@@ -28,6 +28,8 @@ pub struct Differences {
     pub missed: Vec<String>,
     /// Records of what no client saw.
     pub invented: Vec<String>,
+    /// Records that name a policy that was not there when their packets were dropped.
+    pub blamed: Vec<String>,
     /// Incidents that were over while their connects went on to fail, or never were.
     pub untrue_ends: Vec<String>,
 }
@@ -35,18 +37,24 @@ pub struct Differences {
 impl Differences {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.missed.is_empty() && self.invented.is_empty() && self.untrue_ends.is_empty()
+        let Self { missed, invented, blamed, untrue_ends } = self;
+        [missed, invented, blamed, untrue_ends].into_iter().all(Vec::is_empty)
     }
 }
 
 impl fmt::Display for Differences {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { missed, invented, untrue_ends } = self;
-        let counts = [missed.len(), invented.len(), untrue_ends.len()];
-        writeln!(f, "missed {}, invented {}, untrue ends {}", counts[0], counts[1], counts[2])?;
-        for (what, lines) in
-            [("missed", missed), ("invented", invented), ("untrue end", untrue_ends)]
-        {
+        let Self { missed, invented, blamed, untrue_ends } = self;
+        let all = [
+            ("missed", missed),
+            ("invented", invented),
+            ("wrongly blamed", blamed),
+            ("untrue ends", untrue_ends),
+        ];
+        let counts: Vec<String> =
+            all.iter().map(|(what, lines)| format!("{what} {}", lines.len())).collect();
+        writeln!(f, "{}", counts.join(", "))?;
+        for (what, lines) in all {
             lines.iter().try_for_each(|line| writeln!(f, "{what}: {line}"))?;
         }
         Ok(())
@@ -86,6 +94,29 @@ impl<'a> Reported<'a> {
         self.client == line.client && self.dialled == Some(line.to)
     }
 
+    /// Whether the policy that it names was there when the packets were dropped.
+    fn names_what_was_there(&self, churned: &Churned) -> bool {
+        let policy = &self.record["cause"]["policy"];
+        let (Some(namespace), Some(name)) = (policy["namespace"].as_str(), policy["name"].as_str())
+        else {
+            return true;
+        };
+        let mut there_since = None;
+        for done in churned.done.iter().filter(|done| done.action.namespace() == namespace) {
+            match (done.action.changes_policy(name), there_since) {
+                (Some(PolicyChange::Applied), None) => there_since = Some(done.at.0),
+                (Some(PolicyChange::Deleted), Some(since)) => {
+                    if self.first <= done.at.1 + SETTLED && since <= self.last + SLACK {
+                        return true;
+                    }
+                    there_since = None;
+                }
+                _ => {}
+            }
+        }
+        there_since.is_some_and(|since| since <= self.last + SLACK)
+    }
+
     fn spans(&self, one: &Try) -> bool {
         let end = one.at + SignedDuration::try_from(one.took).unwrap_or_default();
         self.first - SLACK <= end && one.at <= self.last + SLACK
@@ -120,6 +151,9 @@ pub(super) fn compare(churned: &Churned) -> Differences {
             lines.flat_map(|line| &line.tries).filter(|one| drop.spans(one)).filter(is_sign);
         if signs.next().is_none() {
             differences.invented.push(drop.record.to_string());
+        }
+        if !drop.names_what_was_there(churned) {
+            differences.blamed.push(drop.record.to_string());
         }
     }
     ends(churned, &drops, &mut differences.untrue_ends);

@@ -29,7 +29,32 @@ pub enum Action {
     Renew(String, Value),
 }
 
+/// What becomes of a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PolicyChange {
+    /// It is there, as it is written now.
+    Applied,
+    /// It is not there.
+    Deleted,
+}
+
 impl Action {
+    /// What it does to a policy of its namespace.
+    pub(super) fn changes_policy(&self, name: &str) -> Option<PolicyChange> {
+        match self {
+            Self::Apply(object) => {
+                let is_it = object["kind"] == "NetworkPolicy" && object["metadata"]["name"] == name;
+                is_it.then_some(PolicyChange::Applied)
+            }
+            Self::Kubectl(words) => {
+                let says = |word: &str| words.iter().any(|own| own == word);
+                let is_it = says("networkpolicy") && (says("--all") || says(name));
+                is_it.then_some(PolicyChange::Deleted)
+            }
+            Self::Renew(..) => None,
+        }
+    }
+
     /// The namespace that it is about.
     pub(super) fn namespace(&self) -> &str {
         match self {
