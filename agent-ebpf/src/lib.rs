@@ -228,6 +228,8 @@ pub struct Layout {
     pub has_reason: u32,
     /// 1 to name the kernel functions that drop.
     pub name_locations: u32,
+    /// 1 if there is a helper for the time at the last tick (Linux 5.11).
+    pub has_coarse_clock: u32,
     /// `sk_buff.dev`
     pub skb_dev: u32,
     /// `sk_buff.sk`
@@ -286,7 +288,7 @@ const _: () = {
     assert!(size_of::<Event>() == 120);
     assert!(size_of::<SuccessKey>() == 36);
     assert!(size_of::<Success>() == 32);
-    assert!(size_of::<Layout>() == 27 * 4);
+    assert!(size_of::<Layout>() == 28 * 4);
 };
 
 #[cfg(feature = "user")]

@@ -39,6 +39,7 @@ pub(crate) static LAYOUT: Layout = Layout {
     netns: 0,
     has_reason: 0,
     name_locations: 0,
+    has_coarse_clock: 0,
     skb_dev: 0,
     skb_sk: 0,
     skb_dst: 0,
@@ -99,10 +100,12 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 pub(crate) static WAITING: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Which of the two tallies counts: 0 for [`TALLY_A`], 1 for [`TALLY_B`]. A program reads it once.
-/// Plus [`TALLY_FULL`] once that one has room for no other key.
+/// Plus [`TALLY_FULL`], once or more, when that one has room for no other key.
 #[map]
 pub(crate) static ACTIVE: Array<u64> = Array::with_max_entries(1, 0);
 pub(crate) const TALLY_FULL: u64 = 2;
+/// The bit of [`ACTIVE`] by which [`TALLY_B`] counts.
+pub(crate) const COUNTS_IN_B: u64 = 1;
 
 /// What is counted in an interval.
 pub(crate) type TallyMap = InnerHashMap<TallyKey, Tally, TALLY_MAX>;

@@ -21,8 +21,8 @@ pub(crate) enum Role {
     Answer,
     /// RST or SCTP ABORT.
     Reset,
-    /// ICMP destination unreachable, with its [`icmp_reason`].
-    Unreachable(u32),
+    /// ICMP destination unreachable.
+    Unreachable,
     /// Nothing.
     None,
 }
@@ -30,6 +30,9 @@ pub(crate) enum Role {
 /// A packet about an attempt, described from the client's side whichever way the packet goes.
 pub(crate) struct Packet {
     pub(crate) role: Role,
+    /// The [`icmp_reason`] of one that says that something is unreachable, else 0. No payload of the role:
+    /// that would be undefined for the others, and copied with them, which kernels before 6.3 refuse.
+    pub(crate) reason: u32,
     pub(crate) attempt: AttemptKey,
     pub(crate) destination: Address,
     pub(crate) destination_port: u16,
@@ -42,6 +45,7 @@ impl Packet {
     /// the fields of a missing packet undefined, and the verifier lets nothing undefined be copied.
     pub(crate) const NOTHING: Self = Self {
         role: Role::None,
+        reason: 0,
         attempt: AttemptKey { source: [0; 4], sequence: 0, source_port: 0, protocol: 0, pad: 0 },
         destination: [0; 4],
         destination_port: 0,
@@ -440,8 +444,9 @@ fn icmp<B: Bytes>(bytes: &B, outer: &Headers, ethertype: u16) -> Option<Packet> 
         }
         _ => return None,
     };
-    let role = Role::Unreachable(icmp_reason(v6, icmp.kind, icmp.code));
-    Some(from_client(&quoted, role, ports.source, ports.destination, sequence))
+    let packet =
+        from_client(&quoted, Role::Unreachable, ports.source, ports.destination, sequence);
+    Some(Packet { reason: icmp_reason(v6, icmp.kind, icmp.code), ..packet })
 }
 
 #[inline(always)]
@@ -454,6 +459,7 @@ fn from_client(
 ) -> Packet {
     Packet {
         role,
+        reason: 0,
         attempt: AttemptKey {
             source: headers.source,
             sequence,
@@ -476,6 +482,7 @@ fn to_client(
 ) -> Packet {
     Packet {
         role,
+        reason: 0,
         attempt: AttemptKey {
             source: headers.destination,
             sequence,

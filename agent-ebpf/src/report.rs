@@ -15,7 +15,7 @@ use whydrop_ebpf::{
 
 use crate::{
     maps::{
-        ACTIVE, ATTEMPTS, COUNTERS, EVENTS, LOCATIONS, RING_BYTES, SUCCESSES, TALLY_A, TALLY_B,
+        ACTIVE, COUNTS_IN_B, ATTEMPTS, COUNTERS, EVENTS, LOCATIONS, RING_BYTES, SUCCESSES, TALLY_A, TALLY_B,
         TALLY_FULL, WAITING, layout,
     },
     parse::Packet,
@@ -94,6 +94,10 @@ pub(crate) fn now() -> u64 {
 /// programs at tc only.
 #[inline(always)]
 pub(crate) fn tick() -> u64 {
+    // A constant to the verifier, which drops the branch with a helper that is not there.
+    if layout!(has_coarse_clock) == 0 {
+        return now();
+    }
     // SAFETY: as above.
     unsafe { bpf_ktime_get_coarse_ns() }
 }
@@ -118,14 +122,14 @@ pub(crate) fn report(observation: &Observation) {
     let Observation { key, location, .. } = observation;
     count(u32::from(key.kind));
     let active = active();
-    let tally = if active & !TALLY_FULL == 0 { WhichTally::A } else { WhichTally::B };
+    let tally = if active & COUNTS_IN_B == 0 { WhichTally::A } else { WhichTally::B };
     if add(tally, key) {
         return;
     }
     // The first of its key in this interval, as far as this CPU can see. The event comes before the
     // entry: if there is no room for it, the entry starts with this one counted.
     let reported = submit(observation);
-    let is_full = active & TALLY_FULL != 0 || {
+    let is_full = active >= TALLY_FULL || {
         let errno = begin(tally, observation, reported);
         if errno != 0 {
             full(errno);
@@ -178,9 +182,10 @@ fn begin(which: WhichTally, observation: &Observation, reported: bool) -> i32 {
 fn full(errno: i32) {
     let Some(active) = ACTIVE.get_ptr_mut(0) else { return };
     // SAFETY: valid for reads and writes, and atomic: what user space writes meanwhile stays. At
-    // worst the next interval begins as full, and counts less.
+    // worst the next interval begins as full, and counts less. Added, which kernels before 5.12 know as
+    // well: that another CPU has done so changes neither which tally counts nor that it is full.
     unsafe {
-        core::arch::asm!("lock *(u64 *)({active} + 0) |= {full}", active = in(reg) active, full = in(reg) TALLY_FULL);
+        core::arch::asm!("lock *(u64 *)({active} + 0) += {full}", active = in(reg) active, full = in(reg) TALLY_FULL);
     }
     aya_log_ebpf::warn!((), "counts are full ({}): each further packet is an event", errno);
 }

@@ -24,7 +24,7 @@ fn whydrop_to_pod(ctx: TcContext) -> i32 {
         Role::Request => request(&packet),
         Role::Answer => answer(&packet),
         Role::Reset => rejected(&packet, kind::REJECTED_RESET, 0),
-        Role::Unreachable(reason) => rejected(&packet, kind::REJECTED_ICMP, reason),
+        Role::Unreachable => rejected(&packet, kind::REJECTED_ICMP, packet.reason),
         Role::None => {}
     }
     PASS

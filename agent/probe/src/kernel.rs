@@ -16,6 +16,8 @@ const NETNS: &str = "/proc/thread-self/ns/net";
 /// The tracepoints the programs are attached to.
 pub(crate) const KFREE_SKB: &str = "kfree_skb";
 pub(crate) const SOCK_STATE: &str = "inet_sock_set_state";
+/// A helper for the time at the last tick.
+const COARSE_CLOCK: &str = "BPF_FUNC_ktime_get_coarse_ns";
 /// With a third argument, `kfree_skb` gives a reason (Linux 5.17).
 const ARGUMENTS_WITH_REASON: usize = 3;
 const REASON_PREFIX: &str = "SKB_DROP_REASON_";
@@ -53,6 +55,7 @@ impl Kernel {
             netns,
             has_reason: u32::from(kfree_skb.arguments >= ARGUMENTS_WITH_REASON),
             name_locations: 1,
+            has_coarse_clock: u32::from(has_helper(btf, COARSE_CLOCK)),
             skb_dev: skb("dev")?,
             skb_sk: skb("sk")?,
             skb_dst: skb("_skb_refdst")?,
@@ -89,6 +92,11 @@ impl Kernel {
             tracepoints: btf::only(&[(KFREE_SKB, kfree_skb), (SOCK_STATE, sock_state)], btf.len()),
         })
     }
+}
+
+/// Whether the kernel has a helper for programs, by the enumeration of all of them.
+fn has_helper(btf: &Btf<'_>, name: &str) -> bool {
+    btf.enumerators("bpf_func_id").into_iter().any(|(_, helper)| helper == name)
 }
 
 /// Drop reasons by number: the kernel's own, and those of subsystems that are built into it, whose

@@ -80,7 +80,10 @@ const WINE: [(&str, &str); 2] = [("WINEDEBUG", "-all"), ("WINEDLLOVERRIDES", "ms
 /// 0xC0000135.
 const LIBRARY_NOT_FOUND: i32 = 0x35;
 
-/// What a program printed for a question.
+/// The line of a remedy that says when it was asked for, which differs from one run to the next.
+const TIME: &str = "whydrop.io/time:";
+
+/// What a program printed for a question, without when it was asked.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answer(String);
 
@@ -140,6 +143,7 @@ impl Question {
             output.status,
             String::from_utf8_lossy(&output.stderr)
         );
-        Ok(Answer(text))
+        let lines = text.lines().filter(|line| !line.trim_start().starts_with(TIME));
+        Ok(Answer(lines.collect::<Vec<_>>().join("\n")))
     }
 }
