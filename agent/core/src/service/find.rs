@@ -8,6 +8,7 @@ use super::{Entry, port_of};
 use crate::{
     cluster::{
         HeldBy, Holding, Snapshot,
+        look_up::Query,
         object::{Balancer, Service},
     },
     flow::Protocol,
@@ -35,8 +36,9 @@ pub fn find(
     at: Option<Timestamp>,
 ) -> Option<Found> {
     let address = address.to_canonical();
+    let holdings = snapshot.holdings(address).iter();
     let holdings: Vec<&Holding> =
-        snapshot.holdings(address).iter().filter(|holding| holding.covers(at)).collect();
+        holdings.filter(|holding| holding.covers(at) && !is_over(holding, at)).collect();
     let is_pods =
         |holding: &&Holding| matches!(holding.by, HeldBy::Pod(_) | HeldBy::SecondNetwork(..));
     if holdings.iter().any(is_pods) {
@@ -71,8 +73,34 @@ pub fn find(
     }
 }
 
+/// Whether a Service had lost the address by then: what kube-proxy does, it does as soon as it sees that,
+/// and nobody sees it sooner than it happens.
+fn is_over(holding: &Holding, at: Option<Timestamp>) -> bool {
+    let is_services = matches!(holding.by, HeldBy::Service(_));
+    is_services && holding.until.is_some_and(|until| at.is_none_or(|at| at > until))
+}
+
+/// The Service that was the last to have an address which nobody has now, as far as was looked up, or had
+/// at that time.
+pub fn former(snapshot: &Snapshot, address: IpAddr, at: Option<Timestamp>) -> Option<Arc<Service>> {
+    let address = address.to_canonical();
+    let holdings = snapshot.holdings(address);
+    let is_held = |holding: &Holding| holding.covers(at) && !is_over(holding, at);
+    let looked_up = |query: Query| {
+        snapshot.knows_all_pods()
+            || snapshot.look_up_of(&query).is_some_and(|look_up| look_up.failed.is_none())
+    };
+    let before =
+        |holding: &&Holding| holding.until.is_some_and(|until| at.is_none_or(|at| at > until));
+    let last = holdings.iter().filter(before).max_by_key(|holding| holding.until)?;
+    let HeldBy::Service(service) = &last.by else { return None };
+    let is_exposed = !service.cluster_addresses.contains(&address);
+    let is_known = looked_up(address.into()) && (!is_exposed || looked_up(Query::Exposed));
+    (is_known && !holdings.iter().any(is_held)).then(|| service.clone())
+}
+
 /// By what of its own a Service has the address.
-fn entry(service: &Service, address: IpAddr) -> Entry {
+pub(super) fn entry(service: &Service, address: IpAddr) -> Entry {
     let is_balancer = |balancer: &Balancer| match balancer {
         Balancer::Address(own) | Balancer::Proxy(own) => *own == address,
         Balancer::Name(_) => false,

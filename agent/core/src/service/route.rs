@@ -14,6 +14,7 @@ use super::{
 };
 use crate::cluster::{
     Snapshot,
+    look_up::Query,
     object::{Balancer, Service, ServicePort, TargetPort, TrafficPolicy},
     resolve::{Endpoint, Holder},
 };
@@ -99,6 +100,29 @@ pub(super) fn to_found(
     to_port(snapshot, dial, &service, entry, Some(address), port.as_ref())
 }
 
+/// To an address that a Service had, and nobody has.
+pub(super) fn to_former(
+    snapshot: &Snapshot,
+    dial: &Dial<'_>,
+    address: IpAddr,
+    service: Arc<Service>,
+) -> Course {
+    let name = (service.namespace.clone(), service.name.clone());
+    let is_known = snapshot.knows_all_pods()
+        || snapshot
+            .look_up_of(&Query::Service(name))
+            .is_some_and(|look_up| look_up.failed.is_none());
+    let is_there = snapshot.service(&service.namespace, &service.name).is_some();
+    let refusal = Refusal::FormerAddress { is_deleted: is_known && !is_there };
+    let entry = super::find::entry(&service, address);
+    plain(dial, &service, entry, Some(address), nothing(refusal))
+}
+
+/// Nothing comes of it, and nothing would.
+const fn nothing(refusal: Refusal) -> Fate {
+    Fate::Refused { refusal, otherwise: Vec::new() }
+}
+
 /// By the Service's name.
 pub(super) fn to_name(snapshot: &Snapshot, dial: &Dial<'_>, service: &Arc<Service>) -> Vec<Course> {
     if let Some(name) = &service.external_name {
@@ -144,6 +168,7 @@ fn plain(
     fate: Fate,
 ) -> Course {
     Course {
+        client: dial.client.clone(),
         service: service.clone(),
         entry,
         address,
@@ -162,7 +187,9 @@ fn to_port(
     address: Option<IpAddr>,
     port: Option<&ServicePort>,
 ) -> Course {
-    let Some(port) = port else { return plain(dial, service, entry, address, Fate::NoPort) };
+    let Some(port) = port else {
+        return plain(dial, service, entry, address, nothing(Refusal::NoPort));
+    };
     if let Some(other) = &service.other_proxy {
         let fate = Fate::Unknown(Doubt::OtherProxy(other.clone()));
         return plain(dial, service, entry, address, fate);
