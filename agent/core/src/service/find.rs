@@ -4,7 +4,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{Entry, port_of};
+use super::{
+    Course, Dial, Entry, Refusal, port_of,
+    route::{nothing, plain},
+};
 use crate::{
     cluster::{
         HeldBy, Holding, Snapshot,
@@ -99,8 +102,26 @@ pub fn former(snapshot: &Snapshot, address: IpAddr, at: Option<Timestamp>) -> Op
     (is_known && !holdings.iter().any(is_held)).then(|| service.clone())
 }
 
+/// To an address that a Service had, and nobody has.
+pub(super) fn to_former(
+    snapshot: &Snapshot,
+    dial: &Dial<'_>,
+    address: IpAddr,
+    service: Arc<Service>,
+) -> Course {
+    let name = (service.namespace.clone(), service.name.clone());
+    let is_known = snapshot.knows_all_pods()
+        || snapshot
+            .look_up_of(&Query::Service(name))
+            .is_some_and(|look_up| look_up.failed.is_none());
+    let is_there = snapshot.service(&service.namespace, &service.name).is_some();
+    let refusal = Refusal::FormerAddress { is_deleted: is_known && !is_there };
+    let entry = entry(&service, address);
+    plain(dial, &service, entry, Some(address), nothing(refusal))
+}
+
 /// By what of its own a Service has the address.
-pub(super) fn entry(service: &Service, address: IpAddr) -> Entry {
+fn entry(service: &Service, address: IpAddr) -> Entry {
     let is_balancer = |balancer: &Balancer| match balancer {
         Balancer::Address(own) | Balancer::Proxy(own) => *own == address,
         Balancer::Name(_) => false,

@@ -14,7 +14,6 @@ use super::{
 };
 use crate::cluster::{
     Snapshot,
-    look_up::Query,
     object::{Balancer, Service, ServicePort, TargetPort, TrafficPolicy},
     resolve::{Endpoint, Holder},
 };
@@ -100,26 +99,8 @@ pub(super) fn to_found(
     to_port(snapshot, dial, &service, entry, Some(address), port.as_ref())
 }
 
-/// To an address that a Service had, and nobody has.
-pub(super) fn to_former(
-    snapshot: &Snapshot,
-    dial: &Dial<'_>,
-    address: IpAddr,
-    service: Arc<Service>,
-) -> Course {
-    let name = (service.namespace.clone(), service.name.clone());
-    let is_known = snapshot.knows_all_pods()
-        || snapshot
-            .look_up_of(&Query::Service(name))
-            .is_some_and(|look_up| look_up.failed.is_none());
-    let is_there = snapshot.service(&service.namespace, &service.name).is_some();
-    let refusal = Refusal::FormerAddress { is_deleted: is_known && !is_there };
-    let entry = super::find::entry(&service, address);
-    plain(dial, &service, entry, Some(address), nothing(refusal))
-}
-
 /// Nothing comes of it, and nothing would.
-const fn nothing(refusal: Refusal) -> Fate {
+pub(super) const fn nothing(refusal: Refusal) -> Fate {
     Fate::Refused { refusal, otherwise: Vec::new() }
 }
 
@@ -160,7 +141,7 @@ pub(super) fn to_name(snapshot: &Snapshot, dial: &Dial<'_>, service: &Arc<Servic
     }
 }
 
-fn plain(
+pub(super) fn plain(
     dial: &Dial<'_>,
     service: &Arc<Service>,
     entry: Entry,
