@@ -424,7 +424,7 @@ impl Diagnosis {
     pub fn incident(&self) -> u64 {
         if let Some(kube_proxy) = self.cause.by_kube_proxy() {
             let name = service::words::name(&kube_proxy.course.service);
-            let refusal: &str = RefusalKind::from(kube_proxy.refusal()).into();
+            let refusal = RefusalKind::from(kube_proxy.refusal()).name();
             return hash64(&format!("kube-proxy {name} {refusal}"));
         }
         let end = match self.cause.direction {

@@ -23,7 +23,7 @@ use std::{
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use strum::{EnumDiscriminants, IntoStaticStr};
+use strum::{EnumDiscriminants, IntoStaticStr, VariantArray};
 
 use crate::{
     cluster::{
@@ -172,7 +172,7 @@ pub enum Fate {
 #[strum_discriminants(
     name(RefusalKind),
     doc = "Why nothing comes of a connection to a Service.",
-    derive(IntoStaticStr, Serialize, Deserialize, JsonSchema),
+    derive(IntoStaticStr, VariantArray, Serialize, Deserialize, JsonSchema),
     strum(serialize_all = "kebab-case"),
     serde(rename_all = "kebab-case")
 )]
@@ -202,6 +202,16 @@ pub enum Refusal {
         /// Whether the Service is gone, rather than known to have other addresses or not known at all.
         is_deleted: bool,
     },
+}
+
+impl RefusalKind {
+    /// Every one.
+    pub const ALL: &[Self] = Self::VARIANTS;
+
+    /// As records spell it.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
 }
 
 impl Refusal {

@@ -15,8 +15,8 @@ use whydrop_core::{
 
 use crate::{
     schema::{
-        Cause, Changed, DirectionVerdict, End, Flow, KubeProxy, NearestMiss, ObjectRef, Remedy, RuleRef,
-        Service, Verdict, Workload,
+        Cause, Changed, DirectionVerdict, End, Flow, KubeProxy, NearestMiss, ObjectRef, Remedy,
+        RuleRef, Service, Verdict, Workload,
     },
     yaml,
 };

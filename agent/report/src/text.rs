@@ -211,7 +211,9 @@ impl FlowQuery {
     pub fn of(flow: &Flow) -> Self {
         let destination = &flow.destination;
         let to = match &destination.service {
-            Some(Service { by: Some(Word::Known(EntryKind::NodePort)), node: Some(node), .. }) => {
+            Some(Service {
+                by: Some(Word::Known(EntryKind::NodePort)), node: Some(node), ..
+            }) => {
                 format!("node/{}", name(node))
             }
             Some(Service { by: Some(_), ip, .. }) if !ip.is_empty() => name(ip).into_owned(),

@@ -368,7 +368,7 @@ fn new_policies(snapshot: &Snapshot, judged: &Judged) -> Result<(Fix, Snapshot),
 fn notes(judged: &Judged) -> Vec<String> {
     let Diagnosis { cause, verdict, .. } = &judged.diagnosis;
     let refused = cause.kube_proxy.as_ref().and_then(|own| words::fate(&own.course));
-    let refused = refused.map(|why| format!("This alone does not let it pass: {why}."));
+    let refused = refused.map(|why| format!("This alone does not let it pass. {why}."));
     let exempt =
         "It passes by the specification. This is for a network plugin that filters it anyway.";
     let exempt = verdict.exempt.filter(|_| refused.is_none()).map(|_| exempt.to_owned());
