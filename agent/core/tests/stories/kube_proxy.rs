@@ -15,12 +15,12 @@ use whydrop_core::{
             SliceEndpoint, SlicePort, TargetPort, TrafficPolicy,
         },
     },
-    correlate::Drop,
+    correlate::{Correlated, Correlator, Drop},
     diagnosis::{Class, Diagnosis, SituationKind, diagnose, to_look_up},
     flow::Protocol,
     incident::{IncidentBook, JudgedDrop, Step},
     judgement::judge,
-    observation::Rejection,
+    observation::{AttemptId, DropReason, Fact, Observation, Rejection},
     policy::{Block, Peer, Peers, Policy, Rule, requirement::Labels},
     service::{Refusal, RefusalKind},
 };
@@ -51,6 +51,8 @@ enum Seen {
     Rejected,
     /// The route's next hop is not there.
     NoNeighbour,
+    /// Nothing, on this node: nobody answered.
+    Unanswered,
 }
 
 /// A client on worker-1, and a Service whose only pod, if any, is on worker-2.
@@ -96,7 +98,8 @@ impl Scene {
             Seen::Rejected => {
                 drop.evidence.rejected = Some(Rejection::Icmp { v6: false, kind: 3, code: 3 });
             }
-            Seen::NoNeighbour => drop = unroutable(drop),
+            Seen::NoNeighbour => drop = seen_as(&drop, &no_neighbour()),
+            Seen::Unanswered => drop = seen_as(&drop, &Fact::Retransmitted),
         }
         drop
     }
@@ -111,12 +114,14 @@ impl Scene {
     }
 }
 
-/// The same packets, dropped since nobody answers for the next hop's address.
-fn unroutable(drop: Drop) -> Drop {
-    use whydrop_core::{
-        correlate::{Correlated, Correlator},
-        observation::{AttemptId, DropReason, Fact, Observation},
-    };
+/// What the kernel says of packets whose next hop nobody answers for.
+fn no_neighbour() -> Fact {
+    let reason = DropReason { number: 44, name: "NEIGH_FAILED".into() };
+    Fact::KernelDrop { reason, location: None, interface: 0 }
+}
+
+/// The same packets, of which something else was seen.
+fn seen_as(drop: &Drop, fact: &Fact) -> Drop {
     let mut correlator = Correlator::default();
     for second in [5, 6] {
         correlator.observe(&Observation {
@@ -133,11 +138,7 @@ fn unroutable(drop: Drop) -> Drop {
             dialled: None,
             entered: None,
             delivered: false,
-            fact: Fact::KernelDrop {
-                reason: DropReason { number: 44, name: "NEIGH_FAILED".into() },
-                location: None,
-                interface: 0,
-            },
+            fact: fact.clone(),
         });
     }
     let found =
@@ -287,6 +288,19 @@ fn what_backends_deny_is_said_besides_what_never_comes_to_them() {
     // The same denial of what is sent on leads.
     let sent = Scene::of(service(), Behind::Ready).with(closed()).of_client(Seen::Silent);
     assert!(sent.cause.class.is_denial() && sent.cause.kube_proxy.is_none(), "{}", sent.cause.text);
+}
+
+/// Who is refused is told, or dropped here. What was neither went on, to an endpoint that was ready still.
+#[test]
+fn what_was_not_refused_here_is_the_backends() {
+    let scene = Scene::of(service(), Behind::Unready).with(closed());
+    let diagnosis = scene.of_client(Seen::Unanswered);
+    assert_eq!(diagnosis.cause.class, Class::DefaultDeny, "{}", diagnosis.cause.text);
+    says(&diagnosis, &["mart/closed", "besides, Service mart/web has no ready endpoint"]);
+    // Where no policy denies it, kube-proxy is what is known.
+    let open = Scene::of(service(), Behind::Unready).of_client(Seen::Unanswered);
+    assert_eq!(open.cause.class, Class::NotPolicy);
+    assert!(open.cause.kube_proxy.is_some(), "{}", open.cause.text);
 }
 
 #[test]
@@ -557,9 +571,9 @@ fn endpoints_that_went_are_what_changed() {
 /// A drop that policies denied before is still kube-proxy's now, and no lag of the network plugin.
 #[test]
 fn a_policy_that_went_does_not_explain_what_kube_proxy_refuses() {
-    let mut scene = Scene::of(service(), Behind::Unready).with(closed());
+    let mut scene = Scene::of(service(), Behind::Unready).with(egress("out", Vec::new()));
     scene.cluster.history_begins(at(-60));
-    scene.cluster.delete(&policy_key("mart", "closed"), at(3));
+    scene.cluster.delete(&policy_key("mart", "out"), at(3));
     let drop = diagnosis_drop(&scene);
     let judgement = judge(&scene.cluster.snapshot(), scene.cluster.history(), &case_of(&drop));
     is_kube_proxys(&judgement.diagnosis, RefusalKind::NoEndpoint);
