@@ -379,7 +379,7 @@ fn refused(
                 let why = words::fate(course).unwrap_or_default();
                 without_packet(snapshot, &course.client, course, &why)
             };
-            let verdict = leading.map_or_else(unknown, |own| own).verdict;
+            let verdict = leading.unwrap_or_else(unknown).verdict;
             kube_proxy.clone().diagnosis(snapshot, &case, verdict)
         }
     }

@@ -342,7 +342,7 @@ pub fn to_address(
     match find(snapshot, address, dial.port, dial.protocol, at) {
         Some(found) => Some(route::to_found(snapshot, dial, address, found)),
         None => former(snapshot, address, at)
-            .map(|former| find::to_former(snapshot, dial, address, former)),
+            .map(|former| find::to_former(snapshot, dial, address, &former)),
     }
 }
 

@@ -107,7 +107,7 @@ pub(super) fn to_former(
     snapshot: &Snapshot,
     dial: &Dial<'_>,
     address: IpAddr,
-    service: Arc<Service>,
+    service: &Arc<Service>,
 ) -> Course {
     let name = (service.namespace.clone(), service.name.clone());
     let is_known = snapshot.knows_all_pods()
@@ -116,8 +116,8 @@ pub(super) fn to_former(
             .is_some_and(|look_up| look_up.failed.is_none());
     let is_there = snapshot.service(&service.namespace, &service.name).is_some();
     let refusal = Refusal::FormerAddress { is_deleted: is_known && !is_there };
-    let entry = entry(&service, address);
-    plain(dial, &service, entry, Some(address), nothing(refusal))
+    let entry = entry(service, address);
+    plain(dial, service, entry, Some(address), nothing(refusal))
 }
 
 /// By what of its own a Service has the address.

@@ -1,33 +1,31 @@
 //! What kube-proxy does by itself is kube-proxy's, whatever policies say: each kind beside what only
 //! looks like it.
 
+mod changes;
+
 use std::net::IpAddr;
 
 use jiff::SignedDuration;
 use whydrop_core::{
     cluster::{
         Cluster, Interface,
-        history::ChangeKind,
-        look_up::{LookUp, Query},
         node_address::NodeAddress,
         object::{
-            Balancer, EndpointSlice, Key, Kind, Node, Object, Pod, Service, ServicePort,
-            SliceEndpoint, SlicePort, TargetPort, TrafficPolicy,
+            Balancer, EndpointSlice, Node, Object, Pod, Service, ServicePort, SliceEndpoint,
+            SlicePort, TargetPort, TrafficPolicy,
         },
     },
     correlate::{Correlated, Correlator, Drop},
-    diagnosis::{Class, Diagnosis, SituationKind, diagnose, to_look_up},
+    diagnosis::{Class, Diagnosis, Situation, SituationKind, diagnose},
     flow::Protocol,
     incident::{IncidentBook, JudgedDrop, Step},
     judgement::judge,
     observation::{AttemptId, DropReason, Fact, Observation, Rejection},
     policy::{Block, Peer, Peers, Policy, Rule, requirement::Labels},
-    service::{Refusal, RefusalKind},
+    service::RefusalKind,
 };
 
-use crate::build::{
-    address, at, case_of, dropped, equals, ingress, namespace, pod, pod_key, policy_key, rule,
-};
+use crate::build::{address, at, case_of, dropped, equals, ingress, namespace, pod, rule};
 
 const CLIENT: u8 = 10;
 const BACKEND: u8 = 20;
@@ -91,27 +89,28 @@ impl Scene {
         self
     }
 
-    fn drop(&self, from: IpAddr, to: IpAddr, port: u16, seen: Seen) -> Drop {
-        let mut drop = dropped(from, to, port, &[5, 6]);
-        match seen {
-            Seen::Silent => {}
-            Seen::Rejected => {
-                drop.evidence.rejected = Some(Rejection::Icmp { v6: false, kind: 3, code: 3 });
-            }
-            Seen::NoNeighbour => drop = seen_as(&drop, &no_neighbour()),
-            Seen::Unanswered => drop = seen_as(&drop, &Fact::Retransmitted),
-        }
-        drop
-    }
-
     fn says(&self, from: IpAddr, to: IpAddr, port: u16, seen: Seen) -> Diagnosis {
-        diagnose(&self.cluster.snapshot(), &case_of(&self.drop(from, to, port, seen)))
+        diagnose(&self.cluster.snapshot(), &case_of(&dial(from, to, port, seen)))
     }
 
     /// Of the client that dials the cluster address.
     fn of_client(&self, seen: Seen) -> Diagnosis {
         self.says(address(CLIENT), address(CLUSTER), 80, seen)
     }
+}
+
+/// A connect of this client, whose packets fared so.
+fn dial(from: IpAddr, to: IpAddr, port: u16, seen: Seen) -> Drop {
+    let mut drop = dropped(from, to, port, &[5, 6]);
+    match seen {
+        Seen::Silent => {}
+        Seen::Rejected => {
+            drop.evidence.rejected = Some(Rejection::Icmp { v6: false, kind: 3, code: 3 });
+        }
+        Seen::NoNeighbour => drop = seen_as(&drop, &no_neighbour()),
+        Seen::Unanswered => drop = seen_as(&drop, &Fact::Retransmitted),
+    }
+    drop
 }
 
 /// What the kernel says of packets whose next hop nobody answers for.
@@ -262,17 +261,17 @@ fn a_new_pods_interface_has_nothing_to_do_with_it() {
     let interface =
         Interface { name: "cali1".into(), addresses: vec![address(CLIENT)], since: Some(at(2)) };
     scene.cluster.set_interface(7, Some(interface));
-    let mut drop = scene.drop(address(CLIENT), address(CLUSTER), 80, Seen::Rejected);
+    let mut drop = dial(address(CLIENT), address(CLUSTER), 80, Seen::Rejected);
     drop.evidence.entered = Some(7);
     let snapshot = scene.cluster.snapshot();
     let diagnosis = diagnose(&snapshot, &case_of(&drop));
     is_kube_proxys(&diagnosis, RefusalKind::NoEndpoint);
     assert!(!diagnosis.cause.text.contains("CNI"), "{}", diagnosis.cause.text);
     // Of what kube-proxy does not refuse it is one.
-    let mut drop = scene.drop(address(CLIENT), address(99), 80, Seen::Silent);
+    let mut drop = dial(address(CLIENT), address(99), 80, Seen::Silent);
     drop.evidence.entered = Some(7);
     let start = diagnose(&snapshot, &case_of(&drop)).cause;
-    assert_eq!(start.situation.map(|s| s.kind()), Some(SituationKind::Start), "{}", start.text);
+    assert_eq!(start.situation.map(Situation::kind), Some(SituationKind::Start), "{}", start.text);
 }
 
 #[test]
@@ -430,7 +429,7 @@ fn what_was_rejected_before_it_was_translated_is_no_policys() {
         &["rejected before it was translated", "has one by now", "besides, policies would"],
     );
     // A backend that says no after it was translated is another matter.
-    let mut drop = scene.drop(address(CLIENT), address(BACKEND), 8080, Seen::Rejected);
+    let mut drop = dial(address(CLIENT), address(BACKEND), 8080, Seen::Rejected);
     drop.dialled = Some((address(CLUSTER), 80));
     let other = diagnose(&scene.cluster.snapshot(), &case_of(&drop));
     assert!(other.cause.class.is_denial(), "{}", other.cause.text);
@@ -446,13 +445,14 @@ fn a_named_port_that_no_pod_has_is_named() {
     scene.cluster.apply(Object::EndpointSlice(without), None);
     let diagnosis = scene.of_client(Seen::Rejected);
     is_kube_proxys(&diagnosis, RefusalKind::NoPortOfName);
-    let plan = plan_of(&scene, &diagnosis_drop(&scene));
+    let plan = plan_of(&scene, &refused_client());
     assert!(plan[0].contains("name a port of the pods"), "{plan:?}");
     assert!(plan[0].contains("without it are mart/web-0"), "{plan:?}");
 }
 
-fn diagnosis_drop(scene: &Scene) -> Drop {
-    scene.drop(address(CLIENT), address(CLUSTER), 80, Seen::Rejected)
+/// The client that dials the cluster address, and is rejected.
+fn refused_client() -> Drop {
+    dial(address(CLIENT), address(CLUSTER), 80, Seen::Rejected)
 }
 
 /// The steps of the incident that a drop opens.
@@ -474,11 +474,11 @@ fn plan_of(scene: &Scene, drop: &Drop) -> Vec<String> {
 #[test]
 fn the_plan_begins_with_the_endpoints_and_a_policy_comes_after() {
     let none = Scene::of(service(), Behind::Nothing);
-    let plan = plan_of(&none, &diagnosis_drop(&none));
+    let plan = plan_of(&none, &refused_client());
     assert!(plan[0].contains("it selects app=web, and no pod"), "{plan:?}");
 
     let unready = Scene::of(service(), Behind::Unready).with(closed());
-    let steps = steps_of(&unready, &diagnosis_drop(&unready));
+    let steps = steps_of(&unready, &refused_client());
     let plan: Vec<String> = steps.iter().map(ToString::to_string).collect();
     assert!(
         plan[0].contains("none of the 1 endpoints") && plan[0].contains("mart/web-0"),
@@ -496,14 +496,14 @@ fn the_plan_begins_with_the_endpoints_and_a_policy_comes_after() {
 
     let local = Service { internal_policy: TrafficPolicy::Local, ..service() };
     let local = Scene::of(local, Behind::Ready);
-    let drop = local.drop(address(CLIENT), address(CLUSTER), 80, Seen::Silent);
+    let drop = dial(address(CLIENT), address(CLUSTER), 80, Seen::Silent);
     let plan = plan_of(&local, &drop);
     assert!(plan[0].contains("on node worker-1, or set its internalTrafficPolicy"), "{plan:?}");
     assert!(plan[0].contains("there is one on node worker-2"), "{plan:?}");
 
     let ranges = vec!["192.0.2.0/24".parse().expect("a network")];
     let fenced = Scene::of(Service { source_ranges: ranges, ..service() }, Behind::Ready);
-    let plan = plan_of(&fenced, &fenced.drop(outside(), balancer(), 80, Seen::Silent));
+    let plan = plan_of(&fenced, &dial(outside(), balancer(), 80, Seen::Silent));
     assert!(plan[0].contains("add 203.0.113.5 to its loadBalancerSourceRanges"), "{plan:?}");
 }
 
@@ -511,105 +511,11 @@ fn the_plan_begins_with_the_endpoints_and_a_policy_comes_after() {
 #[test]
 fn what_kube_proxy_does_besides_is_a_step_after_the_remedy() {
     let scene = Scene::of(service(), Behind::Unready).with(egress("out", Vec::new()));
-    let drop = scene.drop(address(CLIENT), address(CLUSTER), 80, Seen::Silent);
+    let drop = dial(address(CLIENT), address(CLUSTER), 80, Seen::Silent);
     let steps = steps_of(&scene, &drop);
     assert!(matches!(&steps[0], Step::Apply(remedy) if remedy.is_for_later), "{steps:?}");
     let Step::LookElsewhere(next) = &steps[1] else { panic!("{steps:?}") };
     assert!(next.contains("endpoints of Service mart/web"), "{next}");
-}
-
-#[test]
-fn a_service_that_is_deleted_under_traffic_is_named_with_when() {
-    let mut scene = Scene::of(service(), Behind::Ready);
-    scene.cluster.history_begins(at(-60));
-    let gone = |kind, name: &str| Key { kind, namespace: Some("mart".into()), name: name.into() };
-    // Before that it was there: what was dropped then had another reason.
-    scene.cluster.delete(&gone(Kind::Service, "web"), at(4));
-    scene.cluster.delete(&gone(Kind::EndpointSlice, "web-1"), at(4));
-    let drop = scene.drop(address(CLIENT), address(CLUSTER), 80, Seen::Silent);
-    let snapshot = scene.cluster.snapshot();
-    let judgement = judge(&snapshot, scene.cluster.history(), &case_of(&drop));
-    let diagnosis = &judgement.diagnosis;
-    is_kube_proxys(diagnosis, RefusalKind::FormerAddress);
-    says(diagnosis, &["no Service has the address 10.1.0.200 any more", "mart/web", "is deleted"]);
-    let change = judgement.changed.lead().expect("what changed");
-    assert_eq!((change.kind, &*change.object.name, change.at), (ChangeKind::Deleted, "web", at(4)));
-    assert_eq!(judgement.denied_since(), None);
-
-    let early = dropped(address(CLIENT), address(CLUSTER), 80, &[1, 2]);
-    let early = diagnose(&snapshot, &case_of(&early));
-    let former = |kube_proxy: &Refusal| matches!(kube_proxy, Refusal::FormerAddress { .. });
-    assert!(
-        !early.cause.kube_proxy.is_some_and(|own| former(own.refusal())),
-        "{}",
-        early.cause.text
-    );
-    // An address that was never a Service's is nobody's.
-    let other = scene.says(address(CLIENT), address(201), 80, Seen::Silent);
-    assert!(other.cause.kube_proxy.is_none(), "{}", other.cause.text);
-}
-
-#[test]
-fn endpoints_that_went_are_what_changed() {
-    let mut scene = Scene::of(service(), Behind::Ready);
-    scene.cluster.history_begins(at(-60));
-    scene.cluster.apply(Object::EndpointSlice(slice(Behind::Unready)), Some(at(3)));
-    // A change of another Service is none of it.
-    let other =
-        EndpointSlice { service: Some("db".into()), name: "db-1".into(), ..slice(Behind::Ready) };
-    scene.cluster.apply(Object::EndpointSlice(other.clone()), Some(at(4)));
-    let empty = EndpointSlice { endpoints: Vec::new(), ..other };
-    scene.cluster.apply(Object::EndpointSlice(empty), Some(at(4)));
-    let drop = diagnosis_drop(&scene);
-    let judgement = judge(&scene.cluster.snapshot(), scene.cluster.history(), &case_of(&drop));
-    is_kube_proxys(&judgement.diagnosis, RefusalKind::NoEndpoint);
-    let change = judgement.changed.lead().expect("what changed");
-    assert_eq!((&*change.object.name, change.at), ("web-1", at(3)));
-    assert!(change.difference.as_deref().is_some_and(|d| d.contains("none")), "{change:?}");
-}
-
-/// A drop that policies denied before is still kube-proxy's now, and no lag of the network plugin.
-#[test]
-fn a_policy_that_went_does_not_explain_what_kube_proxy_refuses() {
-    let mut scene = Scene::of(service(), Behind::Unready).with(egress("out", Vec::new()));
-    scene.cluster.history_begins(at(-60));
-    scene.cluster.delete(&policy_key("mart", "out"), at(3));
-    let drop = diagnosis_drop(&scene);
-    let judgement = judge(&scene.cluster.snapshot(), scene.cluster.history(), &case_of(&drop));
-    is_kube_proxys(&judgement.diagnosis, RefusalKind::NoEndpoint);
-}
-
-/// Who follows no Services knows that one is gone once it was looked up in vain.
-#[test]
-fn an_agent_looks_up_whether_the_service_that_had_an_address_is_gone() {
-    let mut cluster = Cluster::default();
-    cluster.look_up_on_demand();
-    cluster.apply(namespace("mart", &[]), None);
-    cluster.apply(Object::Pod(pod("mart", "ask", CLIENT, &[("app", "ask")])), None);
-    cluster.apply(Object::Service(service()), None);
-    let ended = |query: Query, cluster: &mut Cluster| {
-        cluster.looked_up(query, LookUp { at: at(7), failed: None, scale: None });
-    };
-    let key = Key { kind: Kind::Service, namespace: Some("mart".into()), name: "web".into() };
-    cluster.forget(&key, at(4));
-    let drop = dropped(address(CLIENT), address(CLUSTER), 80, &[5, 6]);
-    let of = |cluster: &Cluster| diagnose(&cluster.snapshot(), &case_of(&drop));
-    // Nobody has asked who holds the address now.
-    assert!(of(&cluster).cause.kube_proxy.is_none());
-    ended(address(CLUSTER).into(), &mut cluster);
-    let web = Query::Service(("mart".into(), "web".into()));
-    let missing = to_look_up(&cluster.snapshot(), &case_of(&drop), at(7));
-    assert!(missing.contains(&web), "{missing:?}");
-    let text = of(&cluster).cause.text;
-    assert!(text.contains("Service mart/web had it until then"), "{text}");
-    ended(web, &mut cluster);
-    let text = of(&cluster).cause.text;
-    assert!(text.contains("is deleted"), "{text}");
-    // It may be there, with another address.
-    let moved = Service { cluster_addresses: vec![address(210)], ..service() };
-    cluster.apply(Object::Service(moved), None);
-    let text = of(&cluster).cause.text;
-    assert!(!text.contains("deleted") && text.contains("mart/web"), "{text}");
 }
 
 /// `10.1.0.200/32` is what the client dials, and not what policies are asked about.
@@ -637,15 +543,4 @@ fn a_rule_that_names_the_services_address_is_pointed_at() {
     // A rule for something else, and an engine that asks before.
     assert!(!of("10.1.0.201/32", "calico").text.contains("names"));
     assert!(!of("10.1.0.200/32", "aws-vpc-cni").text.contains("names"));
-}
-
-/// Who is gone is not who answers: the pod that had the address last is no Service.
-#[test]
-fn an_address_that_was_a_pods_last_is_no_services() {
-    let mut scene = Scene::of(service(), Behind::Nothing);
-    let old = Pod { addresses: vec![address(150)], ..pod("mart", "old", 150, &[]) };
-    scene.cluster.apply(Object::Pod(old), None);
-    scene.cluster.delete(&pod_key("mart", "old"), at(-100));
-    let diagnosis = scene.says(address(CLIENT), address(150), 80, Seen::Silent);
-    assert!(diagnosis.cause.kube_proxy.is_none(), "{}", diagnosis.cause.text);
 }
