@@ -1,6 +1,8 @@
 //! The answer to a question about a flow, over all packets that may come of it: those of every
 //! backend, address family and way that a Service may send it.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::{Display, IntoStaticStr};
@@ -10,7 +12,7 @@ use crate::{
         Snapshot,
         resolve::{Endpoint, Holder},
     },
-    diagnosis::{Class, Diagnosis, Dialled, diagnose_packet},
+    diagnosis::{Class, Diagnosis, Dialled, KubeProxy, diagnose_packet, dialled},
     flow::Protocol,
     remedy::{
         NoRemedy, Remedy,
@@ -18,7 +20,7 @@ use crate::{
         patch::{Patch, patch_for_all},
         remedy_for_all,
     },
-    service::{Course, Entry, Fate, Packet, Refusal, Source, words},
+    service::{Course, Fate, Packet, Source, words},
     verdict::{Decision, Question, Verdict},
 };
 
@@ -150,6 +152,8 @@ pub struct Answer {
     /// Only one of the packets without a Service is sent each time, and which one the objects do not
     /// say: those of a node, which has several addresses.
     pub is_one_of_ways: bool,
+    /// Of each course what kube-proxy refuses of it.
+    kube_proxy: Vec<Option<Arc<KubeProxy>>>,
 }
 
 impl Answer {
@@ -162,13 +166,14 @@ impl Answer {
     /// Adds what a Service makes of a connection.
     pub fn add_course(&mut self, snapshot: &Snapshot, course: Course) {
         let number = Some(self.courses.len());
-        let dialled = dialled(&course);
+        let dialled = named(&course);
         let ways = course.packets().iter().map(|packet| Way {
             legs: legs(snapshot, packet, course.protocol, dialled.as_ref()),
             source: packet.source.clone(),
             course: number,
         });
         self.ways.extend(ways);
+        self.kube_proxy.push(KubeProxy::of(snapshot, &course).map(Arc::new));
         self.courses.push(course);
     }
 
@@ -181,7 +186,7 @@ impl Answer {
                 Fate::Sent(_) | Fate::Untranslated(_) => {
                     self.ways_of(Some(number)).map(Way::effective).collect()
                 }
-                Fate::Refused { .. } | Fate::NoPort => vec![Effective::Deny],
+                Fate::Refused { .. } => vec![Effective::Deny],
                 Fate::Name(_) | Fate::Unknown(_) => vec![Effective::Unknown],
             }
         });
@@ -224,42 +229,37 @@ impl Answer {
         })
     }
 
-    /// Whether policies are what the answer is about: they deny some of what may come of it, or would
-    /// once an endpoint is ready, or no Service refuses it by itself.
-    fn is_policys(&self, course: &Course) -> bool {
-        match &course.fate {
-            Fate::Refused { refusal, .. } => {
-                let is_passing = matches!(refusal, Refusal::NoEndpoint | Refusal::NoAddress);
-                is_passing && self.leading().is_some_and(|way| way.effective() == Effective::Deny)
+    /// Whether policies have a part in what becomes of a course: they deny some of what may come of it,
+    /// or would if kube-proxy sent it on, or no Service refuses it by itself.
+    fn is_policys(&self, place: usize) -> bool {
+        match &self.courses[place].fate {
+            Fate::Refused { .. } => {
+                self.ways_of(Some(place)).any(|way| way.effective() == Effective::Deny)
             }
             Fate::Sent(_) | Fate::Untranslated(_) => true,
-            Fate::NoPort | Fate::Name(_) | Fate::Unknown(_) => false,
+            Fate::Name(_) | Fate::Unknown(_) => false,
         }
     }
 
     /// The diagnosis that stands for the answer: of the leading packet, or, where a Service refuses
-    /// the flow by itself, that. `client` and `protocol`: of an answer without packets.
+    /// the flow by itself, that. `client`: of an answer without packets.
     pub fn diagnosis(&self, snapshot: &Snapshot, client: &Endpoint) -> Option<Diagnosis> {
         let leading = self.leading();
         let Some(place) = self.leading_place() else { return leading.map(Way::diagnosis) };
         let course = &self.courses[place];
-        if self.is_policys(course)
+        // A packet of another course says nothing of this one.
+        let own = leading.filter(|way| way.course == Some(place));
+        if let Some(kube_proxy) = &self.kube_proxy[place] {
+            return Some(refused(snapshot, kube_proxy, own.map(Way::diagnosis)));
+        }
+        if self.is_policys(place)
             && let Some(way) = leading
         {
             return Some(way.diagnosis());
         }
-        // A packet of another course says nothing of this one.
-        let leading = leading.filter(|way| way.course == Some(place));
         let why = words::fate(course).unwrap_or_default();
         let mut diagnosis =
-            leading.map_or_else(|| without_packet(snapshot, client, course, &why), Way::diagnosis);
-        let policies = match leading.map(Way::effective) {
-            Some(Effective::Deny) => {
-                format!("; policies would deny it too: {}", diagnosis.cause.text)
-            }
-            Some(Effective::Allow) => "; no policy denies it".to_owned(),
-            Some(Effective::Some | Effective::Unknown) | None => String::new(),
-        };
+            own.map_or_else(|| without_packet(snapshot, client, course, &why), Way::diagnosis);
         let cause = &mut diagnosis.cause;
         if !matches!(course.fate, Fate::Unknown(_)) {
             cause.class = Class::NotPolicy;
@@ -267,7 +267,7 @@ impl Answer {
             cause.reasons = vec!["computed from the objects given".to_owned()];
         }
         cause.leave_policies_out();
-        cause.text = why + &policies;
+        cause.text = why;
         Some(diagnosis)
     }
 
@@ -303,10 +303,11 @@ impl Answer {
     }
 
     /// What the Service that leads does by itself, beside what policies say; nothing where it just
-    /// sends on.
+    /// sends on, or where the diagnosis says it.
     pub fn beside(&self) -> Option<String> {
-        let course = self.leading_course()?;
-        self.is_policys(course).then(|| words::fate(course)).flatten()
+        let place = self.leading_place()?;
+        let is_beside = self.kube_proxy[place].is_none() && self.is_policys(place);
+        is_beside.then(|| words::fate(&self.courses[place])).flatten()
     }
 
     /// What lets every packet pass that policies deny: one remedy for all of them, each tried.
@@ -314,7 +315,10 @@ impl Answer {
     /// # Errors
     /// Why there is none for one of them, or that policies are not what stops the flow.
     pub fn remedy(&self, snapshot: &Snapshot) -> Result<Remedy, NoRemedy> {
-        remedy_for_all(snapshot, &self.seen_by_policies(snapshot).ok_or(NoRemedy::NotPolicy)?)
+        let packets = self.seen_by_policies(snapshot).ok_or(NoRemedy::NotPolicy)?;
+        let remedy = remedy_for_all(snapshot, &packets)?;
+        let is_refused = self.leading_place().is_some_and(|place| self.kube_proxy[place].is_some());
+        Ok(if is_refused { remedy.for_later() } else { remedy })
     }
 
     /// Policies that are there, with which the rules of a remedy let every packet pass that policies
@@ -348,17 +352,35 @@ impl Answer {
 
     /// Whether policies are what the answer is about, as far as a Service takes part.
     pub fn is_about_policies(&self) -> bool {
-        self.leading_course().is_none_or(|course| self.is_policys(course))
+        self.leading_place().is_none_or(|place| self.is_policys(place))
     }
 }
 
-/// The Service as records name it; not for a port of a node, which is asked for as it stands.
-fn dialled(course: &Course) -> Option<Dialled> {
-    match (&course.entry, course.address) {
-        (Entry::NodePort(_), _) | (_, None) => None,
-        _ if matches!(course.fate, Fate::Untranslated(_)) => None,
-        (_, Some(address)) => {
-            Some(Dialled { service: course.service.clone(), address, port: course.port })
+/// The Service as records name it; not for an address that is its balancer's own.
+fn named(course: &Course) -> Option<Dialled> {
+    dialled(course).filter(|_| !matches!(course.fate, Fate::Untranslated(_)))
+}
+
+/// Of a connection that kube-proxy refuses: who is named first is who is asked first.
+fn refused(
+    snapshot: &Snapshot,
+    kube_proxy: &Arc<KubeProxy>,
+    leading: Option<Diagnosis>,
+) -> Diagnosis {
+    let case = kube_proxy.asked();
+    let is_denied = leading.as_ref().is_some_and(|own| own.cause.class.is_denial());
+    match leading {
+        Some(own) if is_denied && kube_proxy.is_policys_first(snapshot, case.fate) => {
+            own.besides(snapshot, &case, kube_proxy.clone())
+        }
+        leading => {
+            let course = &kube_proxy.course;
+            let unknown = || {
+                let why = words::fate(course).unwrap_or_default();
+                without_packet(snapshot, &course.client, course, &why)
+            };
+            let verdict = leading.unwrap_or_else(unknown).verdict;
+            kube_proxy.clone().diagnosis(snapshot, &case, verdict)
         }
     }
 }
@@ -378,5 +400,5 @@ fn legs(
 fn without_packet(snapshot: &Snapshot, client: &Endpoint, course: &Course, why: &str) -> Diagnosis {
     let destination = Endpoint { address: course.address, holder: Holder::Unknown(why.into()) };
     let question = Question::new(client.clone(), destination, course.port, course.protocol);
-    diagnose_packet(snapshot, question, dialled(course))
+    diagnose_packet(snapshot, question, named(course))
 }

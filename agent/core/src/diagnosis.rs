@@ -1,6 +1,7 @@
 //! From a drop and a snapshot to the cause, in the order in which a playbook checks.
 
 mod inquiry;
+mod kube_proxy;
 mod needs;
 pub mod reason;
 pub mod remark;
@@ -30,11 +31,13 @@ use crate::{
     hash::hash64,
     observation::Rejection,
     policy::{Policy, PolicyRef},
-    service::{self, Dial, Entry},
+    service::{self, Dial, Entry, RefusalKind},
     verdict::{Question, Verdict, evaluate, nearest::NearestMiss},
 };
 use inquiry::Inquiry;
 pub use inquiry::{ENFORCED_WITHIN, STARTS_WITHIN};
+pub use kube_proxy::KubeProxy;
+pub(crate) use kube_proxy::dialled;
 pub use needs::to_look_up;
 use reason::{DroppedBy, dropped_by, is_in_pod};
 
@@ -168,6 +171,9 @@ pub struct Cause {
     pub nearest_miss: Option<NearestMiss>,
     /// What became of the denial around the time when the packets were dropped; of drops alone.
     pub hindsight: Option<Hindsight>,
+    /// What kube-proxy does of it by itself: why nothing comes of it where the class is
+    /// [`Class::NotPolicy`], and otherwise what is so besides.
+    pub kube_proxy: Option<Arc<KubeProxy>>,
     /// How sure the class is, from 0 to 1.
     pub confidence: f64,
     /// What the confidence rests on.
@@ -181,6 +187,11 @@ impl Cause {
     pub(crate) fn leave_policies_out(&mut self) {
         (self.direction, self.situation) = (None, None);
         (self.policy, self.nearest_miss) = (None, None);
+    }
+
+    /// What kube-proxy does by itself, where that is why nothing comes of it.
+    pub fn by_kube_proxy(&self) -> Option<&Arc<KubeProxy>> {
+        self.kube_proxy.as_ref().filter(|_| self.class == Class::NotPolicy)
     }
 }
 
@@ -216,9 +227,11 @@ pub struct Diagnosis {
 pub struct Dialled {
     /// The Service.
     pub service: Arc<Service>,
-    /// Its address.
+    /// By what.
+    pub entry: Entry,
+    /// The address: one of the Service's, or of a node.
     pub address: IpAddr,
-    /// Its port.
+    /// The port: the Service's, or the one that it has on nodes.
     pub port: u16,
 }
 
@@ -257,12 +270,12 @@ pub fn diagnose(snapshot: &Snapshot, case: &Case<'_>) -> Diagnosis {
         // Not translated yet where it was seen.
         let dial = Dial { client: &source, port, protocol };
         if let Some(course) = service::to_address(snapshot, &dial, destination, case.at) {
-            return through_service::diagnose(snapshot, case, &source, &course);
+            return through_service::diagnose(snapshot, case, &course);
         }
     }
     let destination = snapshot.resolve(destination, case.at);
     let question = Question::new(source, destination, port, protocol);
-    judged(snapshot, case, question, dialled(snapshot, case))
+    judged(snapshot, case, question, dialled_then(snapshot, case))
 }
 
 /// Judges a packet that may come of a question, with the Service that was dialled.
@@ -304,14 +317,11 @@ fn judged(
     Diagnosis { question, service, verdict, cause }
 }
 
-/// The Service that a client is known to have dialled. A port of a node is asked for as it stands.
-fn dialled(snapshot: &Snapshot, case: &Case<'_>) -> Option<Dialled> {
+/// The Service that a client is known to have dialled.
+fn dialled_then(snapshot: &Snapshot, case: &Case<'_>) -> Option<Dialled> {
     let (address, port) = case.dialled?;
     let found = service::find(snapshot, address, port, case.flow.protocol, case.at)?;
-    match found.entry {
-        Entry::NodePort(_) => None,
-        _ => Some(Dialled { service: found.service, address, port }),
-    }
+    Some(Dialled { service: found.service, entry: found.entry, address, port })
 }
 
 impl Diagnosis {
@@ -358,6 +368,21 @@ impl Diagnosis {
         self
     }
 
+    /// The same with what kube-proxy does besides, which its sentence says as well.
+    #[must_use]
+    pub(crate) fn besides(
+        mut self,
+        snapshot: &Snapshot,
+        case: &Case<'_>,
+        kube_proxy: Arc<KubeProxy>,
+    ) -> Self {
+        self.cause.kube_proxy = Some(kube_proxy);
+        let (question, verdict) = (&self.question, &self.verdict);
+        let inquiry = Inquiry { snapshot, case, question, verdict };
+        self.cause.text = words::sentence(&inquiry, &self.cause);
+        self
+    }
+
     /// The same with another of the policies that isolate the pod as the one to look at first, if it
     /// is one.
     #[must_use]
@@ -378,9 +403,10 @@ impl Diagnosis {
         self.verdict.direction(direction).responsible()
     }
 
-    /// Whether this node's kernel says by itself why a filter dropped the packets: a source that is
-    /// not their pod's, a full table of connections, or a filter of the destination pod's own.
-    pub(crate) fn is_explained_by_kernel(
+    /// Whether something else than policies is known to have dropped the packets: kube-proxy, or, as
+    /// this node's kernel says by itself, a check of sources, a full table of connections, or a filter
+    /// of the destination pod's own.
+    pub(crate) fn is_explained_otherwise(
         &self,
         snapshot: &Snapshot,
         case: &Case<'_>,
@@ -388,13 +414,19 @@ impl Diagnosis {
     ) -> bool {
         let (question, verdict) = (&self.question, &self.verdict);
         let inquiry = Inquiry { snapshot, case, question, verdict };
-        inquiry.spoofed(evidence).is_some()
+        self.cause.by_kube_proxy().is_some()
+            || inquiry.spoofed(evidence).is_some()
             || inquiry.table_full(evidence).is_some()
             || is_in_pod(evidence)
     }
 
     /// Names the incident that this belongs to, alike on every node: what denies which workload.
     pub fn incident(&self) -> u64 {
+        if let Some(kube_proxy) = self.cause.by_kube_proxy() {
+            let name = service::words::name(&kube_proxy.course.service);
+            let refusal = RefusalKind::from(kube_proxy.refusal()).name();
+            return hash64(&format!("kube-proxy {name} {refusal}"));
+        }
         let end = match self.cause.direction {
             Some(Direction::Egress) => &self.question.source,
             _ => &self.question.destination,
@@ -432,6 +464,7 @@ fn cause_of(inquiry: &Inquiry<'_>) -> Cause {
         policy: None,
         nearest_miss: None,
         hindsight: None,
+        kube_proxy: None,
         confidence: 0.0,
         reasons: Vec::new(),
         text: String::new(),

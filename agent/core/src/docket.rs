@@ -544,6 +544,7 @@ fn concerns_pods(drop: &Drop, diagnosis: &Diagnosis, node: &Arc<str>, snapshot: 
     };
     drop.evidence.entered.is_some()
         || drop.evidence.delivered
+        || diagnosis.cause.kube_proxy.is_some()
         || may_be_pod(&diagnosis.question.source)
         || may_be_pod(&diagnosis.question.destination)
 }

@@ -2,6 +2,7 @@
 
 mod attribution;
 mod hindsight;
+mod refused;
 
 use jiff::Timestamp;
 
@@ -21,7 +22,7 @@ pub struct Judgement {
     pub diagnosis: Diagnosis,
     /// The latest change that made it so.
     pub changed: Attribution,
-    /// The rule that lets it pass.
+    /// The rule that lets it pass, or would once kube-proxy sends it.
     pub remedy: Option<Remedy>,
 }
 
@@ -72,6 +73,7 @@ impl Judgement {
     pub fn denied_since(&self) -> Option<Timestamp> {
         match &self.changed {
             Attribution::None => None,
+_ if self.diagnosis.cause.by_kube_proxy().is_some() => None,
             Attribution::Seen { changes, .. } => changes.iter().map(|change| change.at).min(),
             Attribution::Older { .. } => {
                 let verdict = &self.diagnosis.verdict;
@@ -84,7 +86,10 @@ impl Judgement {
 
     /// Finds the change and the remedy for a diagnosis.
     pub fn of_diagnosis(snapshot: &Snapshot, history: &History, diagnosis: Diagnosis) -> Self {
-        let changed = attribute(history, snapshot, &diagnosis);
+        let changed = match diagnosis.cause.by_kube_proxy() {
+            Some(kube_proxy) => refused::since(history, snapshot, kube_proxy),
+            None => attribute(history, snapshot, &diagnosis),
+        };
         let remedy = remedy(snapshot, &diagnosis);
         Self { diagnosis, changed, remedy }
     }

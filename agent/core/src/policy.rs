@@ -26,7 +26,7 @@ pub mod selector;
 pub mod tier;
 pub mod unread;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -302,6 +302,18 @@ pub enum Peers {
 }
 
 impl Peers {
+    /// Whether an address is in one of the networks that it names.
+    pub fn has_block_of(&self, address: IpAddr) -> bool {
+        match self {
+            Self::Everyone => false,
+            Self::AllOf(all) => all.iter().any(|peers| peers.has_block_of(address)),
+            Self::AnyOf(any) => any.iter().any(|peer| match peer {
+                Peer::Block(block) => block.contains(address),
+                _ => false,
+            }),
+        }
+    }
+
     fn services(&self) -> Vec<&ServicePeer> {
         match self {
             Self::Everyone => Vec::new(),
@@ -422,6 +434,14 @@ pub struct Block {
     pub network: IpNet,
     /// but not in these.
     pub except: Vec<IpNet>,
+}
+
+impl Block {
+    /// Whether an address is in the network, and in no exception.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.network.contains(&address)
+            && !self.except.iter().any(|except| except.contains(&address))
+    }
 }
 
 impl fmt::Display for Block {

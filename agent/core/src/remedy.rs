@@ -76,9 +76,19 @@ pub struct Remedy {
     pub newly_allowed: usize,
     /// Between whom these are: the paths with most pairs.
     pub newly_allowed_paths: Vec<GainedPath>,
+    /// Kube-proxy refuses the flow whatever policies say: it is for when that sends it on, and is tried
+    /// with what is behind the Service, as if it were ready.
+    pub is_for_later: bool,
 }
 
 impl Remedy {
+    /// The same of a flow that kube-proxy refuses by itself.
+    #[must_use]
+    pub(crate) fn for_later(self) -> Self {
+        let summary = format!("once kube-proxy sends it, {}", self.summary);
+        Self { summary, is_for_later: true, ..self }
+    }
+
     /// The cluster with it.
     pub fn applied(&self, snapshot: &Snapshot) -> Snapshot {
         let policies = self.policies.iter().filter_map(Manifest::lower);
@@ -140,8 +150,17 @@ enum Form {
 
 /// Finds the remedy for a denied flow; `None` where there is no additive rule to give, or where it
 /// cannot be proved.
+///
+/// Where kube-proxy refuses it, what policies deny of the packets that would come of it.
 pub fn remedy(snapshot: &Snapshot, diagnosis: &Diagnosis) -> Option<Remedy> {
-    remedy_for_all(snapshot, std::slice::from_ref(diagnosis)).ok()
+    let Some(kube_proxy) = &diagnosis.cause.kube_proxy else {
+        return remedy_for_all(snapshot, std::slice::from_ref(diagnosis)).ok();
+    };
+    let remedy = match diagnosis.cause.by_kube_proxy() {
+        Some(kube_proxy) => remedy_for_all(snapshot, &kube_proxy.packets(snapshot)),
+        None => remedy_for_all(snapshot, std::slice::from_ref(diagnosis)),
+    };
+    remedy.ok().map(|remedy| if kube_proxy.is_over { remedy } else { remedy.for_later() })
 }
 
 /// Finds the remedy for all packets of one question: several backends, both families, several
@@ -234,6 +253,7 @@ impl Draft<'_> {
             newly_allowed_paths: gain.paths,
             policies: manifests,
             verified: true,
+            is_for_later: false,
         })
     }
 

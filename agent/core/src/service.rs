@@ -12,6 +12,7 @@
 mod backends;
 mod find;
 mod route;
+mod to_do;
 pub mod words;
 
 use std::{
@@ -20,8 +21,9 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde::Serialize;
-use strum::EnumDiscriminants;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use strum::{EnumDiscriminants, IntoStaticStr, VariantArray};
 
 use crate::{
     cluster::{
@@ -32,7 +34,8 @@ use crate::{
     flow::Protocol,
 };
 pub use backends::{Backend, behind};
-pub use find::{Found, find};
+pub use find::{Found, find, former};
+pub use to_do::to_do;
 
 /// How many packets are made of one question at the most: those of a Service with hundreds of
 /// backends, asked from outside through hundreds of nodes, are alike by then. Each is judged in some
@@ -53,6 +56,8 @@ pub struct Dial<'a> {
 /// What becomes of a connection to a Service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Course {
+    /// Who connects.
+    pub client: Endpoint,
     /// The Service.
     pub service: Arc<Service>,
     /// By what it is dialled.
@@ -76,7 +81,7 @@ impl Course {
     pub fn of_any_address(mut self, snapshot: &Snapshot) -> Self {
         let packets = match &mut self.fate {
             Fate::Sent(packets) | Fate::Refused { otherwise: packets, .. } => packets,
-            Fate::Untranslated(_) | Fate::NoPort | Fate::Name(_) | Fate::Unknown(_) => return self,
+            Fate::Untranslated(_) | Fate::Name(_) | Fate::Unknown(_) => return self,
         };
         let all = packets.drain(..).flat_map(|packet| -> Vec<Packet> {
             let Hop { source, destination, .. } = &packet.arrives;
@@ -102,7 +107,15 @@ impl Course {
         match &self.fate {
             Fate::Sent(packets) | Fate::Refused { otherwise: packets, .. } => packets,
             Fate::Untranslated(packet) => std::slice::from_ref(&**packet),
-            Fate::NoPort | Fate::Name(_) | Fate::Unknown(_) => &[],
+            Fate::Name(_) | Fate::Unknown(_) => &[],
+        }
+    }
+
+    /// Why nothing comes of it, where that is known.
+    pub const fn refusal(&self) -> Option<&Refusal> {
+        match &self.fate {
+            Fate::Refused { refusal, .. } => Some(refusal),
+            Fate::Sent(_) | Fate::Untranslated(_) | Fate::Name(_) | Fate::Unknown(_) => None,
         }
     }
 }
@@ -112,7 +125,7 @@ impl Course {
 #[strum_discriminants(
     name(EntryKind),
     doc = "By what a Service is dialled.",
-    derive(Serialize),
+    derive(Serialize, Deserialize, JsonSchema),
     serde(rename_all = "kebab-case")
 )]
 pub enum Entry {
@@ -148,8 +161,6 @@ pub enum Fate {
     },
     /// No node translates it: it is the balancer's own address, and the balancer connects by itself.
     Untranslated(Box<Packet>),
-    /// The Service has no such port.
-    NoPort,
     /// The Service's name stands for this one, which is outside the cluster.
     Name(Arc<str>),
     /// It is unknown.
@@ -161,7 +172,8 @@ pub enum Fate {
 #[strum_discriminants(
     name(RefusalKind),
     doc = "Why nothing comes of a connection to a Service.",
-    derive(Serialize),
+    derive(IntoStaticStr, VariantArray, Serialize, Deserialize, JsonSchema),
+    strum(serialize_all = "kebab-case"),
     serde(rename_all = "kebab-case")
 )]
 pub enum Refusal {
@@ -181,6 +193,25 @@ pub enum Refusal {
     SourceRanges,
     /// A headless Service without a ready endpoint: its name has no address.
     NoAddress,
+    /// The Service has no such port: nothing translates it, and it goes on as it is, or is rejected by
+    /// newer kube-proxies.
+    NoPort,
+    /// No Service has the address any more. This one had it last; nothing translates it, and it goes on
+    /// as it is.
+    FormerAddress {
+        /// Whether the Service is gone, rather than known to have other addresses or not known at all.
+        is_deleted: bool,
+    },
+}
+
+impl RefusalKind {
+    /// Every one.
+    pub const ALL: &[Self] = Self::VARIANTS;
+
+    /// As records spell it.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
 }
 
 impl Refusal {
@@ -300,15 +331,19 @@ impl Dial<'_> {
     }
 }
 
-/// What becomes of a connection to an address; `None`: it is no Service's, or was not then.
+/// What becomes of a connection to an address; `None`: it is no Service's, or was not then, and nobody's
+/// any more that was one's.
 pub fn to_address(
     snapshot: &Snapshot,
     dial: &Dial<'_>,
     address: IpAddr,
     at: Option<Timestamp>,
 ) -> Option<Course> {
-    let found = find(snapshot, address, dial.port, dial.protocol, at)?;
-    Some(route::to_found(snapshot, dial, address, found))
+    match find(snapshot, address, dial.port, dial.protocol, at) {
+        Some(found) => Some(route::to_found(snapshot, dial, address, found)),
+        None => former(snapshot, address, at)
+            .map(|former| find::to_former(snapshot, dial, address, &former)),
+    }
 }
 
 /// What becomes of a connection to a Service by its name, of the client's address family: to its

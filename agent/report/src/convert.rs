@@ -3,18 +3,20 @@
 use whydrop_core::{
     cluster::{
         history::Change,
+        object::Kind,
         resolve::{Endpoint, Holder},
     },
     diagnosis::{self, Diagnosis, Dialled},
     policy::{self, Policy},
     remedy::{self, gain::GainedPath, mark::Mark},
+    service::{Entry, EntryKind, RefusalKind},
     verdict,
 };
 
 use crate::{
     schema::{
-        Cause, Changed, DirectionVerdict, End, Flow, NearestMiss, ObjectRef, Remedy, RuleRef,
-        Service, Verdict, Workload,
+        Cause, Changed, DirectionVerdict, End, Flow, KubeProxy, NearestMiss, ObjectRef, Remedy,
+        RuleRef, Service, Verdict, Workload,
     },
     yaml,
 };
@@ -25,20 +27,36 @@ pub fn flow_of(diagnosis: &Diagnosis) -> Flow {
     let mut destination = end_of(&question.destination);
     destination.port = Some(question.port);
     destination.service = diagnosis.service.as_ref().map(|dialled| {
-        let Dialled { service, address, port } = dialled;
+        let Dialled { service, entry, address, port } = dialled;
         Service {
             namespace: service.namespace.to_string(),
             name: service.name.to_string(),
             ip: address.to_string(),
             port: *port,
+            by: (*entry != Entry::Cluster).then(|| EntryKind::from(entry).into()),
+            node: match entry {
+                Entry::NodePort(node) => node.as_deref().map(str::to_owned),
+                _ => None,
+            },
         }
     });
-    if let Holder::Hidden(hidden) = &question.destination.holder
-        && let Some(name) = hidden.service_name()
-    {
-        let (namespace, name) = (hidden.namespace.to_string(), name.to_owned());
-        destination.service =
-            Some(Service { namespace, name, ip: String::new(), port: question.port });
+    let by_name = match &question.destination.holder {
+        Holder::Hidden(hidden) => hidden.service_name().map(|name| (&hidden.namespace, name)),
+        // What no address was dialled of.
+        Holder::Service(service) if destination.service.is_none() => {
+            Some((&service.namespace, &*service.name))
+        }
+        _ => None,
+    };
+    if let Some((namespace, name)) = by_name {
+        destination.service = Some(Service {
+            namespace: namespace.to_string(),
+            name: name.to_owned(),
+            ip: String::new(),
+            port: question.port,
+            by: None,
+            node: None,
+        });
     }
     Flow { protocol: question.protocol.into(), source: end_of(&question.source), destination }
 }
@@ -126,11 +144,35 @@ pub fn cause_of(cause: &diagnosis::Cause, changed: Option<&Change>) -> Cause {
             wanted: miss.wanted.clone(),
             found: miss.found.clone(),
         }),
+        kube_proxy: cause.kube_proxy.as_deref().map(kube_proxy_of),
         changed: changed.map(changed_of),
         denied_since: None,
         confidence: cause.confidence,
         reasons: cause.reasons.clone(),
         text: cause.text.clone(),
+    }
+}
+
+fn kube_proxy_of(kube_proxy: &diagnosis::KubeProxy) -> KubeProxy {
+    let service = &kube_proxy.course.service;
+    let mut would_deny: Vec<ObjectRef> = Vec::new();
+    for policy in kube_proxy.denied.iter().flat_map(Diagnosis::responsible) {
+        let policy = policy_ref(&policy.reference);
+        if !would_deny.contains(&policy) {
+            would_deny.push(policy);
+        }
+    }
+    KubeProxy {
+        service: ObjectRef {
+            kind: Kind::Service.name().to_owned(),
+            namespace: Some(service.namespace.to_string()),
+            name: service.name.to_string(),
+            uid: None,
+        },
+        refusal: RefusalKind::from(kube_proxy.refusal()).into(),
+        by: EntryKind::from(&kube_proxy.course.entry).into(),
+        would_deny,
+        over: kube_proxy.is_over,
     }
 }
 

@@ -327,7 +327,7 @@ pub fn text(explanation: &Explanation) -> String {
 
 /// What would let it pass: first what was perhaps intended to, and the other ways after the remedy.
 fn write_remedy(text: &mut String, explanation: &Explanation) {
-    let Explanation { remedy, no_remedy, choices, .. } = explanation;
+    let Explanation { remedy, no_remedy, choices, cause, .. } = explanation;
     let (intended, others): (Vec<_>, Vec<_>) =
         choices.iter().partition(|choice| choice.is_intended);
     for choice in intended {
@@ -337,7 +337,11 @@ fn write_remedy(text: &mut String, explanation: &Explanation) {
     if let Some(remedy) = remedy {
         let _ = writeln!(text, "\nremedy: {}", escape(&remedy.summary));
         let cost = cost(remedy.newly_allowed, &remedy.newly_allowed_paths);
-        let _ = writeln!(text, "  Verified. {cost}");
+        let tried = match cause.kube_proxy {
+            Some(_) => "Verified with what is behind the Service, as if it were ready.",
+            None => "Verified.",
+        };
+        let _ = writeln!(text, "  {tried} {cost}");
     }
     if let Some(why) = no_remedy {
         let _ = writeln!(text, "\nno remedy: {}", escape(&why.text));
@@ -359,8 +363,8 @@ fn headline(explanation: &Explanation) -> String {
     let source = text::end(packets::source_of(packets, flow));
     let outcome = outcome(*effective);
     match service {
-        // Of one packet it is the packet's.
-        Some(through) if packets.len() != 1 => {
+        // Of one packet it is the packet's, unless it is never sent.
+        Some(through) if packets.len() != 1 || explanation.cause.kube_proxy.is_some() => {
             format!("{source} -> {}: {outcome}", through.destination())
         }
         _ => {

@@ -11,7 +11,7 @@ use whydrop_core::{
 };
 
 use crate::{
-    schema::{Changed, ObjectRef, Remedy, Schema, Workload},
+    schema::{Changed, KubeProxy, ObjectRef, Remedy, Schema, Workload},
     time::Time,
     word::Word,
 };
@@ -107,6 +107,9 @@ pub struct IncidentCause {
     pub policy: Option<ObjectRef>,
     /// All policies responsible, that one first.
     pub responsible: Vec<ObjectRef>,
+    /// What kube-proxy does of it by itself, as of a drop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kube_proxy: Option<KubeProxy>,
     /// What changed so that the flows are denied: one, or several that only together did it.
     pub changed: Vec<Changed>,
     /// Since when policies deny the flow that they deny longest, at the least.

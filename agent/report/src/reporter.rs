@@ -158,7 +158,11 @@ impl Reporter {
                 denied_since: judgement.denied_since().map(Into::into),
                 ..cause_of(&diagnosis.cause, changed.lead())
             },
-            remedy: remedy.as_ref().map(|remedy| remedy_of(remedy, &mark)),
+            // What policies would do next is no remedy of what kube-proxy does; the incident's plan has it.
+            remedy: remedy
+                .as_ref()
+                .filter(|_| diagnosis.cause.by_kube_proxy().is_none())
+                .map(|remedy| remedy_of(remedy, &mark)),
             incident,
         }
     }

@@ -14,6 +14,7 @@ use whydrop_core::{
     flow::{Direction, Protocol},
     mute::MutedByKind,
     policy::LayerKind,
+    service::{EntryKind, RefusalKind},
     verdict::{Decision, Exemption},
 };
 
@@ -136,6 +137,12 @@ pub struct Service {
     pub ip: String,
     /// The port dialled.
     pub port: u16,
+    /// By what it was dialled; left out where that is its cluster address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Word<EntryKind>>,
+    /// The node whose port was dialled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }
 
 /// What was seen of the attempts.
@@ -247,6 +254,10 @@ pub struct Cause {
     pub policy: Option<ObjectRef>,
     /// The rule that would almost admit the flow.
     pub nearest_miss: Option<NearestMiss>,
+    /// What kube-proxy does of it by itself: the cause, where the class is `not-policy`, and otherwise
+    /// what is so besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kube_proxy: Option<KubeProxy>,
     /// What changed, and when.
     pub changed: Option<Changed>,
     /// Since when policies deny it, at the least: the change that was seen to deny it, or else what the
@@ -259,6 +270,24 @@ pub struct Cause {
     pub reasons: Vec<String>,
     /// One sentence for a person.
     pub text: String,
+}
+
+/// What kube-proxy does of a connection to a Service, whatever policies say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KubeProxy {
+    /// The Service.
+    pub service: ObjectRef,
+    /// Why nothing comes of the connection.
+    pub refusal: Word<RefusalKind>,
+    /// By what it was dialled.
+    pub by: Word<EntryKind>,
+    /// Policies that would deny what came of it if it were sent on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub would_deny: Vec<ObjectRef>,
+    /// It was so when packets were dropped, and is over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub over: bool,
 }
 
 /// A rule that would admit the flow but for one thing.

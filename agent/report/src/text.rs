@@ -11,6 +11,7 @@ use whydrop_core::{
     cluster::object::WorkloadKind,
     correlate::EvidenceLevel,
     flow::Protocol,
+    service::EntryKind,
     verdict::{Decision, Exemption},
 };
 
@@ -20,7 +21,7 @@ use crate::{
     record::Record,
     schema::{
         AgentRecord, AgentState, Changed, DropKind, DropRecord, End, Evidence, Flow, MutedDrops,
-        ObjectRef,
+        ObjectRef, Service,
     },
     time::Time,
     word::Word,
@@ -68,13 +69,7 @@ fn drop_words(record: &DropRecord) -> String {
         name(&record.flow.protocol.to_string())
     );
     if let Some(service) = &destination.service {
-        let _ = write!(
-            line,
-            " (Service {}/{}:{})",
-            name(&service.namespace),
-            name(&service.name),
-            service.port
-        );
+        let _ = write!(line, " ({})", service_text(service));
     }
     let evidence = evidence_text(record);
     let _ = write!(line, "  {}; {evidence}", record.cause.text);
@@ -85,6 +80,22 @@ fn drop_words(record: &DropRecord) -> String {
         let _ = write!(line, "; {}", changed_text(changed, record));
     }
     line
+}
+
+/// `Service mart/web:80`, or by which other address or port it was dialled:
+/// `Service mart/web:80 via load balancer 198.51.100.8`, `Service mart/web via NodePort 30080 of node/n2`.
+pub fn service_text(service: &Service) -> String {
+    let Service { namespace, name: own, ip, port, by, node } = service;
+    let own = format!("Service {}/{}", name(namespace), name(own));
+    match (by.as_ref().and_then(Word::known), node) {
+        (Some(EntryKind::NodePort), Some(node)) => {
+            format!("{own} via NodePort {port} of node/{}", name(node))
+        }
+        (Some(EntryKind::NodePort), None) => format!("{own} via NodePort {port} of {}", name(ip)),
+        (Some(EntryKind::Balancer), _) => format!("{own}:{port} via load balancer {}", name(ip)),
+        (Some(EntryKind::External), _) => format!("{own}:{port} via external address {}", name(ip)),
+        (Some(EntryKind::Cluster | EntryKind::Headless) | None, _) => format!("{own}:{port}"),
+    }
 }
 
 /// The command, where there is a remedy, and the incident.
@@ -193,7 +204,7 @@ pub fn fix_by_id(id: &str) -> String {
 pub struct FlowQuery {
     /// Who connects.
     pub from: String,
-    /// Who is connected to: the Service, if that was dialled.
+    /// Who is connected to: the Service, the node or the address, as it was dialled.
     pub to: String,
     /// `8080/TCP`; empty where the end that is connected to has it behind it.
     pub port: String,
@@ -204,6 +215,12 @@ impl FlowQuery {
     pub fn of(flow: &Flow) -> Self {
         let destination = &flow.destination;
         let to = match &destination.service {
+            Some(Service {
+                by: Some(Word::Known(EntryKind::NodePort)), node: Some(node), ..
+            }) => {
+                format!("node/{}", name(node))
+            }
+            Some(Service { by: Some(_), ip, .. }) if !ip.is_empty() => name(ip).into_owned(),
             Some(service) => format!("{}/svc/{}", name(&service.namespace), name(&service.name)),
             None => end(destination),
         };

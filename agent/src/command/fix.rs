@@ -22,6 +22,7 @@ use whydrop_core::{
         gain::GainedPath,
         mark::Mark,
     },
+    service::words,
     verdict::PolicyTrace,
 };
 
@@ -89,6 +90,8 @@ struct Fix {
     choices: Vec<Choice>,
     /// What is to be known first.
     notes: Vec<String>,
+    /// Kube-proxy refuses the flow by itself.
+    is_for_later: bool,
     what: FixForm,
 }
 
@@ -355,6 +358,7 @@ fn new_policies(snapshot: &Snapshot, judged: &Judged) -> Result<(Fix, Snapshot),
         newly_allowed_paths: remedy.newly_allowed_paths.clone(),
         choices: judged.answer.choices(snapshot),
         notes: notes(judged),
+        is_for_later: remedy.is_for_later,
         what: FixForm::Policies(remedy),
     };
     Ok((fix, after))
@@ -362,10 +366,13 @@ fn new_policies(snapshot: &Snapshot, judged: &Judged) -> Result<(Fix, Snapshot),
 
 /// What is to be known before a fix is used.
 fn notes(judged: &Judged) -> Vec<String> {
-    let is_exempt = judged.diagnosis.verdict.exempt.is_some();
-    let note =
+    let Diagnosis { cause, verdict, .. } = &judged.diagnosis;
+    let refused = cause.kube_proxy.as_ref().and_then(|own| words::fate(&own.course));
+    let refused = refused.map(|why| format!("This alone does not let it pass. {why}."));
+    let exempt =
         "It passes by the specification. This is for a network plugin that filters it anyway.";
-    is_exempt.then(|| note.to_owned()).into_iter().collect()
+    let exempt = verdict.exempt.filter(|_| refused.is_none()).map(|_| exempt.to_owned());
+    refused.or(exempt).into_iter().collect()
 }
 
 /// Why a flow passes: what admits it, and since when that is so.
@@ -422,6 +429,7 @@ fn more_rules(snapshot: &Snapshot, judged: &Judged) -> Result<(Fix, Snapshot), N
         newly_allowed_paths: patch.newly_allowed_paths.clone(),
         choices: Vec::new(),
         notes: notes(judged),
+        is_for_later: remedy.is_for_later,
         what: FixForm::Edits(edits_of(&patch)),
     };
     Ok((fix, patch.after))
@@ -463,7 +471,14 @@ fn write_text(text: &mut String, fix: &Fix, mark: &Mark) -> std::fmt::Result {
     }
     writeln!(text, "# {}", escape(&fix.summary))?;
     let cost = cost(fix.newly_allowed, &paths_of(&fix.newly_allowed_paths));
-    writeln!(text, "# Verified: with it the flow passes. {cost}")?;
+    let verified = match fix.is_for_later {
+        true => {
+            "with it policies let the flow pass once kube-proxy sends it, tried with what is behind the \
+             Service as if it were ready"
+        }
+        false => "with it the flow passes",
+    };
+    writeln!(text, "# Verified: {verified}. {cost}")?;
     for choice in fix.choices.iter().filter(|choice| !is_intended(choice)) {
         writeln!(text, "# Or {}", escape(&choice.to_string()))?;
     }

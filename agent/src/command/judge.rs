@@ -13,7 +13,7 @@ use whydrop_core::{
     },
     diagnosis::{Diagnosis, remark::Remark},
     flow::Protocol,
-    service::{self, Course, Dial, Fate, to_address, words},
+    service::{self, Course, Dial, Fate, Refusal, to_address, words},
     verdict::Question,
 };
 
@@ -262,7 +262,7 @@ fn refuse(course: &Course, port: Port, by_address: bool) -> anyhow::Result<()> {
     let identity = words::identity(course).filter(|_| by_address);
     let identity = identity.map(|identity| format!("{identity}. ")).unwrap_or_default();
     match &course.fate {
-        Fate::NoPort => {
+        Fate::Refused { refusal: Refusal::NoPort, .. } => {
             let hint = match port_to_try(&course.service, port) {
                 Some(ServicePort { port, protocol: Protocol::Tcp, .. }) => {
                     format!(": try --port {port}")

@@ -232,6 +232,8 @@ pub struct Profile {
     pub blocks: Blocks,
     /// Whether egress is judged by the address that was dialled.
     pub egress: Translation,
+    /// What becomes of a packet that they deny.
+    pub denied: Denied,
     /// What an open connection sees of a change.
     pub judged: Judged,
     /// What passes between a pod and its own node whatever the policies say.
@@ -283,6 +285,15 @@ pub enum Translation {
     Before,
     /// By the backend's address.
     After,
+}
+
+/// What becomes of a packet that policies deny.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// It is dropped in silence.
+    Dropped,
+    /// Its sender hears of it at once (ICMP, port unreachable).
+    Rejected,
 }
 
 /// What an open connection sees of a change of policies.

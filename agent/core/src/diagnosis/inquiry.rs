@@ -1,6 +1,6 @@
 //! What a cause is drawn from, and the checks of the playbook.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use jiff::SignedDuration;
 
@@ -14,14 +14,16 @@ use crate::{
         Interface, Snapshot, TableFull,
         dns::DNS_PORT,
         known_address::{Purpose, known_address},
-        object::Kind,
+        object::{Kind, Service},
+        profile::Translation,
         resolve::Holder,
     },
     correlate::{Evidence, EvidenceLevel},
     flow::Direction,
-    policy::Policy,
+    policy::{Action, Policy, RuleRef},
+    service::{self, Entry},
     verdict::{
-        Decision, DirectionVerdict, Question, Verdict,
+        Decision, DirectionVerdict, Question, RuleTrace, Verdict,
         nearest::{Lack, NearestMiss, nearest_miss},
     },
 };
@@ -133,6 +135,30 @@ impl Inquiry<'_> {
             Some(_) => None,
             None => nearest_miss(verdict, direction, self.question.protocol),
         }
+    }
+
+    /// A rule of the client that names the Service's address by which it was dialled, and not the
+    /// backend's, where the engine asks for the backend's.
+    pub(super) fn named_as_dialled(&self) -> Option<(RuleRef, IpAddr, Arc<Service>)> {
+        let Case { flow, dialled, at, .. } = self.case;
+        let (address, port) = dialled.unwrap_or((flow.destination, flow.port));
+        let arrives = self.question.destination.address?;
+        let egress = &self.verdict.egress;
+        let is_asked_after = self.snapshot.profile().egress == Translation::After;
+        if !is_asked_after || address == arrives || egress.decision != Decision::Denied {
+            return None;
+        }
+        let found = service::find(self.snapshot, address, port, flow.protocol, *at)?;
+        let rule = egress.trace.iter().find_map(|trace| {
+            let names = |rule: &&RuleTrace| {
+                let rules = trace.policy.written_rules(Direction::Egress);
+                let peers = rules.and_then(|rules| rules.get(rule.rule)).map(|rule| &rule.peers);
+                let holds = |address| peers.is_some_and(|peers| peers.has_block_of(address));
+                rule.action == Action::Allow && holds(address) && !holds(arrives)
+            };
+            trace.rules.iter().find(names).map(|rule| trace.rule_ref(rule))
+        })?;
+        (!matches!(found.entry, Entry::NodePort(_))).then_some((rule, address, found.service))
     }
 
     pub(super) fn situation(&self, class: Class) -> Option<Situation> {

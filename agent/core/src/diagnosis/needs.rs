@@ -1,13 +1,18 @@
 //! What must be known of the cluster before a case can be judged.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 
 use super::{Case, Fate, situation};
 use crate::{
-    cluster::{Name, Snapshot, look_up::Query, resolve::Holder},
+    cluster::{Name, Snapshot, look_up::Query, object::Service, resolve::Holder},
     flow::Flow,
     service::{self, Entry},
 };
+
+/// How many endpoints that are not ready are looked up: some names say which they are.
+const UNREADY_MAX: usize = 8;
 
 /// What to look up before a case can be judged: nothing where everything is listed. Of a Service
 /// that nobody translated, its backends; of the policies over either end, Services that they name; and
@@ -26,17 +31,38 @@ pub fn to_look_up(snapshot: &Snapshot, case: &Case<'_>, now: Timestamp) -> Vec<Q
         .collect();
     let Flow { destination, port, protocol, .. } = case.flow;
     if let Some(found) = service::find(snapshot, destination, port, protocol, case.at) {
-        let backends = snapshot.slices(&found.service).flat_map(|slice| slice.ready());
+        let backends = behind(snapshot, &found.service).into_iter();
         let backends = backends.filter(|address| snapshot.is_missing(*address, None, now));
         missing.extend(backends.map(Query::from));
     }
     let services = services_of_rules(snapshot, case).into_iter().map(Query::Service);
-    let sought = services.chain(exposed(snapshot, case));
+    let sought = services.chain(exposed(snapshot, case)).chain(former(snapshot, case));
     let sought = sought.chain(situation::to_look_up(snapshot, case));
     missing.extend(sought.filter(|sought| snapshot.is_fresh(sought, None, now) != Some(true)));
     missing.sort_unstable();
     missing.dedup();
     missing
+}
+
+/// What is behind a Service: those that are ready, or, where none is, some of the others, so that it can
+/// be said who they are.
+fn behind(snapshot: &Snapshot, service: &Service) -> Vec<IpAddr> {
+    let ready: Vec<IpAddr> = snapshot.slices(service).flat_map(|slice| slice.ready()).collect();
+    if !ready.is_empty() {
+        return ready;
+    }
+    let endpoints = snapshot.slices(service).flat_map(|slice| &slice.endpoints);
+    endpoints.map(|endpoint| endpoint.address).take(UNREADY_MAX).collect()
+}
+
+/// Of what was dropped on its way to an address that no Service has any more, whether the one that had it
+/// is gone.
+fn former(snapshot: &Snapshot, case: &Case<'_>) -> Option<Query> {
+    if !matches!(case.fate, Fate::Dropped(_)) {
+        return None;
+    }
+    let service = service::former(snapshot, case.flow.destination, case.at)?;
+    Some(Query::Service((service.namespace.clone(), service.name.clone())))
 }
 
 /// Of what was dropped on its way to nobody in the cluster, or to a node: whether that is a Service's

@@ -1,14 +1,23 @@
 //! A flow to a Service where only the Service's address was seen: what comes of it decides, if all
 //! that may come of it fares alike.
 
-use super::{Case, Class, Diagnosis, Dialled, Fate, judged, words};
+use std::sync::Arc;
+
+use super::{
+    Case, Diagnosis, Fate, judged,
+    kube_proxy::{KubeProxy, dialled, is_of_reject},
+    reason::{DroppedBy, dropped_by},
+    words,
+};
 use crate::{
     cluster::{
         Snapshot,
+        profile::Denied,
         resolve::{Endpoint, Holder},
     },
+    correlate::Evidence,
     flow::Protocol,
-    service::{self, Course, Entry, Packet},
+    service::{self, Course, Entry, Packet, Refusal},
     verdict::{Decision, Question, Verdict, evaluate},
 };
 
@@ -16,52 +25,58 @@ use crate::{
 type Judged = (Question, Verdict);
 
 /// Judges what comes of a flow to a Service.
-pub(super) fn diagnose(
-    snapshot: &Snapshot,
-    case: &Case<'_>,
-    source: &Endpoint,
-    course: &Course,
-) -> Diagnosis {
-    let dialled = match (course.entry.clone(), course.address) {
-        (Entry::NodePort(_), _) | (_, None) => None,
-        (_, Some(address)) => {
-            Some(Dialled { service: course.service.clone(), address, port: course.port })
+pub(super) fn diagnose(snapshot: &Snapshot, case: &Case<'_>, course: &Course) -> Diagnosis {
+    let translated = judged(snapshot, case, decisive(snapshot, case, course), dialled(course));
+    let kube_proxy = match (course.refusal(), case.fate) {
+        (_, Fate::Answered) => None,
+        (Some(_), _) => KubeProxy::of(snapshot, course),
+        (None, Fate::Dropped(evidence)) if was_rejected(snapshot, course, evidence) => {
+            Some(KubeProxy::that_is_over(snapshot, course))
         }
+        (None, _) => None,
     };
-    if matches!(course.fate, service::Fate::NoPort) {
-        // It goes on as it is.
-        let destination = snapshot.resolve(case.flow.destination, case.at);
-        let question =
-            Question::new(source.clone(), destination, case.flow.port, case.flow.protocol);
-        return noting(judged(snapshot, case, question, dialled), case, course);
+    let Some(kube_proxy) = kube_proxy.map(Arc::new) else { return translated };
+    if let Fate::Dropped(evidence) = case.fate
+        && is_explained(snapshot, case, &translated, evidence, kube_proxy.refusal())
+    {
+        return translated;
     }
+    let is_denied = translated.cause.class.is_denial() && translated.verdict.exempt.is_none();
+    match is_denied && kube_proxy.is_policys_first(snapshot, case.fate) {
+        true => translated.besides(snapshot, case, kube_proxy),
+        false => kube_proxy.diagnosis(snapshot, case, translated.verdict),
+    }
+}
+
+/// The question that decides over what comes of it, if all fares alike; otherwise one of which it is
+/// said why that is unknown.
+fn decisive(snapshot: &Snapshot, case: &Case<'_>, course: &Course) -> Question {
     let packets = course.packets().iter();
     let all: Vec<Judged> =
-        packets.map(|packet| decisive(snapshot, packet, case.flow.protocol)).collect();
+        packets.map(|packet| decisive_of(snapshot, packet, case.flow.protocol)).collect();
     let is_denied = |(_, verdict): &Judged| verdict.decision() == Decision::Denied;
     let agree = all.windows(2).all(|pair| is_denied(&pair[0]) == is_denied(&pair[1]));
     let unresolved = |why: String| {
         let destination =
             Endpoint { address: Some(case.flow.destination), holder: Holder::Unknown(why.into()) };
-        Question::new(source.clone(), destination, case.flow.port, case.flow.protocol)
+        Question::new(course.client.clone(), destination, case.flow.port, case.flow.protocol)
     };
-    let question = if agree && let Some((question, _)) = all.first() {
-        question.clone()
-    } else if all.is_empty() {
-        unresolved(service::words::fate(course).unwrap_or_default())
-    } else {
-        let backends = |denied: bool| {
-            let of = all.iter().filter(move |judged| is_denied(judged) == denied);
-            of.map(|(question, _)| &question.destination)
-        };
-        unresolved(words::backends_differ(&course.service, backends(true), backends(false)))
-    };
-    noting(judged(snapshot, case, question, dialled), case, course)
+    match all.first() {
+        Some((question, _)) if agree => question.clone(),
+        Some(_) => {
+            let backends = |denied: bool| {
+                let of = all.iter().filter(move |judged| is_denied(judged) == denied);
+                of.map(|(question, _)| &question.destination)
+            };
+            unresolved(words::backends_differ(&course.service, backends(true), backends(false)))
+        }
+        None => unresolved(service::words::fate(course).unwrap_or_default()),
+    }
 }
 
 /// The question that decides over a packet: of one whose addresses are replaced on its way, how it
 /// leaves, if that is denied already.
-fn decisive(snapshot: &Snapshot, packet: &Packet, protocol: Protocol) -> Judged {
+fn decisive_of(snapshot: &Snapshot, packet: &Packet, protocol: Protocol) -> Judged {
     let mut judged: Vec<Judged> = Question::of_packet(packet, protocol)
         .map(|question| {
             let verdict = evaluate(snapshot, &question);
@@ -72,19 +87,27 @@ fn decisive(snapshot: &Snapshot, packet: &Packet, protocol: Protocol) -> Judged 
     judged.swap_remove(denied.unwrap_or(judged.len() - 1))
 }
 
-/// What kube-proxy does by itself is no policy's doing, unless one denies it as well.
-fn noting(mut diagnosis: Diagnosis, case: &Case<'_>, course: &Course) -> Diagnosis {
-    let is_kube_proxys =
-        matches!(course.fate, service::Fate::Refused { .. } | service::Fate::NoPort);
-    let class = diagnosis.cause.class;
-    // What is exempt is dropped by who was seen to refuse it, before it is by a policy that was not.
-    let is_exempt = diagnosis.verdict.exempt.is_some();
-    let is_open = is_exempt || (!class.is_denial() && class != Class::NotEnforced);
-    if is_kube_proxys && is_open && !matches!(case.fate, Fate::Answered) {
-        let cause = &mut diagnosis.cause;
-        cause.class = Class::NotPolicy;
-        cause.leave_policies_out();
-        cause.text = service::words::fate(course).unwrap_or_default();
-    }
-    diagnosis
+/// Whether kube-proxy rejected what it would send on by now: a filter of this node did before anybody
+/// translated it, and policies deny in silence. Another node's port is not translated here.
+fn was_rejected(snapshot: &Snapshot, course: &Course, evidence: &Evidence) -> bool {
+    matches!(course.fate, service::Fate::Sent(_))
+        && !matches!(course.entry, Entry::NodePort(_))
+        && is_of_reject(evidence)
+        && dropped_by(evidence) == DroppedBy::Filter
+        && !evidence.delivered
+        && snapshot.profile().denied == Denied::Dropped
+}
+
+/// Whether what was seen of the packets has another reason than that kube-proxy refuses them.
+fn is_explained(
+    snapshot: &Snapshot,
+    case: &Case<'_>,
+    diagnosis: &Diagnosis,
+    evidence: &Evidence,
+    refusal: &Refusal,
+) -> bool {
+    // What nothing translates may be dropped by anybody on its way to nowhere.
+    let is_refused = !matches!(refusal, Refusal::NoPort | Refusal::FormerAddress { .. });
+    diagnosis.is_explained_otherwise(snapshot, case, evidence)
+        || (is_refused && (evidence.delivered || dropped_by(evidence) == DroppedBy::Other))
 }

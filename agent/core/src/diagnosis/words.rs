@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 
 use super::{
-    Cause, Class, Fate, Hindsight, Situation, inquiry::Inquiry, reason, remark::Remark,
+    Cause, Class, Fate, Hindsight, KubeProxy, Situation, inquiry::Inquiry, reason, remark::Remark,
     situation::Trap,
 };
 use crate::{
@@ -21,7 +21,8 @@ use crate::{
     flow::Direction,
     observation::Rejection,
     policy::{Layer, Policy, PolicyRef},
-    verdict::{Decision, Exemption, Question, nearest::NearestMiss},
+    service,
+    verdict::{Decision, Exemption, Question, Verdict, nearest::NearestMiss},
 };
 
 /// How many backends a sentence names before it counts the rest.
@@ -32,15 +33,20 @@ pub(super) fn sentence(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
     let clauses = [
         Some(main_clause(inquiry, cause)),
         address_of_node(inquiry, cause),
+        named_as_dialled(inquiry, cause),
         exemption(inquiry, cause),
         consequence(inquiry, cause),
         start(inquiry, cause),
         lifted_since(cause),
+        besides_policies(cause),
     ];
     clauses.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 fn main_clause(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
+    if let Some(kube_proxy) = cause.by_kube_proxy() {
+        return of_kube_proxy(inquiry, kube_proxy);
+    }
     match cause.class {
         Class::NotEnforced => not_enforced(inquiry, cause),
         Class::OutOfSync => match &cause.hindsight {
@@ -60,6 +66,53 @@ fn main_clause(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
         },
         _ => denial(inquiry, cause),
     }
+}
+
+/// What kube-proxy does, and what policies would do if it did not.
+fn of_kube_proxy(inquiry: &Inquiry<'_>, kube_proxy: &KubeProxy) -> String {
+    let does = match kube_proxy.is_over {
+        true => format!(
+            "it was rejected before it was translated, as kube-proxy does while no endpoint is ready: {} \
+             has one by now",
+            service::words::name(&kube_proxy.course.service)
+        ),
+        false => service::words::fate(&kube_proxy.course).unwrap_or_default(),
+    };
+    let policies = match (kube_proxy.denied.first(), &kube_proxy.denied_as_dialled) {
+        (Some(denied), _) => {
+            let what = if kube_proxy.is_all_denied() { "it" } else { "some of it" };
+            format!("; besides, policies would deny {what}: {}", denied.cause.text)
+        }
+        (None, Some(denied)) => format!(
+            "; besides, policies deny what nothing translates, {}: {}",
+            denied.question.destination.address_text(),
+            denials_of(&denied.verdict, None)
+        ),
+        (None, None) if inquiry.verdict.decision().lets_pass() => {
+            "; no policy denies it".to_owned()
+        }
+        (None, None) => String::new(),
+    };
+    does + &policies
+}
+
+/// What is so besides the denial that leads.
+fn besides_policies(cause: &Cause) -> Option<String> {
+    let kube_proxy = cause.kube_proxy.as_ref().filter(|_| cause.class.is_denial())?;
+    let does = service::words::fate(&kube_proxy.course)?;
+    Some(format!("besides, {does}"))
+}
+
+/// That a rule would admit it by the address that was dialled, which policies do not see.
+fn named_as_dialled(inquiry: &Inquiry<'_>, cause: &Cause) -> Option<String> {
+    let (rule, address, service) =
+        inquiry.named_as_dialled().filter(|_| cause.class.is_denial())?;
+    Some(format!(
+        "{} rule {} names {address}, which is {}'s: policies are asked after it is translated",
+        rule.policy,
+        rule.rule,
+        service::words::name(&service)
+    ))
 }
 
 /// Why no policy has anything to do with it.
@@ -143,7 +196,8 @@ fn consequence(inquiry: &Inquiry<'_>, cause: &Cause) -> Option<String> {
 }
 
 fn start(inquiry: &Inquiry<'_>, cause: &Cause) -> Option<String> {
-    let (interface, age) = inquiry.starting().filter(|_| !cause.class.is_denial())?;
+    let is_open = !cause.class.is_denial() && cause.kube_proxy.is_none();
+    let (interface, age) = inquiry.starting().filter(|_| is_open)?;
     Some(format!(
         "the pod's interface {} was {:.1} s old: its CNI had not programmed it yet",
         interface.name,
@@ -175,14 +229,18 @@ fn denial(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
 
 /// What denies in each direction, the one that leads first; `policy`: the one to name first there.
 fn denials(inquiry: &Inquiry<'_>, policy: Option<&Arc<Policy>>) -> String {
-    let lead = inquiry.verdict.leading_denial();
-    let others = inquiry.verdict.denied_directions().filter(|d| Some(*d) != lead);
-    let denials = lead.into_iter().chain(others).map(|d| denied_by(inquiry, d, policy));
+    denials_of(inquiry.verdict, policy)
+}
+
+fn denials_of(verdict: &Verdict, policy: Option<&Arc<Policy>>) -> String {
+    let lead = verdict.leading_denial();
+    let others = verdict.denied_directions().filter(|d| Some(*d) != lead);
+    let denials = lead.into_iter().chain(others).map(|d| denied_by(verdict, d, policy));
     denials.collect::<Vec<_>>().join(" and ")
 }
 
-fn denied_by(inquiry: &Inquiry<'_>, direction: Direction, first: Option<&Arc<Policy>>) -> String {
-    let verdict = inquiry.verdict.direction(direction);
+fn denied_by(verdict: &Verdict, direction: Direction, first: Option<&Arc<Policy>>) -> String {
+    let verdict = verdict.direction(direction);
     if let Some(rule) = &verdict.denied_by {
         let (kind, policy) = (rule.policy.kind, &rule.policy);
         let name = verdict.rule_name(rule).map(|name| format!(" {name:?}")).unwrap_or_default();
@@ -222,14 +280,14 @@ fn not_enforced(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
     }
     let direction = cause.direction.unwrap_or(Direction::Ingress);
     format!("{}, but it arrived anyway: the CNI does not enforce it", {
-        denied_by(inquiry, direction, cause.policy.as_ref())
+        denied_by(inquiry.verdict, direction, cause.policy.as_ref())
     })
 }
 
 /// Policies that an engine accepts and does not enforce.
 fn accepted_only(inquiry: &Inquiry<'_>) -> String {
     let engine = inquiry.snapshot.engine();
-    let denials = inquiry.verdict.denied_directions().map(|d| denied_by(inquiry, d, None));
+    let denials = inquiry.verdict.denied_directions().map(|d| denied_by(inquiry.verdict, d, None));
     let denials = denials.collect::<Vec<_>>().join(" and ");
     let said = match denials.as_str() {
         "" => "what they say is unknown".to_owned(),

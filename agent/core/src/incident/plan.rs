@@ -17,11 +17,12 @@ use crate::{
         history::{Change, ChangeKind},
     },
     correlate::REPORT_INTERVAL,
-    diagnosis::{Class, Diagnosis},
+    diagnosis::{Class, Diagnosis, KubeProxy},
     flow::Flow,
     judgement::Attribution,
     policy::PolicyRef,
     remedy::{Manifest, Remedy, choices::Choice, remedy},
+    service,
     verdict::evaluate,
 };
 
@@ -120,7 +121,7 @@ pub(super) fn remaining(
     let mut with = snapshot.clone();
     let mut remaining: Vec<Arc<Remedy>> = Vec::new();
     for (diagnosis, found) in remedies {
-        if evaluate(&with, &diagnosis.question).decision().lets_pass() {
+        if passes(&with, diagnosis) {
             continue;
         }
         let is_taken = |manifest: &Manifest| {
@@ -139,6 +140,17 @@ pub(super) fn remaining(
     remaining
 }
 
+/// Whether policies let a flow pass: one that kube-proxy refuses, if that sent it on.
+fn passes(snapshot: &Snapshot, diagnosis: &Diagnosis) -> bool {
+    match diagnosis.cause.by_kube_proxy() {
+        Some(kube_proxy) => {
+            let packets = kube_proxy.packets(snapshot);
+            !packets.iter().any(|packet| packet.cause.class.is_denial())
+        }
+        None => evaluate(snapshot, &diagnosis.question).decision().lets_pass(),
+    }
+}
+
 /// The steps, in the order in which a person or a machine takes them.
 pub(super) fn plan(
     incident: &Incident,
@@ -147,10 +159,20 @@ pub(super) fn plan(
     choices: Vec<Choice>,
 ) -> Vec<Step> {
     let class = incident.cause.class;
-    let mut steps: Vec<Step> = remedies.into_iter().map(Step::Apply).collect();
+    let remedies = remedies.into_iter().map(Step::Apply);
+    if let Some(kube_proxy) = incident.cause.by_kube_proxy() {
+        // First what no policy can do; what policies deny besides is the next to stop it.
+        return of_kube_proxy(kube_proxy)
+            .chain(remedies)
+            .chain(await_ready(&incident.affected))
+            .chain(tests(flows))
+            .collect();
+    }
+    let mut steps: Vec<Step> = remedies.collect();
     if steps.is_empty() {
         steps.extend(without_remedy(incident));
     }
+    steps.extend(incident.cause.kube_proxy.iter().flat_map(|besides| of_kube_proxy(besides)));
     if class == Class::CannotTell || class == Class::NotEnforced {
         return steps;
     }
@@ -166,6 +188,23 @@ pub(super) fn plan(
         }
     }
     steps
+}
+
+/// What to do about what kube-proxy refuses.
+fn of_kube_proxy(kube_proxy: &KubeProxy) -> impl Iterator<Item = Step> + use<> {
+    let what = match kube_proxy.is_over {
+        true => format!(
+            "see why {} had no ready endpoint for a while; it has one now",
+            service::words::name(&kube_proxy.course.service)
+        ),
+        false => service::to_do(&kube_proxy.course, &kube_proxy.behind),
+    };
+    let is_awaited = kube_proxy.refusal().is_rejection() && !kube_proxy.is_over;
+    let unready = kube_proxy.behind.iter().filter(|backend| is_awaited && !backend.is_ready);
+    let pods = unready.filter_map(|backend| backend.endpoint.pod());
+    let pods: Vec<String> = pods.map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
+    let wait = (!pods.is_empty()).then_some(Step::AwaitReady { pods, condition: "Ready" });
+    [Step::LookElsewhere(what)].into_iter().chain(wait)
 }
 
 fn without_remedy(incident: &Incident) -> Option<Step> {

@@ -40,7 +40,7 @@ pub(super) fn in_hindsight(
     let Fate::Dropped(evidence) = case.fate else { return None };
     let passes = diagnosis.verdict.decision().lets_pass();
     let unexplained = matches!(diagnosis.cause.class, Class::OutOfSync | Class::NotPolicy);
-    let other_reasons = diagnosis.is_explained_by_kernel(snapshot, case, evidence);
+    let other_reasons = diagnosis.is_explained_otherwise(snapshot, case, evidence);
     if !passes || !unexplained || dropped_by(evidence) != DroppedBy::Filter || other_reasons {
         return None;
     }

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use crate::{
     cluster::{
         Snapshot,
-        object::{Pod, Service, ServicePort, TargetPort},
+        object::{Pod, Service, ServicePort, SlicePort, TargetPort},
         resolve::Endpoint,
     },
     flow::Protocol,
@@ -22,7 +22,7 @@ pub struct Backend {
     /// Its port.
     pub port: u16,
     /// The node it is on.
-    pub(super) node: Option<Arc<str>>,
+    pub node: Option<Arc<str>>,
     /// It may be used.
     pub is_ready: bool,
     /// It may be used where none is ready: it is being deleted, and still answers.
@@ -64,9 +64,15 @@ pub(super) fn of_port(
     let mut behind = Behind::default();
     for slice in snapshot.slices(service) {
         behind.is_known = true;
-        let ports = slice.ports.iter().filter(|port| port.name == entry.name);
-        for port in ports.filter(|port| port.protocol == entry.protocol) {
+        let is_it = |port: &&SlicePort| port.name == entry.name && port.protocol == entry.protocol;
+        let ports: Vec<&SlicePort> = slice.ports.iter().filter(is_it).collect();
+        for port in &ports {
             behind.add_slice(snapshot, slice, port.port, family);
+        }
+        // The endpoint slice controller leaves the port out of pods that have none of its name.
+        if ports.is_empty() && matches!(entry.target, TargetPort::Named(_)) {
+            let ends = slice.endpoints.iter().map(|own| snapshot.resolve(own.address, None));
+            behind.left_out.extend(ends.map(|end| end.to_string().into()));
         }
     }
     // Manifests often have no slices: the selector says the same.
@@ -188,6 +194,7 @@ impl Behind {
         self.backends.sort_by_cached_key(|b| (b.endpoint.address, name(b), b.port, usable(b)));
         self.backends.dedup_by(|a, b| a.endpoint.is_same(&b.endpoint) && a.port == b.port);
         self.left_out.sort();
+        self.left_out.dedup();
         self
     }
 }

@@ -4,10 +4,14 @@ use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{Entry, port_of};
+use super::{
+    Course, Dial, Entry, Refusal, port_of,
+    route::{nothing, plain},
+};
 use crate::{
     cluster::{
         HeldBy, Holding, Snapshot,
+        look_up::Query,
         object::{Balancer, Service},
     },
     flow::Protocol,
@@ -35,8 +39,9 @@ pub fn find(
     at: Option<Timestamp>,
 ) -> Option<Found> {
     let address = address.to_canonical();
+    let holdings = snapshot.holdings(address).iter();
     let holdings: Vec<&Holding> =
-        snapshot.holdings(address).iter().filter(|holding| holding.covers(at)).collect();
+        holdings.filter(|holding| holding.covers(at) && !is_over(holding, at)).collect();
     let is_pods =
         |holding: &&Holding| matches!(holding.by, HeldBy::Pod(_) | HeldBy::SecondNetwork(..));
     if holdings.iter().any(is_pods) {
@@ -69,6 +74,50 @@ pub fn find(
         }
         None => services.first().map(|service| found(service, false)),
     }
+}
+
+/// Whether a Service had lost the address by then: what kube-proxy does, it does as soon as it sees that,
+/// and nobody sees it sooner than it happens.
+fn is_over(holding: &Holding, at: Option<Timestamp>) -> bool {
+    let is_services = matches!(holding.by, HeldBy::Service(_));
+    is_services && holding.until.is_some_and(|until| at.is_none_or(|at| at > until))
+}
+
+/// The Service that was the last to have an address which nobody has now, as far as was looked up, or had
+/// at that time.
+pub fn former(snapshot: &Snapshot, address: IpAddr, at: Option<Timestamp>) -> Option<Arc<Service>> {
+    let address = address.to_canonical();
+    let holdings = snapshot.holdings(address);
+    let is_held = |holding: &Holding| holding.covers(at) && !is_over(holding, at);
+    let looked_up = |query: Query| {
+        snapshot.knows_all_pods()
+            || snapshot.look_up_of(&query).is_some_and(|look_up| look_up.failed.is_none())
+    };
+    let before =
+        |holding: &&Holding| holding.until.is_some_and(|until| at.is_none_or(|at| at > until));
+    let last = holdings.iter().filter(before).max_by_key(|holding| holding.until)?;
+    let HeldBy::Service(service) = &last.by else { return None };
+    let is_exposed = !service.cluster_addresses.contains(&address);
+    let is_known = looked_up(address.into()) && (!is_exposed || looked_up(Query::Exposed));
+    (is_known && !holdings.iter().any(is_held)).then(|| service.clone())
+}
+
+/// To an address that a Service had, and nobody has.
+pub(super) fn to_former(
+    snapshot: &Snapshot,
+    dial: &Dial<'_>,
+    address: IpAddr,
+    service: &Arc<Service>,
+) -> Course {
+    let name = (service.namespace.clone(), service.name.clone());
+    let is_known = snapshot.knows_all_pods()
+        || snapshot
+            .look_up_of(&Query::Service(name))
+            .is_some_and(|look_up| look_up.failed.is_none());
+    let is_there = snapshot.service(&service.namespace, &service.name).is_some();
+    let refusal = Refusal::FormerAddress { is_deleted: is_known && !is_there };
+    let entry = entry(service, address);
+    plain(dial, service, entry, Some(address), nothing(refusal))
 }
 
 /// By what of its own a Service has the address.

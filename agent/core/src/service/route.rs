@@ -99,6 +99,11 @@ pub(super) fn to_found(
     to_port(snapshot, dial, &service, entry, Some(address), port.as_ref())
 }
 
+/// Nothing comes of it, and nothing would.
+pub(super) const fn nothing(refusal: Refusal) -> Fate {
+    Fate::Refused { refusal, otherwise: Vec::new() }
+}
+
 /// By the Service's name.
 pub(super) fn to_name(snapshot: &Snapshot, dial: &Dial<'_>, service: &Arc<Service>) -> Vec<Course> {
     if let Some(name) = &service.external_name {
@@ -136,7 +141,7 @@ pub(super) fn to_name(snapshot: &Snapshot, dial: &Dial<'_>, service: &Arc<Servic
     }
 }
 
-fn plain(
+pub(super) fn plain(
     dial: &Dial<'_>,
     service: &Arc<Service>,
     entry: Entry,
@@ -144,6 +149,7 @@ fn plain(
     fate: Fate,
 ) -> Course {
     Course {
+        client: dial.client.clone(),
         service: service.clone(),
         entry,
         address,
@@ -162,7 +168,9 @@ fn to_port(
     address: Option<IpAddr>,
     port: Option<&ServicePort>,
 ) -> Course {
-    let Some(port) = port else { return plain(dial, service, entry, address, Fate::NoPort) };
+    let Some(port) = port else {
+        return plain(dial, service, entry, address, nothing(Refusal::NoPort));
+    };
     if let Some(other) = &service.other_proxy {
         let fate = Fate::Unknown(Doubt::OtherProxy(other.clone()));
         return plain(dial, service, entry, address, fate);

@@ -52,7 +52,6 @@ pub fn fate(course: &Course) -> Option<String> {
             "nodes do not translate this address of {service} (ipMode: Proxy): the packet goes to \
              the load balancer, which connects to the backends from an address of its own"
         )),
-        Fate::NoPort => Some(no_port(course)),
         Fate::Name(name) if name.is_empty() => {
             Some(format!("{service} is of type ExternalName, and does not say which name it is"))
         }
@@ -120,7 +119,23 @@ fn refused(course: &Course, refusal: &Refusal) -> String {
         Refusal::NoAddress => format!(
             "headless {service} has no ready endpoint: its name has no address until one is ready"
         ),
+        Refusal::NoPort => no_port(course),
+        Refusal::FormerAddress { is_deleted } => {
+            let address = address_text(course);
+            let what = match is_deleted {
+                true => format!("{service}, whose address it was, is deleted"),
+                false => format!("{service} had it until then"),
+            };
+            format!(
+                "no Service has the address {address} any more: {what}, and nothing translates it"
+            )
+        }
     }
+}
+
+/// The address dialled, for a person.
+fn address_text(course: &Course) -> String {
+    course.address.map_or_else(|| "dialled".to_owned(), |address| address.to_string())
 }
 
 /// `Service backend/pod-b has no port 8080/TCP. It has 80/TCP, which goes to 8080 of the pods`.
@@ -234,7 +249,7 @@ pub fn balancer_names(service: &Service) -> impl Iterator<Item = &str> {
     })
 }
 
-fn listed(names: impl Iterator<Item = String>) -> String {
+pub(super) fn listed(names: impl Iterator<Item = String>) -> String {
     let names: Vec<_> = names.collect();
     let mut text = names.iter().take(NAMES_SHOWN).cloned().collect::<Vec<_>>().join(", ");
     if let Some(more) = names.len().checked_sub(NAMES_SHOWN).filter(|more| *more > 0) {

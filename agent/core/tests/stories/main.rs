@@ -9,6 +9,7 @@ mod engine_differences;
 mod facts;
 mod history;
 mod incidents;
+mod kube_proxy;
 mod mute;
 mod own_path;
 mod remedies;

@@ -93,8 +93,9 @@ fn an_address_of_a_service_is_translated_whichever_it_is() {
         let diagnosis = of_drop(&snapshot, to, port);
         assert!(diagnosis.cause.class.is_denial(), "{to}: {}", diagnosis.cause.text);
         assert_eq!(diagnosis.question.to_string(), "mart/ask -> mart/new:8080/TCP", "{to}");
-        // What is asked for again by `fix` is the Service, or the node as it stands.
-        assert_eq!(diagnosis.service.is_some(), to != NODE, "{to}");
+        // What is asked for again by `fix` is what was dialled.
+        let dialled = diagnosis.service.expect("the Service");
+        assert_eq!((dialled.address, dialled.port), (address(to), port), "{to}");
     }
 }
 
@@ -139,18 +140,6 @@ fn a_policy_is_not_blamed_for_what_is_exempt_and_kube_proxy_refuses() {
     let cause = diagnose(&cluster.snapshot(), &case_of(&drop)).cause;
     assert_eq!((cause.class, cause.policy), (Class::NotPolicy, None), "{}", cause.text);
     assert!(cause.text.contains("kube-proxy rejects"), "{}", cause.text);
-}
-
-/// A pod that is not ready because a policy cuts it off: the policy is what there is to be said.
-#[test]
-fn a_policy_that_denies_what_is_not_ready_is_named_all_the_same() {
-    let mut cluster = cluster(service(), &[]);
-    let mut unready = slice(&[NEW]);
-    unready.endpoints[0].is_ready = false;
-    unready.endpoints[0].is_serving = false;
-    cluster.apply(Object::EndpointSlice(unready), None);
-    let diagnosis = of_drop(&cluster.snapshot(), CLUSTER, 80);
-    assert!(diagnosis.cause.class.is_denial(), "{}", diagnosis.cause.text);
 }
 
 #[test]

@@ -46,12 +46,7 @@ pub fn fixed(line: &str) -> Option<(FlowQuery, &str)> {
     let within = to.strip_prefix('[').and_then(|to| to.strip_suffix(']'));
     let to = within.filter(|to| is_v6(to)).unwrap_or(to);
     let (to, port) = match rest.strip_prefix("(Service ") {
-        Some(rest) => {
-            let (service, _) = rest.split_once(')')?;
-            let (service, port) = service.rsplit_once(':')?;
-            let (namespace, name) = service.split_once('/')?;
-            (format!("{namespace}/svc/{name}"), port)
-        }
+        Some(rest) => dialled(rest.split_once(')')?.0)?,
         None => (to.to_owned(), port),
     };
     let flow = FlowQuery { from: from.to_owned(), to, port: format!("{port}/{protocol}") };
@@ -59,6 +54,24 @@ pub fn fixed(line: &str) -> Option<(FlowQuery, &str)> {
     let is_id = id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let end = format!("{FIX}{}{INCIDENT}{id}]", flow.fix_command());
     (is_id && line.ends_with(&end)).then_some((flow, id))
+}
+
+/// What was dialled of a Service, and the port: by its name where that is its cluster address.
+fn dialled(service: &str) -> Option<(String, &str)> {
+    let named = |service: &str| {
+        let (namespace, name) = service.split_once('/')?;
+        Some(format!("{namespace}/svc/{name}"))
+    };
+    let Some((service, via)) = service.split_once(" via ") else {
+        let (service, port) = service.rsplit_once(':')?;
+        return Some((named(service)?, port));
+    };
+    if let Some(node_port) = via.strip_prefix("NodePort ") {
+        let (port, node) = node_port.split_once(" of ")?;
+        return Some((node.to_owned(), port));
+    }
+    let address = via.strip_prefix("load balancer ").or(via.strip_prefix("external address "))?;
+    Some((address.to_owned(), service.rsplit_once(':')?.1))
 }
 
 fn is_v6(text: &str) -> bool {
@@ -133,6 +146,18 @@ mod tests {
             .replace("--to books/db --port 5432", "--to books/svc/pg --port 80");
         let flow = query("shop/web", "books/svc/pg", "80/TCP");
         assert_eq!(fixed(&service), Some((flow, "00c0ffee")));
+        for (via, to, port) in [
+            (":80 via load balancer 198.51.100.8", "198.51.100.8", "80"),
+            (":80 via external address fd78::8", "fd78::8", "80"),
+            (" via NodePort 30080 of node/n2", "node/n2", "30080"),
+            (" via NodePort 30080 of 192.0.2.2", "192.0.2.2", "30080"),
+        ] {
+            let line = LINE
+                .replace("TCP  ingress", &format!("TCP (Service books/pg{via})  ingress"))
+                .replace("--to books/db --port 5432", &format!("--to {to} --port {port}"));
+            let flow = query("shop/web", to, &format!("{port}/TCP"));
+            assert_eq!(fixed(&line), Some((flow, "00c0ffee")), "{line}");
+        }
         let v6 = LINE.replace("books/db:", "[fd78::10]:").replace("books/db", "fd78::10");
         let flow = query("shop/web", "fd78::10", "5432/TCP");
         assert_eq!(fixed(&v6), Some((flow, "00c0ffee")));

@@ -89,6 +89,7 @@ fn incident_cause(incident: &Incident) -> IncidentCause {
         class: cause.class,
         direction: cause.direction,
         situation: cause.situation,
+        kube_proxy: cause.kube_proxy,
         policy: cause.policy,
         responsible: incident.responsible.iter().map(policy_ref).collect(),
         changed: incident.changed.changes().iter().map(changed_of).collect(),

@@ -5,7 +5,7 @@
 //! expected values the engine's own code computed.
 
 use super::{
-    Blocks, Enforced, EngineName, Equals, Hairpin, HostNetwork, Judged, OwnNode, Profile,
+    Blocks, Denied, Enforced, EngineName, Equals, Hairpin, HostNetwork, Judged, OwnNode, Profile,
     Translation, Undeclared, Version,
 };
 
@@ -46,6 +46,8 @@ const TEXT: Profile = Profile {
     // The same: for both ways "it is not defined whether this happens before or after NetworkPolicy
     // processing". Most engines judge afterwards.
     egress: Translation::After,
+    // It does not say. Every engine here but one drops them in silence.
+    denied: Denied::Dropped,
     // The same: "the behavior is undefined when the set of NetworkPolicies changes".
     judged: Judged::NotSaid,
     // The same: "traffic to and from the node where a Pod is running is always allowed".
@@ -147,6 +149,8 @@ const AWS: Profile = Profile {
     // amazon-network-policy-controller-k8s, pkg/resolvers: the addresses of Services that select the
     // peers are listed beside those of the pods.
     egress: Translation::Before,
+    // aws-network-policy-agent, pkg/ebpf/c: the classifier drops them.
+    denied: Denied::Dropped,
     // aws-network-policy-agent, pkg/ebpf/c: connections that are known pass.
     judged: Judged::Connections,
     // aws-network-policy-agent, pkg/fwruleprocessor: the node's own address is let pass in both
@@ -263,6 +267,8 @@ pub(super) const PROFILES: &[Row] = &[
             blocks: Blocks::Everyone,
             // pkg/controllers/netpol/pod.go: chains of FORWARD, after DNAT.
             egress: Translation::After,
+            // pkg/controllers/netpol/pod.go: a pod's chain ends with `-j REJECT`.
+            denied: Denied::Rejected,
             // pkg/controllers/netpol: related and established traffic is accepted first.
             judged: Judged::Connections,
             // pkg/controllers/netpol/pod.go: "from local node" is accepted; INPUT leads through the

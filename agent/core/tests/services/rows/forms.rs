@@ -118,7 +118,7 @@ pub(super) const ROWS: &[Row] = &[
         client: POD,
         to: "svc",
         port: 8080,
-        comes: &["NoPort"],
+        comes: &["refused: NoPort"],
     },
     Row {
         what: "a port that it has not, by address",
@@ -127,7 +127,7 @@ pub(super) const ROWS: &[Row] = &[
         client: POD,
         to: "10.96.0.7",
         port: 443,
-        comes: &["NoPort"],
+        comes: &["refused: NoPort"],
     },
     Row {
         what: "a pod that reaches itself",

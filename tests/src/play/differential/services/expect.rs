@@ -157,6 +157,11 @@ fn expectation(served: &Served, snapshot: &Snapshot, probe: &Probe) -> Expectati
                 expected.add_sent(&ways, false, frontend.is_udp);
                 expected.may.insert(Outcome::Silent);
             }
+            Fate::Refused { refusal: Refusal::NoPort, .. } => {
+                expected.is_error = true;
+                expected.may.extend([Outcome::Rejected, Outcome::Unreachable, Outcome::Silent]);
+                expected.add_policies_before(snapshot, &dial, frontend.to);
+            }
             Fate::Refused { refusal, .. } => {
                 let outcome = match refusal {
                     refusal if refusal.is_rejection() => Outcome::Rejected,
@@ -166,7 +171,7 @@ fn expectation(served: &Served, snapshot: &Snapshot, probe: &Probe) -> Expectati
                 expected.may.insert(outcome);
                 expected.must.insert(outcome);
                 if outcome == Outcome::Rejected {
-                    // That a policy denies what is not ready is named, as that may be why it is not.
+                    // Where policies deny how it leaves as well, they are named for what would come of it.
                     expected.denials.extend(ways.iter().filter_map(|way| denial(way)));
                 }
                 let is_of_node = matches!(probe.client, Client::Node(_));
@@ -175,11 +180,6 @@ fn expectation(served: &Served, snapshot: &Snapshot, probe: &Probe) -> Expectati
                     expected.may.extend([Outcome::Silent, Outcome::Unreachable]);
                     expected.must.clear();
                 }
-                expected.add_policies_before(snapshot, &dial, frontend.to);
-            }
-            Fate::NoPort => {
-                expected.is_error = true;
-                expected.may.extend([Outcome::Rejected, Outcome::Unreachable, Outcome::Silent]);
                 expected.add_policies_before(snapshot, &dial, frontend.to);
             }
             Fate::Name(_) | Fate::Unknown(_) => expected.is_undecided = true,
