@@ -127,6 +127,15 @@ impl Worked {
     }
 }
 
+/// What an answer speaks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Answer {
+    /// Whatever is behind the address that was dialled: this path, or another one.
+    AsDialled,
+    /// This path for certain.
+    OfPath,
+}
+
 /// A policy direction, as seen from the pod that the policy selects.
 #[derive(
     Clone,

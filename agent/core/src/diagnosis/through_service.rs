@@ -1,7 +1,7 @@
 //! A flow to a Service where only the Service's address was seen: what comes of it decides, if all
 //! that may come of it fares alike.
 
-use super::{Case, Class, Diagnosis, Dialled, Fate, judged, words};
+use super::{Case, Class, Diagnosis, Dialled, Fate, inquiry::Inquiry, judged, words};
 use crate::{
     cluster::{
         Snapshot,
@@ -33,7 +33,7 @@ pub(super) fn diagnose(
         let destination = snapshot.resolve(case.flow.destination, case.at);
         let question =
             Question::new(source.clone(), destination, case.flow.port, case.flow.protocol);
-        return noting(judged(snapshot, case, question, dialled), case, course);
+        return noting(snapshot, judged(snapshot, case, question, dialled), case, course);
     }
     let packets = course.packets().iter();
     let all: Vec<Judged> =
@@ -56,7 +56,7 @@ pub(super) fn diagnose(
         };
         unresolved(words::backends_differ(&course.service, backends(true), backends(false)))
     };
-    noting(judged(snapshot, case, question, dialled), case, course)
+    noting(snapshot, judged(snapshot, case, question, dialled), case, course)
 }
 
 /// The question that decides over a packet: of one whose addresses are replaced on its way, how it
@@ -73,7 +73,12 @@ fn decisive(snapshot: &Snapshot, packet: &Packet, protocol: Protocol) -> Judged 
 }
 
 /// What kube-proxy does by itself is no policy's doing, unless one denies it as well.
-fn noting(mut diagnosis: Diagnosis, case: &Case<'_>, course: &Course) -> Diagnosis {
+fn noting(
+    snapshot: &Snapshot,
+    mut diagnosis: Diagnosis,
+    case: &Case<'_>,
+    course: &Course,
+) -> Diagnosis {
     let is_kube_proxys =
         matches!(course.fate, service::Fate::Refused { .. } | service::Fate::NoPort);
     let class = diagnosis.cause.class;
@@ -81,8 +86,11 @@ fn noting(mut diagnosis: Diagnosis, case: &Case<'_>, course: &Course) -> Diagnos
     let is_exempt = diagnosis.verdict.exempt.is_some();
     let is_open = is_exempt || (!class.is_denial() && class != Class::NotEnforced);
     if is_kube_proxys && is_open && !matches!(case.fate, Fate::Answered) {
-        let cause = &mut diagnosis.cause;
+        let Diagnosis { question, verdict, cause, .. } = &mut diagnosis;
+        let inquiry = Inquiry { snapshot, case, question, verdict };
         cause.class = Class::NotPolicy;
+        // What policies say of it is no doubt of this.
+        (cause.confidence, cause.reasons) = inquiry.confidence(Class::NotPolicy);
         cause.leave_policies_out();
         cause.text = service::words::fate(course).unwrap_or_default();
     }
