@@ -229,7 +229,7 @@ impl Docket {
         let mut moment = Moment::of(cluster, now);
         match query.then {
             Then::Observe(seen, paths) => {
-                for (flow, answer, at) in answers::of(&moment.snapshot, &paths, answers, now) {
+                for (flow, answer, at) in answers::of(&moment.snapshot, &paths, answers) {
                     if answer == Answer::OfPath {
                         self.correlator.worked(&flow, at);
                     }
@@ -495,8 +495,8 @@ impl Docket {
         answers: &[(Flow, Worked)],
         moment: &mut Moment<'_>,
     ) {
-        for (flow, answer, at) in answers::of(&moment.snapshot, flows, answers, moment.now) {
-            self.incidents.answered(&flow, answer, at);
+        for (flow, answer, at) in answers::of(&moment.snapshot, flows, answers) {
+            self.incidents.answered(&flow, answer, at, moment.now);
         }
         let wanted = self.incidents.to_look_up(&moment.snapshot, moment.now);
         moment.look_up(wanted);

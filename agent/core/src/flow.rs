@@ -128,12 +128,15 @@ impl Worked {
 }
 
 /// What an answer speaks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Whatever is behind the address that was dialled: this path, or another one.
-    AsDialled,
-    /// This path for certain.
+    /// This path for certain: it came from there.
     OfPath,
+    /// Whatever is behind the address that was dialled: this path, or another one.
+    AsDialled {
+        /// There is no other one, as it is now.
+        is_only: bool,
+    },
 }
 
 /// A policy direction, as seen from the pod that the policy selects.

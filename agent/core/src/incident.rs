@@ -336,9 +336,9 @@ impl IncidentBook {
     }
 
     /// A flow, as drops name it, was answered, or what it dialled was.
-    pub fn answered(&mut self, flow: &Flow, answer: Answer, at: Timestamp) {
+    pub fn answered(&mut self, flow: &Flow, answer: Answer, at: Timestamp, now: Timestamp) {
         for entry in self.entries.values_mut() {
-            entry.answered(flow, answer, at);
+            entry.answered(flow, answer, at, now);
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
     net::IpAddr,
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::{
     cluster::{Snapshot, resolve::Endpoint},
@@ -20,17 +20,12 @@ use crate::{
     service::{self, Dial, Fate},
 };
 
-/// How old an answer may be for the backends of now to be those of then: it is asked for once a second,
-/// and what changes takes a watch up to another one.
-const FRESH: SignedDuration = SignedDuration::from_secs(2);
-
 /// The answers that speak for these paths, each of which is as dialled as well where that differs: for
 /// which, how strongly, and when.
 pub(super) fn of(
     snapshot: &Snapshot,
     paths: &[(Flow, Option<Flow>)],
     answers: &[(Flow, Worked)],
-    now: Timestamp,
 ) -> Vec<(Flow, Answer, Timestamp)> {
     let answers: HashMap<Flow, Timestamp> =
         answers.iter().map(|(flow, worked)| (*flow, worked.last)).collect();
@@ -43,8 +38,6 @@ pub(super) fn of(
         }
         for (asked, answer) in speaking(snapshot, flow, dialled.as_ref()) {
             let Some(at) = answers.get(&asked) else { continue };
-            let is_of_then = Some(asked) != *dialled || now.duration_since(*at) <= FRESH;
-            let answer = if is_of_then { answer } else { Answer::AsDialled };
             speaking_of.push((*flow, answer, *at));
         }
     }
@@ -57,25 +50,22 @@ fn speaking(
     flow: &Flow,
     dialled: Option<&Flow>,
 ) -> impl Iterator<Item = (Flow, Answer)> + use<> {
-    let by_service = |flow: &Flow, wanted: Option<&Flow>| match backends(snapshot, flow) {
-        // Nobody translates it: whoever answers is the one who was dialled.
-        None if wanted.is_none() => Answer::OfPath,
-        None => Answer::AsDialled,
-        Some(ends) => {
-            let is_wanted = |(address, port)| {
-                wanted.is_none_or(|wanted| (wanted.destination, wanted.port) == (address, port))
-            };
-            let mut ends = ends.into_iter();
-            let only = ends.next().filter(|_| ends.next().is_none());
-            if only.is_some_and(is_wanted) { Answer::OfPath } else { Answer::AsDialled }
-        }
+    let by_service = |flow: &Flow, wanted: &Flow| {
+        let ends = backends(snapshot, flow)?;
+        let is_wanted =
+            |end: &(IpAddr, u16)| flow == wanted || *end == (wanted.destination, wanted.port);
+        Some(Answer::AsDialled { is_only: ends.len() == 1 && ends.iter().all(is_wanted) })
     };
     let own = match dialled {
         // Translated by then.
         Some(_) => Answer::OfPath,
-        None => by_service(flow, None),
+        // Where nobody translates it, whoever answers is the one who was dialled.
+        None => by_service(flow, flow).unwrap_or(Answer::OfPath),
     };
-    let dialled = dialled.map(|dialled| (*dialled, by_service(dialled, Some(flow))));
+    let dialled = dialled.map(|dialled| {
+        let unknown = Answer::AsDialled { is_only: false };
+        (*dialled, by_service(dialled, flow).unwrap_or(unknown))
+    });
     [(*flow, own)].into_iter().chain(dialled)
 }
 
@@ -95,9 +85,11 @@ pub(super) fn before(
     let (source, destination) = (created(&question.source), created(&question.destination));
     let are_alike = drop.dialled.is_none() && diagnosis.cause.class != Class::CannotTell;
     let since = |(flow, answer)| match answer {
-        Answer::OfPath => Some((flow, source.max(destination))),
-        Answer::AsDialled if are_alike => Some((flow, source)),
-        Answer::AsDialled => None,
+        Answer::OfPath | Answer::AsDialled { is_only: true } => {
+            Some((flow, source.max(destination)))
+        }
+        Answer::AsDialled { is_only: false } if are_alike => Some((flow, source)),
+        Answer::AsDialled { is_only: false } => None,
     };
     let dialled = drop.flow_dialled();
     speaking(snapshot, &drop.flow, dialled.as_ref()).filter_map(since).collect()

@@ -36,6 +36,10 @@ pub(super) struct AffectedFlow {
     pub(super) worked_before: Option<Timestamp>,
     /// When what it dialled was last answered, whoever did.
     answered_as_dialled: Option<Timestamp>,
+    /// Since when what it dialled was seen to stand for its backend alone.
+    only_since: Option<Timestamp>,
+    /// Its backend is on this node, so that its answers are known as its own.
+    answers_here: bool,
     /// Which of its connections were answered, when it was last judged.
     pub(super) answered: Option<Worked>,
     /// Since when it is denied at the least, as it was last judged.
@@ -82,6 +86,8 @@ impl AffectedFlow {
             worked: last_success,
             worked_before: last_success.filter(|success| *success <= evidence.first()),
             answered_as_dialled: None,
+            only_since: None,
+            answers_here: false,
             answered: *worked,
             denied_since: judgement.denied_since(),
             restarts_then: affected_pod(&diagnosis.question).map_or(0, |pod| pod.restarts),
@@ -104,23 +110,38 @@ impl AffectedFlow {
             worked: self.worked.max(latest.worked),
             worked_before: self.worked_before.max(latest.worked_before),
             answered_as_dialled: self.answered_as_dialled,
+            only_since: self.only_since,
+            answers_here: self.answers_here,
+            allowed_since: self.allowed_since,
             restarts_then: if is_same { self.restarts_then } else { latest.restarts_then },
             ..latest
         };
     }
 
     /// It was answered, or what it dialled was.
-    pub(super) fn answered(&mut self, answer: Answer, at: Timestamp) {
-        let of = match answer {
-            Answer::OfPath => &mut self.worked,
-            Answer::AsDialled => &mut self.answered_as_dialled,
+    ///
+    /// That nobody else is behind what was dialled is so as of now, and not of an answer that came
+    /// before it was seen.
+    pub(super) fn answered(&mut self, answer: Answer, at: Timestamp, now: Timestamp) {
+        let since = self.only_since;
+        self.only_since = match answer {
+            Answer::AsDialled { is_only: true } => since.or(Some(now)),
+            Answer::AsDialled { is_only: false } => None,
+            Answer::OfPath => since,
         };
+        let is_own = answer == Answer::OfPath || self.only_since.is_some_and(|since| at > since);
+        let of = if is_own { &mut self.worked } else { &mut self.answered_as_dialled };
         *of = (*of).max(Some(at));
     }
 
     /// Looks at what its ends and the policies are now, `own_node` being the one whose pods are followed.
     pub(super) fn look(&mut self, snapshot: &Snapshot, own_node: Option<&str>, now: Timestamp) {
         let Question { source, destination, .. } = &self.question;
+        let is_own = |node: &str| Some(node) == own_node;
+        self.answers_here = self.dialled.is_some()
+            && destination
+                .pod()
+                .is_some_and(|pod| !pod.host_network && pod.node.as_deref().is_some_and(is_own));
         self.is_gone = [source, destination].iter().any(|end| is_gone(end, snapshot, own_node));
         let is_allowed = self.is_denial
             && self.is_there(snapshot)
@@ -134,10 +155,12 @@ impl AffectedFlow {
         let is_allowed = |since| now.duration_since(since) >= ALLOWED;
         if self.is_muted {
             Standing::Muted
-        } else if let Some(at) = self.passes(now) {
+        } else if let Some(at) = self.worked.filter(|at| *at > self.dropped) {
             Standing::Passes(at)
         } else if self.is_gone {
             Standing::Gone
+        } else if let Some(at) = self.passes_as_dialled(now) {
+            Standing::Passes(at)
         } else if self.allowed_since.is_some_and(is_allowed) {
             Standing::Allowed
         } else if quiet >= SILENCE {
@@ -147,13 +170,12 @@ impl AffectedFlow {
         }
     }
 
-    /// When it passed after it was dropped, if it did. Where another backend may have answered, it takes
-    /// that nothing of it was dropped for as long as it would have been reported again.
-    fn passes(&self, now: Timestamp) -> Option<Timestamp> {
-        let since = |at: &Timestamp| *at > self.dropped;
-        let is_quiet = now.duration_since(self.dropped) >= PASSING;
-        let as_dialled = self.answered_as_dialled.filter(|_| is_quiet);
-        self.worked.filter(since).max(as_dialled.filter(since))
+    /// When what it dialled was answered after it was dropped, perhaps by another backend: that nothing
+    /// of it was dropped for as long as it would have been reported again says that it passes, unless it
+    /// would have been seen to.
+    fn passes_as_dialled(&self, now: Timestamp) -> Option<Timestamp> {
+        let is_quiet = now.duration_since(self.dropped) >= PASSING && !self.answers_here;
+        self.answered_as_dialled.filter(|at| is_quiet && *at > self.dropped)
     }
 
     /// Whether an answer of its own came after it was last dropped.

@@ -218,9 +218,9 @@ impl Entry {
         unanswered.map(|(flow, affected)| (flow, affected.dialled.as_ref()))
     }
 
-    pub(super) fn answered(&mut self, flow: &Flow, answer: Answer, at: Timestamp) {
+    pub(super) fn answered(&mut self, flow: &Flow, answer: Answer, at: Timestamp, now: Timestamp) {
         if let Some(affected) = self.flows.get_mut(flow) {
-            affected.answered(answer, at);
+            affected.answered(answer, at, now);
         }
     }
 

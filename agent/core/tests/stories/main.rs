@@ -14,4 +14,6 @@ mod own_path;
 mod remedies;
 mod services;
 mod situations;
+mod subjects;
+mod turns;
 mod unread;
