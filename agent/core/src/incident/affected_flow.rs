@@ -11,6 +11,7 @@ use crate::{
         object::Pod,
         resolve::{Endpoint, Holder},
     },
+    diagnosis::Class,
     flow::{Answer, Flow, Worked},
     verdict::{Question, evaluate},
 };
@@ -48,8 +49,8 @@ pub(super) struct AffectedFlow {
     pub(super) restarts_then: u64,
     /// It goes on, and is expected.
     pub(super) is_muted: bool,
-    /// It was denied when it was last judged.
-    is_denial: bool,
+    /// Why, when it was last judged.
+    class: Class,
     /// Since when policies were seen to let it pass.
     allowed_since: Option<Timestamp>,
     /// The pod of an end is no more, or not at its address.
@@ -92,7 +93,7 @@ impl AffectedFlow {
             denied_since: judgement.denied_since(),
             restarts_then: affected_pod(&diagnosis.question).map_or(0, |pod| pod.restarts),
             is_muted: false,
-            is_denial: diagnosis.cause.class.is_denial(),
+            class: diagnosis.cause.class,
             allowed_since: None,
             is_gone: false,
         }
@@ -143,7 +144,7 @@ impl AffectedFlow {
                 .pod()
                 .is_some_and(|pod| !pod.host_network && pod.node.as_deref().is_some_and(is_own));
         self.is_gone = [source, destination].iter().any(|end| is_gone(end, snapshot, own_node));
-        let is_allowed = self.is_denial
+        let is_allowed = self.class.is_denial()
             && self.is_there(snapshot)
             && evaluate(snapshot, &self.question_now(snapshot)).decision().lets_pass();
         self.allowed_since = is_allowed.then(|| self.allowed_since.unwrap_or(now));

@@ -187,7 +187,9 @@ fn it_is_less_severe_once_the_worst_of_it_passes() {
     dial(&mut story, &[WORKER], &[5, 6]);
     let (_, opened) = story.reported(24);
     assert_eq!(opened.assessment.severity, Severity::Critical, "{:?}", opened.assessment);
-    api.iter().for_each(|from| answered(&mut story, *from, 30));
+    for from in &api {
+        answered(&mut story, *from, 30);
+    }
     assert!(story.tick(31).is_empty(), "in its time");
     let (happened, left) = story.reported(24 + UPDATE_INTERVAL.as_secs());
     assert_eq!((happened, left.assessment.severity), (Happened::Updated, Severity::Info));
