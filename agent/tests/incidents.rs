@@ -142,7 +142,7 @@ fn story() -> Vec<Record> {
             let case = Case { flow: drop.flow, dialled: None, at: at_last, fate };
             let judgement = judge(&snapshot, cluster.history(), &case);
             let worked = Some(Worked { first: at(-600), last: at(1), connections: 3 });
-            let judged = JudgedDrop { drop, judgement, worked };
+            let judged = JudgedDrop::new(drop, judgement, worked);
             book.add(&judged, judged.drop.evidence.last());
         }
         let changes = book.tick(&snapshot, at(seconds));

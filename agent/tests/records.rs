@@ -152,7 +152,7 @@ fn drop_record(manifests: &str, fact: &Fact, worked: Option<Worked>) -> Record {
     };
     let judgement = judge(&snapshot, cluster.history(), &case);
     let now = time("2026-01-02T03:04:05.678901Z");
-    reporter().drop(now, &snapshot, &JudgedDrop { drop, judgement, worked })
+    reporter().drop(now, &snapshot, &JudgedDrop::new(drop, judgement, worked))
 }
 
 fn finding() -> Record {

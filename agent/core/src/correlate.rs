@@ -82,8 +82,8 @@ pub struct Correlator {
     open: HashMap<Flow, Open>,
     /// The same by when there is something to do about them.
     open_due: BTreeSet<(Timestamp, Flow)>,
-    /// From a flow as dialled to the open flow after DNAT.
-    translated: HashMap<Flow, Flow>,
+    /// From a flow as dialled to the open flows after DNAT, one for each backend that does not answer.
+    translated: HashMap<Flow, BTreeSet<Flow>>,
     /// Counters of flows that are not open (yet).
     loose: HashMap<Flow, Loose>,
     /// Flows with an attempt that was answered late, and when: their counters are forgiven.
@@ -150,20 +150,23 @@ impl Correlator {
         }
     }
 
-    /// The open flow that this is a new attempt of, as the pod's veth sees it: it may have worked
-    /// since its last sign, which is for [`Self::worked`] to hear first.
-    pub fn attempted_again(&self, observation: &Observation) -> Option<Flow> {
-        let attempt = observation.attempt?;
-        self.open_key(&observation.flow).filter(|_| !self.pending.contains_key(&attempt))?;
-        Some(observation.flow_dialled().unwrap_or(observation.flow))
+    /// The open flows that this may be a new attempt of, each as dialled as well where that differs: it
+    /// may have worked since its last sign, which is for [`Self::worked`] to hear first. More than one
+    /// where it is not seen yet to which of several backends it goes.
+    pub fn attempted_again(&self, observation: &Observation) -> Vec<(Flow, Option<Flow>)> {
+        let is_new = |attempt: &AttemptId| !self.pending.contains_key(attempt);
+        if !observation.attempt.as_ref().is_some_and(is_new) {
+            return Vec::new();
+        }
+        let open = self.open_keys(&observation.flow).filter_map(|flow| self.open.get(flow));
+        open.map(|open| (open.drop.flow, open.drop.flow_dialled())).collect()
     }
 
-    /// An open flow was last answered at this time.
+    /// An open flow, as it was dropped, was last answered at this time.
     pub fn worked(&mut self, flow: &Flow, at: Timestamp) {
-        let Some(key) = self.open_key(flow) else { return };
-        let last = self.open.get(&key).map(|open| open.drop.evidence.last());
+        let last = self.open.get(flow).map(|open| open.drop.evidence.last());
         if last.is_some_and(|last| at.duration_since(last) >= RECOVERED) {
-            let closed = self.close(&key).filter(|open| open.news);
+            let closed = self.close(flow).filter(|open| open.news);
             self.clear.extend(closed.map(|open| Correlated::Drop(open.drop)));
         }
     }
@@ -290,9 +293,9 @@ impl Correlator {
     fn answered_late(&mut self, attempt: &AttemptId, observation: &Observation) {
         let at = observation.at;
         let Some(pending) = self.pending.remove(attempt) else {
-            // Too late to take back what was reported of the flow; that it works again is reported.
-            let flow = self.open_key(&observation.flow);
-            if let Some(open) = flow.and_then(|flow| self.open.get_mut(&flow)) {
+            // Too late to take back what was reported of the flow; that it works again is reported. Who
+            // answers what was dialled may be another backend than the one that did not.
+            if let Some(open) = self.open.get_mut(&observation.flow) {
                 open.drop.evidence.answered = open.drop.evidence.answered.max(Some(at));
             }
             return;
@@ -388,7 +391,8 @@ impl Correlator {
         let flow = drop.flow;
         *self.of_source.entry(flow.source).or_default() += 1;
         if let Some((destination, port)) = drop.dialled {
-            self.translated.insert(Flow { destination, port, ..flow }, flow);
+            let dialled = Flow { destination, port, ..flow };
+            self.translated.entry(dialled).or_default().insert(flow);
         }
         let concluded = self.concluded.remove(&flow);
         let Concluded { attempts, due } =
@@ -414,7 +418,7 @@ impl Correlator {
             self.open_due.insert((open.due, *flow));
             self.open.insert(*flow, open);
         }
-        self.translated.insert(*dialled, *flow);
+        self.translated.entry(*dialled).or_default().insert(*flow);
     }
 
     fn add_to_open(&mut self, flow: &Flow, evidence: Evidence) {
@@ -445,7 +449,10 @@ impl Correlator {
     fn close(&mut self, flow: &Flow) -> Option<Open> {
         let open = self.open.remove(flow)?;
         self.open_due.remove(&(open.due, *flow));
-        self.translated.retain(|_, to| to != flow);
+        self.translated.retain(|_, to| {
+            to.remove(flow);
+            !to.is_empty()
+        });
         self.release(flow.source);
         Some(open)
     }
@@ -460,10 +467,14 @@ impl Correlator {
 
     /// The open flow that this one is, as it is or translated.
     fn open_key(&self, flow: &Flow) -> Option<Flow> {
-        if self.open.contains_key(flow) {
-            return Some(*flow);
-        }
-        self.translated.get(flow).copied().filter(|to| self.open.contains_key(to))
+        self.open_keys(flow).next().copied()
+    }
+
+    /// The open flows that this one may be: itself, or each to which it is known to be translated.
+    fn open_keys<'a>(&'a self, flow: &'a Flow) -> impl Iterator<Item = &'a Flow> {
+        let own = self.open.contains_key(flow).then_some(flow);
+        let translated = self.translated.get(flow).filter(|_| own.is_none());
+        own.into_iter().chain(translated.into_iter().flatten())
     }
 
     fn is_crowded(&self, observation: &Observation) -> bool {

@@ -387,7 +387,7 @@ impl Diagnosis {
     /// is one.
     #[must_use]
     pub(crate) fn led_by(mut self, snapshot: &Snapshot, case: &Case<'_>, lead: &PolicyRef) -> Self {
-        let found = self.responsible().into_iter().find(|policy| policy.reference == *lead);
+        let found = self.isolating().into_iter().find(|policy| policy.reference == *lead);
         if found.is_some() {
             self.cause.policy = found;
             let (question, verdict) = (&self.question, &self.verdict);
@@ -397,8 +397,26 @@ impl Diagnosis {
         self
     }
 
-    /// The policies responsible for a denial: of an implicit one, all that isolate the pod.
+    /// The policies responsible for a denial, the one to look at first before the others: of an
+    /// implicit one, all that isolate the pod; where both directions deny, those of both, each of which
+    /// has to let it pass.
     pub fn responsible(&self) -> Vec<Arc<Policy>> {
+        let Some(lead) = self.cause.direction else { return Vec::new() };
+        let mut policies = self.isolating();
+        let first = self.cause.policy.as_ref().map(|policy| &policy.reference);
+        policies.sort_by_key(|policy| Some(&policy.reference) != first);
+        for direction in self.verdict.denied_directions().filter(|direction| *direction != lead) {
+            for policy in self.verdict.direction(direction).responsible() {
+                if !policies.iter().any(|known| known.reference == policy.reference) {
+                    policies.push(policy);
+                }
+            }
+        }
+        policies
+    }
+
+    /// The policies responsible in the direction that leads.
+    fn isolating(&self) -> Vec<Arc<Policy>> {
         let Some(direction) = self.cause.direction else { return Vec::new() };
         self.verdict.direction(direction).responsible()
     }
@@ -420,13 +438,28 @@ impl Diagnosis {
             || is_in_pod(evidence)
     }
 
-    /// Names the incident that this belongs to, alike on every node: what denies which workload.
+    /// Names the incident that this belongs to, alike on every node: what denies which workload. Of
+    /// policies that isolate a pod together it is the oldest that counts, and a remedy where there is
+    /// nothing else: what is added, and does not admit the flow, makes no other incident of it.
     pub fn incident(&self) -> u64 {
         if let Some(kube_proxy) = self.cause.by_kube_proxy() {
             let name = service::words::name(&kube_proxy.course.service);
             let refusal = RefusalKind::from(kube_proxy.refusal()).name();
             return hash64(&format!("kube-proxy {name} {refusal}"));
         }
+        let oldest =
+            |policy: &Arc<Policy>| (policy.is_remedy, policy.created, policy.reference.clone());
+        let policy = self.isolating().into_iter().min_by_key(oldest);
+        let policy = policy
+            .map(|policy| format!("{} {}", policy.reference.kind.name(), policy.reference))
+            .unwrap_or_default();
+        let (direction, workload) = self.denied_end();
+        let direction = direction.map(|direction| direction.to_string()).unwrap_or_default();
+        hash64(&format!("{} {direction} {policy} {workload}", self.cause.class.name()))
+    }
+
+    /// The direction that leads, and whose policies it is about: `Deployment backend/backend-api`.
+    pub(crate) fn denied_end(&self) -> (Option<Direction>, String) {
         let end = match self.cause.direction {
             Some(Direction::Egress) => &self.question.source,
             _ => &self.question.destination,
@@ -438,19 +471,7 @@ impl Diagnosis {
                 None => end.to_string(),
             },
         );
-        let policies: Vec<_> = self
-            .responsible()
-            .iter()
-            .map(|policy| format!("{} {}", policy.reference.kind.name(), policy.reference))
-            .collect();
-        let direction = self.cause.direction.map(|direction| direction.to_string());
-        let key = format!(
-            "{} {} {} {workload}",
-            self.cause.class.name(),
-            direction.unwrap_or_default(),
-            policies.join(",")
-        );
-        hash64(&key)
+        (self.cause.direction, workload)
     }
 }
 

@@ -24,16 +24,13 @@
 //! | anything | the queue is full ([`PENDING_MAX`]): it does not begin | |
 
 mod action;
+mod answers;
 mod notes;
 mod own_path;
 mod pending;
 mod recheck;
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -46,8 +43,8 @@ use crate::{
     },
     correlate::{self, Correlated, Correlator, Drop, Folded},
     diagnosis::{Class, Diagnosis, diagnose, to_look_up},
-    flow::{Flow, Worked},
-    incident::{IncidentBook, IncidentId, JudgedDrop},
+    flow::{Answer, Flow, Worked},
+    incident::{IncidentBook, JudgedDrop},
     judgement::Judgement,
     mute::{self, Muted, MutedBy, muted, muted_source},
     observation::Observation,
@@ -139,13 +136,13 @@ impl Docket {
     pub fn new(settings: Settings) -> Self {
         let Settings { node, mute, destinations } = settings;
         Self {
+            incidents: IncidentBook::of_node(node.clone()),
             node,
             rules: mute,
             correlator: Correlator::default(),
             pending: Queue::default(),
             recheck: Recheck::default(),
             muted: Muted::default(),
-            incidents: IncidentBook::default(),
             notes: Notes::default(),
             own_path: OwnPath::to(destinations),
             reported: 0,
@@ -158,9 +155,11 @@ impl Docket {
     /// Handles what the kernel saw. Of a flow that goes unanswered once more, its table knows whether
     /// it worked in between.
     pub fn observed(&mut self, seen: &Observation) -> Option<Action> {
-        if let Some(flow) = self.correlator.attempted_again(seen) {
-            let then = Then::Observe(Box::new(seen.clone()));
-            let asked = Asked::Last(vec![flow]);
+        let paths = self.correlator.attempted_again(seen);
+        if !paths.is_empty() {
+            let asked = paths.iter().flat_map(|(flow, dialled)| [Some(*flow), *dialled]);
+            let asked = Asked::Last(asked.flatten().collect());
+            let then = Then::Observe(Box::new(seen.clone()), paths);
             return Some(Action::AskLastAnswers(AnswersQuery { asked, then }));
         }
         self.correlator.observe(seen);
@@ -229,9 +228,11 @@ impl Docket {
     ) -> Vec<Action> {
         let mut moment = Moment::of(cluster, now);
         match query.then {
-            Then::Observe(seen) => {
-                for (flow, worked) in answers {
-                    self.correlator.worked(flow, worked.last);
+            Then::Observe(seen, paths) => {
+                for (flow, answer, at) in answers::of(&moment.snapshot, &paths, answers) {
+                    if answer == Answer::OfPath {
+                        self.correlator.worked(&flow, at);
+                    }
                 }
                 self.correlator.observe(&seen);
             }
@@ -419,7 +420,7 @@ impl Docket {
             self.refused += drop.unreported_packets();
             return;
         }
-        let asked = Asked::Worked(flows_of(&drop, &diagnosis.question));
+        let asked = Asked::Worked(answers::before(&moment.snapshot, &drop, &diagnosis));
         moment.ask(asked, Then::Decide { drop, diagnosis });
     }
 
@@ -441,13 +442,14 @@ impl Docket {
         }
         if let Some(by) = muted(snapshot, &self.rules, diagnosis) {
             // What is reported once it is expected no more is another drop.
-            self.incidents.mute(diagnosis, &drop.flow);
+            self.incidents.mute(&drop.flow);
             self.correlator.conclude(&drop.flow);
             return self.mute(by, drop.unreported_packets(), diagnosis, moment);
         }
         self.reported += drop.unreported_packets();
-        let judged = Arc::new(JudgedDrop { drop, judgement, worked });
-        self.incidents.add(&judged, moment.now);
+        let mut judged = JudgedDrop::new(drop, judgement, worked);
+        judged.incident = self.incidents.add(&judged, moment.now);
+        let judged = Arc::new(judged);
         self.note(&judged, moment);
         moment.actions.push(Action::Drop(judged));
     }
@@ -472,7 +474,7 @@ impl Docket {
         let note = Note {
             pod: pod.clone(),
             judged: judged.clone(),
-            incident: IncidentId(diagnosis.incident()),
+            incident: judged.incident,
             severity: None,
             at: moment.now,
         };
@@ -493,14 +495,8 @@ impl Docket {
         answers: &[(Flow, Worked)],
         moment: &mut Moment<'_>,
     ) {
-        let answers: HashMap<Flow, Timestamp> =
-            answers.iter().map(|(flow, worked)| (*flow, worked.last)).collect();
-        for (flow, dialled) in flows {
-            for asked in [Some(flow), dialled.as_ref()].into_iter().flatten() {
-                if let Some(at) = answers.get(asked) {
-                    self.incidents.answered(flow, *at);
-                }
-            }
+        for (flow, answer, at) in answers::of(&moment.snapshot, flows, answers) {
+            self.incidents.answered(&flow, answer, at, moment.now);
         }
         let wanted = self.incidents.to_look_up(&moment.snapshot, moment.now);
         moment.look_up(wanted);
@@ -547,17 +543,4 @@ fn concerns_pods(drop: &Drop, diagnosis: &Diagnosis, node: &Arc<str>, snapshot: 
         || diagnosis.cause.kube_proxy.is_some()
         || may_be_pod(&diagnosis.question.source)
         || may_be_pod(&diagnosis.question.destination)
-}
-
-/// The flow as it was dropped and as it was dialled, each with the time since when its ends exist,
-/// where that is known.
-///
-/// An answer that is older than a pod was not this pod's: its address was another's then. What is
-/// behind a Service may change, and the Service was still reached.
-fn flows_of(drop: &Drop, question: &Question) -> Vec<(Flow, Option<Timestamp>)> {
-    let created = |end: &Endpoint| end.pod().and_then(|pod| pod.created);
-    let (source, destination) = (created(&question.source), created(&question.destination));
-    let dialled = drop.dialled.map(|(destination, port)| Flow { destination, port, ..drop.flow });
-    let flows = [(Some(drop.flow), source.max(destination)), (dialled, source)];
-    flows.into_iter().filter_map(|(flow, since)| Some((flow?, since))).collect()
 }

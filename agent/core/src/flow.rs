@@ -127,6 +127,18 @@ impl Worked {
     }
 }
 
+/// What an answer speaks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// This path for certain: it came from there.
+    OfPath,
+    /// Whatever is behind the address that was dialled: this path, or another one.
+    AsDialled {
+        /// There is no other one, as it is now.
+        is_only: bool,
+    },
+}
+
 /// A policy direction, as seen from the pod that the policy selects.
 #[derive(
     Clone,

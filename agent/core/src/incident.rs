@@ -49,7 +49,7 @@
 //!     let at = Some(drop.evidence.last());
 //!     let case = Case { flow, dialled: None, at, fate: Fate::Dropped(&drop.evidence) };
 //!     let judgement = judge(&cluster.snapshot(), cluster.history(), &case);
-//!     let judged = JudgedDrop { drop, judgement, worked: None };
+//!     let judged = JudgedDrop::new(drop, judgement, None);
 //!     book.add(&judged, now);
 //! }
 //! // … which opens an incident …
@@ -66,6 +66,7 @@
 mod affected;
 mod affected_flow;
 mod assessment;
+mod cut;
 mod entry;
 mod facts;
 mod plan;
@@ -75,6 +76,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     fmt,
+    sync::Arc,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -85,8 +87,8 @@ use strum::EnumDiscriminants;
 use crate::{
     cluster::{Snapshot, look_up::Query},
     correlate::{Drop, DropId, REPORT_INTERVAL},
-    diagnosis::{Cause, Class, Diagnosis, reason::Established},
-    flow::{Flow, Worked},
+    diagnosis::{Cause, Class, reason::Established},
+    flow::{Answer, Direction, Flow, Worked},
     judgement::{Attribution, Judgement},
     policy::PolicyRef,
 };
@@ -147,6 +149,17 @@ pub struct JudgedDrop {
     pub judgement: Judgement,
     /// Which of the flow's connections were answered.
     pub worked: Option<Worked>,
+    /// The incident that it belongs to.
+    pub incident: IncidentId,
+}
+
+impl JudgedDrop {
+    /// One that belongs to the incident of its cause; [`IncidentBook::add`] may know another that it
+    /// goes on as.
+    pub fn new(drop: Drop, judgement: Judgement, worked: Option<Worked>) -> Self {
+        let incident = IncidentId(judgement.diagnosis.incident());
+        Self { drop, judgement, worked, incident }
+    }
 }
 
 /// One cause with all that it affects, as it was when it was reported.
@@ -154,15 +167,18 @@ pub struct JudgedDrop {
 pub struct Incident {
     /// Its name.
     pub id: IncidentId,
-    /// Why, by the drop whose cause is most certain.
+    /// Why, of the first path: by the drop of it whose cause is most certain.
     pub cause: Cause,
     /// The policies responsible; of an implicit denial all that isolate the pod.
     pub responsible: Vec<PolicyRef>,
-    /// What made it so.
+    /// The directions that deny the first path.
+    pub denied: Vec<Direction>,
+    /// What made it so, of the first path.
     pub changed: Attribution,
     /// Since when the flow is denied that is denied longest, at the least.
     pub denied_since: Option<Timestamp>,
-    /// Who cannot reach whom, what affects most pods first; at most [`PATHS_REPORTED_MAX`].
+    /// Who cannot reach whom, what affects most pods first; at most [`PATHS_REPORTED_MAX`]. Of one that
+    /// is open those that go on, if any does.
     pub affected: Vec<CutPath>,
     /// How many paths more there are.
     pub affected_untold: usize,
@@ -180,7 +196,7 @@ pub struct Incident {
     pub first: Timestamp,
     /// When the last one did.
     pub last: Timestamp,
-    /// When one of the flows last got an answer before the first packet was dropped.
+    /// When the first path last got an answer before its first packet was dropped.
     pub last_success: Option<Timestamp>,
     /// How often it came back after it was resolved.
     pub reopened: u32,
@@ -190,6 +206,13 @@ pub struct Incident {
     pub text: String,
     /// What to do, in order.
     pub plan: Vec<Step>,
+}
+
+impl Incident {
+    /// When the first packet of the first path was dropped.
+    fn first_of_lead(&self) -> Timestamp {
+        self.affected.first().map_or(self.first, |lead| lead.first)
+    }
 }
 
 /// What happened to an incident.
@@ -220,8 +243,10 @@ pub enum Resolution {
         /// When an attempt was answered.
         at: Timestamp,
     },
-    /// Policies do not deny it any more. Once all of it is seen to pass, that is reported as well.
+    /// Policies do not deny it any more.
     Allowed,
+    /// Nobody attempts it any more, since its pods are gone.
+    Gone,
     /// Nothing has attempted it for [`SILENCE`].
     Silence,
     /// It goes on, and is expected, see [`crate::mute`].
@@ -242,36 +267,62 @@ pub struct IncidentChange {
 pub struct IncidentBook {
     entries: BTreeMap<IncidentId, Entry>,
     shed: u64,
+    /// The node whose pods are followed, where not all are.
+    own_node: Option<Arc<str>>,
 }
 
 impl IncidentBook {
-    /// Links a judged drop that is worth reporting to the incident of its cause.
-    pub fn add(&mut self, judged: &JudgedDrop, now: Timestamp) {
-        let diagnosis = &judged.judgement.diagnosis;
-        if diagnosis.cause.class == Class::None {
-            return;
-        }
-        let id = IncidentId(diagnosis.incident());
-        if !self.entries.contains_key(&id) && !self.make_room() {
-            self.shed += 1;
-            return;
-        }
-        self.entries.entry(id).or_insert_with(|| Entry::new(judged, now)).add(judged, now);
+    /// That of the agent of this node.
+    pub fn of_node(node: Arc<str>) -> Self {
+        Self { own_node: Some(node), ..Self::default() }
     }
 
-    /// A flow of an incident keeps being dropped, and that is expected.
-    pub fn mute(&mut self, diagnosis: &Diagnosis, flow: &Flow) {
-        if let Some(entry) = self.entries.get_mut(&IncidentId(diagnosis.incident())) {
+    /// Links a judged drop that is worth reporting to the incident of its cause, or to that which it goes
+    /// on as: which that is.
+    pub fn add(&mut self, judged: &JudgedDrop, now: Timestamp) -> IncidentId {
+        if judged.judgement.diagnosis.cause.class == Class::None {
+            return judged.incident;
+        }
+        let id = self.of_drop(judged);
+        if !self.entries.contains_key(&id) && !self.make_room() {
+            self.shed += 1;
+            return id;
+        }
+        self.entries.entry(id).or_insert_with(|| Entry::new(judged, now)).add(judged, now);
+        id
+    }
+
+    /// The incident that a drop belongs to: that of its cause, if it is open with this path; one that
+    /// is, and that the same denial goes on as, since policies came or went that make no difference to
+    /// it; one that was over after the drop's last packet; else that of its cause.
+    fn of_drop(&self, judged: &JudgedDrop) -> IncidentId {
+        let JudgedDrop { drop, judgement, incident, .. } = judged;
+        let diagnosis = &judgement.diagnosis;
+        let is_own =
+            self.entries.get(incident).is_some_and(|e| e.is_open() && e.has_path(diagnosis));
+        let goes_on = |entry: &Entry| entry.is_open() && entry.goes_on_as(diagnosis);
+        let is_late = |entry: &Entry| {
+            entry.has_flow(&drop.flow) && entry.resolved_at() >= Some(drop.evidence.last())
+        };
+        let find = |is_it: &dyn Fn(&Entry) -> bool| {
+            self.entries.iter().find(|(_, entry)| is_it(entry)).map(|(id, _)| *id)
+        };
+        let known = if is_own { None } else { find(&goes_on).or_else(|| find(&is_late)) };
+        known.unwrap_or(*incident)
+    }
+
+    /// A flow keeps being dropped, and that is expected.
+    pub fn mute(&mut self, flow: &Flow) {
+        for entry in self.entries.values_mut() {
             entry.mute(flow);
         }
     }
 
-    /// The flows that have not passed since they were dropped, of incidents that are open or that
-    /// policies merely allow by now, each as dialled as well where that differs: whether they have is
-    /// for the kernel's table to say.
+    /// The flows that have not passed since they were dropped, of incidents that are open, each as
+    /// dialled as well where that differs: whether they have is for the kernel's table to say.
     pub fn unanswered(&self) -> impl Iterator<Item = (&Flow, Option<&Flow>)> {
-        let followed = self.entries.values().filter(|entry| entry.is_followed());
-        followed.flat_map(Entry::unanswered)
+        let open = self.entries.values().filter(|entry| entry.is_open());
+        open.flat_map(Entry::unanswered)
     }
 
     /// What to look up so that open incidents report all replicas of who is affected and the Services
@@ -284,10 +335,10 @@ impl IncidentBook {
         facts::to_look_up(snapshot, wanted, now)
     }
 
-    /// A flow was answered: one after translation, as drops name it.
-    pub fn answered(&mut self, flow: &Flow, at: Timestamp) {
+    /// A flow, as drops name it, was answered, or what it dialled was.
+    pub fn answered(&mut self, flow: &Flow, answer: Answer, at: Timestamp, now: Timestamp) {
         for entry in self.entries.values_mut() {
-            entry.answered(flow, at);
+            entry.answered(flow, answer, at, now);
         }
     }
 
@@ -296,9 +347,11 @@ impl IncidentBook {
         self.entries.retain(|_, entry| {
             entry.resolved_at().is_none_or(|at| now.duration_since(at) < REMEMBERED)
         });
-        let entries = self.entries.iter_mut();
-        let mut changes: Vec<IncidentChange> =
-            entries.filter_map(|(id, entry)| entry.attend(*id, snapshot, now)).collect();
+        let mut changes = Vec::new();
+        for (id, entry) in &mut self.entries {
+            entry.look(snapshot, self.own_node.as_deref(), now);
+            changes.extend(entry.attend(*id, snapshot, now));
+        }
         changes.sort_by_key(|change| {
             (Reverse(change.incident.assessment.severity), change.incident.first)
         });
@@ -307,7 +360,7 @@ impl IncidentBook {
 
     /// How many incidents are open.
     pub fn open(&self) -> usize {
-        self.entries.values().filter(|entry| entry.resolved_at().is_none()).count()
+        self.entries.values().filter(|entry| entry.is_open()).count()
     }
 
     /// How bad an incident is, as it was reported last; `None`: it is not reported, or over.

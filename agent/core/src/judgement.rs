@@ -4,14 +4,17 @@ mod attribution;
 mod hindsight;
 mod refused;
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use crate::{
     cluster::{Snapshot, history::History},
-    diagnosis::{Case, Diagnosis, diagnose},
-    policy::PolicyRef,
+    diagnosis::{Case, Diagnosis, Fate, diagnose},
+    policy::{Policy, PolicyRef},
     remedy::{Remedy, remedy},
 };
+use attribution::own_change;
 pub use attribution::{Attribution, attribute};
 use hindsight::{before_denial, in_hindsight};
 
@@ -44,7 +47,9 @@ impl Judgement {
         let diagnosis = before_denial(history, snapshot, case, diagnosis, worked);
         match in_hindsight(history, snapshot, case, &diagnosis, worked) {
             Some((diagnosis, changed)) => Self { diagnosis, changed, remedy: None },
-            None => Self::of_diagnosis(snapshot, history, diagnosis).led_by_change(snapshot, case),
+            None => Self::of_diagnosis(snapshot, history, diagnosis)
+                .led_by_change(snapshot, case)
+                .led_by_age(snapshot, case),
         }
     }
 
@@ -62,6 +67,28 @@ impl Judgement {
             .iter()
             .fold(self.diagnosis, |diagnosis, policy| diagnosis.led_by(snapshot, case, policy));
         Self { diagnosis, ..self }
+    }
+
+    /// Where no change was seen to deny it, a policy that came once packets were dropped did not do that:
+    /// another leads that isolated the pod by then.
+    fn led_by_age(self, snapshot: &Snapshot, case: &Case<'_>) -> Self {
+        let (Fate::Dropped(evidence), Attribution::Older { known_since, .. }) =
+            (case.fate, &self.changed)
+        else {
+            return self;
+        };
+        let was_there =
+            |policy: &Arc<Policy>| policy.created.is_none_or(|at| at <= evidence.first());
+        if self.diagnosis.cause.policy.as_ref().is_none_or(was_there) {
+            return self;
+        }
+        let Some(earlier) = self.diagnosis.responsible().into_iter().find(was_there) else {
+            return self;
+        };
+        let known_since = *known_since;
+        let diagnosis = self.diagnosis.led_by(snapshot, case, &earlier.reference);
+        let own = diagnosis.cause.policy.as_deref().and_then(own_change);
+        Self { diagnosis, changed: Attribution::Older { known_since, own }, ..self }
     }
 
     /// Since when the flow is denied at the least: its denial may be older, and is not younger than

@@ -21,6 +21,7 @@ pub mod mute_annotation;
 pub mod network_policy;
 pub mod network_set;
 pub mod order;
+pub mod origin;
 pub mod requirement;
 pub mod selector;
 pub mod tier;
@@ -192,6 +193,8 @@ pub struct Policy {
     pub written: Option<Timestamp>,
     /// Why what it denies is expected, see [`mute_annotation`]; `None`: nobody says that it is.
     pub mute: Option<Arc<str>>,
+    /// It was created by a remedy, see [`origin`]: what it lets pass is what it was made for.
+    pub is_remedy: bool,
     /// Where it stands in the order of decisions.
     pub layer: Layer,
     /// Its place within the layer.

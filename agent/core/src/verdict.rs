@@ -194,7 +194,8 @@ pub struct DirectionVerdict {
     pub layer: Option<Layer>,
     /// Every policy of a tier that selects the pod in this direction, up to the tier that decided,
     /// or of all tiers where none did; first those of the tier that decided, and of those the one
-    /// that leads: the latest, then the one with the fewest rules, then by name.
+    /// that leads: what is no remedy first, then the latest, then the one with the fewest rules, then
+    /// by name.
     pub isolating: Vec<Arc<Policy>>,
     /// The rule that allowed it, and every rule of Kubernetes' policies that admits it.
     pub allowed_by: Vec<RuleRef>,

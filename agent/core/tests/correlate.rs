@@ -289,7 +289,7 @@ fn reported_after_an_answer(answered: i64) -> Vec<Drop> {
     let (mut correlator, reported) = play(&[seen(40000, 0, rejected)], 2_000);
     assert_eq!(drops(&reported)[0].1.evidence.level(), EvidenceLevel::Rejected);
     let dropped = [seen(40001, 12_000, netfilter()), seen(40001, 13_000, netfilter())];
-    assert_eq!(correlator.attempted_again(&dropped[0]), Some(flow()));
+    assert_eq!(correlator.attempted_again(&dropped[0]), [(flow(), None)]);
     correlator.worked(&flow(), at(answered));
     for observation in &dropped {
         correlator.observe(observation);

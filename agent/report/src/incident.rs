@@ -58,7 +58,7 @@ pub struct IncidentRecord {
     pub first: Time,
     /// When the last one was.
     pub last: Time,
-    /// When one of the flows last got an answer before the first packet was dropped.
+    /// When the first path last got an answer before its first packet was dropped.
     pub last_success: Option<Time>,
     /// How often it came back after it was resolved.
     pub reopened: u32,
@@ -87,6 +87,8 @@ pub enum IncidentResolution {
     },
     /// Policies do not deny it any more.
     Allowed,
+    /// Nobody attempts it any more: its pods are gone.
+    Gone,
     /// Nothing has attempted it for some time.
     Silence,
     /// It goes on, and is expected: an annotation or a rule mutes it.
@@ -166,6 +168,9 @@ pub struct AffectedPath {
     pub restarts_since: Option<u64>,
     /// The first of them: `NAMESPACE/NAME`.
     pub pod_names: Vec<String>,
+    /// They are gone by now: none that is there is affected.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
     /// The first pods or addresses at the other end.
     pub others: Vec<String>,
     /// When one of the flows last got an answer.

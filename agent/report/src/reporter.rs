@@ -11,7 +11,7 @@ use whydrop_core::{
     correlate::{self, EvidenceLevel},
     diagnosis::{Class, Diagnosis},
     flow::Worked,
-    incident::JudgedDrop,
+    incident::{IncidentId, JudgedDrop},
     judgement::{Attribution, Judgement},
     mute::{MutedBy, MutedCount},
     observation::Rejection,
@@ -40,7 +40,7 @@ pub struct Reporter {
 impl Reporter {
     /// A drop, judged.
     pub fn drop(&self, now: Timestamp, snapshot: &Snapshot, judged: &JudgedDrop) -> Record {
-        let JudgedDrop { drop, judgement, worked } = judged;
+        let JudgedDrop { drop, judgement, worked, incident } = judged;
         // A delivery that policies deny is no drop, whatever became of it in the pod.
         let kind = match judgement.diagnosis.cause.class {
             Class::NotEnforced => DropKind::Finding,
@@ -48,7 +48,10 @@ impl Reporter {
         };
         let evidence = evidence(snapshot, &drop.evidence, *worked);
         let id = drop.id.to_string();
-        Record::Drop(Box::new(DropRecord { kind, ..self.judged(now, id, judgement, evidence) }))
+        Record::Drop(Box::new(DropRecord {
+            kind,
+            ..self.judged(now, id, *incident, judgement, evidence)
+        }))
     }
 
     /// A flow that was answered although policies deny it.
@@ -68,8 +71,8 @@ impl Reporter {
         };
         let judgement = Judgement { diagnosis, changed: Attribution::None, remedy: None };
         // All answers of one cause are one finding.
-        let id = incident_of(&judgement.diagnosis);
-        let record = self.judged(now, id, &judgement, evidence);
+        let incident = IncidentId(judgement.diagnosis.incident());
+        let record = self.judged(now, incident.to_string(), incident, &judgement, evidence);
         Record::Drop(Box::new(DropRecord { kind: DropKind::Finding, ..record }))
     }
 
@@ -130,6 +133,7 @@ impl Reporter {
         &self,
         now: Timestamp,
         id: String,
+        incident: IncidentId,
         judgement: &Judgement,
         evidence: Evidence,
     ) -> DropRecord {
@@ -138,7 +142,7 @@ impl Reporter {
         // Of what this kernel did not drop, the agent on the pod's node sees more.
         let elsewhere = flow.destination.pod.is_some()
             && flow.destination.node.as_deref().is_some_and(|node| node != self.node);
-        let incident = incident_of(diagnosis);
+        let incident = incident.to_string();
         let mark = Mark {
             incident: Some(incident.clone()),
             at: Some(now),
@@ -166,10 +170,6 @@ impl Reporter {
             incident,
         }
     }
-}
-
-fn incident_of(diagnosis: &Diagnosis) -> String {
-    format!("{:016x}", diagnosis.incident())
 }
 
 fn evidence(

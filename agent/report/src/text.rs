@@ -279,6 +279,9 @@ pub fn resolution(resolution: Option<&IncidentResolution>) -> String {
             format!("traffic passes since {}", at.seconds())
         }
         Some(IncidentResolution::Allowed) => "policies allow it now".to_owned(),
+        Some(IncidentResolution::Gone) => {
+            "nobody attempts it any more, its pods are gone".to_owned()
+        }
         Some(IncidentResolution::Muted) => "it is muted, and goes on".to_owned(),
         Some(IncidentResolution::Silence) | None => "nobody attempts it now".to_owned(),
     }

@@ -21,7 +21,7 @@ use whydrop_core::{
     heal::{CONSENT_ANNOTATION, Proposal, Refusal, Standing},
     incident::IncidentId,
     kinds::{self, KindRow},
-    policy::PolicyRef,
+    policy::{PolicyRef, origin::HEALER},
     problem::{FieldPath, Problem},
     remedy::{
         Manifest,
@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// Under which field manager policies are written.
-pub(super) const MANAGER: &str = "whydrop-heal";
+pub(super) const MANAGER: &str = HEALER;
 
 /// What policies of the healer's carry beside the marks of all that remedies create: who created
 /// them, until when, and whether they were seen to help. Their label says that they are the healer's,

@@ -182,7 +182,7 @@ impl Node {
         };
         let judgement = judge(&snapshot, self.cluster.history(), &case);
         let worked = worked.map(|second| Worked::once(at(second)));
-        let judged = JudgedDrop { drop, judgement, worked };
+        let judged = JudgedDrop::new(drop, judgement, worked);
         self.book.add(&judged, last);
         let now = last + SignedDuration::from_millis(400 + i64::from(way.0[3]));
         let record = self.reporter.drop(now, &snapshot, &judged);

@@ -45,6 +45,11 @@ pub struct Drop {
 }
 
 impl Drop {
+    /// The flow as the client dialled it, where that differs.
+    pub fn flow_dialled(&self) -> Option<Flow> {
+        self.dialled.map(|(destination, port)| Flow { destination, port, ..self.flow })
+    }
+
     /// Packets that this kernel dropped and no earlier report of this drop has counted.
     pub fn unreported_packets(&self) -> u64 {
         self.evidence.kernel_packets().saturating_sub(self.reported_packets)

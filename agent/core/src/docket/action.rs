@@ -113,8 +113,9 @@ pub enum Asked {
 /// What goes on with the answer.
 #[derive(Debug)]
 pub(super) enum Then {
-    /// The next attempt of a flow that is open, which may have worked in between.
-    Observe(Box<Observation>),
+    /// The next attempt of flows that are open, one of which it is and may have worked in between, each
+    /// as dialled as well where that differs.
+    Observe(Box<Observation>, Vec<(Flow, Option<Flow>)>),
     /// A drop is decided.
     Decide { drop: Box<Drop>, diagnosis: Box<Diagnosis> },
     /// Flows that work are examined again after policies changed.

@@ -16,7 +16,7 @@ use crate::{
         object::{Pod, Service, Workload},
         resolve::{Endpoint, Holder},
     },
-    flow::{Flow, Protocol, Worked},
+    flow::{Protocol, Worked},
     verdict::Question,
 };
 
@@ -117,8 +117,15 @@ impl Path {
 pub struct CutPath {
     /// The path.
     pub path: Path,
-    /// The affected party's pods that it is cut for, `NAMESPACE/NAME`; those that pass again left out.
+    /// The affected party's pods that it is cut for, `NAMESPACE/NAME`: of those that are there, unless
+    /// all are gone.
     pub pods: BTreeSet<String>,
+    /// These pods are gone by now.
+    pub are_gone: bool,
+    /// When the first of its packets was dropped.
+    pub first: Timestamp,
+    /// When the last one was.
+    pub last: Timestamp,
     /// How many pods that party has: all of them, or those with an address that are known.
     pub replicas: usize,
     /// These are all of them: every pod of the cluster is known, or the workload's own status says.
@@ -157,6 +164,7 @@ impl CutPath {
     pub fn is_whole_workload(&self) -> bool {
         matches!(self.path.affected_party(), Party::Workload(..))
             && self.knows_all
+            && !self.are_gone
             && self.replicas > 0
             && self.pods.len() >= self.replicas
     }
@@ -166,23 +174,24 @@ impl CutPath {
     pub fn is_down(&self) -> bool {
         matches!(self.path.affected_party(), Party::Workload(..))
             && self.replicas_ready == Some(0)
+            && !self.are_gone
             && self.known > 0
             && self.pods.len() >= self.known
     }
 }
 
-/// The paths that flows stand for, those that affect most pods first; a pod is affected by flows that
-/// are cut.
-pub(super) fn affected(
+/// The paths that these flows stand for, those that affect most pods first. `is_leading`: whether it may
+/// lead, as it is known why it is cut.
+pub(super) fn affected<'a>(
     snapshot: &Snapshot,
-    flows: &BTreeMap<Flow, AffectedFlow>,
-    is_cut: impl Fn(&AffectedFlow) -> bool,
+    flows: impl Iterator<Item = &'a AffectedFlow>,
+    is_leading: impl Fn(&Path) -> bool,
 ) -> Vec<CutPath> {
     let mut paths: BTreeMap<Path, CutPath> = BTreeMap::new();
     let mut ports: BTreeMap<Party, BTreeSet<u16>> = BTreeMap::new();
-    let mut cut: BTreeMap<Path, Vec<AffectedPod>> = BTreeMap::new();
+    let mut there: BTreeMap<Path, Vec<AffectedPod>> = BTreeMap::new();
     let mut gone: BTreeMap<Path, BTreeSet<String>> = BTreeMap::new();
-    for affected in flows.values() {
+    for affected in flows {
         let question = &affected.question;
         let path = Path::of(question);
         if affected.worked.is_none() {
@@ -193,15 +202,15 @@ pub(super) fn affected(
             true => (&question.source, &question.destination),
             false => (&question.destination, &question.source),
         };
-        let of_path = paths.entry(path.clone()).or_insert_with(|| path_of(snapshot, path.clone()));
-        if is_cut(affected) {
-            let now = affected.pod_now(snapshot);
-            let is_gone = now.is_none() && end.pod().is_some();
-            let pods =
-                if is_gone { gone.entry(path.clone()).or_default() } else { &mut of_path.pods };
-            pods.insert(end.to_string());
-            cut.entry(path.clone()).or_default().extend(now);
-        }
+        let of_path =
+            paths.entry(path.clone()).or_insert_with(|| path_of(snapshot, path.clone(), affected));
+        let now = affected.pod_now(snapshot).filter(|now| now.holds(end));
+        let is_gone = now.is_none() && end.pod().is_some();
+        let pods = if is_gone { gone.entry(path.clone()).or_default() } else { &mut of_path.pods };
+        pods.insert(end.to_string());
+        there.entry(path).or_default().extend(now);
+        of_path.first = of_path.first.min(affected.first);
+        of_path.last = of_path.last.max(affected.dropped);
         of_path.others.insert(other.to_string());
         of_path.worked = of_path.worked.max(affected.worked);
         let connections = affected.answered.map_or(0, |Worked { connections, .. }| connections);
@@ -214,14 +223,21 @@ pub(super) fn affected(
         // Those that a rollout has replaced count where no other is affected.
         if of_path.pods.is_empty() {
             of_path.pods = gone.remove(&of_path.path).unwrap_or_default();
+            of_path.are_gone = true;
+        } else {
+            // In a rollout what is known of a workload may be behind its pods.
+            of_path.replicas = of_path.replicas.max(of_path.pods.len());
         }
-        of_path.health = health(cut.remove(&of_path.path).unwrap_or_default());
+        of_path.health = health(there.remove(&of_path.path).unwrap_or_default());
     }
-    affected.sort_by_key(|of_path| (of_path.is_scan, Reverse(of_path.pods.len())));
+    affected.sort_by_key(|of_path| {
+        let CutPath { path, is_scan, are_gone, pods, .. } = of_path;
+        (!is_leading(path), *is_scan, *are_gone, Reverse(pods.len()))
+    });
     affected
 }
 
-fn path_of(snapshot: &Snapshot, path: Path) -> CutPath {
+fn path_of(snapshot: &Snapshot, path: Path, of: &AffectedFlow) -> CutPath {
     let own = |pod: &&Arc<Pod>| path.affected_party().has(pod) && !pod.addresses.is_empty();
     let (mut known, mut oldest_pod) = (0, None);
     for pod in snapshot.pods().filter(own) {
@@ -235,6 +251,9 @@ fn path_of(snapshot: &Snapshot, path: Path) -> CutPath {
     CutPath {
         path,
         pods: BTreeSet::new(),
+        are_gone: false,
+        first: of.first,
+        last: of.dropped,
         // In a rollout its status may be behind the pods.
         replicas: scale.map_or(known, |scale| scale.replicas.max(known)),
         knows_all: snapshot.knows_all_pods() || scale.is_some(),
@@ -274,11 +293,11 @@ fn health(affected: Vec<AffectedPod>) -> PodHealth {
 
 /// The Services that select a pod of these flows and have no ready endpoint, where their slices are
 /// known.
-pub(super) fn services_lost(
+pub(super) fn services_lost<'a>(
     snapshot: &Snapshot,
-    flows: &BTreeMap<Flow, AffectedFlow>,
+    flows: impl Iterator<Item = &'a AffectedFlow>,
 ) -> Vec<String> {
-    let ends = flows.values().flat_map(|f| [&f.question.source, &f.question.destination]);
+    let ends = flows.flat_map(|f| [&f.question.source, &f.question.destination]);
     let pods: Vec<&Arc<Pod>> = ends.filter_map(Endpoint::pod).collect();
     let selects = |service: &Service, pod: &Pod| {
         service.namespace == pod.namespace && service.selects(&pod.labels)

@@ -1,14 +1,24 @@
-//! A flow of an incident, and the pod that is affected by it.
+//! A flow of an incident, and what has become of it.
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
+use super::{JudgedDrop, PASSING, SILENCE};
 use crate::{
-    cluster::{Snapshot, object::Pod},
-    flow::{Flow, Worked},
-    verdict::Question,
+    cluster::{
+        Snapshot,
+        object::Pod,
+        resolve::{Endpoint, Holder},
+    },
+    diagnosis::Class,
+    flow::{Answer, Flow, Worked},
+    verdict::{Question, evaluate},
 };
+
+/// How long policies must have allowed a flow before it is over by that alone: a connect that is under
+/// way repeats its SYN after 1, 2 and 4 s, and that it passes is worth more than that it may.
+const ALLOWED: SignedDuration = SignedDuration::from_secs(10);
 
 /// A flow of an incident.
 #[derive(Clone, Debug)]
@@ -17,10 +27,20 @@ pub(super) struct AffectedFlow {
     pub(super) question: Question,
     /// The same as it was dialled, where that differs.
     pub(super) dialled: Option<Flow>,
+    /// When the first of its packets was dropped.
+    pub(super) first: Timestamp,
     /// The last sign that it was dropped.
     pub(super) dropped: Timestamp,
     /// When it last got an answer, before or since.
     pub(super) worked: Option<Timestamp>,
+    /// When it last got one before its first packet was dropped.
+    pub(super) worked_before: Option<Timestamp>,
+    /// When what it dialled was last answered, whoever did.
+    answered_as_dialled: Option<Timestamp>,
+    /// Since when what it dialled was seen to stand for its backend alone.
+    only_since: Option<Timestamp>,
+    /// Its backend is on this node, so that its answers are known as its own.
+    answers_here: bool,
     /// Which of its connections were answered, when it was last judged.
     pub(super) answered: Option<Worked>,
     /// Since when it is denied at the least, as it was last judged.
@@ -29,21 +49,189 @@ pub(super) struct AffectedFlow {
     pub(super) restarts_then: u64,
     /// It goes on, and is expected.
     pub(super) is_muted: bool,
+    /// Why, when it was last judged.
+    class: Class,
+    /// Since when policies were seen to let it pass.
+    allowed_since: Option<Timestamp>,
+    /// The pod of an end is no more, or not at its address.
+    pub(super) is_gone: bool,
+}
+
+/// What has become of a flow that was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It goes on, as far as is known.
+    GoesOn,
+    /// It passes: when it was answered.
+    Passes(Timestamp),
+    /// Policies let it pass.
+    Allowed,
+    /// An end of it is gone.
+    Gone,
+    /// Nobody has tried for [`SILENCE`].
+    Silent,
+    /// It goes on, and is expected.
+    Muted,
 }
 
 impl AffectedFlow {
-    pub(super) fn passes(&self) -> bool {
+    pub(super) fn of(judged: &JudgedDrop, now: Timestamp) -> Self {
+        let JudgedDrop { drop, judgement, worked, .. } = judged;
+        let (evidence, diagnosis) = (&drop.evidence, &judgement.diagnosis);
+        let last_success = worked.map(|worked| worked.last);
+        Self {
+            question: diagnosis.question.clone(),
+            dialled: drop.flow_dialled(),
+            first: evidence.first(),
+            dropped: evidence.last().min(now),
+            worked: last_success,
+            worked_before: last_success.filter(|success| *success <= evidence.first()),
+            answered_as_dialled: None,
+            only_since: None,
+            answers_here: false,
+            answered: *worked,
+            denied_since: judgement.denied_since(),
+            restarts_then: affected_pod(&diagnosis.question).map_or(0, |pod| pod.restarts),
+            is_muted: false,
+            class: diagnosis.cause.class,
+            allowed_since: None,
+            is_gone: false,
+        }
+    }
+
+    /// It was judged once more.
+    pub(super) fn judged_again(&mut self, latest: Self) {
+        // Another pod of that name starts over.
+        let uid =
+            |affected: &Self| affected_pod(&affected.question).and_then(|pod| pod.uid.clone());
+        let is_same = uid(self) == uid(&latest);
+        *self = Self {
+            first: self.first.min(latest.first),
+            dropped: self.dropped.max(latest.dropped),
+            worked: self.worked.max(latest.worked),
+            worked_before: self.worked_before.max(latest.worked_before),
+            answered_as_dialled: self.answered_as_dialled,
+            only_since: self.only_since,
+            answers_here: self.answers_here,
+            allowed_since: self.allowed_since,
+            restarts_then: if is_same { self.restarts_then } else { latest.restarts_then },
+            ..latest
+        };
+    }
+
+    /// It was answered, or what it dialled was.
+    ///
+    /// That nobody else is behind what was dialled is so as of now, and not of an answer that came
+    /// before it was seen.
+    pub(super) fn answered(&mut self, answer: Answer, at: Timestamp, now: Timestamp) {
+        let since = self.only_since;
+        self.only_since = match answer {
+            Answer::AsDialled { is_only: true } => since.or(Some(now)),
+            Answer::AsDialled { is_only: false } => None,
+            Answer::OfPath => since,
+        };
+        let is_own = answer == Answer::OfPath || self.only_since.is_some_and(|since| at > since);
+        let of = if is_own { &mut self.worked } else { &mut self.answered_as_dialled };
+        *of = (*of).max(Some(at));
+    }
+
+    /// Looks at what its ends and the policies are now, `own_node` being the one whose pods are followed.
+    pub(super) fn look(&mut self, snapshot: &Snapshot, own_node: Option<&str>, now: Timestamp) {
+        let Question { source, destination, .. } = &self.question;
+        let is_own = |node: &str| Some(node) == own_node;
+        self.answers_here = self.dialled.is_some()
+            && destination
+                .pod()
+                .is_some_and(|pod| !pod.host_network && pod.node.as_deref().is_some_and(is_own));
+        self.is_gone = [source, destination].iter().any(|end| is_gone(end, snapshot, own_node));
+        let is_allowed = self.class.is_denial()
+            && self.is_there(snapshot)
+            && evaluate(snapshot, &self.question_now(snapshot)).decision().lets_pass();
+        self.allowed_since = is_allowed.then(|| self.allowed_since.unwrap_or(now));
+    }
+
+    /// What has become of it by now, as it was last looked at.
+    pub(super) fn standing(&self, now: Timestamp) -> Standing {
+        let quiet = now.duration_since(self.dropped);
+        let is_allowed = |since| now.duration_since(since) >= ALLOWED;
+        if self.is_muted {
+            Standing::Muted
+        } else if let Some(at) = self.worked.filter(|at| *at > self.dropped) {
+            Standing::Passes(at)
+        } else if self.is_gone {
+            Standing::Gone
+        } else if let Some(at) = self.passes_as_dialled(now) {
+            Standing::Passes(at)
+        } else if self.allowed_since.is_some_and(is_allowed) {
+            Standing::Allowed
+        } else if quiet >= SILENCE {
+            Standing::Silent
+        } else {
+            Standing::GoesOn
+        }
+    }
+
+    /// When what it dialled was answered after it was dropped, perhaps by another backend: that nothing
+    /// of it was dropped for as long as it would have been reported again says that it passes, unless it
+    /// would have been seen to.
+    fn passes_as_dialled(&self, now: Timestamp) -> Option<Timestamp> {
+        let is_quiet = now.duration_since(self.dropped) >= PASSING && !self.answers_here;
+        self.answered_as_dialled.filter(|at| is_quiet && *at > self.dropped)
+    }
+
+    /// Whether an answer of its own came after it was last dropped.
+    pub(super) fn is_answered(&self) -> bool {
         self.worked.is_some_and(|worked| worked > self.dropped)
+    }
+
+    /// Whether its ends hold their addresses, as far as they are pods.
+    pub(super) fn is_there(&self, snapshot: &Snapshot) -> bool {
+        let Question { source, destination, .. } = &self.question;
+        [source, destination].iter().all(|end| {
+            end.pod().is_none_or(|pod| {
+                let now = snapshot.pod(&pod.namespace, &pod.name);
+                now.is_some_and(|now| is_same(pod, now) && holds(now, end))
+            })
+        })
+    }
+
+    /// The same with its ends as they are now.
+    pub(super) fn question_now(&self, snapshot: &Snapshot) -> Question {
+        Question {
+            source: self.question.source.now(snapshot),
+            destination: self.question.destination.now(snapshot),
+            ..self.question
+        }
     }
 
     /// The affected pod as it is now, if it is still the same.
     pub(super) fn pod_now(&self, snapshot: &Snapshot) -> Option<AffectedPod> {
         let then = affected_pod(&self.question)?;
-        let pod = snapshot.pod(&then.namespace, &then.name).filter(|now| now.uid == then.uid)?;
+        let pod = snapshot.pod(&then.namespace, &then.name).filter(|now| is_same(then, now))?;
         // Without a status at the time nothing can be said of what has come since.
         let restarts_then = then.ready.is_some().then_some(self.restarts_then);
         Some(AffectedPod { pod: pod.clone(), restarts_then })
     }
+}
+
+/// Whether it is known that a pod is no more, or that it has left its address. Of one that is not followed
+/// only the second can be.
+fn is_gone(end: &Endpoint, snapshot: &Snapshot, own_node: Option<&str>) -> bool {
+    let Holder::Pod(pod) = &end.holder else { return false };
+    match snapshot.pod(&pod.namespace, &pod.name) {
+        Some(now) => !is_same(pod, now) || !holds(now, end),
+        None => {
+            snapshot.knows_all_pods() || pod.node.as_deref().is_some_and(|n| Some(n) == own_node)
+        }
+    }
+}
+
+fn is_same(then: &Pod, now: &Pod) -> bool {
+    then.uid == now.uid
+}
+
+fn holds(pod: &Pod, end: &Endpoint) -> bool {
+    end.address.is_none_or(|address| pod.addresses.contains(&address))
 }
 
 /// The affected pod: the source, if it is one.
@@ -56,4 +244,11 @@ pub(super) fn affected_pod(question: &Question) -> Option<&Arc<Pod>> {
 pub(super) struct AffectedPod {
     pub(super) pod: Arc<Pod>,
     pub(super) restarts_then: Option<u64>,
+}
+
+impl AffectedPod {
+    /// Whether it is at the address of this end still.
+    pub(super) fn holds(&self, end: &Endpoint) -> bool {
+        holds(&self.pod, end)
+    }
 }

@@ -91,19 +91,21 @@ pub(super) struct Agreement {
     pub(super) others: usize,
 }
 
+/// `others`: the paths that it affects beside those that are reported one by one.
 pub(super) fn assess(
     incident: &Incident,
-    affected: &[CutPath],
+    others: &[CutPath],
     agreement: Agreement,
     now: Timestamp,
 ) -> Assessment {
-    let (severity, severity_reasons) = severity(incident, affected, now);
+    let affected: Vec<&CutPath> = incident.affected.iter().chain(others).collect();
+    let (severity, severity_reasons) = severity(incident, &affected, now);
     let (confidence, confidence_reasons) = confidence(incident, agreement);
     Assessment { severity, severity_reasons, confidence, confidence_reasons }
 }
 
 /// The first rule that holds decides; of the rules for critical all that hold are listed.
-fn severity(incident: &Incident, affected: &[CutPath], now: Timestamp) -> (Severity, Vec<String>) {
+fn severity(incident: &Incident, affected: &[&CutPath], now: Timestamp) -> (Severity, Vec<String>) {
     let class = incident.cause.class;
     if class == Class::CannotTell {
         return (Severity::Info, vec!["whether a policy denies it is unknown".to_owned()]);
@@ -123,11 +125,12 @@ fn severity(incident: &Incident, affected: &[CutPath], now: Timestamp) -> (Sever
             "a pod has just started and its network plugin has not let it in yet: that passes";
         return (Severity::Info, vec![why.to_owned()]);
     }
-    let lasts = incident.last.duration_since(incident.first);
+    let lasts = affected.iter().map(|path| path.last.duration_since(path.first)).max();
+    let lasts = lasts.unwrap_or_default();
     let is_sustained = lasts >= BURST;
     // A full queue or a missing route is for others to be paged about: this agent reports what it saw.
     if class != Class::NotPolicy {
-        let paths = affected.iter().filter(|path| !path.is_scan && !path.pods.is_empty());
+        let paths = affected.iter().filter(|path| !path.is_scan && !path.are_gone);
         let lost: Vec<_> =
             paths.filter_map(|path| lost(incident, path, is_sustained)).take(REASONS_MAX).collect();
         if !lost.is_empty() {
@@ -149,11 +152,11 @@ const REASONS_MAX: usize = 4;
 /// worked. That the one who connects is new is no ground against it: anyone can make a pod and dial
 /// what has been denied for long. New pods that the kubelet cannot probe are another matter: nobody
 /// makes pods that are never to be ready.
-fn why_intended(incident: &Incident, affected: &[CutPath], now: Timestamp) -> Option<String> {
+fn why_intended(incident: &Incident, affected: &[&CutPath], now: Timestamp) -> Option<String> {
     let denied_since = denied_since(incident)?;
-    let stood = incident.first.duration_since(denied_since);
+    let stood = incident.first_of_lead().duration_since(denied_since);
     let worked = incident.last_success.is_some() || affected.iter().any(|a| a.worked.is_some());
-    let is_young = |path: &CutPath| {
+    let is_young = |path: &&CutPath| {
         path.oldest_pod.is_some_and(|made| incident.first.duration_since(made) < LONG_STANDING)
     };
     if !incident.cause.class.is_denial() || worked || stood < LONG_STANDING {
@@ -226,10 +229,11 @@ fn confidence(incident: &Incident, agreement: Agreement) -> (f64, Vec<String>) {
     let mut confidence = incident.cause.confidence;
     let speaks_for = |confidence: f64, share: f64| 1.0 - (1.0 - confidence) * (1.0 - share);
     if incident.cause.class.is_denial() {
-        match incident.responsible.as_slice() {
-            [one] => reasons.push(format!("{} {one} alone denies it", one.kind)),
-            several => reasons.push(format!("{} policies deny it together", several.len())),
-        }
+        reasons.push(match (incident.responsible.as_slice(), incident.denied.as_slice()) {
+            ([one], [_]) => format!("{} {one} alone denies it", one.kind),
+            (several, [_]) => format!("{} policies deny it together", several.len()),
+            (_, _) => "egress and ingress both deny it: each has to let it pass".to_owned(),
+        });
         let flows = agreement.denied + agreement.others;
         if flows > 0 && agreement.others == 0 {
             confidence = speaks_for(confidence, 0.2);
@@ -242,7 +246,7 @@ fn confidence(incident: &Incident, agreement: Agreement) -> (f64, Vec<String>) {
         }
     }
     if let Some(change) = incident.changed.lead() {
-        let after = incident.first.duration_since(change.at);
+        let after = incident.first_of_lead().duration_since(change.at);
         if after < -CLOCK_SLACK {
             confidence *= 0.8;
             reasons.push(format!("the drops began {} before the change", span(-after)));

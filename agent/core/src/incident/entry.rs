@@ -8,24 +8,22 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    FLOWS_MAX, GATHER, Happened, Incident, IncidentChange, IncidentId, JudgedDrop, LINKED_MAX,
-    PASSING, PATHS_REPORTED_MAX, Party, Path, Resolution, SILENCE, Severity, UPDATE_INTERVAL,
+    Assessment, CutPath, FLOWS_MAX, GATHER, Happened, Incident, IncidentChange, IncidentId,
+    JudgedDrop, LINKED_MAX, PASSING, PATHS_REPORTED_MAX, Party, Path, Resolution, Severity,
+    UPDATE_INTERVAL,
     affected::{affected, services_lost},
-    affected_flow::{AffectedFlow, affected_pod},
+    affected_flow::{AffectedFlow, Standing, affected_pod},
     assessment::{Agreement, assess},
+    cut::Cut,
     facts,
     plan::{self, plan, remaining},
     words,
 };
 use crate::{
-    cluster::{Name, Snapshot, look_up::Query, resolve::Endpoint},
+    cluster::{Name, Snapshot, look_up::Query},
     correlate::DropId,
-    diagnosis::{
-        Diagnosis,
-        reason::{Established, established},
-    },
-    flow::Flow,
-    judgement::Attribution,
+    diagnosis::{Class, Diagnosis},
+    flow::{Answer, Flow},
     policy::PolicyRef,
     remedy::{
         Remedy,
@@ -34,6 +32,9 @@ use crate::{
     verdict::{Decision, Question, evaluate},
 };
 
+/// Of how many paths of an incident it is known why they are cut: those that are reported one by one.
+const CUTS_MAX: usize = PATHS_REPORTED_MAX;
+
 /// What was reported of an incident.
 #[derive(Clone, Copy, Debug)]
 enum Reported {
@@ -41,34 +42,30 @@ enum Reported {
     Nothing { since: Timestamp },
     /// That it is open.
     Open { at: Timestamp, severity: Severity },
-    /// That it is over, and whether by traffic that was seen to pass: of what policies merely allow
-    /// that is reported once it is.
-    Resolved { at: Timestamp, passes: bool },
+    /// That it is over.
+    Resolved { at: Timestamp },
     /// That it was over; it is back.
     Back { resolved: Timestamp },
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    /// The one with most confidence.
-    diagnosis: Diagnosis,
-    changed: Attribution,
-    pub(super) flows: BTreeMap<Flow, AffectedFlow>,
+    flows: BTreeMap<Flow, AffectedFlow>,
+    /// Why each path is cut.
+    cuts: BTreeMap<Path, Cut>,
     /// Some who are affected, and some pods of each.
     parties: BTreeMap<Party, BTreeSet<Name>>,
-    /// What was found for one flow of each path, with its diagnosis.
-    remedies: Vec<(Diagnosis, Arc<Remedy>)>,
-    /// Those of them that were steps when it was reported last.
+    /// The remedies that were steps when it was reported last.
     steps: Vec<Arc<Remedy>>,
-    /// Computed once, as they take many evaluations.
-    choices: Option<Vec<Choice>>,
-    established: Option<Established>,
+    /// Computed once for a cause, as they take many evaluations.
+    choices: Option<(ChoicesOf, Vec<Choice>)>,
     /// Packets of each linked drop.
     drops: BTreeMap<DropId, u64>,
     unlinked: u64,
+    /// There were flows beside those that are kept.
+    has_others: bool,
     first: Timestamp,
     last: Timestamp,
-    last_success: Option<Timestamp>,
     reopened: u32,
     reported: Reported,
     /// Something has come since it was reported.
@@ -77,31 +74,56 @@ pub(super) struct Entry {
     is_unassessed: bool,
     /// The latest look-up that it was assessed by.
     facts_at: Option<Timestamp>,
+    /// How many of its flows went on when it was reported last.
+    going_on: usize,
+    /// The generation of the cluster by which its flows were last looked at.
+    looked_at: Option<u64>,
 }
+
+/// What other choices than the remedy there are for.
+type ChoicesOf = (Path, Class, Vec<PolicyRef>);
 
 impl Entry {
     pub(super) fn new(judged: &JudgedDrop, now: Timestamp) -> Self {
         let evidence = &judged.drop.evidence;
         Self {
-            diagnosis: judged.judgement.diagnosis.clone(),
-            changed: judged.judgement.changed.clone(),
             flows: BTreeMap::new(),
+            cuts: BTreeMap::new(),
             parties: BTreeMap::new(),
             facts_at: None,
-            remedies: Vec::new(),
             steps: Vec::new(),
             choices: None,
-            established: None,
             drops: BTreeMap::new(),
             unlinked: 0,
+            has_others: false,
             first: evidence.first(),
             last: evidence.last(),
-            last_success: None,
             reopened: 0,
             reported: Reported::Nothing { since: now },
             has_news: false,
             is_unassessed: false,
+            going_on: 0,
+            looked_at: None,
         }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !matches!(self.reported, Reported::Resolved { .. })
+    }
+
+    /// Whether this flow is one of its own.
+    pub(super) fn has_flow(&self, flow: &Flow) -> bool {
+        self.flows.contains_key(flow)
+    }
+
+    /// Whether a flow of this path is one of its own.
+    pub(super) fn has_path(&self, diagnosis: &Diagnosis) -> bool {
+        self.cuts.contains_key(&Path::of(&diagnosis.question))
+    }
+
+    /// Whether it is of this denial, as it was before policies came or went.
+    pub(super) fn goes_on_as(&self, latest: &Diagnosis) -> bool {
+        self.cuts.values().any(|cut| cut.goes_on_as(latest))
     }
 
     pub(super) fn resolved_at(&self) -> Option<Timestamp> {
@@ -120,10 +142,8 @@ impl Entry {
     }
 
     pub(super) fn add(&mut self, judged: &JudgedDrop, now: Timestamp) {
-        let JudgedDrop { drop, judgement, worked } = judged;
-        let last_success = worked.map(|worked| worked.last);
-        let (evidence, diagnosis) = (&drop.evidence, &judgement.diagnosis);
-        if let Reported::Resolved { at, .. } = self.reported
+        let (drop, evidence) = (&judged.drop, &judged.drop.evidence);
+        if let Reported::Resolved { at } = self.reported
             && evidence.last() > at
         {
             self.reported = Reported::Back { resolved: at };
@@ -131,61 +151,30 @@ impl Entry {
         }
         self.first = self.first.min(evidence.first());
         self.last = self.last.max(evidence.last());
-        let before = last_success.filter(|success| *success <= evidence.first());
-        self.last_success = self.last_success.max(before);
-        if diagnosis.cause.confidence > self.diagnosis.cause.confidence {
-            self.diagnosis = diagnosis.clone();
-        }
-        // The flows of one incident may have been cut by several changes: the latest is news.
-        let at = |attribution: &Attribution| attribution.lead().map(|change| change.at);
-        if at(&judgement.changed) > at(&self.changed) {
-            self.changed = judgement.changed.clone();
-        }
-        self.established = self.established.or_else(|| established(evidence));
         if self.drops.contains_key(&drop.id) || self.drops.len() < LINKED_MAX {
             self.drops.insert(drop.id, evidence.packets());
         } else {
             self.unlinked += 1;
         }
-        let dialled =
-            drop.dialled.map(|(destination, port)| Flow { destination, port, ..drop.flow });
-        let affected = AffectedFlow {
-            question: diagnosis.question.clone(),
-            dialled,
-            dropped: evidence.last().min(now),
-            worked: last_success.max(evidence.answered),
-            answered: *worked,
-            denied_since: judgement.denied_since(),
-            restarts_then: affected_pod(&diagnosis.question).map_or(0, |pod| pod.restarts),
-            is_muted: false,
-        };
-        self.keep_party(&diagnosis.question);
-        self.keep_flow(drop.flow, affected);
-        if let Some(remedy) = &judgement.remedy {
-            let path = Path::of(&diagnosis.question);
-            let mut known = self.remedies.iter().map(|(known, _)| Path::of(&known.question));
-            if !known.any(|known| known == path) && self.remedies.len() < plan::REMEDIES_MAX {
-                self.remedies.push((diagnosis.clone(), Arc::new(remedy.clone())));
-            }
+        let affected = AffectedFlow::of(judged, now);
+        self.keep_party(&affected.question);
+        if let Some(known) = self.flows.get_mut(&drop.flow) {
+            known.judged_again(affected);
+        } else if self.flows.len() < FLOWS_MAX {
+            self.flows.insert(drop.flow, affected);
+        } else {
+            self.has_others = true;
+        }
+        let cut = Cut::of(judged);
+        let path = cut.path();
+        if let Some(known) = self.cuts.get_mut(&path) {
+            known.add(cut);
+        } else if self.cuts.len() < CUTS_MAX {
+            self.cuts.insert(path, cut);
         }
         self.has_news = true;
         self.is_unassessed = true;
-    }
-
-    fn keep_flow(&mut self, flow: Flow, affected: AffectedFlow) {
-        if let Some(known) = self.flows.get_mut(&flow) {
-            let dropped = known.dropped.max(affected.dropped);
-            let worked = known.worked.max(affected.worked);
-            // Another pod of that name starts over.
-            let uid = |affected: &AffectedFlow| {
-                affected_pod(&affected.question).and_then(|pod| pod.uid.clone())
-            };
-            let is_same = uid(known) == uid(&affected);
-            let restarts_then = if is_same { known.restarts_then } else { affected.restarts_then };
-            *known = AffectedFlow { dropped, worked, restarts_then, ..affected };
-        } else if self.flows.len() < FLOWS_MAX {
-            self.flows.insert(flow, affected);
-        }
+        self.looked_at = None;
     }
 
     fn keep_party(&mut self, question: &Question) {
@@ -222,21 +211,16 @@ impl Entry {
         self.facts(snapshot).filter_map(|query| Some(snapshot.look_up_of(&query)?.at)).max()
     }
 
-    /// Whether it is still to be reported whether its traffic passes.
-    pub(super) fn is_followed(&self) -> bool {
-        !matches!(self.reported, Reported::Resolved { passes: true, .. })
-    }
-
     /// The flows that have not passed since they were dropped, each as dialled as well where that
     /// differs.
     pub(super) fn unanswered(&self) -> impl Iterator<Item = (&Flow, Option<&Flow>)> {
-        let unanswered = self.flows.iter().filter(|(_, affected)| !affected.passes());
+        let unanswered = self.flows.iter().filter(|(_, affected)| !affected.is_answered());
         unanswered.map(|(flow, affected)| (flow, affected.dialled.as_ref()))
     }
 
-    pub(super) fn answered(&mut self, flow: &Flow, at: Timestamp) {
+    pub(super) fn answered(&mut self, flow: &Flow, answer: Answer, at: Timestamp, now: Timestamp) {
         if let Some(affected) = self.flows.get_mut(flow) {
-            affected.worked = affected.worked.max(Some(at));
+            affected.answered(answer, at, now);
         }
     }
 
@@ -247,9 +231,16 @@ impl Entry {
         }
     }
 
-    /// Whether nothing is left of it that is not expected.
-    fn is_muted(&self) -> bool {
-        !self.flows.is_empty() && self.flows.values().all(|affected| affected.is_muted)
+    /// Looks at what the ends of its flows and the policies are now, where that may be news.
+    pub(super) fn look(&mut self, snapshot: &Snapshot, own_node: Option<&str>, now: Timestamp) {
+        let generation = Some(snapshot.generation());
+        if !self.is_open() || self.looked_at == generation {
+            return;
+        }
+        self.looked_at = generation;
+        for affected in self.flows.values_mut().filter(|affected| !affected.is_answered()) {
+            affected.look(snapshot, own_node, now);
+        }
     }
 
     /// Reports the incident, if there is something to report by now.
@@ -259,23 +250,29 @@ impl Entry {
         snapshot: &Snapshot,
         now: Timestamp,
     ) -> Option<IncidentChange> {
-        if self.is_muted()
-            && matches!(self.reported, Reported::Nothing { .. } | Reported::Back { .. })
-        {
-            // Nobody has heard of it, and nobody needs to.
-            self.reported = Reported::Resolved { at: now, passes: true };
-            return None;
-        }
         let happened = match self.reported {
-            Reported::Nothing { since } if now.duration_since(since) >= GATHER => Happened::Opened,
-            Reported::Back { resolved } if now.duration_since(resolved) >= UPDATE_INTERVAL => {
-                Happened::Reopened
+            Reported::Nothing { since } => {
+                if self.resolution(now) == Some(Resolution::Muted) {
+                    // Nobody has heard of it, and nobody needs to.
+                    self.reported = Reported::Resolved { at: now };
+                    return None;
+                }
+                (now.duration_since(since) >= GATHER).then_some(Happened::Opened)?
+            }
+            Reported::Back { resolved } => {
+                if self.resolution(now).is_some() {
+                    // It was over again before anybody has heard of it.
+                    self.reopened -= 1;
+                    self.reported = Reported::Resolved { at: now };
+                    return None;
+                }
+                let is_due = now.duration_since(resolved) >= UPDATE_INTERVAL;
+                is_due.then_some(Happened::Reopened)?
             }
             Reported::Open { at, .. } => self.goes_on(at, snapshot, now)?,
-            Reported::Resolved { passes: false, .. } => Happened::Resolved(self.all_pass()?),
-            _ => return None,
+            Reported::Resolved { .. } => return None,
         };
-        let incident = self.incident(id, snapshot, now, happened);
+        let incident = self.incident(id, snapshot, now, happened)?;
         self.is_unassessed = false;
         self.facts_at = self.looked_up_at(snapshot);
         let severity = incident.assessment.severity;
@@ -283,21 +280,26 @@ impl Entry {
         if let (Happened::Updated, Reported::Open { at, severity: before }) =
             (happened, self.reported)
             && severity <= before
-            && (now.duration_since(at) < UPDATE_INTERVAL || !self.has_news)
+            && (now.duration_since(at) < UPDATE_INTERVAL || !self.is_news(now))
         {
             return None;
         }
         self.has_news = false;
+        self.going_on = self.count_going_on(now);
         self.reported = match happened {
-            Happened::Resolved(Resolution::Allowed) => {
-                Reported::Resolved { at: now, passes: false }
-            }
-            Happened::Resolved(_) => {
-                Reported::Resolved { at: self.resolved_at().unwrap_or(now), passes: true }
-            }
+            Happened::Resolved(_) => Reported::Resolved { at: now },
             _ => Reported::Open { at: now, severity },
         };
         Some(IncidentChange { happened, incident })
+    }
+
+    /// Whether something has come, or has ended, since it was reported last.
+    fn is_news(&self, now: Timestamp) -> bool {
+        self.has_news || self.going_on != self.count_going_on(now)
+    }
+
+    fn count_going_on(&self, now: Timestamp) -> usize {
+        self.flows.values().filter(|affected| affected.standing(now) == Standing::GoesOn).count()
     }
 
     /// What there may be to report of an incident that was last reported then.
@@ -307,75 +309,65 @@ impl Entry {
         snapshot: &Snapshot,
         now: Timestamp,
     ) -> Option<Happened> {
-        if let Some(resolution) = self.resolution(snapshot, now) {
+        if let Some(resolution) = self.resolution(now) {
             return Some(Happened::Resolved(resolution));
         }
-        let is_due = self.has_news && now.duration_since(reported) >= UPDATE_INTERVAL;
+        let is_due = now.duration_since(reported) >= UPDATE_INTERVAL && self.is_news(now);
         let has_facts = self.looked_up_at(snapshot) > self.facts_at;
         (self.is_unassessed || is_due || has_facts).then_some(Happened::Updated)
     }
 
-    /// That all of its flows pass, if they do.
-    fn all_pass(&self) -> Option<Resolution> {
-        let all = self.unlinked == 0 && self.flows.values().all(AffectedFlow::passes);
-        let at = self.flows.values().filter_map(|flow| flow.worked).max()?;
-        (all && at > self.last).then_some(Resolution::Passes { at })
-    }
-
-    /// Whether the incident is over, and why.
-    fn resolution(&self, snapshot: &Snapshot, now: Timestamp) -> Option<Resolution> {
-        if self.is_muted() {
+    /// Whether the incident is over, and why: none of its flows goes on.
+    fn resolution(&self, now: Timestamp) -> Option<Resolution> {
+        let quiet = now.duration_since(self.last);
+        let (mut passes, mut is_allowed) = (None, false);
+        let (mut all_muted, mut all_gone) = (true, true);
+        for affected in self.flows.values() {
+            let standing = affected.standing(now);
+            match standing {
+                Standing::GoesOn => return None,
+                Standing::Passes(at) => passes = passes.max(Some(at)),
+                Standing::Allowed => is_allowed = true,
+                Standing::Gone | Standing::Silent | Standing::Muted => {}
+            }
+            all_muted &= standing == Standing::Muted;
+            all_gone &= matches!(standing, Standing::Gone | Standing::Muted);
+        }
+        if all_muted {
             return Some(Resolution::Muted);
         }
-        let quiet = now.duration_since(self.last);
-        if let Some(passes) = self.all_pass() {
-            return Some(passes);
+        // Of the others it is only known that none was reported.
+        if self.has_others && quiet < PASSING {
+            return None;
         }
-        let answered = self.flows.values().filter(|f| f.passes()).filter_map(|f| f.worked).max();
-        if let Some(at) = answered.filter(|at| *at > self.last && quiet >= PASSING) {
-            return Some(Resolution::Passes { at });
+        match passes {
+            Some(at) => Some(Resolution::Passes { at }),
+            None if is_allowed => Some(Resolution::Allowed),
+            // What a rollout has made instead may try the same.
+            None if all_gone => (quiet >= PASSING).then_some(Resolution::Gone),
+            None => Some(Resolution::Silence),
         }
-        if self.diagnosis.cause.class.is_denial() && self.is_allowed(snapshot) {
-            return Some(Resolution::Allowed);
-        }
-        (quiet >= SILENCE).then_some(Resolution::Silence)
     }
 
-    /// What policies say now of the flows whose pods still are what they were.
-    fn decisions<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = Decision> + 'a {
-        let is_there = |end: &Endpoint| {
-            end.pod().is_none_or(|pod| {
-                let now = snapshot.pod(&pod.namespace, &pod.name);
-                now.zip(end.address).is_some_and(|(now, address)| now.addresses.contains(&address))
-            })
-        };
-        let questions = self.flows.values().map(|affected| &affected.question);
-        let there = questions.filter(move |q| is_there(&q.source) && is_there(&q.destination));
-        there.map(|question| {
-            let question = Question {
-                source: question.source.now(snapshot),
-                destination: question.destination.now(snapshot),
-                ..*question
-            };
-            evaluate(snapshot, &question).decision()
-        })
-    }
-
-    /// Whether policies let all of its flows pass now. The first that they do not decides.
-    fn is_allowed(&self, snapshot: &Snapshot) -> bool {
-        let mut decisions = self.decisions(snapshot).peekable();
-        decisions.peek().is_some() && decisions.all(Decision::lets_pass)
-    }
-
-    fn agreement(&self, snapshot: &Snapshot) -> Agreement {
+    /// What policies say now of those flows that go on, whose pods still are what they were.
+    fn agreement(&self, snapshot: &Snapshot, now: Timestamp) -> Agreement {
         let mut agreement = Agreement::default();
-        for decision in self.decisions(snapshot) {
-            match decision {
+        let goes_on = |affected: &&AffectedFlow| affected.standing(now) == Standing::GoesOn;
+        for affected in self.flows.values().filter(goes_on).filter(|f| f.is_there(snapshot)) {
+            match evaluate(snapshot, &affected.question_now(snapshot)).decision() {
                 Decision::Denied => agreement.denied += 1,
                 _ => agreement.others += 1,
             }
         }
         agreement
+    }
+
+    /// The flows that it is reported of: those that go on; where none does any more, or it is over, as
+    /// it was.
+    fn reported_flows(&self, now: Timestamp, is_over: bool) -> BTreeMap<&Flow, &AffectedFlow> {
+        let goes_on = |affected: &AffectedFlow| affected.standing(now) == Standing::GoesOn;
+        let is_all = is_over || !self.flows.values().any(goes_on);
+        self.flows.iter().filter(|(_, affected)| is_all || goes_on(affected)).collect()
     }
 
     fn incident(
@@ -384,52 +376,82 @@ impl Entry {
         snapshot: &Snapshot,
         now: Timestamp,
         happened: Happened,
-    ) -> Incident {
+    ) -> Option<Incident> {
         // What is over is reported as it was.
         let is_over = matches!(happened, Happened::Resolved(_));
-        let agreement = if is_over { Agreement::default() } else { self.agreement(snapshot) };
-        let choices =
-            self.choices.get_or_insert_with(|| choices(snapshot, &self.diagnosis)).clone();
-        let cause = self.diagnosis.cause.clone();
-        let is_cut = |affected: &AffectedFlow| is_over || !(affected.passes() || affected.is_muted);
-        let mut affected = affected(snapshot, &self.flows, is_cut);
-        let affected_untold = affected.len().saturating_sub(PATHS_REPORTED_MAX);
+        let agreement = if is_over { Agreement::default() } else { self.agreement(snapshot, now) };
+        let flows = self.reported_flows(now, is_over);
+        let is_known = |path: &Path| self.cuts.contains_key(path);
+        let mut affected = affected(snapshot, flows.values().copied(), is_known);
+        let lead = affected.first().and_then(|lead| self.cuts.get(&lead.path))?;
         let mut incident = Incident {
+            last_success: worked_before(&flows, affected.first()),
+            denied_since: flows.values().filter_map(|affected| affected.denied_since).min(),
+            services_lost: services_lost(snapshot, flows.values().copied()),
+            ..self.led_by(id, lead)
+        };
+        incident.affected_untold = affected.len().saturating_sub(PATHS_REPORTED_MAX);
+        let others = affected.split_off(affected.len() - incident.affected_untold);
+        incident.affected = affected;
+        incident.assessment = assess(&incident, &others, agreement, now);
+        incident.text = words::text(&incident, now);
+        // Those whose flows pass already were steps before.
+        let steps = if is_over { Vec::new() } else { self.remaining(snapshot, &incident.affected) };
+        let choices_of = (lead.path(), incident.cause.class, incident.responsible.clone());
+        let choices = match &self.choices {
+            Some((of, choices)) if *of == choices_of => choices.clone(),
+            _ => choices(snapshot, &lead.diagnosis),
+        };
+        let steps = if steps.is_empty() { self.steps.clone() } else { steps };
+        incident.plan = plan(&incident, &flows, steps.clone(), choices.clone());
+        self.steps = steps;
+        self.choices = Some((choices_of, choices));
+        Some(incident)
+    }
+
+    /// What it is as a whole, and what one path of it says of its cause.
+    fn led_by(&self, id: IncidentId, lead: &Cut) -> Incident {
+        let cause = lead.diagnosis.cause.clone();
+        let verdict = &lead.diagnosis.verdict;
+        let is_denial = cause.class.is_denial();
+        Incident {
             id,
-            responsible: self.responsible(),
-            changed: self.changed.clone(),
-            denied_since: self.flows.values().filter_map(|affected| affected.denied_since).min(),
-            services_lost: services_lost(snapshot, &self.flows),
-            established: self.established.filter(|_| cause.class.is_denial()),
+            responsible: lead.responsible(),
+            denied: verdict.denied_directions().filter(|_| is_denial).collect(),
+            changed: lead.changed.clone(),
+            established: lead.established.filter(|_| is_denial),
             drops: self.drops.keys().copied().collect(),
             drop_count: self.drops.len() as u64 + self.unlinked,
             packets: self.drops.values().sum(),
             first: self.first,
             last: self.last,
-            last_success: self.last_success,
             reopened: self.reopened,
+            denied_since: None,
+            services_lost: Vec::new(),
+            last_success: None,
             affected: Vec::new(),
-            affected_untold,
-            assessment: super::Assessment::default(),
+            affected_untold: 0,
+            assessment: Assessment::default(),
             text: String::new(),
             plan: Vec::new(),
             cause,
-        };
-        incident.assessment = assess(&incident, &affected, agreement, now);
-        affected.truncate(PATHS_REPORTED_MAX);
-        incident.affected = affected;
-        incident.text = words::text(&incident, now);
-        // Those whose flows pass already were steps before.
-        let steps = if is_over { Vec::new() } else { remaining(snapshot, &self.remedies) };
-        if !steps.is_empty() {
-            self.steps = steps;
         }
-        incident.plan = plan(&incident, &self.flows, self.steps.clone(), choices);
-        incident
     }
 
-    fn responsible(&self) -> Vec<PolicyRef> {
-        let responsible = self.diagnosis.responsible();
-        responsible.iter().map(|policy| policy.reference.clone()).collect()
+    /// The remedies of these paths, as far as each is a step beside the others.
+    fn remaining(&self, snapshot: &Snapshot, affected: &[CutPath]) -> Vec<Arc<Remedy>> {
+        let cuts = affected.iter().filter_map(|of_path| self.cuts.get(&of_path.path));
+        let found = cuts.filter_map(|cut| Some((&cut.diagnosis, cut.remedy.as_ref()?)));
+        remaining(snapshot, found.take(plan::REMEDIES_MAX))
     }
+}
+
+/// When one of the flows of a path was last answered before its first packet was dropped.
+fn worked_before(
+    flows: &BTreeMap<&Flow, &AffectedFlow>,
+    of_path: Option<&CutPath>,
+) -> Option<Timestamp> {
+    let path = &of_path?.path;
+    let own = flows.values().filter(|affected| Path::of(&affected.question) == *path);
+    own.filter_map(|affected| affected.worked_before).max()
 }

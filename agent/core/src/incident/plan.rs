@@ -114,9 +114,9 @@ impl fmt::Display for Step {
 /// The remedies that are left where what earlier ones let pass as well needs none of its own, found
 /// for these flows one by one. One whose policy has the name of another's is found again beside it.
 /// Of flows that all pass already, none.
-pub(super) fn remaining(
+pub(super) fn remaining<'a>(
     snapshot: &Snapshot,
-    remedies: &[(Diagnosis, Arc<Remedy>)],
+    remedies: impl Iterator<Item = (&'a Diagnosis, &'a Arc<Remedy>)>,
 ) -> Vec<Arc<Remedy>> {
     let mut with = snapshot.clone();
     let mut remaining: Vec<Arc<Remedy>> = Vec::new();
@@ -154,7 +154,7 @@ fn passes(snapshot: &Snapshot, diagnosis: &Diagnosis) -> bool {
 /// The steps, in the order in which a person or a machine takes them.
 pub(super) fn plan(
     incident: &Incident,
-    flows: &BTreeMap<Flow, AffectedFlow>,
+    flows: &BTreeMap<&Flow, &AffectedFlow>,
     remedies: Vec<Arc<Remedy>>,
     choices: Vec<Choice>,
 ) -> Vec<Step> {
@@ -232,7 +232,7 @@ fn without_remedy(incident: &Incident) -> Option<Step> {
 fn await_ready(affected: &[CutPath]) -> Option<Step> {
     let pods: BTreeSet<&String> = affected
         .iter()
-        .filter(|path| !path.is_scan && path.path.affected_party().is_of_pods())
+        .filter(|path| !path.is_scan && !path.are_gone && path.path.affected_party().is_of_pods())
         .flat_map(|path| &path.pods)
         .collect();
     let pods: Vec<String> = pods.into_iter().cloned().collect();
@@ -240,7 +240,7 @@ fn await_ready(affected: &[CutPath]) -> Option<Step> {
 }
 
 /// The very flows that were dropped: one of each path, then others.
-fn tests(flows: &BTreeMap<Flow, AffectedFlow>) -> Vec<Step> {
+fn tests(flows: &BTreeMap<&Flow, &AffectedFlow>) -> Vec<Step> {
     let mut seen: Vec<Path> = Vec::new();
     let (mut first, mut others) = (Vec::new(), Vec::new());
     for (flow, affected) in flows {
@@ -254,10 +254,10 @@ fn tests(flows: &BTreeMap<Flow, AffectedFlow>) -> Vec<Step> {
         }
     }
     let all = first.into_iter().chain(others).take(TESTS_MAX);
-    let test = |(flow, affected): (&Flow, &AffectedFlow)| Step::Test {
+    let test = |(flow, affected): (&&Flow, &&AffectedFlow)| Step::Test {
         from: affected.question.source.to_string(),
         to: affected.question.destination.to_string(),
-        flow: *flow,
+        flow: **flow,
     };
     all.map(test).collect()
 }

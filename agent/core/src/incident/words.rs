@@ -81,11 +81,17 @@ fn headline(incident: &Incident) -> String {
 }
 
 /// `8 of 8 backend/backend-api`, `3 of 8 backend/backend-api (those known to this node)`, `3 of 3
-/// backend/backend-api known to this node`, `frontend/pod-a`.
+/// backend/backend-api known to this node`, `frontend/pod-a`; `2 pods of backend/backend-api, gone by
+/// now,`.
 pub(super) fn pods_of(affected: &CutPath) -> String {
     let party = affected.path.affected_party();
     let (cut, replicas) = (affected.pods.len(), affected.replicas);
     match party {
+        Party::Workload(..) if affected.are_gone => {
+            let pods = if cut == 1 { "pod" } else { "pods" };
+            format!("{cut} {pods} of {party}, gone by now,")
+        }
+        Party::Pod(..) if affected.are_gone => format!("{party}, gone by now,"),
         Party::Workload(..) if affected.knows_all => {
             let known = affected.known;
             let of_node = match cut >= known {
@@ -107,6 +113,9 @@ fn health(affected: &CutPath) -> Option<String> {
         Party::Pod(_, name) => name,
         Party::Node(_) | Party::Outside | Party::Other(_) => return None,
     };
+    if affected.are_gone {
+        return None;
+    }
     let health = &affected.health;
     // The workload's status may be some seconds behind the pods.
     let of_pods = health.not_ready.unwrap_or(0);
@@ -175,7 +184,7 @@ fn one_change(incident: &Incident, change: &Change, now: Timestamp) -> String {
 
 /// `, 3 s before the first drop`.
 fn distance(incident: &Incident, change: &Change) -> String {
-    let after = incident.first.duration_since(change.at);
+    let after = incident.first_of_lead().duration_since(change.at);
     match after.is_negative() {
         true => format!(", {} after the first drop", span(-after)),
         false => format!(", {} before the first drop", span(after)),

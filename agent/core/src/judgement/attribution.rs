@@ -102,7 +102,7 @@ pub fn attribute(history: &History, snapshot: &Snapshot, diagnosis: &Diagnosis) 
 
 /// When a policy was last written, by its own timestamps. Whether that made the difference is not
 /// known; that it did not change since is.
-fn own_change(policy: &Policy) -> Option<Change> {
+pub(super) fn own_change(policy: &Policy) -> Option<Change> {
     let reference = &policy.reference;
     // The API server writes whole seconds; what creates an object writes its spec as well.
     let edited = policy.written.filter(|written| Some(*written) > policy.created);

@@ -47,7 +47,7 @@ pub(super) fn since(history: &History, snapshot: &Snapshot, kube_proxy: &KubePro
         }
         asked += 1;
         if !is_refused_so(&earlier) {
-            return Attribution::Seen(vec![undoable.change.clone()]);
+            return seen(vec![undoable.change.clone()]);
         }
     }
     Attribution::None

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{
     Layer, PodPeer, Policy, PolicyKind, PolicyRef, Rule, mute_annotation::annotated, order::Order,
+    origin,
 };
 use crate::problem::{FieldPath, Problem};
 
@@ -86,6 +87,7 @@ impl<'a> Header<'a> {
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),
             written: spec_written(metadata),
             mute: annotated(metadata),
+            is_remedy: origin::is_remedy(metadata),
             layer,
             order,
             subject,

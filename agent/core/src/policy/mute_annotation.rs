@@ -16,7 +16,7 @@ pub fn annotated(metadata: &ObjectMeta) -> Option<Arc<str>> {
     let annotations = metadata.annotations.as_ref()?;
     match annotations.get(ANNOTATION) {
         Some(value) => reason(value),
-        None => reason(&annotated_for_calico(annotations.get(CALICO_METADATA)?)?),
+        None => reason(given_to_calico(metadata)?["annotations"][ANNOTATION].as_str()?),
     }
 }
 
@@ -24,9 +24,9 @@ pub fn annotated(metadata: &ObjectMeta) -> Option<Arc<str>> {
 /// (`libcalico-go/lib/backend/k8s/resources/resources.go`).
 const CALICO_METADATA: &str = "projectcalico.org/metadata";
 
-fn annotated_for_calico(metadata: &str) -> Option<String> {
-    let metadata: serde_json::Value = serde_json::from_str(metadata).ok()?;
-    metadata["annotations"][ANNOTATION].as_str().map(str::to_owned)
+/// The metadata that Calico was given, where it keeps them.
+pub(super) fn given_to_calico(metadata: &ObjectMeta) -> Option<serde_json::Value> {
+    serde_json::from_str(metadata.annotations.as_ref()?.get(CALICO_METADATA)?).ok()
 }
 
 fn reason(value: &str) -> Option<Arc<str>> {

@@ -6,15 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{Manifest, Remedy};
-
-/// The label that says what manages an object ("Recommended Labels").
-pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-
-/// What it says of objects that people create by a remedy.
-pub const MANAGER: &str = "whydrop";
-
-/// The annotation with the name of the incident.
-pub const INCIDENT: &str = "whydrop.io/incident";
+pub use crate::policy::origin::{INCIDENT, MANAGED_BY, MANAGER};
 
 /// The annotation with the time when the remedy was found.
 pub const TIME: &str = "whydrop.io/time";

@@ -352,7 +352,9 @@ impl DirectionVerdict {
         isolating.sort_by_cached_key(|trace| {
             let PolicyTrace { policy, rules } = trace;
             let elsewhere = policy.layer.tier() != decided;
-            (elsewhere, Reverse(policy.created), rules.len(), policy.reference.clone())
+            // A remedy isolates what it was not made for only beside what isolated that before.
+            let is_remedy = policy.is_remedy;
+            (elsewhere, is_remedy, Reverse(policy.created), rules.len(), policy.reference.clone())
         });
         isolating.into_iter().map(|trace| trace.policy.clone()).collect()
     }

@@ -82,7 +82,8 @@ pub fn half_matches(verdict: &DirectionVerdict) -> Vec<HalfMatch> {
 /// most about this flow. Asked are the rules that allow anything, of the tier that denies the flow by its
 /// end. `None`: no rule comes near.
 ///
-/// A rule of other protocols alone comes last: it was written for other traffic.
+/// A rule of other protocols alone comes last: it was written for other traffic. Rules of remedies
+/// count where there are no others.
 pub fn nearest_miss(
     verdict: &DirectionVerdict,
     direction: Direction,
@@ -90,8 +91,11 @@ pub fn nearest_miss(
 ) -> Option<NearestMiss> {
     let tier = verdict.layer.as_ref().and_then(Layer::tier);
     let of_tier = |t: &&PolicyTrace| t.layer().tier() == tier && !t.is_staged();
+    let of_tier = || verdict.trace.iter().filter(of_tier);
+    // What a remedy admits is what it was made for, and no sign of what is meant to pass.
+    let has_others = of_tier().any(|trace| !trace.policy.is_remedy);
     let mut best: Option<(_, NearestMiss)> = None;
-    for trace in verdict.trace.iter().filter(of_tier) {
+    for trace in of_tier().filter(|trace| !has_others || !trace.policy.is_remedy) {
         for rule in trace.rules.iter().filter(|rule| rule.action == Action::Allow) {
             let Some(Lacking { lacks, unmet, miss }) = lacking(trace, rule) else { continue };
             // A half that matches because it asks for nothing says nothing about this flow.

@@ -108,6 +108,7 @@ pub(crate) fn ingress(namespace: &str, name: &str, selects: Selector, rules: Vec
         created: None,
         written: None,
         mute: None,
+        is_remedy: false,
         layer: Layer::NetworkPolicy,
         order: KUBERNETES_ORDER,
         subject: PodPeer::new(Namespaces::Own(namespace), selects),

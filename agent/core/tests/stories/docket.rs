@@ -2,5 +2,6 @@
 
 mod conservation;
 mod outcomes;
+mod paths;
 mod stage;
 mod waits;

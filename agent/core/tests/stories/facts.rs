@@ -55,7 +55,7 @@ impl Node {
             let drop = dropped(address(10 + n), address(DATABASE), 5432, seconds);
             let snapshot = self.cluster.snapshot();
             let judgement = judge(&snapshot, self.cluster.history(), &case_of(&drop));
-            let judged = JudgedDrop { drop, judgement, worked: None };
+            let judged = JudgedDrop::new(drop, judgement, None);
             self.book.add(&judged, judged.drop.evidence.last() + SignedDuration::from_secs(1));
         }
     }

@@ -11,7 +11,7 @@ use whydrop_core::{
         object::{EndpointSlice, Node, Object, Pod, Probe, ProbePort, Service, SliceEndpoint},
     },
     diagnosis::Class,
-    flow::{Flow, Protocol, Worked},
+    flow::{Answer, Flow, Protocol, Worked},
     incident::{
         Happened, INCIDENTS_MAX, Incident, IncidentBook, IncidentChange, JudgedDrop, LINKED_MAX,
         Resolution, SILENCE, Severity, Step, UPDATE_INTERVAL,
@@ -25,12 +25,12 @@ use crate::build::{
     address, at, case_of, dropped, equals, ingress, namespace, pod, policy_key, rule, workload,
 };
 
-const POSTGRES: u8 = 100;
-const WEB: u8 = 150;
+pub(crate) const POSTGRES: u8 = 100;
+pub(crate) const WEB: u8 = 150;
 
 /// Fifteen pods in `backend`: eight of backend-api, six of backend-worker, postgres-primary-0. One
 /// more in `frontend`. A kubelet that probes the api. All of it as old as yesterday.
-fn backend() -> Cluster {
+pub(crate) fn backend() -> Cluster {
     let mut cluster = Cluster::default();
     cluster.apply(namespace("backend", &[]), None);
     cluster.apply(namespace("frontend", &[]), None);
@@ -72,41 +72,48 @@ fn backend() -> Cluster {
     cluster
 }
 
-fn restrict() -> Policy {
+pub(crate) fn restrict() -> Policy {
     ingress("backend", "restrict-backend-ingress", Selector::EVERYTHING, Vec::new())
 }
 
 /// A book and the cluster that it is read with.
-struct Story {
-    cluster: Cluster,
-    book: IncidentBook,
+pub(crate) struct Story {
+    pub(crate) cluster: Cluster,
+    pub(crate) book: IncidentBook,
 }
 
 impl Story {
-    fn of(cluster: Cluster) -> Self {
+    pub(crate) fn of(cluster: Cluster) -> Self {
         Self { cluster, book: IncidentBook::default() }
     }
 
-    fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         self.cluster.snapshot()
     }
 
     /// SYNs at these seconds were dropped, and are judged a moment later.
-    fn drops(&mut self, from: u8, to: u8, port: u16, seconds: &[i64], worked: Option<i64>) {
+    pub(crate) fn drops(
+        &mut self,
+        from: u8,
+        to: u8,
+        port: u16,
+        seconds: &[i64],
+        worked: Option<i64>,
+    ) {
         let drop = dropped(address(from), address(to), port, seconds);
         let judgement = judge(&self.snapshot(), self.cluster.history(), &case_of(&drop));
         let worked = worked.map(|second| Worked::once(at(second)));
-        let judged = JudgedDrop { drop, judgement, worked };
+        let judged = JudgedDrop::new(drop, judgement, worked);
         let now = judged.drop.evidence.last() + SignedDuration::from_secs(1);
         self.book.add(&judged, now);
     }
 
-    fn tick(&mut self, seconds: i64) -> Vec<IncidentChange> {
+    pub(crate) fn tick(&mut self, seconds: i64) -> Vec<IncidentChange> {
         self.book.tick(&self.cluster.snapshot(), at(seconds))
     }
 
     /// The one incident that is reported.
-    fn reported(&mut self, seconds: i64) -> (Happened, Incident) {
+    pub(crate) fn reported(&mut self, seconds: i64) -> (Happened, Incident) {
         let mut changes = self.tick(seconds);
         assert_eq!(changes.len(), 1, "{changes:#?}");
         let IncidentChange { happened, incident } = changes.remove(0);
@@ -156,25 +163,39 @@ fn the_story_of_eight_replicas_and_their_database() {
     assert!(incident.text.contains("; worked until 03:04:04"), "{}", incident.text);
     assert!(matches!(incident.changed, Attribution::Seen { .. }));
     assert_eq!(incident.affected.len(), 3);
+}
 
-    // Somebody applies the remedy: all is allowed.
-    let allow = rule(None, "backend", equals(&[]), &[]);
-    let allow = ingress("backend", "allow", Selector::EVERYTHING, vec![allow]);
-    story.cluster.apply(Object::Policy(allow), Some(at(650)));
-    let (happened, _) = story.reported(660);
-    assert_eq!(happened, Happened::Resolved(Resolution::Allowed));
-    assert_eq!(story.book.open(), 0);
-
-    // That policies allow it is one thing; that it passes is another, and reported once it is seen.
-    let unanswered: Vec<Flow> = story.book.unanswered().map(|(flow, _)| *flow).collect();
-    assert_eq!(unanswered.len(), 22);
-    for (passing, flow) in unanswered.iter().enumerate() {
-        assert!(story.tick(661).is_empty(), "only {passing} pass");
-        story.book.answered(flow, at(661));
+/// That policies allow it is one thing; that it passes is another, and worth waiting for some seconds.
+/// Either is the end, and is reported once.
+#[test]
+fn a_remedy_ends_it_once_by_what_is_seen_to_pass_or_by_what_policies_say() {
+    for passes in [true, false] {
+        let mut story = Story::of(backend());
+        story.cluster.apply(Object::Policy(restrict()), Some(at(0)));
+        outage(&mut story, &[3, 4], Some(-1));
+        assert_eq!(story.reported(8).0, Happened::Opened);
+        let allow = rule(None, "backend", equals(&[]), &[]);
+        let allow = ingress("backend", "allow", Selector::EVERYTHING, vec![allow]);
+        story.cluster.apply(Object::Policy(allow), Some(at(9)));
+        assert!(story.tick(10).is_empty());
+        let unanswered: Vec<Flow> = story.book.unanswered().map(|(flow, _)| *flow).collect();
+        assert_eq!(unanswered.len(), 22);
+        for (passing, flow) in unanswered.iter().enumerate().filter(|_| passes) {
+            assert!(story.tick(12).is_empty(), "only {passing} pass");
+            story.book.answered(flow, Answer::OfPath, at(12), at(12));
+        }
+        let (end, resolution) = match passes {
+            true => (12, Resolution::Passes { at: at(12) }),
+            false => (20, Resolution::Allowed),
+        };
+        assert!(passes || story.tick(end - 1).is_empty());
+        assert_eq!(story.reported(end).0, Happened::Resolved(resolution));
+        assert_eq!((story.book.open(), story.book.unanswered().count()), (0, 0));
+        // No more of what comes later: neither that it passes, nor packets from before the end.
+        story.book.answered(&unanswered[0], Answer::OfPath, at(30), at(30));
+        story.drops(10, POSTGRES, 5432, &[3, 4, end], None);
+        assert!(story.tick(100).is_empty());
     }
-    let (happened, _) = story.reported(662);
-    assert_eq!(happened, Happened::Resolved(Resolution::Passes { at: at(661) }));
-    assert_eq!((story.book.unanswered().count(), story.tick(663).len()), (0, 0));
 }
 
 /// The agent came after the policy: only the object's own time says when that was.
@@ -297,7 +318,7 @@ fn a_scanner_is_no_outage() {
     assert_eq!(incident.assessment.severity, Severity::Info, "{:?}", incident.assessment);
 }
 
-fn flow(from: u8, to: u8, port: u16) -> Flow {
+pub(crate) fn flow(from: u8, to: u8, port: u16) -> Flow {
     let (source, destination): (IpAddr, IpAddr) = (address(from), address(to));
     Flow { source, destination, port, protocol: Protocol::Tcp }
 }
@@ -309,11 +330,11 @@ fn traffic_that_passes_again_resolves_and_a_later_drop_reopens() {
     story.drops(10, POSTGRES, 5432, &[5, 6], None);
     story.drops(11, POSTGRES, 5432, &[5, 6], None);
     let (_, opened) = story.reported(9);
-    story.book.answered(&flow(10, POSTGRES, 5432), at(20));
+    story.book.answered(&flow(10, POSTGRES, 5432), Answer::OfPath, at(20), at(20));
     assert!(story.tick(30).is_empty(), "the other one may go on affected");
     let unanswered: Vec<_> = story.book.unanswered().collect();
     assert_eq!(unanswered, [(&flow(11, POSTGRES, 5432), None)]);
-    story.book.answered(&flow(11, POSTGRES, 5432), at(40));
+    story.book.answered(&flow(11, POSTGRES, 5432), Answer::OfPath, at(40), at(40));
     let (happened, resolved) = story.reported(41);
     assert_eq!(happened, Happened::Resolved(Resolution::Passes { at: at(40) }));
     assert_eq!(resolved.id, opened.id);
@@ -400,16 +421,16 @@ fn incidents_beyond_the_bound_are_counted_and_the_resolved_make_way() {
     let drop_one = |story: &mut Story, n: u8, seconds: i64| {
         let drop = dropped(address(WEB), IpAddr::from([10, 2, 0, n]), 80, &[seconds]);
         let judgement = judge(&story.snapshot(), story.cluster.history(), &case_of(&drop));
-        let judged = JudgedDrop { drop, judgement, worked: None };
+        let judged = JudgedDrop::new(drop, judgement, None);
         story.book.add(&judged, at(seconds + 1));
     };
     (0..140).for_each(|n| drop_one(&mut story, n, 5));
     assert_eq!((story.book.open(), story.book.shed()), (INCIDENTS_MAX, 140 - 128));
     assert_eq!(story.tick(9).len(), INCIDENTS_MAX);
     story.cluster.delete(&policy_key("lone", "deny"), at(10));
-    assert_eq!(story.tick(11).len(), INCIDENTS_MAX);
-    story.cluster.apply(Object::Policy(deny("deny")), Some(at(12)));
-    drop_one(&mut story, 140, 15);
+    assert_eq!((story.tick(11).len(), story.tick(21).len()), (0, INCIDENTS_MAX));
+    story.cluster.apply(Object::Policy(deny("deny")), Some(at(22)));
+    drop_one(&mut story, 140, 25);
     assert_eq!((story.book.open(), story.book.shed()), (1, 140 - 128));
 }
 

@@ -16,4 +16,6 @@ mod remedies;
 mod rollouts;
 mod services;
 mod situations;
+mod subjects;
+mod turns;
 mod unread;

@@ -228,9 +228,9 @@ fn an_incident_whose_flows_are_all_muted_is_over_and_says_why() {
         let drop = dropped(address(from), address(20), 5432, &[second]);
         let judgement = judge(&snapshot, cluster.history(), &case_of(&drop));
         if is_muted {
-            return book.mute(&judgement.diagnosis, &drop.flow);
+            return book.mute(&drop.flow);
         }
-        let judged = JudgedDrop { drop, judgement, worked: None };
+        let judged = JudgedDrop::new(drop, judgement, None);
         book.add(&judged, at(second) + SignedDuration::from_secs(1));
     };
     let happened = |book: &mut IncidentBook, second: i64| {

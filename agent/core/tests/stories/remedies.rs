@@ -328,7 +328,7 @@ fn what_an_earlier_step_lets_pass_as_well_is_no_step() {
     for n in [0, 1, 2, 3] {
         let drop = dropped(address(10 + n), address(20), 5432, &[5, 6]);
         let judgement = judge(&cluster.snapshot(), cluster.history(), &case_of(&drop));
-        let judged = JudgedDrop { drop, judgement, worked: None };
+        let judged = JudgedDrop::new(drop, judgement, None);
         book.add(&judged, judged.drop.evidence.last() + SignedDuration::from_secs(1));
     }
     let incident = book.tick(&cluster.snapshot(), at(9)).remove(0).incident;
@@ -382,7 +382,7 @@ fn a_name_that_another_step_has_is_not_taken_again() {
     for last in [11, 12] {
         let drop = dropped(address(last), address(20), 5432, &[5, 6]);
         let judgement = judge(&cluster.snapshot(), cluster.history(), &case_of(&drop));
-        let judged = JudgedDrop { drop, judgement, worked: None };
+        let judged = JudgedDrop::new(drop, judgement, None);
         book.add(&judged, judged.drop.evidence.last() + SignedDuration::from_secs(1));
     }
     let incident = book.tick(&cluster.snapshot(), at(9)).remove(0).incident;

@@ -93,8 +93,12 @@ fn pods(path: &AffectedPath) -> Markup {
     html! {
         details {
             summary {
-                (path.pods) " of " (path.replicas)
-                @if !path.knows_all { " known to these nodes" }
+                @if path.gone {
+                    (words::count(path.pods as u64, "former pod"))
+                } @else {
+                    (path.pods) " of " (path.replicas)
+                    @if !path.knows_all { " known to these nodes" }
+                }
             }
             ul {
                 @for name in &path.pod_names { li { (words::name(name)) } }
@@ -123,11 +127,18 @@ impl Party<'_> {
     }
 }
 
+/// `2 of 3 pods`, `2 former pods`.
+fn pods_of(path: &AffectedPath) -> String {
+    let AffectedPath { pods, replicas, gone, .. } = path;
+    let noun = |count: usize| if count == 1 { "pod" } else { "pods" };
+    match gone {
+        true => format!("{pods} former {}", noun(*pods)),
+        false => format!("{pods} of {replicas} {}", noun(*replicas)),
+    }
+}
+
 fn affected(path: &AffectedPath, of: AffectedEnd) -> Option<String> {
-    (path.sufferer == of).then(|| {
-        let (pods, replicas) = (path.pods, path.replicas);
-        format!("{pods} of {replicas} {} cut off", if replicas == 1 { "pod" } else { "pods" })
-    })
+    (path.sufferer == of).then(|| format!("{} cut off", pods_of(path)))
 }
 
 /// The boxes of one side, one under the other.
@@ -214,7 +225,7 @@ fn described(summary: &Summary, title: &str, desc: &str) -> Markup {
                 (path.source.name)
                 @if summary.status == Status::Resolved { " could not reach " } @else { " cannot reach " }
                 (path.destination.name) " on " (path.port) "/" (path.protocol)
-                ", " (path.pods) " of " (path.replicas) " pods. "
+                ", " (pods_of(path)) ". "
             }
         }
     }
@@ -245,7 +256,7 @@ fn cut(path: &AffectedPath, from: usize, to: usize, at_source: bool) -> Markup {
             path.no-way d=(after) {}
             line.wall x1=(wall) x2=(wall) y1=(at.saturating_sub(13)) y2=(at + 13) {}
             text.port x=(label) y=(from.saturating_sub(6)) { (path.port) "/" (path.protocol) }
-            text.pods x=(label) y=(from + 15) { (path.pods) " of " (path.replicas) " pods" }
+            text.pods x=(label) y=(from + 15) { (pods_of(path)) }
         }
     }
 }
@@ -316,7 +327,7 @@ fn pair(path: &AffectedPath, top: usize, at_source: bool) -> Markup {
             path.no-way d=(format!("M{x} {wall}V{lower}")) {}
             line.wall x1=(x - 13) x2=(x + 13) y1=(wall) y2=(wall) {}
             text.port x=(x + 24) y=(upper + 28) { (path.port) "/" (path.protocol) }
-            text.pods x=(x + 24) y=(upper + 46) { (path.pods) " of " (path.replicas) " pods" }
+            text.pods x=(x + 24) y=(upper + 46) { (pods_of(path)) }
         }
         @for (end, affected, y) in &ends {
             g.party data-affected=[affected.as_ref().map(|_| "yes")] {

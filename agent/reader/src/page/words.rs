@@ -11,15 +11,25 @@ use whydrop_report::{
     records::board::{Status, Summary},
 };
 
+/// `2 of 3`; of pods that are gone by now, `2 former pods of`.
+pub(super) fn pods_of(path: &AffectedPath) -> String {
+    let AffectedPath { pods, replicas, gone, .. } = path;
+    match (gone, pods) {
+        (false, _) => format!("{pods} of {replicas}"),
+        (true, 1) => "1 former pod of".to_owned(),
+        (true, _) => format!("{pods} former pods of"),
+    }
+}
+
 /// Who cannot reach whom, as one sentence.
 pub(super) fn headline(summary: &Summary) -> String {
     let Some(path) = summary.affected.first() else {
         return format!("Traffic was dropped: {}", class_meaning(&summary.cause.class));
     };
-    let AffectedPath { source, destination, port, protocol, pods, replicas, .. } = path;
+    let AffectedPath { source, destination, port, protocol, .. } = path;
     let is_over = summary.status == Status::Resolved;
     let counted = |end: &str, is_workload: bool| match is_workload {
-        true => format!("{pods} of {replicas} {end}"),
+        true => format!("{} {end}", pods_of(path)),
         false => end.to_owned(),
     };
     let mut line = match path.sufferer {

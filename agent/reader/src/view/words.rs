@@ -162,8 +162,13 @@ fn beside_first_drop(summary: &Summary, changed: &Changed) -> String {
 
 /// `8 of 8 backend/backend-api cannot reach backend/postgres-primary:5432/TCP`.
 pub(super) fn path_text(path: &AffectedPath) -> String {
-    let AffectedPath { source, destination, port, protocol, pods, replicas, .. } = path;
-    let of = if *replicas > 1 { format!("{pods} of {replicas} ") } else { String::new() };
+    let AffectedPath { source, destination, port, protocol, pods, replicas, gone, .. } = path;
+    let of = match (gone, pods) {
+        (true, 1) => "1 former pod of ".to_owned(),
+        (true, _) => format!("{pods} former pods of "),
+        (false, _) if *replicas > 1 => format!("{pods} of {replicas} "),
+        (false, _) => String::new(),
+    };
     let (from, to) = match path.sufferer {
         AffectedEnd::Source => (format!("{of}{}", source.name), destination.name.clone()),
         AffectedEnd::Destination => (source.name.clone(), format!("{of}{}", destination.name)),

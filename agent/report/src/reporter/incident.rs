@@ -71,6 +71,7 @@ fn resolution_of(happened: Happened) -> Option<IncidentResolution> {
         Happened::Resolved(resolution) => Some(match resolution {
             Resolution::Passes { at } => IncidentResolution::Passes { at: at.into() },
             Resolution::Allowed => IncidentResolution::Allowed,
+            Resolution::Gone => IncidentResolution::Gone,
             Resolution::Silence => IncidentResolution::Silence,
             Resolution::Muted => IncidentResolution::Muted,
         }),
@@ -117,6 +118,7 @@ fn path(affected: &CutPath) -> AffectedPath {
         restarts: affected.health.restarts,
         restarts_since: affected.health.restarts_since,
         pod_names: affected.pods.iter().take(NAMES_MAX).cloned().collect(),
+        gone: affected.are_gone,
         others: affected.others.iter().take(NAMES_MAX).cloned().collect(),
         last_success: affected.worked.map(Into::into),
         successes: affected.connections,

@@ -93,6 +93,7 @@ fn incident(attributes: &mut Attributes, record: &IncidentRecord) -> EventHead {
     let resolution = record.resolution.as_ref().map(|resolution| match resolution {
         IncidentResolution::Passes { .. } => "passes",
         IncidentResolution::Allowed => "allowed",
+        IncidentResolution::Gone => "gone",
         IncidentResolution::Silence => "silence",
         IncidentResolution::Muted => "muted",
     });

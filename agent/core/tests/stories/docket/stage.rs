@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -16,6 +17,7 @@ use whydrop_core::{
     },
     docket::{Action, AnswersQuery, Asked, CutBy, Docket, Settings},
     flow::{Flow, Protocol, Worked},
+    incident::{IncidentChange, JudgedDrop},
     mute::Rule,
     observation::{AttemptId, DropReason, Fact, Observation},
     own_path::Destination,
@@ -137,6 +139,10 @@ pub(crate) struct Stage {
     pub(crate) looked_up: BTreeSet<Query>,
     /// Packets in drops that were reported.
     pub(crate) packets: u64,
+    /// The drops that were reported.
+    pub(crate) drops: Vec<Arc<JudgedDrop>>,
+    /// What was reported of incidents, and when.
+    pub(crate) changes: Vec<(i64, IncidentChange)>,
 }
 
 impl Stage {
@@ -150,6 +156,8 @@ impl Stage {
             lines: Vec::new(),
             looked_up: BTreeSet::new(),
             packets: 0,
+            drops: Vec::new(),
+            changes: Vec::new(),
         }
     }
 
@@ -283,6 +291,7 @@ impl Stage {
                 }
                 Action::Drop(judged) => {
                     self.packets += judged.drop.unreported_packets();
+                    self.drops.push(judged.clone());
                     let last = judged.worked.map(|worked| worked.last);
                     let worked = last.map(|at| format!(", worked at {}", since_start(at)));
                     let judgement = &judged.judgement;
@@ -318,7 +327,10 @@ impl Stage {
                 }
                 Action::Incident(change) => {
                     let severity = change.incident.assessment.severity;
-                    format!("incident {:?} {severity}", change.happened)
+                    let line = format!("incident {:?} {severity}", change.happened);
+                    let at = self.now.duration_since(ms(0)).as_millis();
+                    self.changes.push((i64::try_from(at).expect("some hours"), *change));
+                    line
                 }
                 Action::Note(note) => {
                     let severity = note.severity.map_or("unreported".into(), |s| s.to_string());
@@ -378,7 +390,7 @@ impl Stage {
     }
 }
 
-fn flow(from: u8, to: u8) -> Flow {
+pub(crate) fn flow(from: u8, to: u8) -> Flow {
     Flow { source: address(from), destination: address(to), port: 5432, protocol: Protocol::Tcp }
 }
 

@@ -109,6 +109,7 @@ pub(super) fn path_of(record: &DropRecord) -> AffectedPath {
         restarts: None,
         restarts_since: None,
         pod_names: vec![own],
+        gone: false,
         others: vec![other],
         last_success: record.evidence.last_success,
         successes: record.evidence.successes,

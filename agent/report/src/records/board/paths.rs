@@ -25,6 +25,9 @@ pub(super) fn merged<'a>(paths: impl Iterator<Item = &'a AffectedPath>) -> Vec<A
 }
 
 fn merge(paths: &[&AffectedPath]) -> Option<AffectedPath> {
+    // What is gone at one node counts where none is affected that is there at another.
+    let there: Vec<&AffectedPath> = paths.iter().filter(|path| !path.gone).copied().collect();
+    let (gone, paths) = (there.is_empty(), if there.is_empty() { paths } else { &there });
     // What knows all pods of the cluster knows best how many there are.
     let best = paths.iter().max_by_key(|path| (path.knows_all, path.replicas, &path.pod_names))?;
     let names: BTreeSet<&String> = paths.iter().flat_map(|path| &path.pod_names).collect();
@@ -33,7 +36,7 @@ fn merge(paths: &[&AffectedPath]) -> Option<AffectedPath> {
     let pods = names.len() + unnamed.unwrap_or(0);
     Some(AffectedPath {
         pods,
-        replicas: best.replicas.max(pods),
+        replicas: if gone { best.replicas } else { best.replicas.max(pods) },
         knows_all: best.knows_all,
         pod_names: names.into_iter().take(NAMES_MAX).cloned().collect(),
         others: others.into_iter().take(NAMES_MAX).cloned().collect(),

@@ -1,0 +1,115 @@
+//! Which answers speak for a path, and how strongly.
+//!
+//! The kernel's table of last answers has the addresses of the packets: a client's veth sees who answers
+//! by the address that was dialled, a backend's veth by the backend's own. So of a backend on this node
+//! it is certain which answers are its own; of one on another node that is known only where what was
+//! dialled stands for it alone.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use jiff::Timestamp;
+
+use crate::{
+    cluster::{Snapshot, resolve::Endpoint},
+    correlate::Drop,
+    diagnosis::{Class, Diagnosis},
+    flow::{Answer, Flow, Worked},
+    service::{self, Dial, Fate},
+};
+
+/// The answers that speak for these paths, each of which is as dialled as well where that differs: for
+/// which, how strongly, and when.
+pub(super) fn of(
+    snapshot: &Snapshot,
+    paths: &[(Flow, Option<Flow>)],
+    answers: &[(Flow, Worked)],
+) -> Vec<(Flow, Answer, Timestamp)> {
+    let answers: HashMap<Flow, Timestamp> =
+        answers.iter().map(|(flow, worked)| (*flow, worked.last)).collect();
+    let mut speaking_of = Vec::new();
+    for (flow, dialled) in paths {
+        let is_answered = |flow: &Flow| answers.contains_key(flow);
+        // Most are not: what is behind a Service is not asked for nothing.
+        if !is_answered(flow) && !dialled.as_ref().is_some_and(is_answered) {
+            continue;
+        }
+        for (asked, answer) in speaking(snapshot, flow, dialled.as_ref()) {
+            let Some(at) = answers.get(&asked) else { continue };
+            speaking_of.push((*flow, answer, *at));
+        }
+    }
+    speaking_of
+}
+
+/// The flows whose answers speak for a path: as it was dropped, and as it was dialled where that differs.
+fn speaking(
+    snapshot: &Snapshot,
+    flow: &Flow,
+    dialled: Option<&Flow>,
+) -> impl Iterator<Item = (Flow, Answer)> + use<> {
+    let by_service = |flow: &Flow, wanted: &Flow| {
+        let ends = backends(snapshot, flow)?;
+        let is_wanted =
+            |end: &(IpAddr, u16)| flow == wanted || *end == (wanted.destination, wanted.port);
+        Some(Answer::AsDialled { is_only: ends.len() == 1 && ends.iter().all(is_wanted) })
+    };
+    let own = match dialled {
+        // Translated by then.
+        Some(_) => Answer::OfPath,
+        // Where nobody translates it, whoever answers is the one who was dialled.
+        None => by_service(flow, flow).unwrap_or(Answer::OfPath),
+    };
+    let dialled = dialled.map(|dialled| {
+        let unknown = Answer::AsDialled { is_only: false };
+        (*dialled, by_service(dialled, flow).unwrap_or(unknown))
+    });
+    [(*flow, own)].into_iter().chain(dialled)
+}
+
+/// The flows whose answers say until when a path that was dropped worked, each with the time since when
+/// its ends exist, where that is known: an answer that is older than a pod was not this pod's, as its
+/// address was another's then.
+///
+/// Where it is not known to which backend it went, it is to whatever is behind what was dialled, and
+/// all of that answers for it, if policies do not tell its backends apart.
+pub(super) fn before(
+    snapshot: &Snapshot,
+    drop: &Drop,
+    diagnosis: &Diagnosis,
+) -> Vec<(Flow, Option<Timestamp>)> {
+    let created = |end: &Endpoint| end.pod().and_then(|pod| pod.created);
+    let question = &diagnosis.question;
+    let (source, destination) = (created(&question.source), created(&question.destination));
+    let are_alike = drop.dialled.is_none() && diagnosis.cause.class != Class::CannotTell;
+    let since = |(flow, answer)| match answer {
+        Answer::OfPath | Answer::AsDialled { is_only: true } => {
+            Some((flow, source.max(destination)))
+        }
+        Answer::AsDialled { is_only: false } if are_alike => Some((flow, source)),
+        Answer::AsDialled { is_only: false } => None,
+    };
+    let dialled = drop.flow_dialled();
+    speaking(snapshot, &drop.flow, dialled.as_ref()).filter_map(since).collect()
+}
+
+/// The backends that a flow to a Service may be sent to, as far as is known; `None`: it is to no
+/// Service.
+fn backends(snapshot: &Snapshot, flow: &Flow) -> Option<BTreeSet<(IpAddr, u16)>> {
+    let Flow { source, destination, port, protocol } = *flow;
+    let client = snapshot.resolve(source, None);
+    let dial = Dial { client: &client, port, protocol };
+    let course = service::to_address(snapshot, &dial, destination, None)?;
+    let packets = match &course.fate {
+        Fate::Sent(packets) => packets.as_slice(),
+        Fate::Untranslated(packet) => std::slice::from_ref(&**packet),
+        // It goes on as it is.
+        Fate::NoPort => return None,
+        // It was answered all the same, by whoever was behind it.
+        Fate::Refused { .. } | Fate::Name(_) | Fate::Unknown(_) => &[],
+    };
+    let ends = packets.iter().map(|packet| &packet.arrives);
+    Some(ends.filter_map(|hop| Some((hop.destination.address?, hop.port))).collect())
+}
