@@ -102,6 +102,7 @@ impl Pod {
 
 /// An endpoint of a Service.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "its conditions are booleans in the API as well")]
 pub(crate) struct Endpoint {
     pub(crate) address: u8,
     pub(crate) is_local: bool,
@@ -155,7 +156,7 @@ impl Cluster {
                 has_it && pod.down.is_none_or(|down| time < down + REST)
             })
         };
-        (first..).find(|address| !is_taken(address)).expect("a few pods")
+        (first..=u8::MAX).find(|address| !is_taken(address)).expect("a few pods")
     }
 
     /// What is behind a Service by the pods as the API server has them now.
@@ -180,7 +181,7 @@ impl Cluster {
         let slice = self.slices.get(&service).and_then(|slice| slice.enforced_at(time));
         let endpoints = slice.unwrap_or(&none);
         let usable = |of_node: bool| -> Vec<u8> {
-            let mut ready = endpoints.to_vec();
+            let mut ready = endpoints.clone();
             ready.retain(|own| !of_node || own.is_local == is_local);
             if ready.iter().any(|own| own.is_ready) {
                 ready.retain(|own| own.is_ready);

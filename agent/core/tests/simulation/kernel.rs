@@ -20,6 +20,7 @@ const RETRANSMISSIONS_REPORTED: u32 = 8;
 
 /// What a veth knows of an attempt (`whydrop_ebpf::Attempt`).
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "the bits of `whydrop_ebpf::flags`")]
 struct Attempt {
     dialled: (IpAddr, u16),
     first: Ms,

@@ -84,13 +84,18 @@ fn is_known(of: Dimensions, kind: (Check, When)) -> bool {
     KNOWN.iter().any(|known| known.kind == kind && of.has(world(known.world).of))
 }
 
-/// Plays a world, and fails by the first run with a fault that is not known.
-fn play(name: &str) {
+/// How many seeds each world is played with.
+#[expect(clippy::disallowed_methods, reason = "the core reads no environment; its tests may")]
+fn seeds() -> u64 {
     let seeds = env::var("WHYDROP_SIMULATION_SEEDS").ok();
-    let seeds = seeds.map_or(SEEDS, |seeds| seeds.parse().expect("a number of seeds"));
+    seeds.map_or(SEEDS, |seeds| seeds.parse().expect("a number of seeds"))
+}
+
+/// Plays a world, and fails with a story of each kind of fault that is not known.
+fn play(name: &str) {
     let of = world(name).of;
     let mut kinds: BTreeMap<(Check, When), (u64, Fault)> = BTreeMap::new();
-    for seed in 0..seeds {
+    for seed in 0..seeds() {
         let faults = check::faults(&run::play(&Plan::of(seed, of))).into_iter();
         for fault in faults.filter(|fault| !is_known(of, fault.kind())) {
             kinds.entry(fault.kind()).or_insert((seed, fault));
@@ -147,6 +152,14 @@ fn others_are_looked_up() {
 #[test]
 fn all_at_once() {
     play("everything");
+}
+
+#[test]
+fn a_run_is_its_seeds() {
+    for seed in 0..5 {
+        let plan = Plan::of(seed, EVERYTHING);
+        assert_eq!(story::story(&plan), story::story(&plan));
+    }
 }
 
 /// What no longer fails is to be taken out, so that it cannot come back unseen.

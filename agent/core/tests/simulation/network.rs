@@ -216,7 +216,7 @@ impl Network {
         let mut follows: Vec<(Ms, Next)> = again.into_iter().collect();
         let packet = match course {
             Course::To(backend) => {
-                let (packet, answer) = self.to_backend(attempt, backend, (cluster, kernel), now);
+                let (packet, answer) = self.reach(attempt, backend, (cluster, kernel), now);
                 follows.extend(answer);
                 packet
             }
@@ -243,7 +243,7 @@ impl Network {
     }
 
     /// A SYN with its destination translated.
-    fn to_backend(
+    fn reach(
         &mut self,
         attempt: usize,
         backend: u8,

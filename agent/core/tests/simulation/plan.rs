@@ -13,7 +13,8 @@ use crate::{
 };
 
 /// What a run has besides clients, servers and policies that are there from the start.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each may be there without the others")]
 pub(crate) struct Dimensions {
     /// Policies come, change and go, labels change.
     pub(crate) changes: bool,

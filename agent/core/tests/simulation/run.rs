@@ -1,5 +1,7 @@
 //! A run: everything that a plan says, and all that follows from it, in the order of time.
 
+mod pods;
+
 use std::collections::BTreeMap;
 
 use whydrop_core::{
@@ -11,9 +13,11 @@ use whydrop_core::{
     observation::Observation,
 };
 
+use pods::{PodStep, fresh};
+
 use crate::{
     agent::{Agent, Report},
-    cluster::{API, CANARY, CAST, Cluster, DB, NAMESPACES, Pod, PodState, ROLE, TEAM, address},
+    cluster::{API, Cluster, DB, NAMESPACES, PodState, TEAM, address},
     kernel::Kernel,
     network::{Network, Next, veth},
     objects,
@@ -25,9 +29,8 @@ use crate::{
 /// How often the agent takes its turns.
 const TURN: Ms = 1_000;
 
-/// How long an event may lie in the ring, a link take until it is seen, and a look-up be under way.
+/// How long an event may lie in the ring, and a look-up be under way.
 const RING: Ms = 50;
-const LINK: Ms = 100;
 const LOOK_UP: Ms = 800;
 
 /// Something that is due.
@@ -42,26 +45,12 @@ enum Due {
     Pod(usize, PodStep, Steps, Lag),
     /// The endpoint slice controller looks at a Service's pods.
     Slice(usize, Steps, Lag),
-    Heard(Result<Object, Key>),
+    Heard(Box<Result<Object, Key>>),
     Link(usize, bool),
     Ring,
     /// The API server answers a look-up, and then the agent has it.
     LookUp(Query),
     LookedUp(Query, Vec<Object>, Option<Scale>),
-}
-
-/// What becomes of a pod at the API server.
-#[derive(Clone, Copy, Debug)]
-enum PodStep {
-    Created {
-        is_canary: bool,
-    },
-    /// Its address is known.
-    Addressed,
-    Ready(bool),
-    Client(bool),
-    Terminating,
-    Gone,
 }
 
 /// What happened in a run, all of it, and what the agent reported.
@@ -193,7 +182,9 @@ impl Run {
                 objects.push(objects::slice(server, &self.cluster));
             }
         }
-        objects.into_iter().for_each(|object| self.agent.cluster.apply(object, None));
+        for object in objects {
+            self.agent.cluster.apply(object, None);
+        }
         self.agent.cluster.history_begins(at(0));
     }
 
@@ -249,7 +240,7 @@ impl Run {
                     self.watch(Ok(objects::slice(server, &self.cluster)), lag);
                 }
             }
-            Due::Heard(news) => self.agent.heard(news, self.now),
+            Due::Heard(news) => self.agent.heard(*news, self.now),
             Due::Link(pod, is_there) => {
                 let own = address(self.cluster.pods[pod].address);
                 self.agent.interface(veth(pod), own, is_there, self.now);
@@ -326,112 +317,12 @@ impl Run {
         }
     }
 
-    fn make_pod(&mut self, deployment: usize, slot: usize, is_local: bool, created: Ms) -> usize {
-        let number = self.cluster.pods.len();
-        self.cluster.pods.push(Pod {
-            deployment,
-            slot,
-            name: format!("{}-{number}", CAST[deployment].name),
-            created,
-            is_local,
-            address: 0,
-            up: None,
-            down: None,
-            states: Timeline::default(),
-        });
-        number
-    }
-
-    fn up(&mut self, pod: usize, steps: Steps, lag: Lag) {
-        let last = self.cluster.free_address(self.cluster.pods[pod].is_local, self.now);
-        let own = &mut self.cluster.pods[pod];
-        if own.states.latest().is_none_or(|state| state.is_terminating) {
-            return;
-        }
-        (own.address, own.up) = (last, Some(self.now));
-        self.link(pod, true);
-        let addressed = self.now + steps.status;
-        self.schedule(addressed, Due::Pod(pod, PodStep::Addressed, steps, lag));
-        self.schedule(addressed + steps.ready, Due::Pod(pod, PodStep::Ready(true), steps, lag));
-    }
-
-    fn pod_is(&mut self, pod: usize, step: PodStep, steps: Steps, lag: Lag) {
-        let before = objects::pod(&self.cluster.pods[pod]);
-        let own = &mut self.cluster.pods[pod];
-        let state = match (step, own.states.latest().cloned()) {
-            (PodStep::Created { is_canary }, _) => Some(fresh(own.deployment, is_canary)),
-            (_, None) => return,
-            (_, Some(state)) => step.made_of(state),
-        };
-        own.states.change(self.now, lag.plugin, state);
-        let (is_local, deployment) = (own.is_local, own.deployment);
-        let news = match (objects::pod(own), before) {
-            (Some(now), _) => Ok(now),
-            (None, Some(before)) => Err(before.key()),
-            (None, None) => return,
-        };
-        if is_local || !self.looks_up {
-            self.watch(news, lag);
-        }
-        if CAST[deployment].port.is_some() {
-            self.schedule(self.now + steps.slice, Due::Slice(deployment, steps, lag));
-        }
-    }
-
-    fn pod_goes(&mut self, pod: usize, grace: Option<Ms>, steps: Steps, lag: Lag) {
-        let ends = self.now + grace.unwrap_or(steps.network);
-        self.schedule(ends, Due::Down(pod));
-        match grace {
-            Some(_) => {
-                self.pod_is(pod, PodStep::Terminating, steps, lag);
-                self.schedule(ends + steps.status, Due::Pod(pod, PodStep::Gone, steps, lag));
-            }
-            None => self.pod_is(pod, PodStep::Gone, steps, lag),
-        }
-    }
-
-    fn link(&mut self, pod: usize, is_there: bool) {
-        if self.cluster.pods[pod].is_local && self.cluster.pods[pod].up.is_some() {
-            let time = self.now + self.takes(0, LINK);
-            self.schedule(time, Due::Link(pod, is_there));
-        }
-    }
-
     /// The watch brings it, after what it brings of the same kind before.
     fn watch(&mut self, news: Result<Object, Key>, lag: Lag) {
         let kind = news.as_ref().map_or_else(|key| key.kind, |object| object.key().kind);
         let last = self.heard.entry(kind).or_insert(Ms::MIN);
         *last = (*last).max(self.now + lag.watch);
         let time = *last;
-        self.schedule(time, Due::Heard(news));
-    }
-}
-
-/// A pod as it is created.
-fn fresh(deployment: usize, is_canary: bool) -> PodState {
-    let app = ("app", CAST[deployment].name);
-    PodState {
-        labels: [app].into_iter().chain(is_canary.then_some(CANARY)).collect(),
-        has_address: false,
-        is_ready: false,
-        is_terminating: false,
-    }
-}
-
-impl PodStep {
-    fn made_of(self, state: PodState) -> Option<PodState> {
-        Some(match self {
-            Self::Created { .. } => state,
-            Self::Addressed => PodState { has_address: true, ..state },
-            Self::Ready(is_ready) => PodState { is_ready: is_ready && state.has_address, ..state },
-            Self::Client(is_client) => {
-                let mut labels = state.labels;
-                labels.retain(|label| *label != ROLE);
-                labels.extend(is_client.then_some(ROLE));
-                PodState { labels, ..state }
-            }
-            Self::Terminating => PodState { is_terminating: true, ..state },
-            Self::Gone => return None,
-        })
+        self.schedule(time, Due::Heard(Box::new(news)));
     }
 }

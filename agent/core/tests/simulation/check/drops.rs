@@ -42,8 +42,7 @@ pub(super) fn faults(outcome: &Outcome) -> Vec<Fault> {
             Report::Finding(diagnosis) if !is_true_finding(outcome, diagnosis) => {
                 fault(Check::FalseFinding, Err(When::Plain), diagnosis.question.to_string());
             }
-            Report::Finding(_) => {}
-            Report::Incident(_) => {}
+            Report::Finding(_) | Report::Incident(_) => {}
         }
     }
     faults.extend(unreported(outcome));

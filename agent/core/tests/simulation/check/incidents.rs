@@ -82,7 +82,9 @@ pub(super) fn faults(outcome: &Outcome, of_drops: &[Fault]) -> Vec<Fault> {
                     let path = Path { client, server: packet.server, to: packet.to };
                     let (class, says) = (diagnosis.cause.class, named(diagnosis));
                     // It is of the incident that it was reported of last.
-                    all.values_mut().for_each(|other| drop(other.paths.remove(&path)));
+                    for other in all.values_mut() {
+                        other.paths.remove(&path);
+                    }
                     let followed = all.entry(id).or_default();
                     followed.paths.insert(path, Why { class, says });
                     followed.ever.insert(path);
