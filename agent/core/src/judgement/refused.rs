@@ -2,7 +2,7 @@
 
 use std::mem::discriminant;
 
-use super::Attribution;
+use super::attribution::{Attribution, seen};
 use crate::{
     cluster::{
         Snapshot,

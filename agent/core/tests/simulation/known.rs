@@ -1,0 +1,214 @@
+//! What the docket is known to get wrong, a line for each kind, with a run that shows it.
+
+use crate::check::{Check, When};
+
+/// A kind of fault.
+pub(crate) struct Known {
+    /// The world, and those that have all that this one has.
+    pub(crate) world: &'static str,
+    /// A run of it that has the fault.
+    pub(crate) seed: u64,
+    pub(crate) kind: (Check, When),
+    pub(crate) why: &'static str,
+}
+
+pub(crate) const KNOWN: &[Known] = &[
+    Known {
+        world: "changes",
+        seed: 18,
+        kind: (Check::WrongPolicies, When::PoliciesChanged),
+        why: "a drop is judged by the policies of when it is reported, up to a minute later",
+    },
+    Known {
+        world: "changes",
+        seed: 83,
+        kind: (Check::NotBlamed, When::PoliciesChanged),
+        why: "what policies denied is judged when they allow it; a connect's end counts as its last packet",
+    },
+    Known {
+        world: "changes",
+        seed: 1,
+        kind: (Check::Mixed, When::PoliciesChanged),
+        why: "packets of before and after a change are one report, judged as its last one",
+    },
+    Known {
+        world: "changes",
+        seed: 14,
+        kind: (Check::OpenedLate, When::Plain),
+        why: "what is reported a minute late opens another incident, when its path works or is another pod's",
+    },
+    Known {
+        world: "changes",
+        seed: 10,
+        kind: (Check::OpenedLate, When::Reopened),
+        why: "an incident comes back by packets that were dropped before its path worked again",
+    },
+    Known {
+        world: "churn",
+        seed: 34,
+        kind: (Check::WrongHolder, When::AddressReused),
+        why: "an address is taken to be its pod's since that was created, and for 5 s after it has gone",
+    },
+    Known {
+        world: "churn",
+        seed: 8,
+        kind: (Check::Blamed, When::NobodyThere),
+        why: "packets that found no route are in one report with those that a filter dropped, which are more",
+    },
+    Known {
+        world: "churn",
+        seed: 3,
+        kind: (Check::Mixed, When::NobodyThere),
+        why: "packets that found no route are in one report with those that a policy denied",
+    },
+    Known {
+        world: "churn",
+        seed: 30,
+        kind: (Check::OpenedLate, When::Plain),
+        why: "what is reported a minute late opens another incident, when its path works or is another pod's",
+    },
+    Known {
+        world: "churn",
+        seed: 30,
+        kind: (Check::EndedLate, When::PodsGone),
+        why: "an incident whose pods have gone stays open until nobody has tried for ten minutes",
+    },
+    Known {
+        world: "slow answers",
+        seed: 0,
+        kind: (Check::Answered, When::AnsweredLater),
+        why: "the copy of a SYN that the server frees as it answers again counts as a drop, while the answer is on its way",
+    },
+    Known {
+        world: "Services",
+        seed: 0,
+        kind: (Check::Overreported, When::SeveralBackends),
+        why: "packets of one attempt count for the last of its backends, and of one Service for a backend that is open",
+    },
+    Known {
+        world: "Services",
+        seed: 0,
+        kind: (Check::Underreported, When::SeveralBackends),
+        why: "packets of one attempt count for the last of its backends, and of one Service for a backend that is open",
+    },
+    Known {
+        world: "Services",
+        seed: 113,
+        kind: (Check::WrongService, When::Plain),
+        why: "a drop that counters open does not take over what they say was dialled",
+    },
+    Known {
+        world: "Services",
+        seed: 24,
+        kind: (Check::WrongPath, When::SeveralBackends),
+        why: "signs of which only the Service is known count for a backend whose drop is open",
+    },
+    Known {
+        world: "Services",
+        seed: 32,
+        kind: (Check::EndedEarly, When::Passes),
+        why: "the answer of one backend through the Service ends the path to another one",
+    },
+    Known {
+        world: "Services",
+        seed: 111,
+        kind: (Check::EndedEarly, When::Silence),
+        why: "a path's packets were counted for another backend, so that it seems to be silent",
+    },
+    Known {
+        world: "Services",
+        seed: 32,
+        kind: (Check::UntrueEnd, When::Passes),
+        why: "the answer of one backend through the Service ends the path to another one",
+    },
+    Known {
+        world: "Services",
+        seed: 111,
+        kind: (Check::UntrueEnd, When::Silence),
+        why: "a path's packets were counted for another backend, so that it seems to be silent",
+    },
+    Known {
+        world: "no endpoints",
+        seed: 4,
+        kind: (Check::WrongPath, When::ByProxy),
+        why: "what kube-proxy drops counts for a backend whose drop is open",
+    },
+    Known {
+        world: "no endpoints",
+        seed: 0,
+        kind: (Check::Blamed, When::ByProxy),
+        why: "what kube-proxy drops is judged by policies over its backends, and by endpoints of later",
+    },
+    Known {
+        world: "no endpoints",
+        seed: 78,
+        kind: (Check::OpenedLate, When::Plain),
+        why: "what is reported a minute late opens another incident, when its path works or is another pod's",
+    },
+    Known {
+        world: "another node",
+        seed: 7,
+        kind: (Check::Unreported, When::SeveralBackends),
+        why: "signs of which only the Service is known count for a backend whose drop is open",
+    },
+    Known {
+        world: "another node",
+        seed: 184,
+        kind: (Check::WrongPolicies, When::DroppedElsewhere),
+        why: "where backends differ, egress is judged by the Service's address and port instead of theirs",
+    },
+    Known {
+        world: "another node",
+        seed: 184,
+        kind: (Check::FalseFinding, When::Plain),
+        why: "where backends differ, egress is judged by the Service's address and port instead of theirs",
+    },
+    Known {
+        world: "everything",
+        seed: 32,
+        kind: (Check::Unreported, When::ByProxy),
+        why: "what kube-proxy drops counts for a backend whose drop is open",
+    },
+    Known {
+        world: "everything",
+        seed: 52,
+        kind: (Check::WrongPolicies, When::SeveralBackends),
+        why: "signs of another backend make its drop as late as theirs, and it is judged by then",
+    },
+    Known {
+        world: "everything",
+        seed: 29,
+        kind: (Check::Blamed, When::AnsweredLater),
+        why: "the copy of a SYN that a server freed is in one report with what a policy denied",
+    },
+    Known {
+        world: "everything",
+        seed: 19,
+        kind: (Check::NotBlamed, When::SeveralBackends),
+        why: "the copy of a SYN that a server freed makes what a policy denied look as if it had been delivered",
+    },
+    Known {
+        world: "everything",
+        seed: 139,
+        kind: (Check::NotBlamed, When::AddressReused),
+        why: "a backend that is not ready by the time of the look-up is not looked up, and so unknown",
+    },
+    Known {
+        world: "everything",
+        seed: 4,
+        kind: (Check::Mixed, When::AnsweredLater),
+        why: "the copy of a SYN that a server freed is in one report with what a policy denied",
+    },
+    Known {
+        world: "everything",
+        seed: 0,
+        kind: (Check::Mixed, When::SeveralBackends),
+        why: "packets of before and after a change are one report, judged as its last one",
+    },
+    Known {
+        world: "everything",
+        seed: 156,
+        kind: (Check::EndedLate, When::Passes),
+        why: "an incident of which some pods pass and others have gone stays open",
+    },
+];
