@@ -444,8 +444,7 @@ fn icmp<B: Bytes>(bytes: &B, outer: &Headers, ethertype: u16) -> Option<Packet> 
         }
         _ => return None,
     };
-    let packet =
-        from_client(&quoted, Role::Unreachable, ports.source, ports.destination, sequence);
+    let packet = from_client(&quoted, Role::Unreachable, ports.source, ports.destination, sequence);
     Some(Packet { reason: icmp_reason(v6, icmp.kind, icmp.code), ..packet })
 }
 

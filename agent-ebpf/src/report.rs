@@ -15,8 +15,8 @@ use whydrop_ebpf::{
 
 use crate::{
     maps::{
-        ACTIVE, COUNTS_IN_B, ATTEMPTS, COUNTERS, EVENTS, LOCATIONS, RING_BYTES, SUCCESSES, TALLY_A, TALLY_B,
-        TALLY_FULL, WAITING, layout,
+        ACTIVE, ATTEMPTS, COUNTERS, COUNTS_IN_B, EVENTS, LOCATIONS, RING_BYTES, SUCCESSES, TALLY_A,
+        TALLY_B, TALLY_FULL, WAITING, layout,
     },
     parse::Packet,
 };

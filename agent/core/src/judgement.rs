@@ -100,7 +100,7 @@ impl Judgement {
     pub fn denied_since(&self) -> Option<Timestamp> {
         match &self.changed {
             Attribution::None => None,
-_ if self.diagnosis.cause.by_kube_proxy().is_some() => None,
+            _ if self.diagnosis.cause.by_kube_proxy().is_some() => None,
             Attribution::Seen { changes, .. } => changes.iter().map(|change| change.at).min(),
             Attribution::Older { .. } => {
                 let verdict = &self.diagnosis.verdict;

@@ -17,7 +17,7 @@ use crate::{
     correlate::Drop,
     diagnosis::{Class, Diagnosis},
     flow::{Answer, Flow, Worked},
-    service::{self, Dial, Fate},
+    service::{self, Dial, Fate, Refusal},
 };
 
 /// The answers that speak for these paths, each of which is as dialled as well where that differs: for
@@ -106,7 +106,9 @@ fn backends(snapshot: &Snapshot, flow: &Flow) -> Option<BTreeSet<(IpAddr, u16)>>
         Fate::Sent(packets) => packets.as_slice(),
         Fate::Untranslated(packet) => std::slice::from_ref(&**packet),
         // It goes on as it is.
-        Fate::NoPort => return None,
+        Fate::Refused { refusal: Refusal::NoPort | Refusal::FormerAddress { .. }, .. } => {
+            return None;
+        }
         // It was answered all the same, by whoever was behind it.
         Fate::Refused { .. } | Fate::Name(_) | Fate::Unknown(_) => &[],
     };

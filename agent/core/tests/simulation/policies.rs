@@ -97,6 +97,7 @@ impl Net {
             created: Some(whole_second(created)),
             written: None,
             mute: None,
+            is_remedy: false,
             layer: Layer::NetworkPolicy,
             order: KUBERNETES_ORDER,
             subject: PodPeer::new(Namespaces::Own(namespace), selector(self.selects)),

@@ -71,7 +71,7 @@ fn line(report: &Report) -> String {
                 by.join(", "),
                 drop.unreported_packets(),
                 judged.worked.map(|worked| crate::time::ms(worked.last)),
-                diagnosis.incident()
+                judged.incident.0
             )
         }
         Report::Finding(diagnosis) => format!("finding {}", diagnosis.question),

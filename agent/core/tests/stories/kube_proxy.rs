@@ -459,7 +459,7 @@ fn refused_client() -> Drop {
 fn steps_of(scene: &Scene, drop: &Drop) -> Vec<Step> {
     let snapshot = scene.cluster.snapshot();
     let judgement = judge(&snapshot, scene.cluster.history(), &case_of(drop));
-    let judged = JudgedDrop { drop: drop.clone(), judgement, worked: None };
+    let judged = JudgedDrop::new(drop.clone(), judgement, None);
     let mut book = IncidentBook::default();
     let now = drop.evidence.last() + SignedDuration::from_secs(1);
     book.add(&judged, now);

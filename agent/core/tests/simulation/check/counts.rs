@@ -101,7 +101,7 @@ fn of_incidents(outcome: &Outcome) -> Vec<Fault> {
     for (at, report) in &outcome.reports {
         match report {
             Report::Drop(judged) => {
-                let id = IncidentId(judged.judgement.diagnosis.incident());
+                let id = judged.incident;
                 let packets = judged.drop.evidence.packets();
                 drops.entry(id).or_default().insert(judged.drop.id, packets);
             }

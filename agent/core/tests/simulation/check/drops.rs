@@ -73,7 +73,8 @@ impl Outcome {
 
 /// What denies it by the report.
 pub(super) fn named(diagnosis: &Diagnosis) -> Denial {
-    let by = diagnosis.responsible().iter().map(|policy| policy.reference.to_string()).collect();
+    let leading = diagnosis.cause.direction.map(|d| diagnosis.verdict.direction(d).responsible());
+    let by = leading.iter().flatten().map(|policy| policy.reference.to_string()).collect();
     Denial { is_egress: diagnosis.cause.direction == Some(Direction::Egress), by }
 }
 

@@ -67,8 +67,7 @@ pub(super) fn faults(outcome: &Outcome, of_drops: &[Fault]) -> Vec<Fault> {
         match report {
             Report::Drop(judged) => {
                 let diagnosis = &judged.judgement.diagnosis;
-                let id = IncidentId(diagnosis.incident());
-                let followed = all.entry(id).or_default();
+                let followed = all.entry(judged.incident).or_default();
                 let mut own = of_drops.iter().filter(|fault| fault.report == Some(number));
                 followed.is_doubtful |= own.any(|fault| fault.check.is_of_cause());
                 // What was dropped before it was over is part of it.
@@ -85,7 +84,7 @@ pub(super) fn faults(outcome: &Outcome, of_drops: &[Fault]) -> Vec<Fault> {
                     for other in all.values_mut() {
                         other.paths.remove(&path);
                     }
-                    let followed = all.entry(id).or_default();
+                    let followed = all.entry(judged.incident).or_default();
                     followed.paths.insert(path, Why { class, says });
                     followed.ever.insert(path);
                 }
@@ -214,7 +213,7 @@ fn of_change(
     let when = match resolution {
         Resolution::Passes { .. } => When::Passes,
         Resolution::Allowed => When::Allowed,
-        Resolution::Silence => When::Silence,
+        Resolution::Silence | Resolution::Gone => When::Silence,
         Resolution::Muted => When::Plain,
     };
     let failing = followed.paths.iter().find(|(path, why)| path.fails(outcome, why, at));
@@ -237,6 +236,9 @@ fn of_change(
         Resolution::Silence => {
             paths.all(|path| path.failed(outcome, at).is_none_or(|f| at - f >= silence()))
         }
+        Resolution::Gone => paths.all(|path| {
+            path.pods(outcome).is_none_or(|(client, server)| !client.is_up(at) || !server.is_up(at))
+        }),
         Resolution::Muted => false,
     };
     // An incident of nothing that truly failed has no true end; its drops are faults of their own.
