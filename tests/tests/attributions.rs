@@ -215,7 +215,7 @@ fn check(case: &Value, sequence: &Sequence) -> Result<Tally, TestCaseError> {
         let place = format!("{}: {flow}: {:?}", case["id"], judgement.changed);
         match (&judgement.changed, flip) {
             (Attribution::Older { .. }, None) => {}
-            (Attribution::Seen(named), Some(_)) if sequence.is_sudden => {
+            (Attribution::Seen { changes: named, .. }, Some(_)) if sequence.is_sudden => {
                 tally.named += 1;
                 prop_assert!(!is_denied(&without(&played, named)), "{}", place);
                 for spared in 0..named.len() {
@@ -224,7 +224,7 @@ fn check(case: &Value, sequence: &Sequence) -> Result<Tally, TestCaseError> {
                     prop_assert!(is_denied(&without(&played, &fewer)), "{} {}", place, spared);
                 }
             }
-            (Attribution::Seen(named), Some(flip)) => {
+            (Attribution::Seen { changes: named, .. }, Some(flip)) => {
                 tally.named += 1;
                 let (at, key) = &played.steps[flip - 1];
                 prop_assert_eq!(named.len(), 1, "{}", place);
