@@ -131,7 +131,7 @@ fn record(is_ready: bool, drop: Drop) -> Record {
         fate: Fate::Dropped(&drop.evidence),
     };
     let judgement = judge(&snapshot, cluster.history(), &case);
-    let judged = JudgedDrop { drop, judgement, worked: None };
+    let judged = JudgedDrop::new(drop, judgement, None);
     Reporter { node: "n2".to_owned() }.drop(now, &snapshot, &judged)
 }
 
