@@ -122,6 +122,8 @@ pub enum Situation {
     Probe(Probe),
     /// The first moments of a pod, which the CNI had not let in yet.
     Start,
+    /// The end of a pod, which the CNI lets in no more.
+    End,
     /// A pod asks the API server.
     ApiServer,
     /// The API server calls a webhook, an aggregated API or a conversion.

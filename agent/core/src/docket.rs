@@ -13,14 +13,16 @@
 //!                                                        └─▶ Drop | Muted
 //! ```
 //!
-//! A drop is diagnosed when it comes, and again where the cluster has changed by the time at which it
-//! is decided. It waits for look-ups, where who is at its ends is not known, and then, where policies
-//! do not explain it, for policies that are on their way. How a wait ends:
+//! A drop is diagnosed as of its last packets when it comes, and again where more is known by the time
+//! at which it is decided. It waits for look-ups, where who is at its ends is not known, and then, where policies
+//! do not explain it, for policies that are on their way. What policies do not explain and was answered
+//! meanwhile is none. How a wait ends:
 //!
 //! | waits for | ends when | else after |
 //! |---|---|---|
 //! | look-ups | nothing is missing any more | [`LOOK_UP`] |
 //! | the cluster | | [`CATCH_UP`] |
+//! | an answer, where nothing was dropped here | | [`ANSWER`] after its first sign |
 //! | anything | the queue is full ([`PENDING_MAX`]): it does not begin | |
 
 mod action;
@@ -44,11 +46,11 @@ use crate::{
         look_up::Query,
         resolve::{Endpoint, Holder},
     },
-    correlate::{self, Correlated, Correlator, Drop, Folded},
-    diagnosis::{Class, Diagnosis, diagnose, to_look_up},
+    correlate::{self, Correlated, Correlator, Drop, Evidence, Folded},
+    diagnosis::{Class, Diagnosis, reason::has_arrived, to_look_up},
     flow::{Flow, Worked},
     incident::{IncidentBook, IncidentId, JudgedDrop},
-    judgement::Judgement,
+    judgement::{Diagnosed, Judgement},
     mute::{self, Muted, MutedBy, muted, muted_source},
     observation::Observation,
     own_path::Destination,
@@ -58,7 +60,7 @@ use action::Then;
 pub use action::{Action, AnswersQuery, Asked, CutBy, Note};
 use notes::Notes;
 use own_path::OwnPath;
-pub use pending::{CATCH_UP, LOOK_UP, PENDING_MAX};
+pub use pending::{ANSWER, CATCH_UP, LOOK_UP, PENDING_MAX};
 use pending::{Pending, Queue, Stage, Subject, case_of};
 use recheck::Recheck;
 
@@ -113,6 +115,7 @@ pub struct Docket {
     notes: Notes,
     own_path: OwnPath,
     reported: u64,
+    answered_late: u64,
     of_no_pod: u64,
     refused: u64,
     /// It is about to end: nothing waits any more.
@@ -149,6 +152,7 @@ impl Docket {
             notes: Notes::default(),
             own_path: OwnPath::to(destinations),
             reported: 0,
+            answered_late: 0,
             of_no_pod: 0,
             refused: 0,
             is_flushing: false,
@@ -158,6 +162,10 @@ impl Docket {
     /// Handles what the kernel saw. Of a flow that goes unanswered once more, its table knows whether
     /// it worked in between.
     pub fn observed(&mut self, seen: &Observation) -> Option<Action> {
+        if has_arrived(&seen.fact) {
+            self.correlator.arrived(seen);
+            return None;
+        }
         if let Some(flow) = self.correlator.attempted_again(seen) {
             let then = Then::Observe(Box::new(seen.clone()));
             let asked = Asked::Last(vec![flow]);
@@ -235,9 +243,17 @@ impl Docket {
                 }
                 self.correlator.observe(&seen);
             }
-            Then::Decide { drop, diagnosis } => {
-                let worked = answers.iter().map(|(_, worked)| *worked).reduce(Worked::or);
-                self.judge(*drop, *diagnosis, worked, &mut moment);
+            Then::Decide { drop, diagnosed } => {
+                // Another way by which the same was dialled says nothing of this one.
+                let own = answers.iter().filter(|(flow, _)| *flow == drop.flow);
+                let last = own.map(|(_, worked)| worked.last).max();
+                if self.is_answered(&drop, &diagnosed.diagnosis, last) {
+                    self.answered_late += drop.unreported_packets();
+                    self.correlator.recovered(&drop);
+                } else {
+                    let worked = answers.iter().map(|(_, worked)| *worked).reduce(Worked::or);
+                    self.judge(*drop, *diagnosed, worked, &mut moment);
+                }
             }
             Then::Recheck => {
                 for (flow, worked) in answers {
@@ -285,7 +301,7 @@ impl Docket {
         Account {
             observed,
             reported: self.reported,
-            answered: recovered,
+            answered: recovered + self.answered_late,
             folded,
             shed,
             of_no_pod: self.of_no_pod,
@@ -332,14 +348,14 @@ impl Docket {
 
     fn dropped(&mut self, drop: Drop, moment: &mut Moment<'_>) {
         let snapshot = &moment.snapshot;
-        let diagnosis = diagnose(snapshot, &case_of(&drop));
-        let own = self.own_path.dropped(&drop, &diagnosis, snapshot, moment.now);
+        let diagnosed = Diagnosed::new(moment.history, snapshot, &case_of(&drop));
+        let own = self.own_path.dropped(&drop, &diagnosed.diagnosis, snapshot, moment.now);
         moment.actions.extend(own);
-        if !concerns_pods(&drop, &diagnosis, &self.node, snapshot) {
+        if !concerns_pods(&drop, &diagnosed.diagnosis, &self.node, snapshot) {
             self.of_no_pod += drop.unreported_packets();
             return;
         }
-        let pending = Pending::new(Subject::Drop(Box::new(drop)), diagnosis, snapshot);
+        let pending = Pending::new(Subject::Drop(Box::new(drop)), diagnosed, snapshot);
         self.look_up(pending, moment);
     }
 
@@ -347,11 +363,11 @@ impl Docket {
     /// are about to say otherwise.
     fn answered(&mut self, flow: Flow, at: Timestamp, moment: &mut Moment<'_>) {
         let (snapshot, subject) = (&moment.snapshot, Subject::Answer { flow, at });
-        let diagnosis = diagnose(snapshot, &subject.case());
+        let diagnosed = Diagnosed::new(moment.history, snapshot, &subject.case());
         // Without a policy over a pod of this node there is nothing to enforce here.
-        let verdict = &diagnosis.verdict;
+        let verdict = &diagnosed.diagnosis.verdict;
         if !verdict.egress.trace.is_empty() || !verdict.ingress.trace.is_empty() {
-            self.look_up(Pending::new(subject, diagnosis, snapshot), moment);
+            self.look_up(Pending::new(subject, diagnosed, snapshot), moment);
         }
     }
 
@@ -368,8 +384,8 @@ impl Docket {
 
     /// Lets a case wait that policies do not explain, for they may be on their way.
     fn catch_up(&mut self, mut pending: Pending, moment: &mut Moment<'_>) {
-        pending.refresh(&moment.snapshot);
-        let class = pending.diagnosis.cause.class;
+        pending.refresh(&moment.snapshot, moment.history);
+        let class = pending.diagnosed.diagnosis.cause.class;
         match (&pending.subject, class) {
             (Subject::Drop(_), Class::OutOfSync | Class::NotPolicy | Class::CannotTell)
             | (Subject::Answer { .. }, Class::NotEnforced) => {
@@ -387,11 +403,13 @@ impl Docket {
     }
 
     fn decide(&mut self, mut pending: Pending, moment: &mut Moment<'_>) {
-        pending.refresh(&moment.snapshot);
-        let Pending { subject, diagnosis, .. } = pending;
+        pending.refresh(&moment.snapshot, moment.history);
+        let Pending { subject, diagnosed, .. } = pending;
         match subject {
-            Subject::Drop(drop) => self.decide_drop(drop, diagnosis, moment),
-            Subject::Answer { flow, at } => self.decide_answer(flow, at, diagnosis, moment),
+            Subject::Drop(drop) => self.decide_drop(drop, diagnosed, moment),
+            Subject::Answer { flow, at } => {
+                self.decide_answer(flow, at, Box::new(diagnosed.diagnosis), moment);
+            }
         }
     }
 
@@ -414,26 +432,37 @@ impl Docket {
 
     /// Asks which connections of the flow, as dialled or as translated, were answered, and then judges
     /// the drop.
-    fn decide_drop(&mut self, drop: Box<Drop>, diagnosis: Box<Diagnosis>, moment: &mut Moment<'_>) {
-        if !diagnosis.is_reportable(&drop.evidence) {
+    fn decide_drop(&mut self, drop: Box<Drop>, diagnosed: Box<Diagnosed>, moment: &mut Moment<'_>) {
+        if !diagnosed.diagnosis.is_reportable(&drop.evidence) {
             self.refused += drop.unreported_packets();
             return;
         }
-        let asked = Asked::Worked(flows_of(&drop, &diagnosis.question));
-        moment.ask(asked, Then::Decide { drop, diagnosis });
+        let asked = Asked::Worked(flows_of(&drop, &diagnosed.diagnosis.question));
+        moment.ask(asked, Then::Decide { drop, diagnosed });
+    }
+
+    /// Whether a drop that no policy explains was answered after its last sign, none of its attempts
+    /// having failed: it was late, and not lost. `last`: the last answer that its flow got.
+    fn is_answered(&self, drop: &Drop, diagnosis: &Diagnosis, last: Option<Timestamp>) -> bool {
+        let class = diagnosis.cause.class;
+        let is_held = matches!(class, Class::OutOfSync | Class::NotPolicy | Class::CannotTell);
+        let Evidence { failed, rejected, .. } = drop.evidence;
+        let answered = last.max(self.correlator.answered(&drop.flow));
+        let is_open = failed.is_none() && rejected.is_none();
+        is_held && is_open && answered >= Some(drop.evidence.last())
     }
 
     fn judge(
         &mut self,
         drop: Drop,
-        diagnosis: Diagnosis,
+        diagnosed: Diagnosed,
         worked: Option<Worked>,
         moment: &mut Moment<'_>,
     ) {
         let last_success = worked.map(|worked| worked.last);
         let (snapshot, case) = (&moment.snapshot, case_of(&drop));
         let judgement =
-            Judgement::in_hindsight(snapshot, moment.history, &case, diagnosis, last_success);
+            Judgement::new(snapshot, moment.history, &case, diagnosed, last_success);
         let diagnosis = &judgement.diagnosis;
         if !diagnosis.is_reportable(&drop.evidence) {
             self.refused += drop.unreported_packets();

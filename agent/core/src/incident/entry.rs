@@ -21,7 +21,7 @@ use crate::{
     cluster::{Name, Snapshot, look_up::Query, resolve::Endpoint},
     correlate::DropId,
     diagnosis::{
-        Diagnosis,
+        Diagnosis, Hindsight,
         reason::{Established, established},
     },
     flow::Flow,
@@ -123,8 +123,11 @@ impl Entry {
         let JudgedDrop { drop, judgement, worked } = judged;
         let last_success = worked.map(|worked| worked.last);
         let (evidence, diagnosis) = (&drop.evidence, &judgement.diagnosis);
+        // The tail of what was lifted meanwhile does not bring it back.
+        let is_lifted = matches!(diagnosis.cause.hindsight, Some(Hindsight::LiftedSince(_)));
         if let Reported::Resolved { at, .. } = self.reported
             && evidence.last() > at
+            && !is_lifted
         {
             self.reported = Reported::Back { resolved: at };
             self.reopened += 1;

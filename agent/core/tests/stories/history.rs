@@ -5,6 +5,7 @@ use crate::build::{
     policy_key, rule, workload,
 };
 use ipnet::IpNet;
+use jiff::Timestamp;
 use proptest::prelude::*;
 use whydrop_core::{
     cluster::{
@@ -13,7 +14,8 @@ use whydrop_core::{
         object::{Key, Kind, Object, Pod},
     },
     diagnosis::{Class, diagnose},
-    judgement::{Attribution, Judgement, judge},
+    correlate::Drop,
+    judgement::{Attribution, Diagnosed, Judgement, judge},
     policy::{
         Action, Block, Layer, Peer, Peers, PolicyKind, Rule, network_policy,
         order::Order,
@@ -352,6 +354,31 @@ proptest! {
     }
 
     #[test]
+    fn a_drop_is_judged_by_the_cluster_of_its_time(
+        steps in prop::collection::vec(step(), 1..16), then in 0..16_usize,
+    ) {
+        let mut cluster = open();
+        let mut snapshots = vec![cluster.snapshot()];
+        for (step, seconds) in steps.iter().zip((10..).step_by(10)) {
+            play(&mut cluster, step, seconds);
+            snapshots.push(cluster.snapshot());
+        }
+        let then = then.min(steps.len());
+        let seconds = i64::try_from(then).expect("small") * 10 + 5;
+        let drop = dropped(address(10), address(20), 8080, &[seconds]);
+        let judgement = judge(&cluster.snapshot(), cluster.history(), &case_of(&drop));
+        // Those who attempted it and the policies are what they were; what lifted it is a remark.
+        let of_then = diagnose(&snapshots[then], &case_of(&drop));
+        let (now, then) = (&judgement.diagnosis, &of_then);
+        if then.cause.class.is_denial() {
+            prop_assert_eq!(now.cause.class, then.cause.class);
+            prop_assert_eq!(now.incident(), then.incident());
+        } else {
+            prop_assert!(!now.verdict.decision().is_denied() || now.cause.hindsight.is_some());
+        }
+    }
+
+    #[test]
     fn all_that_came_at_once_is_named_and_no_more(
         before in prop::collection::vec(step(), 0..6),
         together in prop::collection::vec(step(), 1..6),
@@ -474,6 +501,13 @@ fn a_relabelled_pod_that_moved_tells_both() {
     );
 }
 
+/// A drop whose flow was last answered then, judged with all that is known at the end.
+fn judge_after(cluster: &Cluster, drop: &Drop, worked: Option<Timestamp>) -> Judgement {
+    let (snapshot, history, case) = (cluster.snapshot(), cluster.history(), case_of(drop));
+    let diagnosed = Diagnosed::new(history, &snapshot, &case);
+    Judgement::new(&snapshot, history, &case, diagnosed, worked)
+}
+
 /// SYNs at these seconds, which netfilter dropped, judged with all that is known at the end.
 fn judge_drop(cluster: &Cluster, seconds: &[i64]) -> Judgement {
     let drop = dropped(address(10), address(20), 8080, seconds);
@@ -532,10 +566,7 @@ fn the_last_of_what_was_denied_is_no_lag_once_it_has_worked_since() {
     apply_policy(&mut cluster, "allow", vec![allow_web()], 100);
     let judged = |dropped_at, worked: Option<i64>| {
         let drop = dropped(address(10), address(20), 8080, &[dropped_at]);
-        let (snapshot, case) = (cluster.snapshot(), case_of(&drop));
-        let diagnosis = diagnose(&snapshot, &case);
-        let worked = worked.map(at);
-        Judgement::in_hindsight(&snapshot, cluster.history(), &case, diagnosis, worked)
+        judge_after(&cluster, &drop, worked.map(at))
     };
     let class = |dropped_at, worked| judged(dropped_at, worked).diagnosis.cause.class;
     assert_eq!(class(101, Some(102)), class(95, None));
@@ -549,13 +580,9 @@ fn the_last_of_what_was_denied_is_no_lag_once_it_has_worked_since() {
 fn what_died_and_worked_again_before_the_denial_did_not_die_of_it() {
     let mut cluster = open();
     apply_policy(&mut cluster, "default-deny", Vec::new(), 100);
-    let drop = dropped(address(10), address(20), 8080, &[95, 96]);
-    let judged = |worked| {
-        let (snapshot, case) = (cluster.snapshot(), case_of(&drop));
-        let diagnosis = diagnose(&snapshot, &case);
-        Judgement::in_hindsight(&snapshot, cluster.history(), &case, diagnosis, worked)
-    };
-    let judgement = judged(Some(at(98)));
+    let drop = dropped(address(10), address(20), 8080, &[97, 98]);
+    let judged = |worked| judge_after(&cluster, &drop, worked);
+    let judgement = judged(Some(at(99)));
     assert_eq!(judgement.diagnosis.cause.class, Class::NotPolicy);
     assert_eq!(judgement.changed, Attribution::None);
     assert!(judgement.remedy.is_none());
@@ -563,6 +590,35 @@ fn what_died_and_worked_again_before_the_denial_did_not_die_of_it() {
     for worked in [None, Some(at(90))] {
         assert_eq!(judged(worked).diagnosis.cause.class, Class::DefaultDeny, "{worked:?}");
     }
+}
+
+#[test]
+fn a_denial_that_was_seen_soon_after_is_what_dropped_it() {
+    let class = |created: i64| {
+        let mut cluster = open();
+        apply_policy(&mut cluster, "default-deny", Vec::new(), created);
+        judge_drop(&cluster, &[95]).diagnosis.cause.class
+    };
+    assert_eq!([95, 97, 98].map(class), [Class::DefaultDeny, Class::DefaultDeny, Class::NotPolicy]);
+}
+
+#[test]
+fn what_changes_is_taken_back_and_what_is_learned_stays() {
+    let mut cluster = open();
+    cluster.look_up_on_demand();
+    apply_policy(&mut cluster, "allow", vec![allow_web()], 10);
+    let client = |app: &str| Object::Pod(pod("frontend", "web-0", 10, &[("app", app)]));
+    // Followed, it is seen to lose its label after the drop; looked up, it is found without it.
+    cluster.apply(client("shop"), Some(at(100)));
+    assert_eq!(judge_drop(&cluster, &[95]).diagnosis.cause.class, Class::NotPolicy.max(Class::OutOfSync).min(Class::OutOfSync));
+    let mut cluster = open();
+    cluster.look_up_on_demand();
+    apply_policy(&mut cluster, "allow", vec![allow_web()], 10);
+    cluster.apply_found(client("shop"), at(100));
+    let judgement = judge_drop(&cluster, &[95]);
+    assert_eq!(judgement.diagnosis.cause.class, Class::PodSelectorMismatch);
+    let expected = "Pod frontend/web-0 relabelled at 100: label app is shop, was web";
+    assert_eq!(words(&judgement.changed), [expected]);
 }
 
 #[test]
