@@ -190,17 +190,21 @@ impl Correlator {
     /// Closes a drop, since it was answered after all. What is seen of the flow from now on is
     /// another, reported at once.
     pub fn recovered(&mut self, drop: &Drop) {
-        let is_it = |key: &Key| self.open.get(key).is_some_and(|open| open.drop.id == drop.id);
-        let key = self.keys_of(&drop.flow).find(is_it);
-        if let Some(key) = key {
-            self.close_with_news(&key);
+        let Some(key) = self.key_of(drop) else { return };
+        if let Some(open) = self.open.get_mut(&key) {
+            open.drop.evidence.was_not_reported();
         }
+        self.close_with_news(&key);
     }
 
-    /// When an attempt of an open flow was last answered after something had been seen of it.
-    pub fn answered(&self, flow: &Flow) -> Option<Timestamp> {
-        let open = self.keys_of(flow).filter_map(|key| self.open.get(&key));
-        open.filter_map(|open| open.drop.evidence.answered).max()
+    /// What is known by now of a drop that goes on; `None`: it does not.
+    pub fn evidence_of(&self, drop: &Drop) -> Option<&Evidence> {
+        Some(&self.open.get(&self.key_of(drop)?)?.drop.evidence)
+    }
+
+    fn key_of(&self, drop: &Drop) -> Option<Key> {
+        let is_it = |key: &Key| self.open.get(key).is_some_and(|open| open.drop.id == drop.id);
+        self.keys_of(&drop.flow).find(is_it)
     }
 
     /// Packets that this kernel freed though they had arrived: they are no attempt's trouble.
@@ -316,15 +320,13 @@ impl Correlator {
 
     fn answered_late(&mut self, attempt: &AttemptId, observation: &Observation) {
         let at = observation.at;
-        let Some(pending) = self.pending.remove(attempt) else {
-            // Too late to take back what was reported of the flow; that it works again is reported.
-            for key in self.keys_of(&observation.flow).collect::<Vec<_>>() {
-                if let Some(open) = self.open.get_mut(&key) {
-                    open.drop.evidence.answered = open.drop.evidence.answered.max(Some(at));
-                }
+        // Too late to take back what was reported of the flow; that it works again is reported.
+        for key in self.keys_of(&observation.flow).collect::<Vec<_>>() {
+            if let Some(open) = self.open.get_mut(&key) {
+                open.drop.evidence.answered = open.drop.evidence.answered.max(Some(at));
             }
-            return;
-        };
+        }
+        let Some(pending) = self.pending.remove(attempt) else { return };
         self.due.remove(&(pending.due, *attempt));
         self.release(attempt.source);
         self.account.recovered += pending.evidence.kernel_packets();

@@ -179,6 +179,11 @@ pub struct Cause {
 }
 
 impl Cause {
+    /// Whether it is of a moment: a pod's beginning, or its end.
+    pub(crate) const fn passes_by_itself(&self) -> bool {
+        matches!(self.situation, Some(Situation::Start | Situation::End))
+    }
+
     /// Leaves out all that names a policy: something else is the cause.
     pub(crate) fn leave_policies_out(&mut self) {
         (self.direction, self.situation) = (None, None);

@@ -244,16 +244,7 @@ impl Docket {
                 self.correlator.observe(&seen);
             }
             Then::Decide { drop, diagnosed } => {
-                // Another way by which the same was dialled says nothing of this one.
-                let own = answers.iter().filter(|(flow, _)| *flow == drop.flow);
-                let last = own.map(|(_, worked)| worked.last).max();
-                if self.is_answered(&drop, &diagnosed.diagnosis, last) {
-                    self.answered_late += drop.unreported_packets();
-                    self.correlator.recovered(&drop);
-                } else {
-                    let worked = answers.iter().map(|(_, worked)| *worked).reduce(Worked::or);
-                    self.judge(*drop, *diagnosed, worked, &mut moment);
-                }
+                self.judge(*drop, *diagnosed, answers, &mut moment);
             }
             Then::Recheck => {
                 for (flow, worked) in answers {
@@ -441,24 +432,29 @@ impl Docket {
         moment.ask(asked, Then::Decide { drop, diagnosed });
     }
 
-    /// Whether a drop that no policy explains was answered after its last sign, none of its attempts
-    /// having failed: it was late, and not lost. `last`: the last answer that its flow got.
-    fn is_answered(&self, drop: &Drop, diagnosis: &Diagnosis, last: Option<Timestamp>) -> bool {
-        let class = diagnosis.cause.class;
+    /// Whether a drop that no policy explains, and that is not reported yet, was answered after its
+    /// last sign, none of its attempts having failed: it was late, and not lost.
+    fn is_answered(&self, drop: &Drop, class: Class, answers: &[(Flow, Worked)]) -> bool {
         let is_held = matches!(class, Class::OutOfSync | Class::NotPolicy | Class::CannotTell);
-        let Evidence { failed, rejected, .. } = drop.evidence;
-        let answered = last.max(self.correlator.answered(&drop.flow));
-        let is_open = failed.is_none() && rejected.is_none();
-        is_held && is_open && answered >= Some(drop.evidence.last())
+        // Another way by which the same was dialled says nothing of this one.
+        let own = answers.iter().filter(|(flow, _)| *flow == drop.flow);
+        let by_table = own.map(|(_, worked)| worked.last).max();
+        let by_now = self.correlator.evidence_of(drop).unwrap_or(&drop.evidence);
+        let has_ended = |evidence: &Evidence| {
+            evidence.failed.is_some() || evidence.rejected.is_some() || evidence.is_reported()
+        };
+        let is_open = !has_ended(&drop.evidence) && by_now.failed.is_none();
+        is_held && is_open && by_table.max(by_now.answered) >= Some(drop.evidence.last())
     }
 
     fn judge(
         &mut self,
         drop: Drop,
         diagnosed: Diagnosed,
-        worked: Option<Worked>,
+        answers: &[(Flow, Worked)],
         moment: &mut Moment<'_>,
     ) {
+        let worked = answers.iter().map(|(_, worked)| *worked).reduce(Worked::or);
         let last_success = worked.map(|worked| worked.last);
         let (snapshot, case) = (&moment.snapshot, case_of(&drop));
         let judgement =
@@ -467,6 +463,10 @@ impl Docket {
         if !diagnosis.is_reportable(&drop.evidence) {
             self.refused += drop.unreported_packets();
             return;
+        }
+        if self.is_answered(&drop, diagnosis.cause.class, answers) {
+            self.answered_late += drop.unreported_packets();
+            return self.correlator.recovered(&drop);
         }
         if let Some(by) = muted(snapshot, &self.rules, diagnosis) {
             // What is reported once it is expected no more is another drop.

@@ -102,6 +102,8 @@ pub struct Evidence {
     span: Option<(Timestamp, Timestamp)>,
     /// From the first sign that no report had yet to the last.
     latest: Option<(Timestamp, Timestamp)>,
+    /// Whether a report had some of it.
+    is_reported: bool,
     /// `errno` of a connect that failed; 0: given up by the application.
     pub failed: Option<i32>,
     /// The refusal, where there was one.
@@ -170,12 +172,24 @@ impl Evidence {
     /// It was reported: what comes now is news.
     pub(super) fn was_reported(&mut self) {
         self.latest = None;
+        self.is_reported = true;
+    }
+
+    /// What was taken to be reported was not, since it was answered.
+    pub(super) fn was_not_reported(&mut self) {
+        self.is_reported = false;
+    }
+
+    /// Whether an earlier report had some of it.
+    pub fn is_reported(&self) -> bool {
+        self.is_reported
     }
 
     /// Adds what speaks for another attempt of the same flow.
     pub(super) fn merge(&mut self, other: Self) {
         self.span = joined(self.span, other.span);
         self.latest = joined(self.latest, other.latest);
+        self.is_reported |= other.is_reported;
         for drops in other.kernel_drops {
             self.add_kernel_drops(drops);
         }

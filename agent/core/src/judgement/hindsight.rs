@@ -13,7 +13,7 @@ use crate::{
         history::{Change, History},
     },
     diagnosis::{
-        Case, Class, Diagnosis, ENFORCED_WITHIN, Fate, Hindsight, Situation,
+        Case, Class, Diagnosis, ENFORCED_WITHIN, Fate, Hindsight,
         reason::{DroppedBy, dropped_by},
     },
     verdict::Question,
@@ -75,7 +75,7 @@ pub(super) fn in_hindsight(
             return Some((with_lifted(history, snapshot, case, before, change), changed));
         }
     }
-    if matches!(diagnosis.cause.situation, Some(Situation::Start | Situation::End)) {
+    if diagnosis.cause.passes_by_itself() {
         return None;
     }
     let case = diagnosed.case(case);

@@ -214,7 +214,7 @@ fn nor_is_what_was_sent_to_one() {
     // Nobody has the address for long.
     steps.extend(dials(FRONT, DB, 200_000..202_500));
     let stage = play(cluster, steps, 300_000);
-    assert_eq!(situations(&stage), [Some(SituationKind::End); 3], "{:#?}", texts(&stage));
+    assert_eq!(situations(&stage), [Some(SituationKind::End); 4], "{:#?}", texts(&stage));
 }
 
 #[test]
