@@ -10,6 +10,7 @@
 
 mod drop;
 mod evidence;
+mod fold;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -23,8 +24,8 @@ use crate::{
     observation::{AttemptId, Fact, Observation},
 };
 pub use drop::{Correlated, Drop, DropId, Folded};
-pub use evidence::{Evidence, EvidenceLevel, KernelDrops};
 use evidence::Manner;
+pub use evidence::{Evidence, EvidenceLevel, KernelDrops};
 
 /// How long after its last sign an attempt may still be answered: longer than the first SYN's
 /// retransmission timeout of 1 s (RFC 6298, 2.1), so that the second SYN has its chance.
@@ -547,51 +548,6 @@ impl Correlator {
                 self.of_source.remove(&source);
             }
         }
-    }
-
-    fn fold(&mut self, observation: &Observation) {
-        let flow = observation.flow;
-        // What arrived was not dropped by a filter: a scan of closed ports is no news.
-        if observation.delivered
-            || (!self.folded.contains_key(&flow.source) && self.folded.len() >= OPEN_MAX)
-        {
-            return self.shed(observation);
-        }
-        let folded = self.folded.entry(flow.source).or_insert_with(|| Folded {
-            source: flow.source,
-            example: flow,
-            attempts: 0,
-            packets: 0,
-            first: observation.first,
-            last: observation.at,
-        });
-        folded.attempts += u64::from(observation.attempt.is_some());
-        folded.first = folded.first.min(observation.first);
-        folded.last = folded.last.max(observation.at);
-        if let Fact::KernelDrop { .. } = observation.fact {
-            folded.packets += observation.packets;
-            self.account.folded += observation.packets;
-        }
-    }
-
-    fn folded_due(&self, folded: &Folded) -> Timestamp {
-        // The first fold is reported soon, the others once in an interval, all together.
-        let next = self.folds_reported_at.map(|at| at + REPORT_INTERVAL);
-        next.unwrap_or(Timestamp::MIN).max(folded.first + SETTLE)
-    }
-
-    fn due_folds(&mut self, now: Timestamp) -> Vec<Folded> {
-        if !self.folded.values().any(|folded| self.folded_due(folded) <= now) {
-            return Vec::new();
-        }
-        self.drain_folds(now)
-    }
-
-    fn drain_folds(&mut self, now: Timestamp) -> Vec<Folded> {
-        self.folds_reported_at = Some(now);
-        let mut folded: Vec<_> = std::mem::take(&mut self.folded).into_values().collect();
-        folded.sort_by_key(|folded| folded.source);
-        folded
     }
 
     fn shed(&mut self, observation: &Observation) {

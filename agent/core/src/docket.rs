@@ -457,8 +457,7 @@ impl Docket {
         let worked = answers.iter().map(|(_, worked)| *worked).reduce(Worked::or);
         let last_success = worked.map(|worked| worked.last);
         let (snapshot, case) = (&moment.snapshot, case_of(&drop));
-        let judgement =
-            Judgement::new(snapshot, moment.history, &case, diagnosed, last_success);
+        let judgement = Judgement::new(snapshot, moment.history, &case, diagnosed, last_success);
         let diagnosis = &judgement.diagnosis;
         if !diagnosis.is_reportable(&drop.evidence) {
             self.refused += drop.unreported_packets();

@@ -45,7 +45,7 @@ impl Judgement {
         let has_worked_since = case.at.is_some_and(|dropped| worked > Some(dropped));
         if diagnosed.is_denial() && has_worked_since {
             // What came after the last packets did not drop them.
-            diagnosed = diagnosed.as_known_then(history, snapshot, case);
+            diagnosed = diagnosed.known_then(history, snapshot, case);
         }
         if let Some((diagnosis, changed)) =
             in_hindsight(history, snapshot, case, &diagnosed, worked)

@@ -285,9 +285,10 @@ impl Holding {
         let has_ended = self.until.is_some_and(|until| until < at);
         match (begins_later, has_ended) {
             (false, false) => Some(Fit::Then),
-            (false, true) => {
-                self.until.is_some_and(|until| at <= until + CLOCK_SLACK).then_some(Fit::EndedJustNow)
-            }
+            (false, true) => self
+                .until
+                .is_some_and(|until| at <= until + CLOCK_SLACK)
+                .then_some(Fit::EndedJustNow),
             (true, _) => {
                 self.since.is_some_and(|since| since <= at + CLOCK_SLACK).then_some(Fit::BeginsSoon)
             }

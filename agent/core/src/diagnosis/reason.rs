@@ -154,7 +154,7 @@ const fn tc(function: &'static str) -> Place {
 
 /// Where a kernel frees a SYN that has come to TCP at its destination, behind every filter, without
 /// saying why: one that repeats another, whose request is still pending (`tcp_v4_rcv` in
-/// net/ipv4/tcp_ipv4.c). Before 5.17 it says no more of one to a closed port, which is answered by a
+/// `net/ipv4/tcp_ipv4.c`). Before 5.17 it says no more of one to a closed port, which is answered by a
 /// reset.
 const ARRIVED: &[&str] = &["tcp_v4_rcv", "tcp_v6_rcv"];
 

@@ -43,7 +43,11 @@ impl Diagnosed {
     /// Diagnoses a case: a drop as of its last packets, all else as of now.
     pub fn new(history: &History, snapshot: &Snapshot, case: &Case<'_>) -> Self {
         let Fate::Dropped(evidence) = case.fate else {
-            return Self { diagnosis: diagnose(snapshot, case), at: case.at, until: Timestamp::MAX };
+            return Self {
+                diagnosis: diagnose(snapshot, case),
+                at: case.at,
+                until: Timestamp::MAX,
+            };
         };
         let at = dropped_at(snapshot, case, evidence);
         let then = |until| Self::as_of(history, snapshot, case, at, until);
@@ -100,7 +104,7 @@ impl Diagnosed {
     }
 
     /// The same by what was known at its last packets, where nothing that was seen later counts.
-    pub(super) fn as_known_then(
+    pub(super) fn known_then(
         self,
         history: &History,
         snapshot: &Snapshot,
@@ -134,9 +138,8 @@ impl Diagnosed {
 /// next.
 fn dropped_at(snapshot: &Snapshot, case: &Case<'_>, evidence: &Evidence) -> Timestamp {
     let (first, last) = evidence.latest().into_inner();
-    let ends = [case.flow.source, case.flow.destination].map(|address: IpAddr| {
-        snapshot.ended_between(address.to_canonical(), first, last)
-    });
+    let ends = [case.flow.source, case.flow.destination]
+        .map(|address: IpAddr| snapshot.ended_between(address.to_canonical(), first, last));
     ends.into_iter().flatten().min().unwrap_or(last)
 }
 

@@ -2,8 +2,8 @@
 
 mod conservation;
 mod late;
-mod lifted;
 mod lifetimes;
+mod lifted;
 mod outcomes;
 mod stage;
 mod waits;

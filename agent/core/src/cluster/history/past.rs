@@ -68,9 +68,8 @@ impl<'a> Past<'a> {
     /// The changes until then, and those that were only learned since, latest first.
     pub fn latest_first(&self) -> impl Iterator<Item = &'a Undoable> + use<'a> {
         let until = self.until;
-        let stays = move |known: &&Undoable| {
-            known.change.at <= until || known.learned == Learned::Later
-        };
+        let stays =
+            move |known: &&Undoable| known.change.at <= until || known.learned == Learned::Later;
         self.history.latest_first().filter(stays)
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use whydrop_core::{
     cluster::object::Object,
     correlate::EvidenceLevel,
@@ -10,7 +10,9 @@ use whydrop_core::{
     observation::{DropReason, Fact, Observation, Rejection},
 };
 
-use super::stage::{DB, Stage, Step, WEB, connect, deny, flow, netfilter, old, seen, settings, shop};
+use super::stage::{
+    DB, Stage, Step, WEB, connect, deny, flow, ms, netfilter, old, seen, settings, shop,
+};
 use crate::build::pod;
 
 /// When Linux sends the SYNs of one connect (RFC 6298).
@@ -42,7 +44,7 @@ fn slow(there: i64, back: i64, is_v6: bool) -> Vec<(i64, Step)> {
     let see = move |delivered: bool, fact: Fact| {
         let seen = move |now: Timestamp| Observation {
             delivered,
-            first: now.min(super::stage::ms(0) + SignedDuration::from_millis(0)),
+            first: ms(0),
             ..seen(now, flow, Some(40_000), 1, fact.clone())
         };
         Step::Seen(Box::new(seen))
@@ -57,10 +59,8 @@ fn slow(there: i64, back: i64, is_v6: bool) -> Vec<(i64, Step)> {
     if answered > 1_000 {
         steps.push((answered, see(false, Fact::AnsweredLate)));
     }
-    steps.push((answered, Step::Seen(Box::new(move |now| Observation {
-        attempt: None,
-        ..seen(now, flow, None, 1, Fact::AnsweredFirst)
-    }))));
+    let first = move |now| seen(now, flow, None, 1, Fact::AnsweredFirst);
+    steps.push((answered, Step::Seen(Box::new(first))));
     steps.sort_by_key(|(time, _)| *time);
     steps
 }
@@ -104,7 +104,8 @@ fn what_is_never_answered_is_reported_once_that_is_clear() {
     let retransmitted =
         |now: Timestamp| seen(now, flow(WEB, DB), Some(40_000), 1, Fact::Retransmitted);
     let sent = || SYNS.into_iter().skip(1);
-    let attempts = || sent().map(|at| (at, Step::Seen(Box::new(retransmitted)))).collect::<Vec<_>>();
+    let attempts =
+        || sent().map(|at| (at, Step::Seen(Box::new(retransmitted)))).collect::<Vec<_>>();
     let report = |cluster, steps| {
         let stage = Stage::play(cluster, settings(), steps, 30_000);
         stage.said(&["drop"]).into_iter().map(str::to_owned).collect::<Vec<_>>()
@@ -149,7 +150,9 @@ fn what_was_answered_does_not_hold_up_what_is_dropped_next() {
     steps.push((7_000, syn()));
     let stage = Stage::play(shop(), settings(), steps, 10_000);
     assert_eq!(stage.said(&["drop"]).len(), 1, "{:#?}", stage.lines);
-    assert!(stage.said(&["drop"])[0].starts_with("7250 drop shop/web -> shop/db:5432/TCP default-deny"));
+    assert!(
+        stage.said(&["drop"])[0].starts_with("7250 drop shop/web -> shop/db:5432/TCP default-deny")
+    );
     let account = stage.docket.account();
     assert_eq!((account.answered, account.reported), (2, 2));
 }
@@ -205,10 +208,8 @@ fn counters_of_what_had_arrived_are_no_drop() {
         seen(now, flow(WEB, DB), None, 9, fact)
     };
     let arrived = |now: Timestamp| seen(now, flow(WEB, DB), Some(40_000), 1, duplicate(false));
-    let steps: Vec<(i64, Step)> = vec![
-        (0, Step::Seen(Box::new(arrived))),
-        (900, Step::Seen(Box::new(counted))),
-    ];
+    let steps: Vec<(i64, Step)> =
+        vec![(0, Step::Seen(Box::new(arrived))), (900, Step::Seen(Box::new(counted)))];
     let stage = Stage::play(shop(), settings(), steps, 60_000);
     assert_eq!(stage.said(&["drop"]), [""; 0]);
     let account = stage.docket.account();

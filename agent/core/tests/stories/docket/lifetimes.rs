@@ -6,17 +6,22 @@ use whydrop_core::{
         Cluster, Interface,
         object::{Finished, Object, Pod},
     },
-    diagnosis::{Class, SituationKind},
+    diagnosis::{Class, Situation, SituationKind},
     incident::{JudgedDrop, Severity},
     observation::Observation,
     policy::selector::Selector,
 };
 
-use super::stage::{DB, Stage, Step, WEB, connect, deny, flow, ms, netfilter, old, seen, settings, shop};
+use super::stage::{
+    DB, Stage, Step, WEB, connect, deny, flow, ms, netfilter, old, seen, settings, shop,
+};
 use crate::build::{address, equals, ingress, pod, pod_key, policy_key, rule, workload};
 
 const FRONT: u8 = 41;
 const ADDRESS: u8 = 40;
+
+/// Steps at their milliseconds.
+type Steps = Vec<(i64, Step)>;
 
 fn delete(name: &str) -> Step {
     let key = pod_key("shop", name);
@@ -62,7 +67,7 @@ fn play(cluster: Cluster, mut steps: Vec<(i64, Step)>, until: i64) -> Stage {
 
 fn situations(stage: &Stage) -> Vec<Option<SituationKind>> {
     let situation = |judged: &std::sync::Arc<JudgedDrop>| {
-        judged.judgement.diagnosis.cause.situation.map(|situation| situation.kind())
+        judged.judgement.diagnosis.cause.situation.map(Situation::kind)
     };
     stage.drops.iter().map(situation).collect()
 }
@@ -74,7 +79,8 @@ fn texts(stage: &Stage) -> Vec<&str> {
 #[test]
 fn an_address_that_goes_to_another_pod_keeps_its_drops_with_the_one_that_had_it() {
     let mut cluster = shop();
-    let last_holder = old(Pod { uid: Some("a".into()), ..pod("shop", "old3", ADDRESS, &[("app", "old")]) });
+    let last_holder =
+        old(Pod { uid: Some("a".into()), ..pod("shop", "old3", ADDRESS, &[("app", "old")]) });
     cluster.apply(Object::Pod(last_holder), None);
     let deny_old = ingress("shop", "deny-old", equals(&[("app", "old")]), Vec::new());
     cluster.apply(Object::Policy(deny_old), None);
@@ -99,7 +105,10 @@ fn an_address_that_goes_to_another_pod_keeps_its_drops_with_the_one_that_had_it(
         let stage = play(cluster_of(&cluster), steps, 200_000);
         assert_eq!(stage.drops.len(), 2, "{name}: {:#?}", stage.lines);
         for line in stage.said(&["drop"]) {
-            assert!(line.contains("drop shop/web -> shop/old3:5432/TCP default-deny"), "{name}: {line}");
+            assert!(
+                line.contains("drop shop/web -> shop/old3:5432/TCP default-deny"),
+                "{name}: {line}"
+            );
         }
         assert!(stage.incidents.iter().all(|change| change.incident.text.contains("shop/old3")));
     }
@@ -146,17 +155,20 @@ fn admitted() -> Cluster {
 
 fn front() -> Pod {
     let workload = Some(workload("Deployment", "front"));
-    old(Pod { uid: Some("f".into()), workload, ..pod("shop", "front-1", FRONT, &[("app", "front")]) })
+    old(Pod {
+        uid: Some("f".into()),
+        workload,
+        ..pod("shop", "front-1", FRONT, &[("app", "front")])
+    })
 }
 
 #[test]
 fn the_last_packets_of_a_pod_that_is_going_are_no_fault_of_its_plugin() {
     let terminating = || apply(Pod { terminating: Some(ms(9_000)), ..front() });
-    let finished = || {
-        apply(Pod { finished: Some(Finished::Succeeded), addresses: Vec::new(), ..front() })
-    };
+    let finished =
+        || apply(Pod { finished: Some(Finished::Succeeded), addresses: Vec::new(), ..front() });
     let going = "a network plugin takes a pod's rules and routes away as it ends";
-    let stories: Vec<(&str, Vec<(i64, Step)>, &str)> = vec![
+    let stories: Vec<(&str, Steps, &str)> = vec![
         ("grace 0", vec![(9_900, delete("front-1"))], "shop/front-1 is gone since 03:04:14"),
         ("forced, and seen late", vec![(10_900, delete("front-1"))], "is gone since 03:04:15"),
         (
@@ -190,7 +202,11 @@ fn the_last_packets_of_a_pod_that_is_going_are_no_fault_of_its_plugin() {
         for (judged, text) in stage.drops.iter().zip(texts(&stage)) {
             let cause = &judged.judgement.diagnosis.cause;
             assert_eq!(cause.class, Class::NotPolicy, "{name}: {text}");
-            assert_eq!(cause.situation.map(|s| s.kind()), Some(SituationKind::End), "{name}: {text}");
+            assert_eq!(
+                cause.situation.map(Situation::kind),
+                Some(SituationKind::End),
+                "{name}: {text}"
+            );
             assert!(text.contains(said) && text.ends_with(going), "{name}: {text}");
             assert!(!text.contains("programmed"), "{name}: {text}");
         }
@@ -220,11 +236,18 @@ fn nor_is_what_was_sent_to_one() {
 #[test]
 fn what_policies_deny_a_pod_that_is_going_is_denied() {
     let mut cluster = admitted();
-    cluster.apply(Object::Policy(ingress("shop", "allow-front", Selector::EVERYTHING, Vec::new())), None);
+    cluster.apply(
+        Object::Policy(ingress("shop", "allow-front", Selector::EVERYTHING, Vec::new())),
+        None,
+    );
     let mut steps = dials(FRONT, DB, 10_000..11_500);
     steps.push((9_900, delete("front-1")));
     let stage = play(cluster, steps, 100_000);
-    assert!(stage.said(&["drop"])[0].contains("shop/front-1 -> shop/db:5432/TCP default-deny"), "{:#?}", stage.lines);
+    assert!(
+        stage.said(&["drop"])[0].contains("shop/front-1 -> shop/db:5432/TCP default-deny"),
+        "{:#?}",
+        stage.lines
+    );
     assert_eq!(situations(&stage)[0], None);
 }
 
@@ -260,10 +283,13 @@ fn a_start_is_over_after_its_first_moments() {
         assert!(texts(&stage)[0].contains("was 3.5 s old"), "{}", texts(&stage)[0]);
         assert_eq!(situations[1..], [None, None], "{:#?}", texts(&stage));
         for text in &texts(&stage)[1..] {
-            assert!(text.contains("the CNI has not caught up") && !text.contains("s old"), "{text}");
+            assert!(
+                text.contains("the CNI has not caught up") && !text.contains("s old"),
+                "{text}"
+            );
         }
         let last = stage.incidents.last().expect("an incident");
-        assert_eq!(last.incident.assessment.severity, Severity::Warning);
+        assert!(last.incident.assessment.severity > Severity::Info, "{:#?}", stage.lines);
     }
 }
 

@@ -3,12 +3,18 @@
 use std::collections::BTreeSet;
 
 use whydrop_core::{
-    cluster::{Cluster, object::{Key, Object}},
+    cluster::{
+        Cluster,
+        object::{Key, Object},
+    },
     incident::Happened,
 };
 
 use super::stage::{DB, NODE, Stage, Step, WEB, deny, settings, shop};
 use crate::build::policy_key;
+
+/// Steps at their milliseconds.
+type Steps = Vec<(i64, Step)>;
 
 fn both() -> Vec<Key> {
     vec![policy_key("shop", "deny"), policy_key("shop", "deny-too")]
@@ -26,9 +32,8 @@ fn denying_twice() -> Cluster {
 fn clients(last: i64) -> Vec<(i64, Step)> {
     let mut steps = Vec::new();
     for (nth, from) in (0_u16..).zip([WEB, NODE]) {
-        let mut attempt = 40_000 + nth * 1_000;
-        for start in (0..last).step_by(1_000) {
-            attempt += 1;
+        let starts = (0..last).step_by(1_000);
+        for (attempt, start) in (40_000 + nth * 1_000..).zip(starts) {
             let syn = || Step::Dropped { from, to: DB, port: 5432, attempt };
             steps.push((start, syn()));
             steps.push(((start + 1_000).min(last), syn()));
@@ -55,9 +60,8 @@ fn stays_what_it_was(name: &str, stage: &Stage) {
     assert_eq!(incidents.len(), 1, "{name}: {:#?}", stage.lines);
     let told: BTreeSet<_> = stage.incidents.iter().map(|change| change.incident.id).collect();
     assert!(told.len() <= 1, "{name}: {:#?}", stage.lines);
-    let came_back = |change: &&whydrop_core::incident::IncidentChange| {
-        change.happened == Happened::Reopened
-    };
+    let came_back =
+        |change: &&whydrop_core::incident::IncidentChange| change.happened == Happened::Reopened;
     assert_eq!(stage.incidents.iter().find(came_back).map(|_| ()), None, "{name}");
 }
 
@@ -72,16 +76,16 @@ fn the_tail_of_what_two_policies_denied_stays_theirs_once_both_are_gone() {
         let [one, other] = <[Key; 2]>::try_from(both()).expect("two");
         vec![(first, Step::Delete(vec![one])), (then, Step::Delete(vec![other]))]
     };
-    let stories: Vec<(&str, i64, Vec<(i64, Step)>)> = vec![
+    let stories: Vec<(&str, i64, Steps)> = vec![
         ("deleted after the last packet", 10_000, vec![gone(10_500)]),
         ("much later", 10_000, vec![gone(40_000)]),
         ("as the plugin takes a moment", 10_000, vec![gone(9_600)]),
         ("and it works", 10_000, vec![gone(10_500), works(WEB, 11_000), works(NODE, 11_000)]),
-        ("the plugin takes a moment, and it works", 10_000, vec![
-            gone(9_600),
-            works(WEB, 10_800),
-            works(NODE, 10_800),
-        ]),
+        (
+            "the plugin takes a moment, and it works",
+            10_000,
+            vec![gone(9_600), works(WEB, 10_800), works(NODE, 10_800)],
+        ),
         ("one just before the last packet and one just after", 10_000, one_by_one(9_950, 10_050)),
         ("both just before", 10_000, one_by_one(9_900, 9_950)),
         ("both just after", 10_000, one_by_one(10_050, 10_100)),
@@ -111,7 +115,8 @@ fn so_it_does_where_the_agent_stops_in_between() {
 #[test]
 fn a_filter_that_goes_on_for_long_is_out_of_sync_all_the_same() {
     let stage = play(100_000, vec![(30_000, Step::Delete(both()))], 200_000);
-    let classes: Vec<_> = stage.drops.iter().map(|judged| judged.judgement.diagnosis.cause.class.name()).collect();
+    let classes: Vec<_> =
+        stage.drops.iter().map(|judged| judged.judgement.diagnosis.cause.class.name()).collect();
     assert_eq!(classes[..2], ["default-deny", "default-deny"]);
     assert_eq!(classes[classes.len() - 2..], ["out-of-sync", "out-of-sync"]);
 }

@@ -42,6 +42,9 @@ pub(crate) fn since_start(at: Timestamp) -> i128 {
     at.duration_since(ms(0)).as_millis()
 }
 
+/// What becomes of the cluster at a time.
+pub(crate) type BecomesOf = dyn Fn(&mut Cluster, Timestamp);
+
 /// One thing that happens.
 pub(crate) enum Step {
     /// A SYN of the connect with this source port is dropped by a filter.
@@ -53,7 +56,7 @@ pub(crate) enum Step {
     /// Something else is seen.
     Seen(Box<dyn Fn(Timestamp) -> Observation>),
     /// Something else becomes of the cluster.
-    Change(Box<dyn Fn(&mut Cluster, Timestamp)>),
+    Change(Box<BecomesOf>),
     /// A flow is answered for the first time.
     AnsweredFirst { from: u8, to: u8 },
     /// The kernel's table of last answers has it, without a word.
