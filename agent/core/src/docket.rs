@@ -14,9 +14,9 @@
 //! ```
 //!
 //! A drop is diagnosed as of its last packets when it comes, and again where more is known by the time
-//! at which it is decided. It waits for look-ups, where who is at its ends is not known, and then, where policies
-//! do not explain it, for policies that are on their way. What policies do not explain and was answered
-//! meanwhile is none. How a wait ends:
+//! at which it is decided. It waits for look-ups, where who is at its ends is not known, and then,
+//! where policies do not explain it, for policies that are on their way. What they do not explain
+//! and was answered meanwhile is none. How a wait ends:
 //!
 //! | waits for | ends when | else after |
 //! |---|---|---|

@@ -354,7 +354,7 @@ impl Objects {
         }
         if !pod.host_network {
             // It is there no later than it is seen, whatever the API server's clock says.
-            let own = pod.began().map(|began| began + WHOLE_SECOND);
+            let own = pod.began().map(|began| began.checked_add(WHOLE_SECOND).unwrap_or(began));
             let since = [own, at].into_iter().flatten().min();
             for address in &pod.addresses {
                 self.begin_holding(*address, HeldBy::Pod(pod.clone()), since, at);

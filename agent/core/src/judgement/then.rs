@@ -50,10 +50,13 @@ impl Diagnosed {
             };
         };
         let at = dropped_at(snapshot, case, evidence);
-        let then = |until| Self::as_of(history, snapshot, case, at, until);
+        let then = |until| Self::as_of(history, snapshot, case, Some(at), until);
         let known = then(at);
         if known.is_denial() {
             return known.with_all_that_went(history, snapshot, case);
+        }
+        if history.between(at, at + SEEN_WITHIN).next().is_none() {
+            return Self { until: at + SEEN_WITHIN, ..known };
         }
         let late = moments(history, at, &known.diagnosis.question);
         let mut denials = late.into_iter().map(then).filter(Self::is_denial);
@@ -65,12 +68,11 @@ impl Diagnosed {
         history: &History,
         snapshot: &Snapshot,
         case: &Case<'_>,
-        at: Timestamp,
+        at: Option<Timestamp>,
         until: Timestamp,
     ) -> Self {
-        let case = Case { at: Some(at), ..*case };
         let past = history.past(snapshot, until);
-        Self { diagnosis: diagnose(&past.snapshot, &case), at: case.at, until }
+        Self { diagnosis: diagnose(&past.snapshot, &Case { at, ..*case }), at, until }
     }
 
     /// The same by what was seen until another time.
@@ -81,9 +83,7 @@ impl Diagnosed {
         case: &Case<'_>,
         until: Timestamp,
     ) -> Self {
-        let case = self.case(case);
-        let past = history.past(snapshot, until);
-        Self { diagnosis: diagnose(&past.snapshot, &case), at: self.at, until }
+        Self::as_of(history, snapshot, case, self.at, until)
     }
 
     /// The same with all policies that were lifted in one breath, some just before the last packets
