@@ -5,6 +5,7 @@
 //! takes objects in; nobody else writes.
 
 mod difference;
+mod past;
 mod record;
 mod rollout;
 
@@ -19,6 +20,7 @@ use super::{
     Snapshot,
     object::{Key, Kind, Object, Pod},
 };
+pub use past::{Past, SEEN_WITHIN};
 use record::parts;
 use rollout::{Gone, Rollout};
 
@@ -88,11 +90,21 @@ pub struct Change {
     pub at: Timestamp,
 }
 
+/// How the time of a change is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Learned {
+    /// It was seen as it came, or soon after.
+    AsItCame,
+    /// It was found out: it may have come at any time before.
+    Later,
+}
+
 /// A change with what it takes to undo it.
 #[derive(Clone, Debug)]
 pub struct Undoable {
     /// The change.
     pub change: Change,
+    learned: Learned,
     before: Before,
 }
 
@@ -158,9 +170,9 @@ impl History {
     }
 
     /// Remembers a change.
-    fn record(&mut self, change: Change, before: Before) {
+    fn record(&mut self, change: Change, learned: Learned, before: Before) {
         let now = change.at;
-        let undoable = Undoable { change, before };
+        let undoable = Undoable { change, learned, before };
         self.parts += undoable.parts();
         self.changes.push_back(undoable);
         while self.changes.front().is_some_and(|c| now.duration_since(c.change.at) > AGE_MAX) {

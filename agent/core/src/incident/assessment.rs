@@ -125,6 +125,10 @@ fn severity(incident: &Incident, affected: &[&CutPath], now: Timestamp) -> (Seve
             "a pod has just started and its network plugin has not let it in yet: that passes";
         return (Severity::Info, vec![why.to_owned()]);
     }
+    if incident.cause.situation == Some(Situation::End) {
+        let why = "a pod was ending, and its network plugin no longer let it through: that passes";
+        return (Severity::Info, vec![why.to_owned()]);
+    }
     let lasts = affected.iter().map(|path| path.last.duration_since(path.first)).max();
     let lasts = lasts.unwrap_or_default();
     let is_sustained = lasts >= BURST;

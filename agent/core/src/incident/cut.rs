@@ -47,9 +47,12 @@ impl Cut {
 
     /// Takes in another drop of the same path: the most certain leads, and of other policies the latest.
     pub(super) fn add(&mut self, mut other: Self) {
-        let certainty = |cut: &Self| cut.diagnosis.cause.confidence;
+        // What passes by itself is of a moment, and leads where there is nothing else.
+        let rank =
+            |cut: &Self| (!cut.diagnosis.cause.passes_by_itself(), cut.diagnosis.cause.confidence);
         let is_same = (self.class(), self.responsible()) == (other.class(), other.responsible());
-        let by_certainty = certainty(&other).total_cmp(&certainty(self));
+        let ((lasts, certainty), (others, other_certainty)) = (rank(self), rank(&other));
+        let by_certainty = others.cmp(&lasts).then(other_certainty.total_cmp(&certainty));
         let order = if is_same {
             by_certainty.then(other.of.cmp(&self.of))
         } else {

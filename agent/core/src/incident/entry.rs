@@ -22,7 +22,7 @@ use super::{
 use crate::{
     cluster::{Name, Snapshot, look_up::Query},
     correlate::DropId,
-    diagnosis::{Class, Diagnosis},
+    diagnosis::{Class, Diagnosis, Hindsight},
     flow::{Answer, Flow},
     policy::PolicyRef,
     remedy::{
@@ -143,8 +143,12 @@ impl Entry {
 
     pub(super) fn add(&mut self, judged: &JudgedDrop, now: Timestamp) {
         let (drop, evidence) = (&judged.drop, &judged.drop.evidence);
+        let cause = &judged.judgement.diagnosis.cause;
+        // The tail of what was lifted meanwhile does not bring it back.
+        let is_lifted = matches!(cause.hindsight, Some(Hindsight::LiftedSince(_)));
         if let Reported::Resolved { at } = self.reported
             && evidence.last() > at
+            && !is_lifted
         {
             self.reported = Reported::Back { resolved: at };
             self.reopened += 1;

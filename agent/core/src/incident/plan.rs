@@ -17,7 +17,7 @@ use crate::{
         history::{Change, ChangeKind},
     },
     correlate::REPORT_INTERVAL,
-    diagnosis::{Class, Diagnosis, KubeProxy},
+    diagnosis::{Class, Diagnosis, KubeProxy, Situation},
     flow::Flow,
     judgement::Attribution,
     policy::PolicyRef,
@@ -173,7 +173,9 @@ pub(super) fn plan(
         steps.extend(without_remedy(incident));
     }
     steps.extend(incident.cause.kube_proxy.iter().flat_map(|besides| of_kube_proxy(besides)));
-    if class == Class::CannotTell || class == Class::NotEnforced {
+    // What is over is not to be waited for or tested.
+    let is_over = incident.cause.situation == Some(Situation::End);
+    if class == Class::CannotTell || class == Class::NotEnforced || is_over {
         return steps;
     }
     steps.push(Step::Watch);
@@ -217,6 +219,10 @@ fn without_remedy(incident: &Incident) -> Option<Step> {
         Class::OutOfSync => elsewhere(
             "see whether the network plugin's agent on this node runs and has synced; restarting \
              it makes it read all policies again",
+        ),
+        Class::NotPolicy if incident.cause.situation == Some(Situation::End) => elsewhere(
+            "leave it: the pod was ending; where clients notice, let its containers go on for some \
+             seconds (preStop) until nobody connects to them any more",
         ),
         Class::NotPolicy | Class::None => {
             elsewhere("leave the policies alone: the kernel's reason says what to look at")

@@ -6,7 +6,7 @@ use super::attribution::{Attribution, seen};
 use crate::{
     cluster::{
         Snapshot,
-        history::{Change, History},
+        history::{Change, Past},
         object::Kind,
     },
     diagnosis::KubeProxy,
@@ -19,7 +19,7 @@ const ASKED_MAX: usize = 64;
 
 /// The latest change of the Service, or of what is behind it, across which kube-proxy came to refuse the
 /// connection for this reason.
-pub(super) fn since(history: &History, snapshot: &Snapshot, kube_proxy: &KubeProxy) -> Attribution {
+pub(super) fn since(past: &Past<'_>, kube_proxy: &KubeProxy) -> Attribution {
     let course = &kube_proxy.course;
     let Some(address) = course.address.filter(|_| !kube_proxy.is_over) else {
         return Attribution::None;
@@ -32,12 +32,12 @@ pub(super) fn since(history: &History, snapshot: &Snapshot, kube_proxy: &KubePro
         let is_same = |own: &Refusal| discriminant(own) == discriminant(kube_proxy.refusal());
         refusal.is_some_and(is_same)
     };
-    if !is_refused_so(snapshot) {
+    if !is_refused_so(&past.snapshot) {
         return Attribution::None;
     }
-    let mut earlier = snapshot.clone();
+    let mut earlier = past.snapshot.clone();
     let mut asked = 0;
-    for undoable in history.latest_first() {
+    for undoable in past.latest_first() {
         undoable.undo(&mut earlier);
         if !concerns(&undoable.change, kube_proxy) {
             continue;

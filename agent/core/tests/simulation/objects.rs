@@ -57,6 +57,7 @@ pub(crate) fn pod(pod: &cluster::Pod) -> Option<Object> {
         uid: Some(format!("uid-{}", pod.name).into()),
         labels: labels(&state.labels),
         created: Some(whole_second(pod.created)),
+        started: Some(whole_second(pod.created)),
         service_account: "default".into(),
         node: Some(if pod.is_local { NODE } else { OTHER_NODE }.into()),
         host_network: false,
@@ -69,7 +70,7 @@ pub(crate) fn pod(pod: &cluster::Pod) -> Option<Object> {
         scraped_port: None,
         workload: Some(Workload { kind: "Deployment".into(), name: workload.name.into() }),
         ready: Some(state.is_ready),
-        terminating: state.is_terminating,
+        terminating: pod.states.since(|state| state.is_terminating).map(whole_second),
         restarts: 0,
         dns_cache_addresses: Vec::new(),
     }))

@@ -67,6 +67,12 @@ impl<T> Timeline<T> {
         self.0.last()?.is.as_ref()
     }
 
+    /// Since when it has been so.
+    pub(crate) fn since(&self, is_so: impl Fn(&T) -> bool) -> Option<Ms> {
+        let so = self.0.iter().rev().take_while(|version| version.is.as_ref().is_some_and(&is_so));
+        so.last().map(|version| version.at)
+    }
+
     /// Since when it is there.
     pub(crate) fn created(&self) -> Option<Ms> {
         let there = self.0.iter().rev().take_while(|version| version.is.is_some());

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Before, Change, ChangeKind, difference};
+use super::{Before, Change, ChangeKind, Learned, difference};
 use crate::{
     cluster::{
         Cluster,
@@ -18,14 +18,21 @@ impl Cluster {
     }
 
     /// Remembers how an object differs from what is known of it.
-    pub(in crate::cluster) fn record_apply(&mut self, object: &Object, at: Timestamp) {
+    pub(in crate::cluster) fn record_apply(
+        &mut self,
+        object: &Object,
+        at: Timestamp,
+        learned: Learned,
+    ) {
         let before = self.version_before(object);
         if let Some(kind) = change_kind(before.as_ref(), object) {
             let difference = before.as_ref().and_then(|b| difference::in_words(b, object));
             let difference = difference.map(Into::into);
             let change = Change { object: object.key(), kind, difference, at };
-            self.history.record(change, before.map_or(Before::Nothing, Before::Object));
-        } else if let (None, Object::Pod(pod)) = (before, object) {
+            self.history.record(change, learned, before.map_or(Before::Nothing, Before::Object));
+        } else if let (None, Object::Pod(pod)) = (before, object)
+            && learned == Learned::AsItCame
+        {
             self.record_rollout(pod, at);
         }
     }
@@ -44,7 +51,7 @@ impl Cluster {
         if !is_nothing {
             let kind = ChangeKind::Deleted;
             let change = Change { object: key.clone(), kind, difference: None, at };
-            self.history.record(change, Before::Object(before));
+            self.history.record(change, Learned::AsItCame, Before::Object(before));
         }
     }
 

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{Before, Change, ChangeKind, difference, record::name_returns};
+use super::{Before, Change, ChangeKind, Learned, difference, record::name_returns};
 use crate::{
     cluster::{
         Cluster, Snapshot,
@@ -134,7 +134,7 @@ impl Cluster {
         let change = Change { object, kind: ChangeKind::RolledOut, difference, at };
         let (namespace, workload) = (pod.namespace.clone(), workload.clone());
         let rollout = Rollout { namespace, workload, before, after };
-        self.history.record(change, Before::Rollout(Box::new(rollout)));
+        self.history.record(change, Learned::AsItCame, Before::Rollout(Box::new(rollout)));
     }
 
     /// Remembers a pod whose workload may have none after it.

@@ -38,9 +38,12 @@ pub(crate) fn ms(milliseconds: i64) -> Timestamp {
 }
 
 /// The same of a time.
-fn since_start(at: Timestamp) -> i128 {
+pub(crate) fn since_start(at: Timestamp) -> i128 {
     at.duration_since(ms(0)).as_millis()
 }
+
+/// What becomes of the cluster at a time.
+pub(crate) type BecomesOf = dyn Fn(&mut Cluster, Timestamp);
 
 /// One thing that happens.
 pub(crate) enum Step {
@@ -50,6 +53,10 @@ pub(crate) enum Step {
     Counted { from: u8, to: u8, packets: u64 },
     /// An attempt of which something was seen before is answered.
     AnsweredLate { from: u8, to: u8, attempt: u16 },
+    /// Something else is seen.
+    Seen(Box<dyn Fn(Timestamp) -> Observation>),
+    /// Something else becomes of the cluster.
+    Change(Box<BecomesOf>),
     /// A flow is answered for the first time.
     AnsweredFirst { from: u8, to: u8 },
     /// The kernel's table of last answers has it, without a word.
@@ -146,6 +153,11 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
+    /// What was reported of incidents.
+    pub(crate) fn incidents(&self) -> impl DoubleEndedIterator<Item = &IncidentChange> {
+        self.changes.iter().map(|(_, change)| change)
+    }
+
     pub(crate) fn new(cluster: Cluster, settings: Settings) -> Self {
         Self {
             docket: Docket::new(settings),
@@ -236,6 +248,8 @@ impl Stage {
                 self.answers.insert(flow(from, to), now);
                 self.see(&seen(now, flow(from, to), Some(attempt), 1, Fact::AnsweredLate));
             }
+            Step::Seen(seen) => self.see(&seen(now)),
+            Step::Change(change) => change(&mut self.cluster, now),
             Step::AnsweredFirst { from, to } => {
                 self.answers.insert(flow(from, to), now);
                 self.see(&seen(now, flow(from, to), None, 1, Fact::AnsweredFirst));
@@ -270,6 +284,11 @@ impl Stage {
             }
         }
         self.tick();
+    }
+
+    /// The kernel's table has this as the last answer of a flow.
+    pub(crate) fn answer_of(&mut self, flow: Flow, time: i64) {
+        self.answers.insert(flow, ms(time));
     }
 
     pub(crate) fn see(&mut self, observation: &Observation) {
