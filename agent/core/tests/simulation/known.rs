@@ -201,14 +201,38 @@ pub(crate) const KNOWN: &[Known] = &[
     },
     Known {
         world: "everything",
-        seed: 0,
+        seed: 2,
         kind: (Check::Mixed, When::SeveralBackends),
         why: "packets of before and after a change are one report, judged as its last one",
     },
     Known {
+        world: "changes",
+        seed: 254,
+        kind: (Check::EndedEarly, When::Passes),
+        why: "what one path's answer ends is the whole incident, where another path has not been tried for a minute",
+    },
+    Known {
+        world: "changes",
+        seed: 601,
+        kind: (Check::EndedLate, When::Passes),
+        why: "what is reported a minute late opens another incident, which nothing ends",
+    },
+    Known {
+        world: "churn",
+        seed: 364,
+        kind: (Check::UntrueEnd, When::Passes),
+        why: "the answer to the pod that has the address now ends the path of the one before",
+    },
+    Known {
+        world: "no endpoints",
+        seed: 495,
+        kind: (Check::FalseFinding, When::Plain),
+        why: "where backends differ, egress is judged by the Service's address and port instead of theirs",
+    },
+    Known {
         world: "everything",
         seed: 156,
-        kind: (Check::EndedLate, When::Passes),
-        why: "an incident of which some pods pass and others have gone stays open",
+        kind: (Check::Mixed, When::Refused),
+        why: "a refusal is in one report with what a policy denied before another pod had the address",
     },
 ];

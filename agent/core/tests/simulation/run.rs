@@ -104,7 +104,7 @@ pub(crate) fn play(plan: &Plan) -> Outcome {
         run.schedule(*time, Due::Plan(event.clone()));
     }
     run.until(plan.until);
-    run.agent.flush(&run.kernel, plan.until);
+    run.stop();
     Outcome {
         cluster: run.cluster,
         network: run.network,
@@ -207,6 +207,14 @@ impl Run {
             self.look_up();
         }
         self.now = end;
+    }
+
+    /// Hands over what is left, as the agent does when it stops.
+    fn stop(&mut self) {
+        let (rest, counted) = (self.kernel.drain(), self.kernel.turn());
+        self.agent.observed(&rest, &self.kernel, self.now);
+        self.agent.turn(&counted, &self.kernel, self.now);
+        self.agent.flush(&self.kernel, self.now);
     }
 
     fn look_up(&mut self) {

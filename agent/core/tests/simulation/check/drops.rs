@@ -173,7 +173,8 @@ fn of_drop(
         let other = others.filter(|other| of_packet(other).is_some()).last();
         if let Some(other) = other {
             let what = format!("{says_and_truth}; and {}", described(outcome, other));
-            fault(Check::Mixed, Ok(other), what);
+            let is_denied = matches!(packet.fate, Fate::Denied(_));
+            fault(Check::Mixed, Ok(if is_denied { other } else { packet }), what);
         }
     }
     if is_answered(outcome, &drop.flow, (since, last), reported) {

@@ -76,7 +76,7 @@ pub(super) fn faults(outcome: &Outcome, of_drops: &[Fault]) -> Vec<Fault> {
                     followed.awaited = followed.awaited.or(Some(*at));
                 }
                 let packet = outcome.packet_of(judged);
-                if let Some(packet) = packet.filter(|packet| packet.fate != Fate::Duplicate) {
+                if let Some(packet) = packet.filter(|packet| !is_answered(&packet.fate)) {
                     let client = outcome.network.attempts[packet.attempt].client;
                     let path = Path { client, server: packet.server, to: packet.to };
                     let (class, says) = (diagnosis.cause.class, named(diagnosis));
@@ -112,6 +112,11 @@ pub(super) fn faults(outcome: &Outcome, of_drops: &[Fault]) -> Vec<Fault> {
     faults
 }
 
+/// Whether its client hears of a packet, so that no path fails by it.
+const fn is_answered(fate: &Fate) -> bool {
+    matches!(fate, Fate::Delivered | Fate::Duplicate | Fate::Refused)
+}
+
 fn not_opened(id: IncidentId, at: Ms) -> Fault {
     let what = format!("incident {id} of a drop that was reported at {at}");
     Fault { check: Check::NotOpened, when: When::Plain, at, what, report: None }
@@ -132,8 +137,7 @@ impl Path {
     fn failed(self, outcome: &Outcome, by: Ms) -> Option<Ms> {
         let own = outcome.network.packets.iter().filter(|packet| {
             let client = outcome.network.attempts[packet.attempt].client;
-            let is_failed =
-                !matches!(packet.fate, Fate::Delivered | Fate::Duplicate | Fate::Refused);
+            let is_failed = !is_answered(&packet.fate);
             let is_seen = packet.is_freed_here || outcome.cluster.pods[client].is_local;
             let is_its = (client, packet.server, packet.to) == (self.client, self.server, self.to);
             is_failed && is_seen && is_its
@@ -171,8 +175,9 @@ impl Path {
 
     /// Whether it would fail if it were tried.
     fn would_fail(self, outcome: &Outcome, client: &Pod, why: &Why, time: Ms) -> bool {
-        // That somebody is there by now shows by nothing but that it passes.
-        let Some(server) = self.server else { return true };
+        // That somebody is there by now shows by nothing but that it passes. What was lost elsewhere may be
+        // taken for what policies deny, which ends with them.
+        let Some(server) = self.server else { return !why.class.is_denial() };
         let server = &outcome.cluster.pods[server];
         let within = (time - PLUGIN_LAG - WATCH_LAG, time);
         let said = outcome.said(client, server, self.to.1, within);
@@ -264,9 +269,7 @@ fn shows_passing(
             .paths
             .iter()
             .filter(|(path, _)| is_it(&outcome.cluster.pods[path.client]) && path.to.1 == port)
-            .filter(|(path, _)| {
-                outcome.cluster.pods[path.client].is_up(at) && path.server.is_some()
-            })
+            .filter(|(path, _)| outcome.cluster.pods[path.client].is_up(at))
             .collect();
         let may_fail = |(path, why): &(&Path, &Why)| {
             [at - ANSWER_SHOWS, at].iter().any(|time| path.fails(outcome, why, *time))
