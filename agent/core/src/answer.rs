@@ -380,7 +380,7 @@ fn refused(
                 without_packet(snapshot, &course.client, course, &why)
             };
             let verdict = leading.unwrap_or_else(unknown).verdict;
-            kube_proxy.clone().diagnosis(snapshot, &case, verdict)
+            Diagnosis::of_kube_proxy(snapshot, &case, kube_proxy.clone(), verdict)
         }
     }
 }

@@ -375,6 +375,39 @@ impl Diagnosis {
         self
     }
 
+    /// Of what kube-proxy refuses: that it does, with what policies say of the packets that would come of
+    /// it.
+    pub(crate) fn of_kube_proxy(
+        snapshot: &Snapshot,
+        case: &Case<'_>,
+        kube_proxy: Arc<KubeProxy>,
+        verdict: Verdict,
+    ) -> Self {
+        let question = kube_proxy.question(snapshot);
+        let inquiry = Inquiry { snapshot, case, question: &question, verdict: &verdict };
+        let class = Class::NotPolicy;
+        let (mut confidence, mut reasons) = inquiry.confidence(class);
+        if let Some((reason, factor)) = kube_proxy.doubt(case.fate) {
+            reasons.push(reason.to_owned());
+            confidence = (confidence * factor * 100.0).round() / 100.0;
+        }
+        let service = dialled(&kube_proxy.course);
+        let mut cause = Cause {
+            class,
+            direction: None,
+            situation: None,
+            policy: None,
+            nearest_miss: None,
+            hindsight: None,
+            kube_proxy: Some(kube_proxy),
+            confidence,
+            reasons,
+            text: String::new(),
+        };
+        cause.text = words::sentence(&inquiry, &cause);
+        Self { question, service, verdict, cause }
+    }
+
     /// The same with what kube-proxy does besides, which its sentence says as well.
     #[must_use]
     pub(crate) fn besides(

@@ -75,6 +75,26 @@ pub struct Course {
 }
 
 impl Course {
+    /// Of a connection of which nothing more is to be said.
+    fn to(
+        dial: &Dial<'_>,
+        service: &Arc<Service>,
+        entry: Entry,
+        address: Option<IpAddr>,
+        fate: Fate,
+    ) -> Self {
+        Self {
+            client: dial.client.clone(),
+            service: service.clone(),
+            entry,
+            address,
+            port: dial.port,
+            protocol: dial.protocol,
+            fate,
+            remarks: Vec::new(),
+        }
+    }
+
     /// The same of a client that is a node, of which only that is known: its packets carry whichever of
     /// its addresses the route to the backend has.
     #[must_use]
@@ -165,6 +185,13 @@ pub enum Fate {
     Name(Arc<str>),
     /// It is unknown.
     Unknown(Doubt),
+}
+
+impl Fate {
+    /// Nothing comes of it, and nothing would.
+    const fn nothing(refusal: Refusal) -> Self {
+        Self::Refused { refusal, otherwise: Vec::new() }
+    }
 }
 
 /// Why nothing comes of it.

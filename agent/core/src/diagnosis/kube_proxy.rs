@@ -4,14 +4,9 @@
 //! its client may, by the Service's own address, and whose rules come first on a node depends on whose
 //! were written last. So where those deny it as well, what was seen decides who is named first.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-};
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::{
-    Case, Cause, Class, Diagnosis, Dialled, Fate, diagnose_packet, inquiry::Inquiry, words,
-};
+use super::{Case, Diagnosis, Dialled, Fate, diagnose_packet};
 use crate::{
     cluster::{
         Snapshot,
@@ -22,7 +17,7 @@ use crate::{
     flow::Flow,
     observation::Rejection,
     service::{self, Backend, Course, Entry, Refusal, behind},
-    verdict::{Decision, DirectionVerdict, Question, SeenBy, Verdict},
+    verdict::{Decision, DirectionVerdict, Question, SeenBy},
 };
 
 /// Of how many packets that would come of it policies are asked, which takes some ten microseconds
@@ -137,39 +132,17 @@ impl KubeProxy {
         }
     }
 
-    /// The diagnosis of which it is the cause; with what policies say of the packets.
-    pub(crate) fn diagnosis(
-        self: Arc<Self>,
-        snapshot: &Snapshot,
-        case: &Case<'_>,
-        verdict: Verdict,
-    ) -> Diagnosis {
-        let question = as_dialled(snapshot, &self.course, SeenBy::Both);
-        let inquiry = Inquiry { snapshot, case, question: &question, verdict: &verdict };
-        let class = Class::NotPolicy;
-        let (mut confidence, mut reasons) = inquiry.confidence(class);
-        if let Fate::Dropped(evidence) = case.fate
-            && self.refusal().is_rejection()
-            && evidence.rejected.is_none()
-        {
-            reasons.push("kube-proxy rejects it, and no rejection was seen".to_owned());
-            confidence = (confidence * UNHEARD * 100.0).round() / 100.0;
-        }
-        let service = dialled(&self.course);
-        let mut cause = Cause {
-            class,
-            direction: None,
-            situation: None,
-            policy: None,
-            nearest_miss: None,
-            hindsight: None,
-            kube_proxy: Some(self),
-            confidence,
-            reasons,
-            text: String::new(),
-        };
-        cause.text = words::sentence(&inquiry, &cause);
-        Diagnosis { question, service, verdict, cause }
+    /// The packet when nothing has translated it.
+    pub(super) fn question(&self, snapshot: &Snapshot) -> Question {
+        as_dialled(snapshot, &self.course, SeenBy::Both)
+    }
+
+    /// What speaks against it: kube-proxy would have rejected it, and no rejection was seen. And what the
+    /// confidence is worth then.
+    pub(super) fn doubt(&self, fate: Fate<'_>) -> Option<(&'static str, f64)> {
+        let Fate::Dropped(evidence) = fate else { return None };
+        let is_unheard = self.refusal().is_rejection() && evidence.rejected.is_none();
+        is_unheard.then_some(("kube-proxy rejects it, and no rejection was seen", UNHEARD))
     }
 
     /// The connection as a question of what would come of it.
@@ -182,8 +155,7 @@ impl KubeProxy {
     }
 }
 
-/// What the confidence is worth where kube-proxy would have rejected it, and no rejection was seen: the
-/// kernel sends few of them a second.
+/// What the confidence is worth where no rejection was seen: the kernel sends few of them a second.
 const UNHEARD: f64 = 0.9;
 
 /// Whether it was rejected as kube-proxy rejects: ICMP, port unreachable (RFC 792, RFC 4443), by a

@@ -44,7 +44,7 @@ pub(super) fn diagnose(snapshot: &Snapshot, case: &Case<'_>, course: &Course) ->
     let is_denied = translated.cause.class.is_denial() && translated.verdict.exempt.is_none();
     match is_denied && kube_proxy.is_policys_first(snapshot, case.fate) {
         true => translated.besides(snapshot, case, kube_proxy),
-        false => kube_proxy.diagnosis(snapshot, case, translated.verdict),
+        false => Diagnosis::of_kube_proxy(snapshot, case, kube_proxy, translated.verdict),
     }
 }
 

@@ -4,10 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{
-    Course, Dial, Entry, Refusal, port_of,
-    route::{nothing, plain},
-};
+use super::{Course, Dial, Entry, Fate, Refusal, port_of};
 use crate::{
     cluster::{
         HeldBy, Holding, Snapshot,
@@ -117,7 +114,7 @@ pub(super) fn to_former(
     let is_there = snapshot.service(&service.namespace, &service.name).is_some();
     let refusal = Refusal::FormerAddress { is_deleted: is_known && !is_there };
     let entry = entry(service, address);
-    plain(dial, service, entry, Some(address), nothing(refusal))
+    Course::to(dial, service, entry, Some(address), Fate::nothing(refusal))
 }
 
 /// By what of its own a Service has the address.

@@ -94,20 +94,15 @@ pub(super) fn to_found(
         };
         let packet = Packet { leaves: None, arrives, source: Source::Kept };
         let fate = Fate::Untranslated(Box::new(packet));
-        return plain(dial, &service, entry, Some(address), fate);
+        return Course::to(dial, &service, entry, Some(address), fate);
     }
     to_port(snapshot, dial, &service, entry, Some(address), port.as_ref())
-}
-
-/// Nothing comes of it, and nothing would.
-pub(super) const fn nothing(refusal: Refusal) -> Fate {
-    Fate::Refused { refusal, otherwise: Vec::new() }
 }
 
 /// By the Service's name.
 pub(super) fn to_name(snapshot: &Snapshot, dial: &Dial<'_>, service: &Arc<Service>) -> Vec<Course> {
     if let Some(name) = &service.external_name {
-        return vec![plain(dial, service, Entry::Cluster, None, Fate::Name(name.clone()))];
+        return vec![Course::to(dial, service, Entry::Cluster, None, Fate::Name(name.clone()))];
     }
     if service.headless {
         return vec![headless(snapshot, dial, service)];
@@ -141,25 +136,6 @@ pub(super) fn to_name(snapshot: &Snapshot, dial: &Dial<'_>, service: &Arc<Servic
     }
 }
 
-pub(super) fn plain(
-    dial: &Dial<'_>,
-    service: &Arc<Service>,
-    entry: Entry,
-    address: Option<IpAddr>,
-    fate: Fate,
-) -> Course {
-    Course {
-        client: dial.client.clone(),
-        service: service.clone(),
-        entry,
-        address,
-        port: dial.port,
-        protocol: dial.protocol,
-        fate,
-        remarks: Vec::new(),
-    }
-}
-
 fn to_port(
     snapshot: &Snapshot,
     dial: &Dial<'_>,
@@ -169,11 +145,11 @@ fn to_port(
     port: Option<&ServicePort>,
 ) -> Course {
     let Some(port) = port else {
-        return plain(dial, service, entry, address, nothing(Refusal::NoPort));
+        return Course::to(dial, service, entry, address, Fate::nothing(Refusal::NoPort));
     };
     if let Some(other) = &service.other_proxy {
         let fate = Fate::Unknown(Doubt::OtherProxy(other.clone()));
-        return plain(dial, service, entry, address, fate);
+        return Course::to(dial, service, entry, address, fate);
     }
     let behind = of_port(snapshot, service, port, dial.family(address, service));
     let mut route = Route {
@@ -188,7 +164,7 @@ fn to_port(
     };
     let fate = route.fate(port);
     let remarks = route.remarks;
-    Course { remarks, ..plain(dial, service, entry, address, fate) }
+    Course { remarks, ..Course::to(dial, service, entry, address, fate) }
 }
 
 /// Its name stands for the addresses of its endpoints that are ready; what a client dials there is
@@ -223,7 +199,7 @@ fn headless(snapshot: &Snapshot, dial: &Dial<'_>, service: &Arc<Service>) -> Cou
         }
         true => Fate::Unknown(doubt(service)),
     };
-    Course { remarks, ..plain(dial, service, Entry::Headless, None, fate) }
+    Course { remarks, ..Course::to(dial, service, Entry::Headless, None, fate) }
 }
 
 fn kept(dial: &Dial<'_>, backend: &Backend) -> Packet {

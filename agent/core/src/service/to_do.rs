@@ -42,8 +42,8 @@ pub fn to_do(course: &Course, behind: &[Backend]) -> String {
              clusterIP in its spec another one gets another address"
         ),
         Some(Refusal::FormerAddress { is_deleted: false }) => format!(
-            "have the client look up the name of {service} again, or whoever else has what it looks for: \
-             the address is nobody's"
+            "have the client look up the name of {service} again, or use another Service: nobody has the \
+             address"
         ),
     }
 }
