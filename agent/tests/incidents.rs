@@ -154,6 +154,7 @@ fn story() -> Vec<Record> {
     turn(&cluster, &[0, 1, 2, 3, 4, 5, 6, 7], &[5, 6, 570, 590], 600);
     apply(&mut cluster, &POLICY.replace("port: 5433", "port: 5432"), Some(at(700)));
     turn(&cluster, &[], &[], 701);
+    turn(&cluster, &[], &[], 711);
     records
 }
 

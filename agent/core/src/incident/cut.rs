@@ -1,11 +1,11 @@
 //! What cuts a path: one diagnosis with what belongs to it, so that what is reported of an incident's
 //! cause, its change and its remedy is of one subject.
 
-use std::sync::Arc;
+use std::{cmp::Ordering, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{JudgedDrop, Path};
+use super::{JudgedDrop, PASSING, Path};
 use crate::{
     diagnosis::{
         Class, Diagnosis,
@@ -45,20 +45,23 @@ impl Cut {
         Path::of(&self.diagnosis.question)
     }
 
-    /// Takes in another drop of the same path: the most certain leads, and of other policies the latest.
+    /// Takes in another drop of the same path: the most certain leads, of other policies the latest, and
+    /// of equals one that goes on, the same in whatever order they come.
     pub(super) fn add(&mut self, mut other: Self) {
         // What passes by itself is of a moment, and leads where there is nothing else.
         let rank =
             |cut: &Self| (!cut.diagnosis.cause.passes_by_itself(), cut.diagnosis.cause.confidence);
+        let ((lasts, certainty), (other_lasts, other_certainty)) = (rank(self), rank(&other));
+        let by_rank = other_lasts.cmp(&lasts).then(other_certainty.total_cmp(&certainty));
         let is_same = (self.class(), self.responsible()) == (other.class(), other.responsible());
-        let ((lasts, certainty), (others, other_certainty)) = (rank(self), rank(&other));
-        let by_certainty = others.cmp(&lasts).then(other_certainty.total_cmp(&certainty));
-        let order = if is_same {
-            by_certainty.then(other.of.cmp(&self.of))
-        } else {
-            other.of.cmp(&self.of)
+        let (of, of_other) = (self.of, other.of);
+        let is_over = of_other.0.duration_since(of.0) >= PASSING;
+        let is_better = match by_rank {
+            _ if !is_same || is_over => of_other >= of,
+            Ordering::Equal => of_other.1 <= of.1,
+            order => order.is_gt(),
         };
-        if order.is_ge() {
+        if is_better {
             std::mem::swap(self, &mut other);
         }
         // A remedy that was found stays one as long as the path is denied.

@@ -94,17 +94,28 @@ fn a_remedy_for_one_of_three_clients_leaves_the_incident_of_the_others() {
     }
 }
 
-/// A node that hears of it only now gives it the name that the others gave it before.
+/// A node that hears of it only now gives it the name that the others gave it before, whoever has added
+/// something since; and it is not put down to a remedy that was there before it was first seen.
 #[test]
 fn what_is_added_makes_no_other_incident_of_a_denial_on_any_node() {
     let mut before = three_clients();
     let (_, opened) = before.reported(9);
-    let mut cluster = backend();
-    cluster.apply(Object::Policy(Policy { created: Some(at(-1_000)), ..restrict() }), None);
-    cluster.apply(allow("web", true, 20), None);
-    let mut after = Story::of(cluster);
-    dial(&mut after, &[API], &[30, 31]);
-    assert_eq!(after.reported(34).1.id, opened.id);
+    let for_others = rule(None, "backend", equals(&[("app", "none")]), &[9999]);
+    let for_others = ingress("backend", "for-others", Selector::EVERYTHING, vec![for_others]);
+    let for_others = Object::Policy(Policy { created: Some(at(20)), ..for_others });
+    for (added, leads) in [
+        (allow("web", true, 20), "backend/restrict-backend-ingress (with"),
+        (for_others, "backend/for-others (with"),
+    ] {
+        let mut cluster = backend();
+        cluster.apply(Object::Policy(Policy { created: Some(at(-1_000)), ..restrict() }), None);
+        cluster.apply(added, None);
+        let mut after = Story::of(cluster);
+        dial(&mut after, &[API], &[30, 31]);
+        let (_, reported) = after.reported(34);
+        assert_eq!(reported.id, opened.id, "{}", reported.text);
+        assert!(reported.text.contains(leads), "{}", reported.text);
+    }
 }
 
 /// Late tallies of packets from before the end are counted, and neither open nor reopen anything.
