@@ -1,6 +1,6 @@
 //! What the policies of a remedy are called.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use super::{Form, Manifest, in_calico, nodes, opening::Opening};
 use crate::{

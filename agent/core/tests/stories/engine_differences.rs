@@ -4,11 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 use whydrop_core::{
-    cluster::{
-        Cluster, Snapshot,
-        object::Object,
-        profile::{Engine, Version},
-    },
+    cluster::{Cluster, Snapshot, object::Object, profile::Engine},
     diagnosis::{Class, diagnose},
     flow::Protocol,
     kinds,
