@@ -6,6 +6,7 @@ pub mod caller;
 pub mod dns;
 pub mod history;
 pub mod known_address;
+pub mod lifetime;
 pub mod look_up;
 pub mod node_address;
 mod node_facts;
@@ -29,7 +30,7 @@ use crate::policy::{
 };
 use address_pool::AddressPool;
 use caller::Caller;
-use history::History;
+use history::{History, Learned};
 use look_up::{LookUp, Query};
 pub use node_facts::{Addresses, Interface, Invalid, NodeFacts, TableFull};
 use object::{EndpointSlice, Key, Kind, Namespace, Node, Object, Pod, Service, ServiceAccount};
@@ -356,9 +357,19 @@ impl Cluster {
     /// says nothing of when.
     pub fn apply(&mut self, object: Object, at: Option<Timestamp>) {
         if let Some(at) = at {
-            self.record_apply(&object, at);
+            self.record_apply(&object, at, Learned::AsItCame);
         }
         self.snapshot.put(object, at);
+    }
+
+    /// Stores an object as a look-up found it. Of what was known before, it is seen when it differs;
+    /// when it came to be so is not.
+    pub fn apply_found(&mut self, object: Object, at: Timestamp) {
+        let known = self.snapshot.object(&object.key()).is_some();
+        if known {
+            self.record_apply(&object, at, Learned::Later);
+        }
+        self.snapshot.put(object, known.then_some(at));
     }
 
     /// An object is gone.
@@ -369,6 +380,7 @@ impl Cluster {
 
     /// An object that is not followed is of no use any more. Whether it is gone is not known.
     pub fn forget(&mut self, key: &Key, at: Timestamp) {
-        self.snapshot.remove(key, at);
+        self.snapshot.revision += 1;
+        self.snapshot.objects.forget(key, at);
     }
 }

@@ -396,11 +396,8 @@ impl Live {
                         }
                     }
                 }
-                let snapshot = cluster.snapshot();
                 for object in objects {
-                    // Of what was known, it is seen when it changed; of what is new, it is not.
-                    let known = snapshot.object(&object.key()).is_some();
-                    cluster.apply(object, known.then_some(now));
+                    cluster.apply_found(object, now);
                 }
                 (None, scale)
             }

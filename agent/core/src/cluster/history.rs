@@ -5,6 +5,7 @@
 //! takes objects in; nobody else writes.
 
 mod difference;
+mod past;
 mod record;
 
 use std::{collections::VecDeque, sync::Arc};
@@ -18,6 +19,7 @@ use super::{
     Snapshot,
     object::{Key, Kind, Object, Pod},
 };
+pub use past::{Past, SEEN_WITHIN};
 use record::parts;
 
 /// How many changes are kept: a day of a busy cluster's policy and label changes is fewer.
@@ -82,11 +84,21 @@ pub struct Change {
     pub at: Timestamp,
 }
 
+/// How the time of a change is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Learned {
+    /// It was seen as it came, or soon after.
+    AsItCame,
+    /// It was found out: it may have come at any time before.
+    Later,
+}
+
 /// A change with what it takes to undo it.
 #[derive(Clone, Debug)]
 pub struct Undoable {
     /// The change.
     pub change: Change,
+    learned: Learned,
     /// The object as it was; `None`: there was none.
     before: Option<Object>,
 }
@@ -130,9 +142,9 @@ impl History {
     }
 
     /// Remembers a change.
-    pub(super) fn record(&mut self, change: Change, before: Option<Object>) {
+    pub(super) fn record(&mut self, change: Change, learned: Learned, before: Option<Object>) {
         let now = change.at;
-        let undoable = Undoable { change, before };
+        let undoable = Undoable { change, learned, before };
         self.parts += undoable.parts();
         self.changes.push_back(undoable);
         while self.changes.front().is_some_and(|c| now.duration_since(c.change.at) > AGE_MAX) {

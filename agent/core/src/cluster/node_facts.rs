@@ -170,7 +170,7 @@ impl Cluster {
             !address.is_loopback() && !known.is_some_and(KnownAddress::is_alike_on_nodes)
         };
         for address in snapshot.node_facts.addresses.local.iter().filter(is_own) {
-            let is_news = snapshot.objects.begin_holding(*address, by.clone(), None);
+            let is_news = snapshot.objects.begin_holding(*address, by.clone(), None, None);
             snapshot.other_changes += u64::from(is_news);
         }
     }

@@ -205,6 +205,8 @@ pub struct Pod {
     pub labels: Labels,
     /// `metadata.creationTimestamp`: it held no address before.
     pub created: Option<Timestamp>,
+    /// `status.startTime`: when its node's kubelet took it up, which was before it had an address.
+    pub started: Option<Timestamp>,
     /// `spec.serviceAccountName`; `default` where it is absent.
     pub service_account: Arc<str>,
     /// `spec.nodeName`.
@@ -230,12 +232,20 @@ pub struct Pod {
     pub workload: Option<Workload>,
     /// Its condition `Ready`; `None`: its status does not say.
     pub ready: Option<bool>,
-    /// It is being deleted: `metadata.deletionTimestamp` is there.
-    pub terminating: bool,
+    /// Since when it is being deleted: when that was asked for, which is its grace period before
+    /// `metadata.deletionTimestamp`.
+    pub terminating: Option<Timestamp>,
     /// How often its containers were restarted: the sum of their `restartCount`.
     pub restarts: u64,
     /// Addresses that it answers DNS queries at on its node, of a node-local cache (`-localip`).
     pub dns_cache_addresses: Vec<IpAddr>,
+}
+
+impl Pod {
+    /// When it began, by its own times: it held no address before.
+    pub fn began(&self) -> Option<Timestamp> {
+        self.started.or(self.created)
+    }
 }
 
 /// A network that a pod has beside the one of its `status.podIPs`. Network policies do not govern it.

@@ -35,13 +35,19 @@ type TemplateName = (WorkloadKind, Arc<str>, Arc<str>);
 /// Kind, namespace of those that are in one, and name of what makes something connect.
 type CallerName = (CallerKind, Option<Arc<str>>, Arc<str>);
 
+/// How much later than an object's own time it may truly have happened: the API server writes whole
+/// seconds.
+const WHOLE_SECOND: SignedDuration = SignedDuration::from_secs(1);
+
 /// Who holds, or held, an address.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Holding {
     /// Who.
     pub by: HeldBy,
-    /// Since when; `None`: for as long as is known.
+    /// Since when, at the earliest; `None`: for as long as is known.
     pub since: Option<Timestamp>,
+    /// When it was seen to come; `None`: it was there when it was first heard of.
+    pub seen: Option<Timestamp>,
     /// Until when; `None`: still.
     pub until: Option<Timestamp>,
 }
@@ -172,7 +178,7 @@ impl Objects {
             self.end_holding(*address, &by, at);
         }
         for address in held {
-            self.begin_holding(address, by.clone(), None);
+            self.begin_holding(address, by.clone(), None, at);
         }
         match node {
             Some(node) => self.nodes.insert_mut(name.clone(), node),
@@ -191,7 +197,7 @@ impl Objects {
             }
         }
         for address in service.addresses() {
-            self.begin_holding(address, HeldBy::Service(service.clone()), at);
+            self.begin_holding(address, HeldBy::Service(service.clone()), at, at);
         }
         self.services.insert_mut(name, service);
     }
@@ -203,7 +209,7 @@ impl Objects {
             Kind::Namespace => {
                 self.namespaces.remove_mut(&key.name);
             }
-            Kind::Pod => self.remove_pod(&name(), at),
+            Kind::Pod => self.remove_pod(&name(), Some(at)),
             Kind::Node => {
                 self.listed_nodes.remove_mut(&key.name);
                 self.renew_node(&key.name, Some(at));
@@ -243,13 +249,24 @@ impl Objects {
         }
     }
 
-    fn remove_pod(&mut self, name: &Name, at: Timestamp) {
+    /// Removes an object that may be there. That a pod held its addresses is forgotten with it, since
+    /// nobody says that it does not.
+    pub(super) fn forget(&mut self, key: &Key, at: Timestamp) {
+        match (key.kind, &key.namespace) {
+            (Kind::Pod, Some(namespace)) => {
+                self.remove_pod(&(namespace.clone(), key.name.clone()), None);
+            }
+            _ => self.remove(key, at),
+        }
+    }
+
+    fn remove_pod(&mut self, name: &Name, at: Option<Timestamp>) {
         let Some(pod) = self.pods.get(name).cloned() else { return };
         for address in &pod.addresses {
-            self.end_holding(*address, &HeldBy::Pod(pod.clone()), Some(at));
+            self.end_holding(*address, &HeldBy::Pod(pod.clone()), at);
         }
         for (address, by) in second_holdings(&pod) {
-            self.end_holding(address, &by, Some(at));
+            self.end_holding(address, &by, at);
         }
         self.pods.remove_mut(name);
     }
@@ -332,33 +349,36 @@ impl Objects {
             let of_node = if pod.host_network { &pod.addresses[..] } else { &[] };
             for address in pod.host_addresses.iter().chain(of_node) {
                 // Weaker than a pod's own claim, see `resolve`.
-                self.begin_holding(*address, HeldBy::Node(node.clone()), None);
+                self.begin_holding(*address, HeldBy::Node(node.clone()), None, at);
             }
         }
         if !pod.host_network {
+            // It is there no later than it is seen, whatever the API server's clock says.
+            let own = pod.began().map(|began| began.checked_add(WHOLE_SECOND).unwrap_or(began));
+            let since = [own, at].into_iter().flatten().min();
             for address in &pod.addresses {
-                let since = pod.created.or(at);
-                self.begin_holding(*address, HeldBy::Pod(pod.clone()), since);
+                self.begin_holding(*address, HeldBy::Pod(pod.clone()), since, at);
             }
             for (address, by) in second_holdings(pod) {
-                self.begin_holding(address, by, pod.created.or(at));
+                self.begin_holding(address, by, since, at);
             }
         }
     }
 
-    /// From then on, an address is held. Whether that is news.
+    /// From then on, an address is held, as was seen at some time. Whether that is news.
     pub(super) fn begin_holding(
         &mut self,
         address: IpAddr,
         by: HeldBy,
         since: Option<Timestamp>,
+        seen: Option<Timestamp>,
     ) -> bool {
         let mut holdings = self.holdings.get(&address).cloned().unwrap_or_default();
         let known = holdings.iter_mut().find(|h| h.until.is_none() && h.by.is_same_object(&by));
         let is_news = known.is_none();
         match known {
             Some(holding) => holding.by = by,
-            None => holdings.push(Holding { by, since, until: None }),
+            None => holdings.push(Holding { by, since, seen, until: None }),
         }
         self.holdings.insert_mut(address, holdings);
         is_news
@@ -424,7 +444,8 @@ fn with(node: &Node, by_plugin: &PluginNode) -> Arc<Node> {
 }
 
 impl HeldBy {
-    fn is_same_object(&self, other: &Self) -> bool {
+    /// Whether it is the same, though perhaps another version of it.
+    pub(super) fn is_same_object(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Pod(a), Self::Pod(b)) => {
                 (&a.namespace, &a.name, &a.uid) == (&b.namespace, &b.name, &b.uid)

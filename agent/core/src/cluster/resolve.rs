@@ -185,22 +185,23 @@ impl Snapshot {
         // A socket of the IPv6 family may show an IPv4 address mapped (RFC 4291, 2.5.5.2).
         let address = address.to_canonical();
         let holdings = self.holdings(address);
-        let mut now: Vec<&Holding> = holdings.iter().filter(|h| h.covers(at)).collect();
-        // A pod's own claim is the strongest; among pods, who came last: the other one's removal
-        // has not been seen yet.
+        let mut now: Vec<(Fit, &Holding)> =
+            holdings.iter().filter_map(|h| Some((h.fit(at)?, h))).collect();
+        // Who held it at that very time comes before who is only not far off. A pod's own claim is the
+        // strongest; among pods, who came last: the other one's removal has not been seen yet.
         let weight = |h: &Holding| match h.by {
             HeldBy::SecondNetwork(..) => 0,
             HeldBy::Service(_) => 1,
             HeldBy::Node(_) => 2,
             HeldBy::Pod(_) => 3,
         };
-        now.sort_by_key(|h| (weight(h), h.until.is_none(), h.since, h.until));
+        now.sort_by_key(|(fit, h)| (*fit, weight(h), h.until.is_none(), h.since, h.until));
         let holder = match now.as_slice() {
             [] => self.nobody(address),
-            [.., a, b] if a.rivals(b) => {
+            [.., (_, a), (_, b)] if a.rivals(b) => {
                 Holder::Unknown(format!("{address} is claimed by {} and by {}", a.by, b.by).into())
             }
-            [.., last] => self.holder(&last.by, address),
+            [.., (_, last)] => self.holder(&last.by, address),
         };
         Endpoint { address: Some(address), holder }
     }
@@ -261,14 +262,35 @@ impl Snapshot {
     }
 }
 
+/// How a holding fits a time, the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    /// It began within [`CLOCK_SLACK`] after it, by a clock that may be ahead.
+    BeginsSoon,
+    /// It had ended within [`CLOCK_SLACK`] before it: what a pod sends and is sent as it ends.
+    EndedJustNow,
+    /// It held the address then.
+    Then,
+}
+
 impl Holding {
     /// Whether it held it at that time, or does now.
     pub fn covers(&self, at: Option<Timestamp>) -> bool {
-        match at {
-            None => self.until.is_none(),
-            Some(at) => {
-                self.since.is_none_or(|since| since <= at + CLOCK_SLACK)
-                    && self.until.is_none_or(|until| at <= until + CLOCK_SLACK)
+        self.fit(at).is_some()
+    }
+
+    fn fit(&self, at: Option<Timestamp>) -> Option<Fit> {
+        let Some(at) = at else { return self.until.is_none().then_some(Fit::Then) };
+        let begins_later = self.since.is_some_and(|since| since > at);
+        let has_ended = self.until.is_some_and(|until| until < at);
+        match (begins_later, has_ended) {
+            (false, false) => Some(Fit::Then),
+            (false, true) => self
+                .until
+                .is_some_and(|until| at <= until + CLOCK_SLACK)
+                .then_some(Fit::EndedJustNow),
+            (true, _) => {
+                self.since.is_some_and(|since| since <= at + CLOCK_SLACK).then_some(Fit::BeginsSoon)
             }
         }
     }

@@ -11,6 +11,7 @@ mod template;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1 as core,
     apimachinery::pkg::{
@@ -77,6 +78,7 @@ pub fn pod(pod: &core::Pod) -> Result<Pod, Problem> {
         is_template: false,
         uid: metadata.uid.as_deref().map(Into::into),
         created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+        started: status.and_then(|status| Some(status.start_time.as_ref()?.0)),
         service_account: spec
             .and_then(|spec| {
                 spec.service_account_name.as_deref().or(spec.service_account.as_deref())
@@ -95,11 +97,19 @@ pub fn pod(pod: &core::Pod) -> Result<Pod, Problem> {
         scraped_port: annotations.and_then(scraped_port),
         workload: workload(metadata.owner_references.as_deref().unwrap_or_default(), &labels),
         ready: status.and_then(is_ready),
-        terminating: metadata.deletion_timestamp.is_some(),
+        terminating: terminating(metadata),
         restarts: status.map(restarts).unwrap_or_default(),
         dns_cache_addresses: spec.map(dns_cache::addresses).unwrap_or_default(),
         labels,
     })
+}
+
+/// Since when an object is being deleted: "the time when the object is expected to be deleted" less
+/// "the number of seconds allowed for it to gracefully terminate".
+fn terminating(metadata: &ObjectMeta) -> Option<Timestamp> {
+    let expected = metadata.deletion_timestamp.as_ref()?.0;
+    let grace = metadata.deletion_grace_period_seconds.unwrap_or_default();
+    Some(expected.checked_sub(SignedDuration::from_secs(grace)).unwrap_or(expected))
 }
 
 /// The addresses of a pod, and those of its node, each once.

@@ -158,7 +158,7 @@ impl Behind {
         family: IpAddr,
     ) {
         let is_serving = pod.ready != Some(false);
-        let is_ready = service.publishes_not_ready || (is_serving && !pod.terminating);
+        let is_ready = service.publishes_not_ready || (is_serving && pod.terminating.is_none());
         let of_family = pod.addresses.iter().filter(|own| own.is_ipv4() == family.is_ipv4());
         let mut ends: Vec<Endpoint> = Vec::new();
         if pod.addresses.is_empty() {
@@ -173,7 +173,7 @@ impl Behind {
                 port,
                 node: pod.node.clone(),
                 is_ready,
-                is_fallback: !is_ready && is_serving && pod.terminating,
+                is_fallback: !is_ready && is_serving && pod.terminating.is_some(),
                 for_zones: Vec::new(),
                 for_nodes: Vec::new(),
             });

@@ -42,6 +42,7 @@ pub(crate) fn pod(namespace: &str, name: &str, last: u8, pod_labels: &[(&str, &s
         uid: None,
         labels: labels(pod_labels),
         created: None,
+        started: None,
         service_account: "default".into(),
         node: Some("worker-1".into()),
         host_network: false,
@@ -54,7 +55,7 @@ pub(crate) fn pod(namespace: &str, name: &str, last: u8, pod_labels: &[(&str, &s
         scraped_port: None,
         workload: None,
         ready: None,
-        terminating: false,
+        terminating: None,
         restarts: 0,
         dns_cache_addresses: Vec::new(),
     }

@@ -213,6 +213,55 @@ fn an_address_that_somebody_got_later_was_nobodys_that_is_known() {
     assert!(matches!(then, Holder::Unknown(why) if why.contains("backend/heir")));
 }
 
+/// Of an address that changes hands: who held it at that very time comes before who is near it, and of
+/// those who had it just before.
+#[test]
+fn an_address_is_resolved_to_who_held_it_then() {
+    let mut cluster = Cluster::default();
+    let one = |name: &str, uid: &str, created| Pod {
+        uid: Some(uid.into()),
+        created: Some(at(created)),
+        ..pod("backend", name, 20, &[])
+    };
+    cluster.apply(Object::Pod(one("old", "a", -600)), None);
+    cluster.delete(&pod_key("backend", "old"), at(100));
+    cluster.apply(Object::Pod(one("new", "b", 102)), Some(at(104)));
+    let snapshot = cluster.snapshot();
+    let held: Vec<_> = [90, 100, 101, 102, 103, 110, 1_000]
+        .map(|then| holder(&snapshot, 20, Some(at(then))))
+        .into_iter()
+        .collect();
+    // A pod that was made in a second may have been made at its end.
+    let (old, new) = ("backend/old", "backend/new");
+    assert_eq!(held, [old, old, old, old, new, new, new]);
+    // Where nobody had it before, a clock may be behind.
+    let mut cluster = Cluster::default();
+    cluster.apply(Object::Pod(one("new", "b", 102)), Some(at(104)));
+    let snapshot = cluster.snapshot();
+    assert_eq!(holder(&snapshot, 20, Some(at(99))), new);
+    // It is there no later than it is seen, whatever the API server's clock says.
+    let mut cluster = Cluster::default();
+    cluster.apply(Object::Pod(one("old", "a", -600)), None);
+    cluster.delete(&pod_key("backend", "old"), at(100));
+    cluster.apply(Object::Pod(one("new", "b", 120)), Some(at(101)));
+    assert_eq!(holder(&cluster.snapshot(), 20, Some(at(101))), new);
+}
+
+#[test]
+fn what_is_forgotten_is_not_said_to_be_gone() {
+    let key = pod_key("backend", "db");
+    for (is_forgotten, ended) in [(false, Some(Some(at(50)))), (true, None)] {
+        let mut cluster = Cluster::default();
+        cluster.apply(Object::Pod(pod("backend", "db", 20, &[])), None);
+        match is_forgotten {
+            true => cluster.forget(&key, at(50)),
+            false => cluster.delete(&key, at(50)),
+        }
+        let snapshot = cluster.snapshot();
+        assert_eq!(snapshot.formerly_at(address(20), at(60)).map(|ended| ended.gone), ended);
+    }
+}
+
 #[test]
 fn the_backends_of_a_service_are_looked_up_as_well() {
     let mut cluster = Cluster::default();

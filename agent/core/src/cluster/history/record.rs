@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Change, ChangeKind, difference};
+use super::{Change, ChangeKind, Learned, difference};
 use crate::{
     cluster::{
         Cluster,
@@ -18,12 +18,18 @@ impl Cluster {
     }
 
     /// Remembers how an object differs from what is known of it.
-    pub(in crate::cluster) fn record_apply(&mut self, object: &Object, at: Timestamp) {
+    pub(in crate::cluster) fn record_apply(
+        &mut self,
+        object: &Object,
+        at: Timestamp,
+        learned: Learned,
+    ) {
         let before = self.version_before(object);
         if let Some(kind) = change_kind(before.as_ref(), object) {
             let difference = before.as_ref().and_then(|b| difference::in_words(b, object));
             let difference = difference.map(Into::into);
-            self.history.record(Change { object: object.key(), kind, difference, at }, before);
+            let change = Change { object: object.key(), kind, difference, at };
+            self.history.record(change, learned, before);
         }
     }
 
@@ -38,7 +44,7 @@ impl Cluster {
         if !is_nothing {
             let kind = ChangeKind::Deleted;
             let change = Change { object: key.clone(), kind, difference: None, at };
-            self.history.record(change, Some(before));
+            self.history.record(change, Learned::AsItCame, Some(before));
         }
     }
 

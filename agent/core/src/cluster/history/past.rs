@@ -1,0 +1,97 @@
+//! The cluster as it was.
+
+use std::collections::HashSet;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{ChangeKind, History, Learned, Undoable};
+use crate::cluster::{
+    Snapshot,
+    object::{Kind, Object},
+};
+
+/// How much later than it happens a change may be seen: a watch delivers within a second of the API
+/// server's own clock, a folder of manifests within a fraction of it; twice that.
+pub const SEEN_WITHIN: SignedDuration = SignedDuration::from_secs(2);
+
+/// The cluster as it was at a time, by all that is known of it now.
+///
+/// What has changed since is taken back. What was only learned since stays: it was so then, as far as
+/// anybody can say. That is what look-ups found, and which pods and nodes hold which addresses: they
+/// had them before their status said so, and each holding has times of its own.
+#[derive(Clone, Debug)]
+pub struct Past<'a> {
+    history: &'a History,
+    /// The cluster then.
+    pub snapshot: Snapshot,
+    until: Timestamp,
+}
+
+impl History {
+    /// The cluster as it was then.
+    pub fn past(&self, now: &Snapshot, until: Timestamp) -> Past<'_> {
+        let mut snapshot = now.clone();
+        let mut learned_later = HashSet::new();
+        for later in self.latest_first().take_while(|later| later.change.at > until) {
+            match later.learned {
+                Learned::Later => {
+                    learned_later.insert(&later.change.object);
+                }
+                Learned::AsItCame => {
+                    // Behind what stays nothing is taken back.
+                    if later.is_dated(now) && !learned_later.contains(&later.change.object) {
+                        later.undo(&mut snapshot);
+                    }
+                }
+            }
+        }
+        Past { history: self, snapshot, until }
+    }
+
+    /// The cluster as it is now.
+    pub fn now(&self, now: &Snapshot) -> Past<'_> {
+        Past { history: self, snapshot: now.clone(), until: Timestamp::MAX }
+    }
+
+    /// The changes that were seen after a time and no later than another, oldest first.
+    pub fn between(
+        &self,
+        after: Timestamp,
+        until: Timestamp,
+    ) -> impl Iterator<Item = &Undoable> + use<'_> {
+        let from = self.changes.partition_point(|known| known.change.at <= after);
+        self.changes.range(from..).take_while(move |known| known.change.at <= until)
+    }
+}
+
+impl<'a> Past<'a> {
+    /// The changes until then, and those that were only learned since, latest first.
+    pub fn latest_first(&self) -> impl Iterator<Item = &'a Undoable> + use<'a> {
+        let until = self.until;
+        let stays =
+            move |known: &&Undoable| known.change.at <= until || known.learned == Learned::Later;
+        self.history.latest_first().filter(stays)
+    }
+
+    /// Since when every change is remembered that was seen, see [`History::complete_since`].
+    pub fn complete_since(&self) -> Option<Timestamp> {
+        self.history.complete_since()
+    }
+}
+
+impl Undoable {
+    /// Whether it happened when it was seen to, and not before, with nothing else to say when.
+    fn is_dated(&self, now: &Snapshot) -> bool {
+        let is_relabelled = self.change.kind == ChangeKind::Relabelled;
+        match (self.change.object.kind, &self.before) {
+            (Kind::Pod, Some(Object::Pod(before))) => {
+                // Another pod of that name has other addresses.
+                let now = now.pod(&before.namespace, &before.name);
+                is_relabelled && now.is_none_or(|now| now.uid == before.uid)
+            }
+            (Kind::Pod, _) => false,
+            (Kind::Node | Kind::PluginNode(_), _) => is_relabelled,
+            _ => true,
+        }
+    }
+}
