@@ -3,12 +3,14 @@
 //! An attempt is pending from its first bad sign until its fate is clear: answered, and it is
 //! forgotten; ended or repeated in vain, and it joins the open [`Drop`] of its flow. A flow is
 //! reported when it opens and again at most once in [`REPORT_INTERVAL`] while it goes on. One that
-//! worked in between is another drop.
+//! worked in between is another drop, and so are attempts that somebody rejects beside those that
+//! nobody answers.
 //!
 //! The answer depends on what was observed, not on the order in which it came in.
 
 mod drop;
 mod evidence;
+mod fold;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -22,6 +24,7 @@ use crate::{
     observation::{AttemptId, Fact, Observation},
 };
 pub use drop::{Correlated, Drop, DropId, Folded};
+use evidence::Manner;
 pub use evidence::{Evidence, EvidenceLevel, KernelDrops};
 
 /// How long after its last sign an attempt may still be answered: longer than the first SYN's
@@ -79,9 +82,9 @@ pub struct Correlator {
     /// The same by when they are judged.
     due: BTreeSet<(Timestamp, AttemptId)>,
     /// Flows that are being dropped.
-    open: HashMap<Flow, Open>,
+    open: HashMap<Key, Open>,
     /// The same by when there is something to do about them.
-    open_due: BTreeSet<(Timestamp, Flow)>,
+    open_due: BTreeSet<(Timestamp, Key)>,
     /// From a flow as dialled to the open flow after DNAT.
     translated: HashMap<Flow, Flow>,
     /// Counters of flows that are not open (yet).
@@ -89,7 +92,7 @@ pub struct Correlator {
     /// Flows with an attempt that was answered late, and when: their counters are forgiven.
     forgiven: HashMap<Flow, Timestamp>,
     /// Flows whose drop was concluded.
-    concluded: HashMap<Flow, Concluded>,
+    concluded: HashMap<Key, Concluded>,
     /// Pending attempts and open flows of each source.
     of_source: HashMap<IpAddr, usize>,
     folded: HashMap<IpAddr, Folded>,
@@ -98,6 +101,9 @@ pub struct Correlator {
     clear: Vec<Correlated>,
     account: Account,
 }
+
+/// A flow, and how its attempts fail: a rejection and silence are reported apart.
+type Key = (Flow, Manner);
 
 #[derive(Debug)]
 struct Pending {
@@ -154,17 +160,18 @@ impl Correlator {
     /// since its last sign, which is for [`Self::worked`] to hear first.
     pub fn attempted_again(&self, observation: &Observation) -> Option<Flow> {
         let attempt = observation.attempt?;
-        self.open_key(&observation.flow).filter(|_| !self.pending.contains_key(&attempt))?;
-        Some(observation.flow_dialled().unwrap_or(observation.flow))
+        let is_open = self.keys_of(&observation.flow).next().is_some();
+        let is_another = is_open && !self.pending.contains_key(&attempt);
+        is_another.then(|| observation.flow_dialled().unwrap_or(observation.flow))
     }
 
     /// An open flow was last answered at this time.
     pub fn worked(&mut self, flow: &Flow, at: Timestamp) {
-        let Some(key) = self.open_key(flow) else { return };
-        let last = self.open.get(&key).map(|open| open.drop.evidence.last());
-        if last.is_some_and(|last| at.duration_since(last) >= RECOVERED) {
-            let closed = self.close(&key).filter(|open| open.news);
-            self.clear.extend(closed.map(|open| Correlated::Drop(open.drop)));
+        let has_recovered = |open: &Open| at.duration_since(open.drop.evidence.last()) >= RECOVERED;
+        let keys = self.keys_of(flow);
+        let recovered = keys.filter(|key| self.open.get(key).is_some_and(has_recovered));
+        for key in recovered.collect::<Vec<_>>() {
+            self.close_with_news(&key);
         }
     }
 
@@ -172,15 +179,41 @@ impl Correlator {
     /// flow go on, that is another drop, with evidence of its own, reported when this one would have
     /// been.
     pub fn conclude(&mut self, flow: &Flow) {
-        let Some(key) = self.open_key(flow) else { return };
-        let Some(open) = self.close(&key) else { return };
-        if let Some(at) = open.reported_at.filter(|_| self.concluded.len() < OPEN_MAX) {
-            let due = at + REPORT_INTERVAL;
-            self.concluded.insert(key, Concluded { attempts: open.attempts, due });
+        for key in self.keys_of(flow).collect::<Vec<_>>() {
+            let Some(open) = self.close_with_news(&key) else { continue };
+            if let Some(at) = open.reported_at.filter(|_| self.concluded.len() < OPEN_MAX) {
+                let due = at + REPORT_INTERVAL;
+                self.concluded.insert(key, Concluded { attempts: open.attempts, due });
+            }
         }
-        if open.news {
-            self.clear.push(Correlated::Drop(open.drop));
+    }
+
+    /// Closes a drop, since it was answered after all. What is seen of the flow from now on is
+    /// another, reported at once.
+    pub fn recovered(&mut self, drop: &Drop) {
+        let Some(key) = self.key_of(drop) else { return };
+        if let Some(open) = self.open.get_mut(&key) {
+            open.drop.evidence.was_not_reported();
         }
+        self.close_with_news(&key);
+    }
+
+    /// What is known by now of a drop that goes on; `None`: it does not.
+    pub fn evidence_of(&self, drop: &Drop) -> Option<&Evidence> {
+        Some(&self.open.get(&self.key_of(drop)?)?.drop.evidence)
+    }
+
+    fn key_of(&self, drop: &Drop) -> Option<Key> {
+        let is_it = |key: &Key| self.open.get(key).is_some_and(|open| open.drop.id == drop.id);
+        self.keys_of(&drop.flow).find(is_it)
+    }
+
+    /// Packets that this kernel freed though they had arrived: they are no attempt's trouble.
+    pub fn arrived(&mut self, observation: &Observation) {
+        self.account.observed += observation.packets;
+        self.account.recovered += observation.packets;
+        // Counters do not say where: those of the same moment are of its kind.
+        self.forgiven.insert(observation.flow, observation.at);
     }
 
     /// Says what has become clear by now.
@@ -197,10 +230,9 @@ impl Correlator {
         }
         self.forgiven.retain(|_, at| now.duration_since(*at) <= SETTLE * 2);
         self.concluded.retain(|_, concluded| concluded.due > now);
-        while let Some((due, flow)) = self.open_due.first().copied().filter(|(due, _)| *due <= now)
-        {
-            self.open_due.remove(&(due, flow));
-            clear.extend(self.attend(&flow, now).map(Correlated::Drop));
+        while let Some((due, key)) = self.open_due.first().copied().filter(|(due, _)| *due <= now) {
+            self.open_due.remove(&(due, key));
+            clear.extend(self.attend(&key, now).map(Correlated::Drop));
         }
         clear.extend(self.due_folds(now).into_iter().map(Correlated::Folded));
         clear
@@ -214,8 +246,8 @@ impl Correlator {
         for flow in self.loose.keys().copied().collect::<BTreeSet<_>>() {
             self.settle_loose(&flow, now);
         }
-        for flow in self.open.keys().copied().collect::<Vec<_>>() {
-            self.reschedule(&flow, now);
+        for key in self.open.keys().copied().collect::<Vec<_>>() {
+            self.reschedule(&key, now);
         }
         let mut clear = self.tick(now);
         clear.extend(self.drain_folds(now).into_iter().map(Correlated::Folded));
@@ -289,14 +321,13 @@ impl Correlator {
 
     fn answered_late(&mut self, attempt: &AttemptId, observation: &Observation) {
         let at = observation.at;
-        let Some(pending) = self.pending.remove(attempt) else {
-            // Too late to take back what was reported of the flow; that it works again is reported.
-            let flow = self.open_key(&observation.flow);
-            if let Some(open) = flow.and_then(|flow| self.open.get_mut(&flow)) {
+        // Too late to take back what was reported of the flow; that it works again is reported.
+        for key in self.keys_of(&observation.flow).collect::<Vec<_>>() {
+            if let Some(open) = self.open.get_mut(&key) {
                 open.drop.evidence.answered = open.drop.evidence.answered.max(Some(at));
             }
-            return;
-        };
+        }
+        let Some(pending) = self.pending.remove(attempt) else { return };
         self.due.remove(&(pending.due, *attempt));
         self.release(attempt.source);
         self.account.recovered += pending.evidence.kernel_packets();
@@ -307,7 +338,7 @@ impl Correlator {
 
     /// Packets that the kernel counted without handing them over one by one.
     fn counter(&mut self, observation: &Observation) {
-        if let Some(key) = self.open_key(&observation.flow) {
+        if let Some(key) = self.latest_of(&observation.flow) {
             let mut evidence = Evidence::default();
             evidence.add(observation);
             return self.add_to_open(&key, evidence);
@@ -339,13 +370,15 @@ impl Correlator {
             return;
         }
         let Some(seen) = dropped.or(dialled) else { return };
-        let flow = self.open_key(&seen).unwrap_or(seen);
+        let manner = evidence.manner();
+        let flow = self.open_key(&seen, manner).map_or(seen, |(flow, _)| flow);
+        let key = (flow, manner);
         if let Some(dialled) = dialled.filter(|dialled| *dialled != flow) {
-            self.join_translated(&dialled, &flow);
+            self.join_translated(&dialled, &key);
         }
-        let known = match self.open.get_mut(&flow) {
+        let known = match self.open.get_mut(&key) {
             Some(open) => Some(&mut open.attempts),
-            None => self.concluded.get_mut(&flow).map(|concluded| &mut concluded.attempts),
+            None => self.concluded.get_mut(&key).map(|concluded| &mut concluded.attempts),
         };
         if let Some(known) = known {
             if known.contains(attempt) {
@@ -354,14 +387,19 @@ impl Correlator {
                 remember(known, *attempt);
             }
         }
-        if self.open.contains_key(&flow) {
-            return self.add_to_open(&flow, evidence);
+        if self.open.contains_key(&key) {
+            return self.add_to_open(&key, evidence);
         }
         let dialled = dialled.filter(|dialled| *dialled != flow);
         let dialled = dialled.map(|dialled| (dialled.destination, dialled.port));
-        let id = DropId::of(attempt);
-        self.open(Drop { id, flow, dialled, evidence, reported_packets: 0 }, now);
-        if let Some(open) = self.open.get_mut(&flow).filter(|open| open.attempts.is_empty()) {
+        let others = self.open.get(&(flow, manner.other()));
+        let id = match others.is_some_and(|other| other.attempts.contains(attempt)) {
+            // The attempt's own name is taken.
+            true => DropId::of_flow(&flow, evidence.latest().into_inner().0),
+            false => DropId::of(attempt),
+        };
+        self.open(Drop { id, flow, dialled, evidence, reported_packets: 0 }, manner, now);
+        if let Some(open) = self.open.get_mut(&key).filter(|open| open.attempts.is_empty()) {
             remember(&mut open.attempts, *attempt);
         }
     }
@@ -370,106 +408,137 @@ impl Correlator {
     fn settle_loose(&mut self, flow: &Flow, now: Timestamp) {
         let Some(loose) = self.loose.remove(flow) else { return };
         let evidence = loose.evidence;
-        if let Some(key) = self.open_key(flow) {
+        if let Some(key) = self.latest_of(flow) {
             self.add_to_open(&key, evidence);
         } else if self.forgiven.contains_key(flow) || !evidence.is_unanswered() {
             self.account.recovered += evidence.kernel_packets();
         } else {
             let id = DropId::of_flow(flow, evidence.first());
-            self.open(Drop { id, flow: *flow, dialled: None, evidence, reported_packets: 0 }, now);
+            let drop = Drop { id, flow: *flow, dialled: None, evidence, reported_packets: 0 };
+            self.open(drop, Manner::Silent, now);
         }
     }
 
-    fn open(&mut self, drop: Drop, now: Timestamp) {
+    fn open(&mut self, drop: Drop, manner: Manner, now: Timestamp) {
         if self.open.len() >= OPEN_MAX {
             self.account.shed += drop.evidence.kernel_packets();
             return;
         }
-        let flow = drop.flow;
+        let (flow, key) = (drop.flow, (drop.flow, manner));
         *self.of_source.entry(flow.source).or_default() += 1;
         if let Some((destination, port)) = drop.dialled {
             self.translated.insert(Flow { destination, port, ..flow }, flow);
         }
-        let concluded = self.concluded.remove(&flow);
+        let concluded = self.concluded.remove(&key);
         let Concluded { attempts, due } =
             concluded.unwrap_or(Concluded { attempts: VecDeque::new(), due: now });
         let due = due.max(now);
-        self.open.insert(flow, Open { drop, attempts, reported_at: None, news: true, due });
-        self.open_due.insert((due, flow));
+        self.open.insert(key, Open { drop, attempts, reported_at: None, news: true, due });
+        self.open_due.insert((due, key));
     }
 
-    /// A flow was open as dialled, and now it is known to which backend it goes: they are one.
-    fn join_translated(&mut self, dialled: &Flow, flow: &Flow) {
-        let Some(mut open) = self.open.remove(dialled) else { return };
-        self.open_due.remove(&(open.due, *dialled));
-        if let Some(other) = self.open.get_mut(flow) {
+    /// A flow was open as dialled, and now it is known to which backend it goes: they are one. What was
+    /// rejected before it went to any stays what it was.
+    fn join_translated(&mut self, dialled: &Flow, key: &Key) {
+        let (flow, manner) = *key;
+        let Some(mut open) = self.open.remove(&(*dialled, manner)) else { return };
+        self.open_due.remove(&(open.due, (*dialled, manner)));
+        if let Some(other) = self.open.get_mut(key) {
             other.drop.evidence.merge(open.drop.evidence);
             other.drop.reported_packets += open.drop.reported_packets;
             open.attempts.into_iter().for_each(|attempt| remember(&mut other.attempts, attempt));
             other.news = true;
             self.release(dialled.source);
         } else {
-            open.drop.flow = *flow;
+            open.drop.flow = flow;
             open.drop.dialled = Some((dialled.destination, dialled.port));
-            self.open_due.insert((open.due, *flow));
-            self.open.insert(*flow, open);
+            self.open_due.insert((open.due, *key));
+            self.open.insert(*key, open);
         }
-        self.translated.insert(*dialled, *flow);
+        self.translated.insert(*dialled, flow);
     }
 
-    fn add_to_open(&mut self, flow: &Flow, evidence: Evidence) {
-        let Some(open) = self.open.get_mut(flow) else { return };
+    fn add_to_open(&mut self, key: &Key, evidence: Evidence) {
+        let Some(open) = self.open.get_mut(key) else { return };
         open.drop.evidence.merge(evidence);
         open.news = true;
         let due = open.reported_at.map_or(open.due, |at| at + REPORT_INTERVAL);
-        self.reschedule(flow, due);
+        self.reschedule(key, due);
     }
 
     /// Reports an open flow, or closes it.
-    fn attend(&mut self, flow: &Flow, now: Timestamp) -> Option<Drop> {
-        let open = self.open.get_mut(flow)?;
+    fn attend(&mut self, key: &Key, now: Timestamp) -> Option<Drop> {
+        let open = self.open.get_mut(key)?;
         let report = open.news.then(|| open.drop.clone());
         if open.news {
             open.news = false;
             open.reported_at = Some(now);
             open.drop.reported_packets = open.drop.evidence.kernel_packets();
+            open.drop.evidence.was_reported();
         } else if now.duration_since(open.drop.evidence.last()) >= IDLE {
-            self.close(flow);
+            self.close(key);
             return None;
         }
         let closes = open.drop.evidence.last() + IDLE;
-        self.reschedule(flow, closes.max(now + GRACE));
+        self.reschedule(key, closes.max(now + GRACE));
         report
     }
 
-    fn close(&mut self, flow: &Flow) -> Option<Open> {
-        let open = self.open.remove(flow)?;
-        self.open_due.remove(&(open.due, *flow));
-        self.translated.retain(|_, to| to != flow);
+    fn close(&mut self, key: &Key) -> Option<Open> {
+        let open = self.open.remove(key)?;
+        self.open_due.remove(&(open.due, *key));
+        let (flow, manner) = *key;
+        if !self.open.contains_key(&(flow, manner.other())) {
+            self.translated.retain(|_, to| *to != flow);
+        }
         self.release(flow.source);
         Some(open)
     }
 
-    fn reschedule(&mut self, flow: &Flow, due: Timestamp) {
-        if let Some(open) = self.open.get_mut(flow) {
-            self.open_due.remove(&(open.due, *flow));
+    /// Closes an open flow, and reports what no report had yet.
+    fn close_with_news(&mut self, key: &Key) -> Option<Open> {
+        let open = self.close(key)?;
+        if open.news {
+            self.clear.push(Correlated::Drop(open.drop.clone()));
+        }
+        Some(open)
+    }
+
+    fn reschedule(&mut self, key: &Key, due: Timestamp) {
+        if let Some(open) = self.open.get_mut(key) {
+            self.open_due.remove(&(open.due, *key));
             open.due = due;
-            self.open_due.insert((due, *flow));
+            self.open_due.insert((due, *key));
         }
     }
 
     /// The open flow that this one is, as it is or translated.
-    fn open_key(&self, flow: &Flow) -> Option<Flow> {
-        if self.open.contains_key(flow) {
-            return Some(*flow);
-        }
-        self.translated.get(flow).copied().filter(|to| self.open.contains_key(to))
+    fn open_key(&self, flow: &Flow, manner: Manner) -> Option<Key> {
+        let as_is = Some((*flow, manner)).filter(|key| self.open.contains_key(key));
+        as_is.or_else(|| {
+            let key = (*self.translated.get(flow)?, manner);
+            self.open.contains_key(&key).then_some(key)
+        })
+    }
+
+    /// The same in either manner.
+    fn keys_of(&self, flow: &Flow) -> impl Iterator<Item = Key> {
+        Manner::ALL.map(|manner| self.open_key(flow, manner)).into_iter().flatten()
+    }
+
+    /// The manner of the two in which something of the flow was seen last.
+    fn latest_of(&self, flow: &Flow) -> Option<Key> {
+        self.keys_of(flow).max_by_key(|key| {
+            // Of the same time, silence: it is what counters count.
+            let last = self.open.get(key).map(|open| open.drop.evidence.last());
+            (last, key.1 == Manner::Silent)
+        })
     }
 
     fn is_crowded(&self, observation: &Observation) -> bool {
         let source = observation.flow.source;
         self.of_source.get(&source).is_some_and(|flows| *flows >= FLOWS_PER_SOURCE_MAX)
-            && self.open_key(&observation.flow).is_none()
+            && self.keys_of(&observation.flow).next().is_none()
     }
 
     fn release(&mut self, source: IpAddr) {
@@ -479,51 +548,6 @@ impl Correlator {
                 self.of_source.remove(&source);
             }
         }
-    }
-
-    fn fold(&mut self, observation: &Observation) {
-        let flow = observation.flow;
-        // What arrived was not dropped by a filter: a scan of closed ports is no news.
-        if observation.delivered
-            || (!self.folded.contains_key(&flow.source) && self.folded.len() >= OPEN_MAX)
-        {
-            return self.shed(observation);
-        }
-        let folded = self.folded.entry(flow.source).or_insert_with(|| Folded {
-            source: flow.source,
-            example: flow,
-            attempts: 0,
-            packets: 0,
-            first: observation.first,
-            last: observation.at,
-        });
-        folded.attempts += u64::from(observation.attempt.is_some());
-        folded.first = folded.first.min(observation.first);
-        folded.last = folded.last.max(observation.at);
-        if let Fact::KernelDrop { .. } = observation.fact {
-            folded.packets += observation.packets;
-            self.account.folded += observation.packets;
-        }
-    }
-
-    fn folded_due(&self, folded: &Folded) -> Timestamp {
-        // The first fold is reported soon, the others once in an interval, all together.
-        let next = self.folds_reported_at.map(|at| at + REPORT_INTERVAL);
-        next.unwrap_or(Timestamp::MIN).max(folded.first + SETTLE)
-    }
-
-    fn due_folds(&mut self, now: Timestamp) -> Vec<Folded> {
-        if !self.folded.values().any(|folded| self.folded_due(folded) <= now) {
-            return Vec::new();
-        }
-        self.drain_folds(now)
-    }
-
-    fn drain_folds(&mut self, now: Timestamp) -> Vec<Folded> {
-        self.folds_reported_at = Some(now);
-        let mut folded: Vec<_> = std::mem::take(&mut self.folded).into_values().collect();
-        folded.sort_by_key(|folded| folded.source);
-        folded
     }
 
     fn shed(&mut self, observation: &Observation) {

@@ -18,6 +18,31 @@ const KERNEL_DROPS_MAX: usize = 4;
 /// connect sends (7 with `tcp_syn_retries` 6), each with a drop and a retransmission.
 const SIGNS_MAX: usize = 16;
 
+/// The kinds of signs that are counted one by one.
+const DROPPED: u8 = 0;
+const CAME_AGAIN: u8 = 1;
+
+/// How attempts fail: different facts of one flow, with evidence of their own each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Manner {
+    /// Nothing comes back.
+    Silent,
+    /// Somebody says no.
+    Rejected,
+}
+
+impl Manner {
+    pub(super) const ALL: [Self; 2] = [Self::Silent, Self::Rejected];
+
+    /// The other one.
+    pub(super) const fn other(self) -> Self {
+        match self {
+            Self::Silent => Self::Rejected,
+            Self::Rejected => Self::Silent,
+        }
+    }
+}
+
 /// How sure it is that attempts were dropped, and where.
 #[derive(
     Clone,
@@ -75,6 +100,10 @@ pub struct Evidence {
     retransmitted: u64,
     attempts: u64,
     span: Option<(Timestamp, Timestamp)>,
+    /// From the first sign that no report had yet to the last.
+    latest: Option<(Timestamp, Timestamp)>,
+    /// Whether a report had some of it.
+    is_reported: bool,
     /// `errno` of a connect that failed; 0: given up by the application.
     pub failed: Option<i32>,
     /// The refusal, where there was one.
@@ -93,8 +122,8 @@ impl Evidence {
     /// Adds an observation; `false`: it was there already.
     pub(super) fn add(&mut self, observation: &Observation) -> bool {
         let counted = match observation.fact {
-            Fact::KernelDrop { .. } => Some(0),
-            Fact::Retransmitted => Some(1),
+            Fact::KernelDrop { .. } => Some(DROPPED),
+            Fact::Retransmitted => Some(CAME_AGAIN),
             // Twice they say no more than once.
             Fact::Failed { .. } | Fact::Rejected(_) => None,
             Fact::AnsweredLate | Fact::AnsweredFirst => return true,
@@ -140,11 +169,27 @@ impl Evidence {
         self.attempts = 0;
     }
 
+    /// It was reported: what comes now is news.
+    pub(super) fn was_reported(&mut self) {
+        self.latest = None;
+        self.is_reported = true;
+    }
+
+    /// What was taken to be reported was not, since it was answered.
+    pub(super) fn was_not_reported(&mut self) {
+        self.is_reported = false;
+    }
+
+    /// Whether an earlier report had some of it.
+    pub fn is_reported(&self) -> bool {
+        self.is_reported
+    }
+
     /// Adds what speaks for another attempt of the same flow.
     pub(super) fn merge(&mut self, other: Self) {
-        if let Some((first, last)) = other.span {
-            self.extend_span(first, last);
-        }
+        self.span = joined(self.span, other.span);
+        self.latest = joined(self.latest, other.latest);
+        self.is_reported |= other.is_reported;
         for drops in other.kernel_drops {
             self.add_kernel_drops(drops);
         }
@@ -175,8 +220,16 @@ impl Evidence {
     }
 
     fn extend_span(&mut self, first: Timestamp, last: Timestamp) {
-        let (a, b) = self.span.unwrap_or((first, last));
-        self.span = Some((a.min(first), b.max(last)));
+        self.span = joined(self.span, Some((first, last)));
+        self.latest = joined(self.latest, Some((last, last)));
+    }
+
+    /// Whether somebody said no, or nobody said anything.
+    pub(super) fn manner(&self) -> Manner {
+        match self.rejected {
+            Some(_) => Manner::Rejected,
+            None => Manner::Silent,
+        }
     }
 
     /// Whether it shows that something went unanswered. A connect that the application gave up
@@ -191,9 +244,16 @@ impl Evidence {
     /// When an attempt with this evidence is to be judged.
     pub(super) fn due(&self) -> Timestamp {
         let ended = self.failed.is_some() || self.rejected.is_some();
-        let in_vain = self.kernel_packets + self.retransmitted >= 2;
-        let dropped_again = self.kernel_packets > 0 && in_vain;
-        self.last() + if ended || dropped_again { GRACE } else { SETTLE }
+        let in_vain = self.kernel_packets >= 2 || self.was_dropped_before_it_came_again();
+        self.last() + if ended || in_vain { GRACE } else { SETTLE }
+    }
+
+    /// Whether a packet was dropped before the next came. What is dropped as it comes again may be the
+    /// repetition alone: the first packet may wait at its destination, or for the answer's way.
+    fn was_dropped_before_it_came_again(&self) -> bool {
+        let first_of = |kind: u8| self.signs.iter().find(|(_, of)| *of == kind).map(|(at, _)| *at);
+        let (dropped, came_again) = (first_of(DROPPED), first_of(CAME_AGAIN));
+        dropped.is_some_and(|dropped| came_again.is_some_and(|again| dropped < again))
     }
 
     /// How sure it is, and where it happened: one of the first three.
@@ -230,6 +290,11 @@ impl Evidence {
         self.first()..=self.last()
     }
 
+    /// From the first sign that no earlier report of it had to the last one.
+    pub fn latest(&self) -> RangeInclusive<Timestamp> {
+        self.latest.map_or_else(|| self.span(), |(first, last)| first..=last)
+    }
+
     /// When the first packet was seen.
     pub fn first(&self) -> Timestamp {
         self.span.map_or(Timestamp::MIN, |(first, _)| first)
@@ -238,5 +303,17 @@ impl Evidence {
     /// When the last sign was seen.
     pub fn last(&self) -> Timestamp {
         self.span.map_or(Timestamp::MIN, |(_, last)| last)
+    }
+}
+
+/// From the earlier of two beginnings to the later of two ends.
+fn joined(
+    one: Option<(Timestamp, Timestamp)>,
+    other: Option<(Timestamp, Timestamp)>,
+) -> Option<(Timestamp, Timestamp)> {
+    match (one, other) {
+        (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
+        (one, None) => one,
+        (None, other) => other,
     }
 }
