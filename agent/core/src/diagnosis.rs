@@ -122,6 +122,8 @@ pub enum Situation {
     Probe(Probe),
     /// The first moments of a pod, which the CNI had not let in yet.
     Start,
+    /// The end of a pod, which the CNI lets in no more.
+    End,
     /// A pod asks the API server.
     ApiServer,
     /// The API server calls a webhook, an aggregated API or a conversion.
@@ -177,6 +179,11 @@ pub struct Cause {
 }
 
 impl Cause {
+    /// Whether it is of a moment: a pod's beginning, or its end.
+    pub(crate) const fn passes_by_itself(&self) -> bool {
+        matches!(self.situation, Some(Situation::Start | Situation::End))
+    }
+
     /// Leaves out all that names a policy: something else is the cause.
     pub(crate) fn leave_policies_out(&mut self) {
         (self.direction, self.situation) = (None, None);

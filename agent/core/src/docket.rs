@@ -13,14 +13,16 @@
 //!                                                        └─▶ Drop | Muted
 //! ```
 //!
-//! A drop is diagnosed when it comes, and again where the cluster has changed by the time at which it
-//! is decided. It waits for look-ups, where who is at its ends is not known, and then, where policies
-//! do not explain it, for policies that are on their way. How a wait ends:
+//! A drop is diagnosed as of its last packets when it comes, and again where more is known by the time
+//! at which it is decided. It waits for look-ups, where who is at its ends is not known, and then,
+//! where policies do not explain it, for policies that are on their way. What they do not explain
+//! and was answered meanwhile is none. How a wait ends:
 //!
 //! | waits for | ends when | else after |
 //! |---|---|---|
 //! | look-ups | nothing is missing any more | [`LOOK_UP`] |
 //! | the cluster | | [`CATCH_UP`] |
+//! | an answer, where nothing was dropped here | | [`ANSWER`] after its first sign |
 //! | anything | the queue is full ([`PENDING_MAX`]): it does not begin | |
 
 mod action;
@@ -44,11 +46,11 @@ use crate::{
         look_up::Query,
         resolve::{Endpoint, Holder},
     },
-    correlate::{self, Correlated, Correlator, Drop, Folded},
-    diagnosis::{Class, Diagnosis, diagnose, to_look_up},
+    correlate::{self, Correlated, Correlator, Drop, Evidence, Folded},
+    diagnosis::{Class, Diagnosis, reason::has_arrived, to_look_up},
     flow::{Flow, Worked},
     incident::{IncidentBook, IncidentId, JudgedDrop},
-    judgement::Judgement,
+    judgement::{Diagnosed, Judgement},
     mute::{self, Muted, MutedBy, muted, muted_source},
     observation::Observation,
     own_path::Destination,
@@ -58,7 +60,7 @@ use action::Then;
 pub use action::{Action, AnswersQuery, Asked, CutBy, Note};
 use notes::Notes;
 use own_path::OwnPath;
-pub use pending::{CATCH_UP, LOOK_UP, PENDING_MAX};
+pub use pending::{ANSWER, CATCH_UP, LOOK_UP, PENDING_MAX};
 use pending::{Pending, Queue, Stage, Subject, case_of};
 use recheck::Recheck;
 
@@ -113,6 +115,7 @@ pub struct Docket {
     notes: Notes,
     own_path: OwnPath,
     reported: u64,
+    answered_late: u64,
     of_no_pod: u64,
     refused: u64,
     /// It is about to end: nothing waits any more.
@@ -149,6 +152,7 @@ impl Docket {
             notes: Notes::default(),
             own_path: OwnPath::to(destinations),
             reported: 0,
+            answered_late: 0,
             of_no_pod: 0,
             refused: 0,
             is_flushing: false,
@@ -158,6 +162,10 @@ impl Docket {
     /// Handles what the kernel saw. Of a flow that goes unanswered once more, its table knows whether
     /// it worked in between.
     pub fn observed(&mut self, seen: &Observation) -> Option<Action> {
+        if has_arrived(&seen.fact) {
+            self.correlator.arrived(seen);
+            return None;
+        }
         if let Some(flow) = self.correlator.attempted_again(seen) {
             let then = Then::Observe(Box::new(seen.clone()));
             let asked = Asked::Last(vec![flow]);
@@ -235,9 +243,8 @@ impl Docket {
                 }
                 self.correlator.observe(&seen);
             }
-            Then::Decide { drop, diagnosis } => {
-                let worked = answers.iter().map(|(_, worked)| *worked).reduce(Worked::or);
-                self.judge(*drop, *diagnosis, worked, &mut moment);
+            Then::Decide { drop, diagnosed } => {
+                self.judge(*drop, *diagnosed, answers, &mut moment);
             }
             Then::Recheck => {
                 for (flow, worked) in answers {
@@ -285,7 +292,7 @@ impl Docket {
         Account {
             observed,
             reported: self.reported,
-            answered: recovered,
+            answered: recovered + self.answered_late,
             folded,
             shed,
             of_no_pod: self.of_no_pod,
@@ -332,14 +339,14 @@ impl Docket {
 
     fn dropped(&mut self, drop: Drop, moment: &mut Moment<'_>) {
         let snapshot = &moment.snapshot;
-        let diagnosis = diagnose(snapshot, &case_of(&drop));
-        let own = self.own_path.dropped(&drop, &diagnosis, snapshot, moment.now);
+        let diagnosed = Diagnosed::new(moment.history, snapshot, &case_of(&drop));
+        let own = self.own_path.dropped(&drop, &diagnosed.diagnosis, snapshot, moment.now);
         moment.actions.extend(own);
-        if !concerns_pods(&drop, &diagnosis, &self.node, snapshot) {
+        if !concerns_pods(&drop, &diagnosed.diagnosis, &self.node, snapshot) {
             self.of_no_pod += drop.unreported_packets();
             return;
         }
-        let pending = Pending::new(Subject::Drop(Box::new(drop)), diagnosis, snapshot);
+        let pending = Pending::new(Subject::Drop(Box::new(drop)), diagnosed, snapshot);
         self.look_up(pending, moment);
     }
 
@@ -347,11 +354,11 @@ impl Docket {
     /// are about to say otherwise.
     fn answered(&mut self, flow: Flow, at: Timestamp, moment: &mut Moment<'_>) {
         let (snapshot, subject) = (&moment.snapshot, Subject::Answer { flow, at });
-        let diagnosis = diagnose(snapshot, &subject.case());
+        let diagnosed = Diagnosed::new(moment.history, snapshot, &subject.case());
         // Without a policy over a pod of this node there is nothing to enforce here.
-        let verdict = &diagnosis.verdict;
+        let verdict = &diagnosed.diagnosis.verdict;
         if !verdict.egress.trace.is_empty() || !verdict.ingress.trace.is_empty() {
-            self.look_up(Pending::new(subject, diagnosis, snapshot), moment);
+            self.look_up(Pending::new(subject, diagnosed, snapshot), moment);
         }
     }
 
@@ -368,8 +375,8 @@ impl Docket {
 
     /// Lets a case wait that policies do not explain, for they may be on their way.
     fn catch_up(&mut self, mut pending: Pending, moment: &mut Moment<'_>) {
-        pending.refresh(&moment.snapshot);
-        let class = pending.diagnosis.cause.class;
+        pending.refresh(&moment.snapshot, moment.history);
+        let class = pending.diagnosed.diagnosis.cause.class;
         match (&pending.subject, class) {
             (Subject::Drop(_), Class::OutOfSync | Class::NotPolicy | Class::CannotTell)
             | (Subject::Answer { .. }, Class::NotEnforced) => {
@@ -387,11 +394,13 @@ impl Docket {
     }
 
     fn decide(&mut self, mut pending: Pending, moment: &mut Moment<'_>) {
-        pending.refresh(&moment.snapshot);
-        let Pending { subject, diagnosis, .. } = pending;
+        pending.refresh(&moment.snapshot, moment.history);
+        let Pending { subject, diagnosed, .. } = pending;
         match subject {
-            Subject::Drop(drop) => self.decide_drop(drop, diagnosis, moment),
-            Subject::Answer { flow, at } => self.decide_answer(flow, at, diagnosis, moment),
+            Subject::Drop(drop) => self.decide_drop(drop, diagnosed, moment),
+            Subject::Answer { flow, at } => {
+                self.decide_answer(flow, at, Box::new(diagnosed.diagnosis), moment);
+            }
         }
     }
 
@@ -414,30 +423,49 @@ impl Docket {
 
     /// Asks which connections of the flow, as dialled or as translated, were answered, and then judges
     /// the drop.
-    fn decide_drop(&mut self, drop: Box<Drop>, diagnosis: Box<Diagnosis>, moment: &mut Moment<'_>) {
-        if !diagnosis.is_reportable(&drop.evidence) {
+    fn decide_drop(&mut self, drop: Box<Drop>, diagnosed: Box<Diagnosed>, moment: &mut Moment<'_>) {
+        if !diagnosed.diagnosis.is_reportable(&drop.evidence) {
             self.refused += drop.unreported_packets();
             return;
         }
-        let asked = Asked::Worked(flows_of(&drop, &diagnosis.question));
-        moment.ask(asked, Then::Decide { drop, diagnosis });
+        let asked = Asked::Worked(flows_of(&drop, &diagnosed.diagnosis.question));
+        moment.ask(asked, Then::Decide { drop, diagnosed });
+    }
+
+    /// Whether a drop that no policy explains, and that is not reported yet, was answered after its
+    /// last sign, none of its attempts having failed: it was late, and not lost.
+    fn is_answered(&self, drop: &Drop, class: Class, answers: &[(Flow, Worked)]) -> bool {
+        let is_held = matches!(class, Class::OutOfSync | Class::NotPolicy | Class::CannotTell);
+        // Another way by which the same was dialled says nothing of this one.
+        let own = answers.iter().filter(|(flow, _)| *flow == drop.flow);
+        let by_table = own.map(|(_, worked)| worked.last).max();
+        let by_now = self.correlator.evidence_of(drop).unwrap_or(&drop.evidence);
+        let has_ended = |evidence: &Evidence| {
+            evidence.failed.is_some() || evidence.rejected.is_some() || evidence.is_reported()
+        };
+        let is_open = !has_ended(&drop.evidence) && by_now.failed.is_none();
+        is_held && is_open && by_table.max(by_now.answered) >= Some(drop.evidence.last())
     }
 
     fn judge(
         &mut self,
         drop: Drop,
-        diagnosis: Diagnosis,
-        worked: Option<Worked>,
+        diagnosed: Diagnosed,
+        answers: &[(Flow, Worked)],
         moment: &mut Moment<'_>,
     ) {
+        let worked = answers.iter().map(|(_, worked)| *worked).reduce(Worked::or);
         let last_success = worked.map(|worked| worked.last);
         let (snapshot, case) = (&moment.snapshot, case_of(&drop));
-        let judgement =
-            Judgement::in_hindsight(snapshot, moment.history, &case, diagnosis, last_success);
+        let judgement = Judgement::new(snapshot, moment.history, &case, diagnosed, last_success);
         let diagnosis = &judgement.diagnosis;
         if !diagnosis.is_reportable(&drop.evidence) {
             self.refused += drop.unreported_packets();
             return;
+        }
+        if self.is_answered(&drop, diagnosis.cause.class, answers) {
+            self.answered_late += drop.unreported_packets();
+            return self.correlator.recovered(&drop);
         }
         if let Some(by) = muted(snapshot, &self.rules, diagnosis) {
             // What is reported once it is expected no more is another drop.

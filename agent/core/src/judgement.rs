@@ -2,17 +2,19 @@
 
 mod attribution;
 mod hindsight;
+mod then;
 
 use jiff::Timestamp;
 
 use crate::{
     cluster::{Snapshot, history::History},
-    diagnosis::{Case, Diagnosis, diagnose},
+    diagnosis::{Case, Diagnosis, Fate},
     policy::PolicyRef,
     remedy::{Remedy, remedy},
 };
 pub use attribution::{Attribution, attribute};
-use hindsight::{before_denial, in_hindsight};
+use hindsight::{in_hindsight, lifted_since, with_lifted};
+pub use then::Diagnosed;
 
 /// A flow judged, with what can be done about it and since which change it is so.
 #[derive(Clone, Debug)]
@@ -27,24 +29,42 @@ pub struct Judgement {
 
 /// Judges a flow, and finds the change and the remedy.
 pub fn judge(snapshot: &Snapshot, history: &History, case: &Case<'_>) -> Judgement {
-    Judgement::in_hindsight(snapshot, history, case, diagnose(snapshot, case), None)
+    Judgement::new(snapshot, history, case, Diagnosed::new(history, snapshot, case), None)
 }
 
 impl Judgement {
-    /// Finds the change and the remedy for a drop, which may be due to what policies no longer say,
-    /// or have come before what they say now. `worked`: when the flow last got an answer.
-    pub fn in_hindsight(
+    /// Finds the change and the remedy for a case, which may be due to what policies no longer say, or
+    /// have come before what they say now. `worked`: when the flow last got an answer.
+    pub fn new(
         snapshot: &Snapshot,
         history: &History,
         case: &Case<'_>,
-        diagnosis: Diagnosis,
+        mut diagnosed: Diagnosed,
         worked: Option<Timestamp>,
     ) -> Self {
-        let diagnosis = before_denial(history, snapshot, case, diagnosis, worked);
-        match in_hindsight(history, snapshot, case, &diagnosis, worked) {
-            Some((diagnosis, changed)) => Self { diagnosis, changed, remedy: None },
-            None => Self::of_diagnosis(snapshot, history, diagnosis).led_by_change(snapshot, case),
+        let has_worked_since = case.at.is_some_and(|dropped| worked > Some(dropped));
+        if diagnosed.is_denial() && has_worked_since {
+            // What came after the last packets did not drop them.
+            diagnosed = diagnosed.known_then(history, snapshot, case);
         }
+        if let Some((diagnosis, changed)) =
+            in_hindsight(history, snapshot, case, &diagnosed, worked)
+        {
+            return Self { diagnosis, changed, remedy: None };
+        }
+        let past = diagnosed.past(history, snapshot);
+        let changed = attribute(&past, &diagnosed.diagnosis);
+        let question = &diagnosed.diagnosis.question;
+        let is_dropped_denial = diagnosed.is_denial() && matches!(case.fate, Fate::Dropped(_));
+        let lifted = is_dropped_denial.then(|| lifted_since(history, snapshot, question)).flatten();
+        if let Some(change) = lifted {
+            let diagnosis = with_lifted(history, snapshot, case, diagnosed, &change);
+            return Self { diagnosis, changed, remedy: None };
+        }
+        let remedy = remedy(snapshot, &diagnosed.diagnosis);
+        let case = diagnosed.case(case);
+        Self { diagnosis: diagnosed.diagnosis, changed, remedy }
+            .led_by_change(&past.snapshot, &case)
     }
 
     /// Of several policies that isolate the pod, each of which denies by itself, the one to look at
@@ -84,7 +104,7 @@ impl Judgement {
 
     /// Finds the change and the remedy for a diagnosis.
     pub fn of_diagnosis(snapshot: &Snapshot, history: &History, diagnosis: Diagnosis) -> Self {
-        let changed = attribute(history, snapshot, &diagnosis);
+        let changed = attribute(&history.now(snapshot), &diagnosis);
         let remedy = remedy(snapshot, &diagnosis);
         Self { diagnosis, changed, remedy }
     }

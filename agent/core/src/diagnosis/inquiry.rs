@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Case, Class, Fate, Situation,
@@ -13,12 +13,15 @@ use crate::{
     cluster::{
         Interface, Snapshot, TableFull,
         dns::DNS_PORT,
+        history::SEEN_WITHIN,
         known_address::{Purpose, known_address},
+        lifetime::Ended,
         object::Kind,
-        resolve::Holder,
+        resolve::{Endpoint, Holder},
     },
     correlate::{Evidence, EvidenceLevel},
     flow::Direction,
+    observation::Rejection,
     policy::Policy,
     verdict::{
         Decision, DirectionVerdict, Question, Verdict,
@@ -36,6 +39,13 @@ pub(super) struct Inquiry<'a> {
 
 impl Inquiry<'_> {
     pub(super) fn class(&self) -> Class {
+        let class = self.class_by_playbook();
+        let unexplained = matches!(class, Class::OutOfSync | Class::NotPolicy | Class::CannotTell);
+        // Whatever policies say of an address that nobody holds any more.
+        if unexplained && self.ending().is_some() { Class::NotPolicy } else { class }
+    }
+
+    fn class_by_playbook(&self) -> Class {
         let denied = self.verdict.decision() == Decision::Denied;
         match self.case.fate {
             Fate::Answered if denied && self.enforceable() => return Class::NotEnforced,
@@ -136,6 +146,9 @@ impl Inquiry<'_> {
     }
 
     pub(super) fn situation(&self, class: Class) -> Option<Situation> {
+        if class == Class::NotPolicy && self.ending().is_some() {
+            return Some(Situation::End);
+        }
         if matches!(class, Class::OutOfSync | Class::NotPolicy) && self.starting().is_some() {
             return Some(Situation::Start);
         }
@@ -196,15 +209,58 @@ impl Inquiry<'_> {
         (known && !interface.addresses.contains(&self.case.flow.source)).then_some(interface)
     }
 
-    /// The interface by which packets that a filter dropped entered while it was new, and how old it
-    /// was then.
+    /// The interface by which packets that a filter dropped entered, all of them while it was new, and
+    /// how old it was then. That of a pod that is older is only seen anew: it comes back as its pod
+    /// ends.
     pub(super) fn starting(&self) -> Option<(&Interface, SignedDuration)> {
         let Fate::Dropped(evidence) = self.case.fate else { return None };
         let filtered = dropped_by(evidence) == DroppedBy::Filter
             && self.spoofed(evidence).is_none()
             && !is_in_pod(evidence);
         let entered = evidence.entered.filter(|_| filtered)?;
-        self.snapshot.node_facts().new_interface(entered, evidence.first(), STARTS_WITHIN)
+        let facts = self.snapshot.node_facts();
+        facts.new_interface(entered, evidence.last(), STARTS_WITHIN)?;
+        let source = &self.question.source;
+        let began = source.pod().zip(source.address);
+        let began = began.and_then(|(pod, address)| self.snapshot.held_since(pod, address));
+        let is_young =
+            began.is_none_or(|began| evidence.last().duration_since(began) <= STARTS_WITHIN);
+        facts.new_interface(entered, evidence.first(), STARTS_WITHIN).filter(|_| is_young)
+    }
+
+    /// The end of a pod that explains why what it sends or is sent is lost: it is being deleted, gone or
+    /// finished, and was so when the first of the packets were.
+    pub(super) fn ending(&self) -> Option<Ended> {
+        let Fate::Dropped(evidence) = self.case.fate else { return None };
+        let is_of_packets = evidence.delivered || self.spoofed(evidence).is_some();
+        if is_of_packets || evidence.rejected == Some(Rejection::Reset) {
+            return None;
+        }
+        let first = *evidence.latest().start();
+        let Question { source, destination, .. } = self.question;
+        let ends = [source, destination].into_iter().filter_map(|end| self.end_of(end));
+        ends.into_iter().find(|ended| {
+            let has_begun = |at: Timestamp| at <= first + SEEN_WITHIN;
+            // To nobody, packets are lost for whatever reason; as long as it is there, for others as
+            // well.
+            let since = match dropped_by(evidence) {
+                DroppedBy::Other => ended.gone,
+                _ => ended.since(),
+            };
+            since.is_some_and(has_begun)
+        })
+    }
+
+    /// The end of the pod that holds an address, or of the one that held it last where nobody does.
+    fn end_of(&self, end: &Endpoint) -> Option<Ended> {
+        let address = end.address?;
+        match &end.holder {
+            Holder::Pod(pod) => self.snapshot.end_of(pod, address),
+            Holder::Outside | Holder::Unknown(_) => {
+                self.snapshot.formerly_at(address, self.case.at?)
+            }
+            _ => None,
+        }
     }
 
     /// When the table of connections was full while a filter dropped packets.

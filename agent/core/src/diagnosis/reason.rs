@@ -1,6 +1,9 @@
 //! What the kernel's drop reasons mean: one table, with a line for each.
 
-use crate::correlate::{Evidence, KernelDrops};
+use crate::{
+    correlate::{Evidence, KernelDrops},
+    observation::Fact,
+};
 
 /// Who dropped the packets, as far as reason and place say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -147,6 +150,18 @@ const fn netfilter(function: &'static str, established: Option<Established>) -> 
 
 const fn tc(function: &'static str) -> Place {
     Place { function, only_without_reasons: true, is_netfilter: false, established: None }
+}
+
+/// Where a kernel frees a SYN that has come to TCP at its destination, behind every filter, without
+/// saying why: one that repeats another, whose request is still pending (`tcp_v4_rcv` in
+/// `net/ipv4/tcp_ipv4.c`). Before 5.17 it says no more of one to a closed port, which is answered by a
+/// reset.
+const ARRIVED: &[&str] = &["tcp_v4_rcv", "tcp_v6_rcv"];
+
+/// Whether a packet that the kernel freed had arrived, so that it was no drop on its way.
+pub fn has_arrived(fact: &Fact) -> bool {
+    let Fact::KernelDrop { reason, location: Some(location), .. } = fact else { return false };
+    &*reason.name == "NOT_SPECIFIED" && ARRIVED.iter().any(|place| location.starts_with(place))
 }
 
 /// The place of a filter that dropped these packets without saying why, if it is one.

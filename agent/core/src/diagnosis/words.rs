@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Cause, Class, Fate, Hindsight, Situation, inquiry::Inquiry, reason, remark::Remark,
@@ -13,6 +13,7 @@ use crate::{
         TableFull,
         history::Change,
         known_address::Judged,
+        lifetime::Ended,
         object::{Probe, Service},
         profile::EngineName,
         resolve::{Endpoint, Holder},
@@ -35,6 +36,7 @@ pub(super) fn sentence(inquiry: &Inquiry<'_>, cause: &Cause) -> String {
         exemption(inquiry, cause),
         consequence(inquiry, cause),
         start(inquiry, cause),
+        end(inquiry, cause),
         lifted_since(cause),
     ];
     clauses.into_iter().flatten().collect::<Vec<_>>().join("; ")
@@ -136,18 +138,39 @@ fn consequence(inquiry: &Inquiry<'_>, cause: &Cause) -> Option<String> {
         Situation::Probe(Probe::Startup) => {
             "this is the kubelet's startup probe, so the pod will be restarted"
         }
-        Situation::Start => return None,
+        Situation::Start | Situation::End => return None,
         _ => return trap.map(|trap| trap.to_string()),
     };
     cause.class.is_denial().then(|| what.to_owned())
 }
 
 fn start(inquiry: &Inquiry<'_>, cause: &Cause) -> Option<String> {
-    let (interface, age) = inquiry.starting().filter(|_| !cause.class.is_denial())?;
+    let is_start = cause.situation == Some(Situation::Start);
+    let (interface, age) = inquiry.starting().filter(|_| is_start)?;
     Some(format!(
         "the pod's interface {} was {:.1} s old: its CNI had not programmed it yet",
         interface.name,
         age.as_secs_f64().max(0.0)
+    ))
+}
+
+/// `the pod h/front-x was being deleted since 06:05:04 and is gone since 06:05:34: …`.
+fn end(inquiry: &Inquiry<'_>, cause: &Cause) -> Option<String> {
+    let is_end = cause.situation == Some(Situation::End);
+    let Ended { pod, asked, gone, finished } = inquiry.ending().filter(|_| is_end)?;
+    let time = |at: Timestamp| at.strftime("%H:%M:%S").to_string();
+    let over = match finished {
+        Some(_) => "has finished, at",
+        None => "is gone since",
+    };
+    let asked = asked.map(|at| format!("was being deleted since {}", time(at)));
+    let gone = gone.map(|at| format!("{over} {}", time(at)));
+    let what: Vec<String> = [asked, gone].into_iter().flatten().collect();
+    Some(format!(
+        "the pod {}/{} {}: a network plugin takes a pod's rules and routes away as it ends",
+        pod.namespace,
+        pod.name,
+        what.join(" and ")
     ))
 }
 

@@ -13,6 +13,7 @@ use crate::{
     diagnosis::Diagnosis,
     flow::Flow,
     incident::{IncidentChange, IncidentId, JudgedDrop, Severity},
+    judgement::Diagnosed,
     mute::{MutedBy, MutedCount},
     observation::{DropReason, Observation},
     own_path::Destination,
@@ -116,7 +117,7 @@ pub(super) enum Then {
     /// The next attempt of a flow that is open, which may have worked in between.
     Observe(Box<Observation>),
     /// A drop is decided.
-    Decide { drop: Box<Drop>, diagnosis: Box<Diagnosis> },
+    Decide { drop: Box<Drop>, diagnosed: Box<Diagnosed> },
     /// Flows that work are examined again after policies changed.
     Recheck,
     /// The flows of open incidents, each as dialled as well where that differs.

@@ -8,15 +8,24 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    cluster::{Snapshot, look_up::Query},
-    correlate::Drop,
-    diagnosis::{Case, Diagnosis, Fate, diagnose, to_look_up},
+    cluster::{
+        Snapshot,
+        history::{History, SEEN_WITHIN},
+        look_up::Query,
+    },
+    correlate::{Drop, EvidenceLevel},
+    diagnosis::{Case, Fate, to_look_up},
     flow::Flow,
+    judgement::Diagnosed,
 };
 
-/// How long to wait for the cluster: a watch delivers within a second of the API server's own clock,
-/// a folder of manifests within a fraction of it; twice that.
-pub const CATCH_UP: SignedDuration = SignedDuration::from_secs(2);
+/// How long to wait for the cluster.
+pub const CATCH_UP: SignedDuration = SEEN_WITHIN;
+
+/// How long after its first sign an attempt that nobody denies, and that nothing dropped here, may
+/// still be answered: an overloaded server or a long queue takes seconds, as does a cold neighbour.
+/// Until then it is not known to be lost, and who attempts it is still waiting.
+pub const ANSWER: SignedDuration = SignedDuration::from_secs(10);
 
 /// How long to wait until who holds an address has been looked up: what one look-up may take, and
 /// another one for a Service's backends.
@@ -58,25 +67,42 @@ pub(super) fn case_of(drop: &Drop) -> Case<'_> {
     }
 }
 
+/// Until when a drop may still be answered. What was dropped here, or has ended, is not.
+fn may_be_answered_until(drop: &Drop) -> Timestamp {
+    let evidence = &drop.evidence;
+    let is_open = evidence.level() == EvidenceLevel::Unanswered && evidence.failed.is_none();
+    let first = *evidence.latest().start();
+    if is_open { first + ANSWER } else { Timestamp::MIN }
+}
+
 /// A subject with its diagnosis, which holds until the cluster changes.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) subject: Subject,
-    pub(super) diagnosis: Box<Diagnosis>,
+    pub(super) diagnosed: Box<Diagnosed>,
     /// Of the snapshot that it is diagnosed by.
     generation: u64,
 }
 
 impl Pending {
-    pub(super) fn new(subject: Subject, diagnosis: Diagnosis, snapshot: &Snapshot) -> Self {
-        Self { subject, diagnosis: Box::new(diagnosis), generation: snapshot.generation() }
+    pub(super) fn new(subject: Subject, diagnosed: Diagnosed, snapshot: &Snapshot) -> Self {
+        Self { subject, diagnosed: Box::new(diagnosed), generation: snapshot.generation() }
     }
 
     /// Diagnoses it again, if the cluster has changed since.
-    pub(super) fn refresh(&mut self, snapshot: &Snapshot) {
+    pub(super) fn refresh(&mut self, snapshot: &Snapshot, history: &History) {
         if self.generation != snapshot.generation() {
-            *self.diagnosis = diagnose(snapshot, &self.subject.case());
+            *self.diagnosed = Diagnosed::new(history, snapshot, &self.subject.case());
             self.generation = snapshot.generation();
+        }
+    }
+
+    /// Until when it waits at a stage that it comes to now.
+    fn due(&self, stage: &Stage, now: Timestamp) -> Timestamp {
+        let due = now + stage.patience();
+        match (stage, &self.subject) {
+            (Stage::CatchingUp, Subject::Drop(drop)) => due.max(may_be_answered_until(drop)),
+            _ => due,
         }
     }
 }
@@ -121,7 +147,7 @@ impl Queue {
             return Some(pending);
         }
         self.come += 1;
-        self.waiting.insert((now + stage.patience(), self.come), (stage, pending));
+        self.waiting.insert((pending.due(&stage, now), self.come), (stage, pending));
         None
     }
 

@@ -123,6 +123,10 @@ fn severity(incident: &Incident, affected: &[CutPath], now: Timestamp) -> (Sever
             "a pod has just started and its network plugin has not let it in yet: that passes";
         return (Severity::Info, vec![why.to_owned()]);
     }
+    if incident.cause.situation == Some(Situation::End) {
+        let why = "a pod was ending, and its network plugin no longer let it through: that passes";
+        return (Severity::Info, vec![why.to_owned()]);
+    }
     let lasts = incident.last.duration_since(incident.first);
     let is_sustained = lasts >= BURST;
     // A full queue or a missing route is for others to be paged about: this agent reports what it saw.

@@ -21,7 +21,7 @@ use crate::{
     cluster::{Name, Snapshot, look_up::Query, resolve::Endpoint},
     correlate::DropId,
     diagnosis::{
-        Diagnosis,
+        Cause, Diagnosis, Hindsight,
         reason::{Established, established},
     },
     flow::Flow,
@@ -50,7 +50,7 @@ enum Reported {
 
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    /// The one with most confidence.
+    /// The one with most confidence, of those that do not pass by themselves if there are any.
     diagnosis: Diagnosis,
     changed: Attribution,
     pub(super) flows: BTreeMap<Flow, AffectedFlow>,
@@ -123,8 +123,11 @@ impl Entry {
         let JudgedDrop { drop, judgement, worked } = judged;
         let last_success = worked.map(|worked| worked.last);
         let (evidence, diagnosis) = (&drop.evidence, &judgement.diagnosis);
+        // The tail of what was lifted meanwhile does not bring it back.
+        let is_lifted = matches!(diagnosis.cause.hindsight, Some(Hindsight::LiftedSince(_)));
         if let Reported::Resolved { at, .. } = self.reported
             && evidence.last() > at
+            && !is_lifted
         {
             self.reported = Reported::Back { resolved: at };
             self.reopened += 1;
@@ -133,7 +136,8 @@ impl Entry {
         self.last = self.last.max(evidence.last());
         let before = last_success.filter(|success| *success <= evidence.first());
         self.last_success = self.last_success.max(before);
-        if diagnosis.cause.confidence > self.diagnosis.cause.confidence {
+        let rank = |cause: &Cause| (!cause.passes_by_itself(), cause.confidence);
+        if rank(&diagnosis.cause) > rank(&self.diagnosis.cause) {
             self.diagnosis = diagnosis.clone();
         }
         // The flows of one incident may have been cut by several changes: the latest is news.

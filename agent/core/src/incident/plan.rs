@@ -17,7 +17,7 @@ use crate::{
         history::{Change, ChangeKind},
     },
     correlate::REPORT_INTERVAL,
-    diagnosis::{Class, Diagnosis},
+    diagnosis::{Class, Diagnosis, Situation},
     flow::Flow,
     judgement::Attribution,
     policy::PolicyRef,
@@ -151,7 +151,9 @@ pub(super) fn plan(
     if steps.is_empty() {
         steps.extend(without_remedy(incident));
     }
-    if class == Class::CannotTell || class == Class::NotEnforced {
+    // What is over is not to be waited for or tested.
+    let is_over = incident.cause.situation == Some(Situation::End);
+    if class == Class::CannotTell || class == Class::NotEnforced || is_over {
         return steps;
     }
     steps.push(Step::Watch);
@@ -178,6 +180,10 @@ fn without_remedy(incident: &Incident) -> Option<Step> {
         Class::OutOfSync => elsewhere(
             "see whether the network plugin's agent on this node runs and has synced; restarting \
              it makes it read all policies again",
+        ),
+        Class::NotPolicy if incident.cause.situation == Some(Situation::End) => elsewhere(
+            "leave it: the pod was ending; where clients notice, let its containers go on for some \
+             seconds (preStop) until nobody connects to them any more",
         ),
         Class::NotPolicy | Class::None => {
             elsewhere("leave the policies alone: the kernel's reason says what to look at")

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     cluster::{
         Snapshot,
-        history::{Change, ChangeKind, History, Undoable},
+        history::{Change, ChangeKind, Past, Undoable},
         object::{Key, Kind, Pod},
         resolve::{Endpoint, Holder},
     },
@@ -18,7 +18,7 @@ use crate::{
 
 /// Changes this close together are taken as one: what one `kubectl apply` sends arrives within a
 /// second.
-const TOGETHER: SignedDuration = SignedDuration::from_secs(1);
+pub(super) const TOGETHER: SignedDuration = SignedDuration::from_secs(1);
 
 /// How many times a flow is evaluated in search of a change. At some ten microseconds each this
 /// stays within a few milliseconds; only changes about the flow's own ends cost one.
@@ -60,11 +60,11 @@ impl Attribution {
 
 /// The latest change across which the flow went from allowed to denied. Without one in the history:
 /// when the policy that leads was made or last written, by its own timestamps.
-pub fn attribute(history: &History, snapshot: &Snapshot, diagnosis: &Diagnosis) -> Attribution {
+pub fn attribute(past: &Past<'_>, diagnosis: &Diagnosis) -> Attribution {
     if !diagnosis.cause.class.is_denial() {
         return Attribution::None;
     }
-    match latest_flip(history, snapshot, &diagnosis.question, Target::Passes) {
+    match latest_flip(past, &diagnosis.question, Target::Passes) {
         Ok(Flip { mut changes, .. }) => {
             // Of changes that only together made the difference, first the one that the denial is
             // put down to.
@@ -121,8 +121,8 @@ impl Target {
 pub(super) struct Flip {
     /// None of them can be left out; the one that leads first.
     pub(super) changes: Vec<Change>,
-    /// The cluster without them and without all that came later.
-    pub(super) before: Snapshot,
+    /// When the first came of all that came together with them.
+    pub(super) began: Timestamp,
     /// What policies said of it then.
     pub(super) verdict: Verdict,
 }
@@ -132,17 +132,16 @@ pub(super) struct Flip {
 /// # Errors
 /// It never was, in what is remembered: since when that is.
 pub(super) fn latest_flip(
-    history: &History,
-    snapshot: &Snapshot,
+    past: &Past<'_>,
     question: &Question,
     target: Target,
 ) -> Result<Flip, Option<Timestamp>> {
     let mut evaluations = EVALUATIONS_MAX;
-    let mut earlier = snapshot.clone();
+    let mut earlier = past.snapshot.clone();
     // Just after the changes that have been undone since the verdict was last known to be another.
-    let mut after = snapshot.clone();
+    let mut after = past.snapshot.clone();
     let mut suspects: Vec<&Undoable> = Vec::new();
-    let mut changes = history.latest_first().peekable();
+    let mut changes = past.latest_first().peekable();
     while let Some(latest) = changes.next() {
         latest.undo(&mut earlier);
         suspects.push(latest);
@@ -171,7 +170,7 @@ pub(super) fn latest_flip(
             None => {}
         }
     }
-    Err(history.complete_since())
+    Err(past.complete_since())
 }
 
 /// Of changes that together turn the verdict: those that it takes. What happened to one object in
@@ -183,6 +182,7 @@ fn flip(
     target: Target,
     mut evaluations: usize,
 ) -> Flip {
+    let began = suspects.iter().map(|suspect| suspect.change.at).min().unwrap_or_default();
     let mut needed: Vec<Vec<&Undoable>> = Vec::new();
     for suspect in suspects {
         let same = |of: &&mut Vec<&Undoable>| of[0].change.object == suspect.change.object;
@@ -213,12 +213,12 @@ fn flip(
     let mut changes: Vec<Change> = needed.iter().map(|of| of[0].change.clone()).collect();
     changes.sort_by_key(|change| !matches!(change.object.kind, Kind::Policy(_)));
     let verdict = verdict_then(&before, question);
-    Flip { changes, before, verdict }
+    Flip { changes, began, verdict }
 }
 
 /// Whether a change of this object can bear on the flow: a policy of either end's namespace or of
 /// the cluster, the ends themselves, and whatever is not bound to a namespace.
-fn concerns(object: &Key, question: &Question) -> bool {
+pub(super) fn concerns(object: &Key, question: &Question) -> bool {
     let mut pods = [&question.source, &question.destination].into_iter().filter_map(Endpoint::pod);
     let mut own = |namespace: &Arc<str>| pods.any(|pod| pod.namespace == *namespace);
     match object.kind {
@@ -231,7 +231,7 @@ fn concerns(object: &Key, question: &Question) -> bool {
     }
 }
 
-fn verdict_then(snapshot: &Snapshot, question: &Question) -> Verdict {
+pub(super) fn verdict_then(snapshot: &Snapshot, question: &Question) -> Verdict {
     evaluate(snapshot, &question_then(snapshot, question))
 }
 

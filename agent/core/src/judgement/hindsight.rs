@@ -1,18 +1,22 @@
-//! Packets are dropped under the policies of their moment: what a filter dropped may no longer be
-//! denied when it is judged, and what was dropped by something else may be denied by then.
+//! What the changes around a drop say of it: what has lifted its denial since, and that a filter
+//! goes on by what was lifted before.
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::attribution::{Attribution, Flip, Target, attribute, latest_flip};
+use super::{
+    attribution::{Attribution, Flip, Target, attribute, latest_flip, verdict_then},
+    then::{Diagnosed, JUST_BEFORE},
+};
 use crate::{
     cluster::{
         Snapshot,
         history::{Change, History},
     },
     diagnosis::{
-        Case, Class, Diagnosis, ENFORCED_WITHIN, Fate, Hindsight, Situation, diagnose,
+        Case, Class, Diagnosis, ENFORCED_WITHIN, Fate, Hindsight,
         reason::{DroppedBy, dropped_by},
     },
+    verdict::Question,
 };
 
 /// How long ago a change may be that the network plugin has not caught up with: its daemon's
@@ -22,77 +26,74 @@ const LAG_MAX: SignedDuration = SignedDuration::from_mins(5);
 /// What the confidence is worth where a plugin would have caught up by then, as most do.
 const LATE: f64 = 0.8;
 
-/// How much later than it happened a change may be seen: a packet that was dropped less than this
-/// before the change was seen may have been dropped after it.
-const SEEN_WITHIN: SignedDuration = SignedDuration::from_secs(1);
+/// What lifted the denial of a flow that is not denied any more; `None`: it still is, or that is not
+/// known.
+pub(super) fn lifted_since(
+    history: &History,
+    snapshot: &Snapshot,
+    question: &Question,
+) -> Option<Change> {
+    if !verdict_then(snapshot, question).decision().lets_pass() {
+        return None;
+    }
+    let flip = latest_flip(&history.now(snapshot), question, Target::Denied).ok()?;
+    flip.changes.into_iter().next()
+}
 
-/// The diagnosis of a drop that policies no longer deny: the denial, and what changed so that it was
-/// one, if it was in force when the packets were dropped or the last of them were while it was lifted;
-/// else that the filter is out of sync, and what lifted the denial. `None`: there was no such denial,
-/// or something else dropped the flow.
+/// The diagnosis of what a filter dropped although policies let it pass: the denial that had been
+/// lifted a moment before, where the drop is the tail of what that denied; else that the filter is out
+/// of sync, and what lifted the denial. `None`: there was no such denial, or something else dropped it.
 pub(super) fn in_hindsight(
     history: &History,
     snapshot: &Snapshot,
     case: &Case<'_>,
-    diagnosis: &Diagnosis,
+    diagnosed: &Diagnosed,
     worked: Option<Timestamp>,
 ) -> Option<(Diagnosis, Attribution)> {
     let Fate::Dropped(evidence) = case.fate else { return None };
+    let (diagnosis, past) = (&diagnosed.diagnosis, diagnosed.past(history, snapshot));
     let passes = diagnosis.verdict.decision().lets_pass();
     let unexplained = matches!(diagnosis.cause.class, Class::OutOfSync | Class::NotPolicy);
-    let other_reasons = diagnosis.is_explained_by_kernel(snapshot, case, evidence);
+    let other_reasons =
+        diagnosis.is_explained_by_kernel(&past.snapshot, &diagnosed.case(case), evidence);
     if !passes || !unexplained || dropped_by(evidence) != DroppedBy::Filter || other_reasons {
         return None;
     }
-    let flip = latest_flip(history, snapshot, &diagnosis.question, Target::Denied).ok()?;
+    let flip = latest_flip(&past, &diagnosis.question, Target::Denied).ok()?;
     let change = flip.changes.first()?;
     let late = evidence.last().duration_since(change.at);
     if late > LAG_MAX {
         return None;
     }
-    // The last of what was denied, while the plugin took the change in: it has worked since.
-    let is_tail = late <= ENFORCED_WITHIN && worked > Some(evidence.last());
-    if late < -SEEN_WITHIN || is_tail {
-        let denial = denied_then(&flip, case, change);
-        let changed = attribute(history, &flip.before, &denial);
-        return Some((denial, changed));
+    // The last of what was denied, while the plugin took the change in: it began before, or has worked
+    // since.
+    let is_of_before = evidence.first() < change.at || worked > Some(evidence.last());
+    if late <= ENFORCED_WITHIN && is_of_before {
+        let before = diagnosed.until(history, snapshot, case, flip.began + JUST_BEFORE);
+        if before.is_denial() {
+            let changed = attribute(&before.past(history, snapshot), &before.diagnosis);
+            return Some((with_lifted(history, snapshot, case, before, change), changed));
+        }
     }
-    if diagnosis.cause.situation == Some(Situation::Start) {
+    if diagnosis.cause.passes_by_itself() {
         return None;
     }
-    let out_of_sync = out_of_sync(snapshot, case, diagnosis, &flip, (change, late));
+    let case = diagnosed.case(case);
+    let out_of_sync = out_of_sync(&past.snapshot, &case, diagnosis, &flip, (change, late));
     Some((out_of_sync, Attribution::Seen(flip.changes)))
 }
 
-/// The diagnosis as it was when the packets were dropped, where policies deny the flow only since
-/// then: it worked after they were dropped, and what denies it came later.
-pub(super) fn before_denial(
+/// A denial with what has lifted it.
+pub(super) fn with_lifted(
     history: &History,
     snapshot: &Snapshot,
     case: &Case<'_>,
-    diagnosis: Diagnosis,
-    worked: Option<Timestamp>,
+    denial: Diagnosed,
+    change: &Change,
 ) -> Diagnosis {
-    let Fate::Dropped(evidence) = case.fate else { return diagnosis };
-    let dropped = evidence.last();
-    if !diagnosis.cause.class.is_denial() || worked.is_none_or(|worked| worked <= dropped) {
-        return diagnosis;
-    }
-    match latest_flip(history, snapshot, &diagnosis.question, Target::Passes) {
-        Ok(flip) if flip.changes.iter().any(|change| change.at > dropped) => {
-            diagnose(&flip.before, case)
-        }
-        _ => diagnosis,
-    }
-}
-
-/// The denial was in force when the packets were dropped.
-fn denied_then(flip: &Flip, case: &Case<'_>, change: &Change) -> Diagnosis {
-    let diagnosis = diagnose(&flip.before, case);
-    if !diagnosis.cause.class.is_denial() {
-        return diagnosis;
-    }
-    diagnosis.with_hindsight(&flip.before, case, Hindsight::LiftedSince(change.clone()))
+    let (case, past) = (denial.case(case), denial.past(history, snapshot));
+    let hindsight = Hindsight::LiftedSince(change.clone());
+    denial.diagnosis.with_hindsight(&past.snapshot, &case, hindsight)
 }
 
 /// The denial had been lifted when the packets were dropped, so long before.

@@ -1,0 +1,154 @@
+//! Packets are dropped under the policies of their moment, and by those who held its addresses: a
+//! drop is diagnosed as of then, however late that is done.
+//!
+//! What the agent knew at that moment may be behind what was so: a change is seen up to
+//! [`SEEN_WITHIN`] later. So a denial that is known to have been in force explains a drop first, then
+//! one that was seen within that time, and where there is none, the cluster counts as it was known
+//! after it.
+
+use std::net::IpAddr;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::attribution::{TOGETHER, concerns, verdict_then};
+use crate::{
+    cluster::{
+        Snapshot,
+        history::{History, Past, SEEN_WITHIN},
+    },
+    correlate::Evidence,
+    diagnosis::{Case, Diagnosis, Fate, diagnose},
+    verdict::Question,
+};
+
+/// How many moments are tried in search of a denial that was seen late. Within so short a time there
+/// is one as a rule; more are a controller that writes its policies again and again.
+const MOMENTS_MAX: usize = 8;
+
+/// From a change to what was before it.
+pub(super) const JUST_BEFORE: SignedDuration = SignedDuration::from_nanos(-1);
+
+/// A case, diagnosed as of its time.
+#[derive(Clone, Debug)]
+pub struct Diagnosed {
+    /// What it came to.
+    pub diagnosis: Diagnosis,
+    /// As of when its ends are who they are; `None`: now.
+    at: Option<Timestamp>,
+    /// What was seen of the cluster until then is in it.
+    until: Timestamp,
+}
+
+impl Diagnosed {
+    /// Diagnoses a case: a drop as of its last packets, all else as of now.
+    pub fn new(history: &History, snapshot: &Snapshot, case: &Case<'_>) -> Self {
+        let Fate::Dropped(evidence) = case.fate else {
+            return Self {
+                diagnosis: diagnose(snapshot, case),
+                at: case.at,
+                until: Timestamp::MAX,
+            };
+        };
+        let at = dropped_at(snapshot, case, evidence);
+        let then = |until| Self::as_of(history, snapshot, case, Some(at), until);
+        let known = then(at);
+        if known.is_denial() {
+            return known.with_all_that_went(history, snapshot, case);
+        }
+        if history.between(at, at + SEEN_WITHIN).next().is_none() {
+            return Self { until: at + SEEN_WITHIN, ..known };
+        }
+        let late = moments(history, at, &known.diagnosis.question);
+        let mut denials = late.into_iter().map(then).filter(Self::is_denial);
+        denials.next().unwrap_or_else(|| then(at + SEEN_WITHIN))
+    }
+
+    /// Diagnoses a drop as of a time, by what was seen of the cluster until another.
+    fn as_of(
+        history: &History,
+        snapshot: &Snapshot,
+        case: &Case<'_>,
+        at: Option<Timestamp>,
+        until: Timestamp,
+    ) -> Self {
+        let past = history.past(snapshot, until);
+        Self { diagnosis: diagnose(&past.snapshot, &Case { at, ..*case }), at, until }
+    }
+
+    /// The same by what was seen until another time.
+    pub(super) fn until(
+        &self,
+        history: &History,
+        snapshot: &Snapshot,
+        case: &Case<'_>,
+        until: Timestamp,
+    ) -> Self {
+        Self::as_of(history, snapshot, case, self.at, until)
+    }
+
+    /// The same with all policies that were lifted in one breath, some just before the last packets
+    /// and the rest just after them: they denied it together, and none of them by itself.
+    fn with_all_that_went(self, history: &History, snapshot: &Snapshot, case: &Case<'_>) -> Self {
+        let Some(at) = self.at else { return self };
+        let next = history.between(at, at + TOGETHER).next();
+        let first = next.and_then(|next| history.between(next.change.at - TOGETHER, at).next());
+        let Some(first) = first else { return self };
+        let after = history.past(snapshot, at + SEEN_WITHIN).snapshot;
+        if !verdict_then(&after, &self.diagnosis.question).decision().lets_pass() {
+            return self;
+        }
+        let before = self.until(history, snapshot, case, first.change.at + JUST_BEFORE);
+        let (all, some) = (before.diagnosis.responsible(), self.diagnosis.responsible());
+        let is_more = all.len() > some.len() && some.iter().all(|policy| all.contains(policy));
+        if before.is_denial() && is_more { before } else { self }
+    }
+
+    /// The same by what was known at its last packets, where nothing that was seen later counts.
+    pub(super) fn known_then(
+        self,
+        history: &History,
+        snapshot: &Snapshot,
+        case: &Case<'_>,
+    ) -> Self {
+        match self.at {
+            Some(at) if self.until > at && matches!(case.fate, Fate::Dropped(_)) => {
+                self.until(history, snapshot, case, at)
+            }
+            _ => self,
+        }
+    }
+
+    pub(super) fn is_denial(&self) -> bool {
+        self.diagnosis.cause.class.is_denial()
+    }
+
+    /// The case as it was diagnosed.
+    pub(super) fn case<'a>(&self, case: &Case<'a>) -> Case<'a> {
+        Case { at: self.at, ..*case }
+    }
+
+    /// The cluster as it was diagnosed by.
+    pub(super) fn past<'a>(&self, history: &'a History, snapshot: &Snapshot) -> Past<'a> {
+        history.past(snapshot, self.until)
+    }
+}
+
+/// As of when a drop is judged: its last packets; where one of the pods that were at its ends when the
+/// first came has ended since, as of that end. What follows is another's, and shows in what is reported
+/// next.
+fn dropped_at(snapshot: &Snapshot, case: &Case<'_>, evidence: &Evidence) -> Timestamp {
+    let (first, last) = evidence.latest().into_inner();
+    let ends = [case.flow.source, case.flow.destination]
+        .map(|address: IpAddr| snapshot.ended_between(address.to_canonical(), first, last));
+    ends.into_iter().flatten().min().unwrap_or(last)
+}
+
+/// When changes were seen that bear on a flow, soon after a time.
+fn moments(history: &History, after: Timestamp, question: &Question) -> Vec<Timestamp> {
+    let seen = history.between(after, after + SEEN_WITHIN);
+    let bearing = seen.filter(|seen| concerns(&seen.change.object, question));
+    let mut moments: Vec<Timestamp> = bearing.map(|seen| seen.change.at).collect();
+    moments.dedup();
+    moments.truncate(MOMENTS_MAX);
+    moments
+}
