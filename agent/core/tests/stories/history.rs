@@ -12,8 +12,8 @@ use whydrop_core::{
         history::{AGE_MAX, CHANGES_MAX, Change, ChangeKind, PARTS_MAX},
         object::{Key, Kind, Object, Pod},
     },
-    diagnosis::{Class, diagnose},
-    judgement::{Attribution, Judgement, judge},
+    diagnosis::diagnose,
+    judgement::{Attribution, judge},
     policy::{
         Action, Block, Layer, Peer, Peers, PolicyKind, Rule, network_policy,
         order::Order,
@@ -27,7 +27,7 @@ const WEB: (&str, &str) = ("frontend", "web-0");
 const API: (&str, &str) = ("backend", "api-0");
 
 /// A client in one namespace, a server in another, both reachable; known at the start.
-fn open() -> Cluster {
+pub(crate) fn open() -> Cluster {
     let mut cluster = Cluster::default();
     cluster.apply(namespace("frontend", &[("team", "blue")]), None);
     cluster.apply(namespace("backend", &[]), None);
@@ -43,7 +43,7 @@ fn blame(cluster: &Cluster) -> Attribution {
 }
 
 /// `NetworkPolicy backend/deny created at 10: …` of the changes blamed.
-fn words(attribution: &Attribution) -> Vec<String> {
+pub(crate) fn words(attribution: &Attribution) -> Vec<String> {
     let word = |Change { object, kind, difference, at: time }: &Change| {
         let difference = difference.as_deref().map(|d| format!(": {d}")).unwrap_or_default();
         let seconds = time.duration_since(at(0)).as_secs();
@@ -52,11 +52,11 @@ fn words(attribution: &Attribution) -> Vec<String> {
     attribution.changes().iter().map(word).collect()
 }
 
-fn allow_web() -> Rule {
+pub(crate) fn allow_web() -> Rule {
     rule(Some(&[("team", "blue")]), "", equals(&[("app", "web")]), &[8080])
 }
 
-fn apply_policy(cluster: &mut Cluster, name: &str, rules: Vec<Rule>, seconds: i64) {
+pub(crate) fn apply_policy(cluster: &mut Cluster, name: &str, rules: Vec<Rule>, seconds: i64) {
     let policy = ingress("backend", name, Selector::EVERYTHING, rules);
     cluster.apply(Object::Policy(policy), Some(at(seconds)));
 }
@@ -352,6 +352,31 @@ proptest! {
     }
 
     #[test]
+    fn a_drop_is_judged_by_the_cluster_of_its_time(
+        steps in prop::collection::vec(step(), 1..16), then in 0..16_usize,
+    ) {
+        let mut cluster = open();
+        let mut snapshots = vec![cluster.snapshot()];
+        for (step, seconds) in steps.iter().zip((10..).step_by(10)) {
+            play(&mut cluster, step, seconds);
+            snapshots.push(cluster.snapshot());
+        }
+        let then = then.min(steps.len());
+        let seconds = i64::try_from(then).expect("small") * 10 + 5;
+        let drop = dropped(address(10), address(20), 8080, &[seconds]);
+        let judgement = judge(&cluster.snapshot(), cluster.history(), &case_of(&drop));
+        // Those who attempted it and the policies are what they were; what lifted it is a remark.
+        let of_then = diagnose(&snapshots[then], &case_of(&drop));
+        let (now, then) = (&judgement.diagnosis, &of_then);
+        if then.cause.class.is_denial() {
+            prop_assert_eq!(now.cause.class, then.cause.class);
+            prop_assert_eq!(now.incident(), then.incident());
+        } else {
+            prop_assert!(!now.cause.class.is_denial(), "{:?}", now.cause);
+        }
+    }
+
+    #[test]
     fn all_that_came_at_once_is_named_and_no_more(
         before in prop::collection::vec(step(), 0..6),
         together in prop::collection::vec(step(), 1..6),
@@ -472,105 +497,4 @@ fn a_relabelled_pod_that_moved_tells_both() {
         change.difference.as_deref(),
         Some("label app is shop, was web, addresses are 10.1.0.11, were 10.1.0.10")
     );
-}
-
-/// SYNs at these seconds, which netfilter dropped, judged with all that is known at the end.
-fn judge_drop(cluster: &Cluster, seconds: &[i64]) -> Judgement {
-    let drop = dropped(address(10), address(20), 8080, seconds);
-    judge(&cluster.snapshot(), cluster.history(), &case_of(&drop))
-}
-
-#[test]
-fn a_filter_that_still_does_what_a_deleted_policy_said_is_out_of_sync() {
-    let mut cluster = open();
-    apply_policy(&mut cluster, "default-deny", Vec::new(), 10);
-    cluster.delete(&policy_key("backend", "default-deny"), at(100));
-    let judgement = judge_drop(&cluster, &[103]);
-    let cause = &judgement.diagnosis.cause;
-    assert_eq!(cause.class, Class::OutOfSync);
-    assert_eq!(
-        cause.text,
-        "no policy denies it now, and this node's filter dropped it as NetworkPolicy \
-         backend/default-deny, deleted 3 s before, would have: the CNI has not caught up, or other rules \
-         are in the way"
-    );
-    let deleted = "NetworkPolicy backend/default-deny deleted at 100";
-    assert_eq!(words(&judgement.changed), [deleted]);
-    assert!(judgement.remedy.is_none());
-}
-
-#[test]
-fn a_filter_that_has_not_heard_of_an_edit_is_out_of_sync() {
-    let mut cluster = open();
-    apply_policy(&mut cluster, "api", Vec::new(), 10);
-    apply_policy(&mut cluster, "api", vec![allow_web()], 100);
-    let cause = judge_drop(&cluster, &[104]).diagnosis.cause;
-    assert_eq!(cause.class, Class::OutOfSync);
-    assert!(cause.text.contains("as NetworkPolicy backend/api, edited 4 s before"), "{cause:?}");
-}
-
-#[test]
-fn a_drop_that_a_policy_explained_when_it_happened_is_still_explained() {
-    let mut cluster = open();
-    apply_policy(&mut cluster, "default-deny", Vec::new(), 10);
-    cluster.delete(&policy_key("backend", "default-deny"), at(100));
-    let judgement = judge_drop(&cluster, &[95]);
-    let cause = &judgement.diagnosis.cause;
-    assert_eq!(cause.class, Class::DefaultDeny);
-    assert!(
-        cause.text.ends_with(
-            "it is no longer denied: NetworkPolicy backend/default-deny was deleted since"
-        )
-    );
-    assert!(judgement.remedy.is_none());
-}
-
-#[test]
-fn the_last_of_what_was_denied_is_no_lag_once_it_has_worked_since() {
-    let mut cluster = open();
-    apply_policy(&mut cluster, "default-deny", Vec::new(), 10);
-    apply_policy(&mut cluster, "allow", vec![allow_web()], 100);
-    let judged = |dropped_at, worked: Option<i64>| {
-        let drop = dropped(address(10), address(20), 8080, &[dropped_at]);
-        let (snapshot, case) = (cluster.snapshot(), case_of(&drop));
-        let diagnosis = diagnose(&snapshot, &case);
-        let worked = worked.map(at);
-        Judgement::in_hindsight(&snapshot, cluster.history(), &case, diagnosis, worked)
-    };
-    let class = |dropped_at, worked| judged(dropped_at, worked).diagnosis.cause.class;
-    assert_eq!(class(101, Some(102)), class(95, None));
-    assert!(class(95, None).is_denial());
-    assert_eq!(class(101, None), Class::OutOfSync, "nothing shows that it works");
-    assert_eq!(class(101, Some(50)), Class::OutOfSync, "it worked before");
-    assert_eq!(class(160, Some(170)), Class::OutOfSync, "no plugin takes a minute");
-}
-
-#[test]
-fn what_died_and_worked_again_before_the_denial_did_not_die_of_it() {
-    let mut cluster = open();
-    apply_policy(&mut cluster, "default-deny", Vec::new(), 100);
-    let drop = dropped(address(10), address(20), 8080, &[95, 96]);
-    let judged = |worked| {
-        let (snapshot, case) = (cluster.snapshot(), case_of(&drop));
-        let diagnosis = diagnose(&snapshot, &case);
-        Judgement::in_hindsight(&snapshot, cluster.history(), &case, diagnosis, worked)
-    };
-    let judgement = judged(Some(at(98)));
-    assert_eq!(judgement.diagnosis.cause.class, Class::NotPolicy);
-    assert_eq!(judgement.changed, Attribution::None);
-    assert!(judgement.remedy.is_none());
-    // Nothing says that it did not: the policy may be seen later than it was enforced.
-    for worked in [None, Some(at(90))] {
-        assert_eq!(judged(worked).diagnosis.cause.class, Class::DefaultDeny, "{worked:?}");
-    }
-}
-
-#[test]
-fn a_filter_that_drops_long_after_the_last_denial_has_other_reasons() {
-    let mut cluster = open();
-    apply_policy(&mut cluster, "default-deny", Vec::new(), 10);
-    cluster.delete(&policy_key("backend", "default-deny"), at(100));
-    let judgement = judge_drop(&cluster, &[1_000]);
-    assert_eq!(judgement.diagnosis.cause.class, Class::NotPolicy);
-    assert_eq!(judgement.changed, Attribution::None);
 }

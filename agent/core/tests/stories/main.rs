@@ -7,6 +7,7 @@ mod ends;
 mod engine;
 mod engine_differences;
 mod facts;
+mod hindsight;
 mod history;
 mod incidents;
 mod mute;

@@ -101,6 +101,9 @@ fn because(summary: &Summary) -> Markup {
                 Some(SituationKind::Start) => {
                     " These are the pod's first moments, before its CNI had programmed it."
                 }
+                Some(SituationKind::End) => {
+                    " These are the last packets from or to a pod that was ending."
+                }
                 None => {}
             }
         }

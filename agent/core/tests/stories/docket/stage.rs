@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -16,6 +17,7 @@ use whydrop_core::{
     },
     docket::{Action, AnswersQuery, Asked, CutBy, Docket, Settings},
     flow::{Flow, Protocol, Worked},
+    incident::{IncidentChange, JudgedDrop},
     mute::Rule,
     observation::{AttemptId, DropReason, Fact, Observation},
     own_path::Destination,
@@ -36,9 +38,12 @@ pub(crate) fn ms(milliseconds: i64) -> Timestamp {
 }
 
 /// The same of a time.
-fn since_start(at: Timestamp) -> i128 {
+pub(crate) fn since_start(at: Timestamp) -> i128 {
     at.duration_since(ms(0)).as_millis()
 }
+
+/// What becomes of the cluster at a time.
+pub(crate) type BecomesOf = dyn Fn(&mut Cluster, Timestamp);
 
 /// One thing that happens.
 pub(crate) enum Step {
@@ -48,6 +53,10 @@ pub(crate) enum Step {
     Counted { from: u8, to: u8, packets: u64 },
     /// An attempt of which something was seen before is answered.
     AnsweredLate { from: u8, to: u8, attempt: u16 },
+    /// Something else is seen.
+    Seen(Box<dyn Fn(Timestamp) -> Observation>),
+    /// Something else becomes of the cluster.
+    Change(Box<BecomesOf>),
     /// A flow is answered for the first time.
     AnsweredFirst { from: u8, to: u8 },
     /// The kernel's table of last answers has it, without a word.
@@ -133,6 +142,9 @@ pub(crate) struct Stage {
     next_turn: Timestamp,
     /// What was reported: `MILLISECONDS WHAT`.
     pub(crate) lines: Vec<String>,
+    /// The drops and incidents among it.
+    pub(crate) drops: Vec<Arc<JudgedDrop>>,
+    pub(crate) incidents: Vec<IncidentChange>,
     /// What was asked for so far.
     pub(crate) looked_up: BTreeSet<Query>,
     /// Packets in drops that were reported.
@@ -148,6 +160,8 @@ impl Stage {
             now: ms(0),
             next_turn: ms(0),
             lines: Vec::new(),
+            drops: Vec::new(),
+            incidents: Vec::new(),
             looked_up: BTreeSet::new(),
             packets: 0,
         }
@@ -228,6 +242,8 @@ impl Stage {
                 self.answers.insert(flow(from, to), now);
                 self.see(&seen(now, flow(from, to), Some(attempt), 1, Fact::AnsweredLate));
             }
+            Step::Seen(seen) => self.see(&seen(now)),
+            Step::Change(change) => change(&mut self.cluster, now),
             Step::AnsweredFirst { from, to } => {
                 self.answers.insert(flow(from, to), now);
                 self.see(&seen(now, flow(from, to), None, 1, Fact::AnsweredFirst));
@@ -264,6 +280,11 @@ impl Stage {
         self.tick();
     }
 
+    /// The kernel's table has this as the last answer of a flow.
+    pub(crate) fn answer_of(&mut self, flow: Flow, time: i64) {
+        self.answers.insert(flow, ms(time));
+    }
+
     pub(crate) fn see(&mut self, observation: &Observation) {
         let action = self.docket.observed(observation);
         self.carry_out(action);
@@ -283,6 +304,7 @@ impl Stage {
                 }
                 Action::Drop(judged) => {
                     self.packets += judged.drop.unreported_packets();
+                    self.drops.push(judged.clone());
                     let last = judged.worked.map(|worked| worked.last);
                     let worked = last.map(|at| format!(", worked at {}", since_start(at)));
                     let judgement = &judged.judgement;
@@ -318,7 +340,9 @@ impl Stage {
                 }
                 Action::Incident(change) => {
                     let severity = change.incident.assessment.severity;
-                    format!("incident {:?} {severity}", change.happened)
+                    let line = format!("incident {:?} {severity}", change.happened);
+                    self.incidents.push(*change);
+                    line
                 }
                 Action::Note(note) => {
                     let severity = note.severity.map_or("unreported".into(), |s| s.to_string());
@@ -378,7 +402,7 @@ impl Stage {
     }
 }
 
-fn flow(from: u8, to: u8) -> Flow {
+pub(crate) fn flow(from: u8, to: u8) -> Flow {
     Flow { source: address(from), destination: address(to), port: 5432, protocol: Protocol::Tcp }
 }
 

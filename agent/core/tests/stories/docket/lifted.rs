@@ -1,0 +1,122 @@
+//! Denials that are lifted: what was dropped before stays what it was, and no incident comes of it.
+
+use std::collections::BTreeSet;
+
+use whydrop_core::{
+    cluster::{
+        Cluster,
+        object::{Key, Object},
+    },
+    incident::Happened,
+};
+
+use super::stage::{DB, NODE, Stage, Step, WEB, deny, settings, shop};
+use crate::build::policy_key;
+
+/// Steps at their milliseconds.
+type Steps = Vec<(i64, Step)>;
+
+fn both() -> Vec<Key> {
+    vec![policy_key("shop", "deny"), policy_key("shop", "deny-too")]
+}
+
+fn denying_twice() -> Cluster {
+    let mut cluster = shop();
+    cluster.apply(Object::Policy(deny("deny")), None);
+    cluster.apply(Object::Policy(deny("deny-too")), None);
+    cluster
+}
+
+/// A client that connects every second from 0 s on, each time with two SYNs, and a node that does: the
+/// last SYN comes then.
+fn clients(last: i64) -> Vec<(i64, Step)> {
+    let mut steps = Vec::new();
+    for (nth, from) in (0_u16..).zip([WEB, NODE]) {
+        let starts = (0..last).step_by(1_000);
+        for (attempt, start) in (40_000 + nth * 1_000..).zip(starts) {
+            let syn = || Step::Dropped { from, to: DB, port: 5432, attempt };
+            steps.push((start, syn()));
+            steps.push(((start + 1_000).min(last), syn()));
+        }
+    }
+    steps
+}
+
+/// Plays what clients see until the last SYN, with what happens besides.
+fn play(last: i64, besides: Vec<(i64, Step)>, until: i64) -> Stage {
+    let mut steps = clients(last);
+    steps.extend(besides);
+    steps.sort_by_key(|(time, _)| *time);
+    Stage::play(denying_twice(), settings(), steps, until)
+}
+
+/// Each drop is of one class, of both policies and of one incident, which opens once and ends.
+fn stays_what_it_was(name: &str, stage: &Stage) {
+    let incidents: BTreeSet<_> =
+        stage.drops.iter().map(|judged| judged.judgement.diagnosis.incident()).collect();
+    let responsible: BTreeSet<usize> =
+        stage.drops.iter().map(|judged| judged.judgement.diagnosis.responsible().len()).collect();
+    assert_eq!(responsible, [2].into(), "{name}: {:#?}", stage.lines);
+    assert_eq!(incidents.len(), 1, "{name}: {:#?}", stage.lines);
+    let told: BTreeSet<_> = stage.incidents.iter().map(|change| change.incident.id).collect();
+    assert!(told.len() <= 1, "{name}: {:#?}", stage.lines);
+    let came_back =
+        |change: &&whydrop_core::incident::IncidentChange| change.happened == Happened::Reopened;
+    assert_eq!(stage.incidents.iter().find(came_back).map(|_| ()), None, "{name}");
+}
+
+fn works(from: u8, at: i64) -> (i64, Step) {
+    (at, Step::Works { from, to: DB })
+}
+
+#[test]
+fn the_tail_of_what_two_policies_denied_stays_theirs_once_both_are_gone() {
+    let gone = |at| (at, Step::Delete(both()));
+    let one_by_one = |first: i64, then: i64| {
+        let [one, other] = <[Key; 2]>::try_from(both()).expect("two");
+        vec![(first, Step::Delete(vec![one])), (then, Step::Delete(vec![other]))]
+    };
+    let stories: Vec<(&str, i64, Steps)> = vec![
+        ("deleted after the last packet", 10_000, vec![gone(10_500)]),
+        ("much later", 10_000, vec![gone(40_000)]),
+        ("as the plugin takes a moment", 10_000, vec![gone(9_600)]),
+        ("and it works", 10_000, vec![gone(10_500), works(WEB, 11_000), works(NODE, 11_000)]),
+        (
+            "the plugin takes a moment, and it works",
+            10_000,
+            vec![gone(9_600), works(WEB, 10_800), works(NODE, 10_800)],
+        ),
+        ("one just before the last packet and one just after", 10_000, one_by_one(9_950, 10_050)),
+        ("both just before", 10_000, one_by_one(9_900, 9_950)),
+        ("both just after", 10_000, one_by_one(10_050, 10_100)),
+    ];
+    for (name, last, besides) in stories {
+        let stage = play(last, besides, 200_000);
+        // When it opened, and what came after that.
+        assert_eq!(stage.drops.len(), 4, "{name}: {:#?}", stage.lines);
+        stays_what_it_was(name, &stage);
+    }
+}
+
+#[test]
+fn so_it_does_where_the_agent_stops_in_between() {
+    for (name, deleted, stops) in [
+        ("before it is told", 10_050, 10_100),
+        ("once it is", 10_050, 12_000),
+        ("while the plugin catches up", 9_600, 10_050),
+    ] {
+        let besides = vec![(deleted, Step::Delete(both())), (stops, Step::Flush)];
+        let stage = play(10_000, besides, stops);
+        assert_eq!(stage.drops.len(), 4, "{name}: {:#?}", stage.lines);
+        stays_what_it_was(name, &stage);
+    }
+}
+
+#[test]
+fn a_filter_that_goes_on_for_long_is_out_of_sync_all_the_same() {
+    let stage = play(100_000, vec![(30_000, Step::Delete(both()))], 200_000);
+    let classes: Vec<_> =
+        stage.drops.iter().map(|judged| judged.judgement.diagnosis.cause.class.name()).collect();
+    assert_eq!(classes[..2], ["default-deny", "default-deny"]);
+    assert_eq!(classes[classes.len() - 2..], ["out-of-sync", "out-of-sync"]);
+}
