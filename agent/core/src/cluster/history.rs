@@ -114,12 +114,16 @@ enum Before {
     /// No such object.
     Nothing,
     /// The object as it was.
-    Object(Object),
+    Object(Box<Object>),
     /// Pods of another template.
-    Rollout(Box<Rollout>),
+    Rollout(Rollout),
 }
 
 impl Before {
+    fn of(object: Option<Object>) -> Self {
+        object.map_or(Self::Nothing, |object| Self::Object(Box::new(object)))
+    }
+
     fn parts(&self) -> usize {
         match self {
             Self::Nothing => 0,
@@ -134,7 +138,7 @@ impl Undoable {
     pub fn undo(&self, snapshot: &mut Snapshot) {
         match &self.before {
             Before::Nothing => snapshot.remove(&self.change.object, self.change.at),
-            Before::Object(object) => snapshot.put(object.clone(), None),
+            Before::Object(object) => snapshot.put(Object::clone(object), None),
             Before::Rollout(rollout) => rollout.undo(snapshot),
         }
     }
@@ -220,8 +224,11 @@ impl History {
             undoable.change.object == *pod && undoable.change.kind == ChangeKind::Deleted
         });
         match &gone?.before {
-            Before::Object(Object::Pod(pod)) => Some(pod),
-            _ => None,
+            Before::Object(object) => match &**object {
+                Object::Pod(pod) => Some(pod),
+                _ => None,
+            },
+            Before::Nothing | Before::Rollout(_) => None,
         }
     }
 }

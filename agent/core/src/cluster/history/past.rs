@@ -83,8 +83,12 @@ impl Undoable {
     /// Whether it happened when it was seen to, and not before, with nothing else to say when.
     fn is_dated(&self, now: &Snapshot) -> bool {
         let is_relabelled = self.change.kind == ChangeKind::Relabelled;
-        match (self.change.object.kind, &self.before) {
-            (Kind::Pod, Before::Object(Object::Pod(before))) => {
+        let before = match &self.before {
+            Before::Object(object) => Some(&**object),
+            Before::Nothing | Before::Rollout(_) => None,
+        };
+        match (self.change.object.kind, before) {
+            (Kind::Pod, Some(Object::Pod(before))) => {
                 // Another pod of that name has other addresses.
                 let now = now.pod(&before.namespace, &before.name);
                 is_relabelled && now.is_none_or(|now| now.uid == before.uid)

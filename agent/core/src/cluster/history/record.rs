@@ -29,7 +29,7 @@ impl Cluster {
             let difference = before.as_ref().and_then(|b| difference::in_words(b, object));
             let difference = difference.map(Into::into);
             let change = Change { object: object.key(), kind, difference, at };
-            self.history.record(change, learned, before.map_or(Before::Nothing, Before::Object));
+            self.history.record(change, learned, Before::of(before));
         } else if let (None, Object::Pod(pod)) = (before, object)
             && learned == Learned::AsItCame
         {
@@ -51,7 +51,7 @@ impl Cluster {
         if !is_nothing {
             let kind = ChangeKind::Deleted;
             let change = Change { object: key.clone(), kind, difference: None, at };
-            self.history.record(change, Learned::AsItCame, Before::Object(before));
+            self.history.record(change, Learned::AsItCame, Before::of(Some(before)));
         }
     }
 

@@ -70,7 +70,9 @@ impl Rollout {
     pub(super) fn undo(&self, snapshot: &mut Snapshot) {
         let of_it = snapshot.pods().filter(|pod| self.made(pod) && Given::to(pod) == self.after);
         let before: Vec<Pod> = of_it.map(|pod| self.before.given_to(pod)).collect();
-        before.into_iter().for_each(|pod| snapshot.put(Object::Pod(pod), None));
+        for pod in before {
+            snapshot.put(Object::Pod(pod), None);
+        }
     }
 
     pub(super) fn parts(&self) -> usize {
@@ -134,7 +136,7 @@ impl Cluster {
         let change = Change { object, kind: ChangeKind::RolledOut, difference, at };
         let (namespace, workload) = (pod.namespace.clone(), workload.clone());
         let rollout = Rollout { namespace, workload, before, after };
-        self.history.record(change, Learned::AsItCame, Before::Rollout(Box::new(rollout)));
+        self.history.record(change, Learned::AsItCame, Before::Rollout(rollout));
     }
 
     /// Remembers a pod whose workload may have none after it.
