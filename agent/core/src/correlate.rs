@@ -47,6 +47,10 @@ pub const IDLE: SignedDuration = SignedDuration::from_secs(150);
 /// reported as often as chance leads to the others.
 pub const RECOVERED: SignedDuration = SignedDuration::from_secs(5);
 
+/// How long after an attempt was answered copies of its packets may still be on their way, to be freed
+/// by whoever sees that they are copies: as long as packets are held up where it is still answered.
+pub const COPIES: SignedDuration = SignedDuration::from_secs(10);
+
 /// How many pending attempts are kept (about 400 bytes each): the kernel side hands over one attempt
 /// per flow and second, so this is thousands of flows that begin to be dropped within [`SETTLE`].
 pub const PENDING_MAX: usize = 4096;
@@ -89,6 +93,8 @@ pub struct Correlator {
     translated: HashMap<Flow, BTreeSet<Flow>>,
     /// Counters of flows that are not open (yet).
     loose: HashMap<Flow, Loose>,
+    /// Attempts that were answered late, and when: copies of their packets are still on their way.
+    answered: HashMap<AttemptId, Timestamp>,
     /// Flows with an attempt that was answered late, and when: their counters are forgiven.
     forgiven: HashMap<Flow, Timestamp>,
     /// Flows whose drop was concluded.
@@ -232,6 +238,7 @@ impl Correlator {
             self.settle_loose(&flow, now);
         }
         self.forgiven.retain(|_, at| now.duration_since(*at) <= SETTLE * 2);
+        self.answered.retain(|_, at| now.duration_since(*at) <= COPIES);
         self.concluded.retain(|_, concluded| concluded.due > now);
         while let Some((due, key)) = self.open_due.first().copied().filter(|(due, _)| *due <= now) {
             self.open_due.remove(&(due, key));
@@ -287,6 +294,14 @@ impl Correlator {
 
     /// A sign that an attempt is in trouble.
     fn sign(&mut self, attempt: AttemptId, observation: &Observation) {
+        if self.answered.contains_key(&attempt) {
+            // A copy that was slower than the answer to another.
+            if let Fact::KernelDrop { .. } = observation.fact {
+                self.account.recovered += observation.packets;
+                self.forgiven.insert(observation.flow, observation.at);
+            }
+            return;
+        }
         let known = self.pending.contains_key(&attempt);
         if !known && self.is_crowded(observation) {
             return self.fold(observation);
@@ -330,6 +345,9 @@ impl Correlator {
             if let Some(open) = self.open.get_mut(&key) {
                 open.drop.evidence.answered = open.drop.evidence.answered.max(Some(at));
             }
+        }
+        if self.answered.len() < PENDING_MAX {
+            self.answered.insert(*attempt, at);
         }
         let Some(pending) = self.pending.remove(attempt) else { return };
         self.due.remove(&(pending.due, *attempt));

@@ -355,6 +355,18 @@ fn a_flow_that_has_been_quiet_is_another_drop_when_it_dies_again() {
     assert_eq!(drops[1].1.evidence.packets(), 2);
 }
 
+#[test]
+fn a_copy_that_is_freed_after_the_answer_to_another_is_no_drop() {
+    let script = [
+        seen(40000, 1_000, Fact::Retransmitted),
+        seen(40000, 1_200, Fact::AnsweredLate),
+        seen(40000, 2_200, netfilter()),
+    ];
+    let (correlator, reported) = play(&script, 20_000);
+    assert!(drops(&reported).is_empty(), "{reported:?}");
+    assert_eq!((correlator.account().observed, correlator.account().recovered), (1, 1));
+}
+
 /// What is reported of two SYNs that are dropped, after two others and an answer at this time.
 fn reported_after_an_answer(answered: i64) -> Vec<Drop> {
     let before = [seen(40000, 0, netfilter()), seen(40000, 1_000, netfilter())];
