@@ -207,6 +207,7 @@ const HOUSE: &[Target] = &[
             "demo",
             "test",
             "differential",
+            "churn",
             "fleet",
             "bench",
             "bare",
