@@ -11,6 +11,7 @@
 mod drop;
 mod evidence;
 mod fold;
+mod key;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -26,6 +27,7 @@ use crate::{
 pub use drop::{Correlated, Drop, DropId, Folded};
 use evidence::Manner;
 pub use evidence::{Evidence, EvidenceLevel, KernelDrops};
+use key::{Key, KeysOf};
 
 /// How long after its last sign an attempt may still be answered: longer than the first SYN's
 /// retransmission timeout of 1 s (RFC 6298, 2.1), so that the second SYN has its chance.
@@ -89,8 +91,8 @@ pub struct Correlator {
     open: HashMap<Key, Open>,
     /// The same by when there is something to do about them.
     open_due: BTreeSet<(Timestamp, Key)>,
-    /// From a flow as dialled to the open flows after DNAT, one for each backend that does not answer.
-    translated: HashMap<Flow, BTreeSet<Flow>>,
+    /// What of it is of a flow.
+    open_of: KeysOf,
     /// Counters of flows that are not open (yet).
     loose: HashMap<Flow, Loose>,
     /// Attempts that were answered late, and when: copies of their packets are still on their way.
@@ -107,9 +109,6 @@ pub struct Correlator {
     clear: Vec<Correlated>,
     account: Account,
 }
-
-/// A flow, and how its attempts fail: a rejection and silence are reported apart.
-type Key = (Flow, Manner);
 
 #[derive(Debug)]
 struct Pending {
@@ -170,17 +169,16 @@ impl Correlator {
         if !observation.attempt.as_ref().is_some_and(is_new) {
             return BTreeSet::new();
         }
-        let open = self.keys_of(&observation.flow).filter_map(|key| self.open.get(&key));
+        let open = self.open_of.may_be(&observation.flow).filter_map(|key| self.open.get(&key));
         open.map(|open| (open.drop.flow, open.drop.flow_dialled())).collect()
     }
 
     /// An open flow, as it was dropped, was last answered at this time.
     pub fn worked(&mut self, flow: &Flow, at: Timestamp) {
         let has_recovered = |open: &Open| at.duration_since(open.drop.evidence.last()) >= RECOVERED;
-        for key in Manner::ALL.map(|manner| (*flow, manner)) {
-            if self.open.get(&key).is_some_and(has_recovered) {
-                self.close_with_news(&key);
-            }
+        let recovered = |key: &Key| self.open.get(key).is_some_and(has_recovered);
+        for key in self.open_of.as_is(flow).filter(recovered).collect::<Vec<_>>() {
+            self.close_with_news(&key);
         }
     }
 
@@ -188,7 +186,7 @@ impl Correlator {
     /// flow go on, that is another drop, with evidence of its own, reported when this one would have
     /// been.
     pub fn conclude(&mut self, flow: &Flow) {
-        for key in self.keys_of(flow).collect::<Vec<_>>() {
+        for key in self.open_of.may_be(flow).collect::<Vec<_>>() {
             let Some(open) = self.close_with_news(&key) else { continue };
             if let Some(at) = open.reported_at.filter(|_| self.concluded.len() < OPEN_MAX) {
                 let due = at + REPORT_INTERVAL;
@@ -214,7 +212,7 @@ impl Correlator {
 
     fn key_of(&self, drop: &Drop) -> Option<Key> {
         let is_it = |key: &Key| self.open.get(key).is_some_and(|open| open.drop.id == drop.id);
-        self.keys_of(&drop.flow).find(is_it)
+        self.open_of.may_be(&drop.flow).find(is_it)
     }
 
     /// Packets that this kernel freed though they had arrived: they are no attempt's trouble.
@@ -341,7 +339,7 @@ impl Correlator {
         let at = observation.at;
         // Too late to take back what was reported of the flow; that it works again is reported. Who
         // answers what was dialled may be another backend than the one that did not.
-        for key in Manner::ALL.map(|manner| (observation.flow, manner)) {
+        for key in self.open_of.as_is(&observation.flow).collect::<Vec<_>>() {
             if let Some(open) = self.open.get_mut(&key) {
                 open.drop.evidence.answered = open.drop.evidence.answered.max(Some(at));
             }
@@ -391,11 +389,9 @@ impl Correlator {
             self.account.recovered += evidence.kernel_packets();
             return;
         }
-        let Some(seen) = dropped.or(dialled) else { return };
         let manner = evidence.manner();
-        let flow = self.open_key(&seen, manner).map_or(seen, |(flow, _)| flow);
-        let key = (flow, manner);
-        if let Some(dialled) = dialled.filter(|dialled| *dialled != flow) {
+        let Some(key) = self.key_for(dropped, dialled, manner) else { return };
+        if let Some(dialled) = dialled.filter(|dialled| *dialled != key.flow) {
             self.join_translated(&dialled, &key);
         }
         let known = match self.open.get_mut(&key) {
@@ -412,10 +408,9 @@ impl Correlator {
         if self.open.contains_key(&key) {
             return self.add_to_open(&key, evidence);
         }
-        let dialled = dialled.filter(|dialled| *dialled != flow);
-        let dialled = dialled.map(|dialled| (dialled.destination, dialled.port));
-        let others = self.open.get(&(flow, manner.other()));
-        let id = match others.is_some_and(|other| other.attempts.contains(attempt)) {
+        let Key { flow, dialled, .. } = key;
+        let is_known = |key: Key| self.open.get(&key).is_some_and(|o| o.attempts.contains(attempt));
+        let id = match is_known(Key { manner: manner.other(), ..key }) {
             // The attempt's own name is taken.
             true => DropId::of_flow(&flow, evidence.latest().into_inner().0),
             false => DropId::of(attempt),
@@ -446,12 +441,9 @@ impl Correlator {
             self.account.shed += drop.evidence.kernel_packets();
             return;
         }
-        let (flow, key) = (drop.flow, (drop.flow, manner));
-        *self.of_source.entry(flow.source).or_default() += 1;
-        if let Some((destination, port)) = drop.dialled {
-            let dialled = Flow { destination, port, ..flow };
-            self.translated.entry(dialled).or_default().insert(flow);
-        }
+        let key = Key::of(&drop, manner);
+        *self.of_source.entry(key.flow.source).or_default() += 1;
+        self.open_of.insert(&key);
         let concluded = self.concluded.remove(&key);
         let Concluded { attempts, due } =
             concluded.unwrap_or(Concluded { attempts: VecDeque::new(), due: now });
@@ -460,12 +452,27 @@ impl Correlator {
         self.open_due.insert((due, key));
     }
 
+    /// The key of an attempt: by the flow that was dropped and what was dialled for it. Where only one of
+    /// them is known, it is that of an open flow that it may be of.
+    fn key_for(&self, dropped: Option<Flow>, dialled: Option<Flow>, manner: Manner) -> Option<Key> {
+        let seen = dropped.or(dialled)?;
+        let other = dialled.filter(|dialled| *dialled != seen);
+        let other = other.map(|dialled| (dialled.destination, dialled.port));
+        let own = Key { flow: seen, dialled: other, manner };
+        // One that dialled the flow itself is known by both.
+        let is_whole = dropped.is_some() && dialled.is_some();
+        let known =
+            self.open_key(&seen, manner).filter(|_| !is_whole && !self.open.contains_key(&own));
+        Some(known.unwrap_or(own))
+    }
+
     /// A flow was open as dialled, and now it is known to which backend it goes: they are one. What was
     /// rejected before it went to any stays what it was.
     fn join_translated(&mut self, dialled: &Flow, key: &Key) {
-        let (flow, manner) = *key;
-        let Some(mut open) = self.open.remove(&(*dialled, manner)) else { return };
-        self.open_due.remove(&(open.due, (*dialled, manner)));
+        let as_dialled = Key { flow: *dialled, dialled: None, manner: key.manner };
+        let Some(mut open) = self.open.remove(&as_dialled) else { return };
+        self.open_due.remove(&(open.due, as_dialled));
+        self.open_of.remove(&as_dialled);
         if let Some(other) = self.open.get_mut(key) {
             other.drop.evidence.merge(open.drop.evidence);
             other.drop.reported_packets += open.drop.reported_packets;
@@ -473,12 +480,12 @@ impl Correlator {
             other.news = true;
             self.release(dialled.source);
         } else {
-            open.drop.flow = flow;
-            open.drop.dialled = Some((dialled.destination, dialled.port));
+            open.drop.flow = key.flow;
+            open.drop.dialled = key.dialled;
             self.open_due.insert((open.due, *key));
             self.open.insert(*key, open);
+            self.open_of.insert(key);
         }
-        self.translated.entry(*dialled).or_default().insert(flow);
     }
 
     fn add_to_open(&mut self, key: &Key, evidence: Evidence) {
@@ -510,14 +517,8 @@ impl Correlator {
     fn close(&mut self, key: &Key) -> Option<Open> {
         let open = self.open.remove(key)?;
         self.open_due.remove(&(open.due, *key));
-        let (flow, manner) = *key;
-        if !self.open.contains_key(&(flow, manner.other())) {
-            self.translated.retain(|_, to| {
-                to.remove(&flow);
-                !to.is_empty()
-            });
-        }
-        self.release(flow.source);
+        self.open_of.remove(key);
+        self.release(key.flow.source);
         Some(open)
     }
 
@@ -540,34 +541,22 @@ impl Correlator {
 
     /// An open flow that this one may be, which fails in this manner.
     fn open_key(&self, flow: &Flow, manner: Manner) -> Option<Key> {
-        self.keys_of(flow).find(|key| key.1 == manner)
-    }
-
-    /// The open flows that this one may be, in either manner: itself, or each to which it is known to be
-    /// translated.
-    fn keys_of<'a>(&'a self, flow: &'a Flow) -> impl Iterator<Item = Key> + 'a {
-        Manner::ALL.into_iter().flat_map(move |manner| {
-            let is_open = |key: &Key| self.open.contains_key(key);
-            let own = Some((*flow, manner)).filter(is_open);
-            let translated = self.translated.get(flow).filter(|_| own.is_none());
-            let translated = translated.into_iter().flatten().map(move |to| (*to, manner));
-            own.into_iter().chain(translated.filter(is_open))
-        })
+        self.open_of.may_be(flow).find(|key| key.manner == manner)
     }
 
     /// The manner of the two in which something of the flow was seen last.
     fn latest_of(&self, flow: &Flow) -> Option<Key> {
-        self.keys_of(flow).max_by_key(|key| {
+        self.open_of.may_be(flow).max_by_key(|key| {
             // Of the same time, silence: it is what counters count.
             let last = self.open.get(key).map(|open| open.drop.evidence.last());
-            (last, key.1 == Manner::Silent)
+            (last, key.manner == Manner::Silent)
         })
     }
 
     fn is_crowded(&self, observation: &Observation) -> bool {
         let source = observation.flow.source;
         self.of_source.get(&source).is_some_and(|flows| *flows >= FLOWS_PER_SOURCE_MAX)
-            && self.keys_of(&observation.flow).next().is_none()
+            && self.open_of.may_be(&observation.flow).next().is_none()
     }
 
     fn release(&mut self, source: IpAddr) {

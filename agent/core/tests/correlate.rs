@@ -367,6 +367,32 @@ fn a_copy_that_is_freed_after_the_answer_to_another_is_no_drop() {
     assert_eq!((correlator.account().observed, correlator.account().recovered), (1, 1));
 }
 
+#[test]
+fn a_backend_that_is_dialled_in_several_ways_is_dropped_in_each() {
+    let by = |source_port: u16, ms: i64, dialled: Option<(IpAddr, u16)>| Observation {
+        dialled,
+        ..seen(source_port, ms, netfilter())
+    };
+    let mut script = Vec::new();
+    let ways = [Some((SERVICE, 80)), Some((SERVICE, 30_080)), None];
+    for (port, way) in (40_000..).zip(ways) {
+        // Who dials the flow itself is seen to, by the second SYN.
+        script.push(by(port, 0, way));
+        script.push(seen(port, 1_000, Fact::Retransmitted));
+        if let Some((destination, port)) = way {
+            let last = script.last_mut().expect("a sign");
+            last.flow = Flow { destination, port, ..flow() };
+        }
+        script.push(by(port, 1_000, way));
+    }
+    let (_, reported) = play(&script, 30_000);
+    let drops = drops(&reported);
+    let dialled: Vec<_> = drops.iter().map(|(_, drop)| drop.dialled).collect();
+    assert_eq!(dialled.len(), 3, "{dialled:?}");
+    assert!(ways.iter().all(|way| dialled.contains(way)), "{dialled:?}");
+    assert!(drops.iter().all(|(_, drop)| drop.flow == flow() && drop.evidence.packets() == 2));
+}
+
 /// What is reported of two SYNs that are dropped, after two others and an answer at this time.
 fn reported_after_an_answer(answered: i64) -> Vec<Drop> {
     let before = [seen(40000, 0, netfilter()), seen(40000, 1_000, netfilter())];

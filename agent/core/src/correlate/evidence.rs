@@ -32,8 +32,6 @@ pub(super) enum Manner {
 }
 
 impl Manner {
-    pub(super) const ALL: [Self; 2] = [Self::Silent, Self::Rejected];
-
     /// The other one.
     pub(super) const fn other(self) -> Self {
         match self {

@@ -2,9 +2,10 @@
 //! drop is diagnosed as of then, however late that is done.
 //!
 //! What the agent knew at that moment may be behind what was so: a change is seen up to
-//! [`SEEN_WITHIN`] later. So a denial that is known to have been in force explains a drop first, then
-//! one that was seen within that time, and where there is none, the cluster counts as it was known
-//! after it.
+//! [`SEEN_WITHIN`] later, and later than that where the agent itself is behind. So a denial that is known
+//! to have been in force explains a drop first, then one that was seen within that time, or whose
+//! policies say that they were written by then; and where there is none, the cluster counts as it was
+//! known after it.
 
 use std::net::IpAddr;
 
@@ -14,10 +15,12 @@ use super::attribution::{TOGETHER, concerns, verdict_then};
 use crate::{
     cluster::{
         Snapshot,
-        history::{History, Past, SEEN_WITHIN},
+        history::{Change, ChangeKind, History, Past, SEEN_WITHIN},
+        object::Object,
     },
     correlate::Evidence,
     diagnosis::{Case, Diagnosis, Fate, diagnose},
+    policy::Policy,
     verdict::Question,
 };
 
@@ -55,11 +58,16 @@ impl Diagnosed {
         if known.is_denial() {
             return known.with_all_that_went(history, snapshot, case);
         }
-        if history.between(at, at + SEEN_WITHIN).next().is_none() {
+        let late = moments(history, snapshot, at, &known.diagnosis.question);
+        if late.is_empty() && history.between(at, at + SEEN_WITHIN).next().is_none() {
             return Self { until: at + SEEN_WITHIN, ..known };
         }
-        let late = moments(history, at, &known.diagnosis.question);
-        let mut denials = late.into_iter().map(then).filter(Self::is_denial);
+        let is_of_then = |late: &Self| {
+            let policies = late.diagnosis.responsible();
+            late.is_denial()
+                && policies.iter().all(|p| written(p).is_none_or(|w| w <= at + SEEN_WITHIN))
+        };
+        let mut denials = late.into_iter().map(then).filter(is_of_then);
         denials.next().unwrap_or_else(|| then(at + SEEN_WITHIN))
     }
 
@@ -143,12 +151,35 @@ fn dropped_at(snapshot: &Snapshot, case: &Case<'_>, evidence: &Evidence) -> Time
     ends.into_iter().flatten().min().unwrap_or(last)
 }
 
-/// When changes were seen that bear on a flow, soon after a time.
-fn moments(history: &History, after: Timestamp, question: &Question) -> Vec<Timestamp> {
-    let seen = history.between(after, after + SEEN_WITHIN);
-    let bearing = seen.filter(|seen| concerns(&seen.change.object, question));
+/// When changes were seen that bear on a flow and may have been in force at a time: soon after it, or
+/// later, of a policy that says itself that it was written by then, as where an agent was behind.
+fn moments(
+    history: &History,
+    snapshot: &Snapshot,
+    at: Timestamp,
+    question: &Question,
+) -> Vec<Timestamp> {
+    let was_written = |change: &Change| match (snapshot.object(&change.object), change.kind) {
+        (Some(Object::Policy(policy)), ChangeKind::Created) => {
+            written(&policy).is_some_and(|written| written <= at)
+        }
+        (Some(Object::Policy(policy)), ChangeKind::Edited) => {
+            policy.written.is_some_and(|written| written <= at)
+        }
+        _ => false,
+    };
+    let seen = history.between(at, Timestamp::MAX);
+    let bearing = seen.filter(|seen| {
+        let Change { object, at: seen_at, .. } = &seen.change;
+        concerns(object, question) && (*seen_at <= at + SEEN_WITHIN || was_written(&seen.change))
+    });
     let mut moments: Vec<Timestamp> = bearing.map(|seen| seen.change.at).collect();
     moments.dedup();
     moments.truncate(MOMENTS_MAX);
     moments
+}
+
+/// When a policy came to be as it is, by its own timestamps.
+fn written(policy: &Policy) -> Option<Timestamp> {
+    policy.written.max(policy.created)
 }

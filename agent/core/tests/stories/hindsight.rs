@@ -6,10 +6,11 @@ use whydrop_core::{
     correlate::Drop,
     diagnosis::Class,
     judgement::{Attribution, Diagnosed, Judgement, judge},
+    policy::{Policy, selector::Selector},
 };
 
 use crate::{
-    build::{address, at, case_of, dropped, pod, policy_key},
+    build::{address, at, case_of, dropped, ingress, pod, policy_key},
     history::{allow_web, apply_policy, open, words},
 };
 
@@ -53,6 +54,18 @@ fn a_filter_that_has_not_heard_of_an_edit_is_out_of_sync() {
     let cause = judge_drop(&cluster, &[104]).diagnosis.cause;
     assert_eq!(cause.class, Class::OutOfSync);
     assert!(cause.text.contains("as NetworkPolicy backend/api, edited 4 s before"), "{cause:?}");
+}
+
+#[test]
+fn a_policy_that_an_agent_saw_late_counts_from_when_it_was_written() {
+    for (created, class) in [(100, Class::DefaultDeny), (105, Class::NotPolicy)] {
+        let mut cluster = open();
+        let policy = ingress("backend", "default-deny", Selector::EVERYTHING, Vec::new());
+        let policy = Policy { created: Some(at(created)), ..policy };
+        cluster.apply(Object::Policy(policy), Some(at(110)));
+        let cause = judge_drop(&cluster, &[101, 102]).diagnosis.cause;
+        assert_eq!(cause.class, class, "created at {created}: {}", cause.text);
+    }
 }
 
 #[test]

@@ -1,0 +1,72 @@
+//! What is reported as one, and how it is found by what is seen of a packet.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use super::{Drop, evidence::Manner};
+use crate::flow::Flow;
+
+/// A flow, by what was dialled for it, and how its attempts fail, as a rejection and silence are
+/// reported apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) flow: Flow,
+    /// The destination that the client dialled, where it is known to differ.
+    pub(super) dialled: Option<(IpAddr, u16)>,
+    pub(super) manner: Manner,
+}
+
+impl Key {
+    pub(super) fn of(drop: &Drop, manner: Manner) -> Self {
+        Self { flow: drop.flow, dialled: drop.dialled, manner }
+    }
+
+    /// The flow, and the same as it was dialled.
+    fn flows(&self) -> impl Iterator<Item = Flow> + use<> {
+        let Self { flow, dialled, .. } = *self;
+        let dialled = dialled.map(|(destination, port)| Flow { destination, port, ..flow });
+        [Some(flow), dialled].into_iter().flatten()
+    }
+}
+
+/// Keys by their flows, as dropped and as dialled: of what was dialled there is one for each backend that
+/// does not answer.
+#[derive(Debug, Default)]
+pub(super) struct KeysOf(HashMap<Flow, BTreeSet<Key>>);
+
+impl KeysOf {
+    pub(super) fn insert(&mut self, key: &Key) {
+        for flow in key.flows() {
+            self.0.entry(flow).or_default().insert(*key);
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &Key) {
+        for flow in key.flows() {
+            if let Some(keys) = self.0.get_mut(&flow) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.0.remove(&flow);
+                }
+            }
+        }
+    }
+
+    /// Those of this flow, whatever was dialled for it, in either manner.
+    pub(super) fn as_is<'a>(&'a self, flow: &'a Flow) -> impl Iterator<Item = Key> + 'a {
+        let keys = self.0.get(flow).into_iter().flatten().copied();
+        keys.filter(move |key| key.flow == *flow)
+    }
+
+    /// Those that this flow may be of, in either manner: its own, or, where there is none, those for which
+    /// it was dialled.
+    pub(super) fn may_be<'a>(&'a self, flow: &'a Flow) -> impl Iterator<Item = Key> + 'a {
+        let keys = self.0.get(flow).into_iter().flatten().copied();
+        keys.filter(move |key| {
+            let mut own = self.as_is(flow);
+            key.flow == *flow || own.all(|own| own.manner != key.manner)
+        })
+    }
+}
