@@ -23,6 +23,7 @@ fn what_is_said_is_what_happened() {
 
 /// A minute of what `cargo xtask churn --minutes N` does for longer.
 #[test]
+#[expect(clippy::print_stdout, reason = "what happened, for those who ask to see it")]
 fn churn_is_reported_as_the_clients_saw_it() {
     let number = |name: &str, otherwise: u64| {
         let given = std::env::var(name).ok();

@@ -115,7 +115,7 @@ impl fmt::Display for Churned {
 pub fn play(node: &Node, settings: Settings) -> Result<Churned> {
     let kubectl = node.kubectl()?;
     let mut plan = Plan::new(settings.seed);
-    kubectl.apply(&documents(&plan.objects()))?;
+    kubectl.apply(&documents(&Plan::objects()))?;
     for (namespace, name) in plan::deployments() {
         let deployment = format!("deployment/{name}");
         kubectl.run(["rollout", "status", &deployment, "-n", &namespace, "--timeout=90s"])?;
@@ -132,7 +132,7 @@ pub fn play(node: &Node, settings: Settings) -> Result<Churned> {
         done.push(act(node, &kubectl, &mut callers, action)?);
         thread::park_timeout(then);
     }
-    for action in plan.restore() {
+    for action in Plan::restore() {
         done.push(act(node, &kubectl, &mut callers, action)?);
     }
     thread::park_timeout(QUIET);

@@ -184,7 +184,7 @@ fn ends(churned: &Churned, drops: &[Reported<'_>], untrue: &mut Vec<String>) {
             }
         }
         if !is_over {
-            let last = of_id.last().map(|record| record.to_string()).unwrap_or_default();
+            let last = of_id.last().map(ToString::to_string).unwrap_or_default();
             untrue.push(format!("not over, though everything passes: {last}"));
         }
     }

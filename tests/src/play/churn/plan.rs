@@ -156,7 +156,7 @@ impl Plan {
     }
 
     /// What is there in the beginning.
-    pub(super) fn objects(&self) -> Vec<Value> {
+    pub(super) fn objects() -> Vec<Value> {
         let mut objects: Vec<Value> = NAMESPACES.iter().copied().map(manifest::namespace).collect();
         for (place, namespace) in NAMESPACES.iter().enumerate() {
             objects.extend(CLIENTS.map(|name| client_pod(namespace, name)));
@@ -237,15 +237,13 @@ impl Plan {
             _ => json!({ "ipBlock": { "cidr": "203.0.113.0/24" } }),
         };
         let mut spec = json!({ "podSelector": subject });
-        if !self.random.is_one_in(4) {
-            spec["policyTypes"] = json!(["Ingress"]);
-            spec["ingress"] =
-                if self.random.is_one_in(3) { json!([]) } else { json!([{ "from": [peer] }]) };
-        } else {
-            spec["policyTypes"] = json!(["Egress"]);
-            spec["egress"] =
-                if self.random.is_one_in(3) { json!([]) } else { json!([{ "to": [peer] }]) };
-        }
+        let (kind, field, end) = match self.random.is_one_in(4) {
+            true => ("Egress", "egress", "to"),
+            false => ("Ingress", "ingress", "from"),
+        };
+        let is_closed = self.random.is_one_in(3);
+        spec["policyTypes"] = json!([kind]);
+        spec[field] = if is_closed { json!([]) } else { json!([{ end: [peer] }]) };
         json!({
             "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
             "metadata": { "name": name, "namespace": namespace }, "spec": spec,
@@ -253,7 +251,7 @@ impl Plan {
     }
 
     /// What makes everything pass again.
-    pub(super) fn restore(&self) -> Vec<Action> {
+    pub(super) fn restore() -> Vec<Action> {
         let mut actions = Vec::new();
         for (place, namespace) in NAMESPACES.iter().enumerate() {
             actions.push(kubectl(&["delete", "networkpolicy", "--all", "-n", namespace]));
