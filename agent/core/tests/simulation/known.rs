@@ -93,18 +93,6 @@ pub(crate) const KNOWN: &[Known] = &[
     },
     Known {
         world: "no endpoints",
-        seed: 54,
-        kind: (Check::EndedEarly, When::Silence),
-        why: "a path's packets were counted for another backend, so that it seems to be silent",
-    },
-    Known {
-        world: "no endpoints",
-        seed: 54,
-        kind: (Check::UntrueEnd, When::Silence),
-        why: "a path's packets were counted for another backend, so that it seems to be silent",
-    },
-    Known {
-        world: "no endpoints",
         seed: 495,
         kind: (Check::FalseFinding, When::Plain),
         why: "where backends differ, egress is judged by the Service's address and port instead of theirs",
@@ -171,9 +159,9 @@ pub(crate) const KNOWN: &[Known] = &[
     },
     Known {
         world: "everything",
-        seed: 29,
+        seed: 96,
         kind: (Check::Blamed, When::AnsweredLater),
-        why: "the copy of a SYN that a server freed is in one report with what a policy denied",
+        why: "what arrived, of a client that did not wait, is in one drop with what a filter dropped before, and is judged with it",
     },
     Known {
         world: "everything",
@@ -189,19 +177,13 @@ pub(crate) const KNOWN: &[Known] = &[
     },
     Known {
         world: "everything",
-        seed: 4,
-        kind: (Check::Mixed, When::AnsweredLater),
-        why: "the copy of a SYN that a server freed is in one report with what a policy denied",
-    },
-    Known {
-        world: "everything",
         seed: 2,
         kind: (Check::Mixed, When::SeveralBackends),
         why: "packets of before and after a change are one report, judged as its last one",
     },
     Known {
         world: "everything",
-        seed: 101,
+        seed: 141,
         kind: (Check::EndedLate, When::Passes),
         why: "what is reported a minute late opens another incident, which nothing ends",
     },
