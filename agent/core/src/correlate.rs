@@ -371,7 +371,7 @@ impl Correlator {
         let mut evidence = evidence.sealed();
         if !evidence.is_unanswered() {
             self.account.recovered += evidence.kernel_packets();
-            return;
+            return self.given_up(attempt, dialled, &evidence);
         }
         let Some(seen) = dropped.or(dialled) else { return };
         let manner = evidence.manner();
@@ -405,6 +405,18 @@ impl Correlator {
         self.open(Drop { id, flow, dialled, evidence, reported_packets: 0 }, manner, now);
         if let Some(open) = self.open.get_mut(&key).filter(|open| open.attempts.is_empty()) {
             remember(&mut open.attempts, *attempt);
+        }
+    }
+
+    /// That an application gives up shows nothing by itself; of an attempt that a drop counts it is the
+    /// end, and no answer to another one takes that back.
+    fn given_up(&mut self, attempt: &AttemptId, dialled: Option<Flow>, evidence: &Evidence) {
+        let keys = dialled.iter().flat_map(|flow| self.keys_of(flow)).collect::<Vec<_>>();
+        for key in keys {
+            let open = self.open.get_mut(&key).filter(|open| open.attempts.contains(attempt));
+            if let Some(open) = open {
+                open.drop.evidence.ended_with(evidence);
+            }
         }
     }
 

@@ -185,6 +185,11 @@ impl Evidence {
         self.is_reported
     }
 
+    /// One of its attempts ended so, which is no news of its own.
+    pub(super) fn ended_with(&mut self, end: &Self) {
+        self.failed = self.failed.max(end.failed);
+    }
+
     /// Adds what speaks for another attempt of the same flow.
     pub(super) fn merge(&mut self, other: Self) {
         self.span = joined(self.span, other.span);

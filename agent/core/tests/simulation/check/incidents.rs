@@ -132,9 +132,12 @@ fn not_opened(id: IncidentId, at: Ms) -> Fault {
 }
 
 impl Followed {
-    /// Whether what is awaited is due: one that was over is only back if a path of it still fails.
+    /// Whether what is awaited is due: one that was over is only back if a path of it still fails, and
+    /// not by what has gone with its pod.
     fn is_due(&self, outcome: &Outcome, at: Ms) -> bool {
-        self.ended.is_none() || self.paths.iter().any(|(path, why)| path.fails(outcome, why, at))
+        let fails =
+            |(path, why): (&Path, &Why)| path.server.is_some() && path.fails(outcome, why, at);
+        self.ended.is_none() || self.paths.iter().any(fails)
     }
 }
 

@@ -141,6 +141,23 @@ fn a_connect_that_failed_is_none_that_was_late() {
 }
 
 #[test]
+fn nor_is_one_that_is_given_up_before_another_works() {
+    let failed =
+        |now: Timestamp| seen(now, flow(WEB, DB), Some(40_000), 1, Fact::Failed { errno: 0 });
+    let mut steps = connect(0, WEB, DB);
+    // It is judged by then, and its report waits.
+    steps.push((2_000, Step::Seen(Box::new(failed))));
+    steps.push((2_900, Step::Works { from: WEB, to: DB }));
+    let mut stage = Stage::play(shop(), settings(), steps, 10_000);
+    let report = ["3250 drop shop/web -> shop/db:5432/TCP not-policy, worked at 2900"];
+    assert_eq!(stage.said(&["drop"]), report);
+    // That it was given up is no news.
+    stage.until(200_000);
+    assert_eq!(stage.said(&["drop"]), report);
+    assert_eq!(stage.docket.account().reported, 2);
+}
+
+#[test]
 fn what_was_answered_does_not_hold_up_what_is_dropped_next() {
     let mut steps = connect(0, WEB, DB);
     steps.push((2_000, Step::AnsweredLate { from: WEB, to: DB, attempt: 40_000 }));
