@@ -408,13 +408,13 @@ impl Correlator {
         }
     }
 
-    /// That an application gives up shows nothing by itself; of an attempt that a drop counts it is the
+    /// That an application gives up shows nothing by itself; of the attempt that began a drop it is the
     /// end, and no answer to another one takes that back.
     fn given_up(&mut self, attempt: &AttemptId, dialled: Option<Flow>, evidence: &Evidence) {
         let keys = dialled.iter().flat_map(|flow| self.keys_of(flow)).collect::<Vec<_>>();
         for key in keys {
-            let open = self.open.get_mut(&key).filter(|open| open.attempts.contains(attempt));
-            if let Some(open) = open {
+            let is_its = |open: &&mut Open| open.drop.id == DropId::of(attempt);
+            if let Some(open) = self.open.get_mut(&key).filter(is_its) {
                 open.drop.evidence.ended_with(evidence);
             }
         }

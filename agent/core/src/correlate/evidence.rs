@@ -185,7 +185,7 @@ impl Evidence {
         self.is_reported
     }
 
-    /// One of its attempts ended so, which is no news of its own.
+    /// The attempt that began it ended so, which is no news of its own.
     pub(super) fn ended_with(&mut self, end: &Self) {
         self.failed = self.failed.max(end.failed);
     }
