@@ -171,7 +171,7 @@ fn of_drop(
     }
     let is_unknown = question.source.pod().is_none() || question.destination.pod().is_none();
     let of_packet = |packet: &Packet| {
-        let said = match is_untranslated {
+        let said = match is_untranslated || is_by_proxy {
             true => said_of_any(outcome, packet),
             false => outcome.said_of(packet),
         };
@@ -182,7 +182,9 @@ fn of_drop(
         fault(check, Ok(packet), says_and_truth);
     } else if !packet.fate.has_arrived() {
         let others = outcome.failed(&drop.flow).filter(|p| p.at > since && p.at < packet.at);
-        let others = others.filter(|other| other.to == packet.to);
+        // Of what kube-proxy dropped it is nobody's to know which rules came first.
+        let is_by_proxy = |other: &&Packet| matches!(other.fate, Fate::ByProxy { .. });
+        let others = others.filter(|other| other.to == packet.to && !is_by_proxy(other));
         let other = others.filter(|other| of_packet(other).is_some()).last();
         if let Some(other) = other {
             let what = format!("{says_and_truth}; and {}", described(outcome, other));
@@ -211,6 +213,11 @@ fn verdict(
     let is_denied = matches!(packet.fate, Fate::Denied(_));
     let accuses = class.is_denial() || class == Class::OutOfSync;
     match packet.fate {
+        // Where the client's own policies deny what would come of it as well, nobody can know whose
+        // rules came first; a backend's never see it.
+        Fate::ByProxy { rejected: false } if class.is_denial() && says.is_egress => {
+            (!said.denials.contains(says)).then_some(Check::Blamed)
+        }
         Fate::ByProxy { .. } => accuses.then_some(Check::Blamed),
         // Nobody here can know why it was lost; policies may deny it as well.
         Fate::Gone if is_lost_elsewhere => None,
