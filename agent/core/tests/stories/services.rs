@@ -117,8 +117,8 @@ fn what_kube_proxy_does_is_no_policys_doing() {
         let snapshot = cluster(service, backends).snapshot();
         let cause = of_drop(&snapshot, CLUSTER, port).cause;
         assert_eq!(cause.class, Class::NotPolicy, "{}", cause.text);
-        // What is behind the Service being nothing, there is no doubt of it.
-        assert!(cause.confidence >= 0.95, "{} of {:?}", cause.confidence, cause.reasons);
+        // What is behind the Service being nothing, the only doubt is that no rejection was seen.
+        assert!(cause.confidence >= 0.85, "{} of {:?}", cause.confidence, cause.reasons);
         cause.text
     };
     let text = says(service(), &[], 80);
