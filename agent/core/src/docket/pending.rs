@@ -62,7 +62,7 @@ pub(super) fn case_of(drop: &Drop) -> Case<'_> {
     Case {
         flow: drop.flow,
         dialled: drop.dialled,
-        at: Some(drop.evidence.last()),
+        at: Some(drop.evidence.judged_as_of()),
         fate: Fate::Dropped(&drop.evidence),
     }
 }
