@@ -387,7 +387,7 @@ impl Correlator {
         let mut evidence = evidence.sealed();
         if !evidence.is_unanswered() {
             self.account.recovered += evidence.kernel_packets();
-            return;
+            return self.given_up(attempt, dialled, &evidence);
         }
         let manner = evidence.manner();
         let Some(key) = self.key_for(dropped, dialled, manner) else { return };
@@ -418,6 +418,18 @@ impl Correlator {
         self.open(Drop { id, flow, dialled, evidence, reported_packets: 0 }, manner, now);
         if let Some(open) = self.open.get_mut(&key).filter(|open| open.attempts.is_empty()) {
             remember(&mut open.attempts, *attempt);
+        }
+    }
+
+    /// That an application gives up shows nothing by itself; of the attempt that began a drop it is the
+    /// end, and no answer to another one takes that back.
+    fn given_up(&mut self, attempt: &AttemptId, dialled: Option<Flow>, evidence: &Evidence) {
+        let keys = dialled.iter().flat_map(|flow| self.keys_of(flow)).collect::<Vec<_>>();
+        for key in keys {
+            let is_its = |open: &&mut Open| open.drop.id == DropId::of(attempt);
+            if let Some(open) = self.open.get_mut(&key).filter(is_its) {
+                open.drop.evidence.ended_with(evidence);
+            }
         }
     }
 

@@ -100,6 +100,10 @@ pub struct Evidence {
     span: Option<(Timestamp, Timestamp)>,
     /// From the first sign that no report had yet to the last.
     latest: Option<(Timestamp, Timestamp)>,
+    /// When the last packet was seen, or refused.
+    packet: Option<Timestamp>,
+    /// When this kernel last dropped one that no report had yet.
+    dropped: Option<Timestamp>,
     /// Whether a report had some of it.
     is_reported: bool,
     /// `errno` of a connect that failed; 0: given up by the application.
@@ -139,8 +143,12 @@ impl Evidence {
         self.extend_span(observation.first, observation.at);
         self.delivered |= observation.delivered;
         self.entered = self.entered.max(observation.entered);
+        if !matches!(observation.fact, Fact::Failed { .. }) {
+            self.packet = self.packet.max(Some(observation.at));
+        }
         match &observation.fact {
             Fact::KernelDrop { reason, location, interface } => {
+                self.dropped = self.dropped.max(Some(observation.at));
                 self.add_kernel_drops(KernelDrops {
                     reason: reason.clone(),
                     location: location.clone(),
@@ -170,6 +178,7 @@ impl Evidence {
     /// It was reported: what comes now is news.
     pub(super) fn was_reported(&mut self) {
         self.latest = None;
+        self.dropped = None;
         self.is_reported = true;
     }
 
@@ -183,10 +192,17 @@ impl Evidence {
         self.is_reported
     }
 
+    /// The attempt that began it ended so, which is no news of its own.
+    pub(super) fn ended_with(&mut self, end: &Self) {
+        self.failed = self.failed.max(end.failed);
+    }
+
     /// Adds what speaks for another attempt of the same flow.
     pub(super) fn merge(&mut self, other: Self) {
         self.span = joined(self.span, other.span);
         self.latest = joined(self.latest, other.latest);
+        self.packet = self.packet.max(other.packet);
+        self.dropped = self.dropped.max(other.dropped);
         self.is_reported |= other.is_reported;
         for drops in other.kernel_drops {
             self.add_kernel_drops(drops);
@@ -291,6 +307,13 @@ impl Evidence {
     /// From the first sign that no earlier report of it had to the last one.
     pub fn latest(&self) -> RangeInclusive<Timestamp> {
         self.latest.map_or_else(|| self.span(), |(first, last)| first..=last)
+    }
+
+    /// As of when it is judged: of its packets that no report had yet the last that this kernel dropped;
+    /// where it dropped none, the last packet of all. That a connect ends in vain is later than both, and
+    /// no policy's doing.
+    pub fn judged_as_of(&self) -> Timestamp {
+        self.dropped.or(self.packet).unwrap_or_else(|| self.last())
     }
 
     /// When the first packet was seen.

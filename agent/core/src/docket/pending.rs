@@ -62,7 +62,7 @@ pub(super) fn case_of(drop: &Drop) -> Case<'_> {
     Case {
         flow: drop.flow,
         dialled: drop.dialled,
-        at: Some(drop.evidence.last()),
+        at: Some(drop.evidence.judged_as_of()),
         fate: Fate::Dropped(&drop.evidence),
     }
 }
@@ -71,8 +71,10 @@ pub(super) fn case_of(drop: &Drop) -> Case<'_> {
 fn may_be_answered_until(drop: &Drop) -> Timestamp {
     let evidence = &drop.evidence;
     let is_open = evidence.level() == EvidenceLevel::Unanswered && evidence.failed.is_none();
-    let first = *evidence.latest().start();
-    if is_open { first + ANSWER } else { Timestamp::MIN }
+    let (first, last) = evidence.latest().into_inner();
+    // Of the signs that came before an answer it is not known which it answers: the last one is open.
+    let open_since = if evidence.answered >= Some(first) { last } else { first };
+    if is_open { open_since + ANSWER } else { Timestamp::MIN }
 }
 
 /// A subject with its diagnosis, which holds until the cluster changes.

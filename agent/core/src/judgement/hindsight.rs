@@ -61,13 +61,14 @@ pub(super) fn in_hindsight(
     }
     let flip = latest_flip(&past, &diagnosis.question, Target::Denied).ok()?;
     let change = flip.changes.first()?;
-    let late = evidence.last().duration_since(change.at);
+    let dropped = evidence.judged_as_of();
+    let late = dropped.duration_since(change.at);
     if late > LAG_MAX {
         return None;
     }
     // The last of what was denied, while the plugin took the change in: it began before, or has worked
     // since.
-    let is_of_before = evidence.first() < change.at || worked > Some(evidence.last());
+    let is_of_before = evidence.first() < change.at || worked > Some(dropped);
     if late <= ENFORCED_WITHIN && is_of_before {
         let before = diagnosed.until(history, snapshot, case, flip.began + JUST_BEFORE);
         if before.is_denial() {

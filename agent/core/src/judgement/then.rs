@@ -145,7 +145,8 @@ impl Diagnosed {
 /// first came has ended since, as of that end. What follows is another's, and shows in what is reported
 /// next.
 fn dropped_at(snapshot: &Snapshot, case: &Case<'_>, evidence: &Evidence) -> Timestamp {
-    let (first, last) = evidence.latest().into_inner();
+    let first = *evidence.latest().start();
+    let last = evidence.judged_as_of();
     let ends = [case.flow.source, case.flow.destination]
         .map(|address: IpAddr| snapshot.ended_between(address.to_canonical(), first, last));
     ends.into_iter().flatten().min().unwrap_or(last)

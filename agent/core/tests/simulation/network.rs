@@ -94,6 +94,18 @@ impl Attempt {
     pub(crate) fn is_open(&self) -> bool {
         self.answered.is_none() && self.ended.is_none()
     }
+
+    /// Whether its client ended it before an answer reached it, if one was on its way.
+    pub(crate) fn is_in_vain(&self) -> bool {
+        self.answered.is_none() && self.ended.is_some()
+    }
+}
+
+impl Fate {
+    /// Whether it reached its server: one that the server has already, and frees, is no drop.
+    pub(crate) const fn has_arrived(&self) -> bool {
+        matches!(self, Self::Delivered | Self::Duplicate)
+    }
 }
 
 impl Network {

@@ -43,7 +43,8 @@ fn of_flows(outcome: &Outcome) -> Vec<Fault> {
         }
     }
     let mut truly: BTreeMap<Flow, Vec<&Packet>> = BTreeMap::new();
-    for packet in outcome.network.packets.iter().filter(|packet| packet.is_freed_here) {
+    let is_dropped = |packet: &&Packet| packet.is_freed_here && !packet.fate.has_arrived();
+    for packet in outcome.network.packets.iter().filter(is_dropped) {
         let source = address(outcome.client(packet).address);
         let (destination, port) = packet.to;
         let protocol = whydrop_core::flow::Protocol::Tcp;
@@ -55,9 +56,12 @@ fn of_flows(outcome: &Outcome) -> Vec<Fault> {
         let packets = truly.get(&flow).map_or(&[][..], Vec::as_slice);
         let reported = reported.get(&flow).copied().unwrap_or(0);
         let most = packets.len() as u64;
-        // What was only counted may be of an attempt that was answered, and who is refused knows.
+        // What was only counted may be of an attempt that was answered, heard or not, and who is refused
+        // knows.
         let may_be_left_out = |packet: &&Packet| {
-            let is_answered = outcome.network.attempts[packet.attempt].answered.is_some();
+            let mut others = outcome.network.packets.iter();
+            let is_answered =
+                others.any(|other| other.attempt == packet.attempt && other.fate.has_arrived());
             let refused = [Fate::Refused, Fate::ByProxy { rejected: true }];
             is_answered || refused.contains(&packet.fate)
         };

@@ -50,24 +50,35 @@ pub(super) fn faults(outcome: &Outcome) -> Vec<Fault> {
 }
 
 impl Outcome {
-    /// The packets of a flow, as it is named in a report, that failed, and which this node can know of.
-    pub(super) fn failed(&self, flow: &Flow) -> impl Iterator<Item = &Packet> {
+    /// The packets of a flow, as it is named in a report, which this node can know of.
+    fn seen(&self, flow: &Flow) -> impl Iterator<Item = &Packet> {
         let flow = *flow;
         self.network.packets.iter().filter(move |packet| {
             let attempt = &self.network.attempts[packet.attempt];
             let to = (flow.destination, flow.port);
             let is_seen = packet.is_freed_here || self.network.is_from_here(packet, &self.cluster);
-            packet.fate != Fate::Delivered
-                && is_seen
+            is_seen
                 && address(self.client(packet).address) == flow.source
                 && (packet.to == to || attempt.dialled == to)
         })
     }
 
-    /// The packet that a report is of: the last that failed by then.
+    /// Those of them that failed.
+    pub(super) fn failed(&self, flow: &Flow) -> impl Iterator<Item = &Packet> {
+        self.seen(flow).filter(|packet| !packet.fate.has_arrived())
+    }
+
+    /// The packet that a report is of: the last that failed by then; or, where this node dropped none of
+    /// it, the last that failed or whose client did not wait for the answer.
     pub(super) fn packet_of(&self, judged: &JudgedDrop) -> Option<&Packet> {
         let last = ms(judged.drop.evidence.last());
-        self.failed(&judged.drop.flow).filter(|packet| packet.at <= last).last()
+        let was_dropped = judged.drop.unreported_packets() > 0;
+        let is_of = |packet: &&Packet| {
+            let is_in_vain = self.network.attempts[packet.attempt].is_in_vain();
+            let counts = !packet.fate.has_arrived() || (is_in_vain && !was_dropped);
+            packet.at <= last && counts
+        };
+        self.seen(&judged.drop.flow).filter(is_of).last()
     }
 }
 
@@ -112,11 +123,12 @@ fn of_drop(
     let question = &diagnosis.question;
     let (class, says) = (diagnosis.cause.class, named(diagnosis));
     let Some(packet) = outcome.packet_of(judged) else {
-        return fault(
-            Check::Overreported,
-            Err(When::Plain),
-            format!("{question}: nothing of it was dropped"),
-        );
+        let has_arrived = outcome.seen(&drop.flow).any(|p| p.at <= ms(drop.evidence.last()));
+        let (check, when) = match has_arrived {
+            true => (Check::Answered, When::AnsweredLater),
+            false => (Check::Overreported, When::Plain),
+        };
+        return fault(check, Err(when), format!("{question}: nothing of it was dropped"));
     };
     let truth = described(outcome, packet);
     let last = ms(drop.evidence.last());
@@ -159,17 +171,20 @@ fn of_drop(
     }
     let is_unknown = question.source.pod().is_none() || question.destination.pod().is_none();
     let of_packet = |packet: &Packet| {
-        let said = match is_untranslated {
+        let said = match is_untranslated || is_by_proxy {
             true => said_of_any(outcome, packet),
             false => outcome.said_of(packet),
         };
-        verdict(&said, packet, class, &says, is_unknown)
+        let is_server_here = outcome.server(packet).is_some_and(|server| server.is_local);
+        verdict(&said, (packet, is_server_here), class, &says, is_unknown)
     };
     if let Some(check) = of_packet(packet) {
         fault(check, Ok(packet), says_and_truth);
-    } else {
+    } else if !packet.fate.has_arrived() {
         let others = outcome.failed(&drop.flow).filter(|p| p.at > since && p.at < packet.at);
-        let others = others.filter(|other| other.to == packet.to);
+        // Of what kube-proxy dropped it is nobody's to know which rules came first.
+        let is_by_proxy = |other: &&Packet| matches!(other.fate, Fate::ByProxy { .. });
+        let others = others.filter(|other| other.to == packet.to && !is_by_proxy(other));
         let other = others.filter(|other| of_packet(other).is_some()).last();
         if let Some(other) = other {
             let what = format!("{says_and_truth}; and {}", described(outcome, other));
@@ -186,7 +201,7 @@ fn of_drop(
 /// Which check fails of what is said of a packet.
 fn verdict(
     said: &Said,
-    packet: &Packet,
+    (packet, is_server_here): (&Packet, bool),
     class: Class,
     says: &Denial,
     is_unknown: bool,
@@ -198,9 +213,16 @@ fn verdict(
     let is_denied = matches!(packet.fate, Fate::Denied(_));
     let accuses = class.is_denial() || class == Class::OutOfSync;
     match packet.fate {
+        // Where the client's own policies deny what would come of it as well, nobody can know whose
+        // rules came first; a backend's never see it.
+        Fate::ByProxy { rejected: false } if class.is_denial() && says.is_egress => {
+            (!said.denials.contains(says)).then_some(Check::Blamed)
+        }
         Fate::ByProxy { .. } => accuses.then_some(Check::Blamed),
         // Nobody here can know why it was lost; policies may deny it as well.
         Fate::Gone if is_lost_elsewhere => None,
+        // That it arrived shows where its server is.
+        Fate::Duplicate | Fate::Delivered if is_server_here => accuses.then_some(Check::Blamed),
         Fate::Gone | Fate::Refused | Fate::Duplicate | Fate::Delivered if class.is_denial() => {
             // A rule that rejects refuses in the same way.
             let is_alike = is_lost_elsewhere || packet.fate == Fate::Refused;
@@ -248,15 +270,15 @@ fn is_answered(outcome: &Outcome, flow: &Flow, (since, last): (Ms, Ms), reported
         let in_time = |answered: Ms| answered <= packet.at + GRACE && answered <= reported;
         let is_later = |other: &Packet| other.attempt == packet.attempt && other.at > packet.at;
         let passed = |other: &Packet| is_later(other) && other.fate == Fate::Delivered;
-        match packet.fate {
-            Fate::Duplicate => answered.is_some(),
-            _ => answered.is_some_and(in_time) && outcome.network.packets.iter().any(passed),
-        }
+        answered.is_some_and(in_time) && outcome.network.packets.iter().any(passed)
     };
     !packets.is_empty() && packets.iter().all(is_fine)
 }
 
 /// Attempts that nobody answered, of which this node saw that, and no report has them.
+///
+/// One that arrived was answered within the time that a report waits, whether or not its client did: of
+/// it only what policies denied before is to be reported.
 fn unreported(outcome: &Outcome) -> Vec<Fault> {
     let drops = || {
         outcome.reports.iter().filter_map(|(_, report)| match report {
@@ -269,8 +291,10 @@ fn unreported(outcome: &Outcome) -> Vec<Fault> {
         let packets = || outcome.network.packets.iter().filter(|p| p.attempt == number);
         let Some(first) = packets().next() else { continue };
         let is_local = outcome.cluster.pods[attempt.client].is_local;
-        let freed = packets().filter(|packet| packet.is_freed_here);
-        let again = packets().skip(1).filter(|_| is_local);
+        let has_arrived = packets().any(|packet| packet.fate.has_arrived());
+        let counts = |packet: &&Packet| !has_arrived || matches!(packet.fate, Fate::Denied(_));
+        let freed = packets().filter(|packet| packet.is_freed_here).filter(counts);
+        let again = packets().skip(1).filter(|_| is_local).filter(counts);
         let signs: Vec<&Packet> = freed.chain(again).collect();
         let refused = [Fate::Refused, Fate::ByProxy { rejected: true }];
         let is_refused = packets().any(|packet| refused.contains(&packet.fate));

@@ -11,7 +11,7 @@ use super::{Check, Fault, When, drops::named};
 use crate::{
     agent::Report,
     cluster::Pod,
-    network::Fate,
+    network::{Fate, Packet},
     policies::Denial,
     run::Outcome,
     time::{Ms, PLUGIN_LAG, WATCH_LAG, ms},
@@ -24,6 +24,9 @@ const OPENED_WITHIN: Ms = 65_000;
 /// Within which time its end is: of one whose flows pass again in part a flow that is still dropped would
 /// have been reported, see `incident::PASSING`.
 const ENDED_WITHIN: Ms = 80_000;
+
+/// How long nobody may have tried what ends with its pods, see `incident::PASSING`.
+const GONE: Ms = 75_000;
 
 /// How late an answer shows: within a turn, and another one; and how late a drop shows: when its attempt
 /// is judged and the incident has gathered more.
@@ -55,6 +58,8 @@ struct Followed {
     is_open: bool,
     /// A drop of it is wrong.
     is_doubtful: bool,
+    /// A drop of it arrived, and its client did not wait for the answer: it may be reported, and need not.
+    has_arrived: bool,
     /// When it was said to be over.
     ended: Option<Ms>,
 }
@@ -73,9 +78,11 @@ pub(super) fn faults(outcome: &Outcome, of_drops: &[Fault]) -> Vec<Fault> {
                 // What was dropped before it was over is part of it.
                 let is_after_end = followed.ended < Some(ms(judged.drop.evidence.last()));
                 if !followed.is_open && is_after_end {
-                    followed.awaited = followed.awaited.or(Some(*at));
+                    followed.awaited =
+                        followed.awaited.filter(|_| followed.is_due(outcome, *at)).or(Some(*at));
                 }
                 let packet = outcome.packet_of(judged);
+                followed.has_arrived |= packet.is_some_and(|packet| packet.fate.has_arrived());
                 if let Some(packet) = packet.filter(|packet| !is_answered(&packet.fate)) {
                     let client = outcome.network.attempts[packet.attempt].client;
                     let path = Path { client, server: packet.server, to: packet.to };
@@ -92,6 +99,7 @@ pub(super) fn faults(outcome: &Outcome, of_drops: &[Fault]) -> Vec<Fault> {
             Report::Incident(change) => {
                 let followed = all.entry(change.incident.id).or_default();
                 let late = followed.awaited.take().filter(|since| at - since > OPENED_WITHIN);
+                let late = late.filter(|since| followed.is_due(outcome, since + OPENED_WITHIN));
                 if !followed.is_doubtful {
                     faults.extend(late.map(|since| not_opened(change.incident.id, since)));
                     faults.extend(of_change(outcome, followed, *at, change));
@@ -104,8 +112,9 @@ pub(super) fn faults(outcome: &Outcome, of_drops: &[Fault]) -> Vec<Fault> {
     }
     for (id, followed) in all.iter().filter(|(_, followed)| !followed.is_doubtful) {
         let late = followed.awaited.filter(|since| outcome.until - since > OPENED_WITHIN);
+        let late = late.filter(|since| followed.is_due(outcome, since + OPENED_WITHIN));
         faults.extend(late.map(|since| not_opened(*id, since)));
-        if followed.is_open {
+        if followed.is_open && !followed.has_arrived {
             faults.extend(ended_late(outcome, *id, followed));
         }
     }
@@ -122,6 +131,16 @@ fn not_opened(id: IncidentId, at: Ms) -> Fault {
     Fault { check: Check::NotOpened, when: When::Plain, at, what, report: None }
 }
 
+impl Followed {
+    /// Whether what is awaited is due: one that was over is only back if a path of it still fails, and
+    /// not by what has gone with its pod.
+    fn is_due(&self, outcome: &Outcome, at: Ms) -> bool {
+        let fails =
+            |(path, why): (&Path, &Why)| path.server.is_some() && path.fails(outcome, why, at);
+        self.ended.is_none() || self.paths.iter().any(fails)
+    }
+}
+
 impl Path {
     fn pods(self, outcome: &Outcome) -> Option<(&Pod, &Pod)> {
         Some((&outcome.cluster.pods[self.client], &outcome.cluster.pods[self.server?]))
@@ -135,14 +154,35 @@ impl Path {
 
     /// When it last failed by then, as far as this node can know.
     fn failed(self, outcome: &Outcome, by: Ms) -> Option<Ms> {
-        let own = outcome.network.packets.iter().filter(|packet| {
+        self.failing(outcome).map(|packet| packet.at).filter(|at| *at <= by).max()
+    }
+
+    /// The same of attempts that nobody answered: one that was answered after all is no drop.
+    fn failed_for_good(self, outcome: &Outcome, by: Ms) -> Option<Ms> {
+        let is_lost =
+            |packet: &&Packet| outcome.network.attempts[packet.attempt].answered.is_none();
+        self.failing(outcome).filter(is_lost).map(|packet| packet.at).filter(|at| *at <= by).max()
+    }
+
+    fn failing(self, outcome: &Outcome) -> impl Iterator<Item = &Packet> {
+        outcome.network.packets.iter().filter(move |packet| {
             let client = outcome.network.attempts[packet.attempt].client;
             let is_failed = !is_answered(&packet.fate);
             let is_seen = packet.is_freed_here || outcome.cluster.pods[client].is_local;
             let is_its = (client, packet.server, packet.to) == (self.client, self.server, self.to);
             is_failed && is_seen && is_its
-        });
-        own.map(|packet| packet.at).filter(|at| *at <= by).max()
+        })
+    }
+
+    /// Whether it fails, and nobody has tried it for so long that this may be said to be over.
+    fn is_left(self, outcome: &Outcome, resolution: Resolution, at: Ms) -> bool {
+        let is_quiet = |of: Ms| self.failed_for_good(outcome, at).is_none_or(|f| at - f >= of);
+        match resolution {
+            Resolution::Silence => is_quiet(silence()),
+            // Who had the address has gone, and nobody has it.
+            Resolution::Gone => self.server.is_none() && is_quiet(GONE),
+            _ => false,
+        }
     }
 
     /// When its answers came: where the client is, and where the server is.
@@ -159,7 +199,10 @@ impl Path {
         own.flat_map(move |packet| {
             let attempt = &outcome.network.attempts[packet.attempt];
             let at_client = attempt.answered.filter(|_| is_local(attempt.client));
-            let at_server = packet.server.filter(|server| is_local(*server)).map(|_| packet.at);
+            // Where both are here and nothing is translated, only the client's veth is asked.
+            let is_asked = !is_local(attempt.client) || attempt.service.is_some();
+            let at_server = packet.server.filter(|server| is_asked && is_local(*server));
+            let at_server = at_server.map(|_| packet.at);
             at_client.into_iter().chain(at_server)
         })
     }
@@ -206,7 +249,7 @@ fn of_change(
             fault(Check::ShowsPassing, When::Plain, what);
         }
         let is_begin = matches!(change.happened, Happened::Opened | Happened::Reopened);
-        if is_begin && is_over(outcome, followed, (at - SHOWS, at)) {
+        if is_begin && !followed.has_arrived && is_over(outcome, followed, (at - SHOWS, at)) {
             let when = match change.happened {
                 Happened::Reopened => When::Reopened,
                 _ => When::Plain,
@@ -221,7 +264,10 @@ fn of_change(
         Resolution::Silence | Resolution::Gone => When::Silence,
         Resolution::Muted => When::Plain,
     };
-    let failing = followed.paths.iter().find(|(path, why)| path.fails(outcome, why, at));
+    let fails = |(path, why): &(&Path, &Why)| {
+        path.fails(outcome, why, at) && !path.is_left(outcome, resolution, at)
+    };
+    let failing = followed.paths.iter().find(fails);
     if let Some((path, why)) = failing {
         let what = format!("{resolution:?}, and {} fails: {}", path.name(outcome), why.class);
         fault(Check::EndedEarly, when, what);
@@ -238,9 +284,7 @@ fn of_change(
             let is_gone = !client.is_up(at) || !server.is_up(at);
             is_gone || outcome.said(client, server, path.to.1, within).passes
         }),
-        Resolution::Silence => {
-            paths.all(|path| path.failed(outcome, at).is_none_or(|f| at - f >= silence()))
-        }
+        Resolution::Silence => paths.all(|path| path.is_left(outcome, resolution, at)),
         Resolution::Gone => paths.all(|path| {
             path.pods(outcome).is_none_or(|(client, server)| !client.is_up(at) || !server.is_up(at))
         }),
@@ -260,6 +304,10 @@ fn shows_passing(
     at: Ms,
     change: &IncidentChange,
 ) -> Option<String> {
+    // Where nothing goes on any more, it is reported as it was.
+    if !followed.paths.iter().any(|(path, why)| path.fails(outcome, why, at)) {
+        return None;
+    }
     let shown = change.incident.affected.iter().flat_map(|cut| {
         cut.pods.iter().map(move |pod| (pod, cut.path.destination.to_string(), cut.path.port))
     });

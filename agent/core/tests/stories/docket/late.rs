@@ -141,6 +141,42 @@ fn a_connect_that_failed_is_none_that_was_late() {
 }
 
 #[test]
+fn nor_is_one_that_is_given_up_before_another_works() {
+    let failed =
+        |now: Timestamp| seen(now, flow(WEB, DB), Some(40_000), 1, Fact::Failed { errno: 0 });
+    let mut steps = connect(0, WEB, DB);
+    // It is judged by then, and its report waits.
+    steps.push((2_000, Step::Seen(Box::new(failed))));
+    steps.push((2_900, Step::Works { from: WEB, to: DB }));
+    let mut stage = Stage::play(shop(), settings(), steps, 10_000);
+    let report = ["3250 drop shop/web -> shop/db:5432/TCP not-policy, worked at 2900"];
+    assert_eq!(stage.said(&["drop"]), report);
+    // That it was given up is no news.
+    stage.until(200_000);
+    assert_eq!(stage.said(&["drop"]), report);
+    assert_eq!(stage.docket.account().reported, 2);
+}
+
+#[test]
+fn an_attempt_that_follows_one_that_was_answered_late_is_waited_for_as_well() {
+    let again = |at: i64, attempt: u16| {
+        let seen = move |now| seen(now, flow(WEB, DB), Some(attempt), 1, Fact::Retransmitted);
+        (at, Step::Seen(Box::new(seen)))
+    };
+    let answered = |at, attempt| (at, Step::AnsweredLate { from: WEB, to: DB, attempt });
+    let steps = vec![
+        again(1_000, 40_000),
+        again(3_000, 40_000),
+        answered(5_000, 40_000),
+        again(7_000, 40_001),
+        // The report of the first waits until 11 s, and goes on with what came since.
+        answered(14_000, 40_001),
+    ];
+    let stage = Stage::play(shop(), settings(), steps, 200_000);
+    assert_eq!(stage.said(&["drop", "incident"]), [""; 0], "{:#?}", stage.lines);
+}
+
+#[test]
 fn what_was_answered_does_not_hold_up_what_is_dropped_next() {
     let mut steps = connect(0, WEB, DB);
     steps.push((2_000, Step::AnsweredLate { from: WEB, to: DB, attempt: 40_000 }));

@@ -8,9 +8,10 @@ use whydrop_core::{
         object::{Key, Object},
     },
     incident::Happened,
+    observation::Fact,
 };
 
-use super::stage::{DB, NODE, Stage, Step, WEB, deny, settings, shop};
+use super::stage::{DB, NODE, Stage, Step, WEB, connect, deny, flow, seen, settings, shop};
 use crate::build::policy_key;
 
 /// Steps at their milliseconds.
@@ -119,4 +120,28 @@ fn a_filter_that_goes_on_for_long_is_out_of_sync_all_the_same() {
         stage.drops.iter().map(|judged| judged.judgement.diagnosis.cause.class.name()).collect();
     assert_eq!(classes[..2], ["default-deny", "default-deny"]);
     assert_eq!(classes[classes.len() - 2..], ["out-of-sync", "out-of-sync"]);
+}
+
+#[test]
+fn what_was_dropped_before_is_judged_as_of_then_whatever_follows_it() {
+    let timed_out = Fact::Failed { errno: 110 };
+    // The next attempt waits for its answer; the same one ends, much later.
+    for (fact, attempt) in [(Fact::Retransmitted, 40_001), (timed_out, 40_000)] {
+        let later = {
+            let fact = fact.clone();
+            move |now| seen(now, flow(WEB, DB), Some(attempt), 1, fact.clone())
+        };
+        let mut steps = connect(0, WEB, DB);
+        steps.push((3_000, Step::Dropped { from: WEB, to: DB, port: 5432, attempt: 40_000 }));
+        steps.push((20_000, Step::Delete(both())));
+        steps.push((40_000, Step::Seen(Box::new(later))));
+        let stage = Stage::play(denying_twice(), settings(), steps, 200_000);
+        let classes: Vec<_> = stage
+            .drops
+            .iter()
+            .map(|judged| judged.judgement.diagnosis.cause.class.name())
+            .collect();
+        assert_eq!(classes, ["default-deny"; 2], "{fact:?}: {:#?}", stage.lines);
+        stays_what_it_was("judged as of then", &stage);
+    }
 }
