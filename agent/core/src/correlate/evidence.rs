@@ -92,11 +92,13 @@ pub struct KernelDrops {
     pub packets: u64,
 }
 
-/// Packets that this kernel dropped alike, and how many of them a report had.
+/// Packets that this kernel dropped alike, how many of them a report had, and when the last was dropped
+/// that none had.
 #[derive(Clone, Debug, PartialEq)]
 struct Counted {
     drops: KernelDrops,
     reported: u64,
+    last: Option<Timestamp>,
 }
 
 /// Everything that was seen, summed: the order in which it came leaves no trace.
@@ -111,8 +113,6 @@ pub struct Evidence {
     latest: Option<(Timestamp, Timestamp)>,
     /// When the last packet was seen, or refused.
     packet: Option<Timestamp>,
-    /// When this kernel last dropped one that no report had yet.
-    dropped: Option<Timestamp>,
     /// Whether a report had some of it.
     is_reported: bool,
     /// `errno` of a connect that failed; 0: given up by the application.
@@ -157,14 +157,14 @@ impl Evidence {
         }
         match &observation.fact {
             Fact::KernelDrop { reason, location, interface } => {
-                self.dropped = self.dropped.max(Some(observation.at));
                 let drops = KernelDrops {
                     reason: reason.clone(),
                     location: location.clone(),
                     interface: *interface,
                     packets: observation.packets,
                 };
-                self.add_kernel_drops(Counted { drops, reported: 0 });
+                let last = Some(observation.at);
+                self.add_kernel_drops(Counted { drops, reported: 0, last });
             }
             Fact::Retransmitted => self.retransmitted += observation.packets,
             Fact::Failed { errno } => self.failed = self.failed.max(Some(*errno)),
@@ -188,9 +188,8 @@ impl Evidence {
     /// It was reported: what comes now is news.
     pub(super) fn was_reported(&mut self) {
         self.latest = None;
-        self.dropped = None;
         for counted in &mut self.kernel_drops {
-            counted.reported = counted.drops.packets;
+            (counted.reported, counted.last) = (counted.drops.packets, None);
         }
         self.is_reported = true;
     }
@@ -215,7 +214,6 @@ impl Evidence {
         self.span = joined(self.span, other.span);
         self.latest = joined(self.latest, other.latest);
         self.packet = self.packet.max(other.packet);
-        self.dropped = self.dropped.max(other.dropped);
         self.is_reported |= other.is_reported;
         for drops in other.kernel_drops {
             self.add_kernel_drops(drops);
@@ -236,6 +234,7 @@ impl Evidence {
             Ok(place) => {
                 let known = &mut self.kernel_drops[place];
                 known.reported += counted.reported;
+                known.last = known.last.max(counted.last);
                 let (known, drops) = (&mut known.drops, counted.drops);
                 known.packets += drops.packets;
                 // A counter does not know the place.
@@ -334,7 +333,8 @@ impl Evidence {
     /// where it dropped none, the last packet of all. That a connect ends in vain is later than both, and
     /// no policy's doing.
     pub fn judged_as_of(&self) -> Timestamp {
-        self.dropped.or(self.packet).unwrap_or_else(|| self.last())
+        let dropped = self.kernel_drops.iter().filter_map(|counted| counted.last).max();
+        dropped.or(self.packet).unwrap_or_else(|| self.last())
     }
 
     /// When the first packet was seen.
