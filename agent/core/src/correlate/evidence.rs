@@ -90,10 +90,19 @@ pub struct KernelDrops {
     pub packets: u64,
 }
 
+/// Packets that this kernel dropped alike, how many of them a report had, and when the last was dropped
+/// that none had.
+#[derive(Clone, Debug, PartialEq)]
+struct Counted {
+    drops: KernelDrops,
+    reported: u64,
+    last: Option<Timestamp>,
+}
+
 /// Everything that was seen, summed: the order in which it came leaves no trace.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evidence {
-    kernel_drops: Vec<KernelDrops>,
+    kernel_drops: Vec<Counted>,
     kernel_packets: u64,
     retransmitted: u64,
     attempts: u64,
@@ -102,8 +111,6 @@ pub struct Evidence {
     latest: Option<(Timestamp, Timestamp)>,
     /// When the last packet was seen, or refused.
     packet: Option<Timestamp>,
-    /// When this kernel last dropped one that no report had yet.
-    dropped: Option<Timestamp>,
     /// Whether a report had some of it.
     is_reported: bool,
     /// `errno` of a connect that failed; 0: given up by the application.
@@ -148,13 +155,14 @@ impl Evidence {
         }
         match &observation.fact {
             Fact::KernelDrop { reason, location, interface } => {
-                self.dropped = self.dropped.max(Some(observation.at));
-                self.add_kernel_drops(KernelDrops {
+                let drops = KernelDrops {
                     reason: reason.clone(),
                     location: location.clone(),
                     interface: *interface,
                     packets: observation.packets,
-                });
+                };
+                let last = Some(observation.at);
+                self.add_kernel_drops(Counted { drops, reported: 0, last });
             }
             Fact::Retransmitted => self.retransmitted += observation.packets,
             Fact::Failed { errno } => self.failed = self.failed.max(Some(*errno)),
@@ -178,7 +186,9 @@ impl Evidence {
     /// It was reported: what comes now is news.
     pub(super) fn was_reported(&mut self) {
         self.latest = None;
-        self.dropped = None;
+        for counted in &mut self.kernel_drops {
+            (counted.reported, counted.last) = (counted.drops.packets, None);
+        }
         self.is_reported = true;
     }
 
@@ -202,7 +212,6 @@ impl Evidence {
         self.span = joined(self.span, other.span);
         self.latest = joined(self.latest, other.latest);
         self.packet = self.packet.max(other.packet);
-        self.dropped = self.dropped.max(other.dropped);
         self.is_reported |= other.is_reported;
         for drops in other.kernel_drops {
             self.add_kernel_drops(drops);
@@ -216,18 +225,21 @@ impl Evidence {
         self.answered = self.answered.max(other.answered);
     }
 
-    fn add_kernel_drops(&mut self, drops: KernelDrops) {
-        self.kernel_packets += drops.packets;
-        let key = |drops: &KernelDrops| (drops.reason.number, drops.interface);
-        match self.kernel_drops.binary_search_by_key(&key(&drops), key) {
+    fn add_kernel_drops(&mut self, counted: Counted) {
+        self.kernel_packets += counted.drops.packets;
+        let key = |counted: &Counted| (counted.drops.reason.number, counted.drops.interface);
+        match self.kernel_drops.binary_search_by_key(&key(&counted), key) {
             Ok(place) => {
                 let known = &mut self.kernel_drops[place];
+                known.reported += counted.reported;
+                known.last = known.last.max(counted.last);
+                let (known, drops) = (&mut known.drops, counted.drops);
                 known.packets += drops.packets;
                 // A counter does not know the place.
                 known.location = known.location.take().max(drops.location);
             }
             Err(place) if self.kernel_drops.len() < KERNEL_DROPS_MAX => {
-                self.kernel_drops.insert(place, drops);
+                self.kernel_drops.insert(place, counted);
             }
             Err(_) => {}
         }
@@ -291,12 +303,18 @@ impl Evidence {
         self.kernel_packets
     }
 
-    /// The kind of kernel drop that took most packets.
+    /// The kind of kernel drop that took most packets: of those that no report had yet, which are what is
+    /// to be explained; where there are none, of all.
     pub fn kernel_drop(&self) -> Option<&KernelDrops> {
-        self.kernel_drops.iter().max_by(|a, b| {
+        let most = self.kernel_drops.iter().max_by(|a, b| {
+            let rank = |counted: &Counted| {
+                let packets = counted.drops.packets;
+                (packets.saturating_sub(counted.reported), packets)
+            };
             // Among equals by name, not by which came first.
-            (a.packets, &b.reason.name).cmp(&(b.packets, &a.reason.name))
-        })
+            (rank(a), &b.drops.reason.name).cmp(&(rank(b), &a.drops.reason.name))
+        });
+        most.map(|counted| &counted.drops)
     }
 
     /// From when the first packet was seen to when the last sign was.
@@ -313,7 +331,8 @@ impl Evidence {
     /// where it dropped none, the last packet of all. That a connect ends in vain is later than both, and
     /// no policy's doing.
     pub fn judged_as_of(&self) -> Timestamp {
-        self.dropped.or(self.packet).unwrap_or_else(|| self.last())
+        let dropped = self.kernel_drops.iter().filter_map(|counted| counted.last).max();
+        dropped.or(self.packet).unwrap_or_else(|| self.last())
     }
 
     /// When the first packet was seen.

@@ -17,7 +17,7 @@ pub(crate) const KNOWN: &[Known] = &[
         world: "changes",
         seed: 83,
         kind: (Check::NotBlamed, When::PoliciesChanged),
-        why: "what policies denied is judged when they allow it; a connect's end counts as its last packet",
+        why: "the end of a connect whose packets an earlier drop counted is a drop of its own, judged as of that end",
     },
     Known {
         world: "changes",
@@ -47,11 +47,11 @@ pub(crate) const KNOWN: &[Known] = &[
         world: "churn",
         seed: 101,
         kind: (Check::Blamed, When::NobodyThere),
-        why: "packets that found no route are in one report with those that a filter dropped, which are more",
+        why: "the end of a connect, which names no new packet, is explained by what took most of all",
     },
     Known {
         world: "churn",
-        seed: 3,
+        seed: 108,
         kind: (Check::Mixed, When::NobodyThere),
         why: "packets that found no route are in one report with those that a policy denied",
     },
@@ -63,9 +63,9 @@ pub(crate) const KNOWN: &[Known] = &[
     },
     Known {
         world: "slow answers",
-        seed: 107,
+        seed: 154,
         kind: (Check::Answered, When::AnsweredLater),
-        why: "the copy of a SYN that the server frees as it answers again counts as a drop, while the answer is on its way",
+        why: "of a drop that goes on while its report waits, what came last is answered before the report of what came first is taken back",
     },
     Known {
         world: "Services",
@@ -131,7 +131,7 @@ pub(crate) const KNOWN: &[Known] = &[
         world: "everything",
         seed: 18,
         kind: (Check::EndedLate, When::PodsGone),
-        why: "an incident whose pods have gone stays open until nobody has tried for ten minutes",
+        why: "a pod of another node that is not followed is not known to have gone until it is looked up again",
     },
     Known {
         world: "everything",
@@ -141,7 +141,7 @@ pub(crate) const KNOWN: &[Known] = &[
     },
     Known {
         world: "everything",
-        seed: 26,
+        seed: 148,
         kind: (Check::Blamed, When::ByProxy),
         why: "what kube-proxy drops is judged by policies over its backends, and by endpoints of later",
     },
@@ -153,27 +153,15 @@ pub(crate) const KNOWN: &[Known] = &[
     },
     Known {
         world: "everything",
-        seed: 153,
-        kind: (Check::WrongPolicies, When::SeveralBackends),
-        why: "signs of another backend make its drop as late as theirs, and it is judged by then",
-    },
-    Known {
-        world: "everything",
         seed: 96,
         kind: (Check::Blamed, When::AnsweredLater),
         why: "what arrived, of a client that did not wait, is in one drop with what a filter dropped before, and is judged with it",
     },
     Known {
         world: "everything",
-        seed: 158,
-        kind: (Check::NotBlamed, When::SeveralBackends),
-        why: "the copy of a SYN that a server freed makes what a policy denied look as if it had been delivered",
-    },
-    Known {
-        world: "everything",
         seed: 47,
         kind: (Check::NotBlamed, When::AddressReused),
-        why: "a backend that is not ready by the time of the look-up is not looked up, and so unknown",
+        why: "signs of which only the Service is known count for what kube-proxy refused of it before",
     },
     Known {
         world: "everything",

@@ -8,7 +8,7 @@ use whydrop_core::{
     },
     diagnosis::{Class, Situation, SituationKind},
     incident::{JudgedDrop, Severity},
-    observation::Observation,
+    observation::{DropReason, Fact, Observation},
     policy::selector::Selector,
 };
 
@@ -300,4 +300,24 @@ fn an_interface_that_is_seen_anew_is_no_start_of_its_pod() {
     let stage = play(admitted(), steps, 20_000);
     assert_eq!(situations(&stage), [None]);
     assert_eq!(stage.drops[0].judgement.diagnosis.cause.class, Class::OutOfSync);
+}
+
+/// What is denied stays so, and what has no route any more is another matter, however few it is of.
+#[test]
+fn what_follows_a_pod_that_has_gone_is_explained_by_itself() {
+    let no_route = |now| {
+        let reason = DropReason { number: 60, name: "IP_INNOROUTES".into() };
+        let location = Some("ip_rcv_finish_core".into());
+        let fact = Fact::KernelDrop { reason, location, interface: 5 };
+        seen(now, flow(WEB, DB), Some(40_000), 1, fact)
+    };
+    let mut cluster = shop();
+    cluster.apply(Object::Policy(deny("deny")), None);
+    let mut steps = connect(0, WEB, DB);
+    steps.push((70_000, delete("db")));
+    steps.push((72_000, Step::Seen(Box::new(no_route))));
+    let stage = play(cluster, steps, 100_000);
+    let classes: Vec<_> =
+        stage.drops.iter().map(|judged| judged.judgement.diagnosis.cause.class).collect();
+    assert_eq!(classes, [Class::DefaultDeny, Class::NotPolicy], "{:#?}", stage.lines);
 }
