@@ -135,21 +135,9 @@ pub(crate) const KNOWN: &[Known] = &[
     },
     Known {
         world: "everything",
-        seed: 104,
-        kind: (Check::WrongPath, When::ByProxy),
-        why: "what kube-proxy drops counts for a backend whose drop is open",
-    },
-    Known {
-        world: "everything",
         seed: 148,
         kind: (Check::Blamed, When::ByProxy),
         why: "what kube-proxy drops is judged by policies over its backends, and by endpoints of later",
-    },
-    Known {
-        world: "everything",
-        seed: 104,
-        kind: (Check::Unreported, When::ByProxy),
-        why: "what kube-proxy drops counts for a backend whose drop is open",
     },
     Known {
         world: "everything",
