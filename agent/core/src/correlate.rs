@@ -424,9 +424,8 @@ impl Correlator {
     /// That an application gives up shows nothing by itself; of the attempt that began a drop it is the
     /// end, and no answer to another one takes that back.
     fn given_up(&mut self, attempt: &AttemptId, dialled: Option<Flow>, evidence: &Evidence) {
-        let keys = dialled.iter().flat_map(|flow| self.open_of.may_be(flow)).collect::<Vec<_>>();
-        for key in keys {
-            let is_its = |open: &&mut Open| open.drop.id == DropId::of(attempt);
+        let is_its = |open: &&mut Open| open.drop.id == DropId::of(attempt);
+        for key in dialled.iter().flat_map(|flow| self.open_of.may_be(flow)) {
             if let Some(open) = self.open.get_mut(&key).filter(is_its) {
                 open.drop.evidence.ended_with(evidence);
             }
