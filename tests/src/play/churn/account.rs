@@ -139,11 +139,11 @@ pub(super) fn compare(churned: &Churned) -> Differences {
     }
     for drop in &drops {
         let lines = churned.lines.iter().filter(|line| drop.is_of(line));
+        let is_late = |one: &Try| SignedDuration::try_from(one.took).is_ok_and(|t| t > AT_ONCE);
         let is_sign = |one: &&Try| match one.outcome {
-            Outcome::Answered => {
-                SignedDuration::try_from(one.took).is_ok_and(|took| took > AT_ONCE)
-            }
-            Outcome::Refused => drop.is_rejection,
+            Outcome::Answered => is_late(one),
+            // Of rejections the kernel sends one a second to a client, so that the others are silent.
+            Outcome::Refused => drop.is_rejection || is_late(one),
             // A client that is over gives up in the middle of it.
             Outcome::Silent | Outcome::Untried => true,
         };
@@ -211,7 +211,11 @@ fn fails_after(churned: &Churned, own: &[&Reported<'_>], end: Timestamp) -> Opti
             .flatten()
             .collect();
         let namespaces: Vec<&str> = namespaces.into_iter().collect();
-        let after = |one: &&Try| one.at > end && one.at <= until && one.outcome == Outcome::Silent;
+        // What fails for another reason is another incident's.
+        let is_own = |one: &Try| own.iter().any(|drop| drop.is_of(line) && drop.spans(one));
+        let after = |one: &&Try| {
+            one.at > end && one.at <= until && one.outcome == Outcome::Silent && is_own(one)
+        };
         if let Some(one) = line.tries.iter().find(after)
             && !is_done(&namespaces)
         {
