@@ -10,7 +10,7 @@ mod own_path;
 mod restart;
 mod trouble;
 
-use std::{os::unix::fs::symlink, time::Duration};
+use std::{net::SocketAddr, os::unix::fs::symlink, time::Duration};
 
 use fixture::{
     apply, drop_to, dropped, enforce, frontend_to_backend, kubectl, node, pod, start_agent, states,
@@ -146,10 +146,17 @@ fn a_reused_address_is_of_who_held_it_then() {
     // The address goes to another pod.
     kubectl(&node, &["delete", "pod", "pod-b", "-n", "backend", "--grace-period=0", "--force"]);
     fixture::describe(&mut node, 1, "backend/heir");
-    dropped(&node, "frontend/pod-a", to(&node, 1));
+    // A flow of its own: packets of both holders in one report are named by the first.
+    let heirs = SocketAddr::new(to(&node, 1).ip(), fixture::PORT + 1);
+    dropped(&node, "frontend/pod-a", heirs);
     let records = agent.stop_and_read().expect("records");
-    let last = records.iter().rev().find(|record| record["kind"] == "drop").expect("a drop");
-    assert_eq!(last["flow"]["destination"]["pod"], "heir", "{last}");
+    for (port, pod) in [(fixture::PORT, "pod-b"), (heirs.port(), "heir")] {
+        let is_its = |record: &&Value| {
+            record["kind"] == "drop" && record["flow"]["destination"]["port"] == port
+        };
+        let last = records.iter().rev().find(is_its).expect("a drop");
+        assert_eq!(last["flow"]["destination"]["pod"], pod, "{last}");
+    }
 }
 
 #[test]
