@@ -54,12 +54,12 @@ impl Judgement {
             // What came after the last packets did not drop them.
             diagnosed = diagnosed.known_then(history, snapshot, case);
         }
+        let past = diagnosed.past(history, snapshot);
         if let Some((diagnosis, changed)) =
-            in_hindsight(history, snapshot, case, &diagnosed, worked)
+            in_hindsight((history, snapshot), &past, case, &diagnosed, worked)
         {
             return Self { diagnosis, changed, remedy: None };
         }
-        let past = diagnosed.past(history, snapshot);
         let changed = changed(&past, &diagnosed.diagnosis);
         let question = &diagnosed.diagnosis.question;
         let is_dropped_denial = diagnosed.is_denial() && matches!(case.fate, Fate::Dropped(_));
@@ -128,7 +128,7 @@ impl Judgement {
                 let verdict = &self.diagnosis.verdict;
                 let denied = verdict.denied_directions();
                 let policies = denied.flat_map(|to| verdict.direction(to).responsible());
-                policies.filter_map(|policy| policy.written.max(policy.created)).min()
+                policies.filter_map(|policy| policy.last_written()).min()
             }
         }
     }

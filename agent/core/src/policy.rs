@@ -211,6 +211,11 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// When it came to be as it is, by its own timestamps.
+    pub fn last_written(&self) -> Option<Timestamp> {
+        self.written.max(self.created)
+    }
+
     /// The rules for a direction; `None`: does not govern it.
     pub fn rules(&self, direction: Direction) -> Option<&[Rule]> {
         match direction {

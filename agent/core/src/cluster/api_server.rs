@@ -37,6 +37,13 @@ impl Node {
     pub fn is_of_control_plane(&self) -> bool {
         CONTROL_PLANE.iter().any(|label| self.labels.contains_key(*label))
     }
+
+    /// Whether it has an API server, by its labels or by where they are listed, see
+    /// [`Snapshot::api_server_addresses`].
+    pub fn has_api_server(&self, listed: &[IpAddr]) -> bool {
+        let is_listed = |address: IpAddr| listed.binary_search(&address).is_ok();
+        self.is_of_control_plane() || self.addresses.iter().any(|known| is_listed(known.address))
+    }
 }
 
 impl Snapshot {
@@ -62,12 +69,6 @@ impl Snapshot {
     /// Whether API servers are listed at this address, ready or not.
     pub fn is_api_server_address(&self, address: IpAddr) -> bool {
         self.api_server_addresses().binary_search(&address).is_ok()
-    }
-
-    /// Whether a node has an API server, by its labels or by where API servers are listed.
-    pub fn has_api_server(&self, node: &Node) -> bool {
-        node.is_of_control_plane()
-            || node.addresses.iter().any(|known| self.is_api_server_address(known.address))
     }
 
     /// The addresses that API servers are listed at, ready or not, sorted.

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     cluster::{
         Snapshot,
-        history::{Change, History},
+        history::{Change, History, Past},
     },
     diagnosis::{
         Case, Class, Diagnosis, ENFORCED_WITHIN, Fate, Hindsight,
@@ -43,15 +43,16 @@ pub(super) fn lifted_since(
 /// The diagnosis of what a filter dropped although policies let it pass: the denial that had been
 /// lifted a moment before, where the drop is the tail of what that denied; else that the filter is out
 /// of sync, and what lifted the denial. `None`: there was no such denial, or something else dropped it.
+/// `past`: the cluster that it was diagnosed by.
 pub(super) fn in_hindsight(
-    history: &History,
-    snapshot: &Snapshot,
+    (history, snapshot): (&History, &Snapshot),
+    past: &Past<'_>,
     case: &Case<'_>,
     diagnosed: &Diagnosed,
     worked: Option<Timestamp>,
 ) -> Option<(Diagnosis, Attribution)> {
     let Fate::Dropped(evidence) = case.fate else { return None };
-    let (diagnosis, past) = (&diagnosed.diagnosis, diagnosed.past(history, snapshot));
+    let diagnosis = &diagnosed.diagnosis;
     let passes = diagnosis.verdict.decision().lets_pass();
     let unexplained = matches!(diagnosis.cause.class, Class::OutOfSync | Class::NotPolicy);
     let other_reasons =
@@ -59,7 +60,7 @@ pub(super) fn in_hindsight(
     if !passes || !unexplained || dropped_by(evidence) != DroppedBy::Filter || other_reasons {
         return None;
     }
-    let flip = latest_flip(&past, &diagnosis.question, Target::Denied).ok()?;
+    let flip = latest_flip(past, &diagnosis.question, Target::Denied).ok()?;
     let change = flip.changes.first()?;
     let dropped = evidence.judged_as_of();
     let late = dropped.duration_since(change.at);

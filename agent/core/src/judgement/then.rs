@@ -20,7 +20,6 @@ use crate::{
     },
     correlate::Evidence,
     diagnosis::{Case, Diagnosis, Fate, diagnose},
-    policy::Policy,
     verdict::Question,
 };
 
@@ -65,7 +64,7 @@ impl Diagnosed {
         let is_of_then = |late: &Self| {
             let policies = late.diagnosis.responsible();
             late.is_denial()
-                && policies.iter().all(|p| written(p).is_none_or(|w| w <= at + SEEN_WITHIN))
+                && policies.iter().all(|p| p.last_written().is_none_or(|w| w <= at + SEEN_WITHIN))
         };
         let mut denials = late.into_iter().map(then).filter(is_of_then);
         denials.next().unwrap_or_else(|| then(at + SEEN_WITHIN))
@@ -162,7 +161,7 @@ fn moments(
 ) -> Vec<Timestamp> {
     let was_written = |change: &Change| match (snapshot.object(&change.object), change.kind) {
         (Some(Object::Policy(policy)), ChangeKind::Created) => {
-            written(&policy).is_some_and(|written| written <= at)
+            policy.last_written().is_some_and(|written| written <= at)
         }
         (Some(Object::Policy(policy)), ChangeKind::Edited) => {
             policy.written.is_some_and(|written| written <= at)
@@ -178,9 +177,4 @@ fn moments(
     moments.dedup();
     moments.truncate(MOMENTS_MAX);
     moments
-}
-
-/// When a policy came to be as it is, by its own timestamps.
-fn written(policy: &Policy) -> Option<Timestamp> {
-    policy.written.max(policy.created)
 }

@@ -37,8 +37,9 @@ pub(super) enum Which {
 ///
 /// What a node sends carries the same sort of address on each, such as that of its tunnel.
 pub(super) fn clients(snapshot: &Snapshot, node: &Arc<Node>, seen: Option<IpAddr>) -> Clients {
-    let is_listed = seen.is_some_and(|seen| snapshot.is_api_server_address(seen));
-    let which = match is_listed || snapshot.has_api_server(node) {
+    let api_servers = snapshot.api_server_addresses();
+    let is_listed = seen.is_some_and(|seen| api_servers.contains(&seen));
+    let which = match is_listed || node.has_api_server(&api_servers) {
         true => Which::ControlPlane,
         false => Which::All,
     };
@@ -46,14 +47,14 @@ pub(super) fn clients(snapshot: &Snapshot, node: &Arc<Node>, seen: Option<IpAddr
     let mut others: Vec<&Arc<Node>> = snapshot
         .nodes()
         .filter(|other| other.name != node.name)
-        .filter(|other| which == Which::All || snapshot.has_api_server(other))
+        .filter(|other| which == Which::All || other.has_api_server(&api_servers))
         .collect();
     others.sort_by(|a, b| a.name.cmp(&b.name));
     let own: Vec<IpAddr> = seen.into_iter().chain(addresses(node, sort)).collect();
     let of_others = others.iter().flat_map(|other| addresses(other, sort));
     // Those of a managed control plane have no node.
     let unlisted = match which {
-        Which::ControlPlane => snapshot.api_server_addresses(),
+        Which::ControlPlane => api_servers,
         Which::All | Which::One => Vec::new(),
     };
     let all = distinct(own.iter().copied().chain(of_others).chain(unlisted));

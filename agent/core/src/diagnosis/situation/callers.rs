@@ -66,7 +66,7 @@ pub(super) fn is_api_server(snapshot: &Snapshot, end: &Endpoint) -> bool {
     match &end.holder {
         Holder::Pod(pod) => runs(pod),
         Holder::Node(node) => {
-            snapshot.has_api_server(node)
+            node.has_api_server(&snapshot.api_server_addresses())
                 || end.address.is_some_and(is_listed)
                 || snapshot.pods().any(|pod| {
                     pod.host_network && pod.node.as_ref() == Some(&node.name) && runs(pod)
