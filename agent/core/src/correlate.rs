@@ -592,10 +592,3 @@ fn remember(attempts: &mut VecDeque<AttemptId>, attempt: AttemptId) {
     }
     attempts.push_back(attempt);
 }
-
-impl Observation {
-    /// The flow as the client dialled it, where the kernel side knows it to differ.
-    fn flow_dialled(&self) -> Option<Flow> {
-        self.dialled.map(|(destination, port)| Flow { destination, port, ..self.flow })
-    }
-}

@@ -88,6 +88,14 @@ pub struct Flow {
     pub protocol: Protocol,
 }
 
+impl Flow {
+    /// The same to another address and port: as it was dialled, where it was translated.
+    #[must_use]
+    pub const fn to(self, (destination, port): (IpAddr, u16)) -> Self {
+        Self { destination, port, ..self }
+    }
+}
+
 impl fmt::Display for Flow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { source, destination, port, protocol } = self;

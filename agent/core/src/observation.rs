@@ -45,6 +45,13 @@ pub struct Observation {
     pub fact: Fact,
 }
 
+impl Observation {
+    /// The flow as the client dialled it, where the kernel side knows it to differ.
+    pub(crate) fn flow_dialled(&self) -> Option<Flow> {
+        self.dialled.map(|dialled| self.flow.to(dialled))
+    }
+}
+
 /// What was seen of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact {

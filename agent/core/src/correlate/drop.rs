@@ -47,7 +47,7 @@ pub struct Drop {
 impl Drop {
     /// The flow as the client dialled it, where that differs.
     pub fn flow_dialled(&self) -> Option<Flow> {
-        self.dialled.map(|(destination, port)| Flow { destination, port, ..self.flow })
+        self.dialled.map(|dialled| self.flow.to(dialled))
     }
 
     /// Packets that this kernel dropped and no earlier report of this drop has counted.

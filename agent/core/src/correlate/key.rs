@@ -26,8 +26,7 @@ impl Key {
     /// The flow, and the same as it was dialled.
     fn flows(&self) -> impl Iterator<Item = Flow> + use<> {
         let Self { flow, dialled, .. } = *self;
-        let dialled = dialled.map(|(destination, port)| Flow { destination, port, ..flow });
-        [Some(flow), dialled].into_iter().flatten()
+        [Some(flow), dialled.map(|dialled| flow.to(dialled))].into_iter().flatten()
     }
 }
 

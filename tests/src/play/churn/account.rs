@@ -118,8 +118,7 @@ impl<'a> Reported<'a> {
     }
 
     fn spans(&self, one: &Try) -> bool {
-        let end = one.at + SignedDuration::try_from(one.took).unwrap_or_default();
-        self.first - SLACK <= end && one.at <= self.last + SLACK
+        self.first - SLACK <= one.at + one.took && one.at <= self.last + SLACK
     }
 }
 
@@ -139,7 +138,7 @@ pub(super) fn compare(churned: &Churned) -> Differences {
     }
     for drop in &drops {
         let lines = churned.lines.iter().filter(|line| drop.is_of(line));
-        let is_late = |one: &Try| SignedDuration::try_from(one.took).is_ok_and(|t| t > AT_ONCE);
+        let is_late = |one: &Try| one.took > AT_ONCE;
         let is_sign = |one: &&Try| match one.outcome {
             Outcome::Answered => is_late(one),
             // Of rejections the kernel sends one a second to a client, so that the others are silent.

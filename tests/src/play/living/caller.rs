@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::world::namespace::Network;
 
@@ -33,7 +33,7 @@ pub struct Try {
     /// When it began.
     pub at: Timestamp,
     /// How long it took.
-    pub took: Duration,
+    pub took: SignedDuration,
     /// What came of it.
     pub outcome: Outcome,
 }
@@ -124,5 +124,6 @@ fn connect(to: SocketAddr, patience: Duration) -> Try {
             _ => Outcome::Untried,
         },
     };
-    Try { at, took: began.elapsed(), outcome }
+    let took = SignedDuration::try_from(began.elapsed()).unwrap_or(SignedDuration::MAX);
+    Try { at, took, outcome }
 }
