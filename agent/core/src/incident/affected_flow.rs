@@ -35,8 +35,11 @@ pub(super) struct AffectedFlow {
     pub(super) worked: Option<Timestamp>,
     /// When it last got one before its first packet was dropped.
     pub(super) worked_before: Option<Timestamp>,
-    /// When what it dialled was last answered, whoever did.
+    /// When what it dialled was last answered, whoever did; how often that was seen since it was last
+    /// dropped, and how often it takes to show that it passes.
     answered_as_dialled: Option<Timestamp>,
+    picked: u32,
+    picks: Option<u32>,
     /// Since when what it dialled was seen to stand for its backend alone.
     only_since: Option<Timestamp>,
     /// Its backend is on this node, so that its answers are known as its own.
@@ -87,6 +90,8 @@ impl AffectedFlow {
             worked: last_success,
             worked_before: last_success.filter(|success| *success <= evidence.first()),
             answered_as_dialled: None,
+            picked: 0,
+            picks: None,
             only_since: None,
             answers_here: false,
             answered: *worked,
@@ -111,6 +116,8 @@ impl AffectedFlow {
             worked: self.worked.max(latest.worked),
             worked_before: self.worked_before.max(latest.worked_before),
             answered_as_dialled: self.answered_as_dialled,
+            picked: if latest.dropped > self.dropped { 0 } else { self.picked },
+            picks: self.picks,
             only_since: self.only_since,
             answers_here: self.answers_here,
             allowed_since: self.allowed_since,
@@ -126,13 +133,19 @@ impl AffectedFlow {
     pub(super) fn answered(&mut self, answer: Answer, at: Timestamp, now: Timestamp) {
         let since = self.only_since;
         self.only_since = match answer {
-            Answer::AsDialled { is_only: true } => since.or(Some(now)),
-            Answer::AsDialled { is_only: false } => None,
+            Answer::AsDialled { is_only: true, .. } => since.or(Some(now)),
+            Answer::AsDialled { is_only: false, .. } => None,
             Answer::OfPath => since,
         };
         let is_own = answer == Answer::OfPath || self.only_since.is_some_and(|since| at > since);
-        let of = if is_own { &mut self.worked } else { &mut self.answered_as_dialled };
-        *of = (*of).max(Some(at));
+        if is_own {
+            self.worked = self.worked.max(Some(at));
+        } else if let Answer::AsDialled { picks, .. } = answer {
+            let is_another = at > self.dropped && self.answered_as_dialled < Some(at);
+            self.picked += u32::from(is_another);
+            self.answered_as_dialled = self.answered_as_dialled.max(Some(at));
+            self.picks = picks;
+        }
     }
 
     /// Looks at what its ends and the policies are now, `own_node` being the one whose pods are followed.
@@ -171,12 +184,13 @@ impl AffectedFlow {
         }
     }
 
-    /// When what it dialled was answered after it was dropped, perhaps by another backend: that nothing
-    /// of it was dropped for as long as it would have been reported again says that it passes, unless it
-    /// would have been seen to.
+    /// When what it dialled was answered after it was dropped, perhaps by another backend: that so many
+    /// were answered, and nothing of it was dropped for as long as it would have been reported again, says
+    /// that it passes, unless it would have been seen to.
     fn passes_as_dialled(&self, now: Timestamp) -> Option<Timestamp> {
         let is_quiet = now.duration_since(self.dropped) >= PASSING && !self.answers_here;
-        self.answered_as_dialled.filter(|at| is_quiet && *at > self.dropped)
+        let is_shown = self.picks.is_some_and(|picks| self.picked >= picks);
+        self.answered_as_dialled.filter(|at| is_quiet && is_shown && *at > self.dropped)
     }
 
     /// Whether an answer of its own came after it was last dropped.

@@ -146,13 +146,6 @@ impl Entry {
         let cause = &judged.judgement.diagnosis.cause;
         // The tail of what was lifted meanwhile does not bring it back.
         let is_lifted = matches!(cause.hindsight, Some(Hindsight::LiftedSince(_)));
-        if let Reported::Resolved { at } = self.reported
-            && evidence.last() > at
-            && !is_lifted
-        {
-            self.reported = Reported::Back { resolved: at };
-            self.reopened += 1;
-        }
         self.first = self.first.min(evidence.first());
         self.last = self.last.max(evidence.last());
         if self.drops.contains_key(&drop.id) || self.drops.len() < LINKED_MAX {
@@ -168,6 +161,17 @@ impl Entry {
             self.flows.insert(drop.flow, affected);
         } else {
             self.has_others = true;
+        }
+        // Nor do packets that were dropped before their path worked again.
+        let standing = self.flows.get(&drop.flow).map(|affected| affected.standing(now));
+        let has_passed = matches!(standing, Some(Standing::Passes(_)));
+        if let Reported::Resolved { at } = self.reported
+            && evidence.last() > at
+            && !is_lifted
+            && !has_passed
+        {
+            self.reported = Reported::Back { resolved: at };
+            self.reopened += 1;
         }
         let cut = Cut::of(judged);
         let path = cut.path();
