@@ -427,14 +427,15 @@ impl Correlator {
             return Some(*key);
         }
         let key = Key { flow, dialled: None, manner: Manner::Lost };
-        if known().any(|key| key.flow != flow) {
-            return None;
-        }
+        let is_open = self.open.contains_key(&key);
         // Of a flow of which packets are dropped so fast that most are only counted, these were as well.
         let is_counted = self.counted_of.get(&flow).is_some_and(|at| *at >= last);
-        match is_counted && !self.open.contains_key(&key) {
-            true => self.open_of.as_is(&flow).next(),
-            false => Some(key),
+        let is_dropped = known().any(|key| key.flow != flow);
+        match (is_open, is_counted) {
+            (true, _) => Some(key),
+            _ if is_dropped => None,
+            (false, true) => self.open_of.as_is(&flow).next(),
+            (false, false) => Some(key),
         }
     }
 

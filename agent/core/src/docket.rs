@@ -529,7 +529,8 @@ impl Docket {
         moment: &mut Moment<'_>,
     ) {
         for (flow, answer, at) in answers::of(&moment.snapshot, flows, answers) {
-            self.incidents.answered(&flow, answer, at, moment.now);
+            let answer = (&flow, answer, at);
+            self.incidents.answered(answer, &moment.snapshot, moment.now);
         }
         let wanted = self.incidents.to_look_up(&moment.snapshot, moment.now);
         moment.look_up(wanted);

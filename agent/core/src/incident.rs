@@ -332,13 +332,22 @@ impl IncidentBook {
             return Vec::new();
         }
         let wanted = self.entries.values().flat_map(|entry| entry.queries(snapshot, now)).collect();
-        facts::to_look_up(snapshot, wanted, now)
+        let mut missing = facts::to_look_up(snapshot, wanted, now);
+        let open = self.entries.values().filter(|entry| entry.is_open());
+        let ends = open.flat_map(|entry| entry.ends(now)).collect();
+        missing.extend(facts::ends_to_look_up(snapshot, ends, now));
+        missing
     }
 
-    /// A flow, as drops name it, was answered, or what it dialled was.
-    pub fn answered(&mut self, flow: &Flow, answer: Answer, at: Timestamp, now: Timestamp) {
+    /// A flow, as drops name it, was answered, or what it dialled was: how it speaks for it, and when.
+    pub fn answered(
+        &mut self,
+        answer: (&Flow, Answer, Timestamp),
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) {
         for entry in self.entries.values_mut() {
-            entry.answered(flow, answer, at, now);
+            entry.answered(answer, snapshot, now);
         }
     }
 

@@ -1,6 +1,6 @@
 //! A flow of an incident, and what has become of it.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -42,6 +42,8 @@ pub(super) struct AffectedFlow {
     picks: Option<u32>,
     /// Since when what it dialled was seen to stand for its backend alone.
     only_since: Option<Timestamp>,
+    /// kube-proxy refused it: whoever answers for what was dialled shows that it does no more.
+    is_refused: bool,
     /// Its backend is on this node, so that its answers are known as its own.
     answers_here: bool,
     /// Which of its connections were answered, when it was last judged.
@@ -93,6 +95,7 @@ impl AffectedFlow {
             picked: 0,
             picks: None,
             only_since: None,
+            is_refused: drop.dialled.is_none() && diagnosis.cause.by_kube_proxy().is_some(),
             answers_here: false,
             answered: *worked,
             denied_since: judgement.denied_since(),
@@ -126,6 +129,18 @@ impl AffectedFlow {
         };
     }
 
+    /// Whether who held its addresses then are the pods that it was dropped between, as far as is known.
+    pub(super) fn is_of_its_pods(&self, snapshot: &Snapshot, at: Timestamp) -> bool {
+        let Question { source, destination, .. } = &self.question;
+        [source, destination].into_iter().all(|end| {
+            let (Some(pod), Some(address)) = (end.pod(), end.address) else { return true };
+            let has_left = snapshot.end_of(pod, address).and_then(|ended| ended.gone);
+            let then = snapshot.resolve(address, Some(at));
+            has_left.is_none_or(|left| at < left)
+                && then.pod().is_none_or(|then| is_same(pod, then))
+        })
+    }
+
     /// It was answered, or what it dialled was.
     ///
     /// That nobody else is behind what was dialled is so as of now, and not of an answer that came
@@ -137,7 +152,9 @@ impl AffectedFlow {
             Answer::AsDialled { is_only: false, .. } => None,
             Answer::OfPath => since,
         };
-        let is_own = answer == Answer::OfPath || self.only_since.is_some_and(|since| at > since);
+        let is_own = answer == Answer::OfPath
+            || self.is_refused
+            || self.only_since.is_some_and(|since| at > since);
         if is_own {
             self.worked = self.worked.max(Some(at));
         } else if let Answer::AsDialled { picks, .. } = answer {
@@ -229,15 +246,22 @@ impl AffectedFlow {
 }
 
 /// Whether it is known that a pod is no more, or that it has left its address. Of one that is not followed
-/// only the second can be.
+/// the first is known where its address was looked up and nobody found.
 fn is_gone(end: &Endpoint, snapshot: &Snapshot, own_node: Option<&str>) -> bool {
     let Holder::Pod(pod) = &end.holder else { return false };
     match snapshot.pod(&pod.namespace, &pod.name) {
         Some(now) => !is_same(pod, now) || !holds(now, end),
         None => {
-            snapshot.knows_all_pods() || pod.node.as_deref().is_some_and(|n| Some(n) == own_node)
+            snapshot.knows_all_pods()
+                || pod.node.as_deref().is_some_and(|n| Some(n) == own_node)
+                || end.address.is_some_and(|address| was_sought(address, snapshot))
         }
     }
+}
+
+/// Whether who holds an address was looked up, so that a pod that does would be known.
+fn was_sought(address: IpAddr, snapshot: &Snapshot) -> bool {
+    snapshot.look_up_of(&address.into()).is_some_and(|found| found.failed.is_none())
 }
 
 fn is_same(then: &Pod, now: &Pod) -> bool {

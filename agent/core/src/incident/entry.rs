@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -207,6 +208,14 @@ impl Entry {
         self.facts(snapshot).collect()
     }
 
+    /// The addresses of pods at the ends of what goes on, that are not known to be gone.
+    pub(super) fn ends(&self, now: Timestamp) -> impl Iterator<Item = IpAddr> {
+        let goes_on =
+            self.flows.values().filter(move |flow| flow.standing(now) == Standing::GoesOn);
+        let ends = goes_on.flat_map(|flow| [&flow.question.source, &flow.question.destination]);
+        ends.filter(|end| end.pod().is_some()).filter_map(|end| end.address)
+    }
+
     fn facts<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = Query> + 'a {
         self.parties.iter().flat_map(move |(party, pods)| {
             let is_there = |(namespace, name): &&Name| snapshot.pod(namespace, name).is_some();
@@ -226,8 +235,15 @@ impl Entry {
         unanswered.map(|(flow, affected)| (flow, affected.dialled.as_ref()))
     }
 
-    pub(super) fn answered(&mut self, flow: &Flow, answer: Answer, at: Timestamp, now: Timestamp) {
-        if let Some(affected) = self.flows.get_mut(flow) {
+    pub(super) fn answered(
+        &mut self,
+        (flow, answer, at): (&Flow, Answer, Timestamp),
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) {
+        // That another pod has the address by now, and is answered there, is no end of this path.
+        let own = self.flows.get_mut(flow).filter(|flow| flow.is_of_its_pods(snapshot, at));
+        if let Some(affected) = own {
             affected.answered(answer, at, now);
         }
     }
