@@ -28,6 +28,7 @@ use crate::{
     observation::{AttemptId, Fact, Observation},
 };
 use attempt::{Added, Parts, Signs};
+use cut::Cut;
 pub use drop::{Correlated, Drop, DropId, Folded};
 pub use evidence::{Evidence, EvidenceLevel, KernelDrops};
 use key::{Key, KeysOf, Manner};
@@ -132,19 +133,10 @@ struct Pending {
 struct Open {
     drop: Drop,
     reported_at: Option<Timestamp>,
-    /// When it may be reported first.
-    not_before: Timestamp,
     news: bool,
+    /// Where what explains it has changed: what comes after that is reported after what came before.
+    cut: Option<Cut>,
     due: Timestamp,
-}
-
-impl Open {
-    /// What comes from now on is news.
-    fn was_reported(&mut self) {
-        self.news = false;
-        self.drop.reported_packets = self.drop.evidence.kernel_packets();
-        self.drop.evidence.was_reported();
-    }
 }
 
 /// In which drops an attempt is counted, and when it was last seen.
@@ -301,7 +293,7 @@ impl Correlator {
     pub fn undecided(&self) -> u64 {
         let pending = self.pending.values().map(|pending| pending.signs.kernel_packets());
         let loose = self.loose.values().map(|loose| loose.evidence.kernel_packets());
-        let open = self.open.values().map(|open| open.drop.unreported_packets());
+        let open = self.open.values().map(Open::unreported_packets);
         let clear = self.clear.iter().map(|correlated| match correlated {
             Correlated::Drop(drop) => drop.unreported_packets(),
             Correlated::Folded(_) | Correlated::Answered { .. } => 0,
@@ -370,13 +362,13 @@ impl Correlator {
     fn settle(&mut self, attempt: &AttemptId, now: Timestamp) {
         let Some(pending) = self.pending.remove(attempt) else { return };
         self.release(attempt.source);
-        let (before, after) = match self.cut_of(&pending.signs) {
+        let cut = self.cut_of(&pending.signs);
+        let (before, after) = match cut {
             Some(at) => pending.signs.split_at(at),
             None => (Signs::default(), pending.signs),
         };
-        for key in self.join_all(attempt, before, now) {
-            self.report_now(&key);
-        }
+        let joined = self.join_all(attempt, before, now);
+        cut.into_iter().for_each(|at| self.cut_all(&joined, at));
         self.join_all(attempt, after, now);
     }
 
@@ -441,8 +433,7 @@ impl Correlator {
 
     /// Packets of an attempt join what is open of their flow, or open it.
     fn join(&mut self, attempt: &AttemptId, key: Key, mut evidence: Evidence, now: Timestamp) {
-        let known = self.counted.get(attempt);
-        let is_counted = known.is_some();
+        let is_counted = self.counted.contains_key(attempt);
         if is_counted {
             evidence.is_of_known_attempt();
         }
@@ -496,28 +487,34 @@ impl Correlator {
         *self.of_source.entry(key.flow.source).or_default() += 1;
         self.open_of.insert(&key);
         let due = self.concluded.remove(&key).unwrap_or(now).max(now);
-        let not_before = due;
-        self.open.insert(key, Open { drop, reported_at: None, not_before, news: true, due });
+        self.open.insert(key, Open { drop, reported_at: None, news: true, cut: None, due });
         self.open_due.insert((due, key));
     }
 
     fn add_to_open(&mut self, key: &Key, evidence: Evidence) {
         let Some(open) = self.open.get_mut(key) else { return };
+        if let Some(cut) = open.cut.as_mut().filter(|cut| *evidence.latest().start() >= cut.at) {
+            return cut.add(evidence);
+        }
         open.drop.evidence.merge(evidence);
         open.news = true;
-        let due = open.reported_at.map_or(Timestamp::MIN, |at| at + REPORT_INTERVAL);
-        let due = due.max(open.not_before);
+        let due = open.reported_at.map_or(open.due, |at| at + REPORT_INTERVAL);
+        let due = open.cut.as_ref().map_or(due, |cut| due.min(cut.due()));
         self.reschedule(key, due);
     }
 
     /// Reports an open flow, or closes it.
     fn attend(&mut self, key: &Key, now: Timestamp) -> Option<Drop> {
         let open = self.open.get_mut(key)?;
-        let report = open.news.then(|| open.drop.clone());
+        let report = open.report(now);
         if open.news {
-            open.was_reported();
-            open.reported_at = Some(now);
-        } else if now.duration_since(open.drop.evidence.last()) >= IDLE {
+            // What came after what explains it had changed.
+            self.reschedule(key, now);
+            return report;
+        }
+        if report.is_none()
+            && now.duration_since(open.drop.evidence.last()) >= IDLE
+        {
             self.close(key);
             return None;
         }
@@ -536,10 +533,12 @@ impl Correlator {
 
     /// Closes an open flow, and reports what no report had yet.
     fn close_with_news(&mut self, key: &Key) -> Option<Open> {
-        let open = self.close(key)?;
-        if open.news {
-            self.clear.push(Correlated::Drop(open.drop.clone()));
+        let mut open = self.close(key)?;
+        let reported_at = open.reported_at;
+        while let Some(report) = open.report(Timestamp::MIN) {
+            self.clear.push(Correlated::Drop(report));
         }
+        open.reported_at = reported_at;
         Some(open)
     }
 

@@ -1,11 +1,68 @@
 //! Cutting drops where what explains their packets changes, so that a report has packets of one cause.
+//!
+//! What came before is reported once all of it is known, and what came after it right after that.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use super::{Correlated, Correlator, OPEN_MAX, attempt::Signs, key::Key};
+use super::{
+    Correlator, Drop, Evidence, OPEN_MAX, Open, REPORT_INTERVAL, SETTLE, attempt::Signs, key::Key,
+};
 use crate::flow::Flow;
+
+/// How long after the last packet of before all of them are in: attempts are judged by then.
+const SETTLED: SignedDuration = SignedDuration::from_millis(SETTLE.as_millis() as i64 * 2);
+
+/// A cut, and what came after it.
+#[derive(Debug)]
+pub(super) struct Cut {
+    pub(super) at: Timestamp,
+    after: Option<Evidence>,
+}
+
+impl Cut {
+    /// When all that came before it is known.
+    pub(super) fn due(&self) -> Timestamp {
+        self.at + SETTLED
+    }
+
+    pub(super) fn add(&mut self, evidence: Evidence) {
+        match &mut self.after {
+            Some(after) => after.merge(evidence),
+            None => self.after = Some(evidence),
+        }
+    }
+}
+
+impl Open {
+    /// What no report had yet, if there is any: up to a cut, and afterwards what came after it, which is
+    /// news then.
+    pub(super) fn report(&mut self, now: Timestamp) -> Option<Drop> {
+        let report = self.news.then(|| self.drop.clone());
+        if self.news {
+            self.news = false;
+            // What comes after a cut is not to wait for its time.
+            let since = if self.cut.is_some() { now.checked_sub(REPORT_INTERVAL) } else { Ok(now) };
+            self.reported_at = since.ok();
+            self.drop.reported_packets = self.drop.evidence.kernel_packets();
+            self.drop.evidence.was_reported();
+        }
+        if let Some(after) = self.cut.take().and_then(|cut| cut.after) {
+            self.drop.evidence.merge(after);
+            self.news = true;
+        }
+        match report {
+            None if self.news => self.report(now),
+            report => report,
+        }
+    }
+
+    pub(super) fn unreported_packets(&self) -> u64 {
+        let after = self.cut.as_ref().and_then(|cut| cut.after.as_ref());
+        self.drop.unreported_packets() + after.map_or(0, Evidence::kernel_packets)
+    }
+}
 
 impl Correlator {
     /// The flows that have packets which no report has yet, with what was dialled for each where that
@@ -17,19 +74,14 @@ impl Correlator {
         open.chain(pending).collect()
     }
 
-    /// What explains the packets of a flow has changed: those before are reported now, and the first that
-    /// come after it at once.
+    /// What explains the packets of a flow changes at this time: those before are reported by themselves,
+    /// soon, and those after it as soon as they are.
     pub fn cut(&mut self, flow: &Flow, at: Timestamp) {
-        for key in self.open_of.as_is(flow).collect::<Vec<_>>() {
-            self.report_now(&key);
-            if let Some(open) = self.open.get_mut(&key) {
-                open.reported_at = None;
-            }
-            self.reschedule_after_cut(&key, at);
-        }
         if self.cuts.len() < OPEN_MAX {
             self.cuts.insert(*flow, at);
         }
+        let keys: Vec<Key> = self.open_of.as_is(flow).collect();
+        self.cut_all(&keys, at);
     }
 
     /// When what explains the packets of an attempt changed that is pending; `None`: it did not.
@@ -37,18 +89,13 @@ impl Correlator {
         signs.flows().filter_map(|flow| self.cuts.get(&flow).copied()).max()
     }
 
-    /// Reports what no report of an open drop had yet.
-    pub(super) fn report_now(&mut self, key: &Key) {
-        let Some(open) = self.open.get_mut(key).filter(|open| open.news) else { return };
-        let report = open.drop.clone();
-        open.was_reported();
-        self.clear.push(Correlated::Drop(report));
-    }
-
-    /// What comes next is reported at once; nothing is to be done before.
-    fn reschedule_after_cut(&mut self, key: &Key, at: Timestamp) {
-        let Some(open) = self.open.get(key) else { return };
-        let closes = open.drop.evidence.last() + super::IDLE;
-        self.reschedule(key, closes.max(at));
+    /// Cuts these drops, if they have what no report had yet.
+    pub(super) fn cut_all(&mut self, keys: &[Key], at: Timestamp) {
+        for key in keys {
+            let Some(open) = self.open.get_mut(key).filter(|open| open.news) else { continue };
+            let cut = open.cut.get_or_insert(Cut { at, after: None });
+            let due = open.due.min(cut.due());
+            self.reschedule(key, due);
+        }
     }
 }

@@ -129,9 +129,12 @@ impl Evidence {
         self.attempts = 1;
     }
 
-    /// It is more of an attempt that was counted when its first packets were judged.
+    /// It is more of an attempt that was counted when its first packets were judged. A refusal alone is of
+    /// a packet that nothing else was seen of.
     pub(super) fn is_of_known_attempt(&mut self) {
-        self.attempts = 0;
+        if self.kernel_packets > 0 || self.retransmitted > 0 {
+            self.attempts = 0;
+        }
     }
 
     /// It was reported: what comes now is news.

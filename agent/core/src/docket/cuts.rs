@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Docket, Moment};
 use crate::{
@@ -23,6 +23,10 @@ use crate::{
 /// How many flows are looked at when the cluster changes (about 0.1 ms each that the change concerns): a
 /// node has fewer that are dropped at a time, or a flood, whose parts nobody reads one by one.
 const EXAMINED_MAX: usize = 256;
+
+/// How long after a denial was seen to be lifted packets are still dropped by it: about as long as a watch
+/// takes at most, since the network plugin follows one as well.
+const TAIL: SignedDuration = SignedDuration::from_secs(1);
 
 /// The cluster as it was when it was last looked at, and when.
 #[derive(Debug, Default)]
@@ -48,7 +52,8 @@ impl Docket {
         else {
             return;
         };
-        let changes = moment.history.between(since, moment.now);
+        // What came at the moment of the last look may have come after it.
+        let changes = moment.history.between(since - SignedDuration::from_nanos(1), moment.now);
         let changed: Vec<&Key> = changes.map(|seen| &seen.change.object).collect();
         for (flow, dialled) in self.correlator.unreported().into_iter().take(EXAMINED_MAX) {
             let asked = |snapshot: &Snapshot| asked(snapshot, &flow);
@@ -56,8 +61,12 @@ impl Docket {
             let is_other_pod = names(&then) != names(&now);
             let may_differ = is_other_pod || changed.iter().any(|key| bears(key, [&then, &now]));
             let explained = |snapshot: &Snapshot| Explanation::of(snapshot, flow, dialled);
-            if may_differ && explained(&before) != explained(after) {
-                self.correlator.cut(&flow, moment.now);
+            let explained_now = may_differ.then(|| explained(after));
+            if let Some(explained_now) = explained_now.filter(|now| *now != explained(&before)) {
+                // A filter goes on for a moment by what was lifted.
+                let is_lifted = !explained_now.class.is_denial();
+                let lag = if is_lifted { TAIL } else { SignedDuration::ZERO };
+                self.correlator.cut(&flow, moment.now + lag);
             }
         }
     }

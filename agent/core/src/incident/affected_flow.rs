@@ -159,9 +159,12 @@ impl AffectedFlow {
             self.worked = self.worked.max(Some(at));
         } else if let Answer::AsDialled { picks, .. } = answer {
             let is_another = at > self.dropped && self.answered_as_dialled < Some(at);
-            self.picked += u32::from(is_another);
             self.answered_as_dialled = self.answered_as_dialled.max(Some(at));
-            self.picks = picks;
+            if is_another {
+                let before = if self.picked == 0 { picks } else { self.picks };
+                self.picks = before.zip(picks).map(|(before, now)| before.max(now));
+                self.picked += 1;
+            }
         }
     }
 
@@ -208,6 +211,11 @@ impl AffectedFlow {
         let is_quiet = now.duration_since(self.dropped) >= PASSING && !self.answers_here;
         let is_shown = self.picks.is_some_and(|picks| self.picked >= picks);
         self.answered_as_dialled.filter(|at| is_quiet && is_shown && *at > self.dropped)
+    }
+
+    /// Whether it could not be said why it was dropped, when it was last judged.
+    pub(super) fn is_unclear(&self) -> bool {
+        self.class == Class::CannotTell
     }
 
     /// Whether an answer of its own came after it was last dropped.

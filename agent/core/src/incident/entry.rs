@@ -117,6 +117,11 @@ impl Entry {
         self.flows.contains_key(flow)
     }
 
+    /// Whether this flow is one of its own of which it could not be said why it was dropped.
+    pub(super) fn could_not_tell(&self, flow: &Flow) -> bool {
+        self.flows.get(flow).is_some_and(AffectedFlow::is_unclear)
+    }
+
     /// Whether a flow of this path is one of its own.
     pub(super) fn has_path(&self, diagnosis: &Diagnosis) -> bool {
         self.cuts.contains_key(&Path::of(&diagnosis.question))
