@@ -471,6 +471,7 @@ impl Docket {
         }
         if self.is_answered(&drop, diagnosis.cause.class, answers) {
             self.answered_late += drop.unreported_packets();
+            self.pending.was_answered(drop.id);
             return self.correlator.recovered(&drop);
         }
         if let Some(by) = muted(snapshot, &self.rules, diagnosis) {

@@ -31,7 +31,8 @@ impl DropId {
         let Key { flow, dialled, manner } = key;
         let dialled = dialled.map(|dialled| flow.to(dialled)).unwrap_or(*flow);
         let manner = match manner {
-            Manner::Lost => "lost".to_owned(),
+            Manner::Lost { has_arrived: true } => "arrived".to_owned(),
+            Manner::Lost { has_arrived: false } => "lost".to_owned(),
             Manner::Dropped { reason } => format!("dropped {reason}"),
             Manner::Rejected => "rejected".to_owned(),
         };
