@@ -386,7 +386,9 @@ impl Correlator {
             None => (Signs::default(), pending.signs),
         };
         let joined = self.join_all(attempt, before, now);
-        cut.into_iter().for_each(|at| self.cut_all(&joined, at));
+        if let Some(at) = cut {
+            self.cut_all(&joined, at);
+        }
         self.join_all(attempt, after, now);
     }
 
@@ -520,9 +522,7 @@ impl Correlator {
             self.reschedule(key, now);
             return report;
         }
-        if report.is_none()
-            && now.duration_since(open.drop.evidence.last()) >= IDLE
-        {
+        if report.is_none() && now.duration_since(open.drop.evidence.last()) >= IDLE {
             self.close(key);
             return None;
         }

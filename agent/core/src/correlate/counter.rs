@@ -1,11 +1,12 @@
 //! Packets that the kernel counted without handing them over one by one.
 
+use jiff::Timestamp;
+
 use super::{
     Correlator, Drop, DropId, Evidence, Loose, PENDING_MAX, SETTLE,
     key::{Key, Manner},
 };
 use crate::observation::{Fact, Observation};
-use jiff::Timestamp;
 
 impl Correlator {
     pub(super) fn counter(&mut self, observation: &Observation) {

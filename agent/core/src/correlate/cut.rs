@@ -4,15 +4,12 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::{
     Correlator, Drop, Evidence, OPEN_MAX, Open, REPORT_INTERVAL, SETTLE, attempt::Signs, key::Key,
 };
 use crate::flow::Flow;
-
-/// How long after the last packet of before all of them are in: attempts are judged by then.
-const SETTLED: SignedDuration = SignedDuration::from_millis(SETTLE.as_millis() as i64 * 2);
 
 /// A cut, and what came after it.
 #[derive(Debug)]
@@ -22,9 +19,9 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    /// When all that came before it is known.
+    /// When all that came before it is known: attempts are judged by then.
     pub(super) fn due(&self) -> Timestamp {
-        self.at + SETTLED
+        self.at + SETTLE * 2
     }
 
     pub(super) fn add(&mut self, evidence: Evidence) {
