@@ -178,7 +178,7 @@ fn evidence_text(record: &DropRecord) -> String {
 }
 
 /// `21 of 36 connects needed a second SYN`; `None`: none did.
-fn share_text(evidence: &Evidence, packet: &str) -> Option<String> {
+pub fn share_text(evidence: &Evidence, packet: &str) -> Option<String> {
     let needed = Some(evidence.needed_again).filter(|needed| *needed > 0)?;
     Some(match evidence.connects {
         Some(all) => format!("{needed} of {} needed a second {packet}", count(all, "connect")),
