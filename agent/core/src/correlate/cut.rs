@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use jiff::Timestamp;
 
 use super::{
-    Correlator, Drop, Evidence, OPEN_MAX, Open, REPORT_INTERVAL, SETTLE, attempt::Signs, key::Key,
+    Correlator, Drop, DropId, Evidence, GRACE, OPEN_MAX, Open, REPORT_INTERVAL, SETTLE, attempt::Signs, key::Key,
 };
 use crate::flow::Flow;
 
@@ -79,6 +79,29 @@ impl Correlator {
         }
         let keys: Vec<Key> = self.open_of.as_is(flow).collect();
         self.cut_all(&keys, at);
+    }
+
+    /// The flows that are open, each with when its first packet was seen.
+    pub fn going_on(&self) -> impl Iterator<Item = (Flow, Timestamp)> {
+        self.open.iter().map(|(key, open)| (key.flow, open.drop.evidence.first()))
+    }
+
+    /// A pod at an end of a flow has ended at this time: what is open of it is over, and what came since
+    /// is a drop of its own.
+    pub fn end(&mut self, flow: &Flow, at: Timestamp) {
+        let is_of_before = |open: &Open| open.drop.evidence.first() < at;
+        let keys = self.open_of.as_is(flow);
+        let keys = keys.filter(|key| self.open.get(key).is_some_and(is_of_before));
+        for key in keys.collect::<Vec<_>>() {
+            let after = self.open.get_mut(&key).and_then(|open| open.cut.take()?.after);
+            self.close_with_news(&key);
+            if let Some(evidence) = after {
+                let id = DropId::of_key(&key, evidence.first());
+                let Key { flow, dialled, manner } = key;
+                let due = evidence.last() + GRACE;
+                self.open(Drop { id, flow, dialled, evidence, reported_packets: 0 }, manner, due);
+            }
+        }
     }
 
     /// When what explains the packets of an attempt changed that is pending; `None`: it did not.
