@@ -17,13 +17,13 @@ pub(crate) const KNOWN: &[Known] = &[
         world: "churn",
         seed: 3,
         kind: (Check::Underreported, When::AddressReused),
-        why: "packets around the moment at which an address changes hands are in no report; the cause is not found yet",
+        why: "packets to an address that changes hands are in no report; the cause is not found yet",
     },
     Known {
         world: "everything",
         seed: 18,
         kind: (Check::Mixed, When::PoliciesChanged),
-        why: "a change that the watch brings later than packets follow it cuts their report too late; the cause is not found yet",
+        why: "packets of before and after a change are in one report still; the cause is not found yet",
     },
     Known {
         world: "everything",
