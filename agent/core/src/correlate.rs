@@ -472,12 +472,14 @@ impl Correlator {
         }
     }
 
-    /// A connect ended, and nothing new was seen of its packets. By itself, that an application gives up
-    /// shows nothing; that the kernel does shows that nobody answered.
+    /// A connect ended, and nothing new was seen of its packets. Of the attempt that began a drop it is the
+    /// end, and no answer to another one takes that back. By itself, that an application gives up shows
+    /// nothing; that the kernel does shows that nobody answered.
     fn ended(&mut self, attempt: &AttemptId, flow: Flow, mut end: Evidence, now: Timestamp) {
         if let Some(counted) = self.counted.get(attempt) {
+            let began = |open: &&mut Open| open.drop.id == DropId::of(attempt);
             for key in &counted.keys {
-                if let Some(open) = self.open.get_mut(key) {
+                if let Some(open) = self.open.get_mut(key).filter(began) {
                     open.drop.evidence.ended_with(&end);
                 }
             }
