@@ -495,7 +495,7 @@ impl Correlator {
             self.account.shed += drop.evidence.kernel_packets();
             return;
         }
-        let key = Key::of(&drop, manner);
+        let key = Key { flow: drop.flow, dialled: drop.dialled, manner };
         *self.of_source.entry(key.flow.source).or_default() += 1;
         self.open_of.insert(&key);
         let due = self.concluded.remove(&key).unwrap_or(now).max(now);

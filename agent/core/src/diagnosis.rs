@@ -287,17 +287,20 @@ pub fn diagnose(snapshot: &Snapshot, case: &Case<'_>) -> Diagnosis {
 }
 
 /// As of when it is asked whose the address is that was dialled; `None`: now. A filter of this node sees
-/// a packet to a Service translated: where it dropped one that was not, and the Service is known to be
-/// gone by now, it was gone then, though that was learned later.
+/// a packet to a Service translated: where it dropped one that was not, and the Service was found to be
+/// gone when it was looked up again, it was gone then.
 fn translated_as_of(snapshot: &Snapshot, case: &Case<'_>) -> Option<Timestamp> {
     let Flow { destination, port, protocol, .. } = case.flow;
     let Fate::Dropped(evidence) = case.fate else { return case.at };
     let is_untranslated = dropped_by(evidence) == DroppedBy::Filter && !evidence.delivered;
+    if snapshot.knows_all_pods() || !is_untranslated {
+        return case.at;
+    }
     let found = service::find(snapshot, destination, port, protocol, case.at);
     let is_gone = found.is_some_and(|found| {
         snapshot.service(&found.service.namespace, &found.service.name).is_none()
     });
-    case.at.filter(|_| !(is_untranslated && is_gone))
+    case.at.filter(|_| !is_gone)
 }
 
 /// Judges a packet that may come of a question, with the Service that was dialled.

@@ -7,7 +7,8 @@ use std::{collections::BTreeSet, net::IpAddr};
 use jiff::Timestamp;
 
 use super::{
-    Correlator, Drop, DropId, Evidence, GRACE, OPEN_MAX, Open, REPORT_INTERVAL, SETTLE, attempt::Signs, key::Key,
+    Correlator, Drop, DropId, Evidence, GRACE, OPEN_MAX, Open, REPORT_INTERVAL, SETTLE,
+    attempt::Signs, key::Key,
 };
 use crate::flow::Flow;
 

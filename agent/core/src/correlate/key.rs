@@ -5,7 +5,6 @@ use std::{
     net::IpAddr,
 };
 
-use super::Drop;
 use crate::flow::Flow;
 
 /// How attempts fail: different facts of one flow, with evidence of their own each, as what fails in
@@ -36,10 +35,6 @@ pub(super) struct Key {
 }
 
 impl Key {
-    pub(super) fn of(drop: &Drop, manner: Manner) -> Self {
-        Self { flow: drop.flow, dialled: drop.dialled, manner }
-    }
-
     /// Whether it is of a backend of what was dialled.
     pub(super) fn is_behind(&self, dialled: &Flow) -> bool {
         self.flow != *dialled && self.dialled.map(|to| self.flow.to(to)) == Some(*dialled)
