@@ -31,6 +31,7 @@ pub(crate) const OTLP: Budget =
     budget("building OpenTelemetry's Collector, fetching Kafka", 145, 0);
 pub(crate) const NODE: Budget = budget("building Kubernetes' node, Calico and CoreDNS", 430, 0);
 pub(crate) const CILIUM: Budget = budget("building Cilium's agent", 290, 0);
+pub(crate) const KERNELS: Budget = budget("fetching two kernels", 20, 0);
 pub(crate) const NEXTEST: Budget = budget("cargo-nextest", 120, 0);
 pub(crate) const DENY: Budget = budget("cargo-deny", 80, 0);
 pub(crate) const LINTS: Budget = budget("lints", 120, 10);
@@ -93,7 +94,7 @@ mod tests {
 
     const BEFORE: [&Budget; 4] = [&TOOLCHAIN, &PACKAGES, &BPF_LINKER, &PROGRAMS];
     /// What is built beside the rest, one after the other.
-    const BESIDE: [&Budget; 5] = [&API, &DEPLOY, &OTLP, &NODE, &CILIUM];
+    const BESIDE: [&Budget; 6] = [&API, &DEPLOY, &OTLP, &NODE, &CILIUM, &KERNELS];
     const STAGES: [&Budget; 12] = [
         &PLAY,
         &NEXTEST,

@@ -1,6 +1,6 @@
 //! What can keep the probe from starting or running, in words for the person who started it.
 
-use std::{io, path::PathBuf};
+use std::{fs, io, path::PathBuf};
 
 use aya::programs::{ProgramError, tc::TcError};
 use nix::libc;
@@ -52,6 +52,16 @@ pub enum Error {
         /// What the kernel answered.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The verifier refuses a program without which there is no probe.
+    #[error("the verifier of this kernel ({release}) refuses {program}: {objection}")]
+    Refused {
+        /// Which program.
+        program: &'static str,
+        /// The running kernel's release.
+        release: String,
+        /// What it objects to, in its own words or plainer ones.
+        objection: String,
+    },
     /// Programs and agent are not of one build.
     #[error(
         "the embedded eBPF programs speak version {found} of their protocol, this agent version \
@@ -98,7 +108,7 @@ impl Error {
 }
 
 /// Whether an error is, or comes from, EPERM. Not EACCES: that is the verifier refusing a program.
-fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
     errno(error) == Some(libc::EPERM)
 }
 
@@ -118,14 +128,77 @@ pub(crate) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     found
 }
 
+/// What the verifier prints after what it objects to.
+const STATISTICS: [&str; 3] = ["processed ", "verification time ", "stack depth "];
+
+/// Plain words for what the verifier says of helpers that a kernel has not, or not for us.
+const HELPERS: [(&str, &str); 2] = [
+    ("bpf_snprintf", "programs can name no kernel function before Linux 5.13"),
+    (
+        "bpf_probe_read_kernel",
+        "programs may not read this kernel's memory, as where it is locked down for confidentiality",
+    ),
+];
+
+/// Where the kernel says how far it is locked down; seen only where securityfs is mounted.
+const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
+/// What it says there where programs may not read its memory (`security/lockdown`).
+const CONFIDENTIAL: &str = "[confidentiality]";
+
 /// The error and its causes; of the verifier's thousands of lines, the one that says what it objects to.
 pub(crate) fn refusal(error: &ProgramError) -> String {
     let ProgramError::LoadError { io_error, verifier_log } = error else { return chain(error) };
     let log = verifier_log.to_string();
-    let objection =
-        log.lines().rev().find(|line| !line.trim().is_empty() && !line.starts_with("processed "));
-    match objection {
-        Some(objection) => format!("the verifier refuses it: {objection} ({io_error})"),
-        None => format!("the kernel refuses it: {io_error}"),
+    let Some(objection) = objection(&log) else {
+        return format!("the kernel refuses it: {io_error}");
+    };
+    let plain = HELPERS.iter().find(|(helper, _)| objection.contains(helper));
+    let is_confidential =
+        || fs::read_to_string(LOCKDOWN).is_ok_and(|state| state.contains(CONFIDENTIAL));
+    match plain {
+        Some(_) if is_confidential() => {
+            format!("this kernel is locked down for confidentiality: {objection}")
+        }
+        Some((_, plain)) => format!("{plain}: {objection}"),
+        None => format!("the verifier refuses it: {objection} ({io_error})"),
+    }
+}
+
+/// The last line of the verifier's log that is none of its statistics.
+fn objection(log: &str) -> Option<&str> {
+    let is_statistic = |line: &&str| STATISTICS.iter().any(|start| line.starts_with(start));
+    log.lines()
+        .rev()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .find(|line| !is_statistic(line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ends of logs, as kernels from 5.10 to 7.3 print them.
+    #[test]
+    fn the_objection_is_found_before_the_statistics() {
+        for (log, expected) in [
+            (
+                "1132: (79) r1 = *(u64 *)(r10 -72)\ninvalid read from stack off -72+0 size 8\n\
+                 processed 27485 insns (limit 1000000) max_states_per_insn 8 total_states 1240 \
+                 peak_states 471 mark_read 25\n\n",
+                Some("invalid read from stack off -72+0 size 8"),
+            ),
+            (
+                "1014: (85) call unknown#165\ninvalid func unknown#165\n\
+                 verification time 5132 usec\nstack depth 320+0+80+48+0+72\n\
+                 processed 981 insns (limit 1000000) max_states_per_insn 4 total_states 60 \
+                 peak_states 60 mark_read 14\n",
+                Some("invalid func unknown#165"),
+            ),
+            ("processed 1 insns (limit 1000000)\n", None),
+            ("", None),
+        ] {
+            assert_eq!(objection(log), expected, "{log}");
+        }
     }
 }

@@ -94,6 +94,12 @@ impl Kernel {
     }
 }
 
+/// The running kernel's release; empty where it is not to be read.
+pub(crate) fn release() -> String {
+    let name = nix::sys::utsname::uname();
+    name.map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
+}
+
 /// Whether the kernel has a helper for programs, by the enumeration of all of them.
 fn has_helper(btf: &Btf<'_>, name: &str) -> bool {
     btf.enumerators("bpf_func_id").into_iter().any(|(_, helper)| helper == name)

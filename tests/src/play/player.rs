@@ -14,11 +14,13 @@ use std::{
 use anyhow::{Context, Error, Result, bail, ensure};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
 
 use super::{
     Audience,
     expect::{self, Pairing},
     hint, marker,
+    said::Said,
     scenario::{Remedy, Scenario, Step, Whydrop},
 };
 use crate::world::{
@@ -27,6 +29,7 @@ use crate::world::{
     cluster::Cluster,
     lab::{Lab, filter::Enforcement, server::Server},
     namespace::checked,
+    slow::Slow,
 };
 
 /// How long a record may take: its drop is reported within 2 s, the rest is for a busy machine.
@@ -67,7 +70,12 @@ struct Player<'s> {
     agent: Option<Agent>,
     _servers: Vec<Server>,
     enforcement: Enforcement,
+    slow: Vec<Slow>,
+    /// For the locks of iptables.
+    locks: TempDir,
     lab: Lab,
+    /// What the kernel says of drops, once the agent has said what it can do.
+    said: Said,
     /// How many records earlier steps have dealt with.
     seen: usize,
     /// What the last `report` step was content with, in the order of its expectations.
@@ -100,7 +108,10 @@ impl<'s> Player<'s> {
             agent,
             _servers: servers,
             enforcement,
+            slow: Vec::new(),
+            locks: tempfile::tempdir()?,
             lab,
+            said: Said::default(),
             seen: 0,
             reported: Vec::new(),
             next_marker: MARKER_PORT,
@@ -110,6 +121,7 @@ impl<'s> Player<'s> {
     fn play(&mut self, audience: &mut dyn Audience) -> Result<()> {
         if let Some(agent) = &mut self.agent {
             agent.wait_ready()?;
+            self.said = Said::of(agent.records().iter().map(|heard| &heard.record));
         }
         for (index, step) in self.scenario.steps.iter().enumerate() {
             self.take(step, audience).with_context(|| format!("step {}", index + 1))?;
@@ -141,6 +153,12 @@ impl<'s> Player<'s> {
             }
             Step::Remove(file) => self.lab.take_away(file)?,
             Step::Unplug(pod) => self.lab.unplug(pod)?,
+            Step::Slow(slow) => {
+                let delay = Duration::from_millis(slow.milliseconds);
+                let folder = self.locks.path();
+                let path = Slow::start(&self.lab.node, folder, slow.port, slow.way, delay)?;
+                self.slow.push(path);
+            }
             Step::Filter(rules) => self.enforcement.switch(&self.lab, rules)?,
             Step::Remedy(remedy) => self.remedy(remedy, audience)?,
             Step::Complains(words) => self.complains(words)?,
@@ -155,6 +173,8 @@ impl<'s> Player<'s> {
     /// Waits for what is expected, then makes sure that nothing else is reported.
     fn report(&mut self, expected: &[Value], audience: &mut dyn Audience) -> Result<()> {
         let Some(agent) = &mut self.agent else { return Ok(()) };
+        let expected: &[Value] =
+            &expected.iter().map(|want| self.said.expect(want)).collect::<Vec<_>>();
         let seen = self.seen;
         let complete =
             |records: &[Heard]| Pairing::of(expected, &reported(records, seen)).missing.is_empty();
