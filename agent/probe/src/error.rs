@@ -131,14 +131,9 @@ pub(crate) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
 /// What the verifier prints after what it objects to.
 const STATISTICS: [&str; 3] = ["processed ", "verification time ", "stack depth "];
 
-/// Plain words for what the verifier says of helpers that a kernel has not, or not for us.
-const HELPERS: [(&str, &str); 2] = [
-    ("bpf_snprintf", "programs can name no kernel function before Linux 5.13"),
-    (
-        "bpf_probe_read_kernel",
-        "programs may not read this kernel's memory, as where it is locked down for confidentiality",
-    ),
-];
+/// How the verifier's line ends where it has no `bpf_probe_read_kernel` for us: with the helper's number
+/// (include/uapi/linux/bpf.h).
+const READS_MEMORY: &str = "#113";
 
 /// Where the kernel says how far it is locked down; seen only where securityfs is mounted.
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
@@ -152,16 +147,17 @@ pub(crate) fn refusal(error: &ProgramError) -> String {
     let Some(objection) = objection(&log) else {
         return format!("the kernel refuses it: {io_error}");
     };
-    let plain = HELPERS.iter().find(|(helper, _)| objection.contains(helper));
-    let is_confidential =
-        || fs::read_to_string(LOCKDOWN).is_ok_and(|state| state.contains(CONFIDENTIAL));
-    match plain {
-        Some(_) if is_confidential() => {
-            format!("this kernel is locked down for confidentiality: {objection}")
-        }
-        Some((_, plain)) => format!("{plain}: {objection}"),
-        None => format!("the verifier refuses it: {objection} ({io_error})"),
+    if !objection.ends_with(READS_MEMORY) {
+        return format!("the verifier refuses it: {objection} ({io_error})");
     }
+    let is_confidential =
+        fs::read_to_string(LOCKDOWN).is_ok_and(|state| state.contains(CONFIDENTIAL));
+    let plain = if is_confidential {
+        "this kernel is locked down for confidentiality: no program may read its memory"
+    } else {
+        "no program may read this kernel's memory, as where it is locked down for confidentiality"
+    };
+    format!("{plain}: {objection}")
 }
 
 /// The last line of the verifier's log that is none of its statistics.

@@ -36,33 +36,18 @@ impl Programs {
     /// the others may be missing, which its [`Part`] says.
     pub fn load(config: &Config) -> Result<Self, Error> {
         capabilities::check()?;
-        let Kernel { mut layout, reasons, tracepoints } = Kernel::read(&config.btf)?;
+        let Kernel { layout, reasons, tracepoints } = Kernel::read(&config.btf)?;
         let tracepoints = Btf::parse(&tracepoints, Endianness::default())
             .map_err(|error| Error::Btf(error.to_string()))?;
-        let (mut ebpf, named) = Self::with_drops(&mut layout, &tracepoints)?;
-        let mut parts = drop_parts(named, layout.has_reason != 0);
+        let mut ebpf = object(&layout, VerifierLogLevel::default())?;
+        let drops = load_tracepoint(&mut ebpf, KFREE_SKB, kernel::KFREE_SKB, &tracepoints);
+        let mut parts = drop_parts(drops, &layout);
         let states = load_tracepoint(&mut ebpf, SOCK_STATE, kernel::SOCK_STATE, &tracepoints);
         parts.push(part("socket states", states));
         for program in [FROM_POD, TO_POD] {
             classifier(&mut ebpf, program)?.load().map_err(|error| refused(program, error))?;
         }
         Ok(Self { ebpf, parts, reasons })
-    }
-
-    /// The object with the program that sees drops, if that can be; with it whether it names where
-    /// they happen, or why not.
-    fn with_drops(layout: &mut Layout, tracepoints: &Btf) -> Result<(Ebpf, Drops), Error> {
-        let mut ebpf = object(layout, VerifierLogLevel::default())?;
-        let named = load_tracepoint(&mut ebpf, KFREE_SKB, kernel::KFREE_SKB, tracepoints);
-        let Err(error) = named else { return Ok((ebpf, Drops::Named)) };
-        // It may be only the helper that names functions which this kernel refuses.
-        layout.name_locations = 0;
-        let mut ebpf = object(layout, VerifierLogLevel::default())?;
-        let drops = match load_tracepoint(&mut ebpf, KFREE_SKB, kernel::KFREE_SKB, tracepoints) {
-            Ok(()) => Drops::Unnamed(refusal(&error)),
-            Err(error) => Drops::Unseen(refusal(&error)),
-        };
-        Ok((ebpf, drops))
     }
 
     /// The object that holds the programs, an ELF file: for tests.
@@ -117,33 +102,24 @@ impl Programs {
     }
 }
 
-/// How much of a drop the programs see.
-enum Drops {
-    /// Where it happened, too.
-    Named,
-    /// That it happened; and why not where.
-    Unnamed(String),
-    /// Nothing, and why.
-    Unseen(String),
-}
-
 /// What of drops works on this kernel.
-fn drop_parts(drops: Drops, has_reason: bool) -> Vec<Part> {
-    use PartState::{Active, Failed, Unavailable};
-    let unseen = || Unavailable("no drop is seen".to_owned());
-    let reasons = if has_reason {
-        Active
-    } else {
-        Unavailable("kfree_skb gives no reason before Linux 5.17".to_owned())
+fn drop_parts(drops: Result<(), ProgramError>, layout: &Layout) -> Vec<Part> {
+    let is_seen = drops.is_ok();
+    let of_drops = |is_there: bool, why: &str| match (is_seen, is_there) {
+        (true, true) => PartState::Active,
+        (true, false) => PartState::Unavailable(why.to_owned()),
+        (false, _) => PartState::Unavailable("no drop is seen".to_owned()),
     };
-    let [drops, locations, reasons] = match drops {
-        Drops::Named => [Active, Active, reasons],
-        Drops::Unnamed(why) => [Active, Unavailable(why), reasons],
-        Drops::Unseen(why) => [Failed(why), unseen(), unseen()],
-    };
-    [("drops", drops), ("drop locations", locations), ("drop reasons", reasons)]
-        .map(|(name, state)| Part { name, state })
-        .into()
+    let locations = of_drops(
+        layout.name_locations != 0,
+        "programs cannot name the kernel's functions before Linux 5.13",
+    );
+    let reasons = of_drops(layout.has_reason != 0, "kfree_skb gives no reason before Linux 5.17");
+    vec![
+        part("drops", drops),
+        Part { name: "drop locations", state: locations },
+        Part { name: "drop reasons", state: reasons },
+    ]
 }
 
 /// Where a packet is, seen from the pod.

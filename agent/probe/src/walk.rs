@@ -34,16 +34,10 @@ pub fn walk(config: &Config) -> Result<Vec<Walk>, Error> {
     let Kernel { layout, tracepoints, .. } = Kernel::read(&config.btf)?;
     let btf = Btf::parse(&tracepoints, Endianness::default())
         .map_err(|error| Error::Btf(error.to_string()))?;
-    let unnamed = Layout { name_locations: 0, ..layout };
-    let mut walks = Vec::new();
-    for program in [FROM_POD, TO_POD, KFREE_SKB, SOCK_STATE] {
-        let mut result = walk_one(&layout, &btf, program)?;
-        if result.is_err() {
-            result = walk_one(&unnamed, &btf, program)?;
-        }
-        walks.push(Walk { program, result });
-    }
-    Ok(walks)
+    [FROM_POD, TO_POD, KFREE_SKB, SOCK_STATE]
+        .into_iter()
+        .map(|program| Ok(Walk { program, result: walk_one(&layout, &btf, program)? }))
+        .collect()
 }
 
 fn walk_one(layout: &Layout, btf: &Btf, program: &str) -> Result<Result<u64, String>, Error> {
