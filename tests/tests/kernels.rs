@@ -12,7 +12,7 @@ use whydrop_tests::vm::{
 
 /// How many instructions the verifier may walk for one program: what it does in well under a second. The
 /// kernel's own limit is a million.
-const WALKED_MAX: u64 = 60_000;
+const WALKED_MAX: u64 = 100_000;
 
 /// Boots a kernel that `cargo xtask test --all` has fetched.
 fn boot(name: &str) -> Outcome {

@@ -32,8 +32,9 @@ use crate::world::{
     slow::Slow,
 };
 
-/// How long a record may take: its drop is reported within 2 s, the rest is for a busy machine.
-const REPORT_WAIT: Duration = Duration::from_secs(15);
+/// How long a record may take: its drop is reported within 2 s, the rest is for a busy machine, or an
+/// emulated one.
+const REPORT_WAIT: Duration = Duration::from_secs(30);
 /// How often at most the same flow is reported again while it goes on.
 const REPEAT_MIN: Duration = Duration::from_secs(60);
 /// Seconds after which a command that should have ended is killed.

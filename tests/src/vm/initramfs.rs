@@ -16,13 +16,14 @@ use super::kernel::Kernel;
 use crate::{
     kube::debian,
     play::scenario::scenarios,
-    world::{agent::beside, namespace::checked},
+    world::{
+        agent::{beside, binary},
+        namespace::checked,
+    },
 };
 
 /// What plays scenarios within.
 pub const PLAYER: &str = "whydrop-kernels";
-/// Ours, which lie beside this program.
-const OURS: &[&str] = &["whydrop", PLAYER];
 /// The machine's, which the worlds call.
 const PROGRAMS: &[&str] = &[
     "ip",
@@ -62,7 +63,7 @@ busybox mount -t bpf bpf /sys/fs/bpf
 busybox mount -t tracefs trace /sys/kernel/tracing
 busybox --install -s /.busybox
 busybox stty -F /dev/ttyS1 raw
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin:/.busybox HOME=/root
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin:/.busybox HOME=/root WHYDROP=AGENT
 ip link set lo up
 PLAYER inside SCENARIOS >/dev/ttyS1
 busybox sync
@@ -80,7 +81,7 @@ impl Initramfs {
     pub fn build(kernel: &Kernel, names: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let tree = Tree::make(&folder.path().join("tree"))?;
-        let ours = OURS.iter().map(|name| beside(name)).collect::<Result<Vec<_>>>()?;
+        let ours = [binary()?, beside(PLAYER)?];
         for program in &ours {
             tree.copy_stripped(program)?;
         }
@@ -93,8 +94,9 @@ impl Initramfs {
         for name in names {
             tree.copy_folder(&scenarios().join(name))?;
         }
-        let player = beside(PLAYER)?.display().to_string();
-        tree.write_init(&INIT.replace("PLAYER", &player).replace("SCENARIOS", &names.join(" ")))?;
+        let [agent, player] = ours.map(|program| program.display().to_string());
+        let init = INIT.replace("AGENT", &agent).replace("PLAYER", &player);
+        tree.write_init(&init.replace("SCENARIOS", &names.join(" ")))?;
         let image = Self { folder };
         tree.pack(&image.file())?;
         Ok(image)
@@ -172,7 +174,8 @@ impl Tree {
     fn copy_libraries<'p>(&self, programs: impl Iterator<Item = &'p PathBuf>) -> Result<()> {
         let mut all = BTreeSet::new();
         for program in programs {
-            let text = checked(Command::new("ldd").arg(program))?;
+            // It fails where there are none.
+            let Ok(text) = checked(Command::new("ldd").arg(program)) else { continue };
             let words = text.split_whitespace().filter(|word| word.starts_with('/'));
             all.extend(words.map(PathBuf::from));
         }
