@@ -52,13 +52,11 @@ const MODULES: &[&str] = &[
 const MERGED: &[&str] = &["bin", "sbin", "lib", "lib64"];
 /// Where iptables keeps its extensions, from the folder of its library.
 const EXTENSIONS: &str = "xtables";
-/// What the shell calls as process 1. The kernel calls `/sbin/modprobe` by itself.
+/// What the shell calls as process 1; nothing is mounted over folders that ours may be in. The kernel calls `/sbin/modprobe` by itself.
 const INIT: &str = r#"#!/bin/busybox sh
 busybox mount -t proc proc /proc
 busybox mount -t sysfs sys /sys
 busybox mount -t devtmpfs dev /dev
-busybox mount -t tmpfs tmp /tmp
-busybox mount -t tmpfs run /run
 busybox mount -t bpf bpf /sys/fs/bpf
 busybox mount -t tracefs trace /sys/kernel/tracing
 busybox --install -s /.busybox
