@@ -14,7 +14,10 @@ pub mod line;
 pub mod qemu;
 pub mod table;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 
@@ -40,6 +43,15 @@ pub const COURSE: &[&str] = &[
 
 /// What is played where the time is short: the drop, and the answer that comes late.
 pub const SMOKE: &[&str] = &["frontend-to-backend", "answered-late"];
+
+/// What is played in a guest.
+#[derive(Debug, Clone, Copy)]
+pub struct Course<'c> {
+    /// Scenarios, by their folders.
+    pub scenarios: &'c [&'c str],
+    /// Test programs, all of whose tests are run but those of other programs than ours.
+    pub tests: &'c [PathBuf],
+}
 
 /// What came of a boot.
 #[derive(Debug, Default)]
@@ -73,13 +85,15 @@ impl Outcome {
     }
 }
 
-/// Boots a kernel, plays these scenarios in it, and hands on each line as it comes.
-pub fn play(kernel: &Kernel, scenarios: &[&str], mut hear: impl FnMut(&Line)) -> Result<Outcome> {
+/// Boots a kernel, plays a course in it, and hands on each line as it comes.
+pub fn play(kernel: &Kernel, course: Course<'_>, mut hear: impl FnMut(&Line)) -> Result<Outcome> {
     let started = Instant::now();
-    let image = Initramfs::build(kernel, scenarios)?;
+    let image = Initramfs::build(kernel, course)?;
     let mut outcome = Outcome::default();
     let mut is_complete = false;
-    let patience = qemu::BOOT_WAIT + qemu::CASE_WAIT * u32::try_from(scenarios.len())?;
+    let cases = u32::try_from(course.scenarios.len())?;
+    let programs = u32::try_from(course.tests.len())?;
+    let patience = qemu::BOOT_WAIT + qemu::CASE_WAIT * cases + qemu::TESTS_WAIT * programs;
     let ended = qemu::boot(kernel, &image.file(), patience, |line| {
         hear(&line);
         match line {

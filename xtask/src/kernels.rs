@@ -1,13 +1,14 @@
 //! `cargo xtask kernels`: whydrop on other kernels than this machine's, from the oldest that it supports
 //! to the newest, each booted in QEMU.
 
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use crate::{
     budget,
-    cargo::{build, path, program},
+    cargo::{build, cargo, path, program},
     plan::Plan,
     setup::{Need, prepare, require_root},
 };
@@ -29,8 +30,25 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     prepare(&mut plan, &[Need::Play, Need::Kernels])?;
     plan.add(budget::PROGRAMS.name, build(), budget::PROGRAMS.cold);
     plan.run()?;
+    let tests = if arguments.fetch { Vec::new() } else { tests()? };
     let mut kernels = Command::new(program("whydrop-kernels")?);
     kernels.env("PATH", path()).arg(if arguments.fetch { "fetch" } else { "play" });
-    let status = kernels.args(&arguments.kernel).status()?;
+    kernels.args(&arguments.kernel).args(tests.iter().flat_map(|test| ["--tests", test]));
+    let status = kernels.status()?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Builds the tests of the eBPF programs, which are run on each kernel, too; where they are.
+fn tests() -> Result<Vec<String>> {
+    let mut build = cargo(["test", "--quiet", "--workspace", "--test", "programs", "--no-run"]);
+    build.arg("--message-format=json").stderr(Stdio::inherit());
+    let output = build.output().context("run cargo test")?;
+    ensure!(output.status.success(), "cargo test: {}", output.status);
+    let messages = String::from_utf8_lossy(&output.stdout).into_owned();
+    let messages = messages.lines().filter_map(|line| serde_json::from_str(line).ok());
+    let programs = messages.filter_map(|message: Value| {
+        let is_test = message["target"]["name"] == "programs";
+        message["executable"].as_str().filter(|_| is_test).map(str::to_owned)
+    });
+    Ok(programs.collect())
 }

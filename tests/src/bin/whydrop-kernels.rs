@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Write as _},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -13,7 +14,7 @@ use whydrop_tests::{
     kube::debian,
     repository,
     vm::{
-        COURSE, Outcome, inside,
+        COURSE, Course, Outcome, inside,
         kernel::{SERIES, Series},
         line::{Line, Walked},
         play, table,
@@ -39,12 +40,18 @@ enum Job {
     Play {
         /// Which; all where none is named.
         series: Vec<String>,
+        /// A program whose tests are run there, too.
+        #[arg(long)]
+        tests: Vec<PathBuf>,
     },
     /// Is what a guest runs.
     #[command(hide = true)]
     Inside {
         /// What is played.
         scenarios: Vec<String>,
+        /// Programs whose tests are run.
+        #[arg(long)]
+        tests: Vec<PathBuf>,
     },
 }
 
@@ -68,9 +75,9 @@ fn run(job: Job) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Job::Play { series } => play_all(&series),
-        Job::Inside { scenarios } => {
-            inside::run(&scenarios)?;
+        Job::Play { series, tests } => play_all(&series, &tests),
+        Job::Inside { scenarios, tests } => {
+            inside::run(&scenarios, &tests)?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -84,14 +91,15 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Series>> {
     names.iter().map(|name| Series::named(name)).collect()
 }
 
-fn play_all(names: &[String]) -> Result<ExitCode> {
+fn play_all(names: &[String], tests: &[PathBuf]) -> Result<ExitCode> {
     debian::SHELL.unpack()?;
+    let course = Course { scenarios: COURSE, tests };
     let mut outcomes = Vec::new();
     for series in chosen(names)? {
         let kernel = series.fetch()?;
         let release = kernel.release()?;
         say(&format!("\n{release}"));
-        let outcome = play(&kernel, COURSE, hear)?;
+        let outcome = play(&kernel, course, hear)?;
         if let Some(why) = &outcome.broke_off {
             say(&format!("broke off: {why}"));
         }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use super::kernel::Kernel;
+use super::{Course, kernel::Kernel};
 use crate::{
     kube::debian,
     play::scenario::scenarios,
@@ -63,7 +63,7 @@ busybox --install -s /.busybox
 busybox stty -F /dev/ttyS1 raw
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin:/.busybox HOME=/root WHYDROP=AGENT
 ip link set lo up
-PLAYER inside SCENARIOS >/dev/ttyS1
+PLAYER inside COURSE >/dev/ttyS1
 busybox sync
 busybox poweroff -f
 "#;
@@ -75,26 +75,28 @@ pub struct Initramfs {
 }
 
 impl Initramfs {
-    /// Makes one in which these scenarios are played.
-    pub fn build(kernel: &Kernel, names: &[&str]) -> Result<Self> {
+    /// Makes one in which this course is played.
+    pub fn build(kernel: &Kernel, course: Course<'_>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let tree = Tree::make(&folder.path().join("tree"))?;
         let ours = [binary()?, beside(PLAYER)?];
-        for program in &ours {
+        for program in ours.iter().chain(course.tests) {
             tree.copy_stripped(program)?;
         }
         let machines = PROGRAMS.iter().map(|name| found(name)).collect::<Result<Vec<_>>>()?;
         for program in &machines {
             tree.copy(program)?;
         }
-        tree.copy_libraries(ours.iter().chain(&machines))?;
+        tree.copy_libraries(ours.iter().chain(course.tests).chain(&machines))?;
         tree.copy_modules(kernel)?;
-        for name in names {
+        for name in course.scenarios {
             tree.copy_folder(&scenarios().join(name))?;
         }
         let [agent, player] = ours.map(|program| program.display().to_string());
         let init = INIT.replace("AGENT", &agent).replace("PLAYER", &player);
-        tree.write_init(&init.replace("SCENARIOS", &names.join(" ")))?;
+        let tests = course.tests.iter().map(|program| format!(" --tests {}", program.display()));
+        let what = course.scenarios.join(" ") + &tests.collect::<String>();
+        tree.write_init(&init.replace("COURSE", &what))?;
         let image = Self { folder };
         tree.pack(&image.file())?;
         Ok(image)

@@ -1,7 +1,9 @@
 //! The guest's side: plays scenarios on the kernel that it runs on, and prints what came of each.
 
 use std::{
-    io::{self, Write as _},
+    io::{self, BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
     time::Instant,
 };
 
@@ -20,16 +22,18 @@ use crate::{
     world::{World as _, agent::Agent, lab::Lab, namespace::checked},
 };
 
+/// Tests of a program that are not for a guest: they hold this kernel to others, or want Cilium.
+const SKIPPED: &[&str] = &["older::", "cilium::"];
+
 /// Plays all, and prints a line for each.
-pub fn run(names: &[String]) -> Result<()> {
-    let told = all(names);
-    if let Err(error) = told {
+pub fn run(names: &[String], tests: &[PathBuf]) -> Result<()> {
+    if let Err(error) = all(names, tests) {
         say(&Line::Broke(format!("{error:#}")))?;
     }
     say(&Line::End)
 }
 
-fn all(names: &[String]) -> Result<()> {
+fn all(names: &[String], tests: &[PathBuf]) -> Result<()> {
     let release = nix::sys::utsname::uname().context("uname")?;
     say(&Line::Release(release.release().to_string_lossy().into_owned()))?;
     for walked in probe::walk(&Config::default())? {
@@ -43,6 +47,38 @@ fn all(names: &[String]) -> Result<()> {
     say(&Line::Ready(ready(&Scenario::read(&scenarios().join(first))?)?))?;
     for name in names {
         say(&Line::Case(case(name)))?;
+    }
+    tests.iter().try_for_each(|program| run_tests(program))
+}
+
+/// Runs a program of tests, and prints a line for each of them.
+fn run_tests(program: &Path) -> Result<()> {
+    let mut command = Command::new(program);
+    command.args(["--test-threads", "1"]);
+    command.args(SKIPPED.iter().flat_map(|name| ["--skip", name]));
+    let mut running = command.stdout(Stdio::piped()).spawn().context("run tests")?;
+    let out = running.stdout.take().context("standard output")?;
+    let (mut started, mut failed, mut rest) = (Instant::now(), Vec::new(), String::new());
+    for line in BufReader::new(out).lines().map_while(Result::ok) {
+        let result = line.strip_prefix("test ").and_then(|line| line.split_once(" ... "));
+        let took = started.elapsed();
+        match result {
+            Some((name, "ok")) => {
+                let name = name.to_owned();
+                say(&Line::Case(Case { name, took, failure: None, drop: None }))?;
+                started = Instant::now();
+            }
+            Some((name, _)) => {
+                failed.push((name.to_owned(), took));
+                started = Instant::now();
+            }
+            None => rest = rest + &line + "\n",
+        }
+    }
+    running.wait()?;
+    // Why is printed at the end, for all of them.
+    for (name, took) in failed {
+        say(&Line::Case(Case { name, took, failure: Some(rest.clone()), drop: None }))?;
     }
     Ok(())
 }
