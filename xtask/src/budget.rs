@@ -42,7 +42,7 @@ pub(crate) const MAIN_TESTS_BUILD: Budget = budget("building the tests of the ma
 pub(crate) const ALL_TESTS_BUILD: Budget = budget("building all tests", 540, 20);
 pub(crate) const IMAGE: Budget = budget("building the image's program", 240, 5);
 pub(crate) const MAIN_TESTS: Budget = budget("the tests of the main path", 315, 315);
-pub(crate) const OTHER_TESTS: Budget = budget("all other tests", 600, 600);
+pub(crate) const OTHER_TESTS: Budget = budget("all other tests", 690, 690);
 
 pub(crate) const DEMO: Budget = budget("`cargo xtask demo`", 300, 45);
 pub(crate) const TEST: Budget = budget("`cargo xtask test`", 1200, 360);

@@ -15,7 +15,7 @@ use crate::{
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Which, such as 5.10,6.1; without this all, of which the README's table is made.
+    /// Which, such as 5.10,6.1; without this all. Each has a row in the README's table.
     #[arg(long, value_delimiter = ',')]
     kernel: Vec<String>,
     /// Only fetches them.

@@ -36,7 +36,7 @@ enum Job {
         /// Which; all where none is named.
         series: Vec<String>,
     },
-    /// Fetches and boots kernels, and plays the course in each; of all, the README's table is made.
+    /// Fetches and boots kernels, plays the course in each, and puts what was seen into the README.
     Play {
         /// Which; all where none is named.
         series: Vec<String>,
@@ -106,12 +106,9 @@ fn play_all(names: &[String], tests: &[PathBuf]) -> Result<ExitCode> {
         let seconds = seconds(outcome.took);
         say(&format!("{release}: {seconds} from power on to power off"));
         outcomes.push(Outcome { release, ..outcome });
+        write_table(&outcomes)?;
     }
-    let made = table::table(&outcomes);
-    say(&format!("\n{made}"));
-    if names.is_empty() {
-        write_table(&made)?;
-    }
+    say("README.md has the table of what was seen");
     let cases = || outcomes.iter().flat_map(|outcome| &outcome.cases);
     let passed = cases().filter(|case| case.failure.is_none()).count();
     let broken = outcomes.iter().filter(|outcome| outcome.broke_off.is_some()).count();
@@ -120,11 +117,11 @@ fn play_all(names: &[String], tests: &[PathBuf]) -> Result<ExitCode> {
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Puts the table into the README.
-fn write_table(made: &str) -> Result<()> {
+/// Puts what was seen into the README's table.
+fn write_table(outcomes: &[Outcome]) -> Result<()> {
     let file = repository("README.md");
     let text = fs::read_to_string(&file)?;
-    let text = table::put(&text, made).context("README.md has no place for the table")?;
+    let text = table::put(&text, outcomes).context("README.md has no place for the table")?;
     Ok(fs::write(&file, text)?)
 }
 

@@ -52,8 +52,9 @@ const MODULES: &[&str] = &[
 const MERGED: &[&str] = &["bin", "sbin", "lib", "lib64"];
 /// Where iptables keeps its extensions, from the folder of its library.
 const EXTENSIONS: &str = "xtables";
-/// What the shell calls as process 1; nothing is mounted over folders that ours may be in. The kernel calls `/sbin/modprobe` by itself.
-const INIT: &str = r#"#!/bin/busybox sh
+/// What the shell calls as process 1; nothing is mounted over folders that ours may be in. The kernel
+/// calls `/sbin/modprobe` by itself.
+const INIT: &str = r"#!/bin/busybox sh
 busybox mount -t proc proc /proc
 busybox mount -t sysfs sys /sys
 busybox mount -t devtmpfs dev /dev
@@ -66,7 +67,7 @@ ip link set lo up
 PLAYER inside COURSE >/dev/ttyS1
 busybox sync
 busybox poweroff -f
-"#;
+";
 
 /// An initramfs, removed when dropped.
 #[derive(Debug)]

@@ -136,7 +136,7 @@ fn file_name(path: &Path) -> String {
 }
 
 /// The numbers in a name, by which releases are ordered.
-fn numbers(name: &str) -> Vec<u64> {
+pub(super) fn numbers(name: &str) -> Vec<u64> {
     let words = name.split(|letter: char| !letter.is_ascii_digit());
     words.filter_map(|word| word.parse().ok()).collect()
 }

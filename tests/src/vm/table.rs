@@ -1,8 +1,8 @@
 //! The table of kernels in the README, and a result for people.
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 
-use super::{Outcome, line::Ready};
+use super::{Outcome, kernel::numbers, line::Ready};
 
 /// The lines between which the README has it.
 const BEGIN: &str = "<!-- made by `cargo xtask kernels` -->";
@@ -14,20 +14,23 @@ instructions that the verifier walks: from pod, to pod, drops, sockets | course 
 ";
 const NOTHING: &str = "–";
 
-/// The table of these outcomes, a row for each.
-pub fn table(outcomes: &[Outcome]) -> String {
-    outcomes.iter().map(row).fold(HEADING.to_owned(), |table, row| table + &row)
-}
-
-/// A text with the table in its place.
+/// A text with the rows of these outcomes in its table; those of other series stay.
 ///
 /// # Errors
 ///
-/// None if the text has no place for it.
-pub fn put(text: &str, table: &str) -> Option<String> {
+/// None if the text has no place for a table.
+pub fn put(text: &str, outcomes: &[Outcome]) -> Option<String> {
     let (before, rest) = text.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))
+    let (old, after) = rest.split_once(END)?;
+    let mut rows: BTreeMap<Vec<u64>, String> = BTreeMap::new();
+    let old = old.lines().filter(|line| !line.is_empty()).skip(HEADING.lines().count());
+    for row in old.map(str::to_owned).chain(outcomes.iter().map(row)) {
+        let release = row.trim_start_matches(['|', ' ']).split(' ').next()?;
+        let series = numbers(release).into_iter().take(2).collect();
+        rows.insert(series, row);
+    }
+    let rows: Vec<String> = rows.into_values().collect();
+    Some(format!("{before}{BEGIN}\n\n{HEADING}{}\n\n{END}{after}", rows.join("\n")))
 }
 
 fn row(outcome: &Outcome) -> String {
@@ -46,17 +49,14 @@ fn row(outcome: &Outcome) -> String {
     });
     let cannot = ready.map(cannot).unwrap_or_default();
     let good = outcome.cases.iter().filter(|case| case.failure.is_none()).count();
-    let mut row = String::new();
-    let _ = writeln!(
-        row,
+    format!(
         "| {} | {} | {hook} | {drop} | {} | {} | {good} of {} |",
         outcome.release,
         if ready.is_some() { "yes" } else { "**no**" },
         if cannot.is_empty() { "nothing" } else { &cannot },
         walked.join(", "),
         outcome.cases.len(),
-    );
-    row
+    )
 }
 
 /// What an agent cannot do, without the verifier's own words.
@@ -86,12 +86,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_takes_the_place_of_the_one_before() {
-        let text = format!("a\n{BEGIN}\nold\n{END}\nb\n");
-        let put_in = put(&text, "new\n").expect("a place");
-        assert_eq!(put_in, format!("a\n{BEGIN}\n\nnew\n\n{END}\nb\n"));
-        assert_eq!(put(&put_in, "new\n"), Some(put_in.clone()), "no line more each time");
-        assert_eq!(put("no place", "new\n"), None);
+    fn a_row_takes_the_place_of_that_of_its_series() {
+        let of = |release: &str| Outcome { release: release.to_owned(), ..Outcome::default() };
+        let releases = |text: &str| -> Vec<String> {
+            let rows = text.lines().filter(|line| line.contains("**no**"));
+            rows.filter_map(|row| row.split(' ').nth(1).map(str::to_owned)).collect()
+        };
+        let text = format!("a\n{BEGIN}\n{END}\nb\n");
+        let text = put(&text, &[of("6.12.3"), of("5.10.0-46")]).expect("a place");
+        assert_eq!(releases(&text), ["5.10.0-46", "6.12.3"]);
+        assert_eq!(put(&text, &[]).as_ref(), Some(&text), "no line more each time");
+        let text = put(&text, &[of("6.12.4"), of("6.1.0")]).expect("a place");
+        assert_eq!(releases(&text), ["5.10.0-46", "6.1.0", "6.12.4"]);
+        assert!(text.starts_with("a\n") && text.ends_with("\nb\n"), "{text}");
+        assert_eq!(put("no place", &[]), None);
     }
 
     #[test]
@@ -99,11 +107,5 @@ mod tests {
         for (number, text) in [(7, "7"), (123, "123"), (1_234, "1,234"), (1_234_567, "1,234,567")] {
             assert_eq!(thousands(number), text);
         }
-    }
-
-    #[test]
-    fn a_kernel_that_refuses_has_a_row_that_says_so() {
-        let outcome = Outcome { release: "5.4.0".to_owned(), ..Outcome::default() };
-        assert!(table(&[outcome]).contains("| 5.4.0 | **no** |"));
     }
 }
