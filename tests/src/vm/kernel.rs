@@ -3,12 +3,13 @@
 
 use std::{
     cmp::Reverse,
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::{kube::cache, world::namespace::checked};
 
@@ -144,12 +145,18 @@ pub(super) fn numbers(name: &str) -> Vec<u64> {
 /// Debian's archive, as a folder of apt's of our own sees it.
 struct Archive {
     folder: PathBuf,
+    /// Of the folder: apt does not wait for another that uses it.
+    _held: Flock<File>,
 }
 
 impl Archive {
     /// Reads what the archive has.
     fn update() -> Result<Self> {
-        let archive = Self { folder: folder()?.join("apt") };
+        let folder = folder()?.join("apt");
+        fs::create_dir_all(&folder)?;
+        let lock = File::create(folder.join(".lock"))?;
+        let held = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+        let archive = Self { folder, _held: held };
         for folder in ["etc/apt/preferences.d", "state/lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(archive.folder.join(folder))?;
         }

@@ -18,7 +18,7 @@ pub const BOOT_WAIT: Duration = Duration::from_secs(180);
 /// How long it may take for one scenario.
 pub const CASE_WAIT: Duration = Duration::from_secs(120);
 /// How long it may take for a program of tests.
-pub const TESTS_WAIT: Duration = Duration::from_secs(1_800);
+pub const TESTS_WAIT: Duration = Duration::from_mins(30);
 /// The guest's memory in MiB: the initramfs twice while it is unpacked, an agent, and the maps.
 const MEMORY: &str = "1536";
 /// The kernel's parameters: it looks for a timer by waiting for one, in vain where the emulator gets no

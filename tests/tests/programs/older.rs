@@ -13,7 +13,7 @@ const LAST_HELPER: i32 = 155;
 /// `bpf_ktime_get_coarse_ns` (5.11) and `bpf_snprintf` (5.13).
 const GUARDED_HELPERS: [i32; 2] = [160, 165];
 
-/// Bits of an instruction (include/uapi/linux/bpf.h, bpf_common.h).
+/// Bits of an instruction (include/uapi/linux/bpf.h, `bpf_common.h`).
 mod bits {
     pub(super) const CLASS: u8 = 0x07;
     pub(super) const LDX: u8 = 0x01;
