@@ -27,6 +27,7 @@
 
 mod action;
 mod answers;
+mod cuts;
 mod notes;
 mod own_path;
 mod pending;
@@ -55,6 +56,7 @@ use crate::{
 };
 use action::Then;
 pub use action::{Action, AnswersQuery, Asked, CutBy, Note};
+use cuts::Cuts;
 use notes::Notes;
 use own_path::OwnPath;
 pub use pending::{ANSWER, CATCH_UP, LOOK_UP, PENDING_MAX};
@@ -105,6 +107,7 @@ pub struct Docket {
     node: Arc<str>,
     rules: Vec<mute::Rule>,
     correlator: Correlator,
+    cuts: Cuts,
     pending: Queue,
     recheck: Recheck,
     muted: Muted,
@@ -143,6 +146,7 @@ impl Docket {
             node,
             rules: mute,
             correlator: Correlator::default(),
+            cuts: Cuts::default(),
             pending: Queue::default(),
             recheck: Recheck::default(),
             muted: Muted::default(),
@@ -184,6 +188,7 @@ impl Docket {
     /// Decides what has become clear by now.
     pub fn tick(&mut self, cluster: &Cluster, now: Timestamp) -> Vec<Action> {
         let mut moment = Moment::of(cluster, now);
+        self.cut(&moment);
         for correlated in self.correlator.tick(now) {
             self.correlated(correlated, &mut moment);
         }
@@ -524,7 +529,8 @@ impl Docket {
         moment: &mut Moment<'_>,
     ) {
         for (flow, answer, at) in answers::of(&moment.snapshot, flows, answers) {
-            self.incidents.answered(&flow, answer, at, moment.now);
+            let answer = (&flow, answer, at);
+            self.incidents.answered(answer, &moment.snapshot, moment.now);
         }
         let wanted = self.incidents.to_look_up(&moment.snapshot, moment.now);
         moment.look_up(wanted);
