@@ -415,7 +415,9 @@ impl Correlator {
     ) -> Option<Key> {
         let counted = self.counted.get(attempt).map_or(&[][..], |counted| counted.keys.as_slice());
         let known = || own.iter().chain(counted);
-        if let Some(key) = known().filter(|key| key.flow == flow).find(|k| self.open.contains_key(k)) {
+        if let Some(key) =
+            known().filter(|key| key.flow == flow).find(|k| self.open.contains_key(k))
+        {
             return Some(*key);
         }
         let key = Key { flow, dialled: None, manner: Manner::Lost };
@@ -512,9 +514,7 @@ impl Correlator {
             self.reschedule(key, now);
             return report;
         }
-        if report.is_none()
-            && now.duration_since(open.drop.evidence.last()) >= IDLE
-        {
+        if report.is_none() && now.duration_since(open.drop.evidence.last()) >= IDLE {
             self.close(key);
             return None;
         }

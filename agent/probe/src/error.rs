@@ -131,9 +131,10 @@ pub(crate) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
 /// What the verifier prints after what it objects to.
 const STATISTICS: [&str; 3] = ["processed ", "verification time ", "stack depth "];
 
-/// How the verifier's line ends where it has no `bpf_probe_read_kernel` for us: with the helper's number
-/// (include/uapi/linux/bpf.h).
-const READS_MEMORY: &str = "#113";
+/// How the verifier's line ends where it has no helper for us that reads the kernel's memory: with the
+/// number of `bpf_probe_read_kernel` or `bpf_probe_read` (include/uapi/linux/bpf.h), which aya puts in the
+/// place of the other where that one is refused.
+const READS_MEMORY: [&str; 2] = ["#113", "#4"];
 
 /// Where the kernel says how far it is locked down; seen only where securityfs is mounted.
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
@@ -147,11 +148,16 @@ pub(crate) fn refusal(error: &ProgramError) -> String {
     let Some(objection) = objection(&log) else {
         return format!("the kernel refuses it: {io_error}");
     };
-    if !objection.ends_with(READS_MEMORY) {
-        return format!("the verifier refuses it: {objection} ({io_error})");
-    }
     let is_confidential =
         fs::read_to_string(LOCKDOWN).is_ok_and(|state| state.contains(CONFIDENTIAL));
+    in_words(objection, io_error, is_confidential)
+}
+
+/// An objection of the verifier's, with what it means where that is another's doing.
+fn in_words(objection: &str, io_error: &io::Error, is_confidential: bool) -> String {
+    if !READS_MEMORY.iter().any(|helper| objection.ends_with(helper)) {
+        return format!("the verifier refuses it: {objection} ({io_error})");
+    }
     let plain = if is_confidential {
         "this kernel is locked down for confidentiality: no program may read its memory"
     } else {
@@ -191,10 +197,30 @@ mod tests {
                  peak_states 60 mark_read 14\n",
                 Some("invalid func unknown#165"),
             ),
+            (
+                "85: (85) call bpf_probe_read#4\nprogram of this type cannot use helper \
+                 bpf_probe_read#4\nprocessed 33 insns (limit 1000000)\n",
+                Some("program of this type cannot use helper bpf_probe_read#4"),
+            ),
             ("processed 1 insns (limit 1000000)\n", None),
             ("", None),
         ] {
             assert_eq!(objection(log), expected, "{log}");
         }
+    }
+
+    /// The second as Linux 6.12 says it that is locked down for confidentiality.
+    #[test]
+    fn a_kernel_that_is_locked_down_is_said_to_be() {
+        let invalid = io::Error::from_raw_os_error(libc::EINVAL);
+        let said = |objection, is_confidential| in_words(objection, &invalid, is_confidential);
+        let other = "invalid func unknown#174";
+        assert_eq!(
+            said(other, true),
+            format!("the verifier refuses it: {other} (Invalid argument (os error 22))")
+        );
+        let memory = "program of this type cannot use helper bpf_probe_read#4";
+        assert!(said(memory, true).starts_with("this kernel is locked down for confidentiality: "));
+        assert!(said(memory, false).contains("as where it is locked down for confidentiality"));
     }
 }

@@ -132,7 +132,8 @@ impl Signs {
                 }
                 Fact::Rejected(_) => parts.add_rejected(seen, dialled, came_again.take()),
                 Fact::Failed { .. } => {
-                    let (flow, end) = parts.end.get_or_insert((dialled_of(seen), Evidence::default()));
+                    let (flow, end) =
+                        parts.end.get_or_insert((dialled_of(seen), Evidence::default()));
                     *flow = (*flow).max(dialled_of(seen));
                     end.add(seen);
                 }

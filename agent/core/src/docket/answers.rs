@@ -47,7 +47,8 @@ const BACKENDS_MAX: usize = 256;
 /// How many connections in a row one of so many backends is left out of by less than [`BY_CHANCE`],
 /// kube-proxy picking each with the same chance.
 fn picks(backends: usize) -> Option<u32> {
-    let others = u8::try_from(backends.checked_sub(1).filter(|_| backends <= BACKENDS_MAX)?).ok()?;
+    let others =
+        u8::try_from(backends.checked_sub(1).filter(|_| backends <= BACKENDS_MAX)?).ok()?;
     let left_out = f64::from(others) / (f64::from(others) + 1.0);
     let chances = std::iter::successors(Some(left_out), |chance| Some(chance * left_out));
     (1..).zip(chances).find(|(_, chance)| *chance < BY_CHANCE).map(|(picks, _)| picks)

@@ -57,8 +57,7 @@ pub(super) fn ends_to_look_up(
 ) -> Vec<Query> {
     let queries = ends.into_iter().map(Query::from);
     let asked = queries.filter_map(|query| Some((snapshot.look_up_of(&query)?.at, query)));
-    let mut old: Vec<_> =
-        asked.filter(|(at, _)| now.duration_since(*at) >= ENDS_FRESH).collect();
+    let mut old: Vec<_> = asked.filter(|(at, _)| now.duration_since(*at) >= ENDS_FRESH).collect();
     old.sort();
     old.into_iter().take(ENDS_MAX).map(|(_, query)| query).collect()
 }
