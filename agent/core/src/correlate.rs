@@ -350,11 +350,29 @@ impl Correlator {
         if self.answered.len() < PENDING_MAX {
             self.answered.insert(*attempt, at);
         }
-        let Some(pending) = self.pending.remove(attempt) else { return };
+        let Some(mut pending) = self.pending.remove(attempt) else {
+            return self.rescued(attempt, &observation.flow);
+        };
         self.due.remove(&(pending.due, *attempt));
         self.release(attempt.source);
+        // What its backend dropped, and another one answered, was dropped all the same.
+        let dropped = pending.signs.take_dropped_behind(&observation.flow);
+        for (key, evidence) in dropped.into_parts().packets {
+            self.join(attempt, key, evidence, at);
+        }
+        self.rescued(attempt, &observation.flow);
         self.account.recovered += pending.signs.kernel_packets();
         self.forgiven.extend(pending.signs.flows().map(|flow| (flow, at)));
+    }
+
+    /// An attempt was answered for what was dialled, by another backend than those that dropped it.
+    fn rescued(&mut self, attempt: &AttemptId, dialled: &Flow) {
+        let Some(counted) = self.counted.remove(attempt) else { return };
+        for key in counted.keys.iter().filter(|key| key.is_behind(dialled)) {
+            if let Some(open) = self.open.get_mut(key) {
+                open.drop.evidence.is_rescued();
+            }
+        }
     }
 
     /// An attempt that was not answered in time joins the drops of its flows: what came before their
@@ -368,7 +386,9 @@ impl Correlator {
             None => (Signs::default(), pending.signs),
         };
         let joined = self.join_all(attempt, before, now);
-        cut.into_iter().for_each(|at| self.cut_all(&joined, at));
+        if let Some(at) = cut {
+            self.cut_all(&joined, at);
+        }
         self.join_all(attempt, after, now);
     }
 
@@ -384,7 +404,7 @@ impl Correlator {
         joined.extend(own.iter().copied());
         match (lost, end) {
             (Some((flow, evidence)), _) => {
-                if let Some(key) = self.key_of_lost(attempt, flow, &own, evidence.last()) {
+                if let Some(key) = self.key_of_lost(attempt, (flow, &evidence), &own) {
                     self.join(attempt, key, evidence, now);
                     joined.push(key);
                 }
@@ -404,33 +424,20 @@ impl Correlator {
         }
     }
 
-    /// What packets are of that came again and were not seen to be dropped; `None`: that is not known.
-    /// `own`: where others of the attempt were dropped.
+    /// What packets are of that came again and were not seen to be dropped; `None`: that is not known, as of
+    /// an attempt of which others were dropped here, or of a flow whose drops are mostly only counted.
     fn key_of_lost(
         &self,
         attempt: &AttemptId,
-        flow: Flow,
+        (flow, evidence): (Flow, &Evidence),
         own: &[Key],
-        last: Timestamp,
     ) -> Option<Key> {
+        let manner = Manner::Lost { has_arrived: evidence.delivered };
+        let key = Key { flow, dialled: None, manner };
         let counted = self.counted.get(attempt).map_or(&[][..], |counted| counted.keys.as_slice());
-        let known = || own.iter().chain(counted);
-        if let Some(key) =
-            known().filter(|key| key.flow == flow).find(|k| self.open.contains_key(k))
-        {
-            return Some(*key);
-        }
-        let key = Key { flow, dialled: None, manner: Manner::Lost };
-        let is_open = self.open.contains_key(&key);
-        // Of a flow of which packets are dropped so fast that most are only counted, these were as well.
-        let is_counted = self.counted_of.get(&flow).is_some_and(|at| *at >= last);
-        let is_dropped = known().any(|key| key.flow != flow);
-        match (is_open, is_counted) {
-            (true, _) => Some(key),
-            _ if is_dropped => None,
-            (false, true) => self.open_of.as_is(&flow).next(),
-            (false, false) => Some(key),
-        }
+        let is_dropped = own.iter().chain(counted).any(|key| !key.manner.is_lost());
+        let is_counted = self.counted_of.get(&flow).is_some_and(|at| *at >= evidence.last());
+        (self.open.contains_key(&key) || !(is_dropped || is_counted)).then_some(key)
     }
 
     /// Packets of an attempt join what is open of their flow, or open it.
@@ -465,18 +472,21 @@ impl Correlator {
         }
     }
 
-    /// A connect ended, and nothing new was seen of its packets. By itself, that an application gives up
-    /// shows nothing; that the kernel does shows that nobody answered.
+    /// A connect ended, and nothing new was seen of its packets. Of the attempt that began a drop it is the
+    /// end, and no answer to another one takes that back. By itself, that an application gives up shows
+    /// nothing; that the kernel does shows that nobody answered.
     fn ended(&mut self, attempt: &AttemptId, flow: Flow, mut end: Evidence, now: Timestamp) {
         if let Some(counted) = self.counted.get(attempt) {
+            let began = |open: &&mut Open| open.drop.id == DropId::of(attempt);
             for key in &counted.keys {
-                if let Some(open) = self.open.get_mut(key) {
+                if let Some(open) = self.open.get_mut(key).filter(began) {
                     open.drop.evidence.ended_with(&end);
                 }
             }
         } else if end.failed.is_some_and(|errno| errno != 0) {
             end.is_attempt();
-            self.join(attempt, Key { flow, dialled: None, manner: Manner::Lost }, end, now);
+            let manner = Manner::Lost { has_arrived: end.delivered };
+            self.join(attempt, Key { flow, dialled: None, manner }, end, now);
         }
     }
 

@@ -276,13 +276,28 @@ pub fn diagnose(snapshot: &Snapshot, case: &Case<'_>) -> Diagnosis {
     if case.dialled.is_none() {
         // Not translated yet where it was seen.
         let dial = Dial { client: &source, port, protocol };
-        if let Some(course) = service::to_address(snapshot, &dial, destination, case.at) {
+        let at = translated_as_of(snapshot, case);
+        if let Some(course) = service::to_address(snapshot, &dial, destination, at) {
             return through_service::diagnose(snapshot, case, &course);
         }
     }
     let destination = snapshot.resolve(destination, case.at);
     let question = Question::new(source, destination, port, protocol);
     judged(snapshot, case, question, dialled_then(snapshot, case))
+}
+
+/// As of when it is asked whose the address is that was dialled; `None`: now. A filter of this node sees
+/// a packet to a Service translated: where it dropped one that was not, and the Service is known to be
+/// gone by now, it was gone then, though that was learned later.
+fn translated_as_of(snapshot: &Snapshot, case: &Case<'_>) -> Option<Timestamp> {
+    let Flow { destination, port, protocol, .. } = case.flow;
+    let Fate::Dropped(evidence) = case.fate else { return case.at };
+    let is_untranslated = dropped_by(evidence) == DroppedBy::Filter && !evidence.delivered;
+    let found = service::find(snapshot, destination, port, protocol, case.at);
+    let is_gone = found.is_some_and(|found| {
+        snapshot.service(&found.service.namespace, &found.service.name).is_none()
+    });
+    case.at.filter(|_| !(is_untranslated && is_gone))
 }
 
 /// Judges a packet that may come of a question, with the Service that was dialled.

@@ -140,6 +140,17 @@ impl fmt::Display for IncidentId {
     }
 }
 
+/// Of the connects of a client through a Service, how many needed more than one SYN, since this backend
+/// drops theirs and another one answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Connects that were dropped here and answered by another backend, once their SYN was sent again.
+    pub needed_again: u64,
+    /// Connects that the same client made through the Service in that time, answered or not; `None`: that
+    /// is not known yet.
+    pub connects: Option<u64>,
+}
+
 /// A drop, judged.
 #[derive(Clone, Debug)]
 pub struct JudgedDrop {
@@ -149,6 +160,8 @@ pub struct JudgedDrop {
     pub judgement: Judgement,
     /// Which of the flow's connections were answered.
     pub worked: Option<Worked>,
+    /// How many connects another backend of the Service answered instead, if any.
+    pub share: Option<Share>,
     /// The incident that it belongs to.
     pub incident: IncidentId,
 }
@@ -158,7 +171,7 @@ impl JudgedDrop {
     /// goes on as.
     pub fn new(drop: Drop, judgement: Judgement, worked: Option<Worked>) -> Self {
         let incident = IncidentId(judgement.diagnosis.incident());
-        Self { drop, judgement, worked, incident }
+        Self { drop, judgement, worked, share: None, incident }
     }
 }
 

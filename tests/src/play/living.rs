@@ -180,6 +180,7 @@ pub fn play_all(node: &Node, situations: &BTreeMap<String, Situation>) -> Result
         threads.into_iter().map(join).collect()
     });
     let records = agent.stop_and_read()?;
+    keep(&records)?;
     let mut wrong = Vec::new();
     for (name, account) in accounts {
         match account {
@@ -190,6 +191,13 @@ pub fn play_all(node: &Node, situations: &BTreeMap<String, Situation>) -> Result
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n\n"));
     Ok(())
+}
+
+/// `WHYDROP_LIVING_RECORDS=FILE` keeps all that was reported, as lines of a log.
+fn keep(records: &[Value]) -> Result<()> {
+    let Ok(file) = std::env::var("WHYDROP_LIVING_RECORDS") else { return Ok(()) };
+    let lines: Vec<String> = records.iter().map(ToString::to_string).collect();
+    fs::write(&file, lines.join("\n")).context(file)
 }
 
 /// Waits until every pod that is not over is ready.

@@ -81,6 +81,22 @@ impl Signs {
         self.dropped().map(|seen| (seen.flow, seen.dialled))
     }
 
+    /// Takes out the packets that were dropped at a backend of what was dialled before they were sent
+    /// again, with that they were.
+    pub(super) fn take_dropped_behind(&mut self, dialled: &Flow) -> Self {
+        let is_behind = |seen: &Observation| {
+            let is_dropped = matches!(seen.fact, Fact::KernelDrop { .. });
+            is_dropped && seen.flow != *dialled && seen.flow_dialled() == Some(*dialled)
+        };
+        if !self.0.iter().any(is_behind) || !self.was_dropped_before_it_came_again() {
+            return Self::default();
+        }
+        let is_its = |seen: &Observation| is_behind(seen) || seen.fact == Fact::Retransmitted;
+        let (taken, left) = std::mem::take(&mut self.0).into_iter().partition(is_its);
+        self.0 = left;
+        Self(taken)
+    }
+
     /// What was seen before a time, and what later.
     pub(super) fn split_at(self, time: Timestamp) -> (Self, Self) {
         let (before, after) = self.0.into_iter().partition(|seen| seen.at < time);

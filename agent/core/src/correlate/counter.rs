@@ -1,11 +1,12 @@
 //! Packets that the kernel counted without handing them over one by one.
 
+use jiff::Timestamp;
+
 use super::{
     Correlator, Drop, DropId, Evidence, Loose, PENDING_MAX, SETTLE,
     key::{Key, Manner},
 };
 use crate::observation::{Fact, Observation};
-use jiff::Timestamp;
 
 impl Correlator {
     pub(super) fn counter(&mut self, observation: &Observation) {
@@ -36,17 +37,19 @@ impl Correlator {
         loose.evidence.merge(evidence);
     }
 
-    /// What counted packets are of. That connects end names no packet, and what is sent again to a
-    /// Service is of any of its backends: it says no more than what was dropped there.
+    /// What counted packets are of. That connects end names no packet; and what is sent again, of a flow
+    /// whose packets are seen to be dropped here or at a backend, says no more than those.
     fn key_of_counter(&self, observation: &Observation) -> Option<Key> {
         let Observation { flow, dialled, .. } = *observation;
         let manner = match &observation.fact {
             Fact::KernelDrop { reason, .. } => Manner::Dropped { reason: reason.number },
             Fact::Rejected(_) => Manner::Rejected,
-            Fact::Retransmitted if !self.open_of.is_translated(&flow) => Manner::Lost,
+            Fact::Retransmitted if !self.open_of.is_dropped(&flow) => {
+                Manner::Lost { has_arrived: observation.delivered }
+            }
             _ => return None,
         };
-        let dialled = dialled.filter(|_| manner != Manner::Lost);
+        let dialled = dialled.filter(|_| !manner.is_lost());
         Some(Key { flow, dialled, manner })
     }
 
@@ -54,7 +57,7 @@ impl Correlator {
     /// which something was seen last.
     fn counted_key(&self, of: &Key) -> Option<Key> {
         let may_count = |key: &Key, evidence: &Evidence| match of.manner {
-            Manner::Lost => true,
+            Manner::Lost { .. } => key.manner.is_lost(),
             Manner::Rejected => key.manner == Manner::Rejected,
             Manner::Dropped { reason } => {
                 let is_dialled = of.dialled.is_none() || of.dialled == key.dialled;
@@ -78,7 +81,7 @@ impl Correlator {
             self.add_to_open(&key, evidence);
         } else if self.forgiven.contains_key(&flow) {
             self.account.recovered += evidence.kernel_packets();
-        } else if manner != Manner::Lost || !self.open_of.is_translated(&flow) {
+        } else if !manner.is_lost() || !self.open_of.is_dropped(&flow) {
             let id = DropId::of_key(key, evidence.first());
             let drop = Drop { id, flow, dialled, evidence, reported_packets: 0 };
             self.open(drop, manner, now);

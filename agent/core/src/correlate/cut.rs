@@ -4,15 +4,12 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::{
-    Correlator, Drop, Evidence, OPEN_MAX, Open, REPORT_INTERVAL, SETTLE, attempt::Signs, key::Key,
+    Correlator, Drop, DropId, Evidence, GRACE, OPEN_MAX, Open, REPORT_INTERVAL, SETTLE, attempt::Signs, key::Key,
 };
 use crate::flow::Flow;
-
-/// How long after the last packet of before all of them are in: attempts are judged by then.
-const SETTLED: SignedDuration = SignedDuration::from_millis(SETTLE.as_millis() as i64 * 2);
 
 /// A cut, and what came after it.
 #[derive(Debug)]
@@ -22,9 +19,9 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    /// When all that came before it is known.
+    /// When all that came before it is known: attempts are judged by then.
     pub(super) fn due(&self) -> Timestamp {
-        self.at + SETTLED
+        self.at + SETTLE * 2
     }
 
     pub(super) fn add(&mut self, evidence: Evidence) {
@@ -82,6 +79,29 @@ impl Correlator {
         }
         let keys: Vec<Key> = self.open_of.as_is(flow).collect();
         self.cut_all(&keys, at);
+    }
+
+    /// The flows that are open, each with when its first packet was seen.
+    pub fn going_on(&self) -> impl Iterator<Item = (Flow, Timestamp)> {
+        self.open.iter().map(|(key, open)| (key.flow, open.drop.evidence.first()))
+    }
+
+    /// A pod at an end of a flow has ended at this time: what is open of it is over, and what came since
+    /// is a drop of its own.
+    pub fn end(&mut self, flow: &Flow, at: Timestamp) {
+        let is_of_before = |open: &Open| open.drop.evidence.first() < at;
+        let keys = self.open_of.as_is(flow);
+        let keys = keys.filter(|key| self.open.get(key).is_some_and(is_of_before));
+        for key in keys.collect::<Vec<_>>() {
+            let after = self.open.get_mut(&key).and_then(|open| open.cut.take()?.after);
+            self.close_with_news(&key);
+            if let Some(evidence) = after {
+                let id = DropId::of_key(&key, evidence.first());
+                let Key { flow, dialled, manner } = key;
+                let due = evidence.last() + GRACE;
+                self.open(Drop { id, flow, dialled, evidence, reported_packets: 0 }, manner, due);
+            }
+        }
     }
 
     /// When what explains the packets of an attempt changed that is pending; `None`: it did not.

@@ -29,9 +29,10 @@ impl DropId {
     /// For attempts that are only known by their number, and for what else became of one.
     pub(super) fn of_key(key: &Key, first: Timestamp) -> Self {
         let Key { flow, dialled, manner } = key;
-        let dialled = dialled.map(|dialled| flow.to(dialled)).unwrap_or(*flow);
+        let dialled = dialled.map_or(*flow, |dialled| flow.to(dialled));
         let manner = match manner {
-            Manner::Lost => "lost".to_owned(),
+            Manner::Lost { has_arrived: true } => "arrived".to_owned(),
+            Manner::Lost { has_arrived: false } => "lost".to_owned(),
             Manner::Dropped { reason } => format!("dropped {reason}"),
             Manner::Rejected => "rejected".to_owned(),
         };

@@ -95,6 +95,8 @@ pub struct Evidence {
     pub entered: Option<u32>,
     /// When an attempt of the flow was answered after all.
     pub answered: Option<Timestamp>,
+    /// Attempts of it that another backend of the Service answered, once their packets were sent again.
+    rescued: u64,
 }
 
 impl Evidence {
@@ -147,7 +149,7 @@ impl Evidence {
     }
 
     /// What was taken to be reported was not, since it was answered.
-    pub(super) fn was_not_reported(&mut self) {
+    pub(crate) fn was_not_reported(&mut self) {
         self.is_reported = false;
     }
 
@@ -177,6 +179,7 @@ impl Evidence {
         self.delivered |= other.delivered;
         self.entered = self.entered.max(other.entered);
         self.answered = self.answered.max(other.answered);
+        self.rescued += other.rescued;
     }
 
     /// Adds what speaks for the same attempt.
@@ -230,6 +233,21 @@ impl Evidence {
     /// Packets that went without an answer: those dropped here, or those known to have been sent.
     pub fn packets(&self) -> u64 {
         self.kernel_packets.max(self.attempts + self.retransmitted)
+    }
+
+    /// Attempts that were dropped so, those included that another backend answered in the end.
+    pub fn attempts(&self) -> u64 {
+        self.attempts
+    }
+
+    /// How many of them another backend of the Service answered, once their packets were sent again.
+    pub fn rescued(&self) -> u64 {
+        self.rescued
+    }
+
+    /// An attempt that it counts was answered by another backend.
+    pub(super) fn is_rescued(&mut self) {
+        self.rescued += 1;
     }
 
     /// Packets that this kernel dropped.

@@ -12,12 +12,18 @@ use crate::flow::Flow;
 /// different ways has different causes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Manner {
-    /// Nothing comes back, and nothing was dropped here.
-    Lost,
+    /// Nothing comes back, and nothing was dropped here; whether it was handed to its destination here.
+    Lost { has_arrived: bool },
     /// This kernel drops them, for the reason of this number.
     Dropped { reason: u32 },
     /// Somebody says no.
     Rejected,
+}
+
+impl Manner {
+    pub(super) const fn is_lost(self) -> bool {
+        matches!(self, Self::Lost { .. })
+    }
 }
 
 /// A flow, by what was dialled for it, and how its attempts fail.
@@ -32,6 +38,11 @@ pub(super) struct Key {
 impl Key {
     pub(super) fn of(drop: &Drop, manner: Manner) -> Self {
         Self { flow: drop.flow, dialled: drop.dialled, manner }
+    }
+
+    /// Whether it is of a backend of what was dialled.
+    pub(super) fn is_behind(&self, dialled: &Flow) -> bool {
+        self.flow != *dialled && self.dialled.map(|to| self.flow.to(to)) == Some(*dialled)
     }
 
     /// The flow, and the same as it was dialled.
@@ -74,8 +85,8 @@ impl KeysOf {
         self.0.get(flow).into_iter().flatten().copied()
     }
 
-    /// Whether a backend of what was dialled is among them.
-    pub(super) fn is_translated(&self, flow: &Flow) -> bool {
-        self.may_be(flow).any(|key| key.flow != *flow)
+    /// Whether packets of it are seen to be dropped, or refused, here or at a backend that it stands for.
+    pub(super) fn is_dropped(&self, flow: &Flow) -> bool {
+        self.may_be(flow).any(|key| !key.manner.is_lost())
     }
 }

@@ -55,6 +55,7 @@ impl Docket {
         // What came at the moment of the last look may have come after it.
         let changes = moment.history.between(since - SignedDuration::from_nanos(1), moment.now);
         let changed: Vec<&Key> = changes.map(|seen| &seen.change.object).collect();
+        self.end_with_pods(moment);
         for (flow, dialled) in self.correlator.unreported().into_iter().take(EXAMINED_MAX) {
             let asked = |snapshot: &Snapshot| asked(snapshot, &flow);
             let (then, now) = (asked(&before), asked(after));
@@ -68,6 +69,21 @@ impl Docket {
                 let lag = if is_lifted { TAIL } else { SignedDuration::ZERO };
                 self.correlator.cut(&flow, moment.now + lag);
             }
+        }
+    }
+}
+
+impl Docket {
+    /// Ends the drops of which a pod has ended: who has its address next is somebody else.
+    fn end_with_pods(&mut self, moment: &Moment<'_>) {
+        let end = |(flow, first): (Flow, Timestamp)| {
+            let ends = [flow.source, flow.destination].map(|address| {
+                moment.snapshot.ended_between(address.to_canonical(), first, moment.now)
+            });
+            Some((flow, ends.into_iter().flatten().min()?))
+        };
+        for (flow, at) in self.correlator.going_on().filter_map(end).collect::<Vec<_>>() {
+            self.correlator.end(&flow, at);
         }
     }
 }

@@ -22,6 +22,7 @@ const ALLOWED: SignedDuration = SignedDuration::from_secs(10);
 
 /// A flow of an incident.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each may be so without the others")]
 pub(super) struct AffectedFlow {
     /// With its ends as they were when it was last judged.
     pub(super) question: Question,

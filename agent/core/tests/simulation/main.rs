@@ -174,25 +174,3 @@ fn what_is_known_to_be_wrong_still_is() {
         gone.map(|k| format!("{} {}: {:?}: {}", k.world, k.seed, k.kind, k.why)).collect();
     assert!(gone.is_empty(), "no longer wrong:\n{}", gone.join("\n"));
 }
-
-#[test]
-#[ignore]
-fn shows() {
-    let of = env::var("SHOW").unwrap();
-    for one in of.split(';') {
-        let mut parts = one.split(':');
-        let (name, seed, kind) =
-            (parts.next().unwrap(), parts.next().unwrap().parse().unwrap(), parts.next().unwrap());
-        let plan = Plan::of(seed, world(name).of);
-        for fault in check::faults(&run::play(&plan)) {
-            if kind == "all" {
-                println!("{name} {seed} {:?} {} {}", fault.kind(), fault.at, fault.what);
-                continue;
-            }
-            if format!("{:?}", fault.kind()) == kind {
-                println!("=== {one}\n{}", story::story(&story::smallest(&plan, &fault)));
-                break;
-            }
-        }
-    }
-}
