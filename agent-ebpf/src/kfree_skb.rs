@@ -6,7 +6,7 @@ use whydrop_ebpf::{TallyKey, flags, kind};
 use crate::{
     kernel_memory::{field, probe},
     maps::layout,
-    parse::{self, Bytes, IPV4, IPV6, Packet, Role, TCP},
+    parse::{self, Bytes, IPV4, IPV6, PLAIN_V4, Packet, Role, TCP},
     report::{self, AttemptOrigin, Observation},
 };
 
@@ -58,9 +58,6 @@ fn dropped(ctx: &BtfTracePointContext) -> Option<()> {
 /// The packet, if it asks for a connection.
 #[inline(always)]
 fn request(headers: &Headers, ethertype: u16) -> Option<Packet> {
-    /// Version 4 and a header without options.
-    const PLAIN_V4: u8 = 0x45;
-
     if ethertype != IPV4 || headers.linear < Front::BYTES {
         return parse::request(headers, 0, ethertype);
     }

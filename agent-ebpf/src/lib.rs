@@ -226,7 +226,7 @@ pub struct Layout {
     pub netns: u32,
     /// 1 if `kfree_skb` hands over a reason (Linux 5.17).
     pub has_reason: u32,
-    /// 1 to name the kernel functions that drop.
+    /// 1 if there is a helper that can name the kernel functions that drop (Linux 5.13).
     pub name_locations: u32,
     /// 1 if there is a helper for the time at the last tick (Linux 5.11).
     pub has_coarse_clock: u32,

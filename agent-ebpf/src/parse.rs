@@ -13,6 +13,7 @@ pub(crate) trait Bytes {
 }
 
 /// What a packet means.
+#[repr(u16)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     /// SYN, SCTP INIT, DNS query.
@@ -28,14 +29,18 @@ pub(crate) enum Role {
 }
 
 /// A packet about an attempt, described from the client's side whichever way the packet goes.
+///
+/// In this order, no zeros of one field follow those of another: of an odd run of them the compiler makes
+/// a loop over bytes, which the verifier walks each time.
+#[repr(C)]
 pub(crate) struct Packet {
+    pub(crate) destination: Address,
+    pub(crate) attempt: AttemptKey,
+    pub(crate) destination_port: u16,
     pub(crate) role: Role,
     /// The [`icmp_reason`] of one that says that something is unreachable, else 0. No payload of the role:
     /// that would be undefined for the others, and copied with them, which kernels before 6.3 refuse.
     pub(crate) reason: u32,
-    pub(crate) attempt: AttemptKey,
-    pub(crate) destination: Address,
-    pub(crate) destination_port: u16,
 }
 
 impl Packet {
@@ -104,6 +109,8 @@ pub(crate) const fn is_extension(next: u8) -> bool {
 }
 
 const IPV4_BYTES: u32 = 20;
+/// The first byte of an IPv4 header without options.
+pub(crate) const PLAIN_V4: u8 = 0x45;
 const IPV6_BYTES: u32 = 40;
 /// More fragments follow or came before: the flag and the offset (RFC 791, 3.1).
 const IPV4_OFFSET_MASK: u16 = 0x1fff;
@@ -234,13 +241,28 @@ struct Headers {
     end: u32,
 }
 
-/// Reads IP headers at `offset`. `whole` is false for a packet quoted in an ICMP error, which is
-/// cut off.
+/// Which headers are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// Those of any packet.
+    Any,
+    /// Those of one without options and extension headers; others are refused. Where the transport
+    /// header begins is a constant then, which leaves the verifier little to try.
+    Plain,
+    /// Those of one quoted in an ICMP error, which is cut off.
+    Quoted,
+}
+
+/// Reads IP headers at `offset`.
 #[inline(always)]
-fn headers<B: Bytes>(bytes: &B, offset: u32, ethertype: u16, whole: bool) -> Option<Headers> {
+fn headers<B: Bytes>(bytes: &B, offset: u32, ethertype: u16, of: Of) -> Option<Headers> {
+    let (whole, plain) = (of != Of::Quoted, of == Of::Plain);
     if ethertype == IPV4 {
         let ip: Ipv4 = bytes.read(offset)?;
-        let length = u32::from(ip.version_length & 0x0f) * 4;
+        if plain && ip.version_length != PLAIN_V4 {
+            return None;
+        }
+        let length = if plain { IPV4_BYTES } else { u32::from(ip.version_length & 0x0f) * 4 };
         if ip.version_length >> 4 != 4
             || length < IPV4_BYTES
             || u16::from_be_bytes(ip.fragment) & IPV4_OFFSET_MASK != 0
@@ -268,7 +290,9 @@ fn headers<B: Bytes>(bytes: &B, offset: u32, ethertype: u16, whole: bool) -> Opt
         if whole && end > bytes.end() {
             return None;
         }
-        let (protocol, transport) = extensions(bytes, ip.next, transport)?;
+        // An extension header is no protocol that anybody asks for.
+        let (protocol, transport) =
+            if plain { (ip.next, transport) } else { extensions(bytes, ip.next, transport)? };
         Some(Headers { source: ip.source, destination: ip.destination, protocol, transport, end })
     } else {
         None
@@ -300,7 +324,7 @@ fn extensions<B: Bytes>(bytes: &B, next: u8, offset: u32) -> Option<(u8, u32)> {
 /// What the packet whose network header is at `offset` means.
 #[inline(always)]
 pub(crate) fn packet<B: Bytes>(bytes: &B, offset: u32, ethertype: u16) -> Option<Packet> {
-    let headers = headers(bytes, offset, ethertype, true)?;
+    let headers = headers(bytes, offset, ethertype, Of::Any)?;
     match headers.protocol {
         TCP => tcp(bytes, &headers),
         UDP => dns(bytes, &headers),
@@ -311,17 +335,17 @@ pub(crate) fn packet<B: Bytes>(bytes: &B, offset: u32, ethertype: u16) -> Option
     }
 }
 
-/// As [`packet`], for one that is known to be TCP.
+/// As [`packet`], for one that is known to be TCP, without options or extension headers of IP.
 #[inline(always)]
 pub(crate) fn segment<B: Bytes>(bytes: &B, offset: u32, ethertype: u16) -> Option<Packet> {
-    let headers = headers(bytes, offset, ethertype, true)?;
+    let headers = headers(bytes, offset, ethertype, Of::Plain)?;
     if headers.protocol == TCP { tcp(bytes, &headers) } else { None }
 }
 
 /// As [`packet`], for a place where errors and answers are of no interest.
 #[inline(always)]
 pub(crate) fn request<B: Bytes>(bytes: &B, offset: u32, ethertype: u16) -> Option<Packet> {
-    let headers = headers(bytes, offset, ethertype, true)?;
+    let headers = headers(bytes, offset, ethertype, Of::Any)?;
     let packet = match headers.protocol {
         TCP => tcp(bytes, &headers),
         UDP => dns(bytes, &headers),
@@ -426,7 +450,7 @@ fn icmp<B: Bytes>(bytes: &B, outer: &Headers, ethertype: u16) -> Option<Packet> 
     if !unreachable {
         return None;
     }
-    let quoted = headers(bytes, outer.transport + ICMP_BYTES, ethertype, false)?;
+    let quoted = headers(bytes, outer.transport + ICMP_BYTES, ethertype, Of::Quoted)?;
     let ports: Quoted = bytes.read(quoted.transport)?;
     if quoted.transport + size_of::<Quoted>() as u32 > outer.end {
         return None;

@@ -6,8 +6,8 @@ use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes, prog
 
 use crate::parse::{
     self, ABORT, Bytes, DNS_PORT, ETHERNET_BYTES, ETHERTYPE_OFFSET, ICMP, ICMP_UNREACHABLE, ICMPV6,
-    ICMPV6_UNREACHABLE, INIT, INIT_ACK, IPV4, IPV6, PROVIDER_VLAN, Packet, RST, SCTP, SYN, TCP,
-    UDP, VLAN,
+    ICMPV6_UNREACHABLE, INIT, INIT_ACK, IPV4, IPV6, PLAIN_V4, PROVIDER_VLAN, Packet, RST, SCTP,
+    SYN, TCP, UDP, VLAN,
 };
 
 /// Passes the packet on untouched to the next program in line: `TCX_NEXT` for tcx, and for clsact
@@ -21,7 +21,8 @@ pub(crate) fn packet(ctx: &TcContext, look: &Look) -> Packet {
     let skb = aya_ebpf::EbpfContext::as_ptr(ctx).cast();
     match *look {
         Look::Dull => {}
-        Look::Segment(ethertype) => read_segment(skb, ethertype, &mut packet),
+        Look::Segment(IPV4) => read_segment::<IPV4>(skb, &mut packet),
+        Look::Segment(_) => read_segment::<IPV6>(skb, &mut packet),
         Look::Unclear => read(skb, &mut packet),
     }
     packet
@@ -29,13 +30,15 @@ pub(crate) fn packet(ctx: &TcContext, look: &Look) -> Packet {
 
 /// Reads a TCP segment in place.
 ///
-/// Not inlined, as [`read`]: its frame on the stack is free again for what follows.
+/// Not inlined, as [`read`]: its frame on the stack is free again for what follows. One for each
+/// ethertype, so that every place in the packet is a constant: what is added to a pointer into a packet
+/// must be that for a kernel which does not trust us with its memory.
 #[inline(never)]
-fn read_segment(skb: *mut __sk_buff, ethertype: u16, packet: &mut Packet) {
+fn read_segment<const ETHERTYPE: u16>(skb: *mut __sk_buff, packet: &mut Packet) {
     // SAFETY: the context is valid for the program's run.
     let (data, data_end, len) = unsafe { ((*skb).data, (*skb).data_end, (*skb).len) };
     let linear = Linear { data: data as usize, data_end: data_end as usize, len };
-    if let Some(found) = parse::segment(&linear, ETHERNET_BYTES, ethertype) {
+    if let Some(found) = parse::segment(&linear, ETHERNET_BYTES, ETHERTYPE) {
         *packet = found;
     }
 }
@@ -69,8 +72,6 @@ pub(crate) fn look(ctx: &TcContext) -> Look {
     const V6_TRANSPORT: usize = ETHERNET_BYTES as usize + 40;
     /// To the TCP flags, which lie farthest.
     const FAR: usize = 14;
-    /// Version 4 and a header without options.
-    const PLAIN_V4: u8 = 0x45;
 
     let (data, end) = (ctx.data(), ctx.data_end());
     if data + V4_TRANSPORT + FAR > end {

@@ -1,10 +1,11 @@
-//! Worlds of network namespaces, real control planes and real enforcers, what is played on them, and
-//! loads.
+//! Worlds of network namespaces, real control planes and real enforcers, what is played on them, loads,
+//! and other kernels to play on.
 
 pub mod browser;
 pub mod kube;
 pub mod load;
 pub mod play;
+pub mod vm;
 pub mod world;
 
 use std::path::{Path, PathBuf};

@@ -12,6 +12,7 @@ pub mod narration;
 pub mod player;
 mod random;
 pub mod replicas;
+pub mod said;
 pub mod scenario;
 pub mod stage;
 pub mod story;

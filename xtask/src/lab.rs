@@ -18,6 +18,7 @@ const API: Parts = ("api", &budget::API);
 const DEPLOY: Parts = ("deploy", &budget::DEPLOY);
 const OTLP: Parts = ("otlp", &budget::OTLP);
 const NODE: Parts = ("node", &budget::NODE);
+const KERNELS: Parts = ("kernels", &budget::KERNELS);
 const CILIUM: Parts = ("cilium", &budget::CILIUM);
 
 #[derive(clap::Args)]
@@ -45,7 +46,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Adds to a plan what all tests run; the programs are built before.
 pub(crate) fn prepare_all(plan: &mut Plan) -> Result<()> {
-    prepare_parts(plan, &[API, DEPLOY, OTLP, NODE, CILIUM])
+    prepare_parts(plan, &[API, DEPLOY, OTLP, NODE, CILIUM, KERNELS])
 }
 
 /// Adds to a plan what the tests of the main path run; the programs are built before.

@@ -12,6 +12,7 @@ mod differential;
 mod dist;
 mod fleet;
 mod image;
+mod kernels;
 mod lab;
 mod lint;
 mod plan;
@@ -40,6 +41,8 @@ enum Job {
     Differential(differential::Arguments),
     /// Lets a whole node churn under clients, and holds their own account against what is reported.
     Churn(churn::Arguments),
+    /// Boots other kernels, from the oldest that is supported to the newest, and plays scenarios there.
+    Kernels(kernels::Arguments),
     /// Measures what whydrop costs, beside no watcher and beside bpftrace, in turn.
     Bench(bench::Arguments),
     /// Sends a fleet's worth of records through one real collector, and says what that took.
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Job::Test(arguments) => test::run(&arguments),
         Job::Differential(arguments) => differential::run(&arguments),
         Job::Churn(arguments) => churn::run(&arguments),
+        Job::Kernels(arguments) => kernels::run(&arguments),
         Job::Bench(arguments) => bench::run(&arguments),
         Job::FleetLoad(arguments) => fleet::run(&arguments),
         Job::Image(arguments) => image::run(&arguments),

@@ -100,6 +100,8 @@ pub(crate) enum Need {
     Store,
     /// Show the page of `whydrop report`.
     Page,
+    /// Boot other kernels.
+    Kernels,
     /// Measure.
     Bench,
     /// Build the client for other platforms, and run it as far as this machine can.
@@ -119,6 +121,7 @@ pub(crate) const ALL_TESTS: &[Need] = &[
     Need::Cilium,
     Need::Store,
     Need::Page,
+    Need::Kernels,
 ];
 
 /// Fails where this is not root, which `what` needs.

@@ -1,6 +1,6 @@
 //! What can keep the probe from starting or running, in words for the person who started it.
 
-use std::{io, path::PathBuf};
+use std::{fs, io, path::PathBuf};
 
 use aya::programs::{ProgramError, tc::TcError};
 use nix::libc;
@@ -52,6 +52,16 @@ pub enum Error {
         /// What the kernel answered.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The verifier refuses a program without which there is no probe.
+    #[error("the verifier of this kernel ({release}) refuses {program}: {objection}")]
+    Refused {
+        /// Which program.
+        program: &'static str,
+        /// The running kernel's release.
+        release: String,
+        /// What it objects to, in its own words or plainer ones.
+        objection: String,
+    },
     /// Programs and agent are not of one build.
     #[error(
         "the embedded eBPF programs speak version {found} of their protocol, this agent version \
@@ -98,7 +108,7 @@ impl Error {
 }
 
 /// Whether an error is, or comes from, EPERM. Not EACCES: that is the verifier refusing a program.
-fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
     errno(error) == Some(libc::EPERM)
 }
 
@@ -118,14 +128,99 @@ pub(crate) fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     found
 }
 
+/// What the verifier prints after what it objects to.
+const STATISTICS: [&str; 3] = ["processed ", "verification time ", "stack depth "];
+
+/// How the verifier's line ends where it has no helper for us that reads the kernel's memory: with the
+/// number of `bpf_probe_read_kernel` or `bpf_probe_read` (include/uapi/linux/bpf.h), which aya puts in the
+/// place of the other where that one is refused.
+const READS_MEMORY: [&str; 2] = ["#113", "#4"];
+
+/// Where the kernel says how far it is locked down; seen only where securityfs is mounted.
+const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
+/// What it says there where programs may not read its memory (`security/lockdown`).
+const CONFIDENTIAL: &str = "[confidentiality]";
+
 /// The error and its causes; of the verifier's thousands of lines, the one that says what it objects to.
 pub(crate) fn refusal(error: &ProgramError) -> String {
     let ProgramError::LoadError { io_error, verifier_log } = error else { return chain(error) };
     let log = verifier_log.to_string();
-    let objection =
-        log.lines().rev().find(|line| !line.trim().is_empty() && !line.starts_with("processed "));
-    match objection {
-        Some(objection) => format!("the verifier refuses it: {objection} ({io_error})"),
-        None => format!("the kernel refuses it: {io_error}"),
+    let Some(objection) = objection(&log) else {
+        return format!("the kernel refuses it: {io_error}");
+    };
+    let is_confidential =
+        fs::read_to_string(LOCKDOWN).is_ok_and(|state| state.contains(CONFIDENTIAL));
+    in_words(objection, io_error, is_confidential)
+}
+
+/// An objection of the verifier's, with what it means where that is another's doing.
+fn in_words(objection: &str, io_error: &io::Error, is_confidential: bool) -> String {
+    if !READS_MEMORY.iter().any(|helper| objection.ends_with(helper)) {
+        return format!("the verifier refuses it: {objection} ({io_error})");
+    }
+    let plain = if is_confidential {
+        "this kernel is locked down for confidentiality: no program may read its memory"
+    } else {
+        "no program may read this kernel's memory, as where it is locked down for confidentiality"
+    };
+    format!("{plain}: {objection}")
+}
+
+/// The last line of the verifier's log that is none of its statistics.
+fn objection(log: &str) -> Option<&str> {
+    let is_statistic = |line: &&str| STATISTICS.iter().any(|start| line.starts_with(start));
+    log.lines()
+        .rev()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .find(|line| !is_statistic(line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ends of logs, as kernels from 5.10 to 7.3 print them.
+    #[test]
+    fn the_objection_is_found_before_the_statistics() {
+        for (log, expected) in [
+            (
+                "1132: (79) r1 = *(u64 *)(r10 -72)\ninvalid read from stack off -72+0 size 8\n\
+                 processed 27485 insns (limit 1000000) max_states_per_insn 8 total_states 1240 \
+                 peak_states 471 mark_read 25\n\n",
+                Some("invalid read from stack off -72+0 size 8"),
+            ),
+            (
+                "1014: (85) call unknown#165\ninvalid func unknown#165\n\
+                 verification time 5132 usec\nstack depth 320+0+80+48+0+72\n\
+                 processed 981 insns (limit 1000000) max_states_per_insn 4 total_states 60 \
+                 peak_states 60 mark_read 14\n",
+                Some("invalid func unknown#165"),
+            ),
+            (
+                "85: (85) call bpf_probe_read#4\nprogram of this type cannot use helper \
+                 bpf_probe_read#4\nprocessed 33 insns (limit 1000000)\n",
+                Some("program of this type cannot use helper bpf_probe_read#4"),
+            ),
+            ("processed 1 insns (limit 1000000)\n", None),
+            ("", None),
+        ] {
+            assert_eq!(objection(log), expected, "{log}");
+        }
+    }
+
+    /// The second as Linux 6.12 says it that is locked down for confidentiality.
+    #[test]
+    fn a_kernel_that_is_locked_down_is_said_to_be() {
+        let invalid = io::Error::from_raw_os_error(libc::EINVAL);
+        let said = |objection, is_confidential| in_words(objection, &invalid, is_confidential);
+        let other = "invalid func unknown#174";
+        assert_eq!(
+            said(other, true),
+            format!("the verifier refuses it: {other} (Invalid argument (os error 22))")
+        );
+        let memory = "program of this type cannot use helper bpf_probe_read#4";
+        assert!(said(memory, true).starts_with("this kernel is locked down for confidentiality: "));
+        assert!(said(memory, false).contains("as where it is locked down for confidentiality"));
     }
 }

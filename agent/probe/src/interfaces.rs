@@ -64,7 +64,7 @@ pub struct Interfaces {
     /// How often others got before us, where they did.
     displaced: BTreeMap<u32, u32>,
     /// Where attaching failed and why, so as to be reported once.
-    failed: BTreeMap<u32, String>,
+    failed: BTreeMap<u32, Unwatched>,
     vanished: u64,
     relisted: u64,
 }
@@ -73,6 +73,15 @@ pub struct Interfaces {
 struct Attached {
     name: String,
     _links: [SchedClassifierLink; 2],
+}
+
+/// A pod's interface that nobody watches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unwatched {
+    /// Its name.
+    pub name: String,
+    /// What the kernel answered.
+    pub reason: String,
 }
 
 /// What happened to the interfaces.
@@ -197,8 +206,8 @@ impl Interfaces {
     }
 
     /// The interfaces that should be watched and are not, with the reason.
-    pub fn failed(&self) -> impl Iterator<Item = (u32, &str)> {
-        self.failed.iter().map(|(index, reason)| (*index, reason.as_str()))
+    pub fn failed(&self) -> impl Iterator<Item = &Unwatched> {
+        self.failed.values()
     }
 
     /// How interfaces are attached to.
@@ -242,8 +251,9 @@ impl Interfaces {
                 // Its removal is on the way to us.
                 Err(error) if is_gone(&error) => self.vanished += 1,
                 Err(error) => {
-                    let reason = chain(&error);
-                    self.failed.insert(index, reason.clone());
+                    let reason = why(self.how, &error);
+                    let unwatched = Unwatched { name: name.clone(), reason: reason.clone() };
+                    self.failed.insert(index, unwatched);
                     changes.push(Change::Failed { index, name, reason });
                 }
             }
@@ -381,6 +391,17 @@ fn listed() -> Result<Topology, Error> {
         topology.apply(message);
     }
     Ok(topology)
+}
+
+/// Why an interface cannot be attached to.
+fn why(how: Attach, error: &ProgramError) -> String {
+    /// What clsact is made of, as modules: without them the kernel knows no such kind.
+    const MODULES: &str = "this kernel has no sch_ingress or no cls_bpf, which filters are made of";
+
+    match errno(error) {
+        Some(libc::ENOENT) if how == Attach::Clsact => format!("{MODULES}: {}", chain(error)),
+        _ => chain(error),
+    }
 }
 
 fn is_gone(error: &ProgramError) -> bool {

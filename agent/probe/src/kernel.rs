@@ -18,6 +18,8 @@ pub(crate) const KFREE_SKB: &str = "kfree_skb";
 pub(crate) const SOCK_STATE: &str = "inet_sock_set_state";
 /// A helper for the time at the last tick.
 const COARSE_CLOCK: &str = "BPF_FUNC_ktime_get_coarse_ns";
+/// A helper that can name a function of the kernel.
+const NAMES_FUNCTIONS: &str = "BPF_FUNC_snprintf";
 /// With a third argument, `kfree_skb` gives a reason (Linux 5.17).
 const ARGUMENTS_WITH_REASON: usize = 3;
 const REASON_PREFIX: &str = "SKB_DROP_REASON_";
@@ -54,7 +56,7 @@ impl Kernel {
         let layout = Layout {
             netns,
             has_reason: u32::from(kfree_skb.arguments >= ARGUMENTS_WITH_REASON),
-            name_locations: 1,
+            name_locations: u32::from(has_helper(btf, NAMES_FUNCTIONS)),
             has_coarse_clock: u32::from(has_helper(btf, COARSE_CLOCK)),
             skb_dev: skb("dev")?,
             skb_sk: skb("sk")?,
@@ -92,6 +94,12 @@ impl Kernel {
             tracepoints: btf::only(&[(KFREE_SKB, kfree_skb), (SOCK_STATE, sock_state)], btf.len()),
         })
     }
+}
+
+/// The running kernel's release; empty where it is not to be read.
+pub(crate) fn release() -> String {
+    let name = nix::sys::utsname::uname();
+    name.map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// Whether the kernel has a helper for programs, by the enumeration of all of them.

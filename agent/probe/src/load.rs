@@ -3,17 +3,17 @@
 use std::{collections::HashMap, sync::Arc};
 
 use aya::{
-    Btf, Ebpf, EbpfLoader, Endianness,
+    Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
     maps::{Array, HashMap as KernelHashMap, MapError},
     programs::{BtfTracePoint, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
-use whydrop_ebpf::{ABI_VERSION, Attempt, AttemptKey};
+use whydrop_ebpf::{ABI_VERSION, Attempt, AttemptKey, Layout};
 
 use super::{
     capabilities,
     config::Config,
-    error::{Error, refusal},
-    kernel::{self, Kernel},
+    error::{Error, is_denied, refusal},
+    kernel::{self, Kernel, release},
     names::{FROM_POD, KFREE_SKB, SOCK_STATE, TO_POD},
     part::{Part, PartState},
 };
@@ -36,48 +36,23 @@ impl Programs {
     /// the others may be missing, which its [`Part`] says.
     pub fn load(config: &Config) -> Result<Self, Error> {
         capabilities::check()?;
-        let Kernel { mut layout, reasons, tracepoints } = Kernel::read(&config.btf)?;
+        let Kernel { layout, reasons, tracepoints } = Kernel::read(&config.btf)?;
         let tracepoints = Btf::parse(&tracepoints, Endianness::default())
             .map_err(|error| Error::Btf(error.to_string()))?;
-        let mut parts = Vec::new();
-
-        let mut ebpf = object(&layout)?;
-        let named = load_tracepoint(&mut ebpf, KFREE_SKB, kernel::KFREE_SKB, &tracepoints);
-        let drops = match named {
-            Ok(()) => {
-                parts.push(Part { name: "drop locations", state: PartState::Active });
-                Ok(())
-            }
-            Err(error) => {
-                // It may be only the helper that names functions which this kernel refuses.
-                layout.name_locations = 0;
-                ebpf = object(&layout)?;
-                let unnamed =
-                    load_tracepoint(&mut ebpf, KFREE_SKB, kernel::KFREE_SKB, &tracepoints);
-                if unnamed.is_ok() {
-                    let why = PartState::Unavailable(refusal(&error));
-                    parts.push(Part { name: "drop locations", state: why });
-                }
-                unnamed
-            }
-        };
-        parts.push(part("drops", drops));
-        parts.push(Part {
-            name: "drop reasons",
-            state: if layout.has_reason != 0 {
-                PartState::Active
-            } else {
-                PartState::Unavailable("kfree_skb gives no reason before Linux 5.17".to_owned())
-            },
-        });
+        let mut ebpf = object(&layout, VerifierLogLevel::default())?;
+        let drops = load_tracepoint(&mut ebpf, KFREE_SKB, kernel::KFREE_SKB, &tracepoints);
+        let mut parts = drop_parts(drops, &layout);
         let states = load_tracepoint(&mut ebpf, SOCK_STATE, kernel::SOCK_STATE, &tracepoints);
         parts.push(part("socket states", states));
         for program in [FROM_POD, TO_POD] {
-            classifier(&mut ebpf, program)?
-                .load()
-                .map_err(|error| Error::kernel(LOADING, error))?;
+            classifier(&mut ebpf, program)?.load().map_err(|error| refused(program, error))?;
         }
         Ok(Self { ebpf, parts, reasons })
+    }
+
+    /// The object that holds the programs, an ELF file: for tests.
+    pub fn object() -> &'static [u8] {
+        OBJECT
     }
 
     /// Runs one of the two programs for veths on a packet, without any interface: for tests. The
@@ -127,6 +102,26 @@ impl Programs {
     }
 }
 
+/// What of drops works on this kernel.
+fn drop_parts(drops: Result<(), ProgramError>, layout: &Layout) -> Vec<Part> {
+    let is_seen = drops.is_ok();
+    let of_drops = |is_there: bool, why: &str| match (is_seen, is_there) {
+        (true, true) => PartState::Active,
+        (true, false) => PartState::Unavailable(why.to_owned()),
+        (false, _) => PartState::Unavailable("no drop is seen".to_owned()),
+    };
+    let locations = of_drops(
+        layout.name_locations != 0,
+        "programs cannot name the kernel's functions before Linux 5.13",
+    );
+    let reasons = of_drops(layout.has_reason != 0, "kfree_skb gives no reason before Linux 5.17");
+    vec![
+        part("drops", drops),
+        Part { name: "drop locations", state: locations },
+        Part { name: "drop reasons", state: reasons },
+    ]
+}
+
 /// Where a packet is, seen from the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
@@ -137,8 +132,9 @@ pub enum Hook {
 }
 
 /// The object with its maps, and no program loaded yet.
-fn object(layout: &whydrop_ebpf::Layout) -> Result<Ebpf, Error> {
+pub(crate) fn object(layout: &Layout, log: VerifierLogLevel) -> Result<Ebpf, Error> {
     let ebpf = EbpfLoader::new()
+        .verifier_log_level(log)
         .override_global("LAYOUT", layout, true)
         .load(OBJECT)
         .map_err(|error| Error::kernel(LOADING, error))?;
@@ -147,7 +143,21 @@ fn object(layout: &whydrop_ebpf::Layout) -> Result<Ebpf, Error> {
     if found == ABI_VERSION { Ok(ebpf) } else { Err(Error::Abi { found, expected: ABI_VERSION }) }
 }
 
-fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Error> {
+/// Why a program is refused without which there is no probe: lack of privilege, or what the verifier
+/// objects to. All that it printed is for those who ask for it.
+fn refused(program: &'static str, error: ProgramError) -> Error {
+    if !matches!(error, ProgramError::LoadError { .. }) || is_denied(&error) {
+        return Error::kernel(LOADING, error);
+    }
+    tracing::debug!(program, "{error}");
+    let objection = refusal(&error);
+    Error::Refused { program, release: release(), objection }
+}
+
+pub(crate) fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &str,
+) -> Result<&'a mut SchedClassifier, Error> {
     ebpf.program_mut(name)
         .ok_or(ProgramError::NotLoaded)
         .and_then(TryInto::try_into)
@@ -158,7 +168,7 @@ fn tracepoint<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut BtfTracePoin
     ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
 }
 
-fn load_tracepoint(
+pub(crate) fn load_tracepoint(
     ebpf: &mut Ebpf,
     program: &str,
     name: &str,

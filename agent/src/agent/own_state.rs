@@ -6,7 +6,11 @@ use jiff::Timestamp;
 use whydrop_core::{chain::chain, cluster::object::Kind, kinds};
 
 use super::Agent;
-use crate::{cluster::update::Trouble, probe::PartState, report::AgentState};
+use crate::{
+    cluster::update::Trouble,
+    probe::{PartState, Unwatched},
+    report::AgentState,
+};
 
 impl Agent {
     /// What it knows and watches, and what it cannot do.
@@ -24,8 +28,8 @@ impl Agent {
             objects,
             cannot: self.cannot(),
         });
-        for (_, why) in interfaces.failed() {
-            self.degraded(&format!("an interface is not watched: {why}"));
+        for Unwatched { name, reason } in interfaces.failed() {
+            self.degraded(&format!("interface {name} is not watched: {reason}"));
         }
     }
 
@@ -43,6 +47,14 @@ impl Agent {
                 }
             })
             .collect();
+        let mut unwatched = self.probe.interfaces.failed();
+        if let Some(Unwatched { name, reason }) = unwatched.next() {
+            let others = match unwatched.count() {
+                0 => String::new(),
+                others => format!(" and {others} others"),
+            };
+            cannot.push(format!("watch interface {name}{others}: {reason}"));
+        }
         for (kind, count) in snapshot.sync().unread_counts() {
             cannot.push(format!("read {count} objects of kind {kind}, so their effect is unknown"));
         }

@@ -27,6 +27,9 @@ pub const NODE: Packages = Packages {
     built: "node",
 };
 
+/// The shell of a guest.
+pub const SHELL: Packages = Packages { names: &["busybox-static"], built: "kernels" };
+
 /// Prometheus, and `promtool` which checks what it is given.
 pub const PROMETHEUS: Packages = Packages { names: &["prometheus"], built: "deploy" };
 
@@ -66,13 +69,18 @@ impl Packages {
         Ok(path)
     }
 
+    /// The shell among them; where it is depends on whether this Debian has merged `/bin` into `/usr`.
+    pub fn busybox(&self) -> Result<PathBuf> {
+        self.file("bin/busybox").or_else(|_| self.file("usr/bin/busybox"))
+    }
+
     fn path(&self) -> Result<PathBuf> {
         let key = cache::key(self.names.iter().map(|name| name.as_bytes()));
         Ok(Path::new(&cache::folder()?).join("debian").join(key))
     }
 }
 
-/// The shell for pods; where it is depends on whether this Debian has merged `/bin` into `/usr`.
+/// The shell for pods.
 pub(super) fn busybox() -> Result<PathBuf> {
-    NODE.file("bin/busybox").or_else(|_| NODE.file("usr/bin/busybox"))
+    NODE.busybox()
 }

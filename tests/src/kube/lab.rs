@@ -18,7 +18,10 @@ use super::{
     node::{self, Node},
     parts::{self, Part},
 };
-use crate::load::otlp::kafka;
+use crate::{
+    load::otlp::kafka,
+    vm::kernel::{Series, TESTED},
+};
 
 /// What a cluster consists of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -40,6 +43,8 @@ pub enum Built {
     Cilium,
     /// What the tests of `deploy/` run besides.
     Deploy,
+    /// The kernels that tests boot.
+    Kernels,
     /// What takes and stores what agents send: a collector, and Kafka.
     Otlp,
 }
@@ -64,6 +69,7 @@ impl Lab {
             Built::Cilium => parts::CILIUM_NODE,
             Built::Deploy => parts::DEPLOY,
             Built::Otlp => parts::OTLP,
+            Built::Kernels => &[],
         };
         build_all(parts, &mut say)?;
         match built {
@@ -73,6 +79,13 @@ impl Lab {
                     say("containerd, runc and busybox unpacked from Debian's packages");
                 }
                 calico::provide_definitions()?;
+            }
+            Built::Kernels => {
+                debian::SHELL.unpack()?;
+                for name in TESTED {
+                    let kernel = Series::named(name)?.fetch()?;
+                    say(&format!("Linux {} fetched from Debian's archive", kernel.release()?));
+                }
             }
             Built::Cilium => node::cilium::provide_sources()?,
             Built::Otlp => {

@@ -18,6 +18,8 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::world::slow::Way;
+
 /// One story: a cluster, the filter that enforces its policies, traffic, and what is reported.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -149,6 +151,8 @@ pub enum Step {
     Remove(PathBuf),
     /// A pod's veth is deleted while the agent is attached to it.
     Unplug(String),
+    /// From now on some packets take long.
+    Slow(Slow),
     /// Another set of rules, as the CNI would program after a change of policies.
     Filter(Rules),
     /// The remedy that was reported is applied, and the CNI follows.
@@ -160,6 +164,18 @@ pub enum Step {
     Report(Vec<Value>),
     /// A command of `whydrop` other than the agent, with `-f` and the manifests added.
     Whydrop(Whydrop),
+}
+
+/// What takes long, for a server's port.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Slow {
+    /// The server's port.
+    pub port: u16,
+    /// SYNs to it, or its answers.
+    pub way: Way,
+    /// How long, in milliseconds.
+    pub milliseconds: u64,
 }
 
 /// A run of curl.

@@ -19,8 +19,8 @@ use whydrop::report::Record;
 
 use crate::world::namespace::Network;
 
-/// How long the agent may take to load its programs and attach them, on a busy machine.
-const READY_WAIT: Duration = Duration::from_secs(30);
+/// How long the agent may take to load its programs and attach them, on a busy machine or an emulated one.
+const READY_WAIT: Duration = Duration::from_secs(90);
 /// How long the agent may take to end once it was asked to.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 /// Between two looks whether a process has ended.

@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use nfq::{Message, Queue, Verdict};
+use serde::Deserialize;
 
 use super::namespace::{Namespace, checked};
 
@@ -22,7 +23,8 @@ use super::namespace::{Namespace, checked};
 const REST: Duration = Duration::from_millis(2);
 
 /// Which packets wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Way {
     /// SYNs on their way to a server.
     There,

@@ -5,6 +5,7 @@
 
 mod answers;
 mod damaged;
+mod older;
 mod packets;
 
 use std::net::{IpAddr, Ipv4Addr};

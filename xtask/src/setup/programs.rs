@@ -75,6 +75,11 @@ pub(super) const PROGRAMS: &[Program] = &[
         "shows the page of `whydrop report`",
         Need::Page,
     ),
+    // Other kernels.
+    row("qemu-system-x86_64", "qemu-system-x86", "boots other kernels", Need::Kernels),
+    row("depmod", "kmod", "lists the modules of a kernel", Need::Kernels),
+    row("xz", "xz-utils", "uncompresses them", Need::Kernels),
+    row("strip", "binutils", "makes our programs small for a guest's memory", Need::Kernels),
     // The client for other platforms.
     row("pip3", "python3-pip", "fetches zig, which links for other platforms", Need::Dist),
     row("qemu-aarch64", "qemu-user", "runs the client for arm64", Need::Dist),
@@ -88,6 +93,7 @@ pub(super) const PROGRAMS: &[Program] = &[
 pub(super) const PACKAGES: &[(&str, &str, Need)] = &[
     ("fonts-dejavu-core", "which pages are shown in", Need::Page),
     ("debian-archive-keyring", "which Debian's packages are checked with", Need::Bare),
+    ("debian-archive-keyring", "which Debian's kernels are checked with", Need::Kernels),
 ];
 
 /// What bpf-linker is compiled against: packages without a program of their own.

@@ -128,6 +128,7 @@ const HOUSE: &[Target] = &[
             "part",         // what works on this kernel
             "capabilities", // whether the process may do what it does
             "load",         // the programs
+            "walk",         // what the verifier does to load them
             "decode",       // bytes to observations
             "counters",     // totals and costs
             "observations", // the ring and the counts
@@ -186,6 +187,7 @@ const HOUSE: &[Target] = &[
     tool("", "tests/src/main.rs"),
     tool("", "tests/src/bin/whydrop-bench.rs"),
     tool("", "tests/src/bin/whydrop-fleet-load.rs"),
+    tool("", "tests/src/bin/whydrop-kernels.rs"),
     tool("", "tests/src/bin/whydrop-lab.rs"),
     tool("", "tests/src/bin/whydrop-otlp-load.rs"),
     Target {
@@ -208,6 +210,7 @@ const HOUSE: &[Target] = &[
             "test",
             "differential",
             "churn",
+            "kernels",
             "fleet",
             "bench",
             "bare",

@@ -119,7 +119,7 @@ fn check(label: &str, got: Gets, wanted: Gets) -> Result<String> {
 
 /// What a person would type.
 fn command(curl: &Curl) -> Vec<String> {
-    let patience = CONNECT_WAIT.as_secs().to_string();
+    let patience = CONNECT_WAIT.as_secs_f32().to_string();
     ["curl", "-i", "--connect-timeout", &patience, &curl.url].map(str::to_owned).to_vec()
 }
 
