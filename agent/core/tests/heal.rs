@@ -254,7 +254,8 @@ fn what_does_not_help_is_taken_back_and_not_tried_again() {
     let mut healer = watching();
     healer.incident_reported(report(1, IncidentState::Passes(at(20)), 5));
     let by_it = DropCause { changed: Some(policy("backend", "allow-1")), ..cause() };
-    healer.drop_reported(&DropReport { cause: by_it, ..of("other", 1, dropped(4, 1, 60)) });
+    let other = dropped_after(4, 1, 60, Some(used(-999, 9, 9)), Some(10));
+    healer.drop_reported(&DropReport { cause: by_it, ..of("other", 1, other) });
     let back = outcome(&mut healer);
     let broke = WatchOutcome::Broke(IncidentId(4));
     assert!(matches!(&back, Action::RollBack(_, outcome) if *outcome == broke), "{back:?}");
@@ -270,7 +271,9 @@ fn what_others_do_takes_nothing_back() {
         healer.drop_reported(&of("tenant", 1, dropped_after(1, 1, 100, None, Some(0))));
         healer.incident_reported(report(3, IncidentState::Open, 100));
         for class in [Class::DefaultDeny, Class::OutOfSync, Class::NotPolicy] {
-            let cause = DropCause { class, ..cause() };
+            // Also where it is the youngest of those that isolate the pod.
+            let changed = Some(policy("backend", "allow-1"));
+            let cause = DropCause { class, changed, ..cause() };
             healer.drop_reported(&DropReport { cause, ..of("tenant", 2, dropped(3, 1, 100)) });
         }
         let end = 10 + WATCH.as_secs();

@@ -42,6 +42,12 @@ impl Past {
         self.0.insert(node, past) != Some(past)
     }
 
+    /// Since when it is denied, by all of them: the earliest, where all know.
+    pub(super) fn denied_since(&self) -> Option<Timestamp> {
+        let all: Option<Vec<_>> = self.0.values().map(|past| past.denied_since).collect();
+        all?.into_iter().min()
+    }
+
     /// Whether the flow worked before it was denied, as the agents of these nodes saw: over more than
     /// one connection and for so long, and not only since. What one agent has not seen another may
     /// have; what one says is older, is older.

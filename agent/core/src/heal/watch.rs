@@ -167,9 +167,11 @@ impl Watch {
             return WatchOutcome::StillDying(last);
         }
         let broke = incidents.last_drops().find(|(_, drop)| {
-            let cause = &drop.state.cause;
+            let KnownFlow { cause, past, last, .. } = &drop.state;
             let by_these = cause.changed.as_ref().is_some_and(|changed| policies.contains(changed));
-            by_these && cause.class.is_denial() && is_late(&drop.state.last)
+            // One that isolates what was isolated before is not what denies it.
+            let since_these = past.denied_since().is_some_and(|since| since >= *applied);
+            by_these && since_these && cause.class.is_denial() && is_late(last)
         });
         match (broke, passes, recovered) {
             (Some((_, drop)), _, _) => WatchOutcome::Broke(drop.incident),

@@ -1,6 +1,6 @@
 //! The node's agent, with the core that the real one has, and what its records say to the healer.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use whydrop_core::{
     cluster::{
@@ -20,7 +20,7 @@ use whydrop_core::{
 use crate::{
     kernel::Kernel,
     time::{Ms, at},
-    world::{Client, NODE},
+    world::NODE,
 };
 
 /// What it reported.
@@ -32,7 +32,6 @@ pub(crate) enum Report {
 pub(crate) struct Agent {
     pub(crate) cluster: Cluster,
     docket: Docket,
-    interfaces: u32,
     addresses: Addresses,
     reports: Vec<Report>,
 }
@@ -44,7 +43,6 @@ impl Agent {
         let mut agent = Self {
             cluster: Cluster::default(),
             docket: Docket::new(settings),
-            interfaces: 10,
             addresses: Addresses::default(),
             reports: Vec::new(),
         };
@@ -78,16 +76,11 @@ impl Agent {
         if !self.addresses.routed.insert(address) {
             return;
         }
-        self.interfaces += 1;
-        let name: Arc<str> = format!("veth{}", self.interfaces).into();
+        let index = veth(address);
+        let name: Arc<str> = format!("veth{index}").into();
         let interface = Interface { name, addresses: vec![address], since: since.map(at) };
-        self.cluster.set_interface(self.interfaces, Some(interface));
+        self.cluster.set_interface(index, Some(interface));
         self.cluster.set_addresses(&NODE.into(), self.addresses.clone());
-    }
-
-    /// The interface of a client's veth: any will do, as none is looked at but to know that it is ours.
-    pub(crate) const fn veth(_: &Client) -> u32 {
-        11
     }
 
     /// Takes its turn; what it reported.
@@ -127,6 +120,12 @@ impl Agent {
             }
         }
     }
+}
+
+/// The interface of the pod with this address.
+pub(crate) fn veth(address: IpAddr) -> u32 {
+    let IpAddr::V4(address) = address else { unreachable!("addresses are IPv4") };
+    address.to_bits() & 0xffff
 }
 
 /// As records have it, and the healer reads it (`agent/src/heal/facts.rs`).

@@ -13,10 +13,10 @@
 //! are played.
 
 mod agent;
+#[expect(dead_code, reason = "shared with the simulator of a small cluster, which uses all of it")]
 #[path = "../simulation/kernel.rs"]
 mod kernel;
 mod plan;
-#[expect(dead_code, reason = "shared with the simulator of a small cluster, which uses all of it")]
 #[path = "../simulation/random.rs"]
 mod random;
 mod run;
@@ -31,7 +31,7 @@ use plan::Plan;
 use run::play;
 
 /// How many seeds are played.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
 
 #[expect(clippy::disallowed_methods, reason = "the core reads no environment; its tests may")]
 fn seeds() -> u64 {

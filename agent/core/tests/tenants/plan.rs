@@ -17,10 +17,10 @@ const HAD: (Ms, Ms) = (400_000, 460_000);
 const AFTER: Ms = 420_000;
 
 /// How many things a tenant does.
-const ACTS: (Ms, Ms) = (2, 9);
+const ACTS: (Ms, Ms) = (2, 6);
 
 /// How many pods it makes at once at most.
-const PODS_MAX: Ms = 12;
+const PODS_MAX: Ms = 4;
 
 /// How many connections it forges at a time at most.
 const FORGED_MAX: Ms = 40;
@@ -146,7 +146,7 @@ fn tries(
             0..=2 => {
                 let workload = *random.pick(&[Some("web"), Some("evil"), None]);
                 let is_old = random.chance(30);
-                let (every, how_long) = (random.between(3_000, 40_000), random.between(30_000, 500_000));
+                let (every, how_long) = (random.between(9_000, 60_000), random.between(30_000, 500_000));
                 let forges = random.chance(60);
                 for _ in 0..random.between(1, PODS_MAX) {
                     let created = if is_old { LONG_AGO } else { time };

@@ -24,7 +24,7 @@ use whydrop_core::{
 };
 
 use crate::{
-    agent::{Agent, Report},
+    agent::{Agent, Report, veth},
     kernel::{Freed, Kernel},
     plan::{Act, Change, Plan},
     time::{Ms, PLUGIN_LAG, at},
@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// How often the agent and the healer take their turns.
-const TURN: Ms = 2_000;
+const TURN: Ms = 4_000;
 
 /// When Linux sends the SYNs of an attempt, as far as clients wait here.
 const SYNS: [Ms; 3] = [0, 1_000, 3_000];
@@ -104,6 +104,8 @@ struct Run<'p> {
     standing: Vec<Standing>,
     forged: Vec<Standing>,
     had: BTreeMap<(&'static str, Server), Had>,
+    /// Why the victims were refused.
+    why_not: Vec<String>,
     outcome: Outcome,
 }
 
@@ -138,6 +140,7 @@ pub(crate) fn play(plan: &Plan) -> Outcome {
         standing: Vec::new(),
         forged: Vec::new(),
         had: BTreeMap::new(),
+        why_not: Vec::new(),
         outcome: Outcome::default(),
     };
     for object in objects {
@@ -195,7 +198,7 @@ impl Run<'_> {
             Due::Forged(client, server) => {
                 let (id, of) = (self.attempt(client), &self.clients[client]);
                 let flow = of.flow(server);
-                self.kernel.request_from_pod(self.now, id, flow, Agent::veth(of));
+                self.kernel.request_from_pod(self.now, id, flow, veth(of.address));
                 self.kernel.answer_to_pod(self.now, id, flow);
             }
         }
@@ -213,16 +216,16 @@ impl Run<'_> {
 
     fn syn(&mut self, client: usize, server: Server, id: AttemptId, nth: usize) {
         let of = &self.clients[client];
-        let (flow, veth, namespace) = (of.flow(server), Agent::veth(of), of.namespace);
+        let (flow, device, namespace) = (of.flow(server), veth(of.address), of.namespace);
         if nth > 0 && self.answered.contains(&id.sequence) {
             return;
         }
-        self.kernel.request_from_pod(self.now, id, flow, veth);
+        self.kernel.request_from_pod(self.now, id, flow, device);
         while self.enforced.get(1).is_some_and(|(since, _)| *since <= self.now) {
             self.enforced.pop_front();
         }
         if !passes(&self.enforced[0].1, &flow) {
-            return self.kernel.freed(self.now, id, flow, Freed::Filter, veth);
+            return self.kernel.freed(self.now, id, flow, Freed::Filter, device);
         }
         self.kernel.request_to_pod(self.now, id, flow);
         self.kernel.answer_from_pod(self.now, id, flow);
@@ -406,7 +409,10 @@ impl Run<'_> {
                 self.remove(&standing);
             }
             Action::Expire(standing) => self.remove(&standing),
-            Action::Refuse { why, .. } => {
+            Action::Refuse { case, why } => {
+                if case.between.client.as_deref() == Some(SHOP) {
+                    self.why_not.push(why.to_string());
+                }
                 self.outcome.refused.insert(kind(&why));
             }
         }
@@ -477,7 +483,10 @@ impl Run<'_> {
         let last = self.had.get(&(SHOP, world::DB)).map_or(Ms::MIN, |had| had.last);
         if self.plan.is_rightful {
             match kept {
-                None => self.outcome.lost.push("not healed".to_owned()),
+                None => {
+                    let why = self.why_not.join("; ");
+                    self.outcome.lost.push(format!("not healed: {why}"));
+                }
                 Some(standing) if !standing.is_kept => {
                     self.outcome.lost.push("not kept".to_owned());
                 }
