@@ -33,7 +33,7 @@ use tokio::{
 use whydrop_core::{
     heal::{
         Action, CaseId, Healer, Ledger, Mode, Proposal, Refusal, Settings, Standing, Unclear,
-        WatchOutcome, Wanted, propose,
+        Wanted, WatchOutcome, propose,
     },
     policy::PolicyRef,
 };

@@ -261,7 +261,8 @@ fn without_a_cluster_the_remedy_is_printed_as_it_was_recorded() {
         assert!(stderr(&output).contains(says), "{says}: {}", stderr(&output));
     }
     // Whatever separates another object from them, and whatever a terminal would not show.
-    let binding = "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: x}}";
+    let binding =
+        "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: x}}";
     let manifest = record["remedy"]["manifest"].as_str().expect("a manifest");
     for hostile in [
         format!("{manifest}---\n{binding}\n"),

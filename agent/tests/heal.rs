@@ -13,8 +13,8 @@ use whydrop_core::{
     cluster::Snapshot,
     flow::{Flow, Protocol, Worked},
     heal::{
-        Between, CaseId, FlowPast, POLICIES_MAX, Past, Proposal, Refusal, Standing, Unclear, Wanted,
-        WatchOutcome, propose,
+        Between, CaseId, FlowPast, POLICIES_MAX, Past, Proposal, Refusal, Standing, Unclear,
+        Wanted, WatchOutcome, propose,
     },
     incident::IncidentId,
     verdict::{Decision, Question, evaluate},

@@ -38,10 +38,8 @@ use crate::{
     policy::PolicyRef,
 };
 pub use case::{Between, CaseId, NotBetween, PathName};
+pub use known::{DropCause, DropReport, FLOWS_MAX, INCIDENTS_MAX, IncidentReport, IncidentState};
 use known::{Incidents, KnownFlow};
-pub use known::{
-    DropCause, DropReport, FLOWS_MAX, INCIDENTS_MAX, IncidentReport, IncidentState,
-};
 use ledger::Within;
 pub use ledger::{ENTRIES_MAX, Ledger, LedgerEntry};
 pub use past::{CONNECTIONS_MIN, FlowPast, Past};

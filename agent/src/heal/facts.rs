@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use whydrop_core::{
     flow::{Flow, Protocol, Worked},
-    heal::{
-        Between, DropCause, DropReport, FlowPast, IncidentReport, IncidentState, PathName,
-    },
+    heal::{Between, DropCause, DropReport, FlowPast, IncidentReport, IncidentState, PathName},
     incident::{HappenedKind, IncidentId},
     policy::{PolicyKind, PolicyRef},
     problem::{FieldPath, Problem},
@@ -46,12 +44,7 @@ fn recovered(path: &RecoveredPath) -> Result<Option<(PathName, Option<jiff::Time
     Ok(Some((path_name(&path.source, &path.destination, path.port, protocol), at)))
 }
 
-fn path_name(
-    source: &PathEnd,
-    destination: &PathEnd,
-    port: u16,
-    protocol: Protocol,
-) -> PathName {
+fn path_name(source: &PathEnd, destination: &PathEnd, port: u16, protocol: Protocol) -> PathName {
     let [source, destination] = [source, destination].map(|end| end.name.as_str().into());
     PathName { source, destination, port, protocol }
 }

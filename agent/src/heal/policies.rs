@@ -373,7 +373,8 @@ fn of(policy: PolicyRef, metadata: &ObjectMeta) -> Result<Standing, NotOurs> {
     let incident = named(metadata, INCIDENT, "the name of an incident")?;
     let incident = facts::id(INCIDENT, incident).map_err(NotOurs::Annotation)?;
     // One of a version that healed whole incidents does not say it.
-    let between: Result<Between, _> = annotation(metadata, BETWEEN).map_or(Ok(Between::default()), |text| text.parse());
+    let between: Result<Between, _> =
+        annotation(metadata, BETWEEN).map_or(Ok(Between::default()), |text| text.parse());
     let between = between.map_err(|_| {
         let found = annotation(metadata, BETWEEN).map(String::as_str).unwrap_or_default();
         NotOurs::Annotation(FieldPath::root(BETWEEN).expected("CLIENT/SERVER", found))

@@ -55,11 +55,16 @@ fn what_tenants_do_opens_nothing_and_undoes_nothing() {
     wait_for(&stage, true);
     let mut kept = None;
     for _ in 0..KEPT_TRIES {
-        let seen = healer.record_while("kept", HEAL_WAIT, |record| record["action"] == "kept", || {
-            dial();
-            assert!(connects(&stage, SERVER));
-            Ok(())
-        });
+        let seen = healer.record_while(
+            "kept",
+            HEAL_WAIT,
+            |record| record["action"] == "kept",
+            || {
+                dial();
+                assert!(connects(&stage, SERVER));
+                Ok(())
+            },
+        );
         kept = kept.or(seen.ok());
     }
     let kept = kept.unwrap_or_else(|| panic!("{}\n{}", healer.said(), agent.said()));

@@ -143,7 +143,11 @@ impl KnownFlow {
         self.cause.has_remedy |= before.has_remedy;
         self.cause.changed = drop.cause.changed.clone().or(before.changed.clone());
         let is_news = self.cause != before;
-        self.past.add(drop.node.clone(), drop.past) || is_news
+        // What is dropped though policies allow it, and what works since, says nothing of the time before
+        // it was denied.
+        let works_since = drop.past.worked.is_some_and(|worked| worked.last > drop.last);
+        let is_of_before = drop.cause.class.is_denial() && !works_since;
+        is_of_before && self.past.add(drop.node.clone(), drop.past) || is_news
     }
 }
 
@@ -312,9 +316,10 @@ impl Incidents {
         let known = self.known.get_mut(&drop.incident);
         let is_news = known.is_some_and(|known| known.add_drop(drop));
         if !self.last_drops.contains_key(&drop.flow) && self.last_drops.len() >= LAST_DROPS_MAX {
-            let entries = self.last_drops.iter().map(|(flow, LastDrop { state, .. })| {
-                (*flow, &state.between.client, state.last)
-            });
+            let entries = self
+                .last_drops
+                .iter()
+                .map(|(flow, LastDrop { state, .. })| (*flow, &state.between.client, state.last));
             let gone = give_way(entries, &drop.between.client, LAST_DROPS_GONE);
             if gone.is_empty() {
                 return is_news;
@@ -373,6 +378,19 @@ impl Incidents {
             Some(why) if qualified.is_empty() => Err(why),
             _ => Ok(qualified),
         }
+    }
+
+    /// The flows of a case that worked before they were denied, whatever is dropped of them by now.
+    pub(super) fn had(
+        &self,
+        case: &CaseId,
+        min_worked: SignedDuration,
+    ) -> impl Iterator<Item = (&Flow, &KnownFlow)> {
+        let own = self.get(case.incident).map(|known| known.recent(&case.between));
+        let had = move |(flow, known): &(&Flow, &KnownFlow)| {
+            known.past.worked_before(**flow, min_worked, |_| true).is_ok()
+        };
+        own.into_iter().flatten().filter(had)
     }
 
     /// How flows were last dropped.

@@ -123,7 +123,10 @@ impl Ledger {
         self.entries_of(&standing.case).filter(|entry| entry.changed && is_then(entry.at)).any(
             |entry| {
                 standing.policies.iter().all(|policy| {
-                    policy.namespace.as_deref().is_some_and(|n| entry.namespaces.contains(&n.into()))
+                    policy
+                        .namespace
+                        .as_deref()
+                        .is_some_and(|n| entry.namespaces.contains(&n.into()))
                 })
             },
         )

@@ -147,7 +147,10 @@ pub enum Refusal {
         namespace: Arc<str>,
     },
     /// As many were healed within the hour for clients of one namespace as may be.
-    #[error("{most} were healed for clients in namespace {namespace} within {}, and no more may be", hour())]
+    #[error(
+        "{most} were healed for clients in namespace {namespace} within {}, and no more may be",
+        hour()
+    )]
     TooManyForClients {
         /// How many.
         most: usize,

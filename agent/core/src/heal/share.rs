@@ -56,6 +56,10 @@ mod tests {
         assert_eq!(of(&table, "third", 1), [2]);
         assert_eq!(of(&table, "third", 9), [2, 3], "no more than it has more than others");
         assert_eq!(of(&[("a", 1), ("b", 2)], "a", 9), [0]);
-        assert_eq!(of(&[("a", 1), ("b", 2)], "c", 9), Vec::<usize>::new(), "nobody has more than it would");
+        assert_eq!(
+            of(&[("a", 1), ("b", 2)], "c", 9),
+            Vec::<usize>::new(),
+            "nobody has more than it would"
+        );
     }
 }

@@ -135,9 +135,8 @@ impl Watch {
 
     /// What is known by now of the flows that they are for: another leader may have made them.
     fn learn(&mut self, incidents: &Incidents, settings: &Settings) {
-        let known = incidents.qualified(&self.standing.case, settings.min_worked);
-        for (flow, known) in known.into_iter().flatten() {
-            self.flows.insert(flow);
+        for (flow, known) in incidents.had(&self.standing.case, settings.min_worked) {
+            self.flows.insert(*flow);
             self.paths.insert(known.path.clone());
         }
     }
@@ -157,8 +156,7 @@ impl Watch {
 
     fn outcome(&self, incidents: &Incidents) -> WatchOutcome {
         let Standing { case, policies, applied, .. } = &self.standing;
-        let recovered =
-            incidents.get(case.incident).and_then(|known| known.recovered(&self.paths));
+        let recovered = incidents.get(case.incident).and_then(|known| known.recovered(&self.paths));
         let passes = recovered.flatten().filter(|at| at > applied);
         let is_late = |last: &Timestamp| *last > *applied + SETTLE;
         let own = incidents.last_drops().filter(|(flow, drop)| self.concerns(flow, &drop.state));

@@ -17,7 +17,8 @@ pub(super) fn recovered<'a>(
     // `None`: it goes on.
     let mut paths: BTreeMap<Path, Option<BTreeMap<Timestamp, Resolution>>> = BTreeMap::new();
     for affected in flows {
-        let known = paths.entry(Path::of(&affected.question)).or_insert_with(|| Some(BTreeMap::new()));
+        let known =
+            paths.entry(Path::of(&affected.question)).or_insert_with(|| Some(BTreeMap::new()));
         match affected.standing(now) {
             Standing::GoesOn => *known = None,
             Standing::Passes(at) => {

@@ -8,14 +8,13 @@ use whydrop_core::{
     diagnosis::Class,
     flow::Flow,
     heal::{
-        Action, CaseId, DropCause, DropReport, Healer, IncidentReport, IncidentState, Mode, Standing,
+        Action, CaseId, DropCause, DropReport, Healer, IncidentReport, IncidentState, Mode,
+        Standing,
     },
     incident::{IncidentId, Severity},
 };
 
-use crate::{
-    at, between, cause, dropped_after, flow, proposal, report, settings, standing, used,
-};
+use crate::{at, between, cause, dropped_after, flow, proposal, report, settings, standing, used};
 
 /// Something that happens to a healer.
 #[derive(Clone, Debug)]

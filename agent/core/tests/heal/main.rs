@@ -337,7 +337,11 @@ fn only_what_worked_before_it_was_denied_is_healed() {
         (None, half_a_year, Some("was never seen to work")),
         (Some(used(-1, -1, 1)), Some(0), Some("was seen to work over 1 connection only")),
         // What came after it was denied makes it no longer.
-        (Some(used(-min + 1, since, 99)), Some(0), Some("was seen to work for 4 minutes before it")),
+        (
+            Some(used(-min + 1, since, 99)),
+            Some(0),
+            Some("was seen to work for 4 minutes before it"),
+        ),
         (Some(used(-60, -1, 99)), Some(0), Some("expected 5 minutes or more")),
         (Some(used(-min, since + 1, 9)), Some(0), Some("it is not known to have worked before")),
         (Some(used(0, 1, 9)), Some(0), Some("it is not known to have worked before")),
@@ -471,6 +475,23 @@ fn the_next_leader_goes_on_with_what_stands_and_with_what_was_done() {
     let kept = healer.tick(at(60 + WATCH.as_secs()), true);
     let [Action::Keep(standing, _)] = &kept[..] else { panic!("{kept:?}") };
     assert_eq!(standing.policies.len(), 2);
+    // Also where it was dropped since, until the network plugin had the policy, and where its last drop
+    // is reported once more when it has worked since.
+    let once_more = dropped_after(1, 1, 6, Some(used(-3_600, 30, 41)), Some(0));
+    let late = DropReport {
+        cause: DropCause { class: Class::OutOfSync, ..cause() },
+        ..dropped_after(1, 1, 12, Some(used(-3_600, -1, 40)), None)
+    };
+    let mut healer = Healer::new(settings());
+    healer.drop_reported(&dropped(1, 1, 5));
+    for drop in [&late, &once_more] {
+        healer.drop_reported(drop);
+    }
+    healer.incident_reported(recovered(1, "frontend", Some(at(20)), 12));
+    let own = crate::standing(&case(1), &policies, at(10));
+    healer.take_over(before.ledger().clone(), vec![own], at(60));
+    let kept = healer.tick(at(60 + WATCH.as_secs()), true);
+    assert!(kept.iter().any(|action| matches!(action, Action::Keep(..))), "{kept:?}");
     // Where its policies are gone, somebody has decided: it is not healed again either.
     let mut healer = Healer::new(settings());
     healer.take_over(before.ledger().clone(), Vec::new(), at(60));

@@ -4,8 +4,8 @@ use whydrop_core::{
     diagnosis::Class,
     flow::Flow,
     heal::{
-        Action, CaseId, DropCause, DropReport, Healer, IncidentReport, IncidentState, Mode, Refusal,
-        Settings, Standing, WatchOutcome,
+        Action, CaseId, DropCause, DropReport, Healer, IncidentReport, IncidentState, Mode,
+        Refusal, Settings, Standing, WatchOutcome,
     },
     incident::IncidentId,
 };
@@ -50,10 +50,12 @@ fn each_pair_of_namespaces_is_healed_for_itself() {
     let stranger = || of("tenant", 1, dropped_after(1, 1, 6, None, Some(0)));
     healer.drop_reported(&stranger());
     healer.drop_reported(&dropped(1, 1, 5));
-    let tenants = IncidentReport { client: Some("tenant".into()), ..report(1, IncidentState::Open, 6) };
+    let tenants =
+        IncidentReport { client: Some("tenant".into()), ..report(1, IncidentState::Open, 6) };
     healer.incident_reported(tenants);
     let actions = healer.tick(at(10), true);
-    let [Action::Examine { wanted, .. }, Action::Refuse { case: refused, why }] = &actions[..] else {
+    let [Action::Examine { wanted, .. }, Action::Refuse { case: refused, why }] = &actions[..]
+    else {
         panic!("{actions:?}")
     };
     assert_eq!(wanted.flows.keys().collect::<Vec<_>>(), [&flow(1)]);
@@ -81,7 +83,11 @@ fn a_policy_that_the_ledger_does_not_know_counts_for_nothing() {
         policies: vec![policy(namespace, &format!("looks-like-{id}"))],
         ..standing(&case(id), &proposal(id, namespace), at(applied))
     };
-    let strays = [forged("tenant", 1, 11, 100), forged("tenant", 7, 11, 101), forged("backend", 1, 900, 102)];
+    let strays = [
+        forged("tenant", 1, 11, 100),
+        forged("tenant", 7, 11, 101),
+        forged("backend", 1, 900, 102),
+    ];
     let all = [strays.as_slice(), &[own]].concat();
     healer.take_over(ledger.clone(), all, at(60));
     assert_eq!(*healer.ledger(), ledger, "they are no healings");
@@ -119,14 +125,27 @@ fn bounds_are_those_of_who_is_let_in_as_well() {
             let found = Some(Ok((proposal(id, "backend"), mode)));
             actions.extend(healer.examined(&case, found, at(10)));
         }
-        answers.push(actions.into_iter().filter_map(|action| match action {
-            Action::Apply { case, mode, .. } => Some((case.incident.0, mode.name().to_owned())),
-            Action::Refuse { why, .. } => Some((0, why.to_string())),
-            _ => None,
-        }).collect::<Vec<_>>());
+        answers.push(
+            actions
+                .into_iter()
+                .filter_map(|action| match action {
+                    Action::Apply { case, mode, .. } => {
+                        Some((case.incident.0, mode.name().to_owned()))
+                    }
+                    Action::Refuse { why, .. } => Some((0, why.to_string())),
+                    _ => None,
+                })
+                .collect::<Vec<_>>(),
+        );
     }
-    let refused = (0, "2 were healed for clients in namespace tenant within 60 minutes, and no more may be".to_owned());
-    let of = |mode: &str| [(1, mode.to_owned()), (2, mode.to_owned()), refused.clone(), (4, mode.to_owned())];
+    let refused = (
+        0,
+        "2 were healed for clients in namespace tenant within 60 minutes, and no more may be"
+            .to_owned(),
+    );
+    let of = |mode: &str| {
+        [(1, mode.to_owned()), (2, mode.to_owned()), refused.clone(), (4, mode.to_owned())]
+    };
     assert_eq!(answers[0], of("dry-run"));
     let mut applied = of("apply").to_vec();
     applied.remove(2);

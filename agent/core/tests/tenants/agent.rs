@@ -10,9 +10,7 @@ use whydrop_core::{
     },
     docket::{Action, Docket, Settings},
     flow::Flow,
-    heal::{
-        Between, DropCause, DropReport, FlowPast, IncidentReport, IncidentState, PathName,
-    },
+    heal::{Between, DropCause, DropReport, FlowPast, IncidentReport, IncidentState, PathName},
     incident::{Happened, IncidentChange, JudgedDrop, Party, Path, Resolution},
     observation::Observation,
 };

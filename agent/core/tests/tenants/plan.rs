@@ -121,7 +121,8 @@ impl Plan {
             }
         }
         let consent = [BOOKS, SHOP].iter().all(|of| consents.get(of) == Some(&"apply"));
-        // Of an old policy that was edited, an agent that has not seen it edited does not know that.
+        // An agent that is restarted since has not seen an old policy edited, and does not know any more
+        // what it is to see recover.
         let saw_it = !restarts || restart < change - 1_000;
         Self { acts, consents, admitted, until, is_rightful: consent && saw_it }
     }
@@ -146,7 +147,8 @@ fn tries(
             0..=2 => {
                 let workload = *random.pick(&[Some("web"), Some("evil"), None]);
                 let is_old = random.chance(30);
-                let (every, how_long) = (random.between(9_000, 60_000), random.between(30_000, 500_000));
+                let (every, how_long) =
+                    (random.between(9_000, 60_000), random.between(30_000, 500_000));
                 let forges = random.chance(60);
                 for _ in 0..random.between(1, PODS_MAX) {
                     let created = if is_old { LONG_AGO } else { time };

@@ -28,9 +28,7 @@ use crate::{
     kernel::{Freed, Kernel},
     plan::{Act, Change, Plan},
     time::{Ms, PLUGIN_LAG, at},
-    world::{
-        self, BOOKS, Client, LONG_AGO, NAMESPACES, Net, SERVERS, SHOP, Server,
-    },
+    world::{self, BOOKS, Client, LONG_AGO, NAMESPACES, Net, SERVERS, SHOP, Server},
 };
 
 /// How often the agent and the healer take their turns.
@@ -104,6 +102,8 @@ struct Run<'p> {
     standing: Vec<Standing>,
     forged: Vec<Standing>,
     had: BTreeMap<(&'static str, Server), Had>,
+    /// Who has forged answers of whom.
+    forgers: BTreeSet<(&'static str, Server)>,
     /// Why the victims were refused.
     why_not: Vec<String>,
     outcome: Outcome,
@@ -140,6 +140,7 @@ pub(crate) fn play(plan: &Plan) -> Outcome {
         standing: Vec::new(),
         forged: Vec::new(),
         had: BTreeMap::new(),
+        forgers: BTreeSet::new(),
         why_not: Vec::new(),
         outcome: Outcome::default(),
     };
@@ -244,6 +245,7 @@ impl Run<'_> {
                 self.schedule(self.now, Due::Dial(client, server, every));
             }
             Act::Forges(client, server, count) => {
+                self.forgers.insert((client.namespace, server));
                 let client = self.client(client);
                 for nth in 0..count {
                     self.schedule(self.now + nth * 20_000, Due::Forged(client, server));
@@ -367,10 +369,10 @@ impl Run<'_> {
         }
         let mut found = self.forged.clone();
         for standing in &self.standing {
-            let each = standing.policies.iter().map(|policy| Standing {
-                policies: vec![policy.clone()],
-                ..standing.clone()
-            });
+            let each = standing
+                .policies
+                .iter()
+                .map(|policy| Standing { policies: vec![policy.clone()], ..standing.clone() });
             found.extend(each);
         }
         self.healer.take_over(ledger, found, at(self.now));
@@ -403,7 +405,8 @@ impl Run<'_> {
                 own.for_each(|standing| standing.is_kept = true);
             }
             Action::RollBack(standing, outcome) => {
-                if standing.case.between.client.as_deref() == Some(SHOP) {
+                let is_victims = standing.case.between.client.as_deref() == Some(SHOP);
+                if is_victims && self.plan.is_rightful {
                     self.outcome.lost.push(format!("rolled back: {outcome}"));
                 }
                 self.remove(&standing);
@@ -463,10 +466,14 @@ impl Run<'_> {
                 if !consents {
                     self.outcome.holes.push(format!("{what}, without consent"));
                 }
-                let had = self.had.get(&(client.namespace, server)).is_some_and(|had| {
-                    had.connections > 1 && had.last - had.first >= MIN_WORKED
-                });
-                if !had {
+                let had = self
+                    .had
+                    .get(&(client.namespace, server))
+                    .is_some_and(|had| had.connections > 1 && had.last - had.first >= MIN_WORKED);
+                // Who was admitted could have had it: that its answers are forged gains it nothing.
+                let is_forged = self.forgers.contains(&(client.namespace, server));
+                let was_admitted = self.plan.admitted.contains(&client.namespace);
+                if !had && !(is_forged && was_admitted) {
                     self.outcome.holes.push(format!("{what}, which it never had"));
                 }
             }
