@@ -38,7 +38,9 @@ use crate::{
     policy::PolicyRef,
 };
 pub use case::{Between, CaseId, NotBetween, PathName};
-pub use known::{DropCause, DropReport, FLOWS_MAX, INCIDENTS_MAX, IncidentReport, IncidentState};
+pub use known::{
+    DropCause, DropReport, FLOWS_MAX, INCIDENTS_MAX, IncidentReport, IncidentState, Recovery,
+};
 use known::{Incidents, KnownFlow};
 use ledger::Within;
 pub use ledger::{ENTRIES_MAX, Ledger, LedgerEntry};

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use whydrop_core::{
     flow::{Flow, Protocol, Worked},
-    heal::{Between, DropCause, DropReport, FlowPast, IncidentReport, IncidentState, PathName},
+    heal::{
+        Between, DropCause, DropReport, FlowPast, IncidentReport, IncidentState, PathName, Recovery,
+    },
     incident::{HappenedKind, IncidentId},
     policy::{PolicyKind, PolicyRef},
     problem::{FieldPath, Problem},
@@ -34,10 +36,10 @@ pub(super) fn incident_report(record: &IncidentRecord) -> Result<IncidentReport,
 }
 
 /// A path that is not cut any more; `None` where that is not since it passes or is allowed.
-fn recovered(path: &RecoveredPath) -> Result<Option<(PathName, Option<jiff::Timestamp>)>, Problem> {
+fn recovered(path: &RecoveredPath) -> Result<Option<(PathName, Recovery)>, Problem> {
     let at = match path.resolution {
-        IncidentResolution::Passes { at } => Some(at.into()),
-        IncidentResolution::Allowed => None,
+        IncidentResolution::Passes { at } => Recovery::Passes(at.into()),
+        IncidentResolution::Allowed => Recovery::Allowed,
         _ => return Ok(None),
     };
     let protocol = protocol("recovered.protocol", &path.protocol)?;

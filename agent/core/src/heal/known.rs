@@ -50,8 +50,17 @@ pub struct IncidentReport {
     pub confidence: f64,
     /// The namespace of the clients that it names first.
     pub client: Option<Arc<str>>,
-    /// Its paths that pass by now, with when they were answered, or that policies allow (`None`).
-    pub recovered: BTreeMap<PathName, Option<Timestamp>>,
+    /// Its paths that pass by now, or that policies allow.
+    pub recovered: BTreeMap<PathName, Recovery>,
+}
+
+/// How it is known that a path is not cut any more, what says more last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Recovery {
+    /// Policies do not deny it any more.
+    Allowed,
+    /// It was seen to pass, at this time.
+    Passes(Timestamp),
 }
 
 /// Whether an incident goes on, as one node sees it.
@@ -228,16 +237,15 @@ impl KnownIncident {
         own.filter(move |(_, known)| Some(known.last) >= lately)
     }
 
-    /// What became of one of these paths, as far as agents have seen that it goes on no more: when it
-    /// was last answered, or `None` where policies allow it.
-    pub(super) fn recovered(&self, paths: &BTreeSet<PathName>) -> Option<Option<Timestamp>> {
+    /// What became of one of these paths, as far as agents have seen that it goes on no more.
+    pub(super) fn recovered(&self, paths: &BTreeSet<PathName>) -> Option<Recovery> {
         let seen = self.nodes.values().flat_map(|report| {
             let of_paths = report.recovered.iter().filter(|(path, _)| paths.contains(path));
             let of_paths = of_paths.map(|(_, at)| *at);
             // An agent that does not say which, says it of all of them.
             let of_all = match report.state {
-                IncidentState::Passes(at) => Some(Some(at)),
-                IncidentState::Allowed => Some(None),
+                IncidentState::Passes(at) => Some(Recovery::Passes(at)),
+                IncidentState::Allowed => Some(Recovery::Allowed),
                 IncidentState::Open | IncidentState::Silent => None,
             };
             of_paths.chain(of_all.filter(|_| report.recovered.is_empty()))

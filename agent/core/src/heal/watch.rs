@@ -9,7 +9,7 @@ use strum::{Display, EnumDiscriminants};
 
 use super::{
     Action, PathName, SETTLE, Settings, Standing,
-    known::{Incidents, KnownFlow},
+    known::{Incidents, KnownFlow, Recovery},
 };
 use crate::{
     diagnosis::Class,
@@ -157,7 +157,10 @@ impl Watch {
     fn outcome(&self, incidents: &Incidents) -> WatchOutcome {
         let Standing { case, policies, applied, .. } = &self.standing;
         let recovered = incidents.get(case.incident).and_then(|known| known.recovered(&self.paths));
-        let passes = recovered.flatten().filter(|at| at > applied);
+        let passes = match recovered {
+            Some(Recovery::Passes(at)) if at > *applied => Some(at),
+            _ => None,
+        };
         let is_late = |last: &Timestamp| *last > *applied + SETTLE;
         let own = incidents.last_drops().filter(|(flow, drop)| self.concerns(flow, &drop.state));
         let last = own.map(|(_, drop)| drop.state.last).max();

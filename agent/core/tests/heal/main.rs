@@ -12,8 +12,8 @@ use whydrop_core::{
     flow::{Flow, Protocol, Worked},
     heal::{
         Action, Between, CaseId, DropCause, DropReport, FlowPast, Healer, IncidentReport,
-        IncidentState, Ledger, Mode, PathName, Proposal, Refusal, SETTLE, Settings, Standing,
-        WatchOutcome,
+        IncidentState, Ledger, Mode, PathName, Proposal, Recovery, Refusal, SETTLE, Settings,
+        Standing, WatchOutcome,
     },
     incident::{IncidentId, Severity},
     policy::{PolicyKind, PolicyRef},
@@ -89,8 +89,8 @@ fn report(id: u64, state: IncidentState, second: i64) -> IncidentReport {
 }
 
 /// The same, while others keep it open: this path has recovered.
-fn recovered(id: u64, client: &str, at: Option<Timestamp>, second: i64) -> IncidentReport {
-    let recovered = BTreeMap::from([(path(client), at)]);
+fn recovered(id: u64, client: &str, how: Recovery, second: i64) -> IncidentReport {
+    let recovered = BTreeMap::from([(path(client), how)]);
     IncidentReport { recovered, ..report(id, IncidentState::Open, second) }
 }
 
@@ -487,7 +487,7 @@ fn the_next_leader_goes_on_with_what_stands_and_with_what_was_done() {
     for drop in [&late, &once_more] {
         healer.drop_reported(drop);
     }
-    healer.incident_reported(recovered(1, "frontend", Some(at(20)), 12));
+    healer.incident_reported(recovered(1, "frontend", Recovery::Passes(at(20)), 12));
     let own = crate::standing(&case(1), &policies, at(10));
     healer.take_over(before.ledger().clone(), vec![own], at(60));
     let kept = healer.tick(at(60 + WATCH.as_secs()), true);

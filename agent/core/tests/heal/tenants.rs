@@ -5,7 +5,7 @@ use whydrop_core::{
     flow::Flow,
     heal::{
         Action, CaseId, DropCause, DropReport, Healer, IncidentReport, IncidentState, Mode,
-        Refusal, Settings, Standing, WatchOutcome,
+        Recovery, Refusal, Settings, Standing, WatchOutcome,
     },
     incident::IncidentId,
 };
@@ -19,7 +19,7 @@ use crate::{
 /// and go on trying.
 #[test]
 fn what_others_do_takes_nothing_back() {
-    for state in [Some(at(20)), None] {
+    for state in [Recovery::Passes(at(20)), Recovery::Allowed] {
         let mut healer = watching();
         healer.incident_reported(recovered(1, "frontend", state, 100));
         healer.drop_reported(&of("tenant", 1, dropped_after(1, 1, 100, None, Some(0))));
@@ -38,7 +38,7 @@ fn what_others_do_takes_nothing_back() {
     }
     // That another's path has recovered says nothing of this one.
     let mut healer = watching();
-    healer.incident_reported(recovered(1, "tenant", Some(at(20)), 100));
+    healer.incident_reported(recovered(1, "tenant", Recovery::Passes(at(20)), 100));
     let back = healer.tick(at(10 + WATCH.as_secs()), true);
     assert!(matches!(&back[..], [Action::RollBack(_, WatchOutcome::NotSeen)]), "{back:?}");
 }

@@ -10,7 +10,9 @@ use whydrop_core::{
     },
     docket::{Action, Docket, Settings},
     flow::Flow,
-    heal::{Between, DropCause, DropReport, FlowPast, IncidentReport, IncidentState, PathName},
+    heal::{
+        Between, DropCause, DropReport, FlowPast, IncidentReport, IncidentState, PathName, Recovery,
+    },
     incident::{Happened, IncidentChange, JudgedDrop, Party, Path, Resolution},
     observation::Observation,
 };
@@ -168,8 +170,8 @@ fn incident_report(change: &IncidentChange) -> IncidentReport {
     };
     let recovered = incident.recovered.iter().filter_map(|(path, resolution)| {
         let at = match resolution {
-            Resolution::Passes { at } => Some(*at),
-            Resolution::Allowed => None,
+            Resolution::Passes { at } => Recovery::Passes(*at),
+            Resolution::Allowed => Recovery::Allowed,
             Resolution::Gone | Resolution::Silence | Resolution::Muted => return None,
         };
         Some((path_name(path), at))
