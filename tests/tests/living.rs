@@ -4,16 +4,31 @@
 use std::time::Duration;
 
 use whydrop_tests::{
-    kube::node::{self, Node},
+    kube::{
+        node::{self, Node},
+        proxy::Mode,
+    },
     play::{
         churn,
         living::{play_all, situations},
     },
 };
 
+/// `WHYDROP_PROXY=iptables` or `nftables`: by which rules kube-proxy leads packets, where it is not to be
+/// the mode of the test.
+fn node(otherwise: Mode) -> Node {
+    let proxy = match std::env::var("WHYDROP_PROXY").as_deref() {
+        Ok("iptables") => Mode::Iptables,
+        Ok("nftables") => Mode::Nftables,
+        Ok(other) => panic!("WHYDROP_PROXY={other}: iptables or nftables"),
+        Err(_) => otherwise,
+    };
+    Node::start(&node::Settings { proxy, ..node::Settings::default() }).expect("a node")
+}
+
 #[test]
 fn what_is_said_is_what_happened() {
-    let node = Node::start(&node::Settings::default()).expect("a node");
+    let node = node(Mode::Iptables);
     let mut situations = situations().expect("situations");
     if let Ok(only) = std::env::var("WHYDROP_LIVING") {
         situations.retain(|name, _| name.starts_with(&only));
@@ -31,7 +46,7 @@ fn churn_is_reported_as_the_clients_saw_it() {
     };
     let time = Duration::from_secs(60 * number("WHYDROP_CHURN_MINUTES", 1));
     let seed = number("WHYDROP_CHURN_SEED", 1);
-    let node = Node::start(&node::Settings::default()).expect("a node");
+    let node = node(Mode::Nftables);
     let churned = churn::play(&node, churn::Settings { time, seed }).expect("churn");
     let differences = churned.differences();
     println!("{churned}; {differences}");

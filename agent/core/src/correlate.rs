@@ -1,20 +1,23 @@
 //! Observations of attempts become Drops: one for each flow that is dropped silently.
 //!
 //! An attempt is pending from its first bad sign until its fate is clear: answered, and it is
-//! forgotten; ended or repeated in vain, and it joins the open [`Drop`] of its flow. A flow is
-//! reported when it opens and again at most once in [`REPORT_INTERVAL`] while it goes on. One that
-//! worked in between is another drop, and so are attempts that somebody rejects beside those that
-//! nobody answers.
+//! forgotten; ended or repeated in vain, and each of its packets joins the open [`Drop`] of its flow. A
+//! flow is reported when it opens and again at most once in [`REPORT_INTERVAL`] while it goes on. One
+//! that worked in between is another drop, and so is what fails in another way: rejected, dropped here
+//! for another reason, or not seen again. That a connect ends is no packet, and no report of its own.
 //!
 //! The answer depends on what was observed, not on the order in which it came in.
 
+mod attempt;
+mod counter;
+mod cut;
 mod drop;
 mod evidence;
 mod fold;
 mod key;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     net::IpAddr,
 };
 
@@ -24,10 +27,11 @@ use crate::{
     flow::Flow,
     observation::{AttemptId, Fact, Observation},
 };
+use attempt::{Added, Parts, Signs};
+use cut::Cut;
 pub use drop::{Correlated, Drop, DropId, Folded};
-use evidence::Manner;
 pub use evidence::{Evidence, EvidenceLevel, KernelDrops};
-use key::{Key, KeysOf};
+use key::{Key, KeysOf, Manner};
 
 /// How long after its last sign an attempt may still be answered: longer than the first SYN's
 /// retransmission timeout of 1 s (RFC 6298, 2.1), so that the second SYN has its chance.
@@ -64,9 +68,12 @@ pub const OPEN_MAX: usize = 4096;
 /// or a flood, which is reported as one.
 pub const FLOWS_PER_SOURCE_MAX: usize = 64;
 
-/// How many attempts of an open flow are remembered, so that one that is seen again later counts
-/// once: a client has few connects to one destination under way at a time.
-const ATTEMPTS_REMEMBERED_MAX: usize = 8;
+/// How many attempts are remembered that drops count (about 150 bytes each), so that one that is seen
+/// again later counts once, and its end is no news: those of a hundred flows that make one a second.
+const COUNTED_MAX: usize = 16_384;
+
+/// How many drops an attempt is remembered to be in: one for each backend that it was dropped at.
+const DROPS_OF_ATTEMPT_MAX: usize = 4;
 
 /// Where the packets of kernel drops went: nothing is lost uncounted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,47 +101,49 @@ pub struct Correlator {
     /// What of it is of a flow.
     open_of: KeysOf,
     /// Counters of flows that are not open (yet).
-    loose: HashMap<Flow, Loose>,
+    loose: HashMap<Key, Loose>,
+    /// Attempts that drops count.
+    counted: HashMap<AttemptId, Counted>,
+    /// When packets were last dropped and only counted of what was dialled.
+    counted_of: HashMap<Flow, Timestamp>,
     /// Attempts that were answered late, and when: copies of their packets are still on their way.
     answered: HashMap<AttemptId, Timestamp>,
     /// Flows with an attempt that was answered late, and when: their counters are forgiven.
     forgiven: HashMap<Flow, Timestamp>,
-    /// Flows whose drop was concluded.
-    concluded: HashMap<Key, Concluded>,
+    /// Flows whose drop was concluded, and when what follows may be reported.
+    concluded: HashMap<Key, Timestamp>,
     /// Pending attempts and open flows of each source.
     of_source: HashMap<IpAddr, usize>,
     folded: HashMap<IpAddr, Folded>,
     folds_reported_at: Option<Timestamp>,
+    /// Flows whose cause changed, and when: what their attempts sent before is reported by itself.
+    cuts: HashMap<Flow, Timestamp>,
     /// What is clear, and returned by the next tick.
     clear: Vec<Correlated>,
     account: Account,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Pending {
-    evidence: Evidence,
-    /// As the pod's veth saw it.
-    dialled: Option<Flow>,
-    /// As the filter saw it.
-    dropped: Option<Flow>,
+    signs: Signs,
     due: Timestamp,
 }
 
 #[derive(Debug)]
 struct Open {
     drop: Drop,
-    /// Those that it counts, the latest last.
-    attempts: VecDeque<AttemptId>,
     reported_at: Option<Timestamp>,
     news: bool,
+    /// Where what explains it has changed: what comes after that is reported after what came before.
+    cut: Option<Cut>,
     due: Timestamp,
 }
 
+/// In which drops an attempt is counted, and when it was last seen.
 #[derive(Debug)]
-struct Concluded {
-    attempts: VecDeque<AttemptId>,
-    /// When what follows may be reported.
-    due: Timestamp,
+struct Counted {
+    keys: Vec<Key>,
+    last: Timestamp,
 }
 
 #[derive(Debug)]
@@ -186,11 +195,10 @@ impl Correlator {
     /// flow go on, that is another drop, with evidence of its own, reported when this one would have
     /// been.
     pub fn conclude(&mut self, flow: &Flow) {
-        for key in self.open_of.may_be(flow).collect::<Vec<_>>() {
+        for key in self.open_of.as_is(flow).collect::<Vec<_>>() {
             let Some(open) = self.close_with_news(&key) else { continue };
             if let Some(at) = open.reported_at.filter(|_| self.concluded.len() < OPEN_MAX) {
-                let due = at + REPORT_INTERVAL;
-                self.concluded.insert(key, Concluded { attempts: open.attempts, due });
+                self.concluded.insert(key, at + REPORT_INTERVAL);
             }
         }
     }
@@ -212,7 +220,7 @@ impl Correlator {
 
     fn key_of(&self, drop: &Drop) -> Option<Key> {
         let is_it = |key: &Key| self.open.get(key).is_some_and(|open| open.drop.id == drop.id);
-        self.open_of.may_be(&drop.flow).find(is_it)
+        self.open_of.as_is(&drop.flow).find(is_it)
     }
 
     /// Packets that this kernel freed though they had arrived: they are no attempt's trouble.
@@ -230,14 +238,17 @@ impl Correlator {
             self.due.remove(&(due, attempt));
             self.settle(&attempt, now);
         }
-        let loose: Vec<Flow> =
-            self.loose.iter().filter(|(_, l)| l.due <= now).map(|(flow, _)| *flow).collect();
-        for flow in loose {
-            self.settle_loose(&flow, now);
+        let loose: BTreeSet<Key> =
+            self.loose.iter().filter(|(_, l)| l.due <= now).map(|(key, _)| *key).collect();
+        for key in loose {
+            self.settle_loose(&key, now);
         }
         self.forgiven.retain(|_, at| now.duration_since(*at) <= SETTLE * 2);
         self.answered.retain(|_, at| now.duration_since(*at) <= COPIES);
-        self.concluded.retain(|_, concluded| concluded.due > now);
+        self.concluded.retain(|_, due| *due > now);
+        self.counted.retain(|_, counted| now.duration_since(counted.last) <= IDLE);
+        self.counted_of.retain(|_, at| now.duration_since(*at) <= SETTLE * 2);
+        self.cuts.retain(|_, at| now.duration_since(*at) <= COPIES);
         while let Some((due, key)) = self.open_due.first().copied().filter(|(due, _)| *due <= now) {
             self.open_due.remove(&(due, key));
             clear.extend(self.attend(&key, now).map(Correlated::Drop));
@@ -251,8 +262,8 @@ impl Correlator {
         while let Some((_, attempt)) = self.due.pop_first() {
             self.settle(&attempt, now);
         }
-        for flow in self.loose.keys().copied().collect::<BTreeSet<_>>() {
-            self.settle_loose(&flow, now);
+        for key in self.loose.keys().copied().collect::<BTreeSet<_>>() {
+            self.settle_loose(&key, now);
         }
         for key in self.open.keys().copied().collect::<Vec<_>>() {
             self.reschedule(&key, now);
@@ -280,9 +291,9 @@ impl Correlator {
 
     /// Dropped packets that no part of [`Self::account`] and no drop that was returned has yet.
     pub fn undecided(&self) -> u64 {
-        let pending = self.pending.values().map(|pending| pending.evidence.kernel_packets());
+        let pending = self.pending.values().map(|pending| pending.signs.kernel_packets());
         let loose = self.loose.values().map(|loose| loose.evidence.kernel_packets());
-        let open = self.open.values().map(|open| open.drop.unreported_packets());
+        let open = self.open.values().map(Open::unreported_packets);
         let clear = self.clear.iter().map(|correlated| match correlated {
             Correlated::Drop(drop) => drop.unreported_packets(),
             Correlated::Folded(_) | Correlated::Answered { .. } => 0,
@@ -307,31 +318,23 @@ impl Correlator {
         if !known && self.pending.len() >= PENDING_MAX {
             return self.shed(observation);
         }
-        let pending = self.pending.entry(attempt).or_insert_with(|| Pending {
-            evidence: Evidence::default(),
-            dialled: None,
-            dropped: None,
-            due: Timestamp::MAX,
-        });
         if !known {
             *self.of_source.entry(attempt.source).or_default() += 1;
         }
-        if !pending.evidence.add(observation) {
-            // The same once more: it was counted as observed, and is not.
-            if let Fact::KernelDrop { .. } = observation.fact {
-                self.account.observed -= observation.packets;
+        let pending = self.pending.entry(attempt).or_default();
+        match pending.signs.add(observation) {
+            Added::New => {}
+            Added::Shed => return self.shed(observation),
+            Added::Again => {
+                // It was counted as observed, and is not.
+                if let Fact::KernelDrop { .. } = observation.fact {
+                    self.account.observed -= observation.packets;
+                }
+                return;
             }
-            return;
-        }
-        match observation.fact {
-            Fact::KernelDrop { .. } => {
-                pending.dropped = Some(observation.flow);
-                pending.dialled = pending.dialled.max(observation.flow_dialled());
-            }
-            _ => pending.dialled = Some(observation.flow_dialled().unwrap_or(observation.flow)),
         }
         self.due.remove(&(pending.due, attempt));
-        pending.due = pending.evidence.due();
+        pending.due = pending.signs.due();
         self.due.insert((pending.due, attempt));
     }
 
@@ -347,103 +350,141 @@ impl Correlator {
         if self.answered.len() < PENDING_MAX {
             self.answered.insert(*attempt, at);
         }
-        let Some(pending) = self.pending.remove(attempt) else { return };
+        let Some(mut pending) = self.pending.remove(attempt) else {
+            return self.rescued(attempt, &observation.flow);
+        };
         self.due.remove(&(pending.due, *attempt));
         self.release(attempt.source);
-        self.account.recovered += pending.evidence.kernel_packets();
-        for flow in [pending.dialled, pending.dropped].into_iter().flatten() {
-            self.forgiven.insert(flow, at);
+        // What its backend dropped, and another one answered, was dropped all the same.
+        let dropped = pending.signs.take_dropped_behind(&observation.flow);
+        for (key, evidence) in dropped.into_parts().packets {
+            self.join(attempt, key, evidence, at);
+        }
+        self.rescued(attempt, &observation.flow);
+        self.account.recovered += pending.signs.kernel_packets();
+        self.forgiven.extend(pending.signs.flows().map(|flow| (flow, at)));
+    }
+
+    /// An attempt was answered for what was dialled, by another backend than those that dropped it.
+    fn rescued(&mut self, attempt: &AttemptId, dialled: &Flow) {
+        let Some(counted) = self.counted.remove(attempt) else { return };
+        for key in counted.keys.iter().filter(|key| key.is_behind(dialled)) {
+            if let Some(open) = self.open.get_mut(key) {
+                open.drop.evidence.is_rescued();
+            }
         }
     }
 
-    /// Packets that the kernel counted without handing them over one by one.
-    fn counter(&mut self, observation: &Observation) {
-        if let Some(key) = self.latest_of(&observation.flow) {
-            let mut evidence = Evidence::default();
-            evidence.add(observation);
-            return self.add_to_open(&key, evidence);
-        }
-        if !self.loose.contains_key(&observation.flow) {
-            if self.is_crowded(observation) {
-                return self.fold(observation);
-            }
-            if self.loose.len() >= PENDING_MAX {
-                return self.shed(observation);
-            }
-        }
-        let loose = self.loose.entry(observation.flow).or_insert_with(|| Loose {
-            evidence: Evidence::default(),
-            // Later than the attempt of this flow that was seen, which decides.
-            due: observation.at + SETTLE * 2,
-        });
-        loose.evidence.add(observation);
-    }
-
-    /// An attempt that was not answered in time joins its flow's drop.
+    /// An attempt that was not answered in time joins the drops of its flows: what came before their
+    /// cause changed by itself.
     fn settle(&mut self, attempt: &AttemptId, now: Timestamp) {
         let Some(pending) = self.pending.remove(attempt) else { return };
         self.release(attempt.source);
-        let Pending { evidence, dialled, dropped, .. } = pending;
-        let mut evidence = evidence.sealed();
-        if !evidence.is_unanswered() {
-            self.account.recovered += evidence.kernel_packets();
-            return self.given_up(attempt, dialled, &evidence);
-        }
-        let manner = evidence.manner();
-        let Some(key) = self.key_for(dropped, dialled, manner) else { return };
-        if let Some(dialled) = dialled.filter(|dialled| *dialled != key.flow) {
-            self.join_translated(&dialled, &key);
-        }
-        let known = match self.open.get_mut(&key) {
-            Some(open) => Some(&mut open.attempts),
-            None => self.concluded.get_mut(&key).map(|concluded| &mut concluded.attempts),
+        let cut = self.cut_of(&pending.signs);
+        let (before, after) = match cut {
+            Some(at) => pending.signs.split_at(at),
+            None => (Signs::default(), pending.signs),
         };
-        if let Some(known) = known {
-            if known.contains(attempt) {
-                evidence.is_of_known_attempt();
-            } else {
-                remember(known, *attempt);
-            }
+        let joined = self.join_all(attempt, before, now);
+        if let Some(at) = cut {
+            self.cut_all(&joined, at);
         }
+        self.join_all(attempt, after, now);
+    }
+
+    /// Signs of an attempt join the drops that they are of: which.
+    fn join_all(&mut self, attempt: &AttemptId, signs: Signs, now: Timestamp) -> Vec<Key> {
+        let Parts { packets, lost, end, is_dialled_seen } = signs.into_parts();
+        let (mut own, mut joined) = (Vec::new(), Vec::new());
+        for (key, evidence) in packets {
+            let key = if is_dialled_seen { key } else { self.as_dialled(key) };
+            own.push(key);
+            self.join(attempt, key, evidence, now);
+        }
+        joined.extend(own.iter().copied());
+        match (lost, end) {
+            (Some((flow, evidence)), _) => {
+                if let Some(key) = self.key_of_lost(attempt, (flow, &evidence), &own) {
+                    self.join(attempt, key, evidence, now);
+                    joined.push(key);
+                }
+            }
+            (None, Some((flow, end))) if own.is_empty() => self.ended(attempt, flow, end, now),
+            (None, _) => {}
+        }
+        joined
+    }
+
+    /// The same, where it is not known what was dialled, as what is open of the flow.
+    fn as_dialled(&self, key: Key) -> Key {
+        let is_alike = |open: &Key| open.manner == key.manner;
+        match self.open.contains_key(&key) {
+            true => key,
+            false => self.open_of.as_is(&key.flow).find(is_alike).unwrap_or(key),
+        }
+    }
+
+    /// What packets are of that came again and were not seen to be dropped; `None`: that is not known, as of
+    /// an attempt of which others were dropped here, or of a flow whose drops are mostly only counted.
+    fn key_of_lost(
+        &self,
+        attempt: &AttemptId,
+        (flow, evidence): (Flow, &Evidence),
+        own: &[Key],
+    ) -> Option<Key> {
+        let manner = Manner::Lost { has_arrived: evidence.delivered };
+        let key = Key { flow, dialled: None, manner };
+        let counted = self.counted.get(attempt).map_or(&[][..], |counted| counted.keys.as_slice());
+        let is_dropped = own.iter().chain(counted).any(|key| !key.manner.is_lost());
+        let is_counted = self.counted_of.get(&flow).is_some_and(|at| *at >= evidence.last());
+        (self.open.contains_key(&key) || !(is_dropped || is_counted)).then_some(key)
+    }
+
+    /// Packets of an attempt join what is open of their flow, or open it.
+    fn join(&mut self, attempt: &AttemptId, key: Key, mut evidence: Evidence, now: Timestamp) {
+        let is_counted = self.counted.contains_key(attempt);
+        if is_counted {
+            evidence.is_of_known_attempt();
+        }
+        self.count(attempt, key, evidence.last());
         if self.open.contains_key(&key) {
             return self.add_to_open(&key, evidence);
         }
-        let Key { flow, dialled, .. } = key;
-        let is_known = |key: Key| self.open.get(&key).is_some_and(|o| o.attempts.contains(attempt));
-        let id = match is_known(Key { manner: manner.other(), ..key }) {
-            // The attempt's own name is taken.
-            true => DropId::of_flow(&flow, evidence.latest().into_inner().0),
+        // The name of an attempt is that of the first drop that counts it.
+        let id = match is_counted {
+            true => DropId::of_key(&key, *evidence.latest().start()),
             false => DropId::of(attempt),
         };
+        let Key { flow, dialled, manner } = key;
         self.open(Drop { id, flow, dialled, evidence, reported_packets: 0 }, manner, now);
-        if let Some(open) = self.open.get_mut(&key).filter(|open| open.attempts.is_empty()) {
-            remember(&mut open.attempts, *attempt);
+    }
+
+    fn count(&mut self, attempt: &AttemptId, key: Key, last: Timestamp) {
+        let is_known = self.counted.contains_key(attempt);
+        if !is_known && self.counted.len() >= COUNTED_MAX {
+            return;
+        }
+        let counted =
+            self.counted.entry(*attempt).or_insert_with(|| Counted { keys: Vec::new(), last });
+        counted.last = counted.last.max(last);
+        if !counted.keys.contains(&key) && counted.keys.len() < DROPS_OF_ATTEMPT_MAX {
+            counted.keys.push(key);
         }
     }
 
-    /// That an application gives up shows nothing by itself; of the attempt that began a drop it is the
-    /// end, and no answer to another one takes that back.
-    fn given_up(&mut self, attempt: &AttemptId, dialled: Option<Flow>, evidence: &Evidence) {
-        let is_its = |open: &&mut Open| open.drop.id == DropId::of(attempt);
-        for key in dialled.iter().flat_map(|flow| self.open_of.may_be(flow)) {
-            if let Some(open) = self.open.get_mut(&key).filter(is_its) {
-                open.drop.evidence.ended_with(evidence);
+    /// A connect ended, and nothing new was seen of its packets. By itself, that an application gives up
+    /// shows nothing; that the kernel does shows that nobody answered.
+    fn ended(&mut self, attempt: &AttemptId, flow: Flow, mut end: Evidence, now: Timestamp) {
+        if let Some(counted) = self.counted.get(attempt) {
+            for key in &counted.keys {
+                if let Some(open) = self.open.get_mut(key) {
+                    open.drop.evidence.ended_with(&end);
+                }
             }
-        }
-    }
-
-    /// Counters without an attempt that was seen: of an answered flow, or their event was lost.
-    fn settle_loose(&mut self, flow: &Flow, now: Timestamp) {
-        let Some(loose) = self.loose.remove(flow) else { return };
-        let evidence = loose.evidence;
-        if let Some(key) = self.latest_of(flow) {
-            self.add_to_open(&key, evidence);
-        } else if self.forgiven.contains_key(flow) || !evidence.is_unanswered() {
-            self.account.recovered += evidence.kernel_packets();
-        } else {
-            let id = DropId::of_flow(flow, evidence.first());
-            let drop = Drop { id, flow: *flow, dialled: None, evidence, reported_packets: 0 };
-            self.open(drop, Manner::Silent, now);
+        } else if end.failed.is_some_and(|errno| errno != 0) {
+            end.is_attempt();
+            let manner = Manner::Lost { has_arrived: end.delivered };
+            self.join(attempt, Key { flow, dialled: None, manner }, end, now);
         }
     }
 
@@ -455,68 +496,33 @@ impl Correlator {
         let key = Key::of(&drop, manner);
         *self.of_source.entry(key.flow.source).or_default() += 1;
         self.open_of.insert(&key);
-        let concluded = self.concluded.remove(&key);
-        let Concluded { attempts, due } =
-            concluded.unwrap_or(Concluded { attempts: VecDeque::new(), due: now });
-        let due = due.max(now);
-        self.open.insert(key, Open { drop, attempts, reported_at: None, news: true, due });
+        let due = self.concluded.remove(&key).unwrap_or(now).max(now);
+        self.open.insert(key, Open { drop, reported_at: None, news: true, cut: None, due });
         self.open_due.insert((due, key));
-    }
-
-    /// The key of an attempt: by the flow that was dropped and what was dialled for it. Where only one of
-    /// them is known, it is that of an open flow that it may be of.
-    fn key_for(&self, dropped: Option<Flow>, dialled: Option<Flow>, manner: Manner) -> Option<Key> {
-        let seen = dropped.or(dialled)?;
-        let other = dialled.filter(|dialled| *dialled != seen);
-        let other = other.map(|dialled| (dialled.destination, dialled.port));
-        let own = Key { flow: seen, dialled: other, manner };
-        // One that dialled the flow itself is known by both.
-        let is_whole = dropped.is_some() && dialled.is_some();
-        let known =
-            self.open_key(&seen, manner).filter(|_| !is_whole && !self.open.contains_key(&own));
-        Some(known.unwrap_or(own))
-    }
-
-    /// A flow was open as dialled, and now it is known to which backend it goes: they are one. What was
-    /// rejected before it went to any stays what it was.
-    fn join_translated(&mut self, dialled: &Flow, key: &Key) {
-        let as_dialled = Key { flow: *dialled, dialled: None, manner: key.manner };
-        let Some(mut open) = self.open.remove(&as_dialled) else { return };
-        self.open_due.remove(&(open.due, as_dialled));
-        self.open_of.remove(&as_dialled);
-        if let Some(other) = self.open.get_mut(key) {
-            other.drop.evidence.merge(open.drop.evidence);
-            other.drop.reported_packets += open.drop.reported_packets;
-            open.attempts.into_iter().for_each(|attempt| remember(&mut other.attempts, attempt));
-            other.news = true;
-            self.release(dialled.source);
-        } else {
-            open.drop.flow = key.flow;
-            open.drop.dialled = key.dialled;
-            self.open_due.insert((open.due, *key));
-            self.open.insert(*key, open);
-            self.open_of.insert(key);
-        }
     }
 
     fn add_to_open(&mut self, key: &Key, evidence: Evidence) {
         let Some(open) = self.open.get_mut(key) else { return };
+        if let Some(cut) = open.cut.as_mut().filter(|cut| *evidence.latest().start() >= cut.at) {
+            return cut.add(evidence);
+        }
         open.drop.evidence.merge(evidence);
         open.news = true;
         let due = open.reported_at.map_or(open.due, |at| at + REPORT_INTERVAL);
+        let due = open.cut.as_ref().map_or(due, |cut| due.min(cut.due()));
         self.reschedule(key, due);
     }
 
     /// Reports an open flow, or closes it.
     fn attend(&mut self, key: &Key, now: Timestamp) -> Option<Drop> {
         let open = self.open.get_mut(key)?;
-        let report = open.news.then(|| open.drop.clone());
+        let report = open.report(now);
         if open.news {
-            open.news = false;
-            open.reported_at = Some(now);
-            open.drop.reported_packets = open.drop.evidence.kernel_packets();
-            open.drop.evidence.was_reported();
-        } else if now.duration_since(open.drop.evidence.last()) >= IDLE {
+            // What came after what explains it had changed.
+            self.reschedule(key, now);
+            return report;
+        }
+        if report.is_none() && now.duration_since(open.drop.evidence.last()) >= IDLE {
             self.close(key);
             return None;
         }
@@ -535,10 +541,12 @@ impl Correlator {
 
     /// Closes an open flow, and reports what no report had yet.
     fn close_with_news(&mut self, key: &Key) -> Option<Open> {
-        let open = self.close(key)?;
-        if open.news {
-            self.clear.push(Correlated::Drop(open.drop.clone()));
+        let mut open = self.close(key)?;
+        let reported_at = open.reported_at;
+        while let Some(report) = open.report(Timestamp::MIN) {
+            self.clear.push(Correlated::Drop(report));
         }
+        open.reported_at = reported_at;
         Some(open)
     }
 
@@ -548,20 +556,6 @@ impl Correlator {
             open.due = due;
             self.open_due.insert((due, *key));
         }
-    }
-
-    /// An open flow that this one may be, which fails in this manner.
-    fn open_key(&self, flow: &Flow, manner: Manner) -> Option<Key> {
-        self.open_of.may_be(flow).find(|key| key.manner == manner)
-    }
-
-    /// The manner of the two in which something of the flow was seen last.
-    fn latest_of(&self, flow: &Flow) -> Option<Key> {
-        self.open_of.may_be(flow).max_by_key(|key| {
-            // Of the same time, silence: it is what counters count.
-            let last = self.open.get(key).map(|open| open.drop.evidence.last());
-            (last, key.manner == Manner::Silent)
-        })
     }
 
     fn is_crowded(&self, observation: &Observation) -> bool {
@@ -584,11 +578,4 @@ impl Correlator {
             self.account.shed += observation.packets;
         }
     }
-}
-
-fn remember(attempts: &mut VecDeque<AttemptId>, attempt: AttemptId) {
-    if attempts.len() >= ATTEMPTS_REMEMBERED_MAX {
-        attempts.pop_front();
-    }
-    attempts.push_back(attempt);
 }

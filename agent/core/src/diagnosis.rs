@@ -320,6 +320,15 @@ fn judged(
     service: Option<Dialled>,
 ) -> Diagnosis {
     let verdict = evaluate(snapshot, &question);
+    explained(snapshot, case, (question, verdict), service)
+}
+
+fn explained(
+    snapshot: &Snapshot,
+    case: &Case<'_>,
+    (question, verdict): (Question, Verdict),
+    service: Option<Dialled>,
+) -> Diagnosis {
     let cause = cause_of(&Inquiry { snapshot, case, question: &question, verdict: &verdict });
     Diagnosis { question, service, verdict, cause }
 }

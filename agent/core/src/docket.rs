@@ -27,10 +27,12 @@
 
 mod action;
 mod answers;
+mod cuts;
 mod notes;
 mod own_path;
 mod pending;
 mod recheck;
+mod share;
 
 use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
@@ -55,11 +57,13 @@ use crate::{
 };
 use action::Then;
 pub use action::{Action, AnswersQuery, Asked, CutBy, Note};
+use cuts::Cuts;
 use notes::Notes;
 use own_path::OwnPath;
 pub use pending::{ANSWER, CATCH_UP, LOOK_UP, PENDING_MAX};
 use pending::{Pending, Queue, Stage, Subject, case_of};
 use recheck::Recheck;
+use share::Shares;
 
 /// How much further back than the last turn answers are looked for: a turn may be late, and a drop
 /// that opens an incident is judged some seconds after the fact.
@@ -105,8 +109,10 @@ pub struct Docket {
     node: Arc<str>,
     rules: Vec<mute::Rule>,
     correlator: Correlator,
+    cuts: Cuts,
     pending: Queue,
     recheck: Recheck,
+    shares: Shares,
     muted: Muted,
     incidents: IncidentBook,
     notes: Notes,
@@ -143,8 +149,10 @@ impl Docket {
             node,
             rules: mute,
             correlator: Correlator::default(),
+            cuts: Cuts::default(),
             pending: Queue::default(),
             recheck: Recheck::default(),
+            shares: Shares::default(),
             muted: Muted::default(),
             notes: Notes::default(),
             own_path: OwnPath::to(destinations),
@@ -184,6 +192,7 @@ impl Docket {
     /// Decides what has become clear by now.
     pub fn tick(&mut self, cluster: &Cluster, now: Timestamp) -> Vec<Action> {
         let mut moment = Moment::of(cluster, now);
+        self.cut(&moment);
         for correlated in self.correlator.tick(now) {
             self.correlated(correlated, &mut moment);
         }
@@ -429,7 +438,8 @@ impl Docket {
             self.refused += drop.unreported_packets();
             return;
         }
-        let asked = answers::before(&moment.snapshot, &drop, &diagnosed.diagnosis);
+        let mut asked = answers::before(&moment.snapshot, &drop, &diagnosed.diagnosis);
+        asked.extend(share::counted_for(&drop).map(|dialled| (dialled, None)));
         moment.ask(Asked::Worked(asked), Then::Decide { drop, diagnosed });
     }
 
@@ -455,7 +465,12 @@ impl Docket {
         answers: &[(Flow, Worked)],
         moment: &mut Moment<'_>,
     ) {
-        let worked = answers.iter().map(|(_, worked)| *worked).reduce(Worked::or);
+        // What other backends answered is not asked for to say that this one worked.
+        let counted = share::counted_for(&drop);
+        let of_others = |flow: &Flow| Some(*flow) == counted;
+        let own = answers.iter().filter(|(flow, _)| !of_others(flow));
+        let worked = own.map(|(_, worked)| *worked).reduce(Worked::or);
+        let by_others = answers.iter().find(|(flow, _)| of_others(flow)).map(|(_, worked)| *worked);
         let last_success = worked.map(|worked| worked.last);
         let (snapshot, case) = (&moment.snapshot, case_of(&drop));
         let judgement = Judgement::new(snapshot, moment.history, &case, diagnosed, last_success);
@@ -466,6 +481,7 @@ impl Docket {
         }
         if self.is_answered(&drop, diagnosis.cause.class, answers) {
             self.answered_late += drop.unreported_packets();
+            self.pending.was_answered(drop.id);
             return self.correlator.recovered(&drop);
         }
         if let Some(by) = muted(snapshot, &self.rules, diagnosis) {
@@ -475,7 +491,8 @@ impl Docket {
             return self.mute(by, drop.unreported_packets(), diagnosis, moment);
         }
         self.reported += drop.unreported_packets();
-        let mut judged = JudgedDrop::new(drop, judgement, worked);
+        let share = self.shares.of(&drop, by_others);
+        let mut judged = JudgedDrop { share, ..JudgedDrop::new(drop, judgement, worked) };
         judged.incident = self.incidents.add(&judged, moment.now);
         let judged = Arc::new(judged);
         self.note(&judged, moment);
@@ -524,7 +541,8 @@ impl Docket {
         moment: &mut Moment<'_>,
     ) {
         for (flow, answer, at) in answers::of(&moment.snapshot, flows, answers) {
-            self.incidents.answered(&flow, answer, at, moment.now);
+            let answer = (&flow, answer, at);
+            self.incidents.answered(answer, &moment.snapshot, moment.now);
         }
         let wanted = self.incidents.to_look_up(&moment.snapshot, moment.now);
         moment.look_up(wanted);

@@ -144,6 +144,9 @@ pub enum Answer {
     AsDialled {
         /// There is no other one, as it is now.
         is_only: bool,
+        /// How many of them in a row show that this path passes as well, each being picked by chance;
+        /// `None`: no number of them does.
+        picks: Option<u32>,
     },
 }
 

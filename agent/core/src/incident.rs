@@ -141,6 +141,17 @@ impl fmt::Display for IncidentId {
     }
 }
 
+/// Of the connects of a client through a Service, how many needed more than one SYN, since this backend
+/// drops theirs and another one answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Connects that were dropped here and answered by another backend, once their SYN was sent again.
+    pub needed_again: u64,
+    /// Connects that the same client made through the Service in that time, answered or not; `None`: that
+    /// is not known yet.
+    pub connects: Option<u64>,
+}
+
 /// A drop, judged.
 #[derive(Clone, Debug)]
 pub struct JudgedDrop {
@@ -150,6 +161,8 @@ pub struct JudgedDrop {
     pub judgement: Judgement,
     /// Which of the flow's connections were answered.
     pub worked: Option<Worked>,
+    /// How many connects another backend of the Service answered instead, if any.
+    pub share: Option<Share>,
     /// The incident that it belongs to.
     pub incident: IncidentId,
 }
@@ -159,7 +172,7 @@ impl JudgedDrop {
     /// goes on as.
     pub fn new(drop: Drop, judgement: Judgement, worked: Option<Worked>) -> Self {
         let incident = IncidentId(judgement.diagnosis.incident());
-        Self { drop, judgement, worked, incident }
+        Self { drop, judgement, worked, share: None, incident }
     }
 }
 
@@ -298,13 +311,15 @@ impl IncidentBook {
 
     /// The incident that a drop belongs to: that of its cause, if it is open with this path; one that
     /// is, and that the same denial goes on as, since policies came or went that make no difference to
-    /// it; one that was over after the drop's last packet; else that of its cause.
+    /// it, or of which it could not be said why until now; one that was over after the drop's last packet; else that of its cause.
     fn of_drop(&self, judged: &JudgedDrop) -> IncidentId {
         let JudgedDrop { drop, judgement, incident, .. } = judged;
         let diagnosis = &judgement.diagnosis;
         let is_own =
             self.entries.get(incident).is_some_and(|e| e.is_open() && e.has_path(diagnosis));
-        let goes_on = |entry: &Entry| entry.is_open() && entry.goes_on_as(diagnosis);
+        let goes_on = |entry: &Entry| {
+            entry.is_open() && (entry.goes_on_as(diagnosis) || entry.could_not_tell(&drop.flow))
+        };
         let is_late = |entry: &Entry| {
             entry.has_flow(&drop.flow) && entry.resolved_at() >= Some(drop.evidence.last())
         };
@@ -336,13 +351,22 @@ impl IncidentBook {
             return Vec::new();
         }
         let wanted = self.entries.values().flat_map(|entry| entry.queries(snapshot, now)).collect();
-        facts::to_look_up(snapshot, wanted, now)
+        let mut missing = facts::to_look_up(snapshot, wanted, now);
+        let open = self.entries.values().filter(|entry| entry.is_open());
+        let ends = open.flat_map(|entry| entry.ends(now)).collect();
+        missing.extend(facts::ends_to_look_up(snapshot, ends, now));
+        missing
     }
 
-    /// A flow, as drops name it, was answered, or what it dialled was.
-    pub fn answered(&mut self, flow: &Flow, answer: Answer, at: Timestamp, now: Timestamp) {
+    /// A flow, as drops name it, was answered, or what it dialled was: how it speaks for it, and when.
+    pub fn answered(
+        &mut self,
+        answer: (&Flow, Answer, Timestamp),
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) {
         for entry in self.entries.values_mut() {
-            entry.answered(flow, answer, at, now);
+            entry.answered(answer, snapshot, now);
         }
     }
 

@@ -18,6 +18,7 @@ use crate::{
     policy::{Policy, PolicyRef},
     remedy::{Remedy, remedy},
 };
+pub(crate) use attribution::concerns;
 use attribution::own_change;
 pub use attribution::{Attribution, attribute};
 use hindsight::{in_hindsight, lifted_since, with_lifted};

@@ -294,6 +294,25 @@ impl Verdict {
         self.denied_directions().find(by_rule).or_else(|| self.denied_directions().next())
     }
 
+    /// The same of a packet that may be any of several: in a direction in which not all of them fare
+    /// alike, it is unknown, and why.
+    #[must_use]
+    pub(crate) fn where_others_differ(&self, all: &[&Self], why: &str) -> Self {
+        let of = |direction: Direction| {
+            let own = self.direction(direction);
+            let fares = |verdict: &DirectionVerdict| {
+                (verdict.decision == Decision::Denied, verdict.decision.lets_pass())
+            };
+            match all.iter().all(|other| fares(other.direction(direction)) == fares(own)) {
+                true => own.clone(),
+                false => DirectionVerdict::unknown(why.into()),
+            }
+        };
+        let (egress, ingress) = (of(Direction::Egress), of(Direction::Ingress));
+        let exempt = self.exempt.filter(|_| all.iter().all(|other| other.exempt == self.exempt));
+        Self { exempt, egress, ingress, ..*self }
+    }
+
     /// Why the verdict is unknown, direction by direction; each reason once.
     pub fn unknowns(&self) -> impl Iterator<Item = &Arc<str>> {
         let of_egress = &self.egress.unknown;

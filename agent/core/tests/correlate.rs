@@ -307,7 +307,7 @@ fn a_service_address_and_its_translation_are_one() {
 }
 
 #[test]
-fn a_flow_first_known_by_its_service_address_keeps_its_name_when_it_is_translated() {
+fn what_was_only_seen_as_it_was_dialled_is_of_no_backend() {
     let script = [
         dialled(seen(40000, 1000, Fact::Retransmitted)),
         dialled(seen(40001, 5000, netfilter())),
@@ -315,10 +315,11 @@ fn a_flow_first_known_by_its_service_address_keeps_its_name_when_it_is_translate
     ];
     let (_, reported) = play(&script, 120_000);
     let drops = drops(&reported);
-    let (first, last) = (drops[0].1, drops[drops.len() - 1].1);
-    assert_eq!(first.flow.destination, SERVICE);
-    assert_eq!(last.flow, flow());
-    assert_eq!(first.id, last.id);
+    let [(_, unknown), (_, backend)] = drops.as_slice() else { panic!("{drops:#?}") };
+    assert_eq!((unknown.flow.destination, unknown.evidence.packets()), (SERVICE, 2));
+    assert_eq!(unknown.evidence.level(), EvidenceLevel::Unanswered);
+    assert_eq!((backend.flow, backend.evidence.packets()), (flow(), 2));
+    assert_ne!(unknown.id, backend.id);
 }
 
 #[test]

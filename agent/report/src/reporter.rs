@@ -40,13 +40,17 @@ pub struct Reporter {
 impl Reporter {
     /// A drop, judged.
     pub fn drop(&self, now: Timestamp, snapshot: &Snapshot, judged: &JudgedDrop) -> Record {
-        let JudgedDrop { drop, judgement, worked, incident } = judged;
+        let JudgedDrop { drop, judgement, worked, share, incident } = judged;
         // A delivery that policies deny is no drop, whatever became of it in the pod.
         let kind = match judgement.diagnosis.cause.class {
             Class::NotEnforced => DropKind::Finding,
             _ => DropKind::Drop,
         };
-        let evidence = evidence(snapshot, &drop.evidence, *worked);
+        let evidence = Evidence {
+            needed_again: share.map_or(0, |share| share.needed_again),
+            connects: share.and_then(|share| share.connects),
+            ..evidence(snapshot, &drop.evidence, *worked)
+        };
         let id = drop.id.to_string();
         Record::Drop(Box::new(DropRecord {
             kind,
@@ -67,6 +71,8 @@ impl Reporter {
             first_success: Some(at.into()),
             last_success: Some(at.into()),
             successes: 1,
+            needed_again: 0,
+            connects: None,
             rejection: None,
         };
         let judgement = Judgement { diagnosis, changed: Attribution::None, remedy: None };
@@ -190,6 +196,8 @@ fn evidence(
         first_success: worked.map(|worked| worked.first.into()),
         last_success: worked.map(|worked| worked.last).max(evidence.answered).map(Into::into),
         successes: worked.map_or(0, |worked| worked.connections),
+        needed_again: 0,
+        connects: None,
         rejection: evidence.rejected.map(|rejection| match rejection {
             Rejection::Reset => "reset".to_owned(),
             Rejection::Icmp { v6: false, kind, code } => format!("icmp {kind}/{code}"),

@@ -171,9 +171,22 @@ pub struct Evidence {
     /// How many of its connections were answered (of DNS: queries), at the least.
     #[serde(default)]
     pub successes: u64,
+    /// Connects whose packets were dropped so and that another backend of the Service answered, once they
+    /// were sent again.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub needed_again: u64,
+    /// How many connects this source made through the Service in that time, answered or not; of a drop
+    /// that goes on, since it was reported first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connects: Option<u64>,
     /// How they were refused: `reset`, or `icmp TYPE/CODE`, `icmpv6 TYPE/CODE`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rejection: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What the policies say of a flow.

@@ -162,6 +162,9 @@ fn evidence_text(record: &DropRecord) -> String {
     if let Some(rejection) = &evidence.rejection {
         let _ = write!(text, ", {rejection}");
     }
+    if let Some(share) = share_text(evidence, packet(&record.flow)) {
+        let _ = write!(text, ", {share}");
+    }
     match &evidence.last_success {
         Some(success) if success > last => {
             let _ = write!(text, "; works since {}", moment(*success, record));
@@ -172,6 +175,15 @@ fn evidence_text(record: &DropRecord) -> String {
         None => {}
     }
     text
+}
+
+/// `21 of 36 connects needed a second SYN`; `None`: none did.
+pub fn share_text(evidence: &Evidence, packet: &str) -> Option<String> {
+    let needed = Some(evidence.needed_again).filter(|needed| *needed > 0)?;
+    Some(match evidence.connects {
+        Some(all) => format!("{needed} of {} needed a second {packet}", count(all, "connect")),
+        None => format!("{} needed a second {packet}", count(needed, "connect")),
+    })
 }
 
 fn changed_text(changed: &Changed, record: &DropRecord) -> String {

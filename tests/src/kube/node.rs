@@ -33,6 +33,7 @@ use super::{
     daemon::{Daemon, Entry, Lifetime, Place, Spawner, record},
     debian,
     image::Image,
+    proxy,
     state::State,
     wait::{Look, until},
 };
@@ -76,6 +77,8 @@ pub enum PodNetwork {
 pub struct Settings {
     /// What connects its pods.
     pub network: PodNetwork,
+    /// By which rules its kube-proxy leads packets.
+    pub proxy: proxy::Mode,
     /// How long it runs.
     pub lifetime: Lifetime,
     /// The folder of its state, which is to be empty; nothing for one that goes with the node.
@@ -161,7 +164,7 @@ impl Node {
         let mut api = api?;
         reached("API server and containerd with images");
 
-        services.start(&site, &api, &groups)?;
+        services.start(&site, &api, &groups, settings.proxy)?;
         if settings.network == PodNetwork::Calico {
             calico::install(&api)?;
         }

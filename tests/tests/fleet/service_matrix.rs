@@ -6,10 +6,11 @@ use std::{
     fs,
     net::SocketAddr,
     ops::RangeInclusive,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use whydrop::cluster::manifests::Manifests;
 use whydrop_core::cluster::Snapshot;
@@ -39,6 +40,8 @@ use crate::matrix::{CANARY_WAIT, ENFORCED_WAIT, FEATURES, KINDS, canary, port, w
 
 /// How long the reports of one case may take to come.
 const REPORTS_WAIT: Duration = Duration::from_secs(30);
+/// How often the pods of a case are there: before a rollout, and after it.
+const ROUNDS: u16 = 2;
 /// A pod that is being deleted is there for so long: longer than its case.
 const GRACE: &str = "--grace-period=3600";
 /// What whydrop's commands read, as kubectl prints it.
@@ -119,27 +122,92 @@ fn prepare(fleet: &Fleet) -> Result<Speaking> {
     fabric.enter(|| speak(OUTSIDE.into()))
 }
 
+/// A case as it is, and again after a rollout of all its pods, before the same agents.
 fn play_seed(fleet: &mut Fleet, number: u16, served: &Served) -> Result<Tally> {
-    let seed = served.case.seed;
-    let keys: Vec<String> =
-        (0..served.pods.len()).map(|pod| served.name_of(Client::Pod(pod))).collect();
-    let _speaking = run_pods(fleet, served, &keys)?;
-    let services = put_in_force(fleet, number, served)?;
-    let dump = fleet.kubectl()?.run(["get", READ, "--all-namespaces", "-o", "yaml"])?;
-    let expected = expectations(served, &snapshot(&dump)?);
     let mut agents: Vec<Agent> =
         NODES.iter().map(|node| fleet.agent(node.name)).collect::<Result<_>>()?;
-    let outcomes = dial_all(&networks(fleet, served, &keys)?, &served.probes(), &expected)?;
-    let records = hear(&mut agents, served, &expected, &outcomes);
-    let records = records.and_then(|()| read(agents))?;
-    let mut tally = compare(served, &expected, &outcomes, &records)?;
-    tally.checked +=
-        check(fleet, served, &expected, &dump).with_context(|| format!("seed {seed}"))?;
-    fleet.delete(&json!({ "apiVersion": "v1", "kind": "List", "items": services }))?;
-    for key in &keys {
-        fleet.remove(key)?;
+    let rolled = served.rolled();
+    let mut rounds = Vec::new();
+    for (round, served) in (0..).zip([served, &rolled]) {
+        rounds.push(Round::play(fleet, &mut agents, number * ROUNDS + round, served)?);
+    }
+    let records: Vec<Vec<Value>> =
+        agents.into_iter().map(Agent::stop_and_read).collect::<Result<_>>()?;
+    let mut tally = Tally::default();
+    for (number, round) in rounds.iter().enumerate() {
+        let end = rounds.get(number + 1).map_or(Timestamp::MAX, |next| next.began);
+        let records: Vec<Vec<Value>> =
+            records.iter().map(|records| round.own(records.iter(), end)).collect();
+        tally += compare(round.served, &round.expected, &round.outcomes, &records)
+            .with_context(|| format!("rollouts: {number}"))?;
+        tally.checked += round.checked;
     }
     Ok(tally)
+}
+
+/// What came of a case while its pods were there.
+struct Round<'a> {
+    served: &'a Served,
+    expected: Vec<Expectation>,
+    outcomes: Vec<Vec<Outcome>>,
+    began: Timestamp,
+    checked: usize,
+}
+
+impl<'a> Round<'a> {
+    fn play(
+        fleet: &mut Fleet,
+        agents: &mut [Agent],
+        canary: u16,
+        served: &'a Served,
+    ) -> Result<Self> {
+        let keys: Vec<String> =
+            (0..served.pods.len()).map(|pod| served.name_of(Client::Pod(pod))).collect();
+        let _speaking = run_pods(fleet, served, &keys)?;
+        let services = put_in_force(fleet, canary, served)?;
+        // Before the first packet by more than a tick of the kernel's coarse clock.
+        let began = Timestamp::now();
+        let dump = fleet.kubectl()?.run(["get", READ, "--all-namespaces", "-o", "yaml"])?;
+        let expected = expectations(served, &snapshot(&dump)?);
+        let outcomes = dial_all(&networks(fleet, served, &keys)?, &served.probes(), &expected)?;
+        let mut round = Self { served, expected, outcomes, began, checked: 0 };
+        round.hear(agents)?;
+        round.checked = check(fleet, served, &round.expected, &dump)
+            .with_context(|| format!("seed {}", served.case.seed))?;
+        fleet.delete(&json!({ "apiVersion": "v1", "kind": "List", "items": services }))?;
+        for key in &keys {
+            fleet.remove(key)?;
+        }
+        Ok(round)
+    }
+
+    /// Listens to the agents until all that is expected was reported, or for so long: what is missing
+    /// then is found by who compares, with all about it.
+    fn hear(&self, agents: &mut [Agent]) -> Result<()> {
+        let deadline = Instant::now() + REPORTS_WAIT;
+        loop {
+            for agent in &mut *agents {
+                agent.listen(CANARY_WAIT, |_| false)?;
+            }
+            let of_agent = |agent: &Agent| {
+                self.own(agent.records().iter().map(|heard| &heard.record), Timestamp::MAX)
+            };
+            let records: Vec<Vec<Value>> = agents.iter().map(of_agent).collect();
+            let is_all = compare(self.served, &self.expected, &self.outcomes, &records).is_ok();
+            if is_all || Instant::now() > deadline {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What was reported of packets since it began, until then.
+    fn own<'r>(&self, records: impl Iterator<Item = &'r Value>, end: Timestamp) -> Vec<Value> {
+        let is_own = |record: &&Value| {
+            let first = record["evidence"]["first"].as_str().and_then(|first| first.parse().ok());
+            first.is_none_or(|first: Timestamp| (self.began..end).contains(&first))
+        };
+        records.filter(is_own).cloned().collect()
+    }
 }
 
 /// Runs the pods of a case, as they are to be, and waits until they have a network.
@@ -230,34 +298,6 @@ fn networks(fleet: &Fleet, served: &Served, keys: &[String]) -> Result<BTreeMap<
         })
     };
     served.clients().into_iter().map(|client| Ok((client, network(client)?))).collect()
-}
-
-/// Listens to the agents until all that is expected was reported, or for so long: what is missing then
-/// is found by who compares, with all about it.
-fn hear(
-    agents: &mut [Agent],
-    served: &Served,
-    expected: &[Expectation],
-    outcomes: &[Vec<Outcome>],
-) -> Result<()> {
-    let deadline = std::time::Instant::now() + REPORTS_WAIT;
-    loop {
-        for agent in &mut *agents {
-            agent.listen(CANARY_WAIT, |_| false)?;
-        }
-        let of_agent = |agent: &Agent| -> Vec<Value> {
-            agent.records().iter().map(|heard| heard.record.clone()).collect()
-        };
-        let records: Vec<Vec<Value>> = agents.iter().map(of_agent).collect();
-        let is_over = std::time::Instant::now() > deadline;
-        if is_over || compare(served, expected, outcomes, &records).is_ok() {
-            return Ok(());
-        }
-    }
-}
-
-fn read(agents: Vec<Agent>) -> Result<Vec<Vec<Value>>> {
-    agents.into_iter().map(Agent::stop_and_read).collect()
 }
 
 /// Asks `whydrop check` the same of what kubectl printed, and of the API server.

@@ -4,7 +4,10 @@ use std::{fmt, net::IpAddr};
 
 use jiff::Timestamp;
 
-use super::Evidence;
+use super::{
+    Evidence,
+    key::{Key, Manner},
+};
 use crate::{flow::Flow, hash::hash64, observation::AttemptId};
 
 /// Names a drop: a hash of what every node that sees the attempt can see.
@@ -23,9 +26,17 @@ impl DropId {
         Self(hash64(&format!("{protocol} {source} {source_port} {sequence}")))
     }
 
-    /// For attempts that are only known by their number.
-    pub(super) fn of_flow(flow: &Flow, first: Timestamp) -> Self {
-        Self(hash64(&format!("{flow} {}", first.as_second())))
+    /// For attempts that are only known by their number, and for what else became of one.
+    pub(super) fn of_key(key: &Key, first: Timestamp) -> Self {
+        let Key { flow, dialled, manner } = key;
+        let dialled = dialled.map_or(*flow, |dialled| flow.to(dialled));
+        let manner = match manner {
+            Manner::Lost { has_arrived: true } => "arrived".to_owned(),
+            Manner::Lost { has_arrived: false } => "lost".to_owned(),
+            Manner::Dropped { reason } => format!("dropped {reason}"),
+            Manner::Rejected => "rejected".to_owned(),
+        };
+        Self(hash64(&format!("{flow} {dialled} {manner} {}", first.as_microsecond())))
     }
 }
 

@@ -7,39 +7,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::{Display, IntoStaticStr};
 
-use super::{GRACE, SETTLE};
 use crate::observation::{DropReason, Fact, Observation, Rejection};
 
 /// How many different kernel drops are kept apart in one flow: a filter and a full queue is two;
 /// more than this says nothing more.
 const KERNEL_DROPS_MAX: usize = 4;
-
-/// How many signs of one attempt are remembered to recognise one that comes twice: as many SYNs as a
-/// connect sends (7 with `tcp_syn_retries` 6), each with a drop and a retransmission.
-const SIGNS_MAX: usize = 16;
-
-/// The kinds of signs that are counted one by one.
-const DROPPED: u8 = 0;
-const CAME_AGAIN: u8 = 1;
-
-/// How attempts fail: different facts of one flow, with evidence of their own each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Manner {
-    /// Nothing comes back.
-    Silent,
-    /// Somebody says no.
-    Rejected,
-}
-
-impl Manner {
-    /// The other one.
-    pub(super) const fn other(self) -> Self {
-        match self {
-            Self::Silent => Self::Rejected,
-            Self::Rejected => Self::Silent,
-        }
-    }
-}
 
 /// How sure it is that attempts were dropped, and where.
 #[derive(
@@ -123,30 +95,13 @@ pub struct Evidence {
     pub entered: Option<u32>,
     /// When an attempt of the flow was answered after all.
     pub answered: Option<Timestamp>,
-    /// Single observations that were counted so far, sorted; only while the attempt is pending.
-    signs: Vec<(Timestamp, u8)>,
+    /// Attempts of it that another backend of the Service answered, once their packets were sent again.
+    rescued: u64,
 }
 
 impl Evidence {
-    /// Adds an observation; `false`: it was there already.
-    pub(super) fn add(&mut self, observation: &Observation) -> bool {
-        let counted = match observation.fact {
-            Fact::KernelDrop { .. } => Some(DROPPED),
-            Fact::Retransmitted => Some(CAME_AGAIN),
-            // Twice they say no more than once.
-            Fact::Failed { .. } | Fact::Rejected(_) => None,
-            Fact::AnsweredLate | Fact::AnsweredFirst => return true,
-        };
-        if observation.attempt.is_some() {
-            if let Some(sign) = counted.map(|kind| (observation.at, kind)) {
-                match self.signs.binary_search(&sign) {
-                    Ok(_) => return false,
-                    Err(place) if self.signs.len() < SIGNS_MAX => self.signs.insert(place, sign),
-                    Err(_) => {}
-                }
-            }
-            self.attempts = self.attempts.max(1);
-        }
+    /// Adds an observation.
+    pub(super) fn add(&mut self, observation: &Observation) {
         self.extend_span(observation.first, observation.at);
         self.delivered |= observation.delivered;
         self.entered = self.entered.max(observation.entered);
@@ -169,18 +124,19 @@ impl Evidence {
             Fact::Rejected(rejection) => self.rejected = self.rejected.max(Some(*rejection)),
             Fact::AnsweredLate | Fact::AnsweredFirst => {}
         }
-        true
     }
 
-    /// Nothing more will be added one by one.
-    pub(super) fn sealed(mut self) -> Self {
-        self.signs = Vec::new();
-        self
+    /// It has an attempt's first packet.
+    pub(super) fn is_attempt(&mut self) {
+        self.attempts = 1;
     }
 
-    /// It is more of an attempt that was counted when its first packets were judged.
+    /// It is more of an attempt that was counted when its first packets were judged. A refusal alone is of
+    /// a packet that nothing else was seen of.
     pub(super) fn is_of_known_attempt(&mut self) {
-        self.attempts = 0;
+        if self.kernel_packets > 0 || self.retransmitted > 0 {
+            self.attempts = 0;
+        }
     }
 
     /// It was reported: what comes now is news.
@@ -193,7 +149,7 @@ impl Evidence {
     }
 
     /// What was taken to be reported was not, since it was answered.
-    pub(super) fn was_not_reported(&mut self) {
+    pub(crate) fn was_not_reported(&mut self) {
         self.is_reported = false;
     }
 
@@ -202,7 +158,7 @@ impl Evidence {
         self.is_reported
     }
 
-    /// The attempt that began it ended so, which is no news of its own.
+    /// An attempt whose packets it counts ended so, which is no packet and no news of its own.
     pub(super) fn ended_with(&mut self, end: &Self) {
         self.failed = self.failed.max(end.failed);
     }
@@ -223,6 +179,19 @@ impl Evidence {
         self.delivered |= other.delivered;
         self.entered = self.entered.max(other.entered);
         self.answered = self.answered.max(other.answered);
+        self.rescued += other.rescued;
+    }
+
+    /// Adds what speaks for the same attempt.
+    pub(super) fn merge_same(&mut self, other: Self) {
+        let attempts = self.attempts.max(other.attempts);
+        self.merge(other);
+        self.attempts = attempts;
+    }
+
+    /// Whether this kernel dropped packets of it for the reason of this number.
+    pub(super) fn has_reason(&self, reason: u32) -> bool {
+        self.kernel_drops.iter().any(|counted| counted.drops.reason.number == reason)
     }
 
     fn add_kernel_drops(&mut self, counted: Counted) {
@@ -250,38 +219,6 @@ impl Evidence {
         self.latest = joined(self.latest, Some((last, last)));
     }
 
-    /// Whether somebody said no, or nobody said anything.
-    pub(super) fn manner(&self) -> Manner {
-        match self.rejected {
-            Some(_) => Manner::Rejected,
-            None => Manner::Silent,
-        }
-    }
-
-    /// Whether it shows that something went unanswered. A connect that the application gave up
-    /// without a second SYN shows nothing.
-    pub(super) fn is_unanswered(&self) -> bool {
-        self.kernel_packets > 0
-            || self.retransmitted > 0
-            || self.rejected.is_some()
-            || self.failed.is_some_and(|errno| errno != 0)
-    }
-
-    /// When an attempt with this evidence is to be judged.
-    pub(super) fn due(&self) -> Timestamp {
-        let ended = self.failed.is_some() || self.rejected.is_some();
-        let in_vain = self.kernel_packets >= 2 || self.was_dropped_before_it_came_again();
-        self.last() + if ended || in_vain { GRACE } else { SETTLE }
-    }
-
-    /// Whether a packet was dropped before the next came. What is dropped as it comes again may be the
-    /// repetition alone: the first packet may wait at its destination, or for the answer's way.
-    fn was_dropped_before_it_came_again(&self) -> bool {
-        let first_of = |kind: u8| self.signs.iter().find(|(_, of)| *of == kind).map(|(at, _)| *at);
-        let (dropped, came_again) = (first_of(DROPPED), first_of(CAME_AGAIN));
-        dropped.is_some_and(|dropped| came_again.is_some_and(|again| dropped < again))
-    }
-
     /// How sure it is, and where it happened: one of the first three.
     pub fn level(&self) -> EvidenceLevel {
         if self.rejected.is_some() {
@@ -296,6 +233,21 @@ impl Evidence {
     /// Packets that went without an answer: those dropped here, or those known to have been sent.
     pub fn packets(&self) -> u64 {
         self.kernel_packets.max(self.attempts + self.retransmitted)
+    }
+
+    /// Attempts that were dropped so, those included that another backend answered in the end.
+    pub fn attempts(&self) -> u64 {
+        self.attempts
+    }
+
+    /// How many of them another backend of the Service answered, once their packets were sent again.
+    pub fn rescued(&self) -> u64 {
+        self.rescued
+    }
+
+    /// An attempt that it counts was answered by another backend.
+    pub(super) fn is_rescued(&mut self) {
+        self.rescued += 1;
     }
 
     /// Packets that this kernel dropped.

@@ -5,11 +5,28 @@ use std::{
     net::IpAddr,
 };
 
-use super::{Drop, evidence::Manner};
+use super::Drop;
 use crate::flow::Flow;
 
-/// A flow, by what was dialled for it, and how its attempts fail, as a rejection and silence are
-/// reported apart.
+/// How attempts fail: different facts of one flow, with evidence of their own each, as what fails in
+/// different ways has different causes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Manner {
+    /// Nothing comes back, and nothing was dropped here; whether it was handed to its destination here.
+    Lost { has_arrived: bool },
+    /// This kernel drops them, for the reason of this number.
+    Dropped { reason: u32 },
+    /// Somebody says no.
+    Rejected,
+}
+
+impl Manner {
+    pub(super) const fn is_lost(self) -> bool {
+        matches!(self, Self::Lost { .. })
+    }
+}
+
+/// A flow, by what was dialled for it, and how its attempts fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) flow: Flow,
@@ -21,6 +38,11 @@ pub(super) struct Key {
 impl Key {
     pub(super) fn of(drop: &Drop, manner: Manner) -> Self {
         Self { flow: drop.flow, dialled: drop.dialled, manner }
+    }
+
+    /// Whether it is of a backend of what was dialled.
+    pub(super) fn is_behind(&self, dialled: &Flow) -> bool {
+        self.flow != *dialled && self.dialled.map(|to| self.flow.to(to)) == Some(*dialled)
     }
 
     /// The flow, and the same as it was dialled.
@@ -53,19 +75,18 @@ impl KeysOf {
         }
     }
 
-    /// Those of this flow, whatever was dialled for it, in either manner.
+    /// Those of this flow, whatever was dialled for it, in any manner.
     pub(super) fn as_is<'a>(&'a self, flow: &'a Flow) -> impl Iterator<Item = Key> + 'a {
-        let keys = self.0.get(flow).into_iter().flatten().copied();
-        keys.filter(move |key| key.flow == *flow)
+        self.may_be(flow).filter(move |key| key.flow == *flow)
     }
 
-    /// Those that this flow may be of, in either manner: its own, or, where there is none, those for which
-    /// it was dialled.
+    /// The same, and those for which it was dialled.
     pub(super) fn may_be<'a>(&'a self, flow: &'a Flow) -> impl Iterator<Item = Key> + 'a {
-        let keys = self.0.get(flow).into_iter().flatten().copied();
-        keys.filter(move |key| {
-            let mut own = self.as_is(flow);
-            key.flow == *flow || own.all(|own| own.manner != key.manner)
-        })
+        self.0.get(flow).into_iter().flatten().copied()
+    }
+
+    /// Whether packets of it are seen to be dropped, or refused, here or at a backend that it stands for.
+    pub(super) fn is_dropped(&self, flow: &Flow) -> bool {
+        self.may_be(flow).any(|key| !key.manner.is_lost())
     }
 }

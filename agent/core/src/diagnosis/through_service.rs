@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    Case, Diagnosis, Fate, judged,
+    Case, Diagnosis, Fate, explained,
     kube_proxy::{KubeProxy, dialled, is_of_reject},
     reason::{DroppedBy, dropped_by},
     words,
@@ -26,7 +26,8 @@ type Judged = (Question, Verdict);
 
 /// Judges what comes of a flow to a Service.
 pub(super) fn diagnose(snapshot: &Snapshot, case: &Case<'_>, course: &Course) -> Diagnosis {
-    let translated = judged(snapshot, case, decisive(snapshot, case, course), dialled(course));
+    let (question, verdict) = decisive(snapshot, case, course);
+    let translated = explained(snapshot, case, (question, verdict), dialled(course));
     let kube_proxy = match (course.refusal(), case.fate) {
         (_, Fate::Answered) => None,
         (Some(_), _) => KubeProxy::of(snapshot, course),
@@ -49,29 +50,35 @@ pub(super) fn diagnose(snapshot: &Snapshot, case: &Case<'_>, course: &Course) ->
 }
 
 /// The question that decides over what comes of it, if all fares alike; otherwise one of which it is
-/// said why that is unknown.
-fn decisive(snapshot: &Snapshot, case: &Case<'_>, course: &Course) -> Question {
+/// said why that is unknown. What was dialled is nobody's address: no policy is asked about it.
+fn decisive(snapshot: &Snapshot, case: &Case<'_>, course: &Course) -> Judged {
     let packets = course.packets().iter();
     let all: Vec<Judged> =
         packets.map(|packet| decisive_of(snapshot, packet, case.flow.protocol)).collect();
-    let is_denied = |(_, verdict): &Judged| verdict.decision() == Decision::Denied;
-    let agree = all.windows(2).all(|pair| is_denied(&pair[0]) == is_denied(&pair[1]));
-    let unresolved = |why: String| {
-        let destination =
-            Endpoint { address: Some(case.flow.destination), holder: Holder::Unknown(why.into()) };
+    let unresolved = |why: &str| {
+        let holder = Holder::Unknown(why.into());
+        let destination = Endpoint { address: Some(case.flow.destination), holder };
         Question::new(course.client.clone(), destination, case.flow.port, case.flow.protocol)
     };
-    match all.first() {
-        Some((question, _)) if agree => question.clone(),
-        Some(_) => {
-            let backends = |denied: bool| {
-                let of = all.iter().filter(move |judged| is_denied(judged) == denied);
-                of.map(|(question, _)| &question.destination)
-            };
-            unresolved(words::backends_differ(&course.service, backends(true), backends(false)))
-        }
-        None => unresolved(service::words::fate(course).unwrap_or_default()),
+    let Some(first) = all.first() else {
+        let question = unresolved(&service::words::fate(course).unwrap_or_default());
+        let verdict = evaluate(snapshot, &question);
+        return (question, verdict);
+    };
+    let decision = |(_, verdict): &Judged| verdict.decision();
+    let is_denied = |judged: &Judged| decision(judged) == Decision::Denied;
+    if all.iter().all(|judged| is_denied(judged) == is_denied(first)) {
+        // Of those that pass or are unknown, what is unknown is so of all.
+        let unknown = all.iter().find(|judged| decision(judged) == Decision::Unknown);
+        return unknown.unwrap_or(first).clone();
     }
+    let backends = |denied: bool| {
+        let of = all.iter().filter(move |judged| is_denied(judged) == denied);
+        of.map(|(question, _)| &question.destination)
+    };
+    let why = words::backends_differ(&course.service, backends(true), backends(false));
+    let verdicts: Vec<&Verdict> = all.iter().map(|(_, verdict)| verdict).collect();
+    (unresolved(&why), first.1.where_others_differ(&verdicts, &why))
 }
 
 /// The question that decides over a packet: of one whose addresses are replaced on its way, how it

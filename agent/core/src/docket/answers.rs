@@ -20,6 +20,40 @@ use crate::{
     service::{self, Dial, Fate, Refusal},
 };
 
+/// How unlikely it must be that a path which does not pass was never picked: an untrue end in ten
+/// thousand is one in years for whoever is paged.
+const BY_CHANCE: f64 = 1e-4;
+
+/// Who may answer for what was dialled.
+struct Behind {
+    ends: BTreeSet<(IpAddr, u16)>,
+    /// Whether a client stays with the one that it got first.
+    is_sticky: bool,
+}
+
+impl Behind {
+    /// What its answers are to the path to this end; `None`: to any of them.
+    fn answer(&self, wanted: Option<(IpAddr, u16)>) -> Answer {
+        let is_among = wanted.is_none_or(|wanted| self.ends.contains(&wanted));
+        let picks = picks(self.ends.len()).filter(|_| is_among && !self.is_sticky);
+        Answer::AsDialled { is_only: self.ends.len() == 1 && is_among, picks }
+    }
+}
+
+/// How many backends there may be for their answers to show anything: of more, the thousands of answers
+/// that it takes seldom come between two drops.
+const BACKENDS_MAX: usize = 256;
+
+/// How many connections in a row one of so many backends is left out of by less than [`BY_CHANCE`],
+/// kube-proxy picking each with the same chance.
+fn picks(backends: usize) -> Option<u32> {
+    let others =
+        u8::try_from(backends.checked_sub(1).filter(|_| backends <= BACKENDS_MAX)?).ok()?;
+    let left_out = f64::from(others) / (f64::from(others) + 1.0);
+    let chances = std::iter::successors(Some(left_out), |chance| Some(chance * left_out));
+    (1..).zip(chances).find(|(_, chance)| *chance < BY_CHANCE).map(|(picks, _)| picks)
+}
+
 /// The answers that speak for these paths, each of which is as dialled as well where that differs: for
 /// which, how strongly, and when.
 pub(super) fn of(
@@ -50,21 +84,17 @@ fn speaking(
     flow: &Flow,
     dialled: Option<&Flow>,
 ) -> impl Iterator<Item = (Flow, Answer)> + use<> {
-    let by_service = |flow: &Flow, wanted: &Flow| {
-        let ends = backends(snapshot, flow)?;
-        let is_wanted =
-            |end: &(IpAddr, u16)| flow == wanted || *end == (wanted.destination, wanted.port);
-        Some(Answer::AsDialled { is_only: ends.len() == 1 && ends.iter().all(is_wanted) })
-    };
+    let behind = |flow: &Flow| backends(snapshot, flow);
     let own = match dialled {
         // Translated by then.
         Some(_) => Answer::OfPath,
         // Where nobody translates it, whoever answers is the one who was dialled.
-        None => by_service(flow, flow).unwrap_or(Answer::OfPath),
+        None => behind(flow).map_or(Answer::OfPath, |behind| behind.answer(None)),
     };
     let dialled = dialled.map(|dialled| {
-        let unknown = Answer::AsDialled { is_only: false };
-        (*dialled, by_service(dialled, flow).unwrap_or(unknown))
+        let unknown = Answer::AsDialled { is_only: false, picks: None };
+        let own = (flow.destination, flow.port);
+        (*dialled, behind(dialled).map_or(unknown, |behind| behind.answer(Some(own))))
     });
     [(*flow, own)].into_iter().chain(dialled)
 }
@@ -85,11 +115,11 @@ pub(super) fn before(
     let (source, destination) = (created(&question.source), created(&question.destination));
     let are_alike = drop.dialled.is_none() && diagnosis.cause.class != Class::CannotTell;
     let since = |(flow, answer)| match answer {
-        Answer::OfPath | Answer::AsDialled { is_only: true } => {
+        Answer::OfPath | Answer::AsDialled { is_only: true, .. } => {
             Some((flow, source.max(destination)))
         }
-        Answer::AsDialled { is_only: false } if are_alike => Some((flow, source)),
-        Answer::AsDialled { is_only: false } => None,
+        Answer::AsDialled { is_only: false, .. } if are_alike => Some((flow, source)),
+        Answer::AsDialled { is_only: false, .. } => None,
     };
     let dialled = drop.flow_dialled();
     speaking(snapshot, &drop.flow, dialled.as_ref()).filter_map(since).collect()
@@ -97,7 +127,7 @@ pub(super) fn before(
 
 /// The backends that a flow to a Service may be sent to, as far as is known; `None`: it is to no
 /// Service.
-fn backends(snapshot: &Snapshot, flow: &Flow) -> Option<BTreeSet<(IpAddr, u16)>> {
+fn backends(snapshot: &Snapshot, flow: &Flow) -> Option<Behind> {
     let Flow { source, destination, port, protocol } = *flow;
     let client = snapshot.resolve(source, None);
     let dial = Dial { client: &client, port, protocol };
@@ -113,5 +143,6 @@ fn backends(snapshot: &Snapshot, flow: &Flow) -> Option<BTreeSet<(IpAddr, u16)>>
         Fate::Refused { .. } | Fate::Name(_) | Fate::Unknown(_) => &[],
     };
     let ends = packets.iter().map(|packet| &packet.arrives);
-    Some(ends.filter_map(|hop| Some((hop.destination.address?, hop.port))).collect())
+    let ends = ends.filter_map(|hop| Some((hop.destination.address?, hop.port))).collect();
+    Some(Behind { ends, is_sticky: course.service.is_sticky })
 }

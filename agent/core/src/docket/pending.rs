@@ -13,7 +13,7 @@ use crate::{
         history::{History, SEEN_WITHIN},
         look_up::Query,
     },
-    correlate::{Drop, EvidenceLevel},
+    correlate::{Drop, DropId, EvidenceLevel},
     diagnosis::{Case, Fate, to_look_up},
     flow::Flow,
     judgement::Diagnosed,
@@ -175,6 +175,17 @@ impl Queue {
         });
         let known = known.map(|(_, (_, pending))| pending).collect();
         (known, all_missing)
+    }
+
+    /// A drop was answered after all: what waits of it follows no report.
+    pub(super) fn was_answered(&mut self, id: DropId) {
+        for (_, pending) in self.waiting.values_mut() {
+            if let Subject::Drop(drop) = &mut pending.subject
+                && drop.id == id
+            {
+                drop.evidence.was_not_reported();
+            }
+        }
     }
 
     /// The next that has waited long enough.

@@ -1,6 +1,6 @@
 //! A flow of an incident, and what has become of it.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -22,6 +22,7 @@ const ALLOWED: SignedDuration = SignedDuration::from_secs(10);
 
 /// A flow of an incident.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each may be so without the others")]
 pub(super) struct AffectedFlow {
     /// With its ends as they were when it was last judged.
     pub(super) question: Question,
@@ -35,10 +36,15 @@ pub(super) struct AffectedFlow {
     pub(super) worked: Option<Timestamp>,
     /// When it last got one before its first packet was dropped.
     pub(super) worked_before: Option<Timestamp>,
-    /// When what it dialled was last answered, whoever did.
+    /// When what it dialled was last answered, whoever did; how often that was seen since it was last
+    /// dropped, and how often it takes to show that it passes.
     answered_as_dialled: Option<Timestamp>,
+    picked: u32,
+    picks: Option<u32>,
     /// Since when what it dialled was seen to stand for its backend alone.
     only_since: Option<Timestamp>,
+    /// kube-proxy refused it: whoever answers for what was dialled shows that it does no more.
+    is_refused: bool,
     /// Its backend is on this node, so that its answers are known as its own.
     answers_here: bool,
     /// Which of its connections were answered, when it was last judged.
@@ -87,7 +93,10 @@ impl AffectedFlow {
             worked: last_success,
             worked_before: last_success.filter(|success| *success <= evidence.first()),
             answered_as_dialled: None,
+            picked: 0,
+            picks: None,
             only_since: None,
+            is_refused: drop.dialled.is_none() && diagnosis.cause.by_kube_proxy().is_some(),
             answers_here: false,
             answered: *worked,
             denied_since: judgement.denied_since(),
@@ -111,12 +120,26 @@ impl AffectedFlow {
             worked: self.worked.max(latest.worked),
             worked_before: self.worked_before.max(latest.worked_before),
             answered_as_dialled: self.answered_as_dialled,
+            picked: if latest.dropped > self.dropped { 0 } else { self.picked },
+            picks: self.picks,
             only_since: self.only_since,
             answers_here: self.answers_here,
             allowed_since: self.allowed_since,
             restarts_then: if is_same { self.restarts_then } else { latest.restarts_then },
             ..latest
         };
+    }
+
+    /// Whether who held its addresses then are the pods that it was dropped between, as far as is known.
+    pub(super) fn is_of_its_pods(&self, snapshot: &Snapshot, at: Timestamp) -> bool {
+        let Question { source, destination, .. } = &self.question;
+        [source, destination].into_iter().all(|end| {
+            let (Some(pod), Some(address)) = (end.pod(), end.address) else { return true };
+            let has_left = snapshot.end_of(pod, address).and_then(|ended| ended.gone);
+            let then = snapshot.resolve(address, Some(at));
+            has_left.is_none_or(|left| at < left)
+                && then.pod().is_none_or(|then| is_same(pod, then))
+        })
     }
 
     /// It was answered, or what it dialled was.
@@ -126,13 +149,24 @@ impl AffectedFlow {
     pub(super) fn answered(&mut self, answer: Answer, at: Timestamp, now: Timestamp) {
         let since = self.only_since;
         self.only_since = match answer {
-            Answer::AsDialled { is_only: true } => since.or(Some(now)),
-            Answer::AsDialled { is_only: false } => None,
+            Answer::AsDialled { is_only: true, .. } => since.or(Some(now)),
+            Answer::AsDialled { is_only: false, .. } => None,
             Answer::OfPath => since,
         };
-        let is_own = answer == Answer::OfPath || self.only_since.is_some_and(|since| at > since);
-        let of = if is_own { &mut self.worked } else { &mut self.answered_as_dialled };
-        *of = (*of).max(Some(at));
+        let is_own = answer == Answer::OfPath
+            || self.is_refused
+            || self.only_since.is_some_and(|since| at > since);
+        if is_own {
+            self.worked = self.worked.max(Some(at));
+        } else if let Answer::AsDialled { picks, .. } = answer {
+            let is_another = at > self.dropped && self.answered_as_dialled < Some(at);
+            self.answered_as_dialled = self.answered_as_dialled.max(Some(at));
+            if is_another {
+                let before = if self.picked == 0 { picks } else { self.picks };
+                self.picks = before.zip(picks).map(|(before, now)| before.max(now));
+                self.picked += 1;
+            }
+        }
     }
 
     /// Looks at what its ends and the policies are now, `own_node` being the one whose pods are followed.
@@ -171,12 +205,18 @@ impl AffectedFlow {
         }
     }
 
-    /// When what it dialled was answered after it was dropped, perhaps by another backend: that nothing
-    /// of it was dropped for as long as it would have been reported again says that it passes, unless it
-    /// would have been seen to.
+    /// When what it dialled was answered after it was dropped, perhaps by another backend: that so many
+    /// were answered, and nothing of it was dropped for as long as it would have been reported again, says
+    /// that it passes, unless it would have been seen to.
     fn passes_as_dialled(&self, now: Timestamp) -> Option<Timestamp> {
         let is_quiet = now.duration_since(self.dropped) >= PASSING && !self.answers_here;
-        self.answered_as_dialled.filter(|at| is_quiet && *at > self.dropped)
+        let is_shown = self.picks.is_some_and(|picks| self.picked >= picks);
+        self.answered_as_dialled.filter(|at| is_quiet && is_shown && *at > self.dropped)
+    }
+
+    /// Whether it could not be said why it was dropped, when it was last judged.
+    pub(super) fn is_unclear(&self) -> bool {
+        self.class == Class::CannotTell
     }
 
     /// Whether an answer of its own came after it was last dropped.
@@ -215,15 +255,22 @@ impl AffectedFlow {
 }
 
 /// Whether it is known that a pod is no more, or that it has left its address. Of one that is not followed
-/// only the second can be.
+/// the first is known where its address was looked up and nobody found.
 fn is_gone(end: &Endpoint, snapshot: &Snapshot, own_node: Option<&str>) -> bool {
     let Holder::Pod(pod) = &end.holder else { return false };
     match snapshot.pod(&pod.namespace, &pod.name) {
         Some(now) => !is_same(pod, now) || !holds(now, end),
         None => {
-            snapshot.knows_all_pods() || pod.node.as_deref().is_some_and(|n| Some(n) == own_node)
+            snapshot.knows_all_pods()
+                || pod.node.as_deref().is_some_and(|n| Some(n) == own_node)
+                || end.address.is_some_and(|address| was_sought(address, snapshot))
         }
     }
+}
+
+/// Whether who holds an address was looked up, so that a pod that does would be known.
+fn was_sought(address: IpAddr, snapshot: &Snapshot) -> bool {
+    snapshot.look_up_of(&address.into()).is_some_and(|found| found.failed.is_none())
 }
 
 fn is_same(then: &Pod, now: &Pod) -> bool {

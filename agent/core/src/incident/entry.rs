@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -117,6 +118,11 @@ impl Entry {
         self.flows.contains_key(flow)
     }
 
+    /// Whether this flow is one of its own of which it could not be said why it was dropped.
+    pub(super) fn could_not_tell(&self, flow: &Flow) -> bool {
+        self.flows.get(flow).is_some_and(AffectedFlow::is_unclear)
+    }
+
     /// Whether a flow of this path is one of its own.
     pub(super) fn has_path(&self, diagnosis: &Diagnosis) -> bool {
         self.cuts.contains_key(&Path::of(&diagnosis.question))
@@ -147,13 +153,6 @@ impl Entry {
         let cause = &judged.judgement.diagnosis.cause;
         // The tail of what was lifted meanwhile does not bring it back.
         let is_lifted = matches!(cause.hindsight, Some(Hindsight::LiftedSince(_)));
-        if let Reported::Resolved { at } = self.reported
-            && evidence.last() > at
-            && !is_lifted
-        {
-            self.reported = Reported::Back { resolved: at };
-            self.reopened += 1;
-        }
         self.first = self.first.min(evidence.first());
         self.last = self.last.max(evidence.last());
         if self.drops.contains_key(&drop.id) || self.drops.len() < LINKED_MAX {
@@ -169,6 +168,17 @@ impl Entry {
             self.flows.insert(drop.flow, affected);
         } else {
             self.has_others = true;
+        }
+        // Nor do packets that were dropped before their path worked again.
+        let standing = self.flows.get(&drop.flow).map(|affected| affected.standing(now));
+        let has_passed = matches!(standing, Some(Standing::Passes(_)));
+        if let Reported::Resolved { at } = self.reported
+            && evidence.last() > at
+            && !is_lifted
+            && !has_passed
+        {
+            self.reported = Reported::Back { resolved: at };
+            self.reopened += 1;
         }
         let cut = Cut::of(judged);
         let path = cut.path();
@@ -204,6 +214,14 @@ impl Entry {
         self.facts(snapshot).collect()
     }
 
+    /// The addresses of pods at the ends of what goes on, that are not known to be gone.
+    pub(super) fn ends(&self, now: Timestamp) -> impl Iterator<Item = IpAddr> {
+        let goes_on =
+            self.flows.values().filter(move |flow| flow.standing(now) == Standing::GoesOn);
+        let ends = goes_on.flat_map(|flow| [&flow.question.source, &flow.question.destination]);
+        ends.filter(|end| end.pod().is_some()).filter_map(|end| end.address)
+    }
+
     fn facts<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = Query> + 'a {
         self.parties.iter().flat_map(move |(party, pods)| {
             let is_there = |(namespace, name): &&Name| snapshot.pod(namespace, name).is_some();
@@ -223,8 +241,15 @@ impl Entry {
         unanswered.map(|(flow, affected)| (flow, affected.dialled.as_ref()))
     }
 
-    pub(super) fn answered(&mut self, flow: &Flow, answer: Answer, at: Timestamp, now: Timestamp) {
-        if let Some(affected) = self.flows.get_mut(flow) {
+    pub(super) fn answered(
+        &mut self,
+        (flow, answer, at): (&Flow, Answer, Timestamp),
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) {
+        // That another pod has the address by now, and is answered there, is no end of this path.
+        let own = self.flows.get_mut(flow).filter(|flow| flow.is_of_its_pods(snapshot, at));
+        if let Some(affected) = own {
             affected.answered(answer, at, now);
         }
     }

@@ -3,7 +3,7 @@
 //! A node's agent knows its own pods. How many replicas there are elsewhere, and which Services they
 //! are behind, is looked up while an incident goes on.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -40,6 +40,26 @@ pub(super) fn to_look_up(
     let mut missing: Vec<_> = with_time.filter(|(at, _)| is_old(at)).collect();
     missing.sort();
     missing.into_iter().take(LOOK_UPS_MAX).map(|(_, query)| query).collect()
+}
+
+/// How old it may become who is at the ends of what goes on, where they are not followed: an end is to be
+/// reported within a minute or so.
+const ENDS_FRESH: SignedDuration = SignedDuration::from_secs(60);
+
+/// How many of them are looked up at a time.
+const ENDS_MAX: usize = 2;
+
+/// Of these addresses, which were looked up, those for which that was too long ago, the oldest first.
+pub(super) fn ends_to_look_up(
+    snapshot: &Snapshot,
+    ends: BTreeSet<IpAddr>,
+    now: Timestamp,
+) -> Vec<Query> {
+    let queries = ends.into_iter().map(Query::from);
+    let asked = queries.filter_map(|query| Some((snapshot.look_up_of(&query)?.at, query)));
+    let mut old: Vec<_> = asked.filter(|(at, _)| now.duration_since(*at) >= ENDS_FRESH).collect();
+    old.sort();
+    old.into_iter().take(ENDS_MAX).map(|(_, query)| query).collect()
 }
 
 /// What is to be known of a party, one of whose pods is this.

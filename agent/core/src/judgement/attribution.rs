@@ -239,7 +239,7 @@ fn flip(
 
 /// Whether a change of this object can bear on the flow: a policy of either end's namespace or of
 /// the cluster, the ends themselves, and whatever is not bound to a namespace.
-pub(super) fn concerns(object: &Key, question: &Question) -> bool {
+pub(crate) fn concerns(object: &Key, question: &Question) -> bool {
     let mut pods = [&question.source, &question.destination].into_iter().filter_map(Endpoint::pod);
     let mut own = |namespace: &Arc<str>| pods.any(|pod| pod.namespace == *namespace);
     match object.kind {

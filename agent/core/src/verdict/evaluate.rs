@@ -308,7 +308,7 @@ impl DirectionVerdict {
         }
     }
 
-    fn unknown(why: Arc<str>) -> Self {
+    pub(super) fn unknown(why: Arc<str>) -> Self {
         Self { decision: Decision::Unknown, unknown: vec![why], ..Self::not_isolated() }
     }
 

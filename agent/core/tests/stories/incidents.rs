@@ -182,7 +182,7 @@ fn a_remedy_ends_it_once_by_what_is_seen_to_pass_or_by_what_policies_say() {
         assert_eq!(unanswered.len(), 22);
         for (passing, flow) in unanswered.iter().enumerate().filter(|_| passes) {
             assert!(story.tick(12).is_empty(), "only {passing} pass");
-            story.book.answered(flow, Answer::OfPath, at(12), at(12));
+            story.book.answered((flow, Answer::OfPath, at(12)), &story.cluster.snapshot(), at(12));
         }
         let (end, resolution) = match passes {
             true => (12, Resolution::Passes { at: at(12) }),
@@ -192,7 +192,11 @@ fn a_remedy_ends_it_once_by_what_is_seen_to_pass_or_by_what_policies_say() {
         assert_eq!(story.reported(end).0, Happened::Resolved(resolution));
         assert_eq!((story.book.open(), story.book.unanswered().count()), (0, 0));
         // No more of what comes later: neither that it passes, nor packets from before the end.
-        story.book.answered(&unanswered[0], Answer::OfPath, at(30), at(30));
+        story.book.answered(
+            (&unanswered[0], Answer::OfPath, at(30)),
+            &story.cluster.snapshot(),
+            at(30),
+        );
         story.drops(10, POSTGRES, 5432, &[3, 4, end], None);
         assert!(story.tick(100).is_empty());
     }
@@ -330,11 +334,19 @@ fn traffic_that_passes_again_resolves_and_a_later_drop_reopens() {
     story.drops(10, POSTGRES, 5432, &[5, 6], None);
     story.drops(11, POSTGRES, 5432, &[5, 6], None);
     let (_, opened) = story.reported(9);
-    story.book.answered(&flow(10, POSTGRES, 5432), Answer::OfPath, at(20), at(20));
+    story.book.answered(
+        (&flow(10, POSTGRES, 5432), Answer::OfPath, at(20)),
+        &story.cluster.snapshot(),
+        at(20),
+    );
     assert!(story.tick(30).is_empty(), "the other one may go on affected");
     let unanswered: Vec<_> = story.book.unanswered().collect();
     assert_eq!(unanswered, [(&flow(11, POSTGRES, 5432), None)]);
-    story.book.answered(&flow(11, POSTGRES, 5432), Answer::OfPath, at(40), at(40));
+    story.book.answered(
+        (&flow(11, POSTGRES, 5432), Answer::OfPath, at(40)),
+        &story.cluster.snapshot(),
+        at(40),
+    );
     let (happened, resolved) = story.reported(41);
     assert_eq!(happened, Happened::Resolved(Resolution::Passes { at: at(40) }));
     assert_eq!(resolved.id, opened.id);

@@ -43,7 +43,11 @@ fn allow(app: &str, is_remedy: bool, second: i64) -> Object {
 }
 
 fn answered(story: &mut Story, from: u8, second: i64) {
-    story.book.answered(&flow(from, POSTGRES, 5432), Answer::OfPath, at(second), at(second));
+    story.book.answered(
+        (&flow(from, POSTGRES, 5432), Answer::OfPath, at(second)),
+        &story.cluster.snapshot(),
+        at(second),
+    );
 }
 
 fn sources(incident: &Incident) -> Vec<String> {

@@ -14,7 +14,7 @@ use whydrop_report::{
     escape::escape,
     incident::{AffectedEnd, AffectedPath, ChangedBy, Severity},
     records::board::{Status, Summary},
-    text::{destination_text, end, packet},
+    text::{destination_text, end, packet, share_text},
 };
 
 /// The levels of a sparkline. The full block would touch the line above.
@@ -186,12 +186,16 @@ pub(super) fn flow(flow: &Flow) -> String {
 /// `26 SYNs in 11m, NETFILTER_DROP`.
 pub(super) fn evidence(evidence: &Evidence, flow: &Flow) -> String {
     let packets = count(evidence.attempts, packet(flow));
-    match (evidence.level, &evidence.reason) {
+    let seen = match (evidence.level, &evidence.reason) {
         (EvidenceLevel::Answered, _) => "answered".to_owned(),
         (EvidenceLevel::Unanswered, _) => format!("{packets}, no answer"),
         (EvidenceLevel::Rejected, _) => format!("{packets}, refused"),
         (_, Some(reason)) => format!("{packets}, {reason}"),
         (_, None) => packets,
+    };
+    match share_text(evidence, packet(flow)) {
+        Some(share) => format!("{seen}, {share}"),
+        None => seen,
     }
 }
 

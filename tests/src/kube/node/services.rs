@@ -54,19 +54,19 @@ fn last_word(name: &str) -> &str {
 
 impl Services {
     /// Starts those that need an API server.
-    pub(super) fn start(&mut self, site: &Site<'_>, api: &Api, groups: &Groups) -> Result<()> {
+    pub(super) fn start(
+        &mut self,
+        site: &Site<'_>,
+        api: &Api,
+        groups: &Groups,
+        mode: proxy::Mode,
+    ) -> Result<()> {
         let [scheduler, proxy, node] = [0, 1, 2].map(|index| last_word(USERS[index].0));
         self.scheduler = Some(start_scheduler(site, api, scheduler)?);
         self.kubelet = Some(start_kubelet(site, api, node, groups)?);
         let (spawner, kubeconfig) = (site.spawner, api.kubeconfig_for(proxy, proxy)?);
-        self.proxy = Some(proxy::start(
-            spawner,
-            site.folder,
-            NAME,
-            &kubeconfig,
-            proxy::Mode::default(),
-            Spawner::serving,
-        )?);
+        self.proxy =
+            Some(proxy::start(spawner, site.folder, NAME, &kubeconfig, mode, Spawner::serving)?);
         Ok(())
     }
 

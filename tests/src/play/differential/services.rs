@@ -226,14 +226,15 @@ impl<'a> Reports<'a> {
         self.by_denial.values().find_map(|records| {
             // Where one connection is translated on one node and another on the other, each drops one.
             // What a node did not see dropped it names by what was dialled: so it does where the second
-            // SYN of a connection is sent to another endpoint than the first.
+            // SYN of a connection is sent to another endpoint than the first. Ways that a client has to
+            // one endpoint are drops of their own.
             let seen = records.iter().filter(|(_, own)| own["evidence"]["level"] == "kernel-drop");
-            let ids = seen.filter_map(|(node, own)| Some((node, own["id"].as_str()?)));
-            let mut of_nodes: BTreeMap<&usize, BTreeSet<&str>> = BTreeMap::new();
-            for (node, id) in ids {
-                of_nodes.entry(node).or_default().insert(id);
+            let mut of_ways: BTreeMap<(usize, String), BTreeSet<&str>> = BTreeMap::new();
+            for (node, own) in seen {
+                let dialled = own["flow"]["destination"]["service"].to_string();
+                of_ways.entry((*node, dialled)).or_default().extend(own["id"].as_str());
             }
-            let ids = of_nodes.values().map(BTreeSet::len).max()?;
+            let ids = of_ways.values().map(BTreeSet::len).max()?;
             let twice = (ids > 1).then_some(Difference::Repeated(ids))?;
             Some((records.first()?.1, twice))
         })

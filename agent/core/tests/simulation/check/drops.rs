@@ -181,6 +181,8 @@ fn of_drop(
     if let Some(check) = of_packet(packet) {
         fault(check, Ok(packet), says_and_truth);
     } else if !packet.fate.has_arrived() {
+        // What an earlier report has, or an answer came to, is not in this one.
+        let since = since.max(ms(*drop.evidence.latest().start()) - 1);
         let others = outcome.failed(&drop.flow).filter(|p| p.at > since && p.at < packet.at);
         // Of what kube-proxy dropped it is nobody's to know which rules came first.
         let is_by_proxy = |other: &&Packet| matches!(other.fate, Fate::ByProxy { .. });

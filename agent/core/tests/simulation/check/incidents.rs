@@ -152,6 +152,13 @@ impl Path {
         format!("{client} -> {}:{}", server.unwrap_or_else(|| "nobody".to_owned()), self.to.1)
     }
 
+    /// Whether policies let nothing pass between its pods, which are there, all of this time.
+    fn is_denied(self, outcome: &Outcome, within: (Ms, Ms)) -> bool {
+        let Some((client, server)) = self.pods(outcome) else { return false };
+        let are_up = [client, server].iter().all(|pod| pod.is_up(within.0) && pod.is_up(within.1));
+        are_up && !outcome.said(client, server, self.to.1, within).passes
+    }
+
     /// When it last failed by then, as far as this node can know.
     fn failed(self, outcome: &Outcome, by: Ms) -> Option<Ms> {
         self.failing(outcome).map(|packet| packet.at).filter(|at| *at <= by).max()
@@ -349,7 +356,10 @@ fn is_over(outcome: &Outcome, followed: &Followed, within: (Ms, Ms)) -> bool {
 /// An open incident none of whose paths fails any more, and has not for long.
 fn ended_late(outcome: &Outcome, id: IncidentId, followed: &Followed) -> Option<Fault> {
     let before = outcome.until - ENDED_WITHIN;
-    if !is_over(outcome, followed, (before, outcome.until)) {
+    // What other policies deny by now, as seen elsewhere or not tried again, neither passes nor may.
+    let is_denied = |path: &Path| path.is_denied(outcome, (before, outcome.until));
+    let is_over = is_over(outcome, followed, (before, outcome.until));
+    if !is_over || followed.paths.keys().any(is_denied) {
         return None;
     }
     let is_gone = |path: &Path| {

@@ -137,10 +137,13 @@ fn what_goes_on_at_an_address_that_nobody_has_any_more_is_another_drop_of_the_po
         stage.drops.iter().map(|judged| judged.judgement.diagnosis.cause.class).collect();
     let (denied, ended): (Vec<Class>, Vec<Class>) =
         classes.iter().copied().partition(|class| class.is_denial());
-    assert_eq!((denied.len(), ended.len()), (3, 1), "{:#?}", stage.lines);
+    // It is cut where the pod goes, and within some seconds it may still be the pod's.
+    assert!((3..=4).contains(&denied.len()) && !ended.is_empty(), "{:#?}", stage.lines);
+    let first = denied.len();
     assert_eq!(classes[..3], [Class::DefaultDeny; 3], "what was denied to it in its last minute");
-    assert_eq!(situations(&stage)[3], Some(SituationKind::End));
-    assert!(texts(&stage)[3].contains("shop/db is gone since 03:05:10"), "{}", texts(&stage)[3]);
+    assert_eq!(situations(&stage)[first], Some(SituationKind::End));
+    let text = &texts(&stage)[first];
+    assert!(text.contains("shop/db is gone since 03:05:10"), "{text}");
 }
 
 /// A client that policies govern and admit, and a server of which the same is true.

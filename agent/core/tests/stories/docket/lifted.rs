@@ -125,8 +125,10 @@ fn a_filter_that_goes_on_for_long_is_out_of_sync_all_the_same() {
 #[test]
 fn what_was_dropped_before_is_judged_as_of_then_whatever_follows_it() {
     let timed_out = Fact::Failed { errno: 110 };
-    // The next attempt waits for its answer; the same one ends, much later.
-    for (fact, attempt) in [(Fact::Retransmitted, 40_001), (timed_out, 40_000)] {
+    // The next attempt gets no answer, which nothing here explains; the same one ends, much later.
+    let stories: [(Fact, u16, &[&str]); 2] =
+        [(Fact::Retransmitted, 40_001, &["not-policy"]), (timed_out, 40_000, &[])];
+    for (fact, attempt, others) in stories {
         let later = {
             let fact = fact.clone();
             move |now| seen(now, flow(WEB, DB), Some(attempt), 1, fact.clone())
@@ -141,7 +143,10 @@ fn what_was_dropped_before_is_judged_as_of_then_whatever_follows_it() {
             .iter()
             .map(|judged| judged.judgement.diagnosis.cause.class.name())
             .collect();
-        assert_eq!(classes, ["default-deny"; 2], "{fact:?}: {:#?}", stage.lines);
-        stays_what_it_was("judged as of then", &stage);
+        let expected = [&["default-deny"; 2], others].concat();
+        assert_eq!(classes, expected, "{fact:?}: {:#?}", stage.lines);
+        if others.is_empty() {
+            stays_what_it_was("judged as of then", &stage);
+        }
     }
 }

@@ -76,6 +76,8 @@ enum Lands {
     Dropped(u8),
     /// At a backend on another node, which is not seen here.
     Lost,
+    /// At one on this node, which drops the first SYN; the second is answered by the other.
+    Rescued(u8, u8),
 }
 
 /// A client that dials the Service once in two seconds.
@@ -101,6 +103,14 @@ fn dial(stage: &mut Stage, start: i64, attempt: u16, lands: Lands) {
             let again = seen(ms(start + 1_000), dialled, Some(attempt), 1, Fact::Retransmitted);
             stage.see(&again);
             stage.see(&translated(netfilter(), start + 1_000, to));
+        }
+        Lands::Rescued(to, other) => {
+            stage.see(&translated(netfilter(), start, to));
+            stage.until(start + 1_000);
+            stage.see(&seen(ms(start + 1_000), dialled, Some(attempt), 1, Fact::Retransmitted));
+            stage.step(Step::Works { from: WEB, to: other });
+            stage.step(Step::Works { from: WEB, to: HALF });
+            stage.see(&seen(ms(start + 1_000), dialled, Some(attempt), 1, Fact::AnsweredLate));
         }
         Lands::Lost => {
             stage.until(start + 1_000);
@@ -249,4 +259,34 @@ fn a_late_answer_of_another_backend_does_not_make_the_drop_work_again() {
     dial_in_turn(&mut stage, 8_000, 60, &[Lands::Dropped(BAD)]);
     assert_eq!((happened(&stage), ids(&stage).len()), (vec![Happened::Opened], 1));
     assert_eq!(stage.drops.last().expect("a drop").drop.evidence.answered, None);
+}
+
+/// A client that tries again lands on the backend that answers: it is slow, and nothing of it fails.
+#[test]
+fn a_backend_whose_clients_are_answered_by_another_is_reported_with_its_share() {
+    let mut stage = Stage::new(half("worker-1", &[GOOD, BAD]), settings());
+    stage.step(Step::Works { from: WEB, to: HALF });
+    let turn = [Lands::Rescued(BAD, GOOD), Lands::Answers(GOOD), Lands::Answers(GOOD)];
+    dial_in_turn(&mut stage, 1_000, 60, &turn);
+    stage.until(140_000);
+    assert_eq!((happened(&stage), ids(&stage).len()), (vec![Happened::Opened], 1));
+    let shares: Vec<_> = stage.drops.iter().map(|judged| judged.share.expect("a share")).collect();
+    // What was answered before it was reported first is not known to be of that time.
+    assert_eq!((shares[0].needed_again, shares[0].connects), (1, None), "{shares:?}");
+    let last = shares.last().expect("a report");
+    let all = last.connects.expect("known by then");
+    assert!(last.needed_again >= 10 && last.needed_again * 3 <= all + 3, "{shares:?}");
+    for judged in &stage.drops {
+        assert_eq!(judged.worked, None, "the other one worked");
+        assert_eq!(judged.drop.evidence.kernel_packets(), judged.drop.evidence.rescued());
+    }
+}
+
+/// The same backend answers the second SYN: it was slow to be let in, and drops nothing by now.
+#[test]
+fn what_the_same_backend_answers_in_the_end_is_no_drop_of_it() {
+    let mut stage = Stage::new(half("worker-1", &[GOOD, OTHER]), settings());
+    dial(&mut stage, 1_000, 40_000, Lands::Rescued(OTHER, OTHER));
+    stage.until(100_000);
+    assert_eq!(stage.drops.len(), 0, "{:#?}", stage.lines);
 }

@@ -138,6 +138,8 @@ pub(crate) struct Stage {
     pub(crate) cluster: Cluster,
     /// The kernel's table of last answers.
     answers: BTreeMap<Flow, Timestamp>,
+    /// When each flow was answered first, and how often.
+    counts: BTreeMap<Flow, (Timestamp, u64)>,
     now: Timestamp,
     next_turn: Timestamp,
     /// What was reported: `MILLISECONDS WHAT`.
@@ -163,6 +165,7 @@ impl Stage {
             docket: Docket::new(settings),
             cluster,
             answers: BTreeMap::new(),
+            counts: BTreeMap::new(),
             now: ms(0),
             next_turn: ms(0),
             lines: Vec::new(),
@@ -245,17 +248,17 @@ impl Stage {
                 self.see(&seen(now, flow(from, to), None, packets, netfilter()));
             }
             Step::AnsweredLate { from, to, attempt } => {
-                self.answers.insert(flow(from, to), now);
+                self.answered(flow(from, to), now);
                 self.see(&seen(now, flow(from, to), Some(attempt), 1, Fact::AnsweredLate));
             }
             Step::Seen(seen) => self.see(&seen(now)),
             Step::Change(change) => change(&mut self.cluster, now),
             Step::AnsweredFirst { from, to } => {
-                self.answers.insert(flow(from, to), now);
+                self.answered(flow(from, to), now);
                 self.see(&seen(now, flow(from, to), None, 1, Fact::AnsweredFirst));
             }
             Step::Works { from, to } => {
-                self.answers.insert(flow(from, to), now);
+                self.answered(flow(from, to), now);
             }
             Step::Apply(object) => {
                 if matches!(object, Object::Policy(_)) {
@@ -288,7 +291,7 @@ impl Stage {
 
     /// The kernel's table has this as the last answer of a flow.
     pub(crate) fn answer_of(&mut self, flow: Flow, time: i64) {
-        self.answers.insert(flow, ms(time));
+        self.answered(flow, ms(time));
     }
 
     pub(crate) fn see(&mut self, observation: &Observation) {
@@ -376,6 +379,22 @@ impl Stage {
         }
     }
 
+    fn answered(&mut self, flow: Flow, now: Timestamp) {
+        self.answers.insert(flow, now);
+        self.counts.entry(flow).or_insert((now, 0)).1 += 1;
+    }
+
+    /// As the table has it: how many there were since a time is known where the first was later.
+    fn worked(&self, flow: &Flow, since: Timestamp) -> Option<(Flow, Worked)> {
+        let last = *self.answers.get(flow).filter(|last| **last >= since)?;
+        let (first, connections) = *self.counts.get(flow)?;
+        let worked = match first >= since {
+            true => Worked { first, last, connections },
+            false => Worked::once(last),
+        };
+        Some((*flow, worked))
+    }
+
     fn ask(&mut self, query: AnswersQuery) {
         let since_of = |flow: &Flow, since: &Timestamp| {
             self.answers.get(flow).filter(|at| *at >= since).map(|at| (*flow, Worked::once(*at)))
@@ -386,7 +405,7 @@ impl Stage {
             }
             Asked::Worked(flows) => {
                 let since = |since: &Option<Timestamp>| since.unwrap_or(Timestamp::MIN);
-                flows.iter().filter_map(|(flow, from)| since_of(flow, &since(from))).collect()
+                flows.iter().filter_map(|(flow, from)| self.worked(flow, since(from))).collect()
             }
             Asked::SinceOf(flows, since) => {
                 flows.iter().filter_map(|flow| since_of(flow, since)).collect()

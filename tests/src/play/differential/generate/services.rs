@@ -5,6 +5,7 @@
 //! of a fleet gives out addresses of one family.
 
 mod endpoints;
+mod rollout;
 mod sorts;
 
 use std::{

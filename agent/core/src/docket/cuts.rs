@@ -1,0 +1,109 @@
+//! Where what explains packets changes, what was seen before is reported by itself: a report has packets
+//! of one cause, and of one pod at each end.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Docket, Moment};
+use crate::{
+    cluster::{
+        Name, Snapshot,
+        object::{Key, Kind},
+        resolve::Holder,
+    },
+    diagnosis::{Case, Class, Fate, diagnose},
+    flow::Flow,
+    judgement::concerns,
+    policy::PolicyRef,
+    service::RefusalKind,
+    verdict::Question,
+};
+
+/// How many flows are looked at when the cluster changes (about 0.1 ms each that the change concerns): a
+/// node has fewer that are dropped at a time, or a flood, whose parts nobody reads one by one.
+const EXAMINED_MAX: usize = 256;
+
+/// How long after a denial was seen to be lifted packets are still dropped by it: about as long as a watch
+/// takes at most, since the network plugin follows one as well.
+const TAIL: SignedDuration = SignedDuration::from_secs(1);
+
+/// The cluster as it was when it was last looked at, and when.
+#[derive(Debug, Default)]
+pub(super) struct Cuts {
+    before: Option<(Snapshot, Timestamp)>,
+}
+
+/// What explains the packets of a flow.
+#[derive(PartialEq)]
+struct Explanation {
+    ends: [Option<Name>; 2],
+    class: Class,
+    policies: BTreeSet<PolicyRef>,
+    refusal: Option<RefusalKind>,
+}
+
+impl Docket {
+    /// Cuts the drops whose cause has changed since the last call.
+    pub(super) fn cut(&mut self, moment: &Moment<'_>) {
+        let after = &moment.snapshot;
+        let before = self.cuts.before.replace((after.clone(), moment.now));
+        let Some((before, since)) = before.filter(|(b, _)| b.generation() != after.generation())
+        else {
+            return;
+        };
+        // What came at the moment of the last look may have come after it.
+        let changes = moment.history.between(since - SignedDuration::from_nanos(1), moment.now);
+        let changed: Vec<&Key> = changes.map(|seen| &seen.change.object).collect();
+        for (flow, dialled) in self.correlator.unreported().into_iter().take(EXAMINED_MAX) {
+            let asked = |snapshot: &Snapshot| asked(snapshot, &flow);
+            let (then, now) = (asked(&before), asked(after));
+            let is_other_pod = names(&then) != names(&now);
+            let may_differ = is_other_pod || changed.iter().any(|key| bears(key, [&then, &now]));
+            let explained = |snapshot: &Snapshot| Explanation::of(snapshot, flow, dialled);
+            let explained_now = may_differ.then(|| explained(after));
+            if let Some(explained_now) = explained_now.filter(|now| *now != explained(&before)) {
+                // A filter goes on for a moment by what was lifted.
+                let is_lifted = !explained_now.class.is_denial();
+                let lag = if is_lifted { TAIL } else { SignedDuration::ZERO };
+                self.correlator.cut(&flow, moment.now + lag);
+            }
+        }
+    }
+}
+
+fn asked(snapshot: &Snapshot, flow: &Flow) -> Question {
+    let Flow { source, destination, port, protocol } = *flow;
+    let (source, destination) =
+        (snapshot.resolve(source, None), snapshot.resolve(destination, None));
+    Question::new(source, destination, port, protocol)
+}
+
+fn names(question: &Question) -> [Option<Name>; 2] {
+    [&question.source, &question.destination]
+        .map(|end| end.pod().map(|pod| (pod.namespace.clone(), pod.name.clone())))
+}
+
+/// Whether a change of this object can bear on a flow, by its ends before and after.
+fn bears(changed: &Key, questions: [&Question; 2]) -> bool {
+    let is_of_service = matches!(changed.kind, Kind::Service | Kind::EndpointSlice);
+    questions.into_iter().any(|question| match is_of_service {
+        // What is behind a Service matters to what was not translated.
+        true => matches!(question.destination.holder, Holder::Service(_)),
+        false => concerns(changed, question),
+    })
+}
+
+impl Explanation {
+    fn of(snapshot: &Snapshot, flow: Flow, dialled: Option<(IpAddr, u16)>) -> Self {
+        let case = Case { flow, dialled, at: None, fate: Fate::Policed };
+        let diagnosis = diagnose(snapshot, &case);
+        let policies = diagnosis.responsible().into_iter();
+        Self {
+            ends: names(&diagnosis.question),
+            class: diagnosis.cause.class,
+            policies: policies.map(|policy| policy.reference.clone()).collect(),
+            refusal: diagnosis.cause.by_kube_proxy().map(|by| RefusalKind::from(by.refusal())),
+        }
+    }
+}
