@@ -130,7 +130,7 @@ pub(crate) fn veth(address: IpAddr) -> u32 {
 
 /// As records have it, and the healer reads it (`agent/src/heal/facts.rs`).
 fn drop_report(judged: &JudgedDrop) -> DropReport {
-    let JudgedDrop { drop, judgement, worked, incident } = judged;
+    let JudgedDrop { drop, judgement, worked, incident, .. } = judged;
     let diagnosis = &judgement.diagnosis;
     let (source, destination) = (&diagnosis.question.source, &diagnosis.question.destination);
     let cause = &diagnosis.cause;
