@@ -31,12 +31,10 @@ use tokio::{
     time::{Duration, MissedTickBehavior, interval, timeout},
 };
 use whydrop_core::{
-    flow::Flow,
     heal::{
-        Action, Healer, Ledger, Mode, Proposal, Refusal, Settings, Standing, Unclear, WatchOutcome,
-        propose,
+        Action, CaseId, Healer, Ledger, Mode, Proposal, Refusal, Settings, Standing, Unclear,
+        Wanted, WatchOutcome, propose,
     },
-    incident::IncidentId,
     policy::PolicyRef,
 };
 
@@ -50,7 +48,7 @@ use crate::{
     cluster::{
         api_error::reason,
         connect::{KubeArgs, target},
-        live::once::{Wanted, read},
+        live::once::{Wanted as WantedObjects, read},
     },
     records::{
         Line, read_line,
@@ -243,20 +241,20 @@ impl Task {
             // Each may take as long as the API server does.
             self.health.beat(Timestamp::now(), true);
             match action {
-                Action::Examine { incident, flows, namespaces, is_proposed } => {
-                    let consents = self.consents(&namespaces).await;
+                Action::Examine { wanted, is_proposed } => {
+                    let consents = self.consents(&wanted.case.between.namespaces()).await;
                     let wants_more = |consents: &Consents| {
                         consents.values().flatten().any(|mode| mode != Mode::DryRun.name())
                     };
                     let found = match consents {
                         Ok(consents) if is_proposed && !wants_more(&consents) => None,
-                        Ok(consents) => Some(self.examine(incident, flows, consents).await),
+                        Ok(consents) => Some(self.examine(&wanted, consents).await),
                         Err(refusal) => Some(Err(refusal)),
                     };
-                    next = self.healer.examined(incident, found, Timestamp::now());
+                    next = self.healer.examined(&wanted.case, found, Timestamp::now());
                 }
-                Action::Apply { incident, proposal, mode, expires } => {
-                    next = self.apply(incident, &proposal, mode, expires).await;
+                Action::Apply { case, proposal, mode, expires } => {
+                    next = self.apply(&case, &proposal, mode, expires).await;
                 }
                 Action::Keep(standing, outcome) => self.keep(&standing, &outcome).await,
                 Action::RollBack(standing, outcome) => {
@@ -276,7 +274,7 @@ impl Task {
                     );
                     self.reporting.report(record, &standing.policies, None).await;
                 }
-                Action::Refuse { incident, why } => self.refuse(incident, &[], &why).await,
+                Action::Refuse { case, why } => self.refuse(&case, &[], &why).await,
             }
         }
     }
@@ -295,8 +293,7 @@ impl Task {
     /// Looks at the cluster as it is now: what would help, and whether that has consent.
     async fn examine(
         &self,
-        incident: IncidentId,
-        flows: BTreeSet<Flow>,
+        wanted: &Wanted,
         mut consents: Consents,
     ) -> Result<(Proposal, Mode), Refusal> {
         // Nobody asks for it: nothing is read.
@@ -305,9 +302,10 @@ impl Task {
         {
             return Err(Refusal::NoConsent(namespace.clone()));
         }
-        let addresses = flows.iter().flat_map(|flow| [flow.source, flow.destination]).collect();
-        let wanted = Wanted { addresses, nodes: true, ..Wanted::default() };
-        let part = match timeout(READ_PATIENCE, read(self.client.clone(), wanted, &|_| {})).await {
+        let flows = wanted.flows.keys();
+        let addresses = flows.flat_map(|flow| [flow.source, flow.destination]).collect();
+        let objects = WantedObjects { addresses, nodes: true, ..WantedObjects::default() };
+        let part = match timeout(READ_PATIENCE, read(self.client.clone(), objects, &|_| {})).await {
             Ok(Ok(part)) => part,
             Ok(Err(error)) => return Err(Refusal::Api(error.to_string())),
             Err(_) => {
@@ -321,8 +319,8 @@ impl Task {
             tracing::debug!("not readable with these rights: {}", part.refused);
         }
         // Calico's own API asks for rights on tiers beside those on policies.
-        let proposal = propose(&part.snapshot.as_stored(), incident, &flows)?;
-        // Those of the ends and the policies, which may be others than the agents named.
+        let proposal = propose(&part.snapshot.as_stored(), wanted)?;
+        // A policy is in the namespace of an end; were it not, that one would be asked as well.
         let consenting = proposal.consenting();
         consents.extend(self.consents(&consenting).await?);
         let mode =
@@ -332,21 +330,22 @@ impl Task {
 
     async fn apply(
         &mut self,
-        incident: IncidentId,
+        case: &CaseId,
         proposal: &Proposal,
         mode: Mode,
         expires: Timestamp,
     ) -> Option<Action> {
+        let incident = case.incident;
         // Noted before it is done, and only by the one that leads.
         if let Err(why) = self.leadership.write(self.healer.ledger().clone()).await {
             tracing::warn!("nothing is done about incident {incident}: {why}");
             let why = Refusal::Api(why.to_string());
             // The one that leads by now reports it.
-            let _ = self.healer.applied(incident, Err(why), Timestamp::now());
+            let _ = self.healer.applied(case, Err(why), Timestamp::now());
             return None;
         }
         let dry_run = mode == Mode::DryRun;
-        let created = self.policies.create(incident, proposal, expires, dry_run).await;
+        let created = self.policies.create(case, proposal, expires, dry_run).await;
         let now = Timestamp::now();
         if created.is_ok() {
             let record = match mode {
@@ -361,11 +360,11 @@ impl Task {
         }
         match created {
             Ok(None) => None,
-            Ok(Some(standing)) => self.healer.applied(incident, Ok(standing), now),
+            Ok(Some(standing)) => self.healer.applied(case, Ok(standing), now),
             Err(why) => {
-                let next = self.healer.applied(incident, Err(why), now);
-                if let Some(Action::Refuse { incident, why }) = next {
-                    self.refuse(incident, &proposal.policies, &why).await;
+                let next = self.healer.applied(case, Err(why), now);
+                if let Some(Action::Refuse { case, why }) = next {
+                    self.refuse(&case, &proposal.policies, &why).await;
                 }
                 None
             }
@@ -378,7 +377,7 @@ impl Task {
             match self.policies.keep(policy).await {
                 Ok(()) => kept.policies.push(policy.clone()),
                 Err(PolicyError::Gone) => tracing::info!("{policy} was deleted by someone else"),
-                Err(PolicyError::Foreign(why)) => self.left(standing.incident, policy, &why).await,
+                Err(PolicyError::Foreign(why)) => self.left(&standing.case, policy, &why).await,
                 Err(PolicyError::Api(why)) => {
                     // The next leader watches it once more.
                     tracing::warn!("cannot mark {policy} as helpful: {why}");
@@ -387,7 +386,7 @@ impl Task {
             }
         }
         if kept.policies.is_empty() {
-            return self.healer.removed(standing.incident);
+            return self.healer.removed(standing);
         }
         let now = Timestamp::now();
         let record = self.records.watched(now, &kept, HealAction::Kept, outcome);
@@ -395,10 +394,10 @@ impl Task {
     }
 
     /// Reports once that a policy is somebody else's by now.
-    async fn left(&mut self, incident: IncidentId, policy: &PolicyRef, why: &NotOurs) {
+    async fn left(&mut self, case: &CaseId, policy: &PolicyRef, why: &NotOurs) {
         if self.foreign.insert(policy.clone()) {
             let refusal = Refusal::Foreign { policy: policy.clone(), why: why.to_string() };
-            self.refuse(incident, std::slice::from_ref(policy), &refusal).await;
+            self.refuse(case, std::slice::from_ref(policy), &refusal).await;
         }
     }
 
@@ -410,7 +409,7 @@ impl Task {
         outcome: Option<&WatchOutcome>,
     ) {
         if let Err(why) = self.leadership.write(self.healer.ledger().clone()).await {
-            tracing::warn!("incident {}: nothing is deleted: {why}", standing.incident);
+            tracing::warn!("incident {}: nothing is deleted: {why}", standing.case.incident);
             return;
         }
         let mut is_done = true;
@@ -419,7 +418,7 @@ impl Task {
             match self.policies.delete(policy).await {
                 Ok(()) => deleted.policies.push(policy.clone()),
                 Err(PolicyError::Gone) => tracing::info!("{policy} is gone already"),
-                Err(PolicyError::Foreign(why)) => self.left(standing.incident, policy, &why).await,
+                Err(PolicyError::Foreign(why)) => self.left(&standing.case, policy, &why).await,
                 Err(PolicyError::Api(why)) => {
                     tracing::warn!("{policy} cannot be deleted: {why}");
                     is_done = false;
@@ -437,12 +436,12 @@ impl Task {
             self.reporting.report(record, &deleted.policies, None).await;
         }
         if is_done {
-            self.healer.removed(standing.incident);
+            self.healer.removed(standing);
         }
     }
 
-    async fn refuse(&self, incident: IncidentId, policies: &[PolicyRef], why: &Refusal) {
-        let record = self.records.refused(Timestamp::now(), incident, policies, why);
+    async fn refuse(&self, case: &CaseId, policies: &[PolicyRef], why: &Refusal) {
+        let record = self.records.refused(Timestamp::now(), case.incident, policies, why);
         self.reporting.report(record, &[], None).await;
     }
 }

@@ -260,6 +260,34 @@ fn without_a_cluster_the_remedy_is_printed_as_it_was_recorded() {
         assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(2), ""), "{says}");
         assert!(stderr(&output).contains(says), "{says}: {}", stderr(&output));
     }
+    // Whatever separates another object from them, and whatever a terminal would not show.
+    let binding =
+        "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: x}}";
+    let manifest = record["remedy"]["manifest"].as_str().expect("a manifest");
+    for hostile in [
+        format!("{manifest}---\n{binding}\n"),
+        format!("{manifest}--- # more\n{binding}\n"),
+        format!("{manifest}---\t\n{binding}\n"),
+        format!("{manifest}---   {binding}\n"),
+        format!("{manifest}...\n{binding}\n"),
+        format!("{manifest}...\n%YAML 1.1\n---\n{binding}\n"),
+        format!("{binding}\n---\n{manifest}"),
+        format!("{{apiVersion: v1, kind: List, items: [{binding}]}}\n---\n{manifest}"),
+        format!("{manifest}# \u{9b}2J\n"),
+        format!("{manifest}# \u{202e}\n"),
+        format!("{manifest}# \u{1b}]52;c;eA\u{7}\n"),
+        format!("# \u{e0101}\n{manifest}"),
+        format!("{manifest}kind: ClusterRoleBinding\n"),
+        manifest.replace('\n', "\r"),
+    ] {
+        let mut record = record.clone();
+        record["remedy"]["manifest"] = hostile.clone().into();
+        let id = record["id"].as_str().expect("an id");
+        let output = offline(id, &record.to_string(), &[]);
+        assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(2), ""), "{hostile:?}");
+        let said = stderr(&output);
+        assert!(said.contains("something else than policies"), "{hostile:?}: {said}");
+    }
 }
 
 #[test]

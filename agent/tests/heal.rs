@@ -11,8 +11,11 @@ use whydrop::{
 };
 use whydrop_core::{
     cluster::Snapshot,
-    flow::{Flow, Protocol},
-    heal::{POLICIES_MAX, Proposal, Refusal, Standing, WatchOutcome, propose},
+    flow::{Flow, Protocol, Worked},
+    heal::{
+        Between, CaseId, FlowPast, POLICIES_MAX, Past, Proposal, Refusal, Standing, Unclear,
+        Wanted, WatchOutcome, propose,
+    },
     incident::IncidentId,
     verdict::{Decision, Question, evaluate},
 };
@@ -53,8 +56,25 @@ fn flow(source: u8, port: u16) -> Flow {
     Flow { source, destination, port, protocol: Protocol::Tcp }
 }
 
+fn case() -> CaseId {
+    let between = Between { client: Some("front".into()), server: Some("shop".into()) };
+    CaseId { incident: INCIDENT, between }
+}
+
+/// That it worked for an hour until it was denied, in the words of the agent of this node.
+fn past(node: &str) -> Past {
+    let at = |minutes| Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes);
+    let worked = Some(Worked { first: at(0), last: at(60), connections: 9 });
+    Past::of(node.into(), FlowPast { worked, denied_since: Some(at(60)) })
+}
+
+fn wanted(flows: &[Flow]) -> Wanted {
+    let flows = flows.iter().map(|flow| (*flow, past("worker-1"))).collect();
+    Wanted { case: case(), flows, min_worked: SignedDuration::from_mins(5) }
+}
+
 fn proposed(more: &str, flows: &[Flow]) -> Result<Proposal, Refusal> {
-    propose(&snapshot(more), INCIDENT, &flows.iter().copied().collect::<BTreeSet<_>>())
+    propose(&snapshot(more), &wanted(flows))
 }
 
 /// Why nothing is proposed.
@@ -130,6 +150,28 @@ fn what_is_not_denied_by_a_namespaces_own_omission_is_left_alone() {
     assert!(refused(cilium, &one).starts_with("the cluster as it is now does not show enough"));
 }
 
+#[test]
+fn only_the_word_of_who_has_seen_it_counts() {
+    let flow = flow(10, 5432);
+    let other = || Wanted { flows: [(flow, past("worker-2"))].into(), ..wanted(&[]) };
+    let refusal = propose(&snapshot(""), &other()).err();
+    assert_eq!(refusal, Some(Refusal::NeverWorked(flow)), "an agent of a third node");
+    let mut both = other();
+    both.flows.entry(flow).and_modify(|past| {
+        past.add("worker-1".into(), FlowPast { worked: None, denied_since: None });
+    });
+    let refusal = propose(&snapshot(""), &both).err();
+    assert_eq!(refusal, Some(Refusal::NeverWorked(flow)), "in spite of the one who has");
+    let min_worked = SignedDuration::from_mins(61);
+    let refusal = propose(&snapshot(""), &Wanted { min_worked, ..wanted(&[flow]) }).err();
+    assert!(matches!(refusal, Some(Refusal::WorkedTooShort { .. })), "{refusal:?}");
+    // The addresses are another namespace's by now.
+    let between = Between { client: Some("tenant".into()), ..case().between };
+    let moved = Wanted { case: CaseId { between, ..case() }, ..wanted(&[flow]) };
+    let refusal = propose(&snapshot(""), &moved).err();
+    assert_eq!(refusal, Some(Refusal::Unclear(Unclear::OtherEnds(flow))));
+}
+
 /// Everything that a healer reports.
 fn story() -> Vec<Record> {
     let at = |minutes: i64| -> Timestamp {
@@ -140,7 +182,7 @@ fn story() -> Vec<Record> {
     let proposal = proposed("", &[flow(10, 5432), flow(11, 5432)]).expect("a proposal");
     let expires = at(24 * 60);
     let standing = Standing {
-        incident: INCIDENT,
+        case: case(),
         policies: proposal.policies.clone(),
         applied: at(1),
         expires,

@@ -110,6 +110,19 @@ fn an_annotation_is_no_record() {
     }
 }
 
+/// A tenant that dials what is denied is part of the incident: whoever fixes it by its id is told.
+#[test]
+fn an_incident_with_clients_of_several_namespaces_says_so() {
+    let victims = text::line(&drop_of("web"));
+    let tenants = victims.replace("shop/web", "tenant/evil");
+    let both = fix(format!("{victims}\n{tenants}\n").as_bytes());
+    assert_eq!(both.status.code(), Some(0), "{}", stderr(&both));
+    assert!(stderr(&both).contains("of several namespaces"), "{}", stderr(&both));
+    assert!(stderr(&both).contains(": shop, tenant. Use only"), "{}", stderr(&both));
+    let alone = fix(format!("{victims}\n{victims}\n").as_bytes());
+    assert!(!stderr(&alone).contains("several"), "{}", stderr(&alone));
+}
+
 #[test]
 fn a_log_may_hold_any_bytes_and_lines_of_any_length() {
     let victims = text::line(&drop_of("web"));

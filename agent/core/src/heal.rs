@@ -2,10 +2,11 @@
 //!
 //! The fold of what agents report of incidents, what the cluster says of consent, and the time, into
 //! what is to be done. It never acts where an incident's own record or the cluster as it is now gives
-//! a reason not to ([`Refusal`]), once for each incident, a bounded number of times an hour. It only
-//! puts back what worked before, as the agents saw: who is new, or dials what was denied for long,
-//! is given nothing. What it applies it watches, and rolls back unless the agents see it help; a
-//! policy that helps is deleted after a time to live, unless a person keeps it.
+//! a reason not to ([`Refusal`]), once for each incident between two namespaces ([`CaseId`]), a bounded
+//! number of times an hour. It only puts back what worked before, as the agents saw: who is new, or
+//! dials what was denied for long, is given nothing. What it applies it watches, and rolls back unless
+//! the agents see it help; a policy that helps is deleted after a time to live, unless a person keeps
+//! it. Whom it trusts with what, and against whom, is in `docs/security.md`.
 //!
 //! ```text
 //! records ────────┐                       ┌─▶ Examine ─▶ (snapshot, consent) ─▶ examined ─┐
@@ -13,33 +14,42 @@
 //! owned policies ─┘                       └─▶ Warn | Expire
 //! ```
 
+mod case;
 mod known;
 mod ledger;
+mod past;
 mod proposal;
 mod refusal;
+mod share;
+mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    ops::Bound,
     sync::Arc,
 };
 
 use jiff::{SignedDuration, Timestamp};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use strum::{Display, EnumDiscriminants, IntoStaticStr};
+use strum::IntoStaticStr;
 
 use crate::{
-    diagnosis::Class,
     flow::Flow,
-    incident::{IncidentId, SILENCE, Severity},
+    incident::{SILENCE, Severity},
     policy::PolicyRef,
 };
-pub use known::{DropReport, FLOWS_MAX, FlowPast, INCIDENTS_MAX, IncidentReport, IncidentState};
-use known::{Incidents, KnownIncident};
+pub use case::{Between, CaseId, NotBetween, PathName};
+pub use known::{
+    DropCause, DropReport, FLOWS_MAX, INCIDENTS_MAX, IncidentReport, IncidentState, Recovery,
+};
+use known::{Incidents, KnownFlow};
+use ledger::Within;
 pub use ledger::{ENTRIES_MAX, Ledger, LedgerEntry};
-pub use proposal::{POLICIES_MAX, Proposal, propose};
+pub use past::{CONNECTIONS_MIN, FlowPast, Past};
+pub use proposal::{POLICIES_MAX, Proposal, Wanted, propose};
 use refusal::RefusalKind;
 pub use refusal::{Refusal, Unclear};
+use watch::Watch;
+pub use watch::{WatchOutcome, WatchOutcomeKind};
 
 /// The annotation by which a namespace asks for healing.
 pub const CONSENT_ANNOTATION: &str = "whydrop.io/heal";
@@ -57,8 +67,10 @@ const EXAMINED_AT_ONCE: usize = 4;
 /// enough for a person who has just annotated one and waits.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(15);
 
-/// How long before a policy expires that is announced, or a quarter of its time where that is less.
-const WARNED_BEFORE: SignedDuration = SignedDuration::from_hours(1);
+/// How many policies that look like the healer's, and that the Lease does not know, are deleted when
+/// their time is over: more than a lost Lease leaves behind (at the most healings an hour by default,
+/// half a day's). Anyone who may write policies can make such.
+const STRAYS_MAX: usize = 64;
 
 /// What bounds the healer.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,8 +79,12 @@ pub struct Settings {
     pub confidence_min: f64,
     /// How many incidents may be healed within an hour.
     pub per_hour: usize,
-    /// How many of them in one namespace.
+    /// How many of them may write into one namespace.
     pub per_namespace_and_hour: usize,
+    /// How many of them may be for clients of one namespace.
+    pub per_client_and_hour: usize,
+    /// For how long a flow must have worked before it was denied.
+    pub min_worked: SignedDuration,
     /// How long to watch whether a policy helps.
     pub watch: SignedDuration,
     /// How long a policy that helps stays in force.
@@ -128,21 +144,17 @@ impl Mode {
 /// What is to be done.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// Look whether these flows can be helped, and call [`Healer::examined`].
+    /// Look whether this can be helped, and call [`Healer::examined`].
     Examine {
-        /// The incident.
-        incident: IncidentId,
-        /// The flows that were dropped lately.
-        flows: BTreeSet<Flow>,
-        /// The namespaces that take part: where none of them consents, nothing is to be read.
-        namespaces: BTreeSet<Arc<str>>,
+        /// What.
+        wanted: Wanted,
         /// It was proposed before in a dry run: only consent to more is news.
         is_proposed: bool,
     },
     /// Create the policies, or in a dry run validate them, and call [`Healer::applied`].
     Apply {
-        /// The incident.
-        incident: IncidentId,
+        /// What for.
+        case: CaseId,
         /// What to create.
         proposal: Proposal,
         /// Whether to.
@@ -160,8 +172,8 @@ pub enum Action {
     Expire(Standing),
     /// Say why nothing is done.
     Refuse {
-        /// The incident.
-        incident: IncidentId,
+        /// What for.
+        case: CaseId,
         /// Why.
         why: Refusal,
     },
@@ -170,8 +182,8 @@ pub enum Action {
 /// Active policies of the healer's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Standing {
-    /// The incident that they are to heal.
-    pub incident: IncidentId,
+    /// What they are to heal.
+    pub case: CaseId,
     /// Their names.
     pub policies: Vec<PolicyRef>,
     /// When they were created.
@@ -182,82 +194,24 @@ pub struct Standing {
     pub is_kept: bool,
 }
 
-/// What a watch came to.
-#[derive(Clone, Debug, PartialEq, Eq, EnumDiscriminants)]
-#[strum_discriminants(
-    name(WatchOutcomeKind),
-    doc = "What a watch came to, without when.",
-    derive(Display, Serialize, Deserialize, JsonSchema),
-    strum(serialize_all = "kebab-case"),
-    serde(rename_all = "kebab-case")
-)]
-pub enum WatchOutcome {
-    /// The incident's traffic was seen to pass, at this time.
-    Recovered(Timestamp),
-    /// Policies allow it, and nothing of it has been dropped since.
-    Quiet,
-    /// Its flows kept being dropped: the last then.
-    StillDying(Timestamp),
-    /// No agent says that policies allow it by now, or that it passes.
-    NotSeen,
-    /// Another incident opened in its namespaces since.
-    Broke(IncidentId),
-}
-
-impl WatchOutcome {
-    /// What it came to, as records say it.
-    pub fn kind(&self) -> WatchOutcomeKind {
-        self.into()
-    }
-
-    /// Whether it is worth keeping.
-    pub const fn helps(&self) -> bool {
-        matches!(self, Self::Recovered(_) | Self::Quiet)
+impl Standing {
+    /// With more policies of the same healing: they stand and fall together.
+    fn join(&mut self, other: Self) {
+        self.policies.extend(other.policies);
+        self.applied = self.applied.min(other.applied);
+        self.expires = self.expires.min(other.expires);
+        self.is_kept &= other.is_kept;
     }
 }
 
-impl std::fmt::Display for WatchOutcome {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Recovered(at) => {
-                write!(f, "its traffic was seen to pass at {}", at.strftime("%FT%TZ"))
-            }
-            Self::Quiet => {
-                f.write_str("policies allow it, and nothing of it has been dropped since")
-            }
-            Self::StillDying(at) => {
-                write!(
-                    f,
-                    "it did not help: its flows kept being dropped, last at {}",
-                    at.strftime("%FT%TZ")
-                )
-            }
-            Self::NotSeen => f.write_str("no agent has seen it help"),
-            Self::Broke(other) => {
-                write!(f, "incident {other} opened in the same namespace since")
-            }
-        }
-    }
-}
-
-/// A watch over active policies.
-#[derive(Clone, Debug)]
-struct Watch {
-    standing: Standing,
-    until: Timestamp,
-    flows: BTreeSet<Flow>,
-    namespaces: BTreeSet<Arc<str>>,
-    is_warned: bool,
-}
-
-/// What an incident has come to so far, for the healer.
+/// What an incident between two namespaces has come to so far, for the healer.
 #[derive(Clone, Debug, Default)]
 struct Case {
     /// Something was reported since it was last looked at.
     has_news: bool,
     /// It is being examined, or applied.
     is_pending: bool,
-    /// Its namespaces do not consent, or to a dry run only: when to ask them again.
+    /// They do not consent, or to a dry run only: when to ask them again.
     ask_again: Option<Timestamp>,
     /// The reasons that were reported, once each.
     reported: HashSet<RefusalKind>,
@@ -268,8 +222,12 @@ struct Case {
 pub struct Healer {
     settings: Settings,
     incidents: Incidents,
-    cases: BTreeMap<IncidentId, Case>,
-    watches: BTreeMap<IncidentId, Watch>,
+    cases: BTreeMap<CaseId, Case>,
+    /// The last one that was examined: the others come before it comes again.
+    examined: Option<CaseId>,
+    watches: BTreeMap<CaseId, Watch>,
+    /// Policies that say that they are the healer's, and that the ledger does not know.
+    strays: Vec<Standing>,
     ledger: Ledger,
 }
 
@@ -280,7 +238,9 @@ impl Healer {
             settings,
             incidents: Incidents::default(),
             cases: BTreeMap::new(),
+            examined: None,
             watches: BTreeMap::new(),
+            strays: Vec::new(),
             ledger: Ledger::default(),
         }
     }
@@ -290,45 +250,50 @@ impl Healer {
         &self.ledger
     }
 
-    /// How many incidents have active policies.
+    /// How many healings have active policies.
     pub fn standing(&self) -> usize {
         self.watches.len()
     }
 
     /// Begins to lead: with what was done before, and the active policies. Those that are not
     /// known to help are watched again from the start, since what was reported in between was missed.
+    /// Those that the ledger does not know are nobody's healing: they are deleted when their time is
+    /// over, and count for nothing.
     pub fn take_over(&mut self, ledger: Ledger, standing: Vec<Standing>, now: Timestamp) {
         self.ledger = ledger;
         self.watches.clear();
+        self.strays.clear();
         for case in self.cases.values_mut() {
             case.has_news = true;
             case.is_pending = false;
         }
         for standing in standing {
-            if self.ledger.tried(standing.incident).is_none() {
-                let namespaces = standing.policies.iter().filter_map(|p| p.namespace.clone());
-                self.ledger.enter(standing.incident, standing.applied, true, namespaces);
+            if self.ledger.has_made(&standing) {
+                match self.watches.get_mut(&standing.case) {
+                    Some(watch) => watch.standing.join(standing),
+                    None => self.watch(standing, now),
+                }
+            } else if self.strays.len() < STRAYS_MAX {
+                self.strays.push(standing);
             }
-            self.watch(standing, now);
         }
     }
 
     /// Handles an agent's report of an incident.
     pub fn incident_reported(&mut self, report: IncidentReport) {
-        let (id, is_open) = (report.id, report.state == IncidentState::Open);
-        self.incidents.add_report(report);
-        if is_open {
-            self.cases.entry(id).or_default().has_news = true;
+        let is_open = report.state == IncidentState::Open;
+        for case in self.incidents.add_report(report) {
+            self.cases.entry(case).or_default().has_news |= is_open;
         }
-        self.cases.retain(|id, _| self.incidents.get(*id).is_some());
+        self.cases.retain(|case, _| self.incidents.get(case.incident).is_some());
     }
 
     /// Handles an agent's report of a flow.
     pub fn drop_reported(&mut self, report: &DropReport) {
-        if self.incidents.add_drop(report)
-            && let Some(case) = self.cases.get_mut(&report.incident)
-        {
-            case.has_news = true;
+        let is_news = self.incidents.add_drop(report);
+        if is_news {
+            let case = CaseId { incident: report.incident, between: report.between.clone() };
+            self.cases.entry(case).or_default().has_news = true;
         }
     }
 
@@ -336,37 +301,25 @@ impl Healer {
     /// cannot, no watch ends.
     pub fn tick(&mut self, now: Timestamp, hears: bool) -> Vec<Action> {
         let mut actions = self.look_after(now, hears);
-        let is_due = |case: &Case| case.has_news || case.ask_again.is_some_and(|at| now >= at);
-        let news = self.cases.iter().filter(|(_, case)| is_due(case) && !case.is_pending);
-        let news: Vec<IncidentId> = news.map(|(id, _)| *id).collect();
         let mut examined = 0;
-        for id in news {
+        for id in self.due(now) {
             if examined >= EXAMINED_AT_ONCE {
                 break;
             }
-            let Some(known) = self.incidents.get(id) else { continue };
-            // Nobody attempts it any more: nothing to heal, whatever the reason.
-            let is_over = !known.is_open() || now.duration_since(known.last) > SILENCE;
-            let verdict = self.may_examine(id, known, now);
-            let (flows, namespaces) = (known.flows(), known.namespaces.clone());
-            if flows.is_empty() && verdict.is_ok() && !is_over {
-                // Which of them it is will be reported soon: a flow that keeps being dropped is, each
-                // minute.
-                continue;
-            }
+            let (wanted, verdict) = self.may_examine(&id, now);
+            let is_watched = self.watches.contains_key(&id);
+            let is_proposed = self.ledger.knows(&id);
             let Some(case) = self.cases.get_mut(&id) else { continue };
             case.has_news = false;
             case.ask_again = None;
-            if is_over || self.watches.contains_key(&id) {
-                continue;
-            }
+            // Nobody attempts it any more: nothing to heal, whatever the reason.
+            let Some(wanted) = wanted.filter(|_| !is_watched) else { continue };
             match verdict {
                 Ok(()) => {
                     case.is_pending = true;
                     examined += 1;
-                    let is_proposed = self.ledger.knows(id);
-                    let incident = id;
-                    actions.push(Action::Examine { incident, flows, namespaces, is_proposed });
+                    self.examined = Some(id);
+                    actions.push(Action::Examine { wanted, is_proposed });
                 }
                 Err(why) => actions.extend(self.refuse(id, why)),
             }
@@ -374,145 +327,154 @@ impl Healer {
         actions
     }
 
+    /// What there is to look at by now, those first that come after the last one that was examined:
+    /// who has news all the time is not looked at all the time.
+    fn due(&self, now: Timestamp) -> Vec<CaseId> {
+        let is_due = |case: &Case| {
+            let asks = case.ask_again.is_some_and(|at| now >= at);
+            (case.has_news || asks) && !case.is_pending
+        };
+        let (rest, first) = match &self.examined {
+            Some(last) => (
+                Some(self.cases.range((Bound::Excluded(last), Bound::Unbounded))),
+                self.cases.range((Bound::Unbounded, Bound::Included(last))),
+            ),
+            None => (None, self.cases.range::<CaseId, _>(..)),
+        };
+        let all = rest.into_iter().flatten().chain(first);
+        all.filter(|(_, case)| is_due(case)).map(|(id, _)| id.clone()).collect()
+    }
+
     /// Handles what the cluster says: what would help, and whether its namespaces agree; `None` where
     /// it was proposed before, and they agree to no more.
     pub fn examined(
         &mut self,
-        incident: IncidentId,
+        id: &CaseId,
         found: Option<Result<(Proposal, Mode), Refusal>>,
         now: Timestamp,
     ) -> Option<Action> {
-        let case = self.cases.entry(incident).or_default();
+        let case = self.cases.entry(id.clone()).or_default();
         case.is_pending = false;
         let waits =
             matches!(found, None | Some(Ok((_, Mode::DryRun)) | Err(Refusal::NoConsent(_))));
         case.ask_again = waits.then(|| now + ASK_AGAIN);
         let found = found?;
         let may = found.and_then(|(proposal, mode)| {
-            self.may_act(incident, &proposal.namespaces(), mode, now)?;
+            self.may_act(id, &proposal.namespaces(), mode, now)?;
             Ok((proposal, mode))
         });
         let (proposal, mode) = match may {
             Ok(may) => may,
-            Err(why) => return self.refuse(incident, why),
+            Err(why) => return self.refuse(id.clone(), why),
         };
-        if mode == Mode::DryRun && self.ledger.knows(incident) {
+        if mode == Mode::DryRun && self.ledger.knows(id) {
             // Reported before; nothing has changed but the time.
             return None;
         }
-        self.ledger.enter(incident, now, mode == Mode::Apply, proposal.namespaces());
-        self.cases.entry(incident).or_default().is_pending = mode == Mode::Apply;
+        self.ledger.enter(id, now, mode, proposal.namespaces());
+        self.cases.entry(id.clone()).or_default().is_pending = mode == Mode::Apply;
         let expires = now + self.settings.time_to_live;
-        Some(Action::Apply { incident, proposal, mode, expires })
+        Some(Action::Apply { case: id.clone(), proposal, mode, expires })
     }
 
     /// Handles what became of policies that were to be created.
     pub fn applied(
         &mut self,
-        incident: IncidentId,
+        id: &CaseId,
         result: Result<Standing, Refusal>,
         now: Timestamp,
     ) -> Option<Action> {
-        self.cases.entry(incident).or_default().is_pending = false;
+        self.cases.entry(id.clone()).or_default().is_pending = false;
         match result {
             Ok(standing) => {
                 self.watch(standing, now);
                 None
             }
-            Err(why) => self.refuse(incident, why),
+            Err(why) => self.refuse(id.clone(), why),
         }
     }
 
     /// Policies are gone, or are no longer the healer's.
-    pub fn removed(&mut self, incident: IncidentId) {
-        self.watches.remove(&incident);
+    pub fn removed(&mut self, standing: &Standing) {
+        let is_it = |other: &Standing| other.policies == standing.policies;
+        self.watches.retain(|_, watch| !is_it(&watch.standing));
+        self.strays.retain(|stray| !is_it(stray));
     }
 
     fn watch(&mut self, standing: Standing, now: Timestamp) {
-        let known = self.incidents.get(standing.incident);
-        let of_policies = standing.policies.iter().filter_map(|policy| policy.namespace.clone());
-        let watch = Watch {
-            until: now + self.settings.watch,
-            flows: known.map(KnownIncident::flows).unwrap_or_default(),
-            namespaces: of_policies.collect(),
-            is_warned: false,
-            standing,
-        };
-        self.watches.insert(watch.standing.incident, watch);
+        let watch = Watch::new(standing, now + self.settings.watch);
+        self.watches.insert(watch.standing.case.clone(), watch);
     }
 
     /// What is to be done about active policies.
     fn look_after(&mut self, now: Timestamp, hears: bool) -> Vec<Action> {
-        let mut actions = Vec::new();
-        let Self { settings, incidents, watches, .. } = self;
-        for watch in watches.values_mut() {
-            let Standing { incident, applied, expires, is_kept, .. } = watch.standing;
-            if now >= expires {
-                actions.push(Action::Expire(watch.standing.clone()));
-                continue;
-            }
-            if !is_kept {
-                watch
-                    .flows
-                    .extend(incidents.get(incident).map(KnownIncident::flows).unwrap_or_default());
-                if !hears {
-                    watch.until = now + settings.watch;
-                }
-                if now < watch.until {
-                    continue;
-                }
-                let outcome = outcome(incidents, watch);
-                if outcome.helps() {
-                    watch.standing.is_kept = true;
-                    actions.push(Action::Keep(watch.standing.clone(), outcome));
-                } else {
-                    actions.push(Action::RollBack(watch.standing.clone(), outcome));
-                }
-            }
-            let notice = WARNED_BEFORE.min(expires.duration_since(applied) / 4);
-            if watch.standing.is_kept && !watch.is_warned && now >= expires - notice {
-                watch.is_warned = true;
-                actions.push(Action::Warn(watch.standing.clone()));
-            }
-        }
+        let Self { settings, incidents, watches, strays, .. } = self;
+        let watches = watches.values_mut();
+        let mut actions: Vec<Action> =
+            watches.flat_map(|watch| watch.look(incidents, settings, now, hears)).collect();
+        // One at a time: nobody who makes more of them keeps the healer from its own.
+        let stray = strays.iter().find(|stray| now >= stray.expires);
+        actions.extend(stray.cloned().map(Action::Expire));
         actions
     }
 
-    /// Whether an incident's own record gives no reason to leave it alone.
-    fn may_examine(
-        &self,
-        id: IncidentId,
-        known: &KnownIncident,
-        now: Timestamp,
-    ) -> Result<(), Refusal> {
-        let surest = known.surest();
-        if surest.class == Class::ExplicitDeny {
-            let policy = surest.responsible.first().cloned();
-            return Err(policy.map_or(Refusal::ExplicitDenyByUnknown, Refusal::ExplicitDeny));
+    /// What is wanted of the cluster for a case, and whether what was reported gives no reason to leave
+    /// it alone; nothing where nobody attempts it.
+    fn may_examine(&self, id: &CaseId, now: Timestamp) -> (Option<Wanted>, Result<(), Refusal>) {
+        let nothing = Wanted::nothing(id.clone());
+        let Some(known) = self.incidents.get(id.incident) else { return (None, Ok(())) };
+        let last = known.recent(&id.between).map(|(_, flow)| flow.last).max();
+        let is_silent = last.is_none_or(|last| now.duration_since(last) > SILENCE);
+        if !known.is_open() || is_silent {
+            return (None, Ok(()));
         }
-        if !surest.class.is_denial() {
-            return Err(Refusal::NotADenial(surest.class));
-        }
-        surest.responsible.iter().try_for_each(proposal::is_of_namespace)?;
-        known.worked_before()?;
+        let min_worked = self.settings.min_worked;
+        let qualified = match self.incidents.qualified(id, min_worked) {
+            Ok(qualified) => qualified,
+            Err(why) => return (Some(nothing), Err(why)),
+        };
         let severity = known.severity();
         if severity == Severity::Info {
-            return Err(Refusal::Severity(severity));
+            return (Some(nothing), Err(Refusal::Severity(severity)));
         }
-        let (found, wanted) = (surest.confidence, self.settings.confidence_min);
-        if found < wanted {
-            return Err(Refusal::Confidence { found, wanted });
+        let of_incident = known.confidence();
+        match self.sure(qualified, of_incident) {
+            Ok(flows) => {
+                let verdict = self.may_act(id, &BTreeSet::new(), Mode::Apply, now);
+                (Some(Wanted { flows, min_worked, ..nothing }), verdict)
+            }
+            Err(why) => (Some(nothing), Err(why)),
         }
-        if !surest.has_remedy {
-            return Err(Refusal::NoRemedy);
+    }
+
+    /// Those of these flows whose cause is certain, and for which there is a remedy.
+    fn sure(
+        &self,
+        qualified: BTreeMap<Flow, &KnownFlow>,
+        of_incident: f64,
+    ) -> Result<BTreeMap<Flow, Past>, Refusal> {
+        let (mut sure, mut first) = (BTreeMap::new(), None);
+        for (flow, known) in qualified {
+            let (found, wanted) =
+                (known.cause.confidence.max(of_incident), self.settings.confidence_min);
+            if found < wanted {
+                first = first.or(Some(Refusal::Confidence { found, wanted }));
+            } else if !known.cause.has_remedy {
+                first = first.or(Some(Refusal::NoRemedy));
+            } else {
+                sure.insert(flow, known.past.clone());
+            }
         }
-        self.may_act(id, &BTreeSet::new(), Mode::Apply, now)
+        match first {
+            Some(why) if sure.is_empty() => Err(why),
+            _ => Ok(sure),
+        }
     }
 
     /// Whether it was not tried before, and there is room for it within the hour.
     fn may_act(
         &self,
-        id: IncidentId,
+        id: &CaseId,
         namespaces: &BTreeSet<Arc<str>>,
         mode: Mode,
         now: Timestamp,
@@ -523,12 +485,19 @@ impl Healer {
         if mode == Mode::DryRun && self.ledger.knows(id) {
             return Ok(());
         }
-        let Settings { per_hour, per_namespace_and_hour, .. } = self.settings;
-        if self.ledger.within_hour(None, now) >= per_hour {
+        let Settings { per_hour, per_namespace_and_hour, per_client_and_hour, .. } = self.settings;
+        let count = |within: Within<'_>| self.ledger.within_hour(within, mode, now);
+        if count(Within::All) >= per_hour {
             return Err(Refusal::TooMany(per_hour));
         }
-        let full =
-            |name: &&Arc<str>| self.ledger.within_hour(Some(name), now) >= per_namespace_and_hour;
+        let client = id.between.client.as_ref();
+        if let Some(name) =
+            client.filter(|name| count(Within::Clients(name)) >= per_client_and_hour)
+        {
+            let namespace = name.clone();
+            return Err(Refusal::TooManyForClients { most: per_client_and_hour, namespace });
+        }
+        let full = |name: &&Arc<str>| count(Within::Namespace(name)) >= per_namespace_and_hour;
         match namespaces.iter().find(full) {
             Some(name) => Err(Refusal::TooManyInNamespace {
                 most: per_namespace_and_hour,
@@ -538,36 +507,9 @@ impl Healer {
         }
     }
 
-    /// Says why nothing is done, each reason once for one incident. That it was tried is no news.
-    fn refuse(&mut self, incident: IncidentId, why: Refusal) -> Option<Action> {
-        let case = self.cases.entry(incident).or_default();
-        case.reported.insert(why.kind()).then_some(Action::Refuse { incident, why })
-    }
-}
-
-/// What the watch over policies came to.
-fn outcome(incidents: &Incidents, watch: &Watch) -> WatchOutcome {
-    let Standing { incident, applied, .. } = watch.standing;
-    let known = incidents.get(incident);
-    let passes = known.and_then(KnownIncident::passes).filter(|at| *at > applied);
-    let own = known.map(|known| known.last);
-    let last = incidents.last_drop(&watch.flows).max(own);
-    let late = last.filter(|last| *last > applied + SETTLE && passes.is_none_or(|at| *last > at));
-    if let Some(last) = late {
-        return WatchOutcome::StillDying(last);
-    }
-    let broke = incidents.iter().find(|(id, other)| {
-        let is_new = *id != incident && other.first > applied && other.is_open();
-        // What is dropped though policies allow it is what the remedy was to help, and over once it
-        // passes.
-        let is_unhelped = other.surest().class == Class::OutOfSync;
-        let is_bad = other.severity() != Severity::Info && other.last > applied + SETTLE;
-        is_new && (is_unhelped || is_bad) && !other.namespaces.is_disjoint(&watch.namespaces)
-    });
-    match (broke, passes) {
-        (Some((other, _)), _) => WatchOutcome::Broke(other),
-        (None, Some(at)) => WatchOutcome::Recovered(at),
-        (None, None) if known.is_some_and(KnownIncident::is_allowed) => WatchOutcome::Quiet,
-        (None, None) => WatchOutcome::NotSeen,
+    /// Says why nothing is done, each reason once for one case. That it was tried is no news.
+    fn refuse(&mut self, id: CaseId, why: Refusal) -> Option<Action> {
+        let case = self.cases.entry(id.clone()).or_default();
+        case.reported.insert(why.kind()).then_some(Action::Refuse { case: id, why })
     }
 }

@@ -70,6 +70,7 @@ mod cut;
 mod entry;
 mod facts;
 mod plan;
+mod recovered;
 pub mod words;
 
 use std::{
@@ -195,6 +196,9 @@ pub struct Incident {
     pub affected: Vec<CutPath>,
     /// How many paths more there are.
     pub affected_untold: usize,
+    /// The paths that pass by now, or that policies allow, whether it goes on or not: each with why, the
+    /// latest to pass first; at most [`PATHS_REPORTED_MAX`].
+    pub recovered: Vec<(Path, Resolution)>,
     /// Services that have no ready endpoint any more, as far as is known: `NAMESPACE/NAME`.
     pub services_lost: Vec<String>,
     /// What becomes of established connections by this filter; `None`: not known.

@@ -118,18 +118,20 @@ impl Judgement {
     /// any change that came before. `None`: it is not denied, or that is unknown.
     ///
     /// A change that was seen to deny it says so itself: the same evaluator let it pass before. Where
-    /// none was seen, the policy that was last written need not be the one that made the difference,
-    /// since each that isolates an end denies by itself what none admits: the oldest counts.
+    /// none was seen, it is denied for as long as changes are known, and each policy that isolates an
+    /// end denies by itself what none admits: the oldest counts, and when it was made. When a policy was
+    /// last written says nothing: an annotation that anyone's tool renews does not make a denial young.
     pub fn denied_since(&self) -> Option<Timestamp> {
         match &self.changed {
             Attribution::None => None,
             _ if self.diagnosis.cause.by_kube_proxy().is_some() => None,
             Attribution::Seen { changes, .. } => changes.iter().map(|change| change.at).min(),
-            Attribution::Older { .. } => {
+            Attribution::Older { known_since, .. } => {
                 let verdict = &self.diagnosis.verdict;
                 let denied = verdict.denied_directions();
                 let policies = denied.flat_map(|to| verdict.direction(to).responsible());
-                policies.filter_map(|policy| policy.last_written()).min()
+                let created: Option<Vec<_>> = policies.map(|policy| policy.created).collect();
+                created?.into_iter().chain(*known_since).min()
             }
         }
     }

@@ -33,6 +33,17 @@ use crate::{
     yaml::Repeated,
 };
 
+/// Every object of a text, with the items of lists, as kubectl would find them; `None` where something
+/// in it cannot be read, or is there twice.
+pub fn objects(text: &str) -> Option<Vec<Value>> {
+    let mut objects = Some(Vec::new());
+    documents::read(text.as_bytes(), false, &mut |piece| match (piece.content, &mut objects) {
+        (Content::Object(object, None), Some(objects)) => objects.push(object),
+        _ => objects = None,
+    });
+    objects
+}
+
 /// What manifests hold.
 #[derive(Debug, Default)]
 pub struct Manifests {

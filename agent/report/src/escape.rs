@@ -4,7 +4,7 @@
 //! In no output can they end a line, move a cursor, turn the direction of reading, or look like what
 //! the agent itself writes.
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::{borrow::Cow, fmt::Write as _, ops::RangeInclusive};
 
 use serde::Serialize;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
@@ -93,9 +93,30 @@ pub fn yaml<T: Serialize>(value: &T) -> Option<String> {
 }
 
 fn is_harmful(c: char) -> bool {
-    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
-    matches!(c.general_category(), Control | Format | LineSeparator | ParagraphSeparator)
+    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator, Unassigned};
+    let is_unseen = UNSEEN.iter().any(|unseen| unseen.contains(&c));
+    is_unseen
+        || matches!(
+            c.general_category(),
+            Control | Format | LineSeparator | ParagraphSeparator | Unassigned
+        )
 }
+
+/// What else no terminal and no page shows, and a shell, a parser or a language model reads: the
+/// characters of `Default_Ignorable_Code_Point` that are letters or marks (Unicode 17,
+/// `DerivedCoreProperties.txt`), such as variation selectors, which can hold a text of any length, and
+/// the blank of Braille.
+const UNSEEN: [RangeInclusive<char>; 9] = [
+    '\u{34f}'..='\u{34f}',
+    '\u{115f}'..='\u{1160}',
+    '\u{17b4}'..='\u{17b5}',
+    '\u{180b}'..='\u{180f}',
+    '\u{2800}'..='\u{2800}',
+    '\u{3164}'..='\u{3164}',
+    '\u{fe00}'..='\u{fe0f}',
+    '\u{ffa0}'..='\u{ffa0}',
+    '\u{e0100}'..='\u{e01ef}',
+];
 
 fn is_separator(c: char) -> bool {
     matches!(c, ';' | '[' | ']' | '{' | '}')
@@ -131,7 +152,8 @@ mod tests {
 
     use super::*;
 
-    const HARMFUL: &str = "a\u{1b}[2J\u{9b}31m\u{202e}\u{2028}\u{7f}\u{e0041}\0b\n";
+    const HARMFUL: &str = "a\u{1b}[2J\u{9b}31m\u{202e}\u{2028}\u{7f}\u{e0041}\0b\u{fe0f}\u{e01ef}\u{3164}\
+        \u{fffe}\u{34f}\n";
 
     #[test]
     fn a_word_is_one_word_of_a_shell() {

@@ -11,7 +11,7 @@ use whydrop_core::{
 };
 
 use crate::{
-    schema::{Changed, KubeProxy, ObjectRef, Remedy, Schema, Workload},
+    schema::{Changed, End, KubeProxy, ObjectRef, Remedy, Schema, Workload},
     time::Time,
     word::Word,
 };
@@ -48,6 +48,9 @@ pub struct IncidentRecord {
     pub affected: Vec<AffectedPath>,
     /// How many more paths are affected.
     pub affected_untold: usize,
+    /// The paths of it that pass by now, or that policies allow, also while others go on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recovered: Vec<RecoveredPath>,
     /// Services without a ready endpoint, as far as is known: `NAMESPACE/NAME`.
     pub services_lost: Vec<String>,
     /// What becomes of established connections by this filter; null where it is not known.
@@ -181,6 +184,22 @@ pub struct AffectedPath {
     pub successes: u64,
 }
 
+/// A path that is not cut any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RecoveredPath {
+    /// Who connects.
+    pub source: PathEnd,
+    /// Who is connected to.
+    pub destination: PathEnd,
+    /// Destination port.
+    pub port: u16,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: Word<Protocol>,
+    /// How that is known: `passes` or `allowed`.
+    pub resolution: IncidentResolution,
+}
+
 /// One end of a path, for all replicas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -199,6 +218,34 @@ pub struct PathEnd {
     /// Of a node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+}
+
+impl From<&End> for PathEnd {
+    /// The end of a path that a drop's end is of, with the name that an incident gives it.
+    fn from(end: &End) -> Self {
+        let mut path_end = Self {
+            name: end.ip.clone(),
+            namespace: end.namespace.clone(),
+            workload: end.workload.clone(),
+            pod: None,
+            node: None,
+        };
+        match (&end.namespace, &end.workload, &end.pod, &end.node) {
+            (Some(namespace), Some(workload), _, _) => {
+                path_end.name = format!("{namespace}/{}", workload.name);
+            }
+            (Some(namespace), None, Some(pod), _) => {
+                path_end.name = format!("{namespace}/{pod}");
+                path_end.pod = Some(pod.clone());
+            }
+            (None, _, _, Some(node)) => {
+                path_end.name = format!("node {node}");
+                path_end.node = Some(node.clone());
+            }
+            _ => {}
+        }
+        path_end
+    }
 }
 
 /// Which end of a path is affected.

@@ -1,6 +1,7 @@
 //! `whydrop fix`: the verified remedy as YAML, or as a change to existing policies.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     fs::File,
     io::{self, BufRead, BufReader, stdin},
@@ -164,10 +165,28 @@ fn judged(args: &Args, in_file: Option<&Found>) -> anyhow::Result<Outcome> {
     for why in &refusals {
         complain(&why.to_string());
     }
+    if let Some(found) = found.filter(|_| !fixes.is_empty()) {
+        warn_of_several(&found.flows);
+    }
     match (fixes.is_empty(), absent.into_iter().next()) {
         (false, _) => show(&fixes, &args.mark(&flows), args.output),
         (true, Some(error)) if refusals.is_empty() => Err(error),
         (true, _) => Ok(Outcome::No),
+    }
+}
+
+/// Says so where an id stands for clients of several namespaces: an incident is one cause at one
+/// workload, and anyone who dials what it denies becomes part of it.
+fn warn_of_several(flows: &[FlowQuery]) {
+    let of = |flow: &FlowQuery| Some(flow.from.split_once('/')?.0.to_owned());
+    let namespaces: BTreeSet<String> =
+        flows.iter().filter_map(of).filter(|name| name != "node").collect();
+    if namespaces.len() > 1 {
+        let names = namespaces.into_iter().collect::<Vec<_>>().join(", ");
+        complain(&format!(
+            "it has clients of several namespaces, each with a rule of its own: {names}. Use only the \
+             rules of those that you mean to let in"
+        ));
     }
 }
 
@@ -270,13 +289,15 @@ fn as_recorded(
 /// Whether a manifest holds policies that a remedy may be, and nothing else: it is for `kubectl apply`,
 /// and a file of records may be anybody's.
 fn is_of_policies(manifest: &str) -> bool {
-    let mut documents = manifest.split("\n---\n").filter(|text| !text.trim().is_empty()).peekable();
-    documents.peek().is_some()
-        && documents.all(|text| {
-            let decoded = manifests::yaml(text, 1).ok().and_then(|value| decode(value).ok());
-            let Some(Decoded::Object(object)) = decoded else { return false };
+    // What an agent writes has nothing to escape, comments included.
+    let is_plain = manifest.split('\n').all(|line| escape(line) == line);
+    let objects = manifests::objects(manifest).filter(|objects| is_plain && !objects.is_empty());
+    objects.is_some_and(|objects| {
+        objects.into_iter().all(|object| {
+            let Ok(Decoded::Object(object)) = decode(object) else { return false };
             matches!(object.key().kind, Kind::Policy(kind) if kinds::of_policy(kind).is_remedy)
         })
+    })
 }
 
 /// What is printed for a flow as it is judged, in a cluster that has been read.

@@ -47,6 +47,12 @@ pub(super) struct Args {
     /// Most incidents to heal in an hour in one namespace
     #[arg(long, value_name = "COUNT", default_value = "3", value_parser = count)]
     per_namespace_and_hour: usize,
+    /// Most incidents to heal in an hour for clients of one namespace
+    #[arg(long, value_name = "COUNT", default_value = "2", value_parser = count)]
+    per_client_and_hour: usize,
+    /// For how long a flow must have worked before it was denied
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    min_worked: SignedDuration,
     /// How long to watch whether a policy helps. Agents report a persistent drop once a minute, so
     /// use at least 75s
     #[arg(long, value_name = "TIME", default_value = "2m")]
@@ -80,6 +86,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         "--time-to-live: expected more than --watch-time, which is {:#}",
         args.watch_time
     );
+    ensure!(!args.min_worked.is_negative(), "--min-worked: expected no negative time");
     let identity = if let Some(identity) = args.identity {
         identity
     } else {
@@ -100,6 +107,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
             confidence_min: args.min_confidence,
             per_hour: args.per_hour,
             per_namespace_and_hour: args.per_namespace_and_hour,
+            per_client_and_hour: args.per_client_and_hour,
+            min_worked: args.min_worked,
             watch: args.watch_time,
             time_to_live: args.time_to_live,
         },

@@ -1,18 +1,20 @@
 //! From the agents' records to what the healer decides by.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use whydrop_core::{
-    flow::{Flow, Worked},
-    heal::{DropReport, FlowPast, IncidentReport, IncidentState},
-    incident::{HappenedKind, IncidentId, StepKind},
+    flow::{Flow, Protocol, Worked},
+    heal::{
+        Between, DropCause, DropReport, FlowPast, IncidentReport, IncidentState, PathName, Recovery,
+    },
+    incident::{HappenedKind, IncidentId},
     policy::{PolicyKind, PolicyRef},
     problem::{FieldPath, Problem},
 };
 
 use crate::report::{
-    DropKind, DropRecord, ObjectRef,
-    incident::{IncidentRecord, IncidentResolution},
+    DropKind, DropRecord, ObjectRef, Word,
+    incident::{IncidentRecord, IncidentResolution, PathEnd, RecoveredPath},
 };
 
 /// What a record says of an incident.
@@ -20,27 +22,42 @@ use crate::report::{
 /// # Errors
 /// The field that cannot be read.
 pub(super) fn incident_report(record: &IncidentRecord) -> Result<IncidentReport, Problem> {
-    let class = record.cause.class.known().copied();
-    let ends = record.affected.iter().flat_map(|path| [&path.source, &path.destination]);
-    let namespaces = ends.filter_map(|end| end.namespace.as_deref());
-    let of_policies = record.cause.responsible.iter().filter_map(|p| p.namespace.as_deref());
-    let verified = |step: &crate::report::incident::PlanStep| {
-        step.step == StepKind::Apply && step.remedy.as_ref().is_some_and(|remedy| remedy.verified)
-    };
+    let recovered = record.recovered.iter().map(recovered).filter_map(Result::transpose);
     Ok(IncidentReport {
         id: id("id", &record.id)?,
         node: record.node.as_str().into(),
         state: state(record),
-        first: record.first.into(),
         last: record.last.into(),
         severity: record.severity,
         confidence: record.confidence,
-        class: class
-            .ok_or_else(|| expected("cause.class", "a class", &record.cause.class.to_string()))?,
-        responsible: record.cause.responsible.iter().filter_map(policy).collect(),
-        namespaces: namespaces.chain(of_policies).map(Into::into).collect::<BTreeSet<_>>(),
-        has_remedy: record.plan.iter().any(verified),
+        client: record.affected.first().and_then(|path| namespace(&path.source)),
+        recovered: recovered.collect::<Result<BTreeMap<_, _>, _>>()?,
     })
+}
+
+/// A path that is not cut any more; `None` where that is not since it passes or is allowed.
+fn recovered(path: &RecoveredPath) -> Result<Option<(PathName, Recovery)>, Problem> {
+    let at = match path.resolution {
+        IncidentResolution::Passes { at } => Recovery::Passes(at.into()),
+        IncidentResolution::Allowed => Recovery::Allowed,
+        _ => return Ok(None),
+    };
+    let protocol = protocol("recovered.protocol", &path.protocol)?;
+    Ok(Some((path_name(&path.source, &path.destination, path.port, protocol), at)))
+}
+
+fn path_name(source: &PathEnd, destination: &PathEnd, port: u16, protocol: Protocol) -> PathName {
+    let [source, destination] = [source, destination].map(|end| end.name.as_str().into());
+    PathName { source, destination, port, protocol }
+}
+
+fn namespace(end: &PathEnd) -> Option<std::sync::Arc<str>> {
+    end.namespace.as_deref().map(Into::into)
+}
+
+fn protocol(field: &str, word: &Word<Protocol>) -> Result<Protocol, Problem> {
+    let known = word.known().copied();
+    known.ok_or_else(|| expected(field, "TCP, UDP or SCTP", &word.to_string()))
 }
 
 /// What a record says of a flow that was dropped; `None` where none was.
@@ -54,22 +71,38 @@ pub(super) fn drop_report(record: &DropRecord) -> Result<Option<DropReport>, Pro
     let (source, destination) = (&record.flow.source, &record.flow.destination);
     let address =
         |field: &str, text: &str| text.parse().map_err(|_| expected(field, "an address", text));
-    let (port, protocol) = ("flow.destination.port", &record.flow.protocol);
     let flow = Flow {
         source: address("flow.source.ip", &source.ip)?,
         destination: address("flow.destination.ip", &destination.ip)?,
-        port: destination.port.ok_or_else(|| expected(port, "a port", "none"))?,
-        protocol: *protocol
-            .known()
-            .ok_or_else(|| expected("flow.protocol", "TCP, UDP or SCTP", &protocol.to_string()))?,
+        port: destination
+            .port
+            .ok_or_else(|| expected("flow.destination.port", "a port", "none"))?,
+        protocol: protocol("flow.protocol", &record.flow.protocol)?,
     };
+    let (client, server) = (PathEnd::from(source), PathEnd::from(destination));
     Ok(Some(DropReport {
         incident: id("incident", &record.incident)?,
         node: record.node.as_str().into(),
         flow,
+        between: Between { client: namespace(&client), server: namespace(&server) },
+        path: path_name(&client, &server, flow.port, flow.protocol),
         last: record.evidence.last.into(),
         past: past(record),
+        cause: cause(record)?,
     }))
+}
+
+/// Why a flow was dropped.
+fn cause(record: &DropRecord) -> Result<DropCause, Problem> {
+    let cause = &record.cause;
+    let class = cause.class.known().copied();
+    Ok(DropCause {
+        class: class.ok_or_else(|| expected("cause.class", "a class", &cause.class.to_string()))?,
+        confidence: cause.confidence,
+        policy: cause.policy.as_ref().and_then(policy),
+        changed: cause.changed.as_ref().and_then(|changed| policy(&changed.object)),
+        has_remedy: record.remedy.as_ref().is_some_and(|remedy| remedy.verified),
+    })
 }
 
 /// What a record says of the time before the flow was denied. Of an agent that does not count, one

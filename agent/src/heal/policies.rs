@@ -1,11 +1,8 @@
 //! The policies that the healer creates, and deletes: these and no others.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use jiff::Timestamp;
@@ -18,8 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::Duration;
 use whydrop_core::{
     cluster::object::Kind,
-    heal::{CONSENT_ANNOTATION, Proposal, Refusal, Standing},
-    incident::IncidentId,
+    heal::{Between, CONSENT_ANNOTATION, CaseId, Proposal, Refusal, Standing},
     kinds::{self, KindRow},
     policy::{PolicyRef, origin::HEALER},
     problem::{FieldPath, Problem},
@@ -43,9 +39,11 @@ use crate::{
 pub(super) const MANAGER: &str = HEALER;
 
 /// What policies of the healer's carry beside the marks of all that remedies create: who created
-/// them, until when, and whether they were seen to help. Their label says that they are the healer's,
+/// them, between which namespaces, until when, and whether they were seen to help. Anyone who may write
+/// policies can write all of this: the Lease says which of it is true. Their label says that they are the healer's,
 /// and no person's.
 const OWNER: &str = "whydrop.io/owner";
+const BETWEEN: &str = "whydrop.io/between";
 const EXPIRES: &str = "whydrop.io/expires";
 const OUTCOME: &str = "whydrop.io/outcome";
 
@@ -130,7 +128,7 @@ impl Policies {
     /// An object of the same name, or what the API server says. Then nothing is left of it.
     pub(super) async fn create(
         &self,
-        incident: IncidentId,
+        case: &CaseId,
         proposal: &Proposal,
         expires: Timestamp,
         dry_run: bool,
@@ -139,12 +137,12 @@ impl Policies {
         let mut standing: Option<Standing> = None;
         for (manifest, policy) in proposal.manifests.iter().zip(&proposal.policies) {
             self.is_served(kinds::of_policy(policy.kind), manifest.api_version());
-            let object = self.object(incident, manifest, expires);
+            let object = self.object(case, manifest, expires);
             let created = self.create_one(policy, &object, &parameters).await;
             match created {
                 Ok(created) if !dry_run => {
                     let standing = standing.get_or_insert_with(|| Standing {
-                        incident,
+                        case: case.clone(),
                         policies: Vec::new(),
                         applied: created_at(&created).unwrap_or_else(Timestamp::now),
                         expires,
@@ -187,12 +185,12 @@ impl Policies {
         })
     }
 
-    /// The active policies of this healer, by incident.
+    /// The policies that say that they are this healer's, each for itself.
     ///
     /// # Errors
     /// What cannot be listed.
     pub(super) async fn standing(&self) -> Result<Vec<Standing>, ListError> {
-        let mut standing: BTreeMap<IncidentId, Standing> = BTreeMap::new();
+        let mut standing = Vec::new();
         for row in kinds::all().filter(|row| row.is_remedy) {
             let Some(Kind::Policy(kind)) = row.reads() else { continue };
             let listed = self.list(row).await;
@@ -205,22 +203,12 @@ impl Policies {
                 };
                 let read = self.is_ours(metadata).and_then(|()| of(policy.clone(), metadata));
                 match read {
-                    Ok(one) => match standing.get_mut(&one.incident) {
-                        Some(known) => {
-                            known.policies.extend(one.policies);
-                            known.applied = known.applied.min(one.applied);
-                            known.expires = known.expires.min(one.expires);
-                            known.is_kept &= one.is_kept;
-                        }
-                        None => {
-                            standing.insert(one.incident, one);
-                        }
-                    },
+                    Ok(one) => standing.push(one),
                     Err(why) => tracing::warn!("{kind} {policy} is left alone: {why}"),
                 }
             }
         }
-        Ok(standing.into_values().collect())
+        Ok(standing)
     }
 
     /// Those of a kind that carry the healer's label, in the first version of the kind that the API
@@ -354,15 +342,16 @@ impl Policies {
         Api::namespaced_with(self.client.clone(), namespace, &resource)
     }
 
-    fn object(&self, incident: IncidentId, manifest: &Manifest, expires: Timestamp) -> Value {
+    fn object(&self, case: &CaseId, manifest: &Manifest, expires: Timestamp) -> Value {
         let (metadata, spec) = match manifest {
             Manifest::Kubernetes(policy) => (&policy.metadata, json!(policy.spec)),
             Manifest::Calico(policy, _) => (&policy.metadata, json!(policy.spec)),
         };
-        let incident = incident.to_string();
+        let incident = case.incident.to_string();
         let command = Some(fix_by_id(&incident));
         let mut annotations = Mark { incident: Some(incident), at: None, command }.annotations();
         annotations.insert(OWNER.to_owned(), self.owner.clone());
+        annotations.insert(BETWEEN.to_owned(), case.between.to_string());
         annotations.insert(EXPIRES.to_owned(), format!("{expires:.0}"));
         json!({
             "apiVersion": manifest.api_version(),
@@ -383,6 +372,13 @@ impl Policies {
 fn of(policy: PolicyRef, metadata: &ObjectMeta) -> Result<Standing, NotOurs> {
     let incident = named(metadata, INCIDENT, "the name of an incident")?;
     let incident = facts::id(INCIDENT, incident).map_err(NotOurs::Annotation)?;
+    // One of a version that healed whole incidents does not say it.
+    let between: Result<Between, _> =
+        annotation(metadata, BETWEEN).map_or(Ok(Between::default()), |text| text.parse());
+    let between = between.map_err(|_| {
+        let found = annotation(metadata, BETWEEN).map(String::as_str).unwrap_or_default();
+        NotOurs::Annotation(FieldPath::root(BETWEEN).expected("CLIENT/SERVER", found))
+    })?;
     let time = "a time of RFC 3339";
     let expires = named(metadata, EXPIRES, time)?;
     let expires = expires
@@ -390,7 +386,7 @@ fn of(policy: PolicyRef, metadata: &ObjectMeta) -> Result<Standing, NotOurs> {
         .map_err(|_| NotOurs::Annotation(FieldPath::root(EXPIRES).expected(time, expires)))?;
     let applied = metadata.creation_timestamp.as_ref().ok_or(NotOurs::NoTime)?.0;
     Ok(Standing {
-        incident,
+        case: CaseId { incident, between },
         policies: vec![policy],
         applied,
         expires,

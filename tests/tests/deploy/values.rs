@@ -40,6 +40,8 @@ heal:
   minConfidence: 0.95
   perHour: 12
   perNamespaceAndHour: 5
+  perClientAndHour: 4
+  minWorked: 7m
   watchTime: 3m
   timeToLive: 48h
   resources: {limits: {memory: 2Gi}}
@@ -110,6 +112,8 @@ const OTHER_WORDS: &[&str] = &[
     "--min-confidence=0.95",
     "--per-hour=12",
     "--per-namespace-and-hour=5",
+    "--per-client-and-hour=4",
+    "--min-worked=7m",
     "--watch-time=3m",
     "--time-to-live=48h",
     r#""memory":"2Gi""#,

@@ -1,8 +1,13 @@
 //! The remedy for the flows of an incident, proved against the cluster as it is now.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use super::{Refusal, Unclear};
+use jiff::SignedDuration;
+
+use super::{Between, CaseId, Past, Refusal, Unclear};
 use crate::{
     cluster::{
         Snapshot,
@@ -10,7 +15,6 @@ use crate::{
     },
     diagnosis::{Case, Class, Diagnosis, Fate, diagnose},
     flow::Flow,
-    incident::IncidentId,
     kinds,
     policy::{DEFAULT_TIER, Policy, PolicyRef},
     remedy::{Manifest, remedy_named},
@@ -25,6 +29,24 @@ pub const POLICIES_MAX: usize = 4;
 /// incidents, as text lines do.
 const ID_DIGITS: usize = 8;
 
+/// What is to be put back, by what agents reported.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Which incident, and between whom.
+    pub case: CaseId,
+    /// Its flows that were dropped lately and worked before, with what the agents know of that.
+    pub flows: BTreeMap<Flow, Past>,
+    /// For how long each must have worked.
+    pub min_worked: SignedDuration,
+}
+
+impl Wanted {
+    /// No flow of this.
+    pub(super) const fn nothing(case: CaseId) -> Self {
+        Self { case, flows: BTreeMap::new(), min_worked: SignedDuration::ZERO }
+    }
+}
+
 /// What is to be applied.
 #[derive(Clone, Debug)]
 pub struct Proposal {
@@ -38,8 +60,8 @@ pub struct Proposal {
     pub newly_allowed: usize,
     /// How many flows were denied, and pass with it.
     pub proved: usize,
-    /// The namespaces of the pods at both ends of these flows. An end that is a node has none.
-    pub ends: BTreeSet<Arc<str>>,
+    /// The namespaces of the pods at both ends of these flows.
+    pub between: Between,
 }
 
 impl Proposal {
@@ -51,23 +73,21 @@ impl Proposal {
     /// The namespaces that have to agree: those in which something is created, and those of both
     /// ends. The side that is let in has to ask for it as much as the side that lets in.
     pub fn consenting(&self) -> BTreeSet<Arc<str>> {
-        self.namespaces().union(&self.ends).cloned().collect()
+        self.namespaces().union(&self.between.namespaces()).cloned().collect()
     }
 }
 
 /// Finds what lets these flows of an incident pass, and proves it with the evaluator of all else:
 /// they are denied now, by policies of namespaces in the default tier and by no rule, between ends in
-/// the cluster; they pass with it; and no rule that denies is got round by it.
+/// the cluster; they pass with it; and no rule that denies is got round by it. Their addresses are
+/// those of pods of the two namespaces still, and that they worked before is the word of the agents on
+/// the nodes of these pods: one of another node has not seen it.
 ///
 /// # Errors
 /// Why there is nothing that may be applied.
-pub fn propose(
-    snapshot: &Snapshot,
-    incident: IncidentId,
-    flows: &BTreeSet<Flow>,
-) -> Result<Proposal, Refusal> {
-    let (denied, ends) = denied(snapshot, flows)?;
-    let name = incident.to_string();
+pub fn propose(snapshot: &Snapshot, wanted: &Wanted) -> Result<Proposal, Refusal> {
+    let denied = denied(snapshot, wanted)?;
+    let name = wanted.case.incident.to_string();
     let ending = format!("-{}", &name[..ID_DIGITS]);
     let mut with = snapshot.clone();
     let mut summaries = Vec::new();
@@ -77,7 +97,7 @@ pub fn propose(
         summary: String::new(),
         newly_allowed: 0,
         proved: denied.len(),
-        ends,
+        between: wanted.case.between.clone(),
     };
     for flow in &denied {
         let diagnosis = ask(&with, flow);
@@ -102,7 +122,7 @@ pub fn propose(
             return Err(Refusal::TooManyPolicies(POLICIES_MAX));
         }
     }
-    for flow in flows {
+    for flow in wanted.flows.keys() {
         if is_denied(flow, &ask(&with, flow))? {
             return Err(Refusal::Unclear(Unclear::StillDenied(*flow)));
         }
@@ -114,25 +134,39 @@ pub fn propose(
     Ok(proposal)
 }
 
-/// Those of these flows that policies deny, each of which may be helped, and the namespaces of the
-/// pods at their ends.
-fn denied(
-    snapshot: &Snapshot,
-    flows: &BTreeSet<Flow>,
-) -> Result<(Vec<Flow>, BTreeSet<Arc<str>>), Refusal> {
-    let (mut denied, mut ends) = (Vec::new(), BTreeSet::new());
-    for flow in flows {
+/// Those of these flows that policies deny, each of which may be helped.
+fn denied(snapshot: &Snapshot, wanted: &Wanted) -> Result<Vec<Flow>, Refusal> {
+    let mut denied = Vec::new();
+    for (flow, past) in &wanted.flows {
         let diagnosis = ask(snapshot, flow);
         if is_denied(flow, &diagnosis)? {
             may_be_helped(&diagnosis.verdict)?;
-            is_inside(&diagnosis.question)?;
             let Question { source, destination, .. } = &diagnosis.question;
-            let pods = [source, destination].into_iter().filter_map(Endpoint::pod);
-            ends.extend(pods.map(|pod| pod.namespace.clone()));
+            is_inside(&diagnosis.question)?;
+            is_between(flow, [source, destination], &wanted.case.between)?;
+            let nodes: Vec<&str> = [source, destination].into_iter().filter_map(node_of).collect();
+            past.worked_before(*flow, wanted.min_worked, |node| nodes.contains(&node))?;
             denied.push(*flow);
         }
     }
-    if denied.is_empty() { Err(Refusal::NotDenied) } else { Ok((denied, ends)) }
+    if denied.is_empty() { Err(Refusal::NotDenied) } else { Ok(denied) }
+}
+
+/// Whether the pods at these ends are of these namespaces.
+fn is_between(flow: &Flow, ends: [&Endpoint; 2], between: &Between) -> Result<(), Refusal> {
+    let [client, server] = ends.map(|end| end.pod().map(|pod| pod.namespace.clone()));
+    match *between == (Between { client, server }) {
+        true => Ok(()),
+        false => Err(Refusal::Unclear(Unclear::OtherEnds(*flow))),
+    }
+}
+
+/// The node of a pod, or that it is.
+fn node_of(end: &Endpoint) -> Option<&str> {
+    match &end.holder {
+        Holder::Node(node) => Some(&node.name),
+        _ => end.pod()?.node.as_deref(),
+    }
 }
 
 fn ask(snapshot: &Snapshot, flow: &Flow) -> Diagnosis {

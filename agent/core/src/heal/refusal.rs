@@ -45,10 +45,11 @@ pub enum Refusal {
     /// An end of it is outside the cluster: nobody there can be asked who that is.
     #[error("{0} is outside the cluster: a person decides who may connect")]
     Outside(Arc<str>),
-    /// One of its flows was never seen to work: nothing is known to have broken.
+    /// None of its flows qualifies, this one because it was never seen to work: nothing is known to have
+    /// broken.
     #[error("{0} was never seen to work: a person decides whether it should")]
     NeverWorked(Flow),
-    /// One of its flows was seen to work, but over too few connections.
+    /// … because it was seen to work over too few connections.
     #[error(
         "{flow} was seen to work over {connections} connection only: it takes more than one to know \
          that it worked"
@@ -59,8 +60,21 @@ pub enum Refusal {
         /// Over how many.
         connections: u64,
     },
-    /// One of its flows is not known to have worked before it was denied: the denial is older than
-    /// that.
+    /// … because it worked for too short a time before it was denied.
+    #[error(
+        "{flow} was seen to work for {} before it was denied: expected {} or more",
+        span(*lasted),
+        span(*min)
+    )]
+    WorkedTooShort {
+        /// The flow.
+        flow: Flow,
+        /// From the first answer to the last one before the denial.
+        lasted: SignedDuration,
+        /// How long it must be.
+        min: SignedDuration,
+    },
+    /// … because it is not known to have worked before it was denied: the denial is older than that.
     #[error(
         "{flow} has been denied since {}, and last worked at {}: it is not known to have worked \
          before that denial",
@@ -75,7 +89,7 @@ pub enum Refusal {
         /// Since when it is denied, at the least.
         denied_since: Timestamp,
     },
-    /// One of its flows worked, but since when it is denied is unknown.
+    /// … because since when it is denied is unknown.
     #[error("{flow} last worked at {}, and since when it is denied is unknown", seconds(*worked))]
     DenialOfUnknownAge {
         /// The flow.
@@ -132,6 +146,17 @@ pub enum Refusal {
         /// In which namespace.
         namespace: Arc<str>,
     },
+    /// As many were healed within the hour for clients of one namespace as may be.
+    #[error(
+        "{most} were healed for clients in namespace {namespace} within {}, and no more may be",
+        hour()
+    )]
+    TooManyForClients {
+        /// How many.
+        most: usize,
+        /// Of which namespace.
+        namespace: Arc<str>,
+    },
     /// It was tried before: once is enough for a machine.
     #[error("it was tried at {}, and is not tried again", seconds(*at))]
     Tried {
@@ -171,6 +196,9 @@ pub enum Unclear {
     /// There is no rule with which this flow is certain to pass.
     #[error("no rule can be proved to let {0} pass")]
     Unproved(Flow),
+    /// The addresses of this flow are others' by now.
+    #[error("the addresses of {0} are those of other namespaces by now")]
+    OtherEnds(Flow),
     /// This flow would be denied with the remedy as well.
     #[error("{0} would still be denied")]
     StillDenied(Flow),

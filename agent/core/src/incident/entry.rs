@@ -18,6 +18,7 @@ use super::{
     cut::Cut,
     facts,
     plan::{self, plan, remaining},
+    recovered::recovered,
     words,
 };
 use crate::{
@@ -417,6 +418,7 @@ impl Entry {
             last_success: worked_before(&flows, affected.first()),
             denied_since: flows.values().filter_map(|affected| affected.denied_since).min(),
             services_lost: services_lost(snapshot, flows.values().copied()),
+            recovered: recovered(self.flows.values(), now),
             ..self.led_by(id, lead)
         };
         incident.affected_untold = affected.len().saturating_sub(PATHS_REPORTED_MAX);
@@ -460,6 +462,7 @@ impl Entry {
             last_success: None,
             affected: Vec::new(),
             affected_untold: 0,
+            recovered: Vec::new(),
             assessment: Assessment::default(),
             text: String::new(),
             plan: Vec::new(),

@@ -71,7 +71,7 @@ impl HealReporter {
         HealRecord {
             policies: standing.policies.iter().map(policy_ref).collect(),
             expires: Some(standing.expires.into()),
-            ..self.record(now, standing.incident, action, why)
+            ..self.record(now, standing.case.incident, action, why)
         }
     }
 

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use whydrop_core::{
-    incident::{CutPath, Happened, Incident, IncidentChange, Party, Resolution, Step, words},
+    incident::{CutPath, Happened, Incident, IncidentChange, Party, Path, Resolution, Step, words},
     judgement::Attribution,
     remedy::mark::Mark,
 };
@@ -12,7 +12,7 @@ use crate::{
     convert::{cause_of, changed_of, policy_ref, remedy_of},
     incident::{
         AffectedEnd, AffectedPath, ChangedBy, IncidentCause, IncidentKind, IncidentRecord,
-        IncidentResolution, LinkedDrops, PathEnd, PlanStep, TestFlow,
+        IncidentResolution, LinkedDrops, PathEnd, PlanStep, RecoveredPath, TestFlow,
     },
     record::Record,
     schema::{Schema, Workload},
@@ -48,6 +48,7 @@ impl Reporter {
             cause: incident_cause(incident),
             affected: incident.affected.iter().map(path).collect(),
             affected_untold: incident.affected_untold,
+            recovered: incident.recovered.iter().map(recovered).collect(),
             services_lost: incident.services_lost.clone(),
             established: incident.established.map(|what| words::established(what).to_owned()),
             drops: LinkedDrops {
@@ -68,13 +69,29 @@ impl Reporter {
 fn resolution_of(happened: Happened) -> Option<IncidentResolution> {
     match happened {
         Happened::Opened | Happened::Updated | Happened::Reopened => None,
-        Happened::Resolved(resolution) => Some(match resolution {
-            Resolution::Passes { at } => IncidentResolution::Passes { at: at.into() },
-            Resolution::Allowed => IncidentResolution::Allowed,
-            Resolution::Gone => IncidentResolution::Gone,
-            Resolution::Silence => IncidentResolution::Silence,
-            Resolution::Muted => IncidentResolution::Muted,
-        }),
+        Happened::Resolved(resolution) => Some(resolution.into()),
+    }
+}
+
+impl From<Resolution> for IncidentResolution {
+    fn from(resolution: Resolution) -> Self {
+        match resolution {
+            Resolution::Passes { at } => Self::Passes { at: at.into() },
+            Resolution::Allowed => Self::Allowed,
+            Resolution::Gone => Self::Gone,
+            Resolution::Silence => Self::Silence,
+            Resolution::Muted => Self::Muted,
+        }
+    }
+}
+
+fn recovered((path, resolution): &(Path, Resolution)) -> RecoveredPath {
+    RecoveredPath {
+        source: end(&path.source),
+        destination: end(&path.destination),
+        port: path.port,
+        protocol: path.protocol.into(),
+        resolution: (*resolution).into(),
     }
 }
 

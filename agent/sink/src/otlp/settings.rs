@@ -111,10 +111,8 @@ impl OtlpSettings {
             scheme: if is_insecure { "http" } else { "https" },
             signals: if name.contains("_LOGS_") { Signals::Logs } else { Signals::All },
         };
-        let url = endpoint.url(protocol).map_err(|source| {
-            let endpoint = endpoint.text.to_owned();
-            SettingError::Endpoint { name, endpoint, source }
-        })?;
+        let url = endpoint.url(protocol);
+        let url = url.map_err(|source| SettingError::Endpoint { name, source })?;
         Ok(Some(Self {
             url,
             protocol,
@@ -145,13 +143,12 @@ pub enum SettingError {
         /// What it is.
         found: String,
     },
-    /// An endpoint that requests cannot be sent to.
-    #[error("{name}: {endpoint:?}")]
+    /// An endpoint that requests cannot be sent to. Without its value, which may hold a password, a key
+    /// or a token in any of its parts.
+    #[error("{name}")]
     Endpoint {
         /// The flag or the variable.
         name: String,
-        /// Its value.
-        endpoint: String,
         /// What is wrong with it.
         source: EndpointError,
     },
@@ -183,6 +180,9 @@ pub enum EndpointError {
     /// It has another scheme, or no host.
     #[error("expected http://HOST:PORT or https://HOST:PORT")]
     NotHttp,
+    /// Nothing can listen at its port.
+    #[error("expected a port from 1 to 65535")]
+    Port,
     /// It holds a user name.
     #[error("expected no user name and password: set OTEL_EXPORTER_OTLP_HEADERS instead")]
     UserName,
@@ -304,6 +304,12 @@ impl Endpoint<'_> {
         };
         if authority.as_str().contains('@') {
             return Err(EndpointError::UserName);
+        }
+        // The parser takes any number.
+        let after_host = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+        let port = after_host.strip_prefix(':').map(str::parse::<u16>);
+        if !(after_host.is_empty() || matches!(port, Some(Ok(1..)))) {
+            return Err(EndpointError::Port);
         }
         let path = parts.path_and_query.as_ref().map_or("/", |path| path.path());
         let path = match (protocol, self.signals) {
@@ -442,6 +448,39 @@ mod tests {
         ] {
             let fault = with(name, value);
             assert!(fault.contains(name) && fault.contains(expected), "{name}={value}: {fault}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_cannot_be_used_is_not_repeated() {
+        for endpoint in [
+            "http://user:s3cret@c:4318",
+            "http://s3cret@c",
+            "ftp://c/s3cret",
+            "http://c:99999/s3cret?key=s3cret",
+            "http://c:0/s3cret",
+            "http://c:/s3cret",
+            "http://[::1]:70000/s3cret",
+            "http://c d/s3cret",
+            "s3cret",
+        ] {
+            for protocol in ["grpc", "http/protobuf"] {
+                let pairs = [
+                    ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+                    ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+                ];
+                let Err(fault) = read(&OtlpArgs::default(), &pairs) else {
+                    // Without a scheme it is a host to gRPC.
+                    assert_eq!((endpoint, protocol), ("s3cret", "grpc"));
+                    continue;
+                };
+                let fault = chain(&fault);
+                assert!(fault.starts_with("OTEL_EXPORTER_OTLP_ENDPOINT: "), "{fault}");
+                assert!(!fault.contains("s3cret"), "{fault}");
+            }
+        }
+        for endpoint in ["http://c", "http://c:1", "https://c:65535/x", "http://[::1]:4318"] {
+            set(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]);
         }
     }
 }

@@ -3,7 +3,7 @@
 use whydrop_core::{diagnosis::Class, flow::Direction, incident::StepKind};
 
 use crate::{
-    incident::{AffectedEnd, AffectedPath, ChangedBy, IncidentCause, PathEnd, PlanStep},
+    incident::{AffectedEnd, AffectedPath, ChangedBy, IncidentCause, PlanStep},
     schema::{DropRecord, End},
 };
 
@@ -58,30 +58,6 @@ pub(super) fn cause_of(record: &DropRecord) -> IncidentCause {
 
 /// The path of one drop.
 pub(super) fn path_of(record: &DropRecord) -> AffectedPath {
-    let end = |end: &End| {
-        let mut path_end = PathEnd {
-            name: end.ip.clone(),
-            namespace: end.namespace.clone(),
-            workload: end.workload.clone(),
-            pod: None,
-            node: None,
-        };
-        match (&end.namespace, &end.workload, &end.pod, &end.node) {
-            (Some(namespace), Some(workload), _, _) => {
-                path_end.name = format!("{namespace}/{}", workload.name);
-            }
-            (Some(namespace), None, Some(pod), _) => {
-                path_end.name = format!("{namespace}/{pod}");
-                path_end.pod = Some(pod.clone());
-            }
-            (None, _, _, Some(node)) => {
-                path_end.name = format!("node {node}");
-                path_end.node = Some(node.clone());
-            }
-            _ => {}
-        }
-        path_end
-    };
     let name = |end: &End| match (&end.namespace, &end.pod) {
         (Some(namespace), Some(pod)) => format!("{namespace}/{pod}"),
         _ => end.ip.clone(),
@@ -96,8 +72,8 @@ pub(super) fn path_of(record: &DropRecord) -> AffectedPath {
         AffectedEnd::Destination => (name(destination), name(source)),
     };
     AffectedPath {
-        source: end(source),
-        destination: end(destination),
+        source: source.into(),
+        destination: destination.into(),
         port: destination.port.unwrap_or_default(),
         protocol: record.flow.protocol.clone(),
         sufferer,
