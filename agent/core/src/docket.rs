@@ -62,7 +62,7 @@ use notes::Notes;
 use own_path::OwnPath;
 pub use pending::{ANSWER, CATCH_UP, LOOK_UP, PENDING_MAX};
 use pending::{Pending, Queue, Stage, Subject, case_of};
-use recheck::{Recheck, was_denied_before};
+use recheck::Recheck;
 use share::Shares;
 
 /// How much further back than the last turn answers are looked for: a turn may be late, and a drop
@@ -422,7 +422,7 @@ impl Docket {
         moment: &mut Moment<'_>,
     ) {
         let is_finding = diagnosis.cause.class == Class::NotEnforced
-            && (diagnosis.service.is_none() || was_denied_before(flow, at, moment));
+            && answers::is_of_one_backend(moment, &flow, at);
         if !is_finding || !self.recheck.is_news(flow, moment.now) {
             return;
         }

@@ -12,9 +12,10 @@ use std::{
 
 use jiff::Timestamp;
 
+use super::Moment;
 use crate::{
     cluster::{Snapshot, resolve::Endpoint},
-    correlate::Drop,
+    correlate::{COPIES, Drop},
     diagnosis::{Class, Diagnosis},
     flow::{Answer, Flow, Worked},
     service::{self, Dial, Fate, Refusal},
@@ -123,6 +124,15 @@ pub(super) fn before(
     };
     let dialled = drop.flow_dialled();
     speaking(snapshot, &drop.flow, dialled.as_ref()).filter_map(since).collect()
+}
+
+/// Whether it is known who answered a flow: its destination, or the one backend of a Service, which is
+/// so now and was as the attempt may have begun.
+pub(super) fn is_of_one_backend(moment: &Moment<'_>, flow: &Flow, answered: Timestamp) -> bool {
+    let Some(now) = backends(&moment.snapshot, flow) else { return true };
+    let then = moment.history.past(&moment.snapshot, answered - COPIES).snapshot;
+    let then = backends(&then, flow).map(|then| then.ends);
+    now.ends.len() == 1 && then.as_ref() == Some(&now.ends)
 }
 
 /// The backends that a flow to a Service may be sent to, as far as is known; `None`: it is to no

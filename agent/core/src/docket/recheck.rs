@@ -4,12 +4,7 @@ use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::Moment;
-use crate::{
-    correlate::COPIES,
-    diagnosis::{Case, Class, ENFORCED_WITHIN, Fate, diagnose},
-    flow::Flow,
-};
+use crate::{diagnosis::ENFORCED_WITHIN, flow::Flow};
 
 /// How often answers are looked at after a change, and for how long: a flow that is used at all is
 /// used within a minute, and a CNI that has not enforced by then will be found by the next change.
@@ -61,13 +56,4 @@ impl Recheck {
         self.reported.insert(flow, now);
         true
     }
-}
-
-/// Whether all that a Service led to was denied already as the attempt may have begun that was answered:
-/// its backend may be gone from the Service by the time of the answer.
-pub(super) fn was_denied_before(flow: Flow, answered: Timestamp, moment: &Moment<'_>) -> bool {
-    let began = answered - COPIES;
-    let then = moment.history.past(&moment.snapshot, began).snapshot;
-    let case = Case { flow, dialled: None, at: Some(began), fate: Fate::Answered };
-    diagnose(&then, &case).cause.class == Class::NotEnforced
 }
