@@ -7,6 +7,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use whydrop_core::heal::SETTLE;
 use whydrop_tests::{
     kube::wait::{Look, until},
     play::stage::Stage,
@@ -306,9 +307,14 @@ fn what_does_not_help_is_rolled_back() {
         connects(&stage, SERVER);
     });
     assert_eq!(standing(&stage.world).len(), 1);
-    // Another client tries, some time after.
+    // Another client tries, once the policy has had its time; what a client tries again is reported once
+    // a minute.
     stage.world.apply(NEWCOMER).expect("a pod");
+    let had_its_time = Instant::now() + SETTLE.unsigned_abs();
     let rolled_back = healed_while(&mut healer, "rolled-back", || {
+        if Instant::now() < had_its_time {
+            return;
+        }
         let connects = stage.world.connects("frontend/pod-d", SERVER).expect("a client");
         assert!(!connects, "there is the other filter");
     });

@@ -55,6 +55,13 @@ impl Snapshot {
         first.since.max(first.seen)
     }
 
+    /// Whether a pod that holds an address now says itself that it did so then.
+    pub fn is_held_since(&self, address: IpAddr, then: Timestamp) -> bool {
+        let is_pods = |holding: &&Holding| matches!(holding.by, HeldBy::Pod(_));
+        let mut now = self.holdings(address).iter().filter(is_pods).filter(|h| h.until.is_none());
+        now.any(|holding| holding.since.is_some_and(|since| since <= then))
+    }
+
     /// The pod that held an address at a time and has ended before another, and when it had.
     pub fn ended_between(
         &self,

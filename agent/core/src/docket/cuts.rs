@@ -78,7 +78,10 @@ impl Docket {
     fn end_with_pods(&mut self, moment: &Moment<'_>) {
         let end = |(flow, first): (Flow, Timestamp)| {
             let ends = [flow.source, flow.destination].map(|address| {
-                moment.snapshot.ended_between(address.to_canonical(), first, moment.now)
+                let (address, snapshot) = (address.to_canonical(), &moment.snapshot);
+                let ended = snapshot.ended_between(address, first, moment.now);
+                // That of another node may be learned long after it, and its heir's packets seen before.
+                ended.filter(|_| !snapshot.is_held_since(address, first))
             });
             Some((flow, ends.into_iter().flatten().min()?))
         };

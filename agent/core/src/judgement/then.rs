@@ -17,9 +17,14 @@ use crate::{
         Snapshot,
         history::{Change, ChangeKind, History, Past, SEEN_WITHIN},
         object::Object,
+        profile::Denied,
     },
     correlate::Evidence,
-    diagnosis::{Case, Diagnosis, Fate, diagnose},
+    diagnosis::{
+        Case, Diagnosis, Fate, diagnose,
+        reason::{DroppedBy, dropped_by},
+    },
+    observation::Rejection,
     verdict::Question,
 };
 
@@ -56,6 +61,9 @@ impl Diagnosed {
         let known = then(at);
         if known.is_denial() {
             return known.with_all_that_went(history, snapshot, case);
+        }
+        if is_of_closed_port(snapshot, evidence) {
+            return known;
         }
         let late = moments(history, snapshot, at, &known.diagnosis.question);
         if late.is_empty() && history.between(at, at + SEEN_WITHIN).next().is_none() {
@@ -138,6 +146,14 @@ impl Diagnosed {
     pub(super) fn past<'a>(&self, history: &'a History, snapshot: &Snapshot) -> Past<'a> {
         history.past(snapshot, self.until)
     }
+}
+
+/// Whether its destination refused it by itself, on a network plugin that drops what policies deny: a
+/// policy that was seen a moment later is none of it.
+fn is_of_closed_port(snapshot: &Snapshot, evidence: &Evidence) -> bool {
+    evidence.rejected == Some(Rejection::Reset)
+        && dropped_by(evidence) != DroppedBy::Filter
+        && snapshot.profile().denied == Denied::Dropped
 }
 
 /// As of when a drop is judged: its last packets; where one of the pods that were at its ends when the
