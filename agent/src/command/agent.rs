@@ -98,7 +98,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let shutdown = stop_signal()?;
-        agent::run(options, shutdown).await
+        Box::pin(agent::run(options, shutdown)).await
     })?;
     Ok(Outcome::Done)
 }

@@ -14,8 +14,8 @@ use whydrop_core::{
     },
     flow::{Flow, Protocol},
     heal::{
-        Action, CaseId, DropReport, Healer, IncidentReport, Mode, Proposal, Refusal, Settings,
-        Standing, Wanted, propose,
+        Action, Between, CaseId, DropReport, Healer, IncidentReport, Mode, Proposal, Refusal,
+        Settings, Standing, Wanted, propose,
     },
     incident::IncidentId,
     observation::AttemptId,
@@ -346,7 +346,7 @@ impl Run<'_> {
             }
             _ => None,
         });
-        let guess = || CaseId { incident: IncidentId(1), between: Default::default() };
+        let guess = || CaseId { incident: IncidentId(1), between: Between::default() };
         self.forged.push(Standing {
             case: of_victims.unwrap_or_else(guess),
             policies: vec![PolicyRef {
@@ -473,7 +473,7 @@ impl Run<'_> {
                 // Who was admitted could have had it: that its answers are forged gains it nothing.
                 let is_forged = self.forgers.contains(&(client.namespace, server));
                 let was_admitted = self.plan.admitted.contains(&client.namespace);
-                if !had && !(is_forged && was_admitted) {
+                if !(had || is_forged && was_admitted) {
                     self.outcome.holes.push(format!("{what}, which it never had"));
                 }
             }
