@@ -1,7 +1,7 @@
 //! Where what explains packets changes, what was seen before is reported by itself: a report has packets
 //! of one cause, and of one pod at each end.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -9,13 +9,13 @@ use super::{Docket, Moment};
 use crate::{
     cluster::{
         Name, Snapshot,
+        history::SEEN_WITHIN,
         object::{Key, Kind},
         resolve::Holder,
     },
-    diagnosis::{Case, Class, Fate, diagnose},
+    diagnosis::{Case, Fate, diagnose},
     flow::Flow,
     judgement::concerns,
-    policy::PolicyRef,
     service::RefusalKind,
     verdict::Question,
 };
@@ -34,12 +34,12 @@ pub(super) struct Cuts {
     before: Option<(Snapshot, Timestamp)>,
 }
 
-/// What explains the packets of a flow.
+/// What explains the packets of a flow. Which policies deny it is no part of it: one that takes over from
+/// another drops the same connect, whose packets are one report.
 #[derive(PartialEq)]
 struct Explanation {
     ends: [Option<Name>; 2],
-    class: Class,
-    policies: BTreeSet<PolicyRef>,
+    is_denied: bool,
     refusal: Option<RefusalKind>,
 }
 
@@ -64,9 +64,13 @@ impl Docket {
             let explained = |snapshot: &Snapshot| Explanation::of(snapshot, flow, dialled);
             let explained_now = may_differ.then(|| explained(after));
             if let Some(explained_now) = explained_now.filter(|now| *now != explained(&before)) {
-                // A filter goes on for a moment by what was lifted.
-                let is_lifted = !explained_now.class.is_denial();
-                let lag = if is_lifted { TAIL } else { SignedDuration::ZERO };
+                // A filter goes on for a moment by what was lifted, and by what is new a moment before
+                // that is seen.
+                let lag = match (explained_now.is_denied, &now.destination.holder) {
+                    (false, _) => TAIL,
+                    (true, Holder::Service(_)) => SignedDuration::ZERO,
+                    (true, _) => -SEEN_WITHIN,
+                };
                 self.correlator.cut(&flow, moment.now + lag);
             }
         }
@@ -117,11 +121,9 @@ impl Explanation {
     fn of(snapshot: &Snapshot, flow: Flow, dialled: Option<(IpAddr, u16)>) -> Self {
         let case = Case { flow, dialled, at: None, fate: Fate::Policed };
         let diagnosis = diagnose(snapshot, &case);
-        let policies = diagnosis.responsible().into_iter();
         Self {
             ends: names(&diagnosis.question),
-            class: diagnosis.cause.class,
-            policies: policies.map(|policy| policy.reference.clone()).collect(),
+            is_denied: diagnosis.cause.class.is_denial(),
             refusal: diagnosis.cause.by_kube_proxy().map(|by| RefusalKind::from(by.refusal())),
         }
     }
