@@ -29,7 +29,6 @@ use crate::{
     correlate::Evidence,
     flow::{Direction, Flow},
     hash::hash64,
-    observation::Rejection,
     policy::{Policy, PolicyRef},
     service::{self, Dial, Entry, RefusalKind},
     verdict::{Question, Verdict, evaluate, nearest::NearestMiss},
@@ -39,7 +38,7 @@ pub use inquiry::{ENFORCED_WITHIN, STARTS_WITHIN};
 pub use kube_proxy::KubeProxy;
 pub(crate) use kube_proxy::dialled;
 pub use needs::to_look_up;
-use reason::{DroppedBy, dropped_by, is_in_pod};
+use reason::{DroppedBy, dropped_by, is_in_pod, is_of_closed_port};
 
 /// The kind of cause by which a flow is dropped, or would be.
 #[derive(
@@ -362,9 +361,9 @@ impl Diagnosis {
     /// Whether it is worth reporting. A refused connection is not, where no policy refuses it: the
     /// port is closed, and the client knows.
     pub fn is_reportable(&self, evidence: &Evidence) -> bool {
-        let reset = evidence.rejected == Some(Rejection::Reset);
-        let filtered = dropped_by(evidence) == DroppedBy::Filter;
-        !reset || filtered || self.cause.class.is_denial() || self.cause.class == Class::NotEnforced
+        !is_of_closed_port(evidence)
+            || self.cause.class.is_denial()
+            || self.cause.class == Class::NotEnforced
     }
 
     /// The packet that a mesh sends instead of this one, where it is recognised as a mesh's; `None`: it is

@@ -2,7 +2,7 @@
 
 use crate::{
     correlate::{Evidence, KernelDrops},
-    observation::Fact,
+    observation::{Fact, Rejection},
 };
 
 /// Who dropped the packets, as far as reason and place say.
@@ -173,6 +173,12 @@ fn filter_at(drops: &KernelDrops) -> Option<&'static Place> {
             && (!place.only_without_reasons || drops.reason.number == 0)
     };
     PLACES.iter().find(is_here).filter(|_| is_unspecified)
+}
+
+/// Whether the destination refused them by itself, without a filter: the port is closed, and the client
+/// knows.
+pub fn is_of_closed_port(evidence: &Evidence) -> bool {
+    evidence.rejected == Some(Rejection::Reset) && dropped_by(evidence) != DroppedBy::Filter
 }
 
 /// Who dropped the packets, by all that was seen.

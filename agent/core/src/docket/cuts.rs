@@ -75,9 +75,7 @@ impl Docket {
             }
         }
     }
-}
 
-impl Docket {
     /// Ends the drops of which a pod has ended: who has its address next is somebody else.
     fn end_with_pods(&mut self, moment: &Moment<'_>) {
         let end = |(flow, first): (Flow, Timestamp)| {

@@ -20,11 +20,7 @@ use crate::{
         profile::Denied,
     },
     correlate::Evidence,
-    diagnosis::{
-        Case, Diagnosis, Fate, diagnose,
-        reason::{DroppedBy, dropped_by},
-    },
-    observation::Rejection,
+    diagnosis::{Case, Diagnosis, Fate, diagnose, reason::is_of_closed_port},
     verdict::Question,
 };
 
@@ -62,7 +58,8 @@ impl Diagnosed {
         if known.is_denial() {
             return known.with_all_that_went(history, snapshot, case);
         }
-        if is_of_closed_port(snapshot, evidence) {
+        if is_of_closed_port(evidence) && snapshot.profile().denied == Denied::Dropped {
+            // The network plugin does not refuse: a policy that was seen a moment later is none of it.
             return known;
         }
         let late = moments(history, snapshot, at, &known.diagnosis.question);
@@ -146,14 +143,6 @@ impl Diagnosed {
     pub(super) fn past<'a>(&self, history: &'a History, snapshot: &Snapshot) -> Past<'a> {
         history.past(snapshot, self.until)
     }
-}
-
-/// Whether its destination refused it by itself, on a network plugin that drops what policies deny: a
-/// policy that was seen a moment later is none of it.
-fn is_of_closed_port(snapshot: &Snapshot, evidence: &Evidence) -> bool {
-    evidence.rejected == Some(Rejection::Reset)
-        && dropped_by(evidence) != DroppedBy::Filter
-        && snapshot.profile().denied == Denied::Dropped
 }
 
 /// As of when a drop is judged: its last packets; where one of the pods that were at its ends when the

@@ -109,8 +109,9 @@ struct Run<'p> {
     outcome: Outcome,
 }
 
-pub(crate) fn play(plan: &Plan) -> Outcome {
-    let allow_list = Net {
+/// What admits the clients of the books before anything happens.
+fn allow_list(plan: &Plan) -> Net {
+    Net {
         namespace: BOOKS,
         name: "allow-list".to_owned(),
         created: LONG_AGO,
@@ -118,7 +119,11 @@ pub(crate) fn play(plan: &Plan) -> Outcome {
         is_egress: false,
         app: None,
         admits: plan.admitted.clone(),
-    };
+    }
+}
+
+pub(crate) fn play(plan: &Plan) -> Outcome {
+    let allow_list = allow_list(plan);
     let mut objects = vec![world::node(), Object::Policy(allow_list.object())];
     objects.extend(NAMESPACES.map(world::namespace));
     objects.extend(SERVERS.map(world::server));
@@ -267,38 +272,26 @@ impl Run<'_> {
                 self.forge(namespace, expires, is_kept);
             }
             Act::Rewrites => {
-                let key = Object::Policy(self.allow_list().object()).key();
+                let key = Object::Policy(allow_list(self.plan).object()).key();
                 if let Some(Object::Policy(mut policy)) = self.objects.get(&key).cloned() {
                     policy.written = Some(at(self.now));
                     self.apply(Object::Policy(policy));
                 }
             }
             Act::Change(Change::Edit) => {
-                let edited = Net { written: self.now, admits: Vec::new(), ..self.allow_list() };
+                let edited = Net { written: self.now, admits: Vec::new(), ..allow_list(self.plan) };
                 self.set(&edited, true);
             }
             Act::Change(Change::Replace) => {
                 let (name, now) = ("default-deny".to_owned(), self.now);
-                let other = Net { name, created: now, admits: Vec::new(), ..self.allow_list() };
+                let other = Net { name, created: now, admits: Vec::new(), ..allow_list(self.plan) };
                 self.set(&Net { written: now, ..other }, true);
-                self.set(&self.allow_list(), false);
+                self.set(&allow_list(self.plan), false);
             }
             Act::AgentRestarts => {
                 self.agent = Agent::starts(self.objects.values().cloned(), self.now);
             }
             Act::TakesOver => self.takes_over(),
-        }
-    }
-
-    fn allow_list(&self) -> Net {
-        Net {
-            namespace: BOOKS,
-            name: "allow-list".to_owned(),
-            created: LONG_AGO,
-            written: LONG_AGO,
-            is_egress: false,
-            app: None,
-            admits: self.plan.admitted.clone(),
         }
     }
 
