@@ -78,8 +78,8 @@ fn kubectl_logs_name_the_policy_behind_a_real_drop() {
     played.unwrap_or_else(|error| panic!("{shown}\n{error:?}"));
 }
 
-/// Everything from the overlay and the image as they are, but for how long it watches: the healer
-/// hears the agent through the API, with the rights that it has.
+/// Everything from the overlay and the image as they are, but for the healer's times: it hears the
+/// agent through the API, with the rights that it has.
 #[test]
 fn a_healer_in_its_pods_hears_the_agents_and_heals() {
     let node = Node::start(&Settings::default()).expect("a node");
@@ -92,8 +92,7 @@ fn a_healer_in_its_pods_hears_the_agents_and_heals() {
     let mut build = Command::new(KUSTOMIZE.program().expect("kustomize"));
     build.arg("build").arg(repository("deploy/kustomize/overlays/heal"));
     let built = checked(&mut build).expect("it builds");
-    assert!(built.contains("--watch-time=2m"), "{built}");
-    kubectl.apply(&built.replace("--watch-time=2m", "--watch-time=20s")).expect("applied");
+    kubectl.apply(&of_seconds(built)).expect("applied");
     kubectl.apply(WORKLOADS).expect("applied");
     for (what, namespace) in [
         ("daemonset/whydrop", "whydrop"),
@@ -131,6 +130,17 @@ fn a_healer_in_its_pods_hears_the_agents_and_heals() {
     for reason in ["WhydropHealApplied", "WhydropHealKept"] {
         assert!(events.contains(reason), "{reason}: {events}");
     }
+}
+
+/// The overlay with times that a test can wait for: how long a flow has to have worked before it was
+/// denied, and for how long a remedy is watched.
+fn of_seconds(built: String) -> String {
+    let times =
+        [("--min-worked=5m", "--min-worked=1s"), ("--watch-time=2m", "--watch-time=20s")];
+    times.into_iter().fold(built, |built, (long, short)| {
+        assert!(built.contains(long), "expected {long}: {built}");
+        built.replace(long, short)
+    })
 }
 
 fn heal_log(kubectl: &Kubectl) -> String {
