@@ -22,13 +22,14 @@ use hyper_util::{
 };
 use jiff::Timestamp;
 use opentelemetry_proto::tonic::collector::logs::v1::{
-    ExportLogsServiceRequest, ExportLogsServiceResponse,
+    ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse,
 };
 use prost::Message as _;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
+use serde_json::Value;
 use tokio::time::timeout;
 use tonic::{Code, Status, client::Grpc, codec::CompressionEncoding, metadata::MetadataMap};
 use tonic_types::StatusExt as _;
@@ -41,6 +42,11 @@ use whydrop_core::chain::chain;
 
 const METHOD: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
 const AGENT: &str = concat!("whydrop/", env!("CARGO_PKG_VERSION"));
+
+/// What requests are in, and answers to them.
+const PROTOCOL_BUFFERS: &str = "application/x-protobuf";
+/// What answers may be in as well.
+const JSON: &str = "application/json";
 
 /// A collector's answer has no more; what has is not read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -219,7 +225,7 @@ fn http_request(
     }
     let mut request = builder
         .header(USER_AGENT, AGENT)
-        .header(CONTENT_TYPE, "application/x-protobuf")
+        .header(CONTENT_TYPE, PROTOCOL_BUFFERS)
         .body(Full::from(body))
         .map_err(OtlpError::Request)?;
     for (name, value) in &settings.headers {
@@ -231,8 +237,17 @@ fn http_request(
 /// What an HTTP answer means: "OTLP/HTTP Response".
 fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ExportOutcome {
     if status.is_success() {
-        // A proxy may answer with something else: it has taken the request anyway.
-        return accepted(ExportLogsServiceResponse::decode(body).unwrap_or_default());
+        // Anybody else, such as a proxy's page of welcome, has not taken the request.
+        return acknowledgement(headers, body).map_or_else(
+            || {
+                let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+                let kind = words(kind.unwrap_or("no content type"));
+                let text = words(&String::from_utf8_lossy(body));
+                let why = format!("{status} ({kind}), which is no collector's answer: {text}");
+                ExportOutcome::Retry { after: None, why }
+            },
+            accepted,
+        );
     }
     let why = match tonic_types::Status::decode(body) {
         Ok(answer) if !answer.message.is_empty() => {
@@ -247,6 +262,38 @@ fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ExportOutc
             ExportOutcome::Retry { after: after.and_then(|text| wait(text, Timestamp::now())), why }
         }
         _ => ExportOutcome::Refused { why },
+    }
+}
+
+/// The collector's own word that it has the events, in one of the two forms that there are; `None`: it is
+/// none. It is of no bytes where there is nothing to say. What it is in is said, or it is what the request
+/// was in.
+fn acknowledgement(headers: &HeaderMap, body: &[u8]) -> Option<ExportLogsServiceResponse> {
+    let kind = match headers.get(CONTENT_TYPE) {
+        Some(kind) => kind.to_str().ok()?,
+        None => PROTOCOL_BUFFERS,
+    };
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match kind.as_str() {
+        PROTOCOL_BUFFERS => ExportLogsServiceResponse::decode(body).ok(),
+        JSON if body.is_empty() => Some(ExportLogsServiceResponse::default()),
+        JSON => {
+            let answer: serde_json::Map<String, Value> = serde_json::from_slice(body).ok()?;
+            let partial = answer.get("partialSuccess");
+            let of = |name| partial.and_then(|partial| partial.get(name));
+            // A number of 64 bits is a string in JSON; some write it as a number.
+            let rejected = of("rejectedLogRecords").and_then(|rejected| match rejected {
+                Value::String(digits) => digits.parse().ok(),
+                other => other.as_i64(),
+            });
+            let message = of("errorMessage").and_then(Value::as_str);
+            let partial_success = Some(ExportLogsPartialSuccess {
+                rejected_log_records: rejected.unwrap_or_default(),
+                error_message: message.unwrap_or_default().to_owned(),
+            });
+            Some(ExportLogsServiceResponse { partial_success })
+        }
+        _ => None,
     }
 }
 
@@ -404,7 +451,7 @@ mod tests {
 
     #[test]
     fn some_may_be_rejected_of_what_is_accepted() {
-        let partial = opentelemetry_proto::tonic::collector::logs::v1::ExportLogsPartialSuccess {
+        let partial = ExportLogsPartialSuccess {
             rejected_log_records: 3,
             error_message: "too old".to_owned(),
         };
@@ -413,5 +460,42 @@ mod tests {
             of_answer(StatusCode::OK, &HeaderMap::new(), &response.encode_to_vec()),
             ExportOutcome::Accepted { rejected: 3, message: "too old".to_owned() }
         );
+    }
+
+    #[test]
+    fn only_a_collector_acknowledges() {
+        let full = ExportLogsServiceResponse::default().encode_to_vec();
+        let partial = ExportLogsPartialSuccess { rejected_log_records: 3, ..Default::default() };
+        let partial = ExportLogsServiceResponse { partial_success: Some(partial) }.encode_to_vec();
+        let json = br#"{"partialSuccess":{"rejectedLogRecords":"3"}}"#;
+        for (kind, body, rejected) in [
+            (None, &full[..], Some(0)),
+            (None, &partial, Some(3)),
+            (Some(PROTOCOL_BUFFERS), &partial, Some(3)),
+            (Some("Application/X-Protobuf; charset=binary"), &full, Some(0)),
+            (Some(JSON), b"{}", Some(0)),
+            (Some(JSON), b"", Some(0)),
+            (Some("application/json; charset=utf-8"), json, Some(3)),
+            (Some(JSON), br#"{"partialSuccess":{"rejectedLogRecords":3}}"#, Some(3)),
+            (Some("text/html"), b"<html>Please log in</html>", None),
+            (Some("text/html"), b"", None),
+            (Some("text/plain; charset=utf-8"), b"ok", None),
+            (Some(JSON), b"<html>", None),
+            (Some(JSON), b"[]", None),
+            (Some(PROTOCOL_BUFFERS), b"<html>", None),
+            (Some(PROTOCOL_BUFFERS), &partial[..1], None),
+            (None, b"<html>", None),
+        ] {
+            let kind = kind.map(|kind| (CONTENT_TYPE, HeaderValue::from_static(kind)));
+            let headers: HeaderMap = kind.into_iter().collect();
+            let outcome = of_answer(StatusCode::OK, &headers, body);
+            match rejected {
+                Some(count) => {
+                    let is_it = matches!(outcome, ExportOutcome::Accepted { rejected, .. } if rejected == count);
+                    assert!(is_it, "{headers:?} {body:?}: {outcome:?}");
+                }
+                None => assert!(is_retry(&outcome), "{headers:?} {body:?}: {outcome:?}"),
+            }
+        }
     }
 }
