@@ -1,7 +1,7 @@
 //! Packets that this kernel frees as dropped, wherever on the node.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use whydrop_ebpf::{TallyKey, flags, kind};
+use whydrop_ebpf::{ELSEWHERE, TallyKey, flags, kind};
 
 use crate::{
     kernel_memory::{field, probe},
@@ -39,8 +39,8 @@ fn dropped(ctx: &BtfTracePointContext) -> Option<()> {
     let packet = request(&Headers::of(skb)?, ethertype)?;
     let (netns, interface) = place(skb);
     let ours = netns == layout!(netns);
-    // Elsewhere the number means another interface.
-    let interface = if ours { interface } else { 0 };
+    // There the number means another interface.
+    let interface = if ours { interface } else { ELSEWHERE };
     let known = match report::attempt(&packet.attempt) {
         // Namespaces of other nodes may be on the same machine, and pods may filter for
         // themselves. What was handed to a local pod and is dropped there is still ours to report.

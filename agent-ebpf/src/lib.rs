@@ -112,6 +112,10 @@ pub const fn icmp_reason(v6: bool, kind: u8, code: u8) -> u32 {
     (v6 as u32) << 16 | (kind as u32) << 8 | code as u32
 }
 
+/// [`TallyKey::interface`] of a drop in another network namespace than the agent's. No interface has this
+/// number: they are positive `int`s.
+pub const ELSEWHERE: u32 = u32::MAX;
+
 /// What one counter counts: everything about an observation but the source port.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -122,7 +126,7 @@ pub struct TallyKey {
     pub destination: Address,
     /// See [`kind`].
     pub reason: u32,
-    /// The packet's device at a kernel drop, else 0.
+    /// The packet's device at a kernel drop, or [`ELSEWHERE`]; else 0.
     pub interface: u32,
     /// Destination port.
     pub destination_port: u16,

@@ -52,6 +52,9 @@ impl Observation {
     }
 }
 
+/// Stands for every interface of the destination pod's own network namespace. None has this number.
+pub const IN_POD: u32 = u32::MAX;
+
 /// What was seen of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact {
@@ -61,7 +64,8 @@ pub enum Fact {
         reason: DropReason,
         /// The kernel function that freed it, such as `nf_hook_slow`.
         location: Option<Arc<str>>,
-        /// The packet's device at the drop: neither the denied side nor reliable (0 for none).
+        /// The packet's device at the drop: neither the denied side nor reliable; 0 for none, [`IN_POD`]
+        /// for any in the network namespace of the pod that the packet was handed to.
         interface: u32,
     },
     /// The same SYN, INIT or DNS query again: nothing answered the one before.

@@ -8,9 +8,11 @@ use std::{
 
 use whydrop_core::{
     flow::{Flow, Protocol},
-    observation::{AttemptId, DropReason, Fact, Observation, Rejection},
+    observation::{AttemptId, DropReason, Fact, IN_POD, Observation, Rejection},
 };
-use whydrop_ebpf::{Address, AttemptKey, Event, Tally, TallyKey, address, flags, kind, octets};
+use whydrop_ebpf::{
+    Address, AttemptKey, ELSEWHERE, Event, Tally, TallyKey, address, flags, kind, octets,
+};
 
 use super::clock::Clock;
 
@@ -22,7 +24,7 @@ pub(crate) trait Names {
 
 /// Decodes with a kernel's names.
 pub(crate) struct Decoder<N> {
-    pub(crate) clock: Clock,
+    clock: Clock,
     reasons: HashMap<u32, Arc<str>>,
     names: N,
 }
@@ -74,7 +76,11 @@ impl<N: Names> Decoder<N> {
             kind::KERNEL_DROP => Fact::KernelDrop {
                 reason: self.reason(key.reason),
                 location: self.names.location(location),
-                interface: key.interface,
+                interface: match key.interface {
+                    // The programs report no other than those of packets that were handed to a pod.
+                    ELSEWHERE => IN_POD,
+                    interface => interface,
+                },
             },
             kind::RETRANSMITTED => Fact::Retransmitted,
             kind::FAILED => Fact::Failed { errno: key.reason.cast_signed() },

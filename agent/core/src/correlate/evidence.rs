@@ -56,7 +56,8 @@ pub struct KernelDrops {
     pub reason: DropReason,
     /// Where in the kernel.
     pub location: Option<Arc<str>>,
-    /// The packets' device then; 0 for none.
+    /// The packets' device then; 0 for none, [`IN_POD`](crate::observation::IN_POD) for one of the
+    /// destination pod's own.
     pub interface: u32,
     /// How many.
     pub packets: u64,

@@ -2,7 +2,7 @@
 
 use crate::{
     correlate::{Evidence, KernelDrops},
-    observation::{Fact, Rejection},
+    observation::{Fact, IN_POD, Rejection},
 };
 
 /// Who dropped the packets, as far as reason and place say.
@@ -198,14 +198,26 @@ fn dropped_by_kernel(drops: &KernelDrops) -> DroppedBy {
     }
 }
 
-/// Whether netfilter rules of the destination pod's own dropped the packets: they were handed to its
-/// veth, behind which no network plugin has any, and were dropped at no device of this node.
+/// Whether a filter of the destination pod's own dropped the packets: in its network namespace, in which
+/// no network plugin has any.
 pub fn is_in_pod(evidence: &Evidence) -> bool {
-    let by_netfilter = |drops: &KernelDrops| {
-        let is_netfilter = drops.reason.name.as_ref() == NETFILTER;
-        drops.interface == 0 && (is_netfilter || filter_at(drops).is_some_and(|at| at.is_netfilter))
+    let is_in_pod = |drops: &KernelDrops| {
+        drops.interface == IN_POD && dropped_by_kernel(drops) == DroppedBy::Filter
     };
-    evidence.delivered && evidence.kernel_drop().is_some_and(by_netfilter)
+    evidence.kernel_drop().is_some_and(is_in_pod)
+}
+
+/// Which filter of the destination pod's own dropped the packets, in plain words; `None`: none did.
+pub fn filter_in_pod(evidence: &Evidence) -> Option<&'static str> {
+    let drops = evidence.kernel_drop().filter(|_| is_in_pod(evidence))?;
+    let at_netfilter = || filter_at(drops).is_some_and(|at| at.is_netfilter);
+    Some(match &*drops.reason.name {
+        "TC_INGRESS" | "TC_EGRESS" => "whose own tc program dropped it",
+        "XDP" => "whose own XDP program dropped it",
+        NETFILTER => "whose own netfilter rules dropped it",
+        _ if at_netfilter() => "whose own netfilter rules dropped it",
+        _ => "whose own filter dropped it",
+    })
 }
 
 /// What becomes of established connections by the filter that dropped these packets; `None`: that is

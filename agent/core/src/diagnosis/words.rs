@@ -384,9 +384,8 @@ fn not_policy(inquiry: &Inquiry<'_>) -> String {
             interface.name
         );
     }
-    if reason::is_in_pod(evidence) {
-        return "not policy: it reached the destination pod, whose own netfilter rules dropped it"
-            .to_owned();
+    if let Some(filter) = reason::filter_in_pod(evidence) {
+        return format!("not policy: it reached the destination pod, {filter}");
     }
     let policy = match inquiry.verdict.decision() {
         Decision::NotIsolated => "no policy governs either end",

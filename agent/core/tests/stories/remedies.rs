@@ -11,6 +11,7 @@ use whydrop_core::{
     diagnosis::{Case, Class, Fate, diagnose},
     incident::{IncidentBook, JudgedDrop, Step},
     judgement::{Judgement, judge},
+    observation::IN_POD,
     policy::{
         Action, Layer, Namespaces, Peers, PodPeer, Policy, PolicyKind, Rule, order::Order,
         requirement::Labels, selector::Selector,
@@ -302,11 +303,13 @@ fn what_the_pods_own_filter_drops_is_not_put_down_to_the_network_plugin() {
     let snapshot = cluster.snapshot();
     let delivered =
         |interface| dropped_at(interface, true, address(10), address(20), 5432, &[5, 6]);
-    // At a device of this node it is the plugin's: an earlier packet of the attempt got through.
-    let drop = delivered(5);
-    assert_eq!(diagnose(&snapshot, &case_of(&drop)).cause.class, Class::OutOfSync);
-    // Behind the veth there is no device of this node.
-    let drop = delivered(0);
+    // At a device of this node it is the plugin's, or before there is one: an earlier packet of the
+    // attempt got through.
+    for interface in [5, 0] {
+        let drop = delivered(interface);
+        assert_eq!(diagnose(&snapshot, &case_of(&drop)).cause.class, Class::OutOfSync);
+    }
+    let drop = delivered(IN_POD);
     let diagnosis = diagnose(&snapshot, &case_of(&drop));
     assert_eq!(diagnosis.cause.class, Class::NotPolicy);
     assert_eq!(
