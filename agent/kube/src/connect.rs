@@ -12,13 +12,20 @@ use kube::{
     Client, Config,
     config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
-use tokio::net::lookup_host;
+use tokio::{
+    net::lookup_host,
+    time::{Duration, timeout},
+};
 use whydrop_core::chain::chain;
 
 use crate::api_error::ApiError;
 
 /// Where `kubectl` looks without `$KUBECONFIG`, from the home folder.
 const USUAL: &str = ".kube/config";
+
+/// How long a name server is waited for: as long as the resolver waits for the first of them
+/// (`resolv.conf(5)`, `timeout`).
+const NAME_WAIT: Duration = Duration::from_secs(5);
 
 /// How many contexts are listed where the one asked for is not among them.
 const CONTEXTS_LISTED_MAX: usize = 20;
@@ -281,5 +288,5 @@ pub async fn dialled(config: &Config) -> Option<SocketAddr> {
 pub async fn address_of(url: &Uri) -> Option<SocketAddr> {
     let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("http") { 80 } else { 443 });
     let host = url.host()?.trim_start_matches('[').trim_end_matches(']');
-    lookup_host((host, port)).await.ok()?.next()
+    timeout(NAME_WAIT, lookup_host((host, port))).await.ok()?.ok()?.next()
 }

@@ -65,7 +65,8 @@ impl TypeMeta {
 ///
 /// # Errors
 /// The first field that the API server would refuse.
-pub fn decode(value: Value) -> Result<Decoded, Problem> {
+pub fn decode(mut value: Value) -> Result<Decoded, Problem> {
+    bring_into_time(&mut value);
     let meta = TypeMeta::of(&value)?;
     let TypeMeta { api_version, kind } = &meta;
     if is_endpoints(&meta) {
@@ -83,6 +84,21 @@ pub fn decode(value: Value) -> Result<Decoded, Problem> {
     }
     let unread = kinds::unread(api_version, kind, &value).map(Box::new);
     Ok(unread.map_or(Decoded::NoPart, Decoded::Unread))
+}
+
+/// RFC 3339 ends with the year 9999, and the time that is read with its last day but one: what is said to be
+/// of the last hours, which stands for never, is of its first.
+fn bring_into_time(object: &mut Value) {
+    const LAST_DAYS: &str = "9999-12-3";
+    const NEVER: &str = "9999-01-01T00:00:00Z";
+    for name in ["creationTimestamp", "deletionTimestamp"] {
+        let time = object.get_mut("metadata").and_then(|metadata| metadata.get_mut(name));
+        if let Some(Value::String(time)) = time
+            && time.starts_with(LAST_DAYS)
+        {
+            NEVER.clone_into(time);
+        }
+    }
 }
 
 /// Whether objects of a type, or what is in them, may make a difference to a verdict.

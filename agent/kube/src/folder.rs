@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use notify::{RecursiveMode, Watcher as _};
 use tokio::{
     sync::mpsc,
-    time::{Duration, timeout},
+    time::{Duration, Instant, timeout},
 };
 use whydrop_core::cluster::{
     Cluster,
@@ -21,6 +21,9 @@ use crate::manifests::{ManifestError, Manifests, ServiceName, files, sliced, sta
 
 /// How long the folder must be quiet before it is read: an editor or `kubectl` writes in steps.
 const QUIET: Duration = Duration::from_millis(100);
+
+/// How long that is waited for: a folder that is written to all the time is read anyway.
+const QUIET_WAIT: Duration = Duration::from_secs(2);
 
 /// Why a folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +58,8 @@ pub struct Folder {
     /// Objects as they were applied.
     applied: BTreeMap<Key, Object>,
     changes: mpsc::Receiver<notify::Result<()>>,
-    /// It has changed, and the folder has not been read since.
-    is_stale: bool,
+    /// When it changed first since it was read.
+    changed_at: Option<Instant>,
     ignored: BTreeMap<String, usize>,
     _watcher: notify::RecommendedWatcher,
 }
@@ -91,7 +94,7 @@ impl Folder {
             files: BTreeMap::new(),
             applied: BTreeMap::new(),
             changes,
-            is_stale: false,
+            changed_at: None,
             ignored: BTreeMap::new(),
             _watcher: watcher,
         };
@@ -105,16 +108,19 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Waits until the folder has changed and is quiet again. Losing the future loses no change.
+    /// Waits until the folder has changed and is quiet again, or has not been quiet for some seconds. Losing
+    /// the future loses no change.
     ///
     /// # Errors
     /// Where it cannot be followed any more.
     pub async fn changed(&mut self) -> Result<(), FolderError> {
-        if !self.is_stale {
+        if self.changed_at.is_none() {
             self.next_change().await?;
-            self.is_stale = true;
         }
-        while let Ok(another) = timeout(QUIET, self.next_change()).await {
+        let changed_at = *self.changed_at.get_or_insert_with(Instant::now);
+        while changed_at.elapsed() < QUIET_WAIT
+            && let Ok(another) = timeout(QUIET, self.next_change()).await
+        {
             another?;
         }
         Ok(())
@@ -134,7 +140,7 @@ impl Folder {
     /// Reads the folder again and returns what is wrong with it. A file with a mistake keeps what it
     /// last held without one.
     pub fn reload(&mut self, cluster: &mut Cluster, now: Timestamp) -> Vec<ManifestError> {
-        self.is_stale = false;
+        self.changed_at = None;
         self.read(cluster, Some(now))
     }
 
