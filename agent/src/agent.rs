@@ -18,22 +18,26 @@
 
 mod actions;
 mod gauges;
+mod interfaces;
 mod last_success;
 mod losses;
 mod own_state;
-mod single_instance;
 
 use std::{
     collections::BTreeMap,
     future::Future,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
+    pin::pin,
     sync::Arc,
 };
 
 use anyhow::Context as _;
-use jiff::{SignedDuration, Timestamp};
-use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
+use jiff::{SignedDuration, Timestamp, Unit};
+use tokio::{
+    task::spawn_blocking,
+    time::{Duration, Instant, MissedTickBehavior, interval, sleep_until},
+};
 use whydrop_core::{
     chain::chain,
     cluster::{Addresses, Cluster, Interface, profile::Engine},
@@ -50,7 +54,7 @@ use crate::{
         live::Live,
         source::Source,
     },
-    probe::{Attach, Change, Config, ConntrackNews, Probe},
+    probe::{Attach, Claim, Config, ConntrackNews, Probe},
     report::{AgentState, Reporter},
     sink::http::Health,
     sink::{self, AgentHost, Outgoing, Sinks, metrics::Metrics},
@@ -69,6 +73,24 @@ const GAUGES_INTERVAL: Duration = Duration::from_secs(10);
 /// How long to wait for the API server before the agent begins to decide without it. A warm server
 /// lists everything within a second.
 const SYNC_PATIENCE: SignedDuration = SignedDuration::from_secs(20);
+
+/// The wall clock has been set if it differs by this much from what it was and the time that has passed:
+/// more than clocks of one cluster differ as a rule.
+const CLOCK_SET: SignedDuration = SignedDuration::from_secs(5);
+
+/// So long an agent runs before it starts again for a clock that was set: one that is set all the time is
+/// not to keep it from its work.
+const ANEW_AFTER: Duration = Duration::from_secs(5);
+
+/// Why an agent has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to, or cannot go on.
+    ForGood,
+    /// The wall clock was set, and all times that the agent knows are another clock's: it is to be run
+    /// again.
+    ToBeginAnew,
+}
 
 /// How an agent is set up.
 #[derive(Clone, Debug)]
@@ -108,9 +130,11 @@ struct Agent {
     /// False at the start: nothing is decided before it is ready.
     is_ready: bool,
     started: Timestamp,
+    /// As long as it lives, no other agent watches this node.
+    _claim: Claim,
 }
 
-/// Runs until `shutdown` resolves.
+/// Runs until `shutdown` resolves, or until the wall clock is set.
 ///
 /// # Errors
 /// What keeps the agent from starting: manifests that cannot be read, a kernel or privileges that
@@ -118,7 +142,22 @@ struct Agent {
 pub async fn run(
     options: Options,
     shutdown: impl Future<Output = &'static str>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Ended> {
+    let mut shutdown = pin!(shutdown);
+    let mut agent = tokio::select! {
+        why = &mut shutdown => {
+            tracing::info!("stopping before it has begun: {why}");
+            return Ok(Ended::ForGood);
+        }
+        agent = start(options) => agent?,
+    };
+    let (why, ended) = agent.follow(&mut shutdown).await;
+    agent.stop(why).await;
+    Ok(ended)
+}
+
+/// Starts to watch.
+async fn start(options: Options) -> anyhow::Result<Agent> {
     let node: Arc<str> = options.node.as_str().into();
     let mut cluster = Cluster::default();
     let mut api = None;
@@ -130,15 +169,17 @@ pub async fn run(
     } else {
         let target = target(&options.kube).await.context("cannot reach the cluster")?;
         destinations.extend(destination("API server", dialled(&target.config).await));
-        let client = target.client().context("cannot reach the cluster")?;
+        // A program that it asks for a credential may take as long as it likes.
+        let client = spawn_blocking(move || target.client()).await?;
+        let client = client.context("cannot reach the cluster")?;
         api = Some(client.clone());
         Source::Api(Box::new(Live::start(client, node.clone(), &mut cluster)))
     };
     if let Some(engine) = options.engine {
         cluster.give_engine(engine);
     }
-    let _claim = single_instance::claim()?;
-    let (state, no_state) = open_state(options.state_directory.as_deref());
+    let claim = Claim::make()?;
+    let (state, no_state) = last_success::open(options.state_directory.as_deref()).await;
     let folder = state.as_ref().map(StateDirectory::path);
     let host = AgentHost { node: &options.node, folder, client: api.as_ref() };
     let metrics = Metrics::default();
@@ -150,6 +191,7 @@ pub async fn run(
     let health = Health::start(options.health, metrics).await.context("--health-address")?;
     let config = Config { attach: options.attach, ..Config::default() };
     let probe = Probe::start(&config).context("cannot watch this node")?;
+    let started = probe.clock.now();
     let mut agent = Agent {
         docket: Docket::new(Settings { node: node.clone(), mute: options.mute, destinations }),
         cluster,
@@ -162,31 +204,25 @@ pub async fn run(
         health,
         node,
         is_ready: false,
-        started: Timestamp::now(),
+        started,
+        _claim: claim,
     };
     if let Some(what) = no_state {
         agent.degraded(&what);
     }
-    agent.recall();
+    agent.recall().await;
     agent.take_topology();
-    agent.get_ready(Timestamp::now());
-    let why = agent.follow(shutdown).await;
-    agent.stop(why).await;
-    Ok(())
-}
-
-/// What the agent before this one left, or why that cannot be had.
-fn open_state(directory: Option<&Path>) -> (Option<StateDirectory>, Option<String>) {
-    match directory.map(StateDirectory::open).transpose() {
-        Ok(state) => (state, None),
-        Err(why) => (None, Some(last_success::not_saved(&why))),
-    }
+    agent.get_ready(started);
+    Ok(agent)
 }
 
 impl Agent {
     /// Handles whatever comes next, until it is time to stop; returns why.
-    async fn follow(&mut self, shutdown: impl Future<Output = &'static str>) -> String {
-        tokio::pin!(shutdown);
+    async fn follow(
+        &mut self,
+        mut shutdown: impl Future<Output = &'static str> + Unpin,
+    ) -> (String, Ended) {
+        let begun = Instant::now();
         let mut turns = interval(TURN_INTERVAL);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut gauges = interval(GAUGES_INTERVAL);
@@ -194,24 +230,28 @@ impl Agent {
         loop {
             let due = self.due();
             tokio::select! {
-                why = &mut shutdown => return why.to_owned(),
+                why = &mut shutdown => return (why.to_owned(), Ended::ForGood),
                 batch = self.probe.observations.next() => match batch {
                     Ok(batch) => self.observed(&batch),
-                    Err(error) => return format!("cannot read the ring: {}", chain(&error)),
+                    Err(error) => return cannot("read the ring", &error),
                 },
                 changes = self.probe.interfaces.next() => match changes {
                     Ok(changes) => self.interfaces_changed(changes),
-                    Err(error) => return format!("cannot follow interfaces: {}", chain(&error)),
+                    Err(error) => return cannot("follow interfaces", &error),
                 },
                 changed = self.source.changed() => match changed {
                     Ok(()) => self.cluster_changed(),
                     Err(error) => self.failed(&error),
                 },
                 _ = turns.tick() => self.turn().await,
-                _ = gauges.tick() => self.read_gauges(Timestamp::now()),
+                _ = gauges.tick() => self.read_gauges(self.now()),
                 () = sleep_until(due) => {}
             }
-            let now = Timestamp::now();
+            let set_by = self.probe.clock.was_set_by();
+            if set_by.abs() >= CLOCK_SET && begun.elapsed() >= ANEW_AFTER {
+                return (clock_was_set(set_by), Ended::ToBeginAnew);
+            }
+            let now = self.now();
             self.get_ready(now);
             if self.is_ready {
                 let actions = self.docket.tick(&self.cluster, now);
@@ -225,7 +265,7 @@ impl Agent {
         if !self.is_ready {
             return Instant::now() + TURN_INTERVAL;
         }
-        let now = Timestamp::now();
+        let now = self.now();
         let until =
             |due: Timestamp| Duration::try_from(due.duration_since(now)).unwrap_or_default();
         let wait = self.docket.deadline().map(until);
@@ -233,9 +273,14 @@ impl Agent {
         Instant::now() + wait.unwrap_or(TURN_INTERVAL).min(TURN_INTERVAL)
     }
 
+    /// What time it is, by a clock that nobody sets.
+    fn now(&self) -> Timestamp {
+        self.probe.clock.now()
+    }
+
     /// Hands over what the kernel saw.
     fn observed(&mut self, batch: &[Observation]) {
-        let now = Timestamp::now();
+        let now = self.now();
         for seen in batch {
             let action = self.docket.observed(seen);
             self.carry_out(action, now);
@@ -244,8 +289,9 @@ impl Agent {
 
     /// What is done once a second.
     async fn turn(&mut self) {
-        let now = Timestamp::now();
-        self.health.beat(now, self.source.is_synced());
+        let now = self.now();
+        self.health.beat(self.source.is_synced());
+        self.look_at_interfaces();
         let trouble = self.source.turn(&mut self.cluster, now).filter(|_| self.is_ready);
         self.report_troubles(trouble);
         match self.probe.connections.look(now) {
@@ -269,33 +315,16 @@ impl Agent {
         }
     }
 
-    fn interfaces_changed(&mut self, changes: Vec<Change>) {
-        for change in changes {
-            match change {
-                Change::Attached { name, .. } => tracing::info!(name, "attached"),
-                Change::Detached { index, name } => {
-                    tracing::info!(name, "detached");
-                    self.cluster.set_interface(index, None);
-                }
-                Change::Failed { name, reason, .. } => {
-                    self.degraded(&format!("interface {name} is not watched: {reason}"));
-                }
-                Change::Routes => {}
-            }
-        }
-        self.take_topology();
-    }
-
     /// Takes over what the kernel routes where.
     fn take_topology(&mut self) {
         let topology = self.probe.interfaces.topology();
-        let snapshot = self.cluster.snapshot();
+        let (snapshot, now) = (self.cluster.snapshot(), self.probe.clock.now());
         for (index, name) in topology.links() {
             let addresses: Vec<IpAddr> = topology.addresses(index).collect();
             // What is there when the agent starts is older than that.
             let since = match snapshot.node_facts().interface(index) {
                 Some(known) => known.since,
-                None => self.is_ready.then(Timestamp::now),
+                None => self.is_ready.then_some(now),
             };
             let interface = Interface { name: name.into(), addresses, since };
             self.cluster.set_interface(index, Some(interface));
@@ -305,7 +334,7 @@ impl Agent {
     }
 
     fn cluster_changed(&mut self) {
-        let now = Timestamp::now();
+        let now = self.now();
         let update = self.source.update(&mut self.cluster, now);
         if update.policies_changed && self.is_ready {
             self.docket.policies_changed(now);
@@ -320,7 +349,7 @@ impl Agent {
             return;
         }
         self.is_ready = true;
-        self.health.beat(now, self.source.is_synced());
+        self.health.beat(self.source.is_synced());
         self.read_gauges(now);
         self.report_ready();
     }
@@ -330,12 +359,16 @@ impl Agent {
         self.sinks.write(&outgoing.into());
     }
 
-    /// Decides and reports what is left.
+    /// Decides and reports what is left. Every wait in here has an end, so that it ends well within the
+    /// half minute that a pod has.
     async fn stop(mut self, why: String) {
+        // What is seen from here on would be in no account. First the counts, for whose exchange the
+        // kernel waits until no program runs any more; then what these have put into the ring.
+        self.probe.end_drops();
+        self.turn().await;
         let rest = self.probe.observations.rest();
         self.observed(&rest);
-        self.turn().await;
-        let now = Timestamp::now();
+        let now = self.now();
         let actions = self.docket.flush(&self.cluster, now);
         self.carry_out(actions, now);
         self.sinks.finish_without_records().await;
@@ -353,6 +386,16 @@ impl Agent {
         self.report_state(AgentState::Stopping { why, counts });
         self.sinks.finish().await;
     }
+}
+
+fn cannot(what: &str, error: &dyn std::error::Error) -> (String, Ended) {
+    (format!("cannot {what}: {}", chain(error)), Ended::ForGood)
+}
+
+fn clock_was_set(by: SignedDuration) -> String {
+    let to = if by.is_negative() { "back" } else { "forward" };
+    let by = by.round(Unit::Second).unwrap_or(by);
+    format!("the clock of this node was set {to} by {:#}: starting again", by.abs())
 }
 
 /// What the agent must reach, where its address is known.

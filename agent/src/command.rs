@@ -26,7 +26,7 @@ use std::{
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 
-use self::messages::complain;
+use self::messages::{Manner, complain};
 pub use self::{asked::Asked, fix::NoFix};
 use crate::report::Record;
 #[cfg(feature = "agent")]
@@ -72,15 +72,16 @@ enum Command {
 }
 
 impl Command {
-    /// The least level of the messages that it writes, and whether they are JSON: where its records are.
-    fn messages(&self) -> (&'static str, bool) {
-        match self {
-            #[cfg(feature = "agent")]
-            Self::Agent(args) => ("info", args.log_format != Format::Text),
-            #[cfg(feature = "agent")]
-            Self::Heal(args) => ("info", args.log_format != Format::Text),
-            _ => ("warn", false),
+    /// How it writes messages: as JSON where its records are.
+    fn messages(&self) -> Manner {
+        #[cfg(feature = "agent")]
+        if let Self::Agent(agent::Args { log_format, .. })
+        | Self::Heal(heal::Args { log_format, .. }) = self
+        {
+            let is_json = *log_format != Format::Text;
+            return Manner { level: "info", is_json, is_queued: true };
         }
+        Manner { level: "warn", is_json: false, is_queued: false }
     }
 }
 
@@ -106,9 +107,14 @@ pub enum Outcome {
 
 /// Runs a command and says how it went, on standard error where it went wrong.
 pub fn run(cli: Cli) -> ExitCode {
-    let (level, is_json) = cli.command.messages();
-    messages::start(level, is_json);
-    let outcome = match cli.command {
+    messages::start(cli.command.messages());
+    let code = code_of(run_command(cli.command));
+    messages::finish();
+    code
+}
+
+fn run_command(command: Command) -> anyhow::Result<Outcome> {
+    match command {
         #[cfg(feature = "agent")]
         Command::Agent(args) => agent::run(args),
         Command::Explain(args) => explain::run(&args),
@@ -119,7 +125,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Heal(args) => heal::run(args),
         Command::Report(args) => report::run(&args),
         Command::Schema => schema(),
-    };
+    }
+}
+
+fn code_of(outcome: anyhow::Result<Outcome>) -> ExitCode {
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::from(1),

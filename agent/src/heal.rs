@@ -212,7 +212,7 @@ impl Task {
 
     /// Does what is due by now, if this one leads. `is_connected`: to most agents.
     async fn step(&mut self, now: Timestamp, is_connected: bool) {
-        self.health.beat(now, true);
+        self.health.beat(true);
         let changed = self.leads.has_changed().unwrap_or(false);
         let ledger = self.leads.borrow_and_update().clone();
         let Some(ledger) = ledger else {
@@ -239,7 +239,7 @@ impl Task {
         let mut next = Some(action);
         while let Some(action) = next.take() {
             // Each may take as long as the API server does.
-            self.health.beat(Timestamp::now(), true);
+            self.health.beat(true);
             match action {
                 Action::Examine { wanted, is_proposed } => {
                     let consents = self.consents(&wanted.case.between.namespaces()).await;

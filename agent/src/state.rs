@@ -6,19 +6,20 @@
 pub mod last_answers;
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use last_answers::AnswersError;
+use nix::libc::O_NONBLOCK;
 
 /// Only the agent's user may read who talked to whom.
 const MODE: u32 = 0o700;
 
-/// Written at the start, to find out whether anything can be.
-const PROBE: &str = ".writable";
+/// How the name of a file begins that is written at the start, to find out whether anything can be.
+const PROBE: &str = ".writable.";
 
 /// How the name of a file ends while it is written. An agent that is killed then leaves it behind.
 const UNFINISHED: &str = ".new";
@@ -30,6 +31,9 @@ pub enum StateError {
     /// There is something else than a folder.
     #[error("{} is not a folder", .0.display())]
     NoFolder(PathBuf),
+    /// There is something else than a file.
+    #[error("{} is not a file", .0.display())]
+    NoFile(PathBuf),
     /// The folder is missing and cannot be made.
     #[error("cannot make the folder {}", path.display())]
     Make {
@@ -93,8 +97,9 @@ impl StateDirectory {
             }
             Err(source) => return Err(StateError::Make { path, source }),
         }
-        let probe = path.join(PROBE);
-        let written = fs::write(&probe, []).and_then(|()| fs::remove_file(&probe));
+        // Under a name of its own: whatever else is there is not opened.
+        let probe = tempfile::Builder::new().prefix(PROBE).suffix(UNFINISHED).tempfile_in(&path);
+        let written = probe.and_then(tempfile::NamedTempFile::close);
         match written.and_then(|()| remove_unfinished(&path)) {
             Ok(()) => Ok(Self { path }),
             Err(source) => Err(StateError::Write { path, source }),
@@ -133,8 +138,11 @@ impl StateDirectory {
     /// There is one that cannot be read, or is larger.
     pub fn read(&self, name: &str, bytes_max: u64) -> Result<Option<Vec<u8>>, StateError> {
         let path = self.path.join(name);
-        let file = match File::open(&path) {
-            Ok(file) => file,
+        // Else to open a pipe that nobody writes to would take for ever.
+        let opened = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(&path);
+        let file = match opened.and_then(|file| Ok((file.metadata()?.is_file(), file))) {
+            Ok((true, file)) => file,
+            Ok((false, _)) => return Err(StateError::NoFile(path)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StateError::Read { path, source }),
         };
@@ -207,6 +215,25 @@ mod tests {
         assert_eq!(names, ["a.json"]);
         let permissions = fs::metadata(folder.path().join("a.json")).unwrap().permissions();
         assert_eq!(permissions.mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe =
+            |name| nix::unistd::mkfifo(&folder.path().join(name), nix::sys::stat::Mode::S_IRWXU);
+        for name in ["a.json", ".writable", ".a.json.new"] {
+            pipe(name).unwrap();
+        }
+        fs::create_dir(folder.path().join("b.json")).unwrap();
+        let state = StateDirectory::open(folder.path()).unwrap();
+        for name in ["a.json", "b.json"] {
+            let error = state.read(name, 9).unwrap_err();
+            assert!(matches!(error, StateError::NoFile(_)), "{error}");
+        }
+        // What is written takes its place.
+        state.write("a.json", b"one").unwrap();
+        assert_eq!(state.read("a.json", 9).unwrap().unwrap(), b"one");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The programs' clock and ours.
 
-use std::{fs, time::Duration};
+use std::{fs, io, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use nix::time::{ClockId, clock_gettime};
@@ -50,23 +50,34 @@ impl Boot {
     }
 }
 
-/// Reads the programs' times as wall-clock times.
-///
-/// The programs read the monotonic clock, which has no date. The difference is taken now and then,
-/// since the wall clock is set and slewed.
+/// Time as everything here measures it, which no one can set: the wall clock as it was when this was
+/// read, and from then on the monotonic clock, by which the programs note their times. Both are slewed
+/// alike; what is set is the wall clock alone.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
+pub struct Clock {
     /// The wall-clock time at which the monotonic clock was zero.
     zero: Timestamp,
 }
 
 impl Clock {
     /// As the clocks are now.
-    pub(crate) fn read() -> Result<Self, Error> {
-        let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC)
-            .map_err(|errno| Error::io("reading the clock")(errno.into()))?;
-        let ns = Duration::from(monotonic).as_nanos();
-        Ok(Self::new(Timestamp::now(), u64::try_from(ns).unwrap_or(u64::MAX)))
+    ///
+    /// # Errors
+    /// There is no monotonic clock.
+    pub fn read() -> Result<Self, Error> {
+        let monotonic = monotonic().map_err(Error::io("reading the clock"))?;
+        Ok(Self::new(Timestamp::now(), monotonic))
+    }
+
+    /// What time it is.
+    pub fn now(self) -> Timestamp {
+        // It was there when this was read.
+        monotonic().map_or_else(|_| Timestamp::now(), |monotonic| self.wall(monotonic))
+    }
+
+    /// By how much the wall clock was set since this was read: forward, or back where it is negative.
+    pub fn was_set_by(self) -> SignedDuration {
+        Timestamp::now().duration_since(self.now())
     }
 
     /// From both clocks, read at once.
@@ -90,6 +101,11 @@ impl Clock {
     }
 }
 
+fn monotonic() -> io::Result<u64> {
+    let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+    Ok(u64::try_from(Duration::from(monotonic).as_nanos()).unwrap_or(u64::MAX))
+}
+
 fn duration(ns: u64) -> SignedDuration {
     SignedDuration::from_nanos(i64::try_from(ns).unwrap_or(i64::MAX))
 }
@@ -108,6 +124,18 @@ mod tests {
             clock.wall_of(SinceBoot::from_secs(-4)),
             "2026-01-02T03:04:00Z".parse().unwrap()
         );
+    }
+
+    #[test]
+    fn time_goes_on_and_that_the_wall_clock_was_set_is_known() {
+        let hour = SignedDuration::from_hours(1);
+        let clock = Clock::read().unwrap();
+        let before = Clock { zero: clock.zero + hour };
+        for (clock, set_by) in [(clock, SignedDuration::ZERO), (before, -hour)] {
+            let first = clock.now();
+            assert!(clock.now() >= first);
+            assert!((clock.was_set_by() - set_by).abs() < SignedDuration::from_secs(1));
+        }
     }
 
     #[test]

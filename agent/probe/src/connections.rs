@@ -9,7 +9,7 @@ use std::{fs, io};
 use jiff::Timestamp;
 use whydrop_core::cluster::{Invalid, TableFull};
 
-use super::error::Error;
+use super::error::{Error, is_for_now};
 
 /// One line for each CPU, below a line of names; numbers are hexadecimal
 /// (`net/netfilter/nf_conntrack_standalone.c`, `ct_cpu_seq_show`).
@@ -54,6 +54,10 @@ impl Connections {
             return Ok(ConntrackNews::default());
         }
         let looked = self.read(now);
+        // Out of descriptors or memory, the next look reads them.
+        if looked.as_ref().is_err_and(is_for_now) {
+            return Ok(ConntrackNews::default());
+        }
         self.is_unreadable = looked.is_err();
         looked.map_err(Error::io("reading the counters of conntrack"))
     }

@@ -25,6 +25,9 @@ pub enum Error {
     /// The kernel's description is unlike what is known of kernels.
     #[error("cannot use this kernel's type information: {0}")]
     Btf(String),
+    /// Another agent watches this network namespace.
+    #[error("another whydrop agent already watches this network namespace; stop it first")]
+    Claimed,
     /// The process lacks capabilities that the probe needs.
     #[error(
         "watching the kernel needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; this process lacks {}", missing.join(", ")
@@ -110,6 +113,11 @@ impl Error {
 /// Whether an error is, or comes from, EPERM. Not EACCES: that is the verifier refusing a program.
 pub(crate) fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
     errno(error) == Some(libc::EPERM)
+}
+
+/// Whether an error may be over soon: no descriptor is free, or no memory.
+pub(crate) fn is_for_now(error: &(impl std::error::Error + 'static)) -> bool {
+    matches!(errno(error), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS))
 }
 
 /// The system's error at the bottom of a chain of them.

@@ -4,12 +4,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,
     os::fd::OwnedFd,
+    time::Duration,
 };
 
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        BtfTracePoint, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
         tc::{
             NlOptions, SchedClassifierLink, TcAttach, TcError, TcHandle, qdisc_add_clsact,
             qdisc_detach_program,
@@ -22,8 +23,8 @@ use tokio::io::unix::AsyncFd;
 
 use super::{
     config::Attach,
-    error::{Error, errno},
-    names::{FROM_POD, TO_POD},
+    error::{Error, errno, is_for_now},
+    names::{FROM_POD, KFREE_SKB, TO_POD},
     netlink, sys,
     topology::Topology,
 };
@@ -41,9 +42,17 @@ const FIRST: u16 = 1;
 /// leaves it to the kernel. Who has the same replaces the filter, and takes it away with his own.
 const HANDLE: TcHandle = TcHandle::new(0x7764, 0x7270);
 
-/// How often our filter is put in front again of one that another program put before it, on one
-/// interface. Beyond that the other program has its way.
+/// How often our programs are put in front again of one that was put before them, on one interface.
+/// Beyond that the other program has its way. So often it is reported as well that they were taken away.
 const DISPLACED_MAX: u32 = 8;
+
+/// In so many looks each interface is looked at once, so that a thousand of them are not one long wait
+/// for everything else.
+const LOOKS: u32 = 5;
+
+/// The hooks of tcx (`enum bpf_attach_type` in include/uapi/linux/bpf.h).
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
 
 /// Both programs, and where they are attached.
 const HOOKS: [(&str, TcAttachType); 2] =
@@ -57,14 +66,19 @@ const BURST_MAX: usize = 256;
 /// Owns the loaded object: when this is dropped, every program is detached.
 pub struct Interfaces {
     ebpf: Ebpf,
+    /// The kernel's numbers for our two programs, as tcx lists them.
+    ours: [u32; 2],
     how: Attach,
     changes: AsyncFd<OwnedFd>,
     topology: Topology,
     attached: BTreeMap<u32, Attached>,
-    /// How often others got before us, where they did.
+    /// How often others got before us, or took our programs away, where they did.
     displaced: BTreeMap<u32, u32>,
-    /// Where attaching failed and why, so as to be reported once.
+    /// Where attaching failed and why, so as to be reported once and tried again.
     failed: BTreeMap<u32, Unwatched>,
+    /// Changes were lost, and everything that is there could not be listed.
+    is_outdated: bool,
+    looks: u32,
     vanished: u64,
     relisted: u64,
 }
@@ -83,6 +97,9 @@ pub struct Unwatched {
     /// What the kernel answered.
     pub reason: String,
 }
+
+/// How long it takes until each interface was looked at, with a look a second.
+pub const LOOKED_AT: Duration = Duration::from_secs(LOOKS as u64);
 
 /// What happened to the interfaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +127,26 @@ pub enum Change {
         /// What the kernel answered.
         reason: String,
     },
+    /// A gateway is behind the interface now, so that it is taken for an uplink, and nobody watches it.
+    Uplink {
+        /// Interface index.
+        index: u32,
+        /// Interface name.
+        name: String,
+    },
+    /// Our programs were not where they had been attached, and are there again. What has passed in the
+    /// meantime, [`LOOKED_AT`] at most, was not seen by them.
+    Restored {
+        /// Interface name.
+        name: String,
+        /// Another program had been put before them; else they had been taken away.
+        was_behind: bool,
+    },
+    /// Others keep putting a program before ours, which is not put in front again.
+    Behind {
+        /// Interface name.
+        name: String,
+    },
     /// Addresses or routes changed: see [`Interfaces::topology`].
     Routes,
 }
@@ -127,20 +164,29 @@ impl Interfaces {
         let changes = netlink::subscribe()
             .and_then(sys::watch_socket)
             .map_err(Error::io("subscribing to changes of network interfaces"))?;
+        let number = |program| -> Result<u32, ProgramError> {
+            Ok(ebpf.program(program).ok_or(ProgramError::NotLoaded)?.info()?.id())
+        };
+        let ours = || Ok([number(FROM_POD)?, number(TO_POD)?]);
+        let ours = ours()
+            .map_err(|error: ProgramError| Error::kernel("reading a program's number", error))?;
         let mut interfaces = Self {
             ebpf,
+            ours,
             how,
             changes,
             topology: Topology::default(),
             attached: BTreeMap::new(),
             displaced: BTreeMap::new(),
             failed: BTreeMap::new(),
+            is_outdated: false,
+            looks: 0,
             vanished: 0,
             relisted: 0,
         };
         // After subscribing, so that nothing falls in between.
         interfaces.topology = listed()?;
-        interfaces.settle();
+        interfaces.settle(Failed::AreLeft);
         Ok(interfaces)
     }
 
@@ -151,7 +197,7 @@ impl Interfaces {
             let mut ready = self.changes.readable().await.map_err(Error::io(DOING))?;
             let mut routes = false;
             let mut touched = BTreeSet::new();
-            let mut is_drained = false;
+            let (mut is_drained, mut is_lost) = (false, false);
             for _ in 0..BURST_MAX {
                 match netlink::receive(ready.get_inner()) {
                     Ok(Some(messages)) => {
@@ -174,8 +220,7 @@ impl Interfaces {
                     }
                     Err(error) if netlink::is_overflow(&error) => {
                         self.relisted += 1;
-                        self.topology = listed()?;
-                        routes = true;
+                        (self.is_outdated, routes, is_lost) = (true, true, true);
                         touched.extend(self.attached.keys());
                     }
                     Err(error) => return Err(Error::io(DOING)(error)),
@@ -184,14 +229,58 @@ impl Interfaces {
             if is_drained {
                 ready.clear_ready();
             }
-            let mut changes = self.settle();
-            for index in touched {
-                changes.extend(self.keep(index));
+            if is_lost {
+                self.list()?;
+            }
+            let mut changes = self.settle(Failed::AreLeft);
+            if self.how == Attach::Clsact {
+                for index in touched {
+                    changes.extend(self.keep(index, Found::AtOnce));
+                }
             }
             changes.extend(routes.then_some(Change::Routes));
             if !changes.is_empty() {
                 return Ok(changes);
             }
+        }
+    }
+
+    /// Looks at what the kernel has attached, and puts back what is missing: to be called once a second.
+    /// Each interface has its turn within [`LOOKED_AT`]. Where attaching failed, or the kernel's list
+    /// could not be read, it is tried again.
+    ///
+    /// What others do to clsact the kernel reports, so that it is found at once; of tcx it reports nothing.
+    pub fn look(&mut self) -> Vec<Change> {
+        self.looks = self.looks.wrapping_add(1) % LOOKS;
+        let mut changes = Vec::new();
+        if self.looks == 0 {
+            if self.is_outdated && self.list().is_ok() && !self.is_outdated {
+                changes.push(Change::Routes);
+            }
+            changes.extend(self.settle(Failed::AreTriedAgain));
+        }
+        let due: Vec<u32> =
+            self.attached.keys().copied().filter(|index| index % LOOKS == self.looks).collect();
+        for index in due {
+            changes.extend(self.keep(index, Found::ByLooking));
+        }
+        changes
+    }
+
+    /// Lists everything there is, after changes were lost. Out of descriptors or memory, the next look
+    /// lists it.
+    fn list(&mut self) -> Result<(), Error> {
+        match listed() {
+            Ok(topology) => {
+                self.topology = topology;
+                self.is_outdated = false;
+                Ok(())
+            }
+            Err(error) if is_for_now(&error) => {
+                tracing::warn!("{}; it is tried again", chain(&error));
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -210,6 +299,18 @@ impl Interfaces {
         self.failed.values()
     }
 
+    /// Detaches the program that sees drops, wherever on the node.
+    pub(crate) fn end_drops(&mut self) {
+        let program = self.ebpf.program_mut(KFREE_SKB).and_then(|found| {
+            let program: Result<&mut BtfTracePoint, ProgramError> = found.try_into();
+            program.ok()
+        });
+        // Of a program that was not loaded there is nothing to detach.
+        if let Some(Err(error)) = program.map(BtfTracePoint::unload) {
+            tracing::debug!("no program to detach: {}", chain(&error));
+        }
+    }
+
     /// How interfaces are attached to.
     pub fn how(&self) -> Attach {
         self.how
@@ -226,79 +327,109 @@ impl Interfaces {
     }
 
     /// Attaches to what is a pod's and detaches from what is not.
-    fn settle(&mut self) -> Vec<Change> {
+    fn settle(&mut self, failed: Failed) -> Vec<Change> {
         let pods = self.topology.pods();
         let mut changes = Vec::new();
         let gone: BTreeSet<u32> =
             self.attached.keys().copied().filter(|index| !pods.contains(index)).collect();
         for index in gone {
             if let Some(Attached { name, .. }) = self.attached.remove(&index) {
-                changes.push(Change::Detached { index, name });
+                changes.push(match self.topology.is_uplink(index) {
+                    true => Change::Uplink { index, name },
+                    false => Change::Detached { index, name },
+                });
             }
         }
         self.failed.retain(|index, _| pods.contains(index));
         self.displaced.retain(|index, _| pods.contains(index));
         for index in pods {
-            if self.attached.contains_key(&index) || self.failed.contains_key(&index) {
-                continue;
-            }
-            let name = self.topology.name(index).unwrap_or_default().to_owned();
-            match self.attach(index) {
-                Ok(links) => {
-                    self.attached.insert(index, Attached { name: name.clone(), _links: links });
-                    changes.push(Change::Attached { index, name });
-                }
-                // Its removal is on the way to us.
-                Err(error) if is_gone(&error) => self.vanished += 1,
-                Err(error) => {
-                    let reason = why(self.how, &error);
-                    let unwatched = Unwatched { name: name.clone(), reason: reason.clone() };
-                    self.failed.insert(index, unwatched);
-                    changes.push(Change::Failed { index, name, reason });
-                }
+            let is_left = failed == Failed::AreLeft && self.failed.contains_key(&index);
+            if !self.attached.contains_key(&index) && !is_left {
+                changes.extend(self.watch(index));
             }
         }
         changes
     }
 
-    /// Attaches again where others have removed our filters or put theirs before them.
+    /// Attaches to an interface that is a pod's. That it failed as it did before is no news.
+    fn watch(&mut self, index: u32) -> Option<Change> {
+        let name = self.topology.name(index).unwrap_or_default().to_owned();
+        match self.attach(index) {
+            Ok(links) => {
+                self.failed.remove(&index);
+                self.attached.insert(index, Attached { name: name.clone(), _links: links });
+                Some(Change::Attached { index, name })
+            }
+            // Its removal is on the way to us.
+            Err(error) if is_gone(&error) => {
+                self.vanished += 1;
+                None
+            }
+            Err(error) => {
+                let reason = why(self.how, &error);
+                let unwatched = Unwatched { name: name.clone(), reason: reason.clone() };
+                let before = self.failed.insert(index, unwatched.clone());
+                (before != Some(unwatched)).then_some(Change::Failed { index, name, reason })
+            }
+        }
+    }
+
+    /// Attaches again where others have removed our programs or put theirs before them.
     ///
     /// Cilium before 1.16 removes all filters of a hook that it does not use itself, whenever it
     /// compiles a pod's programs.
-    fn keep(&mut self, index: u32) -> Option<Change> {
-        if self.how != Attach::Clsact || !self.attached.contains_key(&index) {
-            return None;
-        }
-        match place(index) {
+    fn keep(&mut self, index: u32, found: Found) -> Option<Change> {
+        let place = match self.place(index) {
             Ok(FilterPlace::First) => return None,
-            Ok(FilterPlace::Gone) => {}
-            Ok(FilterPlace::Behind) => {
-                let displaced = self.displaced.entry(index).or_default();
-                *displaced += 1;
-                if *displaced > DISPLACED_MAX {
-                    if *displaced == DISPLACED_MAX + 1 {
-                        tracing::warn!(
-                            index,
-                            "another program keeps attaching ahead of our filters, so some packets are not seen"
-                        );
-                    }
-                    return None;
-                }
-            }
+            Ok(place) => place,
+            // The next message says so.
+            Err(error) if is_gone(&error) => return None,
             Err(error) => {
-                tracing::warn!(%error, index, "cannot check whether our filters are in place");
+                tracing::warn!(error = %chain(&error), index, "cannot check whether our programs are in place");
                 return None;
             }
+        };
+        let was_behind = place == FilterPlace::Behind;
+        let displaced = self.displaced.entry(index).or_default();
+        *displaced += u32::from(was_behind || found == Found::ByLooking);
+        let times = *displaced;
+        if was_behind && times > DISPLACED_MAX {
+            let name = self.attached.get(&index)?.name.clone();
+            return (times == DISPLACED_MAX + 1).then_some(Change::Behind { name });
         }
-        // What is left of them is detached first, because it has the same handle.
+        // What is left of them is detached first: packets would count twice, and filters have the same
+        // handle.
         let Attached { name, .. } = self.attached.remove(&index)?;
-        let changes = self.settle();
-        if self.attached.contains_key(&index) {
-            tracing::debug!(name, "attached again beside others");
-            return None;
+        match self.watch(index) {
+            Some(Change::Attached { .. }) => {
+                tracing::info!(name, "attached again beside others");
+                let is_news = found == Found::ByLooking && times <= DISPLACED_MAX;
+                is_news.then_some(Change::Restored { name, was_behind })
+            }
+            // Failed, or gone by now, as the next message will say.
+            other => other,
         }
-        // Failed, or gone by now, as the next message will say.
-        changes.into_iter().find(|change| matches!(change, Change::Failed { .. }))
+    }
+
+    /// Where our programs are among those of an interface.
+    fn place(&self, index: u32) -> io::Result<FilterPlace> {
+        if self.how == Attach::Clsact {
+            return place_of_filters(index);
+        }
+        let [from_pod, to_pod] = self.ours;
+        // On the way to the pod ours run last, and need not: who comes later is nearer to the pod.
+        let (ingress, egress) =
+            (sys::programs_at(index, BPF_TCX_INGRESS)?, sys::programs_at(index, BPF_TCX_EGRESS)?);
+        Ok(match ingress.iter().position(|number| *number == from_pod) {
+            Some(at) if egress.contains(&to_pod) => {
+                if at == 0 {
+                    FilterPlace::First
+                } else {
+                    FilterPlace::Behind
+                }
+            }
+            _ => FilterPlace::Gone,
+        })
     }
 
     fn attach(&mut self, index: u32) -> Result<[SchedClassifierLink; 2], ProgramError> {
@@ -344,16 +475,34 @@ impl fmt::Debug for Interfaces {
     }
 }
 
-/// Where our filters are among those of an interface.
+/// What becomes of interfaces that could not be attached to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Failed {
+    AreLeft,
+    AreTriedAgain,
+}
+
+/// How it was found that our programs are not in place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// The kernel reported a change, so that hardly a packet passed meanwhile.
+    AtOnce,
+    /// It was looked at.
+    ByLooking,
+}
+
+/// Where our programs are among those of an interface.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum FilterPlace {
+    /// Before all others on the way from the pod; of filters also on the way to it.
     First,
-    /// One of them is not the first at its hook.
+    /// They are not.
     Behind,
     /// One of them is not there.
     Gone,
 }
 
-fn place(index: u32) -> io::Result<FilterPlace> {
+fn place_of_filters(index: u32) -> io::Result<FilterPlace> {
     let mut place = FilterPlace::First;
     for (_, hook) in HOOKS {
         let handles = netlink::filter_handles(index, TcHandle::from(hook).into())?;
@@ -404,7 +553,7 @@ fn why(how: Attach, error: &ProgramError) -> String {
     }
 }
 
-fn is_gone(error: &ProgramError) -> bool {
-    matches!(error, ProgramError::UnknownInterface { .. })
+fn is_gone(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(ProgramError::UnknownInterface { .. }))
         || matches!(errno(error), Some(libc::ENODEV | libc::ENXIO))
 }

@@ -12,6 +12,7 @@
 
 mod btf;
 mod capabilities;
+mod claim;
 mod clock;
 mod config;
 mod connections;
@@ -33,12 +34,13 @@ mod sys;
 mod topology;
 mod walk;
 
-pub use clock::{Boot, SinceBoot};
+pub use claim::Claim;
+pub use clock::{Boot, Clock, SinceBoot};
 pub use config::{Attach, Config};
 pub use connections::{Connections, ConntrackNews};
 pub use counters::{ByKind, Cost, KERNEL_DROP, KINDS, Totals};
 pub use error::Error;
-pub use interfaces::{Change, Interfaces, Unwatched};
+pub use interfaces::{Change, Interfaces, LOOKED_AT, Unwatched};
 pub use load::{Hook, Programs};
 pub use observations::Observations;
 pub use part::{Part, PartState};

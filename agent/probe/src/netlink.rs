@@ -9,7 +9,7 @@
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::{AsRawFd as _, OwnedFd},
     sync::Once,
 };
@@ -19,9 +19,9 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage},
+    address::{AddressAttribute, AddressHeader, AddressHeaderFlags, AddressMessage},
     link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType, RouteVia},
     tc::{TcHeader, TcMessage},
 };
 use nix::{
@@ -29,8 +29,10 @@ use nix::{
     libc,
     sys::socket::{
         AddressFamily as SocketFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType,
-        bind, recv, send, setsockopt, socket, sockopt::RcvBuf,
+        bind, recv, send, setsockopt, socket,
+        sockopt::{RcvBuf, ReceiveTimeout},
     },
+    sys::time::{TimeVal, TimeValLike as _},
 };
 
 use super::filters::{self, Filter};
@@ -41,6 +43,10 @@ const MESSAGE_BYTES: usize = 32 * 1024;
 /// Room for a burst of changes, such as a node's pods all starting: some thousand messages. More
 /// is not lost either: the kernel says that it overflowed, and everything is listed again.
 const BUFFER_BYTES: usize = 1 << 20;
+
+/// How long the kernel may take to write the next part of a listing. It does so when it is asked, if need be
+/// after other changes of interfaces: within seconds where thousands come and go.
+const DUMP_SECONDS: i64 = 10;
 
 /// Changes that are subscribed to (include/uapi/linux/rtnetlink.h).
 const GROUPS: i32 = libc::RTMGRP_LINK
@@ -55,7 +61,7 @@ const GROUPS: i32 = libc::RTMGRP_LINK
 pub(crate) enum Message {
     Link { index: u32, link: Link },
     LinkGone { index: u32 },
-    Address { index: u32, address: IpAddr, added: bool },
+    Address { index: u32, address: Own, added: bool },
     Route { route: Route, added: bool },
     Filter(Filter),
 }
@@ -71,6 +77,24 @@ pub(crate) struct Link {
     pub(crate) is_up: bool,
 }
 
+/// An address of an interface's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Own {
+    pub(crate) address: IpAddr,
+    /// How long the network's part of it is.
+    pub(crate) prefix: u8,
+    /// Somebody has set it, and it is not one that the kernel has made from what a router said.
+    pub(crate) is_set: bool,
+}
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Hop {
+    pub(crate) index: u32,
+    /// By way of whom; unspecified: of one with no address of ours.
+    pub(crate) gateway: Option<IpAddr>,
+}
+
 /// What the probe needs to know of a route.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Route {
@@ -82,8 +106,9 @@ pub(crate) struct Route {
     pub(crate) tos: u8,
     /// Distinguishes routes that are else alike.
     pub(crate) priority: u32,
-    /// Interfaces it leads to, and whether by a gateway.
-    pub(crate) hops: Vec<(u32, bool)>,
+    /// Whether the kernel has it from a packet: of anyone who sends a router's advertisement.
+    pub(crate) is_advertised: bool,
+    pub(crate) hops: Vec<Hop>,
 }
 
 /// A socket for changes, in the network namespace of the thread that opens it.
@@ -143,6 +168,7 @@ pub(crate) fn filter_handles(index: u32, parent: u32) -> io::Result<Vec<u32>> {
 
 /// Asks for a listing, and reads it to its end.
 fn dump(socket: &OwnedFd, what: RouteNetlinkMessage) -> io::Result<Vec<Message>> {
+    setsockopt(socket, ReceiveTimeout, &TimeVal::seconds(DUMP_SECONDS))?;
     let mut request = NetlinkMessage::from(what);
     request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let mut buffer = vec![0; MESSAGE_BYTES];
@@ -156,7 +182,8 @@ fn dump(socket: &OwnedFd, what: RouteNetlinkMessage) -> io::Result<Vec<Message>>
     Ok(messages)
 }
 
-fn open(flags: SockFlag, groups: u32) -> io::Result<OwnedFd> {
+/// A socket that has joined these groups.
+pub(crate) fn open(flags: SockFlag, groups: u32) -> io::Result<OwnedFd> {
     let socket = socket(SocketFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
     Ok(socket)
@@ -223,7 +250,7 @@ fn message_of(message: RouteNetlinkMessage) -> Option<Message> {
         DelLink(link) => Some(Message::LinkGone { index: link.header.index }),
         NewAddress(address) | DelAddress(address) => {
             let index = address.header.index;
-            Some(Message::Address { index, address: own_address(&address)?, added })
+            Some(Message::Address { index, address: own(&address)?, added })
         }
         NewRoute(route) | DelRoute(route) => Some(Message::Route { route: route.into(), added }),
         _ => None,
@@ -253,13 +280,17 @@ impl From<LinkMessage> for Link {
 }
 
 /// An interface's own address: on a point-to-point link, `IFA_ADDRESS` is the peer's.
-fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+fn own(message: &AddressMessage) -> Option<Own> {
     let addresses = message.attributes.iter().filter_map(|attribute| match attribute {
         AddressAttribute::Address(address) => Some((false, *address)),
         AddressAttribute::Local(address) => Some((true, *address)),
         _ => None,
     });
-    addresses.max_by_key(|(is_local, _)| *is_local).map(|(_, address)| address)
+    let (_, address) = addresses.max_by_key(|(is_local, _)| *is_local)?;
+    let AddressHeader { prefix_len: prefix, flags, .. } = message.header;
+    // Of IPv4 the kernel makes none, and a DHCP client's are no more lasting than a router's.
+    let is_set = address.is_ipv4() || flags.contains(AddressHeaderFlags::Permanent);
+    Some(Own { address, prefix, is_set })
 }
 
 impl From<RouteMessage> for Route {
@@ -271,9 +302,13 @@ impl From<RouteMessage> for Route {
             prefix: header.destination_prefix_length,
             tos: header.tos,
             priority: 0,
+            is_advertised: matches!(
+                header.protocol,
+                RouteProtocol::Ra | RouteProtocol::IcmpRedirect
+            ),
             hops: Vec::new(),
         };
-        let is_indirect = has_gateway(&attributes);
+        let gateway = gateway_of(&attributes);
         for attribute in attributes {
             match attribute {
                 RouteAttribute::Destination(RouteAddress::Inet(address)) => {
@@ -282,11 +317,12 @@ impl From<RouteMessage> for Route {
                 RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
                     route.destination = Some(address.into());
                 }
-                RouteAttribute::Oif(index) => route.hops.push((index, is_indirect)),
+                RouteAttribute::Oif(index) => route.hops.push(Hop { index, gateway }),
                 RouteAttribute::MultiPath(hops) => {
-                    let hops = hops.iter();
-                    let hops = hops.map(|hop| (hop.interface_index, has_gateway(&hop.attributes)));
-                    route.hops.extend(hops);
+                    route.hops.extend(hops.iter().map(|hop| Hop {
+                        index: hop.interface_index,
+                        gateway: gateway_of(&hop.attributes),
+                    }));
                 }
                 RouteAttribute::Priority(priority) => route.priority = priority,
                 RouteAttribute::Table(table) => route.table = table,
@@ -297,10 +333,17 @@ impl From<RouteMessage> for Route {
     }
 }
 
-fn has_gateway(attributes: &[RouteAttribute]) -> bool {
-    attributes
-        .iter()
-        .any(|attribute| matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_)))
+fn gateway_of(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(address))
+        | RouteAttribute::Via(RouteVia::Inet(address)) => Some(IpAddr::from(*address)),
+        RouteAttribute::Gateway(RouteAddress::Inet6(address))
+        | RouteAttribute::Via(RouteVia::Inet6(address)) => Some(IpAddr::from(*address)),
+        RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => {
+            Some(IpAddr::from(Ipv4Addr::UNSPECIFIED))
+        }
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -308,7 +351,7 @@ mod tests {
     use std::num::NonZero;
 
     use netlink_packet_core::{DefaultNla, DoneMessage, ErrorMessage, NetlinkHeader};
-    use netlink_packet_route::route::{RouteNextHop, RouteVia};
+    use netlink_packet_route::route::RouteNextHop;
     use proptest::prelude::*;
 
     use super::*;
@@ -364,6 +407,8 @@ mod tests {
         message.attributes = vec![AddressAttribute::Address(peer)];
         let alone = message.clone();
         message.attributes.push(AddressAttribute::Local(own));
+        message.header.prefix_len = 24;
+        let of = |address, prefix| Own { address, prefix, is_set: true };
         let messages = parsed([
             RouteNetlinkMessage::NewAddress(alone),
             RouteNetlinkMessage::DelAddress(message),
@@ -371,8 +416,8 @@ mod tests {
         assert_eq!(
             messages,
             [
-                Message::Address { index: 7, address: peer, added: true },
-                Message::Address { index: 7, address: own, added: false },
+                Message::Address { index: 7, address: of(peer, 0), added: true },
+                Message::Address { index: 7, address: of(own, 24), added: false },
             ]
         );
     }
@@ -389,7 +434,11 @@ mod tests {
             message.attributes.extend(attributes);
             parsed([RouteNetlinkMessage::NewRoute(message)])
         };
-        let leads = |hops| {
+        let leads = |hops: &[(u32, Option<&str>)]| {
+            let hop = |(index, gateway): &(u32, Option<&str>)| {
+                let gateway = gateway.map(|gateway| gateway.parse().unwrap());
+                Hop { index: *index, gateway }
+            };
             let route = Route {
                 table: 1000,
                 is_unicast: true,
@@ -397,16 +446,18 @@ mod tests {
                 prefix: 32,
                 tos: 0,
                 priority: 0,
-                hops,
+                is_advertised: false,
+                hops: hops.iter().map(hop).collect(),
             };
             vec![Message::Route { route, added: true }]
         };
         let oif = RouteAttribute::Oif(9);
         let gateway = RouteAttribute::Gateway(RouteAddress::Inet([10, 0, 0, 1].into()));
         let via = RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap()));
-        assert_eq!(route_of(vec![oif.clone()]), leads(vec![(9, false)]));
-        assert_eq!(route_of(vec![oif.clone(), gateway.clone()]), leads(vec![(9, true)]));
-        assert_eq!(route_of(vec![oif, via]), leads(vec![(9, true)]));
+        assert_eq!(route_of(vec![oif.clone()]), leads(&[(9, None)]));
+        let by_gateway = leads(&[(9, Some("10.0.0.1"))]);
+        assert_eq!(route_of(vec![oif.clone(), gateway.clone()]), by_gateway);
+        assert_eq!(route_of(vec![oif, via]), leads(&[(9, Some("fe80::1"))]));
 
         let hop = |interface_index, attributes| {
             let mut hop = RouteNextHop::default();
@@ -415,7 +466,7 @@ mod tests {
             hop
         };
         let paths = RouteAttribute::MultiPath(vec![hop(3, vec![gateway]), hop(4, vec![])]);
-        assert_eq!(route_of(vec![paths]), leads(vec![(3, true), (4, false)]));
+        assert_eq!(route_of(vec![paths]), leads(&[(3, Some("10.0.0.1")), (4, None)]));
     }
 
     #[test]

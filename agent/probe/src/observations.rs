@@ -78,6 +78,7 @@ impl Observations {
         maps: Maps,
         counters: Counters,
         reasons: HashMap<u32, Arc<str>>,
+        clock: Clock,
         log: Option<EbpfLogger<ToTracing>>,
     ) -> Result<Self, Error> {
         let Maps { ring, waiting, active, barrier, tallies, locations } = maps;
@@ -94,7 +95,7 @@ impl Observations {
             turned_at: ByKind::default(),
             is_settled: true,
             malformed: 0,
-            decoder: Decoder::new(Clock::read()?, reasons, names),
+            decoder: Decoder::new(clock, reasons, names),
             log,
         })
     }
@@ -155,7 +156,6 @@ impl Observations {
         if let Some(log) = &mut self.log {
             log.flush();
         }
-        self.decoder.clock = Clock::read()?;
         let (observed, _) = self.counters.packets()?;
         // A program adds to the totals before it counts. So it may be among the totals read here and
         // yet count after the exchange: only when a whole interval brought nothing is all drained.

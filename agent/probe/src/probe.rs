@@ -6,6 +6,7 @@ use whydrop_core::chain::chain;
 use whydrop_ebpf::{LOCATION_BYTES, Success, SuccessKey};
 
 use super::{
+    clock::Clock,
     config::{Attach, Config},
     connections::Connections,
     counters::Counters,
@@ -29,6 +30,8 @@ pub struct Probe {
     pub interfaces: Interfaces,
     /// When flows last got an answer.
     pub successes: Successes,
+    /// The time that all of these go by.
+    pub clock: Clock,
     /// Whether the kernel has room for new connections, and what it finds invalid.
     pub connections: Connections,
 }
@@ -40,6 +43,13 @@ impl Probe {
         let mut programs = Programs::load(config)?;
         programs.attach();
         programs.start(config.attach)
+    }
+}
+
+impl Probe {
+    /// Sees no more drops, so that those that were seen can be counted to the last. All else goes on.
+    pub fn end_drops(&mut self) {
+        self.interfaces.end_drops();
     }
 }
 
@@ -75,15 +85,18 @@ impl Programs {
                 Some((name, fd))
             })
             .collect();
+        let clock = Clock::read()?;
         Ok(Probe {
             observations: Observations::new(
                 maps,
                 Counters::new(counters, programs),
                 self.reasons,
+                clock,
                 log,
             )?,
             interfaces: Interfaces::new(self.ebpf, attach)?,
-            successes: Successes::new(successes),
+            successes: Successes::new(successes, clock),
+            clock,
             connections: Connections::default(),
             parts: self.parts,
         })

@@ -90,6 +90,7 @@ impl From<Success> for Answered {
 #[derive(Debug)]
 pub struct Successes {
     map: KernelHashMap<MapData, SuccessKey, Success>,
+    clock: Clock,
     before: HashMap<Flow, Remembered>,
 }
 
@@ -113,8 +114,8 @@ pub struct Answers {
 }
 
 impl Successes {
-    pub(crate) fn new(map: KernelHashMap<MapData, SuccessKey, Success>) -> Self {
-        Self { map, before: HashMap::new() }
+    pub(crate) fn new(map: KernelHashMap<MapData, SuccessKey, Success>, clock: Clock) -> Self {
+        Self { map, clock, before: HashMap::new() }
     }
 
     /// Takes what an agent before this one knew.
@@ -127,7 +128,7 @@ impl Successes {
     /// When each of these flows last got an answer; those that did as far as the table reaches back.
     ///
     /// # Errors
-    /// The table or the clock cannot be read.
+    /// The table cannot be read.
     pub fn last_of<'f>(
         &self,
         flows: impl IntoIterator<Item = &'f Flow>,
@@ -140,16 +141,15 @@ impl Successes {
     /// there is none); those that were as far as the table reaches back.
     ///
     /// # Errors
-    /// The table or the clock cannot be read.
+    /// The table cannot be read.
     pub fn worked_of(
         &self,
         flows: impl IntoIterator<Item = (Flow, Option<Timestamp>)>,
     ) -> Result<Vec<(Flow, Worked)>, Error> {
-        // Read once, however many flows there are.
-        let clock = Clock::read()?;
         let mut found = Vec::new();
         for (flow, since) in flows {
-            let worked = self.answered(&flow)?.and_then(|answered| answered.since(since, clock));
+            let answered = self.answered(&flow)?;
+            let worked = answered.and_then(|answered| answered.since(since, self.clock));
             found.extend(worked.map(|worked| (flow, worked)));
         }
         Ok(found)
@@ -193,7 +193,7 @@ impl Successes {
 
     /// The flows that got an answer at this time or later, in no order.
     pub fn since(&self, time: Timestamp) -> Result<Vec<(Flow, Timestamp)>, Error> {
-        let clock = Clock::read()?;
+        let clock = self.clock;
         let from = clock.monotonic(time);
         let mut found = Vec::new();
         self.each(|flow, success| {

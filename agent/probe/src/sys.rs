@@ -16,8 +16,12 @@ use tokio::io::unix::AsyncFd;
 
 /// include/uapi/linux/bpf.h
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_LOOKUP_AND_DELETE_BATCH: libc::c_long = 25;
+
+/// More programs than one hook may have (`BPF_MPROG_MAX` in include/linux/bpf_mprog.h).
+const PROGRAMS_MAX: usize = 64;
 
 /// How many entries one call may bring: a few calls for our largest map, some 100 KiB of memory.
 const BATCH: usize = 1024;
@@ -43,6 +47,23 @@ struct Batch {
     map: u32,
     element_flags: u64,
     flags: u64,
+}
+
+/// What the kernel reads, and writes, for the programs at a hook.
+#[repr(C)]
+#[derive(Default)]
+struct AttachedTo {
+    interface: u32,
+    hook: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    programs: u64,
+    count: u32,
+    pad: u32,
+    program_flags: u64,
+    links: u64,
+    link_flags: u64,
+    revision: u64,
 }
 
 /// Whether entries stay in a map that is read.
@@ -115,6 +136,28 @@ pub(crate) fn entries<K: Pod, V: Pod>(
         }
         from = to;
         is_first = false;
+    }
+}
+
+/// The numbers of the programs at a hook of an interface, in the order in which they run. aya asks for
+/// more of each, which takes `CAP_SYS_ADMIN`.
+pub(crate) fn programs_at(interface: u32, hook: u32) -> io::Result<Vec<u32>> {
+    let mut numbers = [0_u32; PROGRAMS_MAX];
+    let mut attributes = AttachedTo {
+        interface,
+        hook,
+        programs: address_mut(&mut numbers),
+        count: u32::try_from(PROGRAMS_MAX).unwrap_or(u32::MAX),
+        ..AttachedTo::default()
+    };
+    match bpf(BPF_PROG_QUERY, &mut attributes) {
+        Ok(()) => {
+            let count = usize::try_from(attributes.count).unwrap_or(0).min(PROGRAMS_MAX);
+            Ok(numbers[..count].to_vec())
+        }
+        // Nobody has attached anything to the interface.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
 }
 

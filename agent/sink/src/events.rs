@@ -27,7 +27,7 @@ use serde_json::json;
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
-    time::{Duration, MissedTickBehavior, interval, timeout},
+    time::{Duration, Instant, MissedTickBehavior, interval, timeout},
 };
 
 use super::{
@@ -47,7 +47,7 @@ pub const QUEUE_MAX: usize = 256;
 const REMEMBERED_MAX: usize = 1024;
 
 /// A series is written again at most this often.
-const SERIES_INTERVAL: SignedDuration = SignedDuration::from_secs(30);
+const SERIES_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The API server keeps Events for an hour (`--event-ttl`); one that has been quiet for half of it
 /// begins again.
@@ -79,6 +79,8 @@ pub struct Events {
     /// `None`: it has ended.
     writer: Option<JoinHandle<()>>,
     shed: Arc<AtomicU64>,
+    /// Notes that were taken in, and of which it is not known yet what they came to.
+    open: Arc<AtomicU64>,
 }
 
 impl Events {
@@ -90,18 +92,19 @@ impl Events {
     /// Starts the task that writes; it ends with the queue.
     pub fn start(client: Client, node: String, reason: String) -> Self {
         let (queue, notes) = mpsc::channel(QUEUE_MAX);
-        let shed = Arc::new(AtomicU64::new(0));
+        let (shed, open) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let writer = Writer {
             client,
             node,
             reason,
             shed: shed.clone(),
+            open: open.clone(),
             known: HashMap::new(),
             minute: (0, BTreeMap::new()),
             complaint: String::new(),
         };
         let writer = tokio::spawn(writer.run(notes));
-        Self { queue: Some(queue), writer: Some(writer), shed }
+        Self { queue: Some(queue), writer: Some(writer), shed, open }
     }
 
     /// Notes that wait to be written.
@@ -119,7 +122,10 @@ impl Sink for Events {
     /// Queues a note; where there is no room, it is counted as shed.
     fn write(&self, outgoing: &Outgoing) {
         let Outgoing::Note(note) = outgoing else { return };
+        // Before it is sent: it may be written at once.
+        self.open.fetch_add(1, Ordering::Relaxed);
         if self.queue.as_ref().is_none_or(|queue| queue.try_send((**note).clone()).is_err()) {
+            self.open.fetch_sub(1, Ordering::Relaxed);
             self.shed.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -142,9 +148,11 @@ impl Sink for Events {
         let writer = self.writer.take();
         Box::pin(async {
             let Some(mut writer) = writer else { return };
-            // What comes to nothing was counted by the task; what is cut off is not counted.
-            let _ = timeout(FINISH_WAIT, &mut writer).await;
-            writer.abort();
+            // What comes to nothing was counted by the task.
+            if timeout(FINISH_WAIT, &mut writer).await.is_err() {
+                writer.abort();
+                self.shed.fetch_add(self.open.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+            }
         })
     }
 }
@@ -167,6 +175,7 @@ struct Writer {
     node: String,
     reason: String,
     shed: Arc<AtomicU64>,
+    open: Arc<AtomicU64>,
     known: HashMap<String, WrittenEvent>,
     /// New Events in the current minute, by namespace.
     minute: (i64, BTreeMap<String, usize>),
@@ -176,7 +185,8 @@ struct Writer {
 /// An Event that was written, or was found to be there.
 struct WrittenEvent {
     namespace: String,
-    written: Timestamp,
+    /// When; `None`: its series is due.
+    written: Option<Instant>,
     last: Timestamp,
     /// Notes that its series does not count yet.
     uncounted: i32,
@@ -189,10 +199,13 @@ impl Writer {
         loop {
             tokio::select! {
                 note = notes.recv() => match note {
-                    Some(note) => self.take(note).await,
-                    None => return self.count(Timestamp::MAX).await,
+                    Some(note) => {
+                        self.take(note).await;
+                        self.open.fetch_sub(1, Ordering::Relaxed);
+                    }
+                    None => return self.count(None).await,
                 },
-                _ = turns.tick() => self.count(Timestamp::now()).await,
+                _ = turns.tick() => self.count(Some(Instant::now())).await,
             }
         }
     }
@@ -228,17 +241,21 @@ impl Writer {
             }
         }
         // One found is counted on at the next turn.
-        let written = if uncounted == 0 { at } else { Timestamp::MIN };
+        let written = (uncounted == 0).then(Instant::now);
         self.known.insert(name, WrittenEvent { namespace, written, last: at, uncounted });
     }
 
-    /// Writes the series of Events that were noted again.
-    async fn count(&mut self, now: Timestamp) {
+    /// Writes the series of Events that were noted again; `None`: all of them, as the last thing.
+    async fn count(&mut self, now: Option<Instant>) {
+        let is_due = |known: &WrittenEvent| match (now, known.written) {
+            (Some(now), Some(written)) => now.duration_since(written) > SERIES_INTERVAL,
+            _ => true,
+        };
         let due: Vec<_> = self
             .known
             .iter()
             .filter(|(_, known)| known.uncounted > 0)
-            .filter(|(_, known)| known.written < now - SERIES_INTERVAL)
+            .filter(|(_, known)| is_due(known))
             .map(|(name, known)| {
                 (name.clone(), known.namespace.clone(), known.last, known.uncounted)
             })
@@ -247,7 +264,7 @@ impl Writer {
             match self.add(&namespace, &name, last, uncounted).await {
                 Ok(()) => {
                     if let Some(known) = self.known.get_mut(&name) {
-                        known.written = Timestamp::now();
+                        known.written = Some(Instant::now());
                         known.uncounted -= uncounted;
                     }
                 }

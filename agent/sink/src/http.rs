@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -19,17 +19,16 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use jiff::Timestamp;
 use tokio::{
     net::TcpListener,
     sync::Semaphore,
-    time::{Duration, timeout},
+    time::{Duration, Instant, timeout},
 };
 
 use crate::metrics::{self, Metrics};
 
 /// The agent counts as dead if it has not reported for this long: it does so every second.
-const BEAT_SECONDS_MAX: i64 = 20;
+const BEAT_SECONDS_MAX: u64 = 20;
 
 /// A client that sends nothing for this long is disconnected.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -56,12 +55,14 @@ pub enum HttpError {
 }
 
 /// What the probes are answered from; written by the agent's task alone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Health(Arc<Beat>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Beat {
-    beat_second: AtomicI64,
+    began: Instant,
+    /// Seconds after it began: no clock that is set has to do with it.
+    last_second: AtomicU64,
     is_ready: AtomicBool,
 }
 
@@ -71,8 +72,7 @@ impl Health {
     /// # Errors
     /// The address cannot be bound.
     pub async fn start(address: Option<SocketAddr>, metrics: Metrics) -> Result<Self, HttpError> {
-        let health = Self::default();
-        health.beat(Timestamp::now(), false);
+        let health = Self::new(Instant::now());
         if let Some(address) = address {
             let listener = TcpListener::bind(address).await;
             let listener = listener.map_err(|source| HttpError::Bind { address, source })?;
@@ -81,14 +81,24 @@ impl Health {
         Ok(health)
     }
 
+    fn new(now: Instant) -> Self {
+        let (last_second, is_ready) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self(Arc::new(Beat { began: now, last_second, is_ready }))
+    }
+
     /// The agent's main loop runs, and is ready or not.
-    pub fn beat(&self, now: Timestamp, is_ready: bool) {
-        self.0.beat_second.store(now.as_second(), Ordering::Relaxed);
+    pub fn beat(&self, is_ready: bool) {
+        self.beat_at(Instant::now(), is_ready);
+    }
+
+    fn beat_at(&self, now: Instant, is_ready: bool) {
+        self.0.last_second.store((now - self.0.began).as_secs(), Ordering::Relaxed);
         self.0.is_ready.store(is_ready, Ordering::Relaxed);
     }
 
-    fn answer(&self, path: &str, now: Timestamp) -> (StatusCode, &'static str) {
-        let silent = now.as_second() - self.0.beat_second.load(Ordering::Relaxed);
+    fn answer(&self, path: &str, now: Instant) -> (StatusCode, &'static str) {
+        let last = self.0.last_second.load(Ordering::Relaxed);
+        let silent = (now - self.0.began).as_secs().saturating_sub(last);
         let is_alive = silent <= BEAT_SECONDS_MAX;
         match path {
             "/healthz" if is_alive => (StatusCode::OK, "ok\n"),
@@ -140,7 +150,7 @@ fn scraped(metrics: &Metrics) -> Response<Full<Bytes>> {
 }
 
 fn probed(health: &Health, path: &str) -> Response<Full<Bytes>> {
-    let (status, text) = health.answer(path, Timestamp::now());
+    let (status, text) = health.answer(path, Instant::now());
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = status;
     response
@@ -152,13 +162,14 @@ mod tests {
 
     #[test]
     fn ready_is_more_than_alive_and_neither_lasts_without_a_beat() {
-        let (health, now) = (Health::default(), Timestamp::UNIX_EPOCH);
+        let now = Instant::now();
+        let health = Health::new(now);
         let code = |path, now| health.answer(path, now).0.as_u16();
-        health.beat(now, false);
+        health.beat_at(now, false);
         assert_eq!((code("/healthz", now), code("/readyz", now)), (200, 503));
-        health.beat(now, true);
+        health.beat_at(now, true);
         assert_eq!((code("/healthz", now), code("/readyz", now)), (200, 200));
-        let later = now + jiff::SignedDuration::from_secs(60);
+        let later = now + Duration::from_secs(60);
         assert_eq!((code("/healthz", later), code("/readyz", later)), (503, 503));
         assert_eq!(code("/", now), 404);
     }

@@ -35,8 +35,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client as KubeClient};
 use tokio::{
-    sync::mpsc,
-    time::{Duration, sleep},
+    sync::{mpsc, oneshot},
+    time::{Duration, sleep, timeout},
 };
 
 use super::{
@@ -54,6 +54,9 @@ use whydrop_report::Record;
 
 /// How many records wait for a slow disk (about 3 kB each): as many as wait for a slow log.
 pub const QUEUE_MAX: usize = 1024;
+
+/// How long the agent's end waits for the thread: for the collector it waits itself, some seconds less.
+const FINISH_WAIT: Duration = Duration::from_secs(5);
 
 /// Its uid stands for the cluster's, by the semantic conventions of `k8s.cluster.uid`.
 const CLUSTER_NAMESPACE: &str = "kube-system";
@@ -83,8 +86,8 @@ pub struct Otlp {
     url: Uri,
     /// `None`: it was closed.
     queue: Option<mpsc::Sender<Arc<Record>>>,
-    /// `None`: it has ended.
-    thread: Option<thread::JoinHandle<()>>,
+    /// Says that the thread has ended; `None`: that was waited for.
+    ended: Option<oneshot::Receiver<()>>,
     counts: Arc<DeliveryCounts>,
     cluster: Arc<OnceLock<String>>,
 }
@@ -173,14 +176,17 @@ impl Otlp {
             .max_blocking_threads(1)
             .build()
             .map_err(OtlpError::Thread)?;
+        let (ends, ended) = oneshot::channel();
         let thread = thread::Builder::new().name("otlp".to_owned());
-        let thread = thread
+        thread
             .spawn(move || {
                 let courier = courier::Courier::new(options, client, counted, learnt);
                 runtime.block_on(courier.run(records));
+                // Nobody may be waiting any more.
+                let _ = ends.send(());
             })
             .map_err(OtlpError::Thread)?;
-        Ok(Self { url, queue: Some(queue), thread: Some(thread), counts, cluster })
+        Ok(Self { url, queue: Some(queue), ended: Some(ended), counts, cluster })
     }
 
     /// Learns which cluster this is, for the resource: asks until it is answered, in a task of its own.
@@ -265,14 +271,17 @@ impl Sink for Otlp {
     }
 
     /// Waits until everything queued is in the outbox, and until the collector has it or does not
-    /// take it; the latter for some seconds at most.
+    /// take it; for at most [`FINISH_WAIT`], should the disk not answer.
     fn finish(&mut self) -> BoxFuture<'_, ()> {
         self.queue = None;
-        let thread = self.thread.take();
+        let ended = self.ended.take();
         Box::pin(async {
-            if let Some(thread) = thread {
-                // A thread of the runtime's for calls that block, so that the wait blocks no other.
-                let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            let Some(ended) = ended else { return };
+            if timeout(FINISH_WAIT, ended).await.is_err() {
+                let left = self.counts.queued.load(Relaxed);
+                tracing::warn!(
+                    "the disk does not answer: {left} records for the collector are lost"
+                );
             }
         })
     }

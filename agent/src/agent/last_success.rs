@@ -1,7 +1,12 @@
 //! What one agent hands over to the next: which answers flows got.
 
+use std::path::Path;
+
 use futures_util::FutureExt as _;
-use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::{
+    task::{JoinError, JoinHandle, spawn_blocking},
+    time::{Duration, Instant, timeout},
+};
 use whydrop_core::chain::chain;
 
 use super::Agent;
@@ -9,6 +14,13 @@ use crate::{
     probe::{self, Answers, Boot, SinceBoot, Totals},
     state::{StateDirectory, StateError, last_answers},
 };
+
+/// How long the agent's start and its end wait for the folder. A disk that is there has read or written
+/// the few hundred kilobytes by then.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long a writing may be under way before that is reported: it is begun every ten seconds.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Why last answers cannot be handed over.
 #[derive(Debug, thiserror::Error)]
@@ -19,9 +31,29 @@ pub(super) enum LastSuccessError {
     /// The state directory cannot be read or written.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The thread that writes has failed.
+    /// The thread that reads or writes has failed.
     #[error(transparent)]
     Thread(#[from] JoinError),
+    /// The disk is not there, or is a network's.
+    #[error("the file system has not answered within {} s", .0.as_secs())]
+    Slow(Duration),
+}
+
+/// What a call comes to that may wait for a disk; the call may still be under way when this gives up.
+async fn within<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, LastSuccessError> + Send + 'static,
+) -> Result<T, LastSuccessError> {
+    let called = timeout(PATIENCE, spawn_blocking(call)).await;
+    called.map_err(|_| LastSuccessError::Slow(PATIENCE))??
+}
+
+/// The folder of the agent before this one and of the next; or why it cannot be had.
+pub(super) async fn open(directory: Option<&Path>) -> (Option<StateDirectory>, Option<String>) {
+    let Some(path) = directory.map(Path::to_path_buf) else { return (None, None) };
+    match within(move || Ok(StateDirectory::open(&path)?)).await {
+        Ok(state) => (Some(state), None),
+        Err(why) => (None, Some(not_saved(&why))),
+    }
 }
 
 /// Where last answers are kept, and what became of writing them.
@@ -33,6 +65,8 @@ pub(super) struct LastSuccess {
     written: Option<SinceBoot>,
     /// The writing that is under way, on a thread that may wait for a disk.
     writing: Option<JoinHandle<Result<(), StateError>>>,
+    /// When that was begun.
+    begun: Option<Instant>,
     /// Why the last writing failed; reported once, not each time.
     complaint: Option<String>,
     /// Entries evicted from the kernel's table, and earlier answers evicted here.
@@ -75,20 +109,26 @@ impl LastSuccess {
         let node = node.to_owned();
         let write = move || last_answers::write(&state, &node, &boot, &answers.of);
         self.writing = Some(spawn_blocking(write));
+        self.begun = Some(Instant::now());
         self.written = newest;
+    }
+
+    /// Whether a writing is under way, and for too long.
+    fn is_slow(&self) -> bool {
+        let is_slow = |begun: Instant| begun.elapsed() > WRITTEN_WITHIN;
+        self.writing.is_some() && self.begun.is_some_and(is_slow)
     }
 }
 
 impl Agent {
     /// Reads what the agent before this one knew.
-    pub(super) fn recall(&mut self) {
-        let Some(state) = &self.last_success.state else { return };
-        let read = || -> Result<_, LastSuccessError> {
-            Ok(last_answers::read(state, &self.node, &Boot::read()?)?)
-        };
-        match read() {
+    pub(super) async fn recall(&mut self) {
+        let Some(state) = self.last_success.state.clone() else { return };
+        let (folder, node) = (state.path().to_owned(), self.node.clone());
+        let read = move || Ok(last_answers::read(&state, &node, &Boot::read()?)?);
+        match within(read).await {
             Ok(answers) => {
-                let folder = state.path().display();
+                let folder = folder.display();
                 tracing::info!(%folder, answers = answers.len(), "read last answers of the agent before this one");
                 self.probe.successes.remember(answers);
             }
@@ -109,16 +149,17 @@ impl Agent {
             return;
         }
         match self.last_success.written() {
-            None => return,
+            None => {
+                if self.last_success.is_slow() {
+                    self.complain(&LastSuccessError::Slow(WRITTEN_WITHIN));
+                }
+                return;
+            }
             Some(Ok(())) => self.last_success.complaint = None,
             Some(Err(why)) => {
                 // Once more, with what has come since.
                 self.last_success.written = None;
-                let what = not_saved(&why);
-                if self.last_success.complaint.as_ref() != Some(&what) {
-                    self.degraded(&what);
-                    self.last_success.complaint = Some(what);
-                }
+                self.complain(&why);
             }
         }
         match Boot::read() {
@@ -127,15 +168,27 @@ impl Agent {
         }
     }
 
-    /// Saves everything once more, and waits for that.
+    fn complain(&mut self, why: &LastSuccessError) {
+        let what = not_saved(why);
+        if self.last_success.complaint.as_ref() != Some(&what) {
+            self.degraded(&what);
+            self.last_success.complaint = Some(what);
+        }
+    }
+
+    /// Saves everything once more, and waits for that, for twice [`PATIENCE`] at most.
     pub(super) async fn keep_last_success(&mut self, totals: &Totals) {
-        if let Some(writing) = self.last_success.writing.take() {
+        if let Some(writing) = &mut self.last_success.writing {
             // Its result does not matter: another writing follows.
-            let _ = writing.await;
+            if timeout(PATIENCE, writing).await.is_err() {
+                return self.degraded(&not_saved(&LastSuccessError::Slow(PATIENCE)));
+            }
+            self.last_success.writing = None;
         }
         self.keep_successes(totals);
         if let Some(writing) = self.last_success.writing.take() {
-            match joined(writing.await) {
+            let written = timeout(PATIENCE, writing).await;
+            match written.map_or(Err(LastSuccessError::Slow(PATIENCE)), joined) {
                 Ok(()) => tracing::info!("state saved"),
                 Err(why) => self.degraded(&not_saved(&why)),
             }

@@ -103,6 +103,7 @@ pub(super) fn account(totals: &Totals, account: &Account) -> BTreeMap<String, u6
         ("dropped packets to closed ports", account.refused),
         ("dropped packets muted", account.muted),
         ("dropped packets undecided", account.undecided),
+        ("dropped packets in reports", account.reported),
     ]
     .map(|(what, count)| (what.to_owned(), count))
     .into();

@@ -91,7 +91,7 @@ impl Agent {
 
     /// Reports what does not work, on both streams; the agent continues.
     pub(super) fn degraded(&self, what: &dyn Display) {
-        self.degraded_since(what, Timestamp::now());
+        self.degraded_since(what, self.now());
     }
 
     fn degraded_since(&self, what: &dyn Display, since: Timestamp) {
@@ -100,7 +100,7 @@ impl Agent {
     }
 
     pub(super) fn report_state(&self, state: AgentState) {
-        self.write(self.reporter.agent(Timestamp::now(), state));
+        self.write(self.reporter.agent(self.now(), state));
     }
 }
 

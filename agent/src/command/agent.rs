@@ -9,7 +9,7 @@ use whydrop_core::cluster::profile::Engine;
 
 use super::Outcome;
 use crate::{
-    agent::{self, Options},
+    agent::{self, Ended, Options},
     cluster::connect::KubeArgs,
     mute,
     probe::Attach,
@@ -94,13 +94,26 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         },
         state_directory: args.state_directory,
     };
-    // One thread: the agent is one task, and resident memory counts.
+    loop {
+        let options = options.clone();
+        let ended = run_to_end(async {
+            let shutdown = stop_signal()?;
+            Box::pin(agent::run(options, shutdown)).await
+        })?;
+        match ended {
+            Ended::ForGood => return Ok(Outcome::Done),
+            Ended::ToBeginAnew => {}
+        }
+    }
+}
+
+/// Runs what ends by itself, on one thread: it is one task, and resident memory counts. What still waits
+/// then, such as a call to a disk or a name server that does not answer, is left.
+pub(super) fn run_to_end<T>(task: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let shutdown = stop_signal()?;
-        Box::pin(agent::run(options, shutdown)).await
-    })?;
-    Ok(Outcome::Done)
+    let ended = runtime.block_on(task);
+    runtime.shutdown_background();
+    ended
 }
 
 /// Resolves to the signal that ends the process.

@@ -9,7 +9,7 @@ use whydrop_core::heal::{ENTRIES_MAX, SETTLE, Settings};
 
 use super::{
     Outcome,
-    agent::{host_name, stop_signal},
+    agent::{host_name, run_to_end, stop_signal},
 };
 use crate::{
     cluster::{agent_logs::SELECTOR, connect::KubeArgs},
@@ -115,8 +115,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         format: args.log_format,
         health: args.health_address,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    run_to_end(async {
         let shutdown = stop_signal()?;
         Box::pin(heal::run(options, shutdown)).await
     })?;

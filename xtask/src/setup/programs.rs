@@ -30,6 +30,7 @@ pub(super) const PROGRAMS: &[Program] = &[
         "ends the agent with its test, or takes rights from it",
         Need::Play,
     ),
+    row("prlimit", "util-linux", "takes an agent's descriptors from it", Need::Play),
     row("nsenter", "util-linux", "runs a client in a pod's namespaces", Need::Play),
     row("unshare", "util-linux", "makes the namespaces of a node", Need::Play),
     row("timeout", "coreutils", "bounds what a test runs", Need::Play),

@@ -152,7 +152,9 @@ impl Outbox {
                 let (since, event) = value.value();
                 let since = i64::try_from(since).ok();
                 let since = since.and_then(|since| Timestamp::from_millisecond(since).ok());
-                outbox.add(sequence.value(), since.unwrap_or_default(), event.len());
+                // By a clock that was set back since then it is of the future, and would stay.
+                let since = since.unwrap_or_default().min(Timestamp::now());
+                outbox.add(sequence.value(), since, event.len());
             }
         }
         write.commit()?;
