@@ -2,6 +2,7 @@
 //! real filter on a node of network namespaces. Needs root.
 
 mod churn;
+mod edges;
 mod facts;
 mod fixture;
 mod late;

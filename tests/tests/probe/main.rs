@@ -4,6 +4,8 @@
 
 mod cilium;
 mod clsact;
+mod kept;
+mod others;
 mod watch;
 
 use std::{
@@ -21,7 +23,7 @@ use watch::{DEADLINE, Watch};
 use whydrop::probe::{Attach, Change, Totals};
 use whydrop_core::{
     flow::{Flow, Protocol},
-    observation::{Fact, Observation, Rejection},
+    observation::{Fact, IN_POD, Observation, Rejection},
 };
 use whydrop_tests::world::{
     lab::{packet, server::raw},
@@ -418,7 +420,7 @@ fn drops_inside_a_pod_are_reported_if_they_were_handed_to_it() {
     }
     let seen = watch.observed("the drop", drops("NETFILTER_DROP"));
     assert_eq!((seen.flow.port, seen.delivered), (8081, true));
-    assert!(matches!(seen.fact, Fact::KernelDrop { interface: 0, .. }));
+    assert!(matches!(seen.fact, Fact::KernelDrop { interface: IN_POD, .. }));
     // What never left the pod is the pod's affair.
     assert!(watch.settled().observations.iter().all(|seen| seen.flow.port == 8081));
 }

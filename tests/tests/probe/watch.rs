@@ -134,6 +134,7 @@ impl Shared {
                 batch = interfaces.next() => changes = batch.expect("interfaces"),
                 _ = tick.tick() => {
                     is_round = true;
+                    changes = interfaces.look();
                     observed = observations.turn().await.expect("counts");
                 }
                 () = self.stop.notified() => {
