@@ -136,6 +136,7 @@ const HOUSE: &[Target] = &[
             "connections",  // conntrack's counters
             "filters",      // messages about tc filters
             "netlink",      // links, addresses, routes, filters
+            "claim",        // one agent on a node
             "topology",     // whose interfaces and addresses these are
             "interfaces",   // attaches to pods' veths
             "probe",        // all of it, started
