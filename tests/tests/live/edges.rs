@@ -59,7 +59,7 @@ fn node() -> Node {
 
 fn set_limit(agent: &Agent, descriptors: usize) {
     let mut command = Command::new("prlimit");
-    command.arg("--pid").arg(agent.pid().to_string()).arg(format!("--nofile={descriptors}"));
+    command.arg("--pid").arg(agent.pid().to_string()).arg(format!("--nofile={descriptors}:"));
     checked(&mut command).expect("a limit");
 }
 
