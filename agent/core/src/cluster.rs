@@ -268,6 +268,15 @@ impl Snapshot {
         self.objects.put(object, at);
     }
 
+    /// Puts an object back as it was before a change.
+    fn put_back(&mut self, object: Object) {
+        self.revision += 1;
+        match object {
+            Object::Pod(pod) => self.objects.put_pod_back(Arc::new(pod)),
+            object => self.objects.put(object, None),
+        }
+    }
+
     fn remove(&mut self, key: &Key, at: Timestamp) {
         self.revision += 1;
         self.objects.remove(key, at);

@@ -138,7 +138,7 @@ impl Undoable {
     pub fn undo(&self, snapshot: &mut Snapshot) {
         match &self.before {
             Before::Nothing => snapshot.remove(&self.change.object, self.change.at),
-            Before::Object(object) => snapshot.put(Object::clone(object), None),
+            Before::Object(object) => snapshot.put_back(Object::clone(object)),
             Before::Rollout(rollout) => rollout.undo(snapshot),
         }
     }

@@ -159,6 +159,20 @@ impl Objects {
         self.pods.insert_mut(name, pod);
     }
 
+    /// Puts a pod back as it was before a change. It held its addresses when it did: what was known of
+    /// that stays, also of one that another pod of its name has followed.
+    pub(super) fn put_pod_back(&mut self, pod: Arc<Pod>) {
+        let by = HeldBy::Pod(pod.clone());
+        for address in &pod.addresses {
+            let Some(holdings) = self.holdings.get(address) else { continue };
+            let mut holdings = holdings.clone();
+            let own = holdings.iter_mut().filter(|holding| holding.by.is_same_object(&by));
+            own.for_each(|holding| holding.by = by.clone());
+            self.holdings.insert_mut(*address, holdings);
+        }
+        self.pods.insert_mut((pod.namespace.clone(), pod.name.clone()), pod);
+    }
+
     /// Makes a node of what its own object and those of its network plugins say now. Without an object
     /// of its own there is none.
     fn renew_node(&mut self, name: &Arc<str>, at: Option<Timestamp>) {

@@ -1,0 +1,63 @@
+//! Who held an address at a time, where one pod after the other had it.
+
+use std::net::IpAddr;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+use whydrop_core::{
+    cluster::{
+        Cluster,
+        object::{Key, Kind},
+    },
+    kinds,
+};
+
+const START: i64 = 1_767_323_045;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(START).expect("a time") + SignedDuration::from_secs(seconds)
+}
+
+fn pod(cluster: &mut Cluster, name: &str, uid: &str, app: &str, seconds: i64) {
+    let object = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": name, "namespace": "shop", "uid": uid, "labels": { "app": app },
+            "creationTimestamp": at(seconds).to_string(),
+        },
+        "spec": { "nodeName": "worker", "containers": [] },
+        "status": { "podIPs": [{ "ip": "10.244.2.8" }] },
+    });
+    let row = kinds::named("v1", "Pod").expect("a kind");
+    let object = row.decode(object, "v1").expect("a pod").expect("a pod");
+    cluster.apply(object, Some(at(seconds)));
+}
+
+fn delete(cluster: &mut Cluster, name: &str, seconds: i64) {
+    let key = Key { kind: Kind::Pod, namespace: Some("shop".into()), name: name.into() };
+    cluster.delete(&key, at(seconds));
+}
+
+#[test]
+fn a_name_that_returns_gives_nobody_the_address_of_another() {
+    let address: IpAddr = "10.244.2.8".parse().expect("an address");
+    let mut cluster = Cluster::default();
+    cluster.history_begins(at(0));
+    pod(&mut cluster, "one", "a", "web", 10);
+    delete(&mut cluster, "one", 20);
+    pod(&mut cluster, "two", "b", "web", 30);
+    delete(&mut cluster, "two", 40);
+    pod(&mut cluster, "one", "c", "db", 50);
+    delete(&mut cluster, "one", 60);
+    pod(&mut cluster, "two", "d", "db", 70);
+    let held = |now: i64, then: i64| {
+        let past = cluster.history().past(&cluster.snapshot(), at(now)).snapshot;
+        let holder = past.resolve(address, Some(at(then)));
+        holder.pod().and_then(|pod| pod.uid.as_deref().map(str::to_owned))
+    };
+    for (then, uid) in [(15, "a"), (35, "b"), (55, "c"), (75, "d")] {
+        for now in (then..=80).step_by(5) {
+            assert_eq!(held(now, then).as_deref(), Some(uid), "at {then}, as known at {now}");
+        }
+    }
+}
