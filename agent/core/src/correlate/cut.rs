@@ -68,6 +68,12 @@ impl Correlator {
         self.cut_all(&keys, cut);
     }
 
+    /// Whether a flow is to be cut later than now.
+    pub fn is_cut_later(&self, flow: &Flow, now: Timestamp) -> bool {
+        let cuts = self.cuts.0.get(flow);
+        cuts.is_some_and(|cuts| cuts.last().is_some_and(|last| last.at > now))
+    }
+
     /// The flows that are open, each with when its first packet was seen.
     pub fn going_on(&self) -> impl Iterator<Item = (Flow, Timestamp)> {
         self.open.iter().map(|(key, open)| (key.flow, open.drop.evidence.first()))

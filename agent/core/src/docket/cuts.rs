@@ -70,8 +70,17 @@ impl Docket {
             let [then, explained] =
                 [&before, after].map(|snapshot| Explanation::of(snapshot, flow, dialled));
             if then != explained {
+                // One that was lifted a moment ago, and whose tail is still to come, takes over all the same.
+                let was_denied =
+                    then.denial.is_some() || self.correlator.is_cut_later(&flow, moment.now);
                 let is_to_service = matches!(now.destination.holder, Holder::Service(_));
-                let cut = cut(&then, &explained, is_to_service, moment.now);
+                let takes_over = was_denied && then.ends == explained.ends;
+                let cut = match (explained.denial, is_to_service) {
+                    (None, _) => lifted(moment.now),
+                    (Some(_), _) if takes_over => taken_over(moment.now),
+                    (Some(_), true) => begun(moment.now, SignedDuration::ZERO),
+                    (Some(_), false) => begun(moment.now, SEEN_WITHIN),
+                };
                 self.correlator.cut(&flow, cut, moment.now);
             }
         }
@@ -94,20 +103,21 @@ impl Docket {
     }
 }
 
-/// Where packets are cut whose explanation is seen to change now. A filter goes on for a moment by what was
-/// lifted, and by what is new a moment before that is seen. Where one denial takes over from another, it may
-/// be either for a moment, and a connect is cut in two only if packets of it were dropped well before that
-/// and well after.
-fn cut(then: &Explanation, now: &Explanation, is_to_service: bool, seen: Timestamp) -> Cut {
-    let (at, unclear) = match (&then.denial, &now.denial) {
-        (_, None) => (seen + TAIL, (seen, seen + TAIL)),
-        (Some(_), Some(_)) if then.ends == now.ends => (seen, (seen - TAIL, seen + TAIL)),
-        (_, Some(_)) => {
-            let lag = if is_to_service { SignedDuration::ZERO } else { SEEN_WITHIN };
-            (seen - lag, (seen - lag, seen - lag))
-        }
-    };
-    Cut { at, unclear, seen }
+/// A filter goes on for a moment by what was lifted.
+fn lifted(seen: Timestamp) -> Cut {
+    Cut { at: seen + TAIL, unclear: (seen, seen + TAIL), seen }
+}
+
+/// Where one denial takes over from another, it may be either for a moment: a connect is cut in two only if
+/// packets of it were dropped well before and well after.
+fn taken_over(seen: Timestamp) -> Cut {
+    Cut { at: seen, unclear: (seen - TAIL, seen + TAIL), seen }
+}
+
+/// A filter goes by what is new so long before that is seen.
+fn begun(seen: Timestamp, before: SignedDuration) -> Cut {
+    let at = seen - before;
+    Cut { at, unclear: (at, at), seen }
 }
 
 fn asked(snapshot: &Snapshot, flow: &Flow) -> Question {
