@@ -170,11 +170,13 @@ impl Open {
     }
 
     /// Goes on with what came after the cuts that are due, where nothing waits to be reported that was seen
-    /// clearly before.
+    /// clearly before; after a cut that nothing at all was seen clearly before, at once.
     fn pass_cuts(&mut self, now: Timestamp) {
         while let Some(Part { cut, .. }) = self.parts.first()
-            && cut.due() <= now
-            && !(self.news && cut.is_after(&self.drop.evidence))
+            && match cut.is_after(&self.drop.evidence) {
+                true => cut.due() <= now && !self.news,
+                false => cut.at <= now,
+            }
         {
             let part = self.parts.remove(0);
             if part.is_cut {
