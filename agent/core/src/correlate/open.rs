@@ -17,6 +17,9 @@ pub struct Cut {
     pub unclear: (Timestamp, Timestamp),
     /// When the change was seen: what came before the cut is judged as of before that.
     pub seen: Timestamp,
+    /// One denial takes over from another: what was reported before is not reported again for it, but in
+    /// its time, unless something came after.
+    pub takes_over: bool,
 }
 
 impl Cut {
@@ -130,7 +133,7 @@ impl Open {
     /// What is to be reported by now: all that no report had yet, up to a cut.
     pub(super) fn report(&mut self, now: Timestamp) -> Option<Drop> {
         self.pass_cuts(now);
-        let is_due = self.next <= now || self.parts.first().is_some_and(|p| p.cut.due() <= now);
+        let is_due = self.next <= now || self.cut_due().is_some_and(|due| due <= now);
         if !self.news || !is_due {
             return None;
         }
@@ -193,7 +196,15 @@ impl Open {
     /// When there is something to report, or to look at; `None`: not before more is seen.
     pub(super) fn next(&self) -> Option<Timestamp> {
         let report = Some(self.next).filter(|_| self.news);
-        let cut = self.parts.first().map(|part| part.cut.due());
-        [report, cut].into_iter().flatten().min()
+        [report, self.cut_due()].into_iter().flatten().min()
+    }
+
+    /// When what came before the first cut is reported, or passed where all of it was; `None`: not for the
+    /// cut.
+    fn cut_due(&self) -> Option<Timestamp> {
+        let part = self.parts.first()?;
+        let is_last = self.parts.iter().all(|part| part.evidence.is_none());
+        let may_wait = part.cut.takes_over && is_last && self.reported_at.is_some();
+        (!self.news || !may_wait).then(|| part.cut.due())
     }
 }

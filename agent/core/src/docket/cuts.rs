@@ -105,19 +105,19 @@ impl Docket {
 
 /// A filter goes on for a moment by what was lifted.
 fn lifted(seen: Timestamp) -> Cut {
-    Cut { at: seen + TAIL, unclear: (seen, seen + TAIL), seen }
+    Cut { at: seen + TAIL, unclear: (seen, seen + TAIL), seen, takes_over: false }
 }
 
 /// Where one denial takes over from another, it may be either for a moment: a connect is cut in two only if
 /// packets of it were dropped well before and well after.
 fn taken_over(seen: Timestamp) -> Cut {
-    Cut { at: seen, unclear: (seen - TAIL, seen + TAIL), seen }
+    Cut { at: seen, unclear: (seen - TAIL, seen + TAIL), seen, takes_over: true }
 }
 
 /// A filter goes by what is new so long before that is seen.
 fn begun(seen: Timestamp, before: SignedDuration) -> Cut {
     let at = seen - before;
-    Cut { at, unclear: (at, at), seen }
+    Cut { at, unclear: (at, at), seen, takes_over: false }
 }
 
 fn asked(snapshot: &Snapshot, flow: &Flow) -> Question {
