@@ -195,7 +195,7 @@ impl Open {
 
     /// When there is something to report, or to look at; `None`: not before more is seen.
     pub(super) fn next(&self) -> Option<Timestamp> {
-        let report = Some(self.next).filter(|_| self.news);
+        let report = self.news.then_some(self.next);
         [report, self.cut_due()].into_iter().flatten().min()
     }
 
