@@ -7,7 +7,7 @@ use serde_json::json;
 use whydrop_core::{
     cluster::{
         Cluster,
-        object::{Key, Kind},
+        object::{Key, Kind, Object},
     },
     kinds,
 };
@@ -19,6 +19,11 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn pod(cluster: &mut Cluster, name: &str, uid: &str, app: &str, seconds: i64) {
+    cluster.apply(object(name, uid, app, seconds), Some(at(seconds)));
+}
+
+/// That has the address since then.
+fn object(name: &str, uid: &str, app: &str, seconds: i64) -> Object {
     let object = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
@@ -29,8 +34,7 @@ fn pod(cluster: &mut Cluster, name: &str, uid: &str, app: &str, seconds: i64) {
         "status": { "podIPs": [{ "ip": "10.244.2.8" }] },
     });
     let row = kinds::named("v1", "Pod").expect("a kind");
-    let object = row.decode(object, "v1").expect("a pod").expect("a pod");
-    cluster.apply(object, Some(at(seconds)));
+    row.decode(object, "v1").expect("a pod").expect("a pod")
 }
 
 fn delete(cluster: &mut Cluster, name: &str, seconds: i64) {
@@ -59,5 +63,22 @@ fn a_name_that_returns_gives_nobody_the_address_of_another() {
         for now in (then..=80).step_by(5) {
             assert_eq!(held(now, then).as_deref(), Some(uid), "at {then}, as known at {now}");
         }
+    }
+}
+
+#[test]
+fn a_pod_whose_end_was_not_seen_is_gone_where_another_has_its_name() {
+    let address: IpAddr = "10.244.2.8".parse().expect("an address");
+    let mut cluster = Cluster::default();
+    for (name, uid, since, found) in
+        [("one", "a", 10, 15), ("two", "b", 30, 35), ("one", "c", 50, 55)]
+    {
+        cluster.apply_found(object(name, uid, "web", since), at(found));
+    }
+    let key = Key { kind: Kind::Pod, namespace: Some("shop".into()), name: "two".into() };
+    cluster.delete(&key, at(55));
+    for (then, uid) in [(20, "a"), (40, "b"), (60, "c")] {
+        let holder = cluster.snapshot().resolve(address, Some(at(then)));
+        assert_eq!(holder.pod().and_then(|pod| pod.uid.as_deref()), Some(uid), "at {then}");
     }
 }

@@ -146,12 +146,17 @@ impl Objects {
     fn put_pod(&mut self, pod: Arc<Pod>, at: Option<Timestamp>) {
         let name = (pod.namespace.clone(), pod.name.clone());
         if let Some(before) = self.pods.get(&name).cloned() {
-            for address in before.addresses.iter().filter(|a| !pod.addresses.contains(a)) {
-                self.end_holding(*address, &HeldBy::Pod(before.clone()), at);
+            // Another pod of its name was gone before this one began, whether that was seen or not.
+            let is_other = before.uid != pod.uid;
+            let until = pod.began().filter(|_| is_other).or(at);
+            for address in &before.addresses {
+                if is_other || !pod.addresses.contains(address) {
+                    self.end_holding(*address, &HeldBy::Pod(before.clone()), until);
+                }
             }
             for (address, by) in second_holdings(&before) {
-                if !second_holdings(&pod).any(|held| held == (address, by.clone())) {
-                    self.end_holding(address, &by, at);
+                if is_other || !second_holdings(&pod).any(|held| held == (address, by.clone())) {
+                    self.end_holding(address, &by, until);
                 }
             }
         }
