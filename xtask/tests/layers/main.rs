@@ -210,6 +210,7 @@ const HOUSE: &[Target] = &[
             "test",
             "differential",
             "churn",
+            "soak",
             "kernels",
             "fleet",
             "bench",
