@@ -5,13 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::{
-    budget,
-    cargo::{build, cargo},
-    lab,
-    plan::Plan,
-    setup::{Need, prepare, require_root},
-};
+use crate::{cargo::cargo, lab};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -25,12 +19,7 @@ pub(crate) struct Arguments {
 
 /// Sets up, builds and plays; what each agent holds is printed after each cluster.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    require_root("making network namespaces and loading eBPF programs")?;
-    let mut plan = Plan::default();
-    prepare(&mut plan, &[Need::Play, Need::Go, Need::Node])?;
-    plan.add(budget::PROGRAMS.name, build(), budget::PROGRAMS.cold);
-    lab::prepare_node(&mut plan)?;
-    plan.run()?;
+    lab::ready_node("making network namespaces and loading eBPF programs")?;
     let mut test = cargo(["test", "--quiet", "--package", "whydrop-tests", "--test", "fleet"]);
     let minutes = 60 * arguments.hours + arguments.minutes;
     test.env("WHYDROP_SOAK_MINUTES", minutes.to_string());
