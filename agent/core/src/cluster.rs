@@ -375,6 +375,9 @@ impl Cluster {
     /// Stores an object as a look-up found it. Of what was known before, it is seen when it differs;
     /// when it came to be so is not.
     pub fn apply_found(&mut self, object: Object, at: Timestamp) {
+        if let Object::Pod(pod) = &object {
+            self.snapshot.end_others(pod);
+        }
         let known = self.snapshot.object(&object.key()).is_some();
         if known {
             self.record_apply(&object, at, Learned::Later);

@@ -7,6 +7,7 @@ use serde_json::json;
 use whydrop_core::{
     cluster::{
         Cluster,
+        look_up::LookUp,
         object::{Key, Kind, Object},
     },
     kinds,
@@ -80,5 +81,23 @@ fn a_pod_whose_end_was_not_seen_is_gone_where_another_has_its_name() {
     for (then, uid) in [(20, "a"), (40, "b"), (60, "c")] {
         let holder = cluster.snapshot().resolve(address, Some(at(then)));
         assert_eq!(holder.pod().and_then(|pod| pod.uid.as_deref()), Some(uid), "at {then}");
+    }
+}
+
+/// Between when one was last looked up and when the next began, others may have had the address.
+#[test]
+fn nobody_is_known_to_have_had_an_address_when_nobody_was_looked_up() {
+    let address: IpAddr = "10.244.2.8".parse().expect("an address");
+    for name in ["one", "two"] {
+        let mut cluster = Cluster::default();
+        cluster.look_up_on_demand();
+        for (name, uid, since, found) in [("one", "a", 10, 15), (name, "b", 50, 55)] {
+            cluster.apply_found(object(name, uid, "web", since), at(found));
+            cluster.looked_up(address, LookUp { at: at(found), failed: None, scale: None });
+        }
+        for (then, uid) in [(12, Some("a")), (15, Some("a")), (30, None), (52, Some("b"))] {
+            let holder = cluster.snapshot().resolve(address, Some(at(then)));
+            assert_eq!(holder.pod().and_then(|pod| pod.uid.as_deref()), uid, "at {then}");
+        }
     }
 }

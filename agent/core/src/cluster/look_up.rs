@@ -7,9 +7,9 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Cluster, Name, Snapshot,
+    Cluster, HeldBy, Holding, Name, Snapshot,
     known_address::{Purpose, known_address},
-    object::{Scale, Workload},
+    object::{Pod, Scale, Workload},
     resolve::Holder,
 };
 
@@ -128,6 +128,29 @@ impl Snapshot {
             Some(_) => age <= AGAIN,
             None => age <= FRESH && then.is_none_or(|then| *at + SAME_MOMENT >= then),
         })
+    }
+
+    /// Ends what other pods are known to hold of a pod that was just found: when they went was not seen,
+    /// and from when they were last looked up until this one came others may have had their addresses.
+    pub(super) fn end_others(&mut self, found: &Pod) {
+        let name = (found.namespace.clone(), found.name.clone());
+        let before = self.objects.pods.get(&name).filter(|before| before.uid != found.uid).cloned();
+        let of_before = before.iter().flat_map(|before| &before.addresses);
+        let addresses: BTreeSet<IpAddr> = found.addresses.iter().chain(of_before).copied().collect();
+        for address in addresses {
+            let Some(last) = self.look_up_of(&address.into()).filter(|l| l.failed.is_none()) else {
+                continue;
+            };
+            let until = last.at + SAME_MOMENT;
+            let is_other = |holding: &&Holding| {
+                matches!(&holding.by, HeldBy::Pod(pod) if pod.uid != found.uid)
+                    && holding.until.is_none()
+            };
+            let others = self.holdings(address).iter().filter(is_other);
+            for by in others.map(|holding| holding.by.clone()).collect::<Vec<_>>() {
+                self.objects.end_holding(address, &by, Some(until));
+            }
+        }
     }
 
     /// Why an address that no object holds may still be held.
