@@ -7,7 +7,6 @@ use serde_json::json;
 use whydrop_core::{
     cluster::{
         Cluster,
-        look_up::LookUp,
         object::{Key, Kind, Object},
     },
     kinds,
@@ -78,7 +77,7 @@ fn a_pod_whose_end_was_not_seen_is_gone_where_another_has_its_name() {
     }
     let key = Key { kind: Kind::Pod, namespace: Some("shop".into()), name: "two".into() };
     cluster.delete(&key, at(55));
-    for (then, uid) in [(20, "a"), (40, "b"), (60, "c")] {
+    for (then, uid) in [(14, "a"), (34, "b"), (60, "c")] {
         let holder = cluster.snapshot().resolve(address, Some(at(then)));
         assert_eq!(holder.pod().and_then(|pod| pod.uid.as_deref()), Some(uid), "at {then}");
     }
@@ -90,14 +89,36 @@ fn nobody_is_known_to_have_had_an_address_when_nobody_was_looked_up() {
     let address: IpAddr = "10.244.2.8".parse().expect("an address");
     for name in ["one", "two"] {
         let mut cluster = Cluster::default();
-        cluster.look_up_on_demand();
         for (name, uid, since, found) in [("one", "a", 10, 15), (name, "b", 50, 55)] {
             cluster.apply_found(object(name, uid, "web", since), at(found));
-            cluster.looked_up(address, LookUp { at: at(found), failed: None, scale: None });
         }
         for (then, uid) in [(12, Some("a")), (15, Some("a")), (30, None), (52, Some("b"))] {
             let holder = cluster.snapshot().resolve(address, Some(at(then)));
             assert_eq!(holder.pod().and_then(|pod| pod.uid.as_deref()), uid, "at {then}");
         }
+    }
+}
+
+/// What a look-up finds otherwise than another did was as the other found it until then.
+#[test]
+fn a_service_that_is_found_changed_was_otherwise_when_it_was_found_before() {
+    let service = |port: u16| {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": { "name": "web", "namespace": "shop" },
+            "spec": { "clusterIP": "10.96.0.9", "ports": [{ "port": port }] },
+        });
+        let row = kinds::named("v1", "Service").expect("a kind");
+        row.decode(object, "v1").expect("a Service").expect("a Service")
+    };
+    let mut cluster = Cluster::default();
+    cluster.history_begins(at(0));
+    for (found, port) in [(10, 80), (20, 80), (30, 81)] {
+        cluster.apply_found(service(port), at(found));
+    }
+    for (then, port) in [(15, 80), (20, 80), (25, 81), (30, 81)] {
+        let past = cluster.history().past(&cluster.snapshot(), at(then)).snapshot;
+        let service = past.service("shop", "web").expect("a Service");
+        assert_eq!(service.ports[0].port, port, "at {then}");
     }
 }

@@ -7,9 +7,9 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Cluster, HeldBy, Holding, Name, Snapshot,
+    Cluster, HeldBy, Name, Snapshot,
     known_address::{Purpose, known_address},
-    object::{Pod, Scale, Workload},
+    object::{Key, Kind, Pod, Scale, Workload},
     resolve::Holder,
 };
 
@@ -83,6 +83,35 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Ends what other pods that were looked up are known to hold of a pod that was just found: when they
+    /// went was not seen, and from when they were last found until this one came others may have had
+    /// their addresses.
+    pub(super) fn end_others(&mut self, found: &Pod) {
+        let objects = &mut self.snapshot.objects;
+        let name = (found.namespace.clone(), found.name.clone());
+        let before = objects.pods.get(&name).filter(|before| before.uid != found.uid).cloned();
+        let of_before = before.iter().flat_map(|before| &before.addresses);
+        let addresses: BTreeSet<IpAddr> = found.addresses.iter().chain(of_before).copied().collect();
+        for address in addresses {
+            let holdings = objects.holdings.get(&address).into_iter().flatten();
+            let others = holdings.filter(|holding| holding.until.is_none()).filter_map(|holding| {
+                let HeldBy::Pod(pod) = &holding.by else { return None };
+                let last = self.found.get(&pod_key(pod)).filter(|_| pod.uid != found.uid)?;
+                Some((holding.by.clone(), *last + SAME_MOMENT))
+            });
+            for (by, until) in others.collect::<Vec<_>>() {
+                objects.end_holding(address, &by, Some(until));
+            }
+        }
+    }
+}
+
+fn pod_key(pod: &Pod) -> Key {
+    let Pod { namespace, name, .. } = pod;
+    Key { kind: Kind::Pod, namespace: Some(namespace.clone()), name: name.clone() }
+}
+
 impl Snapshot {
     /// Whether all pods of the cluster are listed, rather than this node's and those asked for.
     pub fn knows_all_pods(&self) -> bool {
@@ -128,29 +157,6 @@ impl Snapshot {
             Some(_) => age <= AGAIN,
             None => age <= FRESH && then.is_none_or(|then| *at + SAME_MOMENT >= then),
         })
-    }
-
-    /// Ends what other pods are known to hold of a pod that was just found: when they went was not seen,
-    /// and from when they were last looked up until this one came others may have had their addresses.
-    pub(super) fn end_others(&mut self, found: &Pod) {
-        let name = (found.namespace.clone(), found.name.clone());
-        let before = self.objects.pods.get(&name).filter(|before| before.uid != found.uid).cloned();
-        let of_before = before.iter().flat_map(|before| &before.addresses);
-        let addresses: BTreeSet<IpAddr> = found.addresses.iter().chain(of_before).copied().collect();
-        for address in addresses {
-            let Some(last) = self.look_up_of(&address.into()).filter(|l| l.failed.is_none()) else {
-                continue;
-            };
-            let until = last.at + SAME_MOMENT;
-            let is_other = |holding: &&Holding| {
-                matches!(&holding.by, HeldBy::Pod(pod) if pod.uid != found.uid)
-                    && holding.until.is_none()
-            };
-            let others = self.holdings(address).iter().filter(is_other);
-            for by in others.map(|holding| holding.by.clone()).collect::<Vec<_>>() {
-                self.objects.end_holding(address, &by, Some(until));
-            }
-        }
     }
 
     /// Why an address that no object holds may still be held.
