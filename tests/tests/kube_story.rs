@@ -135,8 +135,7 @@ fn a_healer_in_its_pods_hears_the_agents_and_heals() {
 /// The overlay with times that a test can wait for: how long a flow has to have worked before it was
 /// denied, and for how long a remedy is watched.
 fn of_seconds(built: String) -> String {
-    let times =
-        [("--min-worked=5m", "--min-worked=1s"), ("--watch-time=2m", "--watch-time=20s")];
+    let times = [("--min-worked=5m", "--min-worked=1s"), ("--watch-time=2m", "--watch-time=20s")];
     times.into_iter().fold(built, |built, (long, short)| {
         assert!(built.contains(long), "expected {long}: {built}");
         built.replace(long, short)

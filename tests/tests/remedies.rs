@@ -119,10 +119,17 @@ fn takes_nothing_away(probes: &[Probe], before: &Snapshot, after: &Snapshot, pla
     }
 }
 
+/// Every how manieth random cluster is taken, for the time that each takes; all where
+/// `WHYDROP_ALL_QUESTIONS` is set, and all that were made by hand.
+const EVERY: usize = 2;
+
 fn cases(file: &str) -> Vec<Value> {
+    let is_random = file != "traps.jsonl";
+    let is_part = is_random && std::env::var_os("WHYDROP_ALL_QUESTIONS").is_none();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance").join(file);
     let text = fs::read_to_string(&path).expect("the cases are part of the project");
-    text.lines().map(|line| serde_json::from_str(line).expect("a case")).collect()
+    let lines = text.lines().step_by(if is_part { EVERY } else { 1 });
+    lines.map(|line| serde_json::from_str(line).expect("a case")).collect()
 }
 
 fn is_beyond_help(verdict: &Verdict) -> bool {

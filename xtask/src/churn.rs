@@ -5,13 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 
-use crate::{
-    budget,
-    cargo::{build, cargo},
-    lab,
-    plan::Plan,
-    setup::{Need, prepare, require_root},
-};
+use crate::{cargo::cargo, lab};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -28,12 +22,7 @@ pub(crate) struct Arguments {
 
 /// Sets up, builds and plays; every difference is listed.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    require_root("making a node and loading eBPF programs")?;
-    let mut plan = Plan::default();
-    prepare(&mut plan, &[Need::Play, Need::Go, Need::Node])?;
-    plan.add(budget::PROGRAMS.name, build(), budget::PROGRAMS.cold);
-    lab::prepare_node(&mut plan)?;
-    plan.run()?;
+    lab::ready_node("making a node and loading eBPF programs")?;
     let mut test = cargo(["test", "--quiet", "--package", "whydrop-tests", "--test", "living"]);
     test.env("WHYDROP_CHURN_MINUTES", arguments.minutes.to_string());
     test.env("WHYDROP_CHURN_SEED", arguments.seed.to_string());

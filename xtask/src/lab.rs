@@ -59,6 +59,16 @@ pub(crate) fn prepare_node(plan: &mut Plan) -> Result<()> {
     prepare_parts(plan, &[API, NODE])
 }
 
+/// Sets up and builds all that plays before real enforcement, which takes root for this.
+pub(crate) fn ready_node(root_for: &str) -> Result<()> {
+    require_root(root_for)?;
+    let mut plan = Plan::default();
+    prepare(&mut plan, &[Need::Play, Need::Go, Need::Node])?;
+    plan.add(budget::PROGRAMS.name, build(), budget::PROGRAMS.cold);
+    prepare_node(&mut plan)?;
+    plan.run()
+}
+
 fn prepare_parts(plan: &mut Plan, all: &[Parts]) -> Result<()> {
     for (name, budget) in all {
         let mut command = lab()?;

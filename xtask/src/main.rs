@@ -17,6 +17,7 @@ mod lab;
 mod lint;
 mod plan;
 mod setup;
+mod soak;
 mod test;
 mod toolchain;
 
@@ -41,6 +42,8 @@ enum Job {
     Differential(differential::Arguments),
     /// Lets a whole node churn under clients, and holds their own account against what is reported.
     Churn(churn::Arguments),
+    /// Plays clusters on two nodes before the same agents for hours: nothing false, and no growth.
+    Soak(soak::Arguments),
     /// Boots other kernels, from the oldest that is supported to the newest, and plays scenarios there.
     Kernels(kernels::Arguments),
     /// Measures what whydrop costs, beside no watcher and beside bpftrace, in turn.
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Job::Test(arguments) => test::run(&arguments),
         Job::Differential(arguments) => differential::run(&arguments),
         Job::Churn(arguments) => churn::run(&arguments),
+        Job::Soak(arguments) => soak::run(&arguments),
         Job::Kernels(arguments) => kernels::run(&arguments),
         Job::Bench(arguments) => bench::run(&arguments),
         Job::FleetLoad(arguments) => fleet::run(&arguments),

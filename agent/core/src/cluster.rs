@@ -20,7 +20,7 @@ mod sync;
 mod templates;
 pub mod translate;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 use rpds::HashTrieMapSync;
@@ -268,6 +268,15 @@ impl Snapshot {
         self.objects.put(object, at);
     }
 
+    /// Puts an object back as it was before a change.
+    fn put_back(&mut self, object: Object) {
+        self.revision += 1;
+        match object {
+            Object::Pod(pod) => self.objects.put_pod_back(Arc::new(pod)),
+            object => self.objects.put(object, None),
+        }
+    }
+
     fn remove(&mut self, key: &Key, at: Timestamp) {
         self.revision += 1;
         self.objects.remove(key, at);
@@ -279,6 +288,8 @@ impl Snapshot {
 pub struct Cluster {
     snapshot: Snapshot,
     history: History,
+    /// When what is looked up, rather than followed, was last found.
+    found: HashMap<Key, Timestamp>,
     is_engine_given: bool,
 }
 
@@ -364,23 +375,30 @@ impl Cluster {
     }
 
     /// Stores an object as a look-up found it. Of what was known before, it is seen when it differs;
-    /// when it came to be so is not.
+    /// when it came to be so is not, only that it was otherwise when it was last found.
     pub fn apply_found(&mut self, object: Object, at: Timestamp) {
-        let known = self.snapshot.object(&object.key()).is_some();
+        if let Object::Pod(pod) = &object {
+            self.end_others(pod);
+        }
+        let key = object.key();
+        let known = self.snapshot.object(&key).is_some();
+        let last = self.found.insert(key, at);
         if known {
-            self.record_apply(&object, at, Learned::Later);
+            self.record_apply(&object, at, Learned::Later(last));
         }
         self.snapshot.put(object, known.then_some(at));
     }
 
     /// An object is gone.
     pub fn delete(&mut self, key: &Key, at: Timestamp) {
+        self.found.remove(key);
         self.record_delete(key, at);
         self.snapshot.remove(key, at);
     }
 
     /// An object that is not followed is of no use any more. Whether it is gone is not known.
     pub fn forget(&mut self, key: &Key, at: Timestamp) {
+        self.found.remove(key);
         self.snapshot.revision += 1;
         self.snapshot.objects.forget(key, at);
     }

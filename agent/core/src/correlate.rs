@@ -15,6 +15,7 @@ mod drop;
 mod evidence;
 mod fold;
 mod key;
+mod open;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -28,10 +29,12 @@ use crate::{
     observation::{AttemptId, Fact, Observation},
 };
 use attempt::{Added, Parts, Signs};
-use cut::Cut;
+use cut::Cuts;
 pub use drop::{Correlated, Drop, DropId, Folded};
 pub use evidence::{Evidence, EvidenceLevel, KernelDrops};
 use key::{Key, KeysOf, Manner};
+pub use open::Cut;
+use open::Open;
 
 /// How long after its last sign an attempt may still be answered: longer than the first SYN's
 /// retransmission timeout of 1 s (RFC 6298, 2.1), so that the second SYN has its chance.
@@ -117,7 +120,7 @@ pub struct Correlator {
     folded: HashMap<IpAddr, Folded>,
     folds_reported_at: Option<Timestamp>,
     /// Flows whose cause changed, and when: what their attempts sent before is reported by itself.
-    cuts: HashMap<Flow, Timestamp>,
+    cuts: Cuts,
     /// What is clear, and returned by the next tick.
     clear: Vec<Correlated>,
     account: Account,
@@ -126,16 +129,6 @@ pub struct Correlator {
 #[derive(Debug, Default)]
 struct Pending {
     signs: Signs,
-    due: Timestamp,
-}
-
-#[derive(Debug)]
-struct Open {
-    drop: Drop,
-    reported_at: Option<Timestamp>,
-    news: bool,
-    /// Where what explains it has changed: what comes after that is reported after what came before.
-    cut: Option<Cut>,
     due: Timestamp,
 }
 
@@ -184,7 +177,7 @@ impl Correlator {
 
     /// An open flow, as it was dropped, was last answered at this time.
     pub fn worked(&mut self, flow: &Flow, at: Timestamp) {
-        let has_recovered = |open: &Open| at.duration_since(open.drop.evidence.last()) >= RECOVERED;
+        let has_recovered = |open: &Open| at.duration_since(open.last()) >= RECOVERED;
         let recovered = |key: &Key| self.open.get(key).is_some_and(has_recovered);
         for key in self.open_of.as_is(flow).filter(recovered).collect::<Vec<_>>() {
             self.close_with_news(&key);
@@ -196,8 +189,8 @@ impl Correlator {
     /// been.
     pub fn conclude(&mut self, flow: &Flow) {
         for key in self.open_of.as_is(flow).collect::<Vec<_>>() {
-            let Some(open) = self.close_with_news(&key) else { continue };
-            if let Some(at) = open.reported_at.filter(|_| self.concluded.len() < OPEN_MAX) {
+            let reported_at = self.close_with_news(&key);
+            if let Some(at) = reported_at.filter(|_| self.concluded.len() < OPEN_MAX) {
                 self.concluded.insert(key, at + REPORT_INTERVAL);
             }
         }
@@ -248,7 +241,7 @@ impl Correlator {
         self.concluded.retain(|_, due| *due > now);
         self.counted.retain(|_, counted| now.duration_since(counted.last) <= IDLE);
         self.counted_of.retain(|_, at| now.duration_since(*at) <= SETTLE * 2);
-        self.cuts.retain(|_, at| now.duration_since(*at) <= COPIES);
+        self.cuts.forget(now);
         while let Some((due, key)) = self.open_due.first().copied().filter(|(due, _)| *due <= now) {
             self.open_due.remove(&(due, key));
             clear.extend(self.attend(&key, now).map(Correlated::Drop));
@@ -265,8 +258,8 @@ impl Correlator {
         for key in self.loose.keys().copied().collect::<BTreeSet<_>>() {
             self.settle_loose(&key, now);
         }
-        for key in self.open.keys().copied().collect::<Vec<_>>() {
-            self.reschedule(&key, now);
+        for key in self.open.keys().copied().collect::<BTreeSet<_>>() {
+            self.close_with_news(&key);
         }
         let mut clear = self.tick(now);
         clear.extend(self.drain_folds(now).into_iter().map(Correlated::Folded));
@@ -380,16 +373,14 @@ impl Correlator {
     fn settle(&mut self, attempt: &AttemptId, now: Timestamp) {
         let Some(pending) = self.pending.remove(attempt) else { return };
         self.release(attempt.source);
-        let cut = self.cut_of(&pending.signs);
-        let (before, after) = match cut {
-            Some(at) => pending.signs.split_at(at),
-            None => (Signs::default(), pending.signs),
-        };
-        let joined = self.join_all(attempt, before, now);
-        if let Some(at) = cut {
-            self.cut_all(&joined, at);
+        let mut signs = pending.signs;
+        for cut in self.cuts.of(&signs) {
+            let (before, after) = signs.split_at(cut.at);
+            let joined = self.join_all(attempt, before, now);
+            self.cut_all(&joined, cut);
+            signs = after;
         }
-        self.join_all(attempt, after, now);
+        self.join_all(attempt, signs, now);
     }
 
     /// Signs of an attempt join the drops that they are of: which.
@@ -499,38 +490,38 @@ impl Correlator {
         *self.of_source.entry(key.flow.source).or_default() += 1;
         self.open_of.insert(&key);
         let due = self.concluded.remove(&key).unwrap_or(now).max(now);
-        self.open.insert(key, Open { drop, reported_at: None, news: true, cut: None, due });
+        self.open.insert(key, Open::new(drop, due));
         self.open_due.insert((due, key));
     }
 
     fn add_to_open(&mut self, key: &Key, evidence: Evidence) {
-        let Some(open) = self.open.get_mut(key) else { return };
-        if let Some(cut) = open.cut.as_mut().filter(|cut| *evidence.latest().start() >= cut.at) {
-            return cut.add(evidence);
+        if let Some(open) = self.open.get_mut(key) {
+            open.add(evidence);
+            self.attend_when_due(key);
         }
-        open.drop.evidence.merge(evidence);
-        open.news = true;
-        let due = open.reported_at.map_or(open.due, |at| at + REPORT_INTERVAL);
-        let due = open.cut.as_ref().map_or(due, |cut| due.min(cut.due()));
-        self.reschedule(key, due);
     }
 
     /// Reports an open flow, or closes it.
     fn attend(&mut self, key: &Key, now: Timestamp) -> Option<Drop> {
         let open = self.open.get_mut(key)?;
         let report = open.report(now);
-        if open.news {
-            // What came after what explains it had changed.
-            self.reschedule(key, now);
+        if open.next().is_some() {
+            self.attend_when_due(key);
             return report;
         }
-        if report.is_none() && now.duration_since(open.drop.evidence.last()) >= IDLE {
+        if report.is_none() && now.duration_since(open.last()) >= IDLE {
             self.close(key);
             return None;
         }
-        let closes = open.drop.evidence.last() + IDLE;
+        let closes = open.last() + IDLE;
         self.reschedule(key, closes.max(now + GRACE));
         report
+    }
+
+    fn attend_when_due(&mut self, key: &Key) {
+        if let Some(due) = self.open.get(key).and_then(Open::next) {
+            self.reschedule(key, due);
+        }
     }
 
     fn close(&mut self, key: &Key) -> Option<Open> {
@@ -541,15 +532,12 @@ impl Correlator {
         Some(open)
     }
 
-    /// Closes an open flow, and reports what no report had yet.
-    fn close_with_news(&mut self, key: &Key) -> Option<Open> {
-        let mut open = self.close(key)?;
+    /// Closes an open flow, and reports what no report had yet: when it was reported before.
+    fn close_with_news(&mut self, key: &Key) -> Option<Timestamp> {
+        let open = self.close(key)?;
         let reported_at = open.reported_at;
-        while let Some(report) = open.report(Timestamp::MIN) {
-            self.clear.push(Correlated::Drop(report));
-        }
-        open.reported_at = reported_at;
-        Some(open)
+        self.clear.extend(open.rest().into_iter().map(Correlated::Drop));
+        reported_at
     }
 
     fn reschedule(&mut self, key: &Key, due: Timestamp) {

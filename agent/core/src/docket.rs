@@ -45,7 +45,7 @@ use crate::{
         look_up::Query,
         resolve::{Endpoint, Holder},
     },
-    correlate::{self, Correlated, Correlator, Drop, Evidence, Folded},
+    correlate::{self, Correlated, Correlator, Drop, Evidence, EvidenceLevel, Folded},
     diagnosis::{Class, Diagnosis, reason::has_arrived, to_look_up},
     flow::{Answer, Flow, Worked},
     incident::{IncidentBook, JudgedDrop},
@@ -445,13 +445,18 @@ impl Docket {
     }
 
     /// Whether a drop that no policy explains, and that is not reported yet, was answered after its
-    /// last sign, none of its attempts having failed: it was late, and not lost.
+    /// last sign, none of its attempts having failed: it was late, and not lost. What this kernel dropped was
+    /// late only to its own attempts: where others were answered, or a pod that has the address next did,
+    /// it is lost.
     fn is_answered(&self, drop: &Drop, class: Class, answers: &[(Flow, Worked)]) -> bool {
         let is_held = matches!(class, Class::OutOfSync | Class::NotPolicy | Class::CannotTell);
-        // Another way by which the same was dialled says nothing of this one.
-        let own = answers.iter().filter(|(flow, _)| *flow == drop.flow);
-        let by_table = own.map(|(_, worked)| worked.last).max();
         let by_now = self.correlator.evidence_of(drop).unwrap_or(&drop.evidence);
+        let rescued = by_now.rescued();
+        let may_be_late = drop.evidence.level() == EvidenceLevel::Unanswered
+            || (rescued > 0 && rescued >= by_now.attempts());
+        // Another way by which the same was dialled says nothing of this one.
+        let own = answers.iter().filter(|(flow, _)| may_be_late && *flow == drop.flow);
+        let by_table = own.map(|(_, worked)| worked.last).max();
         let has_ended = |evidence: &Evidence| {
             evidence.failed.is_some() || evidence.rejected.is_some() || evidence.is_reported()
         };

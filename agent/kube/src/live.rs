@@ -396,6 +396,9 @@ impl Live {
                         }
                     }
                 }
+                if matches!(sought, Query::Address(_) | Query::Service(_) | Query::ServicesOf(_)) {
+                    self.end_slices(cluster, &objects, now);
+                }
                 for object in objects {
                     cluster.apply_found(object, now);
                 }
@@ -417,6 +420,25 @@ impl Live {
         for key in keys {
             if !self.is_held(&key) {
                 cluster.forget(&key, now);
+            }
+        }
+    }
+
+    /// Takes out the `EndpointSlices` that Services which were found with all of theirs have no more,
+    /// whichever look-up found them earlier.
+    fn end_slices(&mut self, cluster: &mut Cluster, found: &[Object], now: Timestamp) {
+        let keys: Vec<Key> = found.iter().map(Object::key).collect();
+        for object in found {
+            let Object::Service(service) = object else { continue };
+            let snapshot = cluster.snapshot();
+            let known = snapshot.slices(service).map(|slice| Key {
+                kind: Kind::EndpointSlice,
+                namespace: Some(slice.namespace.clone()),
+                name: slice.name.clone(),
+            });
+            for key in known.filter(|key| !keys.contains(key)) {
+                cluster.delete(&key, now);
+                self.looked_up.values_mut().for_each(|(_, held)| held.retain(|own| *own != key));
             }
         }
     }

@@ -6,6 +6,7 @@ mod matrix;
 mod moments;
 mod service_matrix;
 mod services;
+mod soak;
 mod tenants;
 mod traps;
 

@@ -62,15 +62,13 @@ fn every_sort_of_service_is_what_kube_proxy_makes_of_it_with_nftables() {
 
 #[expect(clippy::print_stdout, reason = "what was played, for those who ask to see it")]
 fn play(backend: Backend, proxy: Mode, otherwise: RangeInclusive<u64>) {
-    let settings = Settings { backend, services: true, proxy, ..Settings::default() };
-    let mut fleet = Fleet::start(settings, &documents(&stage())).expect("a fleet");
-    let _outside = prepare(&fleet).expect("networks");
+    let (mut fleet, _outside) = start(backend, proxy).expect("a fleet");
     let seeds = seeds(otherwise).expect("WHYDROP_SEEDS");
     let (mut tally, mut sorts) = (Tally::default(), BTreeSet::new());
     for (number, seed) in (0..).zip(seeds.clone()) {
         let served = Served::generate(seed, FEATURES);
         sorts.extend(served.sorts());
-        tally += play_seed(&mut fleet, number, &served).unwrap_or_else(|error| panic!("{error:#}"));
+        tally += play_seed(&mut fleet, number, served).unwrap_or_else(|error| panic!("{error:#}"));
     }
     println!("{backend:?}, kube-proxy {proxy:?}: seeds {seeds:?}, {tally:?}");
     let missed: Vec<&Sort> = Sort::ALL.iter().filter(|sort| !sorts.contains(sort)).collect();
@@ -78,6 +76,14 @@ fn play(backend: Backend, proxy: Mode, otherwise: RangeInclusive<u64>) {
     let Tally { answered, dropped, rejected, reported, .. } = tally;
     let is_mixed = [answered, dropped, rejected, reported].iter().all(|count| *count > 0);
     assert!(is_mixed, "nothing to compare: {tally:?}");
+}
+
+/// Two nodes, and who speaks outside, for as long as what this returns is there.
+pub(crate) fn start(backend: Backend, proxy: Mode) -> Result<(Fleet, Speaking)> {
+    let settings = Settings { backend, services: true, proxy, ..Settings::default() };
+    let fleet = Fleet::start(settings, &documents(&stage()))?;
+    let outside = prepare(&fleet)?;
+    Ok((fleet, outside))
 }
 
 /// The nodes, and on each two pods by which it is seen how far Felix and kube-proxy are.
@@ -123,14 +129,32 @@ fn prepare(fleet: &Fleet) -> Result<Speaking> {
 }
 
 /// A case as it is, and again after a rollout of all its pods, before the same agents.
-fn play_seed(fleet: &mut Fleet, number: u16, served: &Served) -> Result<Tally> {
-    let mut agents: Vec<Agent> =
-        NODES.iter().map(|node| fleet.agent(node.name)).collect::<Result<_>>()?;
+fn play_seed(fleet: &mut Fleet, number: u16, served: Served) -> Result<Tally> {
+    let mut agents = agents(fleet)?;
+    let rounds = play_rounds(fleet, &mut agents, number, served)?;
+    end_and_compare(agents, &rounds)
+}
+
+/// An agent on each node.
+pub(crate) fn agents(fleet: &Fleet) -> Result<Vec<Agent>> {
+    NODES.iter().map(|node| fleet.agent(node.name)).collect()
+}
+
+/// A case, the `number`th of its fleet, and its rollout.
+pub(crate) fn play_rounds(
+    fleet: &mut Fleet,
+    agents: &mut [Agent],
+    number: u16,
+    served: Served,
+) -> Result<Vec<Round>> {
     let rolled = served.rolled();
-    let mut rounds = Vec::new();
-    for (round, served) in (0..).zip([served, &rolled]) {
-        rounds.push(Round::play(fleet, &mut agents, number * ROUNDS + round, served)?);
-    }
+    let rounds = (0..).zip([served, rolled]);
+    rounds.map(|(n, served)| Round::play(fleet, agents, number * ROUNDS + n, served)).collect()
+}
+
+/// Ends the agents that these rounds, in their order, were played before; the error is the first that
+/// they reported otherwise than it was.
+pub(crate) fn end_and_compare(agents: Vec<Agent>, rounds: &[Round]) -> Result<Tally> {
     let records: Vec<Vec<Value>> =
         agents.into_iter().map(Agent::stop_and_read).collect::<Result<_>>()?;
     let mut tally = Tally::default();
@@ -138,42 +162,37 @@ fn play_seed(fleet: &mut Fleet, number: u16, served: &Served) -> Result<Tally> {
         let end = rounds.get(number + 1).map_or(Timestamp::MAX, |next| next.began);
         let records: Vec<Vec<Value>> =
             records.iter().map(|records| round.own(records.iter(), end)).collect();
-        tally += compare(round.served, &round.expected, &round.outcomes, &records)
-            .with_context(|| format!("rollouts: {number}"))?;
+        tally += compare(&round.served, &round.expected, &round.outcomes, &records)
+            .with_context(|| format!("round {number}"))?;
         tally.checked += round.checked;
     }
     Ok(tally)
 }
 
 /// What came of a case while its pods were there.
-struct Round<'a> {
-    served: &'a Served,
+pub(crate) struct Round {
+    served: Served,
     expected: Vec<Expectation>,
     outcomes: Vec<Vec<Outcome>>,
     began: Timestamp,
     checked: usize,
 }
 
-impl<'a> Round<'a> {
-    fn play(
-        fleet: &mut Fleet,
-        agents: &mut [Agent],
-        canary: u16,
-        served: &'a Served,
-    ) -> Result<Self> {
+impl Round {
+    fn play(fleet: &mut Fleet, agents: &mut [Agent], canary: u16, served: Served) -> Result<Self> {
         let keys: Vec<String> =
             (0..served.pods.len()).map(|pod| served.name_of(Client::Pod(pod))).collect();
-        let _speaking = run_pods(fleet, served, &keys)?;
-        let services = put_in_force(fleet, canary, served)?;
+        let _speaking = run_pods(fleet, &served, &keys)?;
+        let services = put_in_force(fleet, canary, &served)?;
         // Before the first packet by more than a tick of the kernel's coarse clock.
         let began = Timestamp::now();
         let dump = fleet.kubectl()?.run(["get", READ, "--all-namespaces", "-o", "yaml"])?;
-        let expected = expectations(served, &snapshot(&dump)?);
-        let outcomes = dial_all(&networks(fleet, served, &keys)?, &served.probes(), &expected)?;
+        let expected = expectations(&served, &snapshot(&dump)?);
+        let outcomes = dial_all(&networks(fleet, &served, &keys)?, &served.probes(), &expected)?;
         let mut round = Self { served, expected, outcomes, began, checked: 0 };
         round.hear(agents)?;
-        round.checked = check(fleet, served, &round.expected, &dump)
-            .with_context(|| format!("seed {}", served.case.seed))?;
+        round.checked = check(fleet, &round.served, &round.expected, &dump)
+            .with_context(|| format!("seed {}", round.served.case.seed))?;
         fleet.delete(&json!({ "apiVersion": "v1", "kind": "List", "items": services }))?;
         for key in &keys {
             fleet.remove(key)?;
@@ -182,7 +201,8 @@ impl<'a> Round<'a> {
     }
 
     /// Listens to the agents until all that is expected was reported, or for so long: what is missing
-    /// then is found by who compares, with all about it.
+    /// then is found by who compares once more at the end, when what was late has come.
+    #[expect(clippy::print_stdout, reason = "what was late, for who waits")]
     fn hear(&self, agents: &mut [Agent]) -> Result<()> {
         let deadline = Instant::now() + REPORTS_WAIT;
         loop {
@@ -193,9 +213,13 @@ impl<'a> Round<'a> {
                 self.own(agent.records().iter().map(|heard| &heard.record), Timestamp::MAX)
             };
             let records: Vec<Vec<Value>> = agents.iter().map(of_agent).collect();
-            let is_all = compare(self.served, &self.expected, &self.outcomes, &records).is_ok();
-            if is_all || Instant::now() > deadline {
-                return Ok(());
+            match compare(&self.served, &self.expected, &self.outcomes, &records) {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > deadline => {
+                    println!("not within {REPORTS_WAIT:?}: {error:#}");
+                    return Ok(());
+                }
+                Err(_) => {}
             }
         }
     }

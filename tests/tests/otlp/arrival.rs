@@ -29,6 +29,10 @@ use crate::ARRIVAL;
 /// One of each kind of record.
 fn records() -> Vec<Record> {
     let records = Records::of("worker-1");
+    let mut drop = records.drop(0);
+    if let Record::Drop(record) = &mut drop {
+        (record.evidence.needed_again, record.evidence.connects) = (2, Some(5));
+    }
     let mut finding = records.drop(1);
     if let Record::Drop(record) = &mut finding {
         record.kind = DropKind::Finding;
@@ -55,7 +59,7 @@ fn records() -> Vec<Record> {
         AgentState::Muted { since: at("2026-01-02T02:04:00Z"), muted: Vec::new() },
         AgentState::Stopping { why: "SIGTERM".to_owned(), counts: counts() },
     ];
-    let mut all = vec![records.drop(0), finding, records.incident(0, 8)];
+    let mut all = vec![drop, finding, records.incident(0, 8)];
     all.extend(states.map(|state| records.agent(state)));
     all
 }

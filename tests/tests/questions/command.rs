@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Of each cluster about every how manieth denied packet is asked: the program reads it each time.
-const EVERY: usize = 40;
+const EVERY: usize = 80;
 
 /// What is printed, in comments and objects.
 struct Text {

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// About every how manieth denied packet of a conformance cluster is asked.
-const EVERY: usize = 8;
+const EVERY: usize = 16;
 
 /// Printed for a question, and the cluster that it was asked of.
 struct Remedied {

@@ -211,6 +211,7 @@ const HOUSE: &[Target] = &[
             "test",
             "differential",
             "churn",
+            "soak",
             "kernels",
             "fleet",
             "bench",

@@ -95,8 +95,19 @@ pub struct Change {
 pub(super) enum Learned {
     /// It was seen as it came, or soon after.
     AsItCame,
-    /// It was found out: it may have come at any time before.
-    Later,
+    /// It was found out: it may have come at any time since it was last found as it was before, or,
+    /// without that, ever.
+    Later(Option<Timestamp>),
+}
+
+impl Learned {
+    /// Whether it was so by this time already, as far as anybody can say, though it was seen after it.
+    fn was_so(self, by: Timestamp) -> bool {
+        match self {
+            Self::AsItCame => false,
+            Self::Later(after) => after.is_none_or(|after| after < by),
+        }
+    }
 }
 
 /// A change with what it takes to undo it.
@@ -138,7 +149,7 @@ impl Undoable {
     pub fn undo(&self, snapshot: &mut Snapshot) {
         match &self.before {
             Before::Nothing => snapshot.remove(&self.change.object, self.change.at),
-            Before::Object(object) => snapshot.put(Object::clone(object), None),
+            Before::Object(object) => snapshot.put_back(Object::clone(object)),
             Before::Rollout(rollout) => rollout.undo(snapshot),
         }
     }

@@ -7,9 +7,9 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Cluster, Name, Snapshot,
+    Cluster, HeldBy, Name, Snapshot,
     known_address::{Purpose, known_address},
-    object::{Scale, Workload},
+    object::{Key, Kind, Pod, Scale, Workload},
     resolve::Holder,
 };
 
@@ -81,6 +81,35 @@ impl Cluster {
             self.snapshot.other_changes += u64::from(is_news);
         }
     }
+}
+
+impl Cluster {
+    /// Ends what other pods that were looked up are known to hold of a pod that was just found: when they
+    /// went was not seen, and from when they were last found until this one came others may have had
+    /// their addresses.
+    pub(super) fn end_others(&mut self, found: &Pod) {
+        let objects = &mut self.snapshot.objects;
+        let name = (found.namespace.clone(), found.name.clone());
+        let before = objects.pods.get(&name).filter(|before| before.uid != found.uid).cloned();
+        let of_before = before.iter().flat_map(|before| &before.addresses);
+        let addresses: BTreeSet<IpAddr> = found.addresses.iter().chain(of_before).copied().collect();
+        for address in addresses {
+            let holdings = objects.holdings.get(&address).into_iter().flatten();
+            let others = holdings.filter(|holding| holding.until.is_none()).filter_map(|holding| {
+                let HeldBy::Pod(pod) = &holding.by else { return None };
+                let last = self.found.get(&pod_key(pod)).filter(|_| pod.uid != found.uid)?;
+                Some((holding.by.clone(), *last + SAME_MOMENT))
+            });
+            for (by, until) in others.collect::<Vec<_>>() {
+                objects.end_holding(address, &by, Some(until));
+            }
+        }
+    }
+}
+
+fn pod_key(pod: &Pod) -> Key {
+    let Pod { namespace, name, .. } = pod;
+    Key { kind: Kind::Pod, namespace: Some(namespace.clone()), name: name.clone() }
 }
 
 impl Snapshot {

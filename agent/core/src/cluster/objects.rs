@@ -146,17 +146,36 @@ impl Objects {
     fn put_pod(&mut self, pod: Arc<Pod>, at: Option<Timestamp>) {
         let name = (pod.namespace.clone(), pod.name.clone());
         if let Some(before) = self.pods.get(&name).cloned() {
-            for address in before.addresses.iter().filter(|a| !pod.addresses.contains(a)) {
-                self.end_holding(*address, &HeldBy::Pod(before.clone()), at);
+            // Another pod of its name was gone before this one began, whether that was seen or not.
+            let is_other = before.uid != pod.uid;
+            let until = pod.began().filter(|_| is_other).or(at);
+            for address in &before.addresses {
+                if is_other || !pod.addresses.contains(address) {
+                    self.end_holding(*address, &HeldBy::Pod(before.clone()), until);
+                }
             }
             for (address, by) in second_holdings(&before) {
-                if !second_holdings(&pod).any(|held| held == (address, by.clone())) {
-                    self.end_holding(address, &by, at);
+                if is_other || !second_holdings(&pod).any(|held| held == (address, by.clone())) {
+                    self.end_holding(address, &by, until);
                 }
             }
         }
         self.hold_as_pod(&pod, at);
         self.pods.insert_mut(name, pod);
+    }
+
+    /// Puts a pod back as it was before a change. It held its addresses when it did: what was known of
+    /// that stays, also of one that another pod of its name has followed.
+    pub(super) fn put_pod_back(&mut self, pod: Arc<Pod>) {
+        let by = HeldBy::Pod(pod.clone());
+        for address in &pod.addresses {
+            let Some(holdings) = self.holdings.get(address) else { continue };
+            let mut holdings = holdings.clone();
+            let own = holdings.iter_mut().filter(|holding| holding.by.is_same_object(&by));
+            own.for_each(|holding| holding.by = by.clone());
+            self.holdings.insert_mut(*address, holdings);
+        }
+        self.pods.insert_mut((pod.namespace.clone(), pod.name.clone()), pod);
     }
 
     /// Makes a node of what its own object and those of its network plugins say now. Without an object

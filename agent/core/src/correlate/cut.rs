@@ -2,63 +2,46 @@
 //!
 //! What came before is reported once all of it is known, and what came after it right after that.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use jiff::Timestamp;
 
 use super::{
-    Correlator, Drop, DropId, Evidence, GRACE, OPEN_MAX, Open, REPORT_INTERVAL, SETTLE,
-    attempt::Signs, key::Key,
+    COPIES, Correlator, Drop, DropId, GRACE, OPEN_MAX,
+    attempt::Signs,
+    key::Key,
+    open::{Cut, Open},
 };
 use crate::flow::Flow;
 
-/// A cut, and what came after it.
-#[derive(Debug)]
-pub(super) struct Cut {
-    pub(super) at: Timestamp,
-    after: Option<Evidence>,
-}
+/// Where flows were cut lately: attempts that are pending are cut as they are judged.
+#[derive(Debug, Default)]
+pub(super) struct Cuts(HashMap<Flow, BTreeSet<Cut>>);
 
-impl Cut {
-    /// When all that came before it is known: attempts are judged by then.
-    pub(super) fn due(&self) -> Timestamp {
-        self.at + SETTLE * 2
-    }
-
-    pub(super) fn add(&mut self, evidence: Evidence) {
-        match &mut self.after {
-            Some(after) => after.merge(evidence),
-            None => self.after = Some(evidence),
-        }
-    }
-}
-
-impl Open {
-    /// What no report had yet, if there is any: up to a cut, and afterwards what came after it, which is
-    /// news then.
-    pub(super) fn report(&mut self, now: Timestamp) -> Option<Drop> {
-        let report = self.news.then(|| self.drop.clone());
-        if self.news {
-            self.news = false;
-            // What comes after a cut is not to wait for its time.
-            let since = if self.cut.is_some() { now.checked_sub(REPORT_INTERVAL) } else { Ok(now) };
-            self.reported_at = since.ok();
-            self.drop.reported_packets = self.drop.evidence.kernel_packets();
-            self.drop.evidence.was_reported();
-        }
-        if let Some(after) = self.cut.take().and_then(|cut| cut.after) {
-            self.drop.evidence.merge(after);
-            self.news = true;
-        }
-        match report {
-            None if self.news => self.report(now),
-            report => report,
+impl Cuts {
+    /// In place of those that are yet to come.
+    fn insert(&mut self, flow: &Flow, cut: Cut, now: Timestamp) {
+        if self.0.len() < OPEN_MAX {
+            let cuts = self.0.entry(*flow).or_default();
+            cuts.retain(|known| known.at <= now);
+            cuts.insert(cut);
         }
     }
 
-    pub(super) fn unreported_packets(&self) -> u64 {
-        let after = self.cut.as_ref().and_then(|cut| cut.after.as_ref());
-        self.drop.unreported_packets() + after.map_or(0, Evidence::kernel_packets)
+    /// Forgets those that no pending attempt may be of.
+    pub(super) fn forget(&mut self, now: Timestamp) {
+        self.0.retain(|_, cuts| {
+            cuts.retain(|cut| now.duration_since(cut.at) <= COPIES);
+            !cuts.is_empty()
+        });
+    }
+
+    /// Those of an attempt's flows, the earliest first.
+    pub(super) fn of(&self, signs: &Signs) -> BTreeSet<Cut> {
+        signs.flows().filter_map(|flow| self.0.get(&flow)).flatten().copied().collect()
     }
 }
 
@@ -66,20 +49,29 @@ impl Correlator {
     /// The flows that have packets which no report has yet, with what was dialled for each where that
     /// differs.
     pub fn unreported(&self) -> BTreeSet<(Flow, Option<(IpAddr, u16)>)> {
-        let open = self.open.iter().filter(|(_, open)| open.news);
+        let open = self.open.iter().filter(|(_, open)| open.has_news());
         let open = open.map(|(key, _)| (key.flow, key.dialled));
         let pending = self.pending.values().flat_map(|pending| pending.signs.dropped_flows());
         open.chain(pending).collect()
     }
 
-    /// What explains the packets of a flow changes at this time: those before are reported by themselves,
-    /// soon, and those after it as soon as they are.
-    pub fn cut(&mut self, flow: &Flow, at: Timestamp) {
-        if self.cuts.len() < OPEN_MAX {
-            self.cuts.insert(*flow, at);
-        }
+    /// What explains the packets of a flow changes: those before are reported by themselves, soon, and those
+    /// after it as soon as they are.
+    pub fn cut(&mut self, flow: &Flow, cut: Cut, now: Timestamp) {
+        self.cuts.insert(flow, cut, now);
         let keys: Vec<Key> = self.open_of.as_is(flow).collect();
-        self.cut_all(&keys, at);
+        for key in &keys {
+            if let Some(open) = self.open.get_mut(key) {
+                open.withdraw(now);
+            }
+        }
+        self.cut_all(&keys, cut);
+    }
+
+    /// Whether a flow is to be cut later than now.
+    pub fn is_cut_later(&self, flow: &Flow, now: Timestamp) -> bool {
+        let cuts = self.cuts.0.get(flow);
+        cuts.is_some_and(|cuts| cuts.last().is_some_and(|last| last.at > now))
     }
 
     /// The flows that are open, each with when its first packet was seen.
@@ -94,7 +86,7 @@ impl Correlator {
         let keys = self.open_of.as_is(flow);
         let keys = keys.filter(|key| self.open.get(key).is_some_and(is_of_before));
         for key in keys.collect::<Vec<_>>() {
-            let after = self.open.get_mut(&key).and_then(|open| open.cut.take()?.after);
+            let after = self.open.get_mut(&key).and_then(|open| open.take_since(at));
             self.close_with_news(&key);
             if let Some(evidence) = after {
                 let id = DropId::of_key(&key, evidence.first());
@@ -105,18 +97,13 @@ impl Correlator {
         }
     }
 
-    /// When what explains the packets of an attempt changed that is pending; `None`: it did not.
-    pub(super) fn cut_of(&self, signs: &Signs) -> Option<Timestamp> {
-        signs.flows().filter_map(|flow| self.cuts.get(&flow).copied()).max()
-    }
-
     /// Cuts these drops, if they have what no report had yet.
-    pub(super) fn cut_all(&mut self, keys: &[Key], at: Timestamp) {
+    pub(super) fn cut_all(&mut self, keys: &[Key], cut: Cut) {
         for key in keys {
-            let Some(open) = self.open.get_mut(key).filter(|open| open.news) else { continue };
-            let cut = open.cut.get_or_insert(Cut { at, after: None });
-            let due = open.due.min(cut.due());
-            self.reschedule(key, due);
+            if let Some(open) = self.open.get_mut(key) {
+                open.cut(cut);
+                self.attend_when_due(key);
+            }
         }
     }
 }

@@ -86,6 +86,7 @@ pub struct Folded {
 
 /// What correlation comes to.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are drops, and none is kept")]
 pub enum Correlated {
     /// A flow is dropped, or keeps being dropped.
     Drop(Drop),

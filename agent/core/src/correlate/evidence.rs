@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::{Display, IntoStaticStr};
@@ -84,6 +84,8 @@ pub struct Evidence {
     latest: Option<(Timestamp, Timestamp)>,
     /// When the last packet was seen, or refused.
     packet: Option<Timestamp>,
+    /// Before when it is judged, where what explains it was seen to change then.
+    judged_before: Option<Timestamp>,
     /// Whether a report had some of it.
     is_reported: bool,
     /// `errno` of a connect that failed; 0: given up by the application.
@@ -282,10 +284,17 @@ impl Evidence {
 
     /// As of when it is judged: of its packets that no report had yet the last that this kernel dropped;
     /// where it dropped none, the last packet of all. That a connect ends in vain is later than both, and
-    /// no policy's doing.
+    /// no policy's doing. What is the tail of what a change ended is judged as of before that.
     pub fn judged_as_of(&self) -> Timestamp {
         let dropped = self.kernel_drops.iter().filter_map(|counted| counted.last).max();
-        dropped.or(self.packet).unwrap_or_else(|| self.last())
+        let last = dropped.or(self.packet).unwrap_or_else(|| self.last());
+        let before = self.judged_before.map(|seen| seen - SignedDuration::from_nanos(1));
+        before.map_or(last, |before| last.min(before))
+    }
+
+    /// It is judged as of before this time, if there is any.
+    pub(super) fn judge_before(&mut self, seen: Option<Timestamp>) {
+        self.judged_before = seen;
     }
 
     /// When the first packet was seen.

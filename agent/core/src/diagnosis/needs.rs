@@ -32,13 +32,19 @@ pub fn to_look_up(snapshot: &Snapshot, case: &Case<'_>, now: Timestamp) -> Vec<Q
     let Flow { destination, port, protocol, .. } = case.flow;
     if let Some(found) = service::find(snapshot, destination, port, protocol, case.at) {
         let backends = behind(snapshot, &found.service).into_iter();
-        let backends = backends.filter(|address| snapshot.is_missing(*address, None, now));
+        let backends = backends.filter(|address| snapshot.is_missing(*address, case.at, now));
         missing.extend(backends.map(Query::from));
     }
-    let services = services_of_rules(snapshot, case).into_iter().map(Query::Service);
-    let sought = services.chain(exposed(snapshot, case)).chain(former(snapshot, case));
-    let sought = sought.chain(situation::to_look_up(snapshot, case));
-    missing.extend(sought.filter(|sought| snapshot.is_fresh(sought, None, now) != Some(true)));
+    let of_rules = services_of_rules(snapshot, case).into_iter().chain(former(snapshot, case));
+    let (exposed, found) = exposed(snapshot, case);
+    // A Service is edited or made anew under its name: a drop is judged by the one of its time.
+    let of_then = of_rules.chain(found).map(|name| (Query::Service(name), case.at));
+    // All that are exposed are too many to be listed with each drop: whichever of them was found is
+    // looked up by its name.
+    let of_late = exposed.into_iter().chain(situation::to_look_up(snapshot, case));
+    let sought = of_then.chain(of_late.map(|sought| (sought, None)));
+    let old = sought.filter(|(sought, then)| snapshot.is_fresh(sought, *then, now) != Some(true));
+    missing.extend(old.map(|(sought, _)| sought));
     missing.sort_unstable();
     missing.dedup();
     missing
@@ -57,32 +63,32 @@ fn behind(snapshot: &Snapshot, service: &Service) -> Vec<IpAddr> {
 
 /// Of what was dropped on its way to an address that no Service has any more, whether the one that had it
 /// is gone.
-fn former(snapshot: &Snapshot, case: &Case<'_>) -> Option<Query> {
+fn former(snapshot: &Snapshot, case: &Case<'_>) -> Option<Name> {
     if !matches!(case.fate, Fate::Dropped(_)) {
         return None;
     }
     let service = service::former(snapshot, case.flow.destination, case.at)?;
-    Some(Query::Service((service.namespace.clone(), service.name.clone())))
+    Some((service.namespace.clone(), service.name.clone()))
 }
 
 /// Of what was dropped on its way to nobody in the cluster, or to a node: whether that is a Service's
-/// address or port, and, of a Service that was found so, what is behind it.
-fn exposed(snapshot: &Snapshot, case: &Case<'_>) -> Vec<Query> {
+/// address or port, and which Service was found so, for what is behind it.
+fn exposed(snapshot: &Snapshot, case: &Case<'_>) -> (Option<Query>, Option<Name>) {
     if !matches!(case.fate, Fate::Dropped(_)) {
-        return Vec::new();
+        return (None, None);
     }
     let Flow { destination, port, protocol, .. } = case.flow;
     let dialled = case.dialled.unwrap_or((destination, port));
     let end = snapshot.resolve(dialled.0, case.at);
     if end.known_address().is_some() {
-        return Vec::new();
+        return (None, None);
     }
     let service = service::find(snapshot, dialled.0, dialled.1, protocol, case.at);
     let name = service
         .filter(|found| !matches!(found.entry, Entry::Cluster))
         .map(|found| (found.service.namespace.clone(), found.service.name.clone()));
     let is_perhaps = matches!(end.holder, Holder::Outside | Holder::Node(_)) || name.is_some();
-    is_perhaps.then_some(Query::Exposed).into_iter().chain(name.map(Query::Service)).collect()
+    (is_perhaps.then_some(Query::Exposed), name)
 }
 
 /// The Services that policies name which may govern one of the ends.

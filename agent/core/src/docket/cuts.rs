@@ -1,7 +1,7 @@
 //! Where what explains packets changes, what was seen before is reported by itself: a report has packets
 //! of one cause, and of one pod at each end.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -13,9 +13,11 @@ use crate::{
         object::{Key, Kind},
         resolve::Holder,
     },
+    correlate::Cut,
     diagnosis::{Case, Fate, diagnose},
-    flow::Flow,
+    flow::{Direction, Flow},
     judgement::concerns,
+    policy::PolicyRef,
     service::RefusalKind,
     verdict::Question,
 };
@@ -24,8 +26,9 @@ use crate::{
 /// node has fewer that are dropped at a time, or a flood, whose parts nobody reads one by one.
 const EXAMINED_MAX: usize = 256;
 
-/// How long after a denial was seen to be lifted packets are still dropped by it: about as long as a watch
-/// takes at most, since the network plugin follows one as well.
+/// How long after a denial was seen to be lifted packets are still dropped by it, and how long before one
+/// that takes over is seen packets may be dropped by that already: about as long as a watch takes at most,
+/// since the network plugin follows one as well.
 const TAIL: SignedDuration = SignedDuration::from_secs(1);
 
 /// The cluster as it was when it was last looked at, and when.
@@ -34,12 +37,12 @@ pub(super) struct Cuts {
     before: Option<(Snapshot, Timestamp)>,
 }
 
-/// What explains the packets of a flow. Which policies deny it is no part of it: one that takes over from
-/// another drops the same connect, whose packets are one report.
+/// What explains the packets of a flow.
 #[derive(PartialEq)]
 struct Explanation {
     ends: [Option<Name>; 2],
-    is_denied: bool,
+    /// The direction that denies it, and all policies by which it is denied.
+    denial: Option<(Option<Direction>, BTreeSet<PolicyRef>)>,
     refusal: Option<RefusalKind>,
 }
 
@@ -61,17 +64,24 @@ impl Docket {
             let (then, now) = (asked(&before), asked(after));
             let is_other_pod = names(&then) != names(&now);
             let may_differ = is_other_pod || changed.iter().any(|key| bears(key, [&then, &now]));
-            let explained = |snapshot: &Snapshot| Explanation::of(snapshot, flow, dialled);
-            let explained_now = may_differ.then(|| explained(after));
-            if let Some(explained_now) = explained_now.filter(|now| *now != explained(&before)) {
-                // A filter goes on for a moment by what was lifted, and by what is new a moment before
-                // that is seen.
-                let lag = match (explained_now.is_denied, &now.destination.holder) {
-                    (false, _) => TAIL,
-                    (true, Holder::Service(_)) => SignedDuration::ZERO,
-                    (true, _) => -SEEN_WITHIN,
+            if !may_differ {
+                continue;
+            }
+            let [then, explained] =
+                [&before, after].map(|snapshot| Explanation::of(snapshot, flow, dialled));
+            if then != explained {
+                // One that was lifted a moment ago, and whose tail is still to come, takes over all the same.
+                let was_denied =
+                    then.denial.is_some() || self.correlator.is_cut_later(&flow, moment.now);
+                let is_to_service = matches!(now.destination.holder, Holder::Service(_));
+                let takes_over = was_denied && then.ends == explained.ends;
+                let cut = match (explained.denial, is_to_service) {
+                    (None, _) => lifted(moment.now),
+                    (Some(_), _) if takes_over => taken_over(moment.now),
+                    (Some(_), true) => begun(moment.now, SignedDuration::ZERO),
+                    (Some(_), false) => begun(moment.now, SEEN_WITHIN),
                 };
-                self.correlator.cut(&flow, moment.now + lag);
+                self.correlator.cut(&flow, cut, moment.now);
             }
         }
     }
@@ -93,6 +103,23 @@ impl Docket {
     }
 }
 
+/// A filter goes on for a moment by what was lifted.
+fn lifted(seen: Timestamp) -> Cut {
+    Cut { at: seen + TAIL, unclear: (seen, seen + TAIL), seen, takes_over: false }
+}
+
+/// Where one denial takes over from another, it may be either for a moment: a connect is cut in two only if
+/// packets of it were dropped well before and well after.
+fn taken_over(seen: Timestamp) -> Cut {
+    Cut { at: seen, unclear: (seen - TAIL, seen + TAIL), seen, takes_over: true }
+}
+
+/// A filter goes by what is new so long before that is seen.
+fn begun(seen: Timestamp, before: SignedDuration) -> Cut {
+    let at = seen - before;
+    Cut { at, unclear: (at, at), seen, takes_over: false }
+}
+
 fn asked(snapshot: &Snapshot, flow: &Flow) -> Question {
     let Flow { source, destination, port, protocol } = *flow;
     let (source, destination) =
@@ -105,13 +132,16 @@ fn names(question: &Question) -> [Option<Name>; 2] {
         .map(|end| end.pod().map(|pod| (pod.namespace.clone(), pod.name.clone())))
 }
 
-/// Whether a change of this object can bear on a flow, by its ends before and after.
+/// Whether a change of this object can bear on a flow, by its ends before and after. What was not translated
+/// is explained by all that is behind its Service, which is of the Service's namespace.
 fn bears(changed: &Key, questions: [&Question; 2]) -> bool {
-    let is_of_service = matches!(changed.kind, Kind::Service | Kind::EndpointSlice);
-    questions.into_iter().any(|question| match is_of_service {
-        // What is behind a Service matters to what was not translated.
-        true => matches!(question.destination.holder, Holder::Service(_)),
-        false => concerns(changed, question),
+    questions.into_iter().any(|question| match &question.destination.holder {
+        Holder::Service(service) => {
+            let is_of_its = |namespace: &Arc<str>| *namespace == service.namespace;
+            changed.namespace.as_ref().is_none_or(is_of_its) || concerns(changed, question)
+        }
+        _ if matches!(changed.kind, Kind::Service | Kind::EndpointSlice) => false,
+        _ => concerns(changed, question),
     })
 }
 
@@ -121,7 +151,10 @@ impl Explanation {
         let diagnosis = diagnose(snapshot, &case);
         Self {
             ends: names(&diagnosis.question),
-            is_denied: diagnosis.cause.class.is_denial(),
+            denial: diagnosis.cause.class.is_denial().then(|| {
+                let policies = diagnosis.responsible().into_iter();
+                (diagnosis.cause.direction, policies.map(|p| p.reference.clone()).collect())
+            }),
             refusal: diagnosis.cause.by_kube_proxy().map(|by| RefusalKind::from(by.refusal())),
         }
     }

@@ -59,8 +59,9 @@ pub(super) struct AffectedFlow {
     class: Class,
     /// Since when policies were seen to let it pass.
     allowed_since: Option<Timestamp>,
-    /// The pod of an end is no more, or not at its address.
+    /// The pod of an end is no more, or not at its address; and that of the source.
     pub(super) is_gone: bool,
+    is_source_gone: bool,
 }
 
 /// What has become of a flow that was dropped.
@@ -105,6 +106,7 @@ impl AffectedFlow {
             class: diagnosis.cause.class,
             allowed_since: None,
             is_gone: false,
+            is_source_gone: false,
         }
     }
 
@@ -177,7 +179,8 @@ impl AffectedFlow {
             && destination
                 .pod()
                 .is_some_and(|pod| !pod.host_network && pod.node.as_deref().is_some_and(is_own));
-        self.is_gone = [source, destination].iter().any(|end| is_gone(end, snapshot, own_node));
+        self.is_source_gone = is_gone(source, snapshot, own_node);
+        self.is_gone = self.is_source_gone || is_gone(destination, snapshot, own_node);
         let is_allowed = self.class.is_denial()
             && self.is_there(snapshot)
             && evaluate(snapshot, &self.question_now(snapshot)).decision().lets_pass();
@@ -202,6 +205,15 @@ impl AffectedFlow {
             Standing::Silent
         } else {
             Standing::GoesOn
+        }
+    }
+
+    /// Whether it goes on, for all that is known: an address whose pod has gone may be dialled for a while.
+    pub(super) fn may_go_on(&self, now: Timestamp) -> bool {
+        match self.standing(now) {
+            Standing::GoesOn => true,
+            Standing::Gone => !self.is_source_gone && now.duration_since(self.dropped) < PASSING,
+            Standing::Passes(_) | Standing::Allowed | Standing::Silent | Standing::Muted => false,
         }
     }
 

@@ -296,8 +296,9 @@ impl Entry {
                     self.reported = Reported::Resolved { at: now };
                     return None;
                 }
+                // Nor is it back by those alone that have gone meanwhile; who comes after them may be.
                 let is_due = now.duration_since(resolved) >= UPDATE_INTERVAL;
-                is_due.then_some(Happened::Reopened)?
+                (is_due && self.may_go_on(now)).then_some(Happened::Reopened)?
             }
             Reported::Open { at, .. } => self.goes_on(at, snapshot, now)?,
             Reported::Resolved { .. } => return None,
@@ -347,18 +348,25 @@ impl Entry {
         (self.is_unassessed || is_due || has_facts).then_some(Happened::Updated)
     }
 
+    /// Whether any of its flows may go on.
+    fn may_go_on(&self, now: Timestamp) -> bool {
+        self.has_others || self.flows.values().any(|affected| affected.may_go_on(now))
+    }
+
     /// Whether the incident is over, and why: none of its flows goes on.
     fn resolution(&self, now: Timestamp) -> Option<Resolution> {
+        if self.flows.values().any(|affected| affected.may_go_on(now)) {
+            return None;
+        }
         let quiet = now.duration_since(self.last);
         let (mut passes, mut is_allowed) = (None, false);
         let (mut all_muted, mut all_gone) = (true, true);
         for affected in self.flows.values() {
             let standing = affected.standing(now);
             match standing {
-                Standing::GoesOn => return None,
                 Standing::Passes(at) => passes = passes.max(Some(at)),
                 Standing::Allowed => is_allowed = true,
-                Standing::Gone | Standing::Silent | Standing::Muted => {}
+                Standing::GoesOn | Standing::Gone | Standing::Silent | Standing::Muted => {}
             }
             all_muted &= standing == Standing::Muted;
             all_gone &= matches!(standing, Standing::Gone | Standing::Muted);

@@ -192,6 +192,12 @@ fn of_a_drop_to_nobody_it_is_looked_up_whether_that_is_a_services() {
     let web = Query::Service(("mart".into(), "web".into()));
     assert_eq!(missing(&cluster), std::slice::from_ref(&web), "what is behind it");
     cluster.apply(Object::EndpointSlice(slice(&[NEW])), None);
-    ended(web, None, &mut cluster);
+    ended(web.clone(), None, &mut cluster);
     assert_eq!(missing(&cluster), [address(NEW).into()]);
+
+    // A later one is judged by the Service, and who is behind it, of its own time.
+    ended(address(NEW).into(), None, &mut cluster);
+    let later = dropped(address(CLIENT), address(BALANCER), 80, &[8, 9, 11]);
+    let missing = to_look_up(&cluster.snapshot(), &case_of(&later), at(11));
+    assert_eq!(missing, [address(NEW).into(), address(BALANCER).into(), web]);
 }

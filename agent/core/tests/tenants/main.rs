@@ -31,7 +31,7 @@ use plan::Plan;
 use run::play;
 
 /// How many seeds are played.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 20;
 
 #[expect(clippy::disallowed_methods, reason = "the core reads no environment; its tests may")]
 fn seeds() -> u64 {

@@ -290,6 +290,12 @@ impl Attributes {
         self.maybe("whydrop.evidence.location", evidence.location.as_deref());
         self.maybe("network.interface.name", evidence.interface.as_deref());
         self.count("whydrop.evidence.attempts", evidence.attempts);
+        if evidence.needed_again > 0 {
+            self.count("whydrop.evidence.needed_again", evidence.needed_again);
+        }
+        if let Some(connects) = evidence.connects {
+            self.count("whydrop.evidence.connects", connects);
+        }
         self.time("whydrop.evidence.first", Some(evidence.first));
         self.time("whydrop.evidence.last", Some(evidence.last));
         self.time("whydrop.evidence.last_success", evidence.last_success);

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Before, ChangeKind, History, Learned, Undoable};
+use super::{Before, ChangeKind, History, Undoable};
 use crate::cluster::{
     Snapshot,
     object::{Kind, Object},
@@ -17,7 +17,7 @@ pub const SEEN_WITHIN: SignedDuration = SignedDuration::from_secs(2);
 /// The cluster as it was at a time, by all that is known of it now.
 ///
 /// What has changed since is taken back. What was only learned since stays: it was so then, as far as
-/// anybody can say. That is what look-ups found, and which pods and nodes hold which addresses: they
+/// anybody can say. That is what look-ups found that had not found it otherwise after then, and which pods and nodes hold which addresses: they
 /// had them before their status said so, and each holding has times of its own.
 #[derive(Clone, Debug)]
 pub struct Past<'a> {
@@ -31,18 +31,13 @@ impl History {
     /// The cluster as it was then.
     pub fn past(&self, now: &Snapshot, until: Timestamp) -> Past<'_> {
         let mut snapshot = now.clone();
-        let mut learned_later = HashSet::new();
+        let mut was_so = HashSet::new();
         for later in self.latest_first().take_while(|later| later.change.at > until) {
-            match later.learned {
-                Learned::Later => {
-                    learned_later.insert(&later.change.object);
-                }
-                Learned::AsItCame => {
-                    // Behind what stays nothing is taken back.
-                    if later.is_dated(now) && !learned_later.contains(&later.change.object) {
-                        later.undo(&mut snapshot);
-                    }
-                }
+            if later.learned.was_so(until) {
+                was_so.insert(&later.change.object);
+            } else if later.is_dated(now) && !was_so.contains(&later.change.object) {
+                // Behind what stays nothing is taken back.
+                later.undo(&mut snapshot);
             }
         }
         Past { history: self, snapshot, until }
@@ -68,8 +63,9 @@ impl<'a> Past<'a> {
     /// The changes until then, and those that were only learned since, latest first.
     pub fn latest_first(&self) -> impl Iterator<Item = &'a Undoable> + use<'a> {
         let until = self.until;
-        let stays =
-            move |known: &&Undoable| known.change.at <= until || known.learned == Learned::Later;
+        let stays = move |known: &&Undoable| {
+            known.change.at <= until || known.learned.was_so(until)
+        };
         self.history.latest_first().filter(stays)
     }
 

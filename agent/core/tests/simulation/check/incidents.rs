@@ -83,9 +83,13 @@ pub(super) fn faults(outcome: &Outcome, of_drops: &[Fault]) -> Vec<Fault> {
                 }
                 let packet = outcome.packet_of(judged);
                 followed.has_arrived |= packet.is_some_and(|packet| packet.fate.has_arrived());
-                if let Some(packet) = packet.filter(|packet| !is_answered(&packet.fate)) {
-                    let client = outcome.network.attempts[packet.attempt].client;
-                    let path = Path { client, server: packet.server, to: packet.to };
+                let Some(packet) = packet else { continue };
+                let client = outcome.network.attempts[packet.attempt].client;
+                let path = Path { client, server: packet.server, to: packet.to };
+                // Of one that arrived, in vain, no path fails; the answers to it are the incident's all the
+                // same.
+                followed.ever.insert(path);
+                if !is_answered(&packet.fate) {
                     let (class, says) = (diagnosis.cause.class, named(diagnosis));
                     // It is of the incident that it was reported of last.
                     for other in all.values_mut() {
@@ -93,7 +97,6 @@ pub(super) fn faults(outcome: &Outcome, of_drops: &[Fault]) -> Vec<Fault> {
                     }
                     let followed = all.entry(judged.incident).or_default();
                     followed.paths.insert(path, Why { class, says });
-                    followed.ever.insert(path);
                 }
             }
             Report::Incident(change) => {
@@ -186,9 +189,11 @@ impl Path {
         let is_quiet = |of: Ms| self.failed_for_good(outcome, at).is_none_or(|f| at - f >= of);
         match resolution {
             Resolution::Silence => is_quiet(silence()),
-            // Who had the address has gone, and nobody has it.
-            Resolution::Gone => self.server.is_none() && is_quiet(GONE),
-            _ => false,
+            // Who had the address has gone, and nobody has it, whatever became of its other paths.
+            Resolution::Gone | Resolution::Passes { .. } | Resolution::Allowed => {
+                self.server.is_none() && is_quiet(GONE)
+            }
+            Resolution::Muted => false,
         }
     }
 

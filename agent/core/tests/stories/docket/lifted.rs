@@ -150,3 +150,41 @@ fn what_was_dropped_before_is_judged_as_of_then_whatever_follows_it() {
         }
     }
 }
+
+/// One connect, denied by a policy and then by another: each report has packets of one of them, and those
+/// near the change make no report of their own.
+#[test]
+fn a_report_names_the_policies_that_were_in_force_when_its_packets_were_dropped() {
+    let syn = |at| (at, Step::Dropped { from: WEB, to: DB, port: 5432, attempt: 40_000 });
+    let one_for_the_other = |gone: i64, comes: i64| {
+        let delete = (gone, Step::Delete(vec![policy_key("shop", "deny")]));
+        vec![delete, (comes, Step::Apply(Object::Policy(deny("deny-too"))))]
+    };
+    let (old, new) = ("deny", "deny-too");
+    for (name, gone, comes, expected) in [
+        ("clear of both", 5_000, 5_000, vec![(2, old), (1, old), (1, new), (1, new)]),
+        ("created and then deleted", 5_020, 5_000, vec![(2, old), (1, old), (1, new), (1, new)]),
+        ("deleted and then created", 5_000, 5_200, vec![(2, old), (1, old), (1, new), (1, new)]),
+        ("soon after a packet", 3_500, 3_500, vec![(2, old), (3, new)]),
+        ("soon before one", 6_500, 6_500, vec![(2, old), (2, old), (1, new)]),
+    ] {
+        let mut cluster = shop();
+        cluster.apply(Object::Policy(deny(old)), None);
+        let mut steps: Steps = [0, 1_000, 3_000, 7_000, 15_000].map(syn).into();
+        steps.extend(one_for_the_other(gone, comes));
+        steps.sort_by_key(|(time, _)| *time);
+        let stage = Stage::play(cluster, settings(), steps, 200_000);
+        let mut packets = 0;
+        let reports = stage.drops.iter().map(|judged| {
+            let drop = &judged.drop;
+            packets += drop.unreported_packets();
+            let policies = judged.judgement.diagnosis.responsible();
+            (drop.unreported_packets(), policies[0].reference.name.to_string())
+        });
+        let reports: Vec<(u64, String)> = reports.collect();
+        let expected: Vec<_> =
+            expected.into_iter().map(|(count, policy)| (count, policy.to_owned())).collect();
+        assert_eq!(reports, expected, "{name}: {:#?}", stage.lines);
+        assert_eq!(packets, 5, "{name}");
+    }
+}

@@ -1,0 +1,124 @@
+//! Who held an address at a time, where one pod after the other had it.
+
+use std::net::IpAddr;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+use whydrop_core::{
+    cluster::{
+        Cluster,
+        object::{Key, Kind, Object},
+    },
+    kinds,
+};
+
+const START: i64 = 1_767_323_045;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(START).expect("a time") + SignedDuration::from_secs(seconds)
+}
+
+fn pod(cluster: &mut Cluster, name: &str, uid: &str, app: &str, seconds: i64) {
+    cluster.apply(object(name, uid, app, seconds), Some(at(seconds)));
+}
+
+/// That has the address since then.
+fn object(name: &str, uid: &str, app: &str, seconds: i64) -> Object {
+    let object = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": name, "namespace": "shop", "uid": uid, "labels": { "app": app },
+            "creationTimestamp": at(seconds).to_string(),
+        },
+        "spec": { "nodeName": "worker", "containers": [] },
+        "status": { "podIPs": [{ "ip": "10.244.2.8" }] },
+    });
+    let row = kinds::named("v1", "Pod").expect("a kind");
+    row.decode(object, "v1").expect("a pod").expect("a pod")
+}
+
+fn delete(cluster: &mut Cluster, name: &str, seconds: i64) {
+    let key = Key { kind: Kind::Pod, namespace: Some("shop".into()), name: name.into() };
+    cluster.delete(&key, at(seconds));
+}
+
+#[test]
+fn a_name_that_returns_gives_nobody_the_address_of_another() {
+    let address: IpAddr = "10.244.2.8".parse().expect("an address");
+    let mut cluster = Cluster::default();
+    cluster.history_begins(at(0));
+    pod(&mut cluster, "one", "a", "web", 10);
+    delete(&mut cluster, "one", 20);
+    pod(&mut cluster, "two", "b", "web", 30);
+    delete(&mut cluster, "two", 40);
+    pod(&mut cluster, "one", "c", "db", 50);
+    delete(&mut cluster, "one", 60);
+    pod(&mut cluster, "two", "d", "db", 70);
+    let held = |now: i64, then: i64| {
+        let past = cluster.history().past(&cluster.snapshot(), at(now)).snapshot;
+        let holder = past.resolve(address, Some(at(then)));
+        holder.pod().and_then(|pod| pod.uid.as_deref().map(str::to_owned))
+    };
+    for (then, uid) in [(15, "a"), (35, "b"), (55, "c"), (75, "d")] {
+        for now in (then..=80).step_by(5) {
+            assert_eq!(held(now, then).as_deref(), Some(uid), "at {then}, as known at {now}");
+        }
+    }
+}
+
+#[test]
+fn a_pod_whose_end_was_not_seen_is_gone_where_another_has_its_name() {
+    let address: IpAddr = "10.244.2.8".parse().expect("an address");
+    let mut cluster = Cluster::default();
+    for (name, uid, since, found) in
+        [("one", "a", 10, 15), ("two", "b", 30, 35), ("one", "c", 50, 55)]
+    {
+        cluster.apply_found(object(name, uid, "web", since), at(found));
+    }
+    let key = Key { kind: Kind::Pod, namespace: Some("shop".into()), name: "two".into() };
+    cluster.delete(&key, at(55));
+    for (then, uid) in [(14, "a"), (34, "b"), (60, "c")] {
+        let holder = cluster.snapshot().resolve(address, Some(at(then)));
+        assert_eq!(holder.pod().and_then(|pod| pod.uid.as_deref()), Some(uid), "at {then}");
+    }
+}
+
+/// Between when one was last looked up and when the next began, others may have had the address.
+#[test]
+fn nobody_is_known_to_have_had_an_address_when_nobody_was_looked_up() {
+    let address: IpAddr = "10.244.2.8".parse().expect("an address");
+    for name in ["one", "two"] {
+        let mut cluster = Cluster::default();
+        for (name, uid, since, found) in [("one", "a", 10, 15), (name, "b", 50, 55)] {
+            cluster.apply_found(object(name, uid, "web", since), at(found));
+        }
+        for (then, uid) in [(12, Some("a")), (15, Some("a")), (30, None), (52, Some("b"))] {
+            let holder = cluster.snapshot().resolve(address, Some(at(then)));
+            assert_eq!(holder.pod().and_then(|pod| pod.uid.as_deref()), uid, "at {then}");
+        }
+    }
+}
+
+/// What a look-up finds otherwise than another did was as the other found it until then.
+#[test]
+fn a_service_that_is_found_changed_was_otherwise_when_it_was_found_before() {
+    let service = |port: u16| {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": { "name": "web", "namespace": "shop" },
+            "spec": { "clusterIP": "10.96.0.9", "ports": [{ "port": port }] },
+        });
+        let row = kinds::named("v1", "Service").expect("a kind");
+        row.decode(object, "v1").expect("a Service").expect("a Service")
+    };
+    let mut cluster = Cluster::default();
+    cluster.history_begins(at(0));
+    for (found, port) in [(10, 80), (20, 80), (30, 81)] {
+        cluster.apply_found(service(port), at(found));
+    }
+    for (then, port) in [(15, 80), (20, 80), (25, 81), (30, 81)] {
+        let past = cluster.history().past(&cluster.snapshot(), at(then)).snapshot;
+        let service = past.service("shop", "web").expect("a Service");
+        assert_eq!(service.ports[0].port, port, "at {then}");
+    }
+}
