@@ -254,7 +254,8 @@ impl Interfaces {
         self.looks = self.looks.wrapping_add(1) % LOOKS;
         let mut changes = Vec::new();
         if self.looks == 0 {
-            if self.is_outdated && self.list().is_ok() && !self.is_outdated {
+            let has_asked = self.is_outdated && self.list().is_ok();
+            if has_asked && !self.is_outdated {
                 changes.push(Change::Routes);
             }
             changes.extend(self.settle(Failed::AreTriedAgain));

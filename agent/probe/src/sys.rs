@@ -20,7 +20,7 @@ const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_LOOKUP_AND_DELETE_BATCH: libc::c_long = 25;
 
-/// More programs than one hook may have (`BPF_MPROG_MAX` in include/linux/bpf_mprog.h).
+/// More programs than one hook may have (`BPF_MPROG_MAX` in `include/linux/bpf_mprog.h`).
 const PROGRAMS_MAX: usize = 64;
 
 /// How many entries one call may bring: a few calls for our largest map, some 100 KiB of memory.

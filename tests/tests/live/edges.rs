@@ -202,7 +202,7 @@ fn what_could_not_be_attached_to_is_once_there_are_descriptors() {
     let open: BTreeSet<usize> =
         open.flatten().filter_map(|fd| fd.file_name().to_str()?.parse().ok()).collect();
     // Room for one more, and each interface takes two.
-    let free = (0..).find(|number| !open.contains(number)).expect("a number");
+    let free = (0..=open.len()).find(|number| !open.contains(number)).expect("a number");
     set_limit(&agent, free + 1);
     for _ in 0..4 {
         node.add().expect("a pod");
