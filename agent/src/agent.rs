@@ -80,7 +80,7 @@ const CLOCK_SET: SignedDuration = SignedDuration::from_secs(5);
 
 /// So long an agent runs before it starts again for a clock that was set: one that is set all the time is
 /// not to keep it from its work.
-const ANEW_AFTER: Duration = Duration::from_secs(5);
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// Why an agent has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ pub enum Ended {
     ForGood,
     /// The wall clock was set, and all times that the agent knows are another clock's: it is to be run
     /// again.
-    ToBeginAnew,
+    ToBeginAgain,
 }
 
 /// How an agent is set up.
@@ -248,8 +248,8 @@ impl Agent {
                 () = sleep_until(due) => {}
             }
             let set_by = self.probe.clock.was_set_by();
-            if set_by.abs() >= CLOCK_SET && begun.elapsed() >= ANEW_AFTER {
-                return (clock_was_set(set_by), Ended::ToBeginAnew);
+            if set_by.abs() >= CLOCK_SET && begun.elapsed() >= AGAIN_AFTER {
+                return (clock_was_set(set_by), Ended::ToBeginAgain);
             }
             let now = self.now();
             self.get_ready(now);

@@ -397,7 +397,7 @@ impl Live {
                     }
                 }
                 if matches!(sought, Query::Address(_) | Query::Service(_) | Query::ServicesOf(_)) {
-                    self.end_slices(cluster, &objects, now);
+                    self.end_slices(cluster, &objects, &keys, now);
                 }
                 for object in objects {
                     cluster.apply_found(object, now);
@@ -426,11 +426,16 @@ impl Live {
 
     /// Takes out the `EndpointSlices` that Services which were found with all of theirs have no more,
     /// whichever look-up found them earlier.
-    fn end_slices(&mut self, cluster: &mut Cluster, found: &[Object], now: Timestamp) {
-        let keys: Vec<Key> = found.iter().map(Object::key).collect();
+    fn end_slices(
+        &mut self,
+        cluster: &mut Cluster,
+        found: &[Object],
+        keys: &[Key],
+        now: Timestamp,
+    ) {
+        let snapshot = cluster.snapshot();
         for object in found {
             let Object::Service(service) = object else { continue };
-            let snapshot = cluster.snapshot();
             let known = snapshot.slices(service).map(|slice| Key {
                 kind: Kind::EndpointSlice,
                 namespace: Some(slice.namespace.clone()),

@@ -102,7 +102,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         })?;
         match ended {
             Ended::ForGood => return Ok(Outcome::Done),
-            Ended::ToBeginAnew => {}
+            Ended::ToBeginAgain => {}
         }
     }
 }

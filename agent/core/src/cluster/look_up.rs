@@ -81,9 +81,7 @@ impl Cluster {
             self.snapshot.other_changes += u64::from(is_news);
         }
     }
-}
 
-impl Cluster {
     /// Ends what other pods that were looked up are known to hold of a pod that was just found: when they
     /// went was not seen, and from when they were last found until this one came others may have had
     /// their addresses.
@@ -92,7 +90,8 @@ impl Cluster {
         let name = (found.namespace.clone(), found.name.clone());
         let before = objects.pods.get(&name).filter(|before| before.uid != found.uid).cloned();
         let of_before = before.iter().flat_map(|before| &before.addresses);
-        let addresses: BTreeSet<IpAddr> = found.addresses.iter().chain(of_before).copied().collect();
+        let addresses: BTreeSet<IpAddr> =
+            found.addresses.iter().chain(of_before).copied().collect();
         for address in addresses {
             let holdings = objects.holdings.get(&address).into_iter().flatten();
             let others = holdings.filter(|holding| holding.until.is_none()).filter_map(|holding| {

@@ -37,7 +37,7 @@ pub fn to_look_up(snapshot: &Snapshot, case: &Case<'_>, now: Timestamp) -> Vec<Q
     }
     let of_rules = services_of_rules(snapshot, case).into_iter().chain(former(snapshot, case));
     let (exposed, found) = exposed(snapshot, case);
-    // A Service is edited or made anew under its name: a drop is judged by the one of its time.
+    // A Service is edited or made again under its name: a drop is judged by the one of its time.
     let of_then = of_rules.chain(found).map(|name| (Query::Service(name), case.at));
     // All that are exposed are too many to be listed with each drop: whichever of them was found is
     // looked up by its name.

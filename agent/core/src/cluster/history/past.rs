@@ -17,8 +17,9 @@ pub const SEEN_WITHIN: SignedDuration = SignedDuration::from_secs(2);
 /// The cluster as it was at a time, by all that is known of it now.
 ///
 /// What has changed since is taken back. What was only learned since stays: it was so then, as far as
-/// anybody can say. That is what look-ups found that had not found it otherwise after then, and which pods and nodes hold which addresses: they
-/// had them before their status said so, and each holding has times of its own.
+/// anybody can say. That is what look-ups found that had not found it otherwise after then, and which
+/// pods and nodes hold which addresses: they had them before their status said so, and each holding has
+/// times of its own.
 #[derive(Clone, Debug)]
 pub struct Past<'a> {
     history: &'a History,
@@ -63,9 +64,8 @@ impl<'a> Past<'a> {
     /// The changes until then, and those that were only learned since, latest first.
     pub fn latest_first(&self) -> impl Iterator<Item = &'a Undoable> + use<'a> {
         let until = self.until;
-        let stays = move |known: &&Undoable| {
-            known.change.at <= until || known.learned.was_so(until)
-        };
+        let stays =
+            move |known: &&Undoable| known.change.at <= until || known.learned.was_so(until);
         self.history.latest_first().filter(stays)
     }
 
