@@ -74,14 +74,14 @@ enum Command {
 impl Command {
     /// How it writes messages: as JSON where its records are.
     fn messages(&self) -> Manner {
-        #[cfg(feature = "agent")]
-        if let Self::Agent(agent::Args { log_format, .. })
-        | Self::Heal(heal::Args { log_format, .. }) = self
-        {
-            let is_json = *log_format != Format::Text;
-            return Manner { level: "info", is_json, is_queued: true };
+        match self {
+            #[cfg(feature = "agent")]
+            Self::Agent(agent::Args { log_format, .. })
+            | Self::Heal(heal::Args { log_format, .. }) => {
+                Manner { level: "info", is_json: *log_format != Format::Text, is_queued: true }
+            }
+            _ => Manner { level: "warn", is_json: false, is_queued: false },
         }
-        Manner { level: "warn", is_json: false, is_queued: false }
     }
 }
 
