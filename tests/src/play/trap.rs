@@ -252,8 +252,10 @@ fn outcome(fleet: &Fleet, attempt: &Attempt) -> Result<Outcome> {
             let resolve = || Ok((client::resolve(*at, name), client::resolve_over_tcp(*at, name)));
             match network(fleet, from)?.enter(resolve)? {
                 (Ok(0), _) | (_, Ok(0)) => Outcome::Otherwise("no address for the name".to_owned()),
-                (Ok(_), over_tcp) => of_error(over_tcp.map(drop)),
+                (Ok(_), Ok(_)) => Outcome::Passes,
                 (Err(error), Err(_)) => of_error(Err(error)),
+                // As where the policies came into force between the two.
+                (Ok(_), Err(error)) => Outcome::Otherwise(format!("TCP alone: {error}")),
                 (Err(error), Ok(_)) => Outcome::Otherwise(format!("UDP alone: {error}")),
             }
         }
