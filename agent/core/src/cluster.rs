@@ -20,7 +20,7 @@ mod sync;
 mod templates;
 pub mod translate;
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
 use rpds::HashTrieMapSync;
@@ -56,6 +56,8 @@ pub struct Snapshot {
     calico_groups: &'static [Group],
     node_facts: NodeFacts,
     looked_up: Option<HashTrieMapSync<Query, LookUp>>,
+    /// When what is looked up, rather than followed, was last found.
+    found: HashTrieMapSync<Key, Timestamp>,
     sync: SyncState,
 }
 
@@ -288,8 +290,6 @@ impl Snapshot {
 pub struct Cluster {
     snapshot: Snapshot,
     history: History,
-    /// When what is looked up, rather than followed, was last found.
-    found: HashMap<Key, Timestamp>,
     is_engine_given: bool,
 }
 
@@ -382,7 +382,8 @@ impl Cluster {
         }
         let key = object.key();
         let known = self.snapshot.object(&key).is_some();
-        let last = self.found.insert(key, at);
+        let last = self.snapshot.found.get(&key).copied();
+        self.snapshot.found.insert_mut(key, at);
         if known {
             self.record_apply(&object, at, Learned::Later(last));
         }
@@ -391,14 +392,23 @@ impl Cluster {
 
     /// An object is gone.
     pub fn delete(&mut self, key: &Key, at: Timestamp) {
-        self.found.remove(key);
+        self.snapshot.found.remove_mut(key);
         self.record_delete(key, at);
         self.snapshot.remove(key, at);
     }
 
+    /// A look-up finds an object no more. When a pod went was not seen: from when it was last found others
+    /// may have had its addresses.
+    pub fn delete_found(&mut self, key: &Key, at: Timestamp) {
+        if key.kind == Kind::Pod {
+            self.end_found(key, at);
+        }
+        self.delete(key, at);
+    }
+
     /// An object that is not followed is of no use any more. Whether it is gone is not known.
     pub fn forget(&mut self, key: &Key, at: Timestamp) {
-        self.found.remove(key);
+        self.snapshot.found.remove_mut(key);
         self.snapshot.revision += 1;
         self.snapshot.objects.forget(key, at);
     }

@@ -240,7 +240,7 @@ impl Correlator {
         self.answered.retain(|_, at| now.duration_since(*at) <= COPIES);
         self.concluded.retain(|_, due| *due > now);
         self.counted.retain(|_, counted| now.duration_since(counted.last) <= IDLE);
-        self.counted_of.retain(|_, at| now.duration_since(*at) <= SETTLE * 2);
+        self.counted_of.retain(|_, at| now.duration_since(*at) <= IDLE);
         self.cuts.forget(now);
         while let Some((due, key)) = self.open_due.first().copied().filter(|(due, _)| *due <= now) {
             self.open_due.remove(&(due, key));
@@ -465,16 +465,21 @@ impl Correlator {
 
     /// A connect ended, and nothing new was seen of its packets. Of the attempt that began a drop it is the
     /// end, and no answer to another one takes that back. By itself, that an application gives up shows
-    /// nothing; that the kernel does shows that nobody answered.
+    /// nothing; that the kernel does shows that nobody answered, up to a minute after its last packet: of
+    /// a flow of which packets were only counted, it was among those.
     fn ended(&mut self, attempt: &AttemptId, flow: Flow, mut end: Evidence, now: Timestamp) {
         if let Some(counted) = self.counted.get(attempt) {
-            let began = |open: &&mut Open| open.drop.id == DropId::of(attempt);
             for key in &counted.keys {
-                if let Some(open) = self.open.get_mut(key).filter(began) {
-                    open.drop.evidence.ended_with(&end);
+                let Some(Open { drop, .. }) = self.open.get_mut(key) else { continue };
+                drop.evidence.has_one_that_ended(&end, counted.last);
+                if drop.id == DropId::of(attempt) {
+                    drop.evidence.ended_with(&end);
                 }
             }
         } else if end.failed.is_some_and(|errno| errno != 0) {
+            if self.counted_of.contains_key(&flow) {
+                return;
+            }
             end.is_attempt();
             let manner = Manner::Lost { has_arrived: end.delivered };
             self.join(attempt, Key { flow, dialled: None, manner }, end, now);

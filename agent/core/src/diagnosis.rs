@@ -504,6 +504,11 @@ impl Diagnosis {
             || is_in_pod(evidence)
     }
 
+    /// Whether kube-proxy refuses it, and nothing of what was seen speaks against that.
+    pub(crate) fn is_explained_by_kube_proxy(&self, fate: Fate<'_>) -> bool {
+        self.cause.by_kube_proxy().is_some_and(|kube_proxy| kube_proxy.doubt(fate).is_none())
+    }
+
     /// Names the incident that this belongs to, alike on every node: what denies which workload. Of
     /// policies that isolate a pod together it is the oldest that counts, and a remedy where there is
     /// nothing else: what is added, and does not admit the flow, makes no other incident of it.

@@ -45,7 +45,7 @@ use crate::{
         look_up::Query,
         resolve::{Endpoint, Holder},
     },
-    correlate::{self, Correlated, Correlator, Drop, Evidence, EvidenceLevel, Folded},
+    correlate::{self, Correlated, Correlator, Drop, EvidenceLevel, Folded},
     diagnosis::{Class, Diagnosis, reason::has_arrived, to_look_up},
     flow::{Answer, Flow, Worked},
     incident::{IncidentBook, JudgedDrop},
@@ -444,8 +444,8 @@ impl Docket {
         moment.ask(Asked::Worked(asked), Then::Decide { drop, diagnosed });
     }
 
-    /// Whether a drop that no policy explains, and that is not reported yet, was answered after its
-    /// last sign, none of its attempts having failed: it was late, and not lost. What this kernel dropped was
+    /// Whether a drop that no policy explains was answered after its last sign, none of its attempts having
+    /// failed that is not reported yet: it was late, and not lost. What this kernel dropped was
     /// late only to its own attempts: where others were answered, or a pod that has the address next did,
     /// it is lost.
     fn is_answered(&self, drop: &Drop, class: Class, answers: &[(Flow, Worked)]) -> bool {
@@ -457,10 +457,10 @@ impl Docket {
         // Another way by which the same was dialled says nothing of this one.
         let own = answers.iter().filter(|(flow, _)| may_be_late && *flow == drop.flow);
         let by_table = own.map(|(_, worked)| worked.last).max();
-        let has_ended = |evidence: &Evidence| {
-            evidence.failed.is_some() || evidence.rejected.is_some() || evidence.is_reported()
-        };
-        let is_open = !has_ended(&drop.evidence) && by_now.failed.is_none();
+        // Of what is reported all that is new is late.
+        let is_new = !drop.evidence.is_reported() || drop.unreported_packets() == 0;
+        let has_ended = drop.evidence.rejected.is_some() || drop.evidence.ends_in_vain(by_now);
+        let is_open = is_new && !has_ended;
         is_held && is_open && by_table.max(by_now.answered) >= Some(drop.evidence.last())
     }
 

@@ -311,14 +311,19 @@ impl IncidentBook {
 
     /// The incident that a drop belongs to: that of its cause, if it is open with this path; one that
     /// is, and that the same denial goes on as, since policies came or went that make no difference to
-    /// it, or of which it could not be said why until now; one that was over after the drop's last packet; else that of its cause.
+    /// it; one that is with this flow, where it cannot be said why now, or could not until now; one that was
+    /// over after the drop's last packet; else that of its cause.
     fn of_drop(&self, judged: &JudgedDrop) -> IncidentId {
         let JudgedDrop { drop, judgement, incident, .. } = judged;
         let diagnosis = &judgement.diagnosis;
         let is_own =
             self.entries.get(incident).is_some_and(|e| e.is_open() && e.has_path(diagnosis));
+        let is_untold = diagnosis.cause.class == Class::CannotTell;
         let goes_on = |entry: &Entry| {
-            entry.is_open() && (entry.goes_on_as(diagnosis) || entry.could_not_tell(&drop.flow))
+            let is_its = entry.could_not_tell(&drop.flow)
+                || (is_untold && entry.has_flow(&drop.flow))
+                || entry.goes_on_as(diagnosis, &drop.flow);
+            entry.is_open() && is_its
         };
         let is_late = |entry: &Entry| {
             entry.has_flow(&drop.flow) && entry.resolved_at() >= Some(drop.evidence.last())

@@ -19,7 +19,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cluster::{Snapshot, resolve::Endpoint},
+    cluster::{
+        Snapshot,
+        resolve::{Endpoint, Holder},
+    },
     flow::{Direction, Protocol},
     policy::{Action, Layer, Policy, PolicyRef, RuleRef, tier::Tier},
     service::{Hop, Packet, Source},
@@ -73,6 +76,13 @@ impl Question {
             None => of(&packet.arrives, SeenBy::Both),
         };
         leaves.into_iter().chain([arrives])
+    }
+
+    /// Whether it is of the same addresses as another one, and of one of them it is not known whose it is.
+    pub(crate) fn is_same_of_unknown(&self, other: &Self) -> bool {
+        let ends = [(&self.source, &other.source), (&self.destination, &other.destination)];
+        ends.iter().all(|(own, others)| own.address == others.address)
+            && ends.iter().any(|(own, _)| matches!(own.holder, Holder::Unknown(_)))
     }
 
     /// A question of a packet that both ends see alike.

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use whydrop_core::{
     cluster::{
-        Cluster,
+        Cluster, Interface,
         object::{Key, Kind, Object},
     },
     kinds,
@@ -37,9 +37,12 @@ fn object(name: &str, uid: &str, app: &str, seconds: i64) -> Object {
     row.decode(object, "v1").expect("a pod").expect("a pod")
 }
 
+fn key(name: &str) -> Key {
+    Key { kind: Kind::Pod, namespace: Some("shop".into()), name: name.into() }
+}
+
 fn delete(cluster: &mut Cluster, name: &str, seconds: i64) {
-    let key = Key { kind: Kind::Pod, namespace: Some("shop".into()), name: name.into() };
-    cluster.delete(&key, at(seconds));
+    cluster.delete(&key(name), at(seconds));
 }
 
 #[test]
@@ -75,8 +78,7 @@ fn a_pod_whose_end_was_not_seen_is_gone_where_another_has_its_name() {
     {
         cluster.apply_found(object(name, uid, "web", since), at(found));
     }
-    let key = Key { kind: Kind::Pod, namespace: Some("shop".into()), name: "two".into() };
-    cluster.delete(&key, at(55));
+    delete(&mut cluster, "two", 55);
     for (then, uid) in [(14, "a"), (34, "b"), (60, "c")] {
         let holder = cluster.snapshot().resolve(address, Some(at(then)));
         assert_eq!(holder.pod().and_then(|pod| pod.uid.as_deref()), Some(uid), "at {then}");
@@ -121,4 +123,39 @@ fn a_service_that_is_found_changed_was_otherwise_when_it_was_found_before() {
         let service = past.service("shop", "web").expect("a Service");
         assert_eq!(service.ports[0].port, port, "at {then}");
     }
+}
+
+/// When one went that is not followed was not seen: from when it was last found nobody is known to have had
+/// its address, and that it ended then explains nothing.
+#[test]
+fn one_that_a_look_up_finds_no_more_may_have_gone_since_it_was_last_found() {
+    let address: IpAddr = "10.244.2.8".parse().expect("an address");
+    let mut cluster = Cluster::default();
+    cluster.history_begins(at(0));
+    cluster.apply_found(object("one", "a", "web", 10), at(15));
+    cluster.delete_found(&key("one"), at(60));
+    for (then, uid) in [(12, Some("a")), (15, Some("a")), (30, None), (59, None)] {
+        let holder = cluster.snapshot().resolve(address, Some(at(then)));
+        assert_eq!(holder.pod().and_then(|pod| pod.uid.as_deref()), uid, "at {then}");
+    }
+    assert_eq!(cluster.snapshot().formerly_at(address, at(30)), None);
+}
+
+/// The API server's clock may be ahead by seconds; that a pod of this node has an interface is known by the
+/// node's own.
+#[test]
+fn a_pod_of_this_node_has_no_address_before_it_has_an_interface() {
+    let address: IpAddr = "10.244.2.8".parse().expect("an address");
+    let mut cluster = Cluster::default();
+    pod(&mut cluster, "one", "a", "web", 10);
+    let holder = |cluster: &Cluster, then| {
+        let holder = cluster.snapshot().resolve(address, Some(at(then)));
+        holder.pod().map(|pod| pod.name.to_string())
+    };
+    assert_eq!(holder(&cluster, 7).as_deref(), Some("one"));
+    let addresses = vec![address];
+    let interface = Interface { name: "veth1".into(), addresses, since: Some(at(9)) };
+    cluster.set_interface(5, Some(interface));
+    assert_eq!(holder(&cluster, 7), None);
+    assert_eq!(holder(&cluster, 8).as_deref(), Some("one"));
 }

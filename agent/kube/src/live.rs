@@ -392,7 +392,7 @@ impl Live {
                         match sought {
                             // A Service may have another selector or no such address now, and be there.
                             Query::ServicesOf(_) | Query::Exposed => cluster.forget(key, now),
-                            _ => cluster.delete(key, now),
+                            _ => cluster.delete_found(key, now),
                         }
                     }
                 }

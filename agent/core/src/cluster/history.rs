@@ -20,7 +20,7 @@ use super::{
     Snapshot,
     object::{Key, Kind, Object, Pod},
 };
-pub use past::{Past, SEEN_WITHIN};
+pub use past::{Between, Past, SEEN_WITHIN};
 use record::parts;
 use rollout::{Gone, Rollout};
 
@@ -101,11 +101,20 @@ pub(super) enum Learned {
 }
 
 impl Learned {
+    /// Whether it came between a look-up from before this time and a later one.
+    fn is_between(self, then: Timestamp) -> bool {
+        matches!(self, Self::Later(Some(after)) if after < then)
+    }
+
     /// Whether it was so by this time already, as far as anybody can say, though it was seen after it.
-    fn was_so(self, by: Timestamp) -> bool {
-        match self {
-            Self::AsItCame => false,
-            Self::Later(after) => after.is_none_or(|after| after < by),
+    fn was_so(self, by: Timestamp, seen: Timestamp, between: Between) -> bool {
+        match (self, between) {
+            (Self::AsItCame, _) => false,
+            (Self::Later(None), _) => true,
+            (Self::Later(Some(_)), Between::AsBefore) => false,
+            (Self::Later(Some(after)), Between::AsNearer) => {
+                by.duration_since(after) >= seen.duration_since(by)
+            }
         }
     }
 }

@@ -36,14 +36,15 @@ impl Snapshot {
         ended.since().is_some().then_some(ended)
     }
 
-    /// The pod that had an address last before then, where nobody is known to have held it then.
+    /// The pod that had an address last before then, where nobody is known to have held it then, if it was
+    /// seen to end.
     pub fn formerly_at(&self, address: IpAddr, then: Timestamp) -> Option<Ended> {
         let of_pod = |holding: &&Holding| matches!(holding.by, HeldBy::Pod(_));
         let before = self.holdings(address).iter().filter(of_pod);
         let before = before.filter(|holding| holding.until.is_some_and(|until| until < then));
         let last = before.max_by_key(|holding| holding.until)?;
         match &last.by {
-            HeldBy::Pod(pod) => Some(self.ended(pod, last.until)),
+            HeldBy::Pod(pod) if !last.is_end_unseen => Some(self.ended(pod, last.until)),
             _ => None,
         }
     }
@@ -62,7 +63,7 @@ impl Snapshot {
         now.any(|holding| holding.since.is_some_and(|since| since <= then))
     }
 
-    /// The pod that held an address at a time and has ended before another, and when it had.
+    /// The pod that held an address at a time and was seen to end before another, and when it had.
     pub fn ended_between(
         &self,
         address: IpAddr,
@@ -72,7 +73,7 @@ impl Snapshot {
         let holdings = self.holdings(address).iter();
         let of_pods = holdings.filter(|holding| matches!(holding.by, HeldBy::Pod(_)));
         let held_then = of_pods.filter(|h| h.since.is_none_or(|since| since <= then));
-        let ends = held_then.filter_map(|holding| holding.until);
+        let ends = held_then.filter(|h| !h.is_end_unseen).filter_map(|holding| holding.until);
         ends.filter(|until| (then..later).contains(until)).max()
     }
 

@@ -86,7 +86,7 @@ impl Cluster {
     /// went was not seen, and from when they were last found until this one came others may have had
     /// their addresses.
     pub(super) fn end_others(&mut self, found: &Pod) {
-        let objects = &mut self.snapshot.objects;
+        let Snapshot { objects, found: found_at, .. } = &mut self.snapshot;
         let name = (found.namespace.clone(), found.name.clone());
         let before = objects.pods.get(&name).filter(|before| before.uid != found.uid).cloned();
         let of_before = before.iter().flat_map(|before| &before.addresses);
@@ -96,14 +96,32 @@ impl Cluster {
             let holdings = objects.holdings.get(&address).into_iter().flatten();
             let others = holdings.filter(|holding| holding.until.is_none()).filter_map(|holding| {
                 let HeldBy::Pod(pod) = &holding.by else { return None };
-                let last = self.found.get(&pod_key(pod)).filter(|_| pod.uid != found.uid)?;
+                let last = found_at.get(&pod_key(pod)).filter(|_| pod.uid != found.uid)?;
                 Some((holding.by.clone(), *last + SAME_MOMENT))
             });
             for (by, until) in others.collect::<Vec<_>>() {
-                objects.end_holding(address, &by, Some(until));
+                objects.end_holding_unseen(address, &by, until);
             }
         }
     }
+
+    /// Ends what a pod that was looked up is known to hold as of when it was last found.
+    pub(super) fn end_found(&mut self, key: &Key, at: Timestamp) {
+        let Some(last) = self.snapshot.found.get(key) else { return };
+        let until = (*last + SAME_MOMENT).min(at);
+        let objects = &mut self.snapshot.objects;
+        let name = (key.namespace.clone().unwrap_or_default(), key.name.clone());
+        let Some(pod) = objects.pods.get(&name).cloned() else { return };
+        for address in &pod.addresses {
+            objects.end_holding_unseen(*address, &HeldBy::Pod(pod.clone()), until);
+        }
+    }
+}
+
+/// Whether what was found at a time need not be looked up again to know how it was then.
+fn is_fresh_then(found: Timestamp, then: Option<Timestamp>, now: Timestamp) -> bool {
+    let is_late_enough = then.is_none_or(|then| found + SAME_MOMENT >= then);
+    now.duration_since(found) <= FRESH && is_late_enough
 }
 
 fn pod_key(pod: &Pod) -> Key {
@@ -140,11 +158,15 @@ impl Snapshot {
             // API server there, and whose that is decides whether policies cut it off.
             _ if known_address(address).is_some_and(|k| k.purpose != Purpose::Loopback) => false,
             Some(is_fresh) => !is_fresh,
-            // Held by a pod or a node that is followed.
-            None => !matches!(
-                self.resolve(address, at).holder,
-                Holder::Pod(_) | Holder::Node(_) | Holder::SecondNetwork(..)
-            ),
+            None => match self.resolve(address, at).holder {
+                // One that is followed, or was found by another look-up of late.
+                Holder::Pod(pod) | Holder::SecondNetwork(pod, _) => {
+                    let found = self.found.get(&pod_key(&pod));
+                    found.is_some_and(|found| !is_fresh_then(*found, at, now))
+                }
+                Holder::Node(_) => false,
+                _ => true,
+            },
         }
     }
 
@@ -154,7 +176,7 @@ impl Snapshot {
         let age = now.duration_since(*at);
         Some(match failed {
             Some(_) => age <= AGAIN,
-            None => age <= FRESH && then.is_none_or(|then| *at + SAME_MOMENT >= then),
+            None => is_fresh_then(*at, then, now),
         })
     }
 

@@ -115,6 +115,13 @@ impl NodeFacts {
         meanwhile.map(|invalid| invalid.packets).sum()
     }
 
+    /// When the interface appeared that an address is routed to alone: nothing of a pod behind it is from
+    /// before. `None`: it was there before the agent, or there is none.
+    pub fn appeared(&self, address: IpAddr) -> Option<Timestamp> {
+        let mut own = self.interfaces.values().filter(|own| own.addresses.contains(&address));
+        own.find_map(|own| own.since)
+    }
+
     /// The interface of this index, where it had appeared no longer than `within` before then, and
     /// how old it was.
     pub fn new_interface(

@@ -50,6 +50,8 @@ pub struct Holding {
     pub seen: Option<Timestamp>,
     /// Until when; `None`: still.
     pub until: Option<Timestamp>,
+    /// Nobody saw it end: until then it was found, and not when it was looked up next.
+    pub is_end_unseen: bool,
 }
 
 /// What can hold an address. Pods of the host network hold none: the address is their node's.
@@ -397,10 +399,20 @@ impl Objects {
         let is_news = known.is_none();
         match known {
             Some(holding) => holding.by = by,
-            None => holdings.push(Holding { by, since, seen, until: None }),
+            None => holdings.push(Holding { by, since, seen, until: None, is_end_unseen: false }),
         }
         self.holdings.insert_mut(address, holdings);
         is_news
+    }
+
+    /// It is known that an address was held by this until then, and not until when beyond.
+    pub(super) fn end_holding_unseen(&mut self, address: IpAddr, by: &HeldBy, until: Timestamp) {
+        let Some(holdings) = self.holdings.get(&address) else { return };
+        let mut holdings = holdings.clone();
+        let own = |holding: &&mut Holding| holding.until.is_none() && holding.by.is_same_object(by);
+        holdings.iter_mut().filter(own).for_each(|holding| holding.is_end_unseen = true);
+        self.holdings.insert_mut(address, holdings);
+        self.end_holding(address, by, Some(until));
     }
 
     /// From then on, or, without a time, as if it never had been, an address is not held by this.

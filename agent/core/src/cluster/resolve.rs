@@ -16,6 +16,10 @@ use super::{
 /// before an address is thought to have changed hands.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_secs(5);
 
+/// How late it is seen that an interface has appeared: the kernel says so at once, and a busy agent reads
+/// that a moment later.
+const INTERFACE_SEEN_WITHIN: SignedDuration = SignedDuration::from_secs(1);
+
 /// One end of a flow, resolved once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
@@ -187,6 +191,14 @@ impl Snapshot {
         let holdings = self.holdings(address);
         let mut now: Vec<(Fit, &Holding)> =
             holdings.iter().filter_map(|h| Some((h.fit(at)?, h))).collect();
+        // By this node's own clock, a pod of it has no address before it has an interface.
+        let has_no_interface = |at| {
+            let appeared = self.node_facts().appeared(address);
+            appeared.is_some_and(|appeared| appeared > at + INTERFACE_SEEN_WITHIN)
+        };
+        if at.is_some_and(has_no_interface) {
+            now.retain(|(fit, _)| *fit != Fit::BeginsSoon);
+        }
         // Who held it at that very time comes before who is only not far off. A pod's own claim is the
         // strongest; among pods, who came last: the other one's removal has not been seen yet.
         let weight = |h: &Holding| match h.by {

@@ -76,9 +76,12 @@ impl Signs {
         self.0.iter().flat_map(|seen| [Some(seen.flow), seen.flow_dialled()]).flatten()
     }
 
-    /// The flows whose packets this kernel dropped, with what was dialled where that is known to differ.
-    pub(super) fn dropped_flows(&self) -> impl Iterator<Item = (Flow, Option<(IpAddr, u16)>)> {
-        self.dropped().map(|seen| (seen.flow, seen.dialled))
+    /// The flows whose packets this kernel dropped, with what was dialled where that is known to differ; and
+    /// those whose packets were sent again, as they were dialled.
+    pub(super) fn failing_flows(&self) -> impl Iterator<Item = (Flow, Option<(IpAddr, u16)>)> {
+        let again = self.0.iter().filter(|seen| seen.fact == Fact::Retransmitted);
+        let again = again.map(|seen| (dialled_of(seen), None));
+        self.dropped().map(|seen| (seen.flow, seen.dialled)).chain(again)
     }
 
     /// Takes out the packets that were dropped at a backend of what was dialled before they were sent
@@ -233,6 +236,7 @@ impl Parts {
         let lost = self.lost.iter_mut().map(|(_, evidence)| evidence);
         for evidence in self.packets.values_mut().chain(lost) {
             evidence.ended_with(end);
+            evidence.has_one_that_ended(end, evidence.last());
         }
     }
 }

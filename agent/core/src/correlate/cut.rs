@@ -51,7 +51,7 @@ impl Correlator {
     pub fn unreported(&self) -> BTreeSet<(Flow, Option<(IpAddr, u16)>)> {
         let open = self.open.iter().filter(|(_, open)| open.has_news());
         let open = open.map(|(key, _)| (key.flow, key.dialled));
-        let pending = self.pending.values().flat_map(|pending| pending.signs.dropped_flows());
+        let pending = self.pending.values().flat_map(|pending| pending.signs.failing_flows());
         open.chain(pending).collect()
     }
 

@@ -13,6 +13,9 @@ use crate::observation::{DropReason, Fact, Observation, Rejection};
 /// more than this says nothing more.
 const KERNEL_DROPS_MAX: usize = 4;
 
+/// Of how many attempts of a flow it is kept that they ended in vain: of those that a report may yet have.
+const ENDED_MAX: usize = 8;
+
 /// How sure it is that attempts were dropped, and where.
 #[derive(
     Clone,
@@ -88,6 +91,8 @@ pub struct Evidence {
     judged_before: Option<Timestamp>,
     /// Whether a report had some of it.
     is_reported: bool,
+    /// When the last packets were seen of attempts that ended in vain, the latest [`ENDED_MAX`].
+    ended: Vec<Timestamp>,
     /// `errno` of a connect that failed; 0: given up by the application.
     pub failed: Option<i32>,
     /// The refusal, where there was one.
@@ -123,7 +128,10 @@ impl Evidence {
                 self.add_kernel_drops(Counted { drops, reported: 0, last });
             }
             Fact::Retransmitted => self.retransmitted += observation.packets,
-            Fact::Failed { errno } => self.failed = self.failed.max(Some(*errno)),
+            Fact::Failed { errno } => {
+                self.failed = self.failed.max(Some(*errno));
+                self.add_ended([observation.at]);
+            }
             Fact::Rejected(rejection) => self.rejected = self.rejected.max(Some(*rejection)),
             Fact::AnsweredLate | Fact::AnsweredFirst => {}
         }
@@ -161,9 +169,30 @@ impl Evidence {
         self.is_reported
     }
 
-    /// An attempt whose packets it counts ended so, which is no packet and no news of its own.
+    /// Whether an attempt ended in vain whose last packet is among those that no earlier report had, by what
+    /// is known now of the same drop.
+    pub fn ends_in_vain(&self, by_now: &Self) -> bool {
+        let latest = self.latest();
+        self.ended.iter().chain(&by_now.ended).any(|last| latest.contains(last))
+    }
+
+    /// The attempt that began it ended so, which is no packet and no news of its own.
     pub(super) fn ended_with(&mut self, end: &Self) {
         self.failed = self.failed.max(end.failed);
+    }
+
+    /// An attempt whose packets it counts ended so, its last packet having been seen then.
+    pub(super) fn has_one_that_ended(&mut self, end: &Self, last: Timestamp) {
+        if end.failed.is_some() {
+            self.add_ended([last]);
+        }
+    }
+
+    fn add_ended(&mut self, times: impl IntoIterator<Item = Timestamp>) {
+        self.ended.extend(times);
+        self.ended.sort_unstable();
+        self.ended.dedup();
+        self.ended.drain(..self.ended.len().saturating_sub(ENDED_MAX));
     }
 
     /// Adds what speaks for another attempt of the same flow.
@@ -172,6 +201,7 @@ impl Evidence {
         self.latest = joined(self.latest, other.latest);
         self.packet = self.packet.max(other.packet);
         self.is_reported |= other.is_reported;
+        self.add_ended(other.ended);
         for drops in other.kernel_drops {
             self.add_kernel_drops(drops);
         }

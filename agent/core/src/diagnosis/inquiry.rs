@@ -44,7 +44,8 @@ impl Inquiry<'_> {
         let class = self.class_by_playbook();
         let unexplained = matches!(class, Class::OutOfSync | Class::NotPolicy | Class::CannotTell);
         // Whatever policies say of an address that nobody holds any more.
-        if unexplained && self.ending().is_some() { Class::NotPolicy } else { class }
+        let is_end = (unexplained && self.ending().is_some()) || self.is_lost_after_end();
+        if is_end { Class::NotPolicy } else { class }
     }
 
     fn class_by_playbook(&self) -> Class {
@@ -275,6 +276,16 @@ impl Inquiry<'_> {
             };
             since.is_some_and(has_begun)
         })
+    }
+
+    /// Whether nothing of it was dropped here, and a pod at an end was gone before the first of it was sent:
+    /// its answers come to nobody.
+    fn is_lost_after_end(&self) -> bool {
+        let Fate::Dropped(evidence) = self.case.fate else { return false };
+        let is_unanswered = evidence.level() == EvidenceLevel::Unanswered;
+        let first = *evidence.latest().start();
+        let gone = self.ending().filter(|_| is_unanswered).and_then(|ended| ended.gone);
+        gone.is_some_and(|gone| gone <= first)
     }
 
     /// The end of the pod that holds an address, or of the one that held it last where nobody does.

@@ -19,6 +19,7 @@ use crate::{
     diagnosis::{Class, Diagnosis},
     flow::{Answer, Flow, Worked},
     service::{self, Dial, Fate, Refusal},
+    verdict::Decision,
 };
 
 /// How unlikely it must be that a path which does not pass was never picked: an untrue end in ten
@@ -71,7 +72,7 @@ pub(super) fn of(
         if !is_answered(flow) && !dialled.as_ref().is_some_and(is_answered) {
             continue;
         }
-        for (asked, answer) in speaking(snapshot, flow, dialled.as_ref()) {
+        for (asked, answer) in speaking(snapshot, flow, dialled.as_ref(), None) {
             let Some(at) = answers.get(&asked) else { continue };
             speaking_of.push((*flow, answer, *at));
         }
@@ -80,17 +81,19 @@ pub(super) fn of(
 }
 
 /// The flows whose answers speak for a path: as it was dropped, and as it was dialled where that differs.
+/// `arrives`: to which backend it went, where that is known by other than its translation.
 fn speaking(
     snapshot: &Snapshot,
     flow: &Flow,
     dialled: Option<&Flow>,
+    arrives: Option<(IpAddr, u16)>,
 ) -> impl Iterator<Item = (Flow, Answer)> + use<> {
     let behind = |flow: &Flow| backends(snapshot, flow);
     let own = match dialled {
         // Translated by then.
         Some(_) => Answer::OfPath,
         // Where nobody translates it, whoever answers is the one who was dialled.
-        None => behind(flow).map_or(Answer::OfPath, |behind| behind.answer(None)),
+        None => behind(flow).map_or(Answer::OfPath, |behind| behind.answer(arrives)),
     };
     let dialled = dialled.map(|dialled| {
         let unknown = Answer::AsDialled { is_only: false, picks: None };
@@ -114,7 +117,9 @@ pub(super) fn before(
     let created = |end: &Endpoint| end.pod().and_then(|pod| pod.created);
     let question = &diagnosis.question;
     let (source, destination) = (created(&question.source), created(&question.destination));
-    let are_alike = drop.dialled.is_none() && diagnosis.cause.class != Class::CannotTell;
+    let are_alike = drop.dialled.is_none()
+        && diagnosis.cause.class != Class::CannotTell
+        && diagnosis.verdict.decision() != Decision::Unknown;
     let since = |(flow, answer)| match answer {
         Answer::OfPath | Answer::AsDialled { is_only: true, .. } => {
             Some((flow, source.max(destination)))
@@ -123,7 +128,9 @@ pub(super) fn before(
         Answer::AsDialled { is_only: false, .. } => None,
     };
     let dialled = drop.flow_dialled();
-    speaking(snapshot, &drop.flow, dialled.as_ref()).filter_map(since).collect()
+    let arrives = question.destination.address.map(|address| (address, question.port));
+    let arrives = arrives.filter(|(address, _)| *address != drop.flow.destination);
+    speaking(snapshot, &drop.flow, dialled.as_ref(), arrives).filter_map(since).collect()
 }
 
 /// Whether it is known who answered a flow: its destination, or the one backend of a Service, which is

@@ -70,7 +70,7 @@ pub(super) fn case_of(drop: &Drop) -> Case<'_> {
 /// Until when a drop may still be answered. What was dropped here, or has ended, is not.
 fn may_be_answered_until(drop: &Drop) -> Timestamp {
     let evidence = &drop.evidence;
-    let is_open = evidence.level() == EvidenceLevel::Unanswered && evidence.failed.is_none();
+    let is_open = evidence.level() == EvidenceLevel::Unanswered && !evidence.ends_in_vain(evidence);
     let (first, last) = evidence.latest().into_inner();
     // Of the signs that came before an answer it is not known which it answers: the last one is open.
     let open_since = if evidence.answered >= Some(first) { last } else { first };

@@ -11,7 +11,7 @@ use crate::{
         object::Pod,
         resolve::{Endpoint, Holder},
     },
-    diagnosis::Class,
+    diagnosis::{Case, Class, Fate, diagnose},
     flow::{Answer, Flow, Worked},
     verdict::{Question, evaluate},
 };
@@ -55,8 +55,9 @@ pub(super) struct AffectedFlow {
     pub(super) restarts_then: u64,
     /// It goes on, and is expected.
     pub(super) is_muted: bool,
-    /// Why, when it was last judged.
+    /// Why, when it was last judged; and whether that could never be said.
     class: Class,
+    is_unclear: bool,
     /// Since when policies were seen to let it pass.
     allowed_since: Option<Timestamp>,
     /// The pod of an end is no more, or not at its address; and that of the source.
@@ -104,6 +105,7 @@ impl AffectedFlow {
             restarts_then: affected_pod(&diagnosis.question).map_or(0, |pod| pod.restarts),
             is_muted: false,
             class: diagnosis.cause.class,
+            is_unclear: diagnosis.cause.class == Class::CannotTell,
             allowed_since: None,
             is_gone: false,
             is_source_gone: false,
@@ -116,6 +118,11 @@ impl AffectedFlow {
         let uid =
             |affected: &Self| affected_pod(&affected.question).and_then(|pod| pod.uid.clone());
         let is_same = uid(self) == uid(&latest);
+        // Nor do its ends become others since whose the addresses are is not known by now.
+        let question = match latest.question.is_same_of_unknown(&self.question) {
+            true => self.question.clone(),
+            false => latest.question.clone(),
+        };
         *self = Self {
             first: self.first.min(latest.first),
             dropped: self.dropped.max(latest.dropped),
@@ -128,6 +135,8 @@ impl AffectedFlow {
             answers_here: self.answers_here,
             allowed_since: self.allowed_since,
             restarts_then: if is_same { self.restarts_then } else { latest.restarts_then },
+            question,
+            is_unclear: self.is_unclear && latest.is_unclear,
             ..latest
         };
     }
@@ -172,7 +181,13 @@ impl AffectedFlow {
     }
 
     /// Looks at what its ends and the policies are now, `own_node` being the one whose pods are followed.
-    pub(super) fn look(&mut self, snapshot: &Snapshot, own_node: Option<&str>, now: Timestamp) {
+    pub(super) fn look(
+        &mut self,
+        flow: &Flow,
+        snapshot: &Snapshot,
+        own_node: Option<&str>,
+        now: Timestamp,
+    ) {
         let Question { source, destination, .. } = &self.question;
         let is_own = |node: &str| Some(node) == own_node;
         self.answers_here = self.dialled.is_some()
@@ -181,9 +196,20 @@ impl AffectedFlow {
                 .is_some_and(|pod| !pod.host_network && pod.node.as_deref().is_some_and(is_own));
         self.is_source_gone = is_gone(source, snapshot, own_node);
         self.is_gone = self.is_source_gone || is_gone(destination, snapshot, own_node);
-        let is_allowed = self.class.is_denial()
-            && self.is_there(snapshot)
-            && evaluate(snapshot, &self.question_now(snapshot)).decision().lets_pass();
+        let is_allowed = match self.class {
+            // Some of what is behind what was dialled was denied.
+            Class::CannotTell if self.dialled.is_none() => {
+                let asked = Case { flow: *flow, dialled: None, at: None, fate: Fate::Policed };
+                let diagnosis = diagnose(snapshot, &asked);
+                let is_to_service = diagnosis.service.is_some();
+                is_to_service && diagnosis.cause.class == Class::None
+            }
+            class => {
+                class.is_denial()
+                    && self.is_there(snapshot)
+                    && evaluate(snapshot, &self.question_now(snapshot)).decision().lets_pass()
+            }
+        };
         self.allowed_since = is_allowed.then(|| self.allowed_since.unwrap_or(now));
     }
 
@@ -226,9 +252,9 @@ impl AffectedFlow {
         self.answered_as_dialled.filter(|at| is_quiet && is_shown && *at > self.dropped)
     }
 
-    /// Whether it could not be said why it was dropped, when it was last judged.
+    /// Whether it could never be said why it was dropped.
     pub(super) fn is_unclear(&self) -> bool {
-        self.class == Class::CannotTell
+        self.is_unclear
     }
 
     /// Whether an answer of its own came after it was last dropped.

@@ -79,15 +79,17 @@ impl Cut {
     }
 
     /// Whether a path that is cut by this is cut by that still, or again: by what none of the policies
-    /// admits that isolate the same pods, some of which are the same.
-    pub(super) fn goes_on_as(&self, latest: &Diagnosis) -> bool {
+    /// admits that isolate the same pods, some of which are the same. `is_known`: the path is one
+    /// of these, though whose an address was the latest time is not known.
+    pub(super) fn goes_on_as(&self, latest: &Diagnosis, is_known: bool) -> bool {
         let is_implicit = |class: Class| class.is_denial() && class != Class::ExplicitDeny;
         let latest_policies = latest.responsible();
-        let is_known = |policy: &PolicyRef| latest_policies.iter().any(|l| l.reference == *policy);
+        let denies_still =
+            |policy: &PolicyRef| latest_policies.iter().any(|l| l.reference == *policy);
         is_implicit(self.class())
             && is_implicit(latest.cause.class)
             && self.diagnosis.denied_end() == latest.denied_end()
-            && self.path() == Path::of(&latest.question)
-            && self.responsible().iter().any(is_known)
+            && (is_known || self.path() == Path::of(&latest.question))
+            && self.responsible().iter().any(denies_still)
     }
 }

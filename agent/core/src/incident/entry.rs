@@ -129,8 +129,10 @@ impl Entry {
     }
 
     /// Whether it is of this denial, as it was before policies came or went.
-    pub(super) fn goes_on_as(&self, latest: &Diagnosis) -> bool {
-        self.cuts.values().any(|cut| cut.goes_on_as(latest))
+    pub(super) fn goes_on_as(&self, latest: &Diagnosis, flow: &Flow) -> bool {
+        let own = self.flows.get(flow);
+        let is_known = own.is_some_and(|own| latest.question.is_same_of_unknown(&own.question));
+        self.cuts.values().any(|cut| cut.goes_on_as(latest, is_known))
     }
 
     pub(super) fn resolved_at(&self) -> Option<Timestamp> {
@@ -268,8 +270,10 @@ impl Entry {
             return;
         }
         self.looked_at = generation;
-        for affected in self.flows.values_mut().filter(|affected| !affected.is_answered()) {
-            affected.look(snapshot, own_node, now);
+        for (flow, affected) in &mut self.flows {
+            if !affected.is_answered() {
+                affected.look(flow, snapshot, own_node, now);
+            }
         }
     }
 

@@ -15,12 +15,12 @@ use super::attribution::{TOGETHER, concerns, verdict_then};
 use crate::{
     cluster::{
         Snapshot,
-        history::{Change, ChangeKind, History, Past, SEEN_WITHIN},
+        history::{Between, Change, ChangeKind, History, Past, SEEN_WITHIN},
         object::Object,
         profile::Denied,
     },
     correlate::Evidence,
-    diagnosis::{Case, Diagnosis, Fate, diagnose, reason::is_of_closed_port},
+    diagnosis::{Case, Class, Diagnosis, Fate, diagnose, reason::is_of_closed_port},
     verdict::Question,
 };
 
@@ -40,23 +40,35 @@ pub struct Diagnosed {
     at: Option<Timestamp>,
     /// What was seen of the cluster until then is in it.
     until: Timestamp,
+    between: Between,
 }
 
 impl Diagnosed {
     /// Diagnoses a case: a drop as of its last packets, all else as of now.
     pub fn new(history: &History, snapshot: &Snapshot, case: &Case<'_>) -> Self {
+        let nearer = Self::as_found_nearer(history, snapshot, case);
+        nearer.or_as_found_before(history, snapshot, case)
+    }
+
+    fn as_found_nearer(history: &History, snapshot: &Snapshot, case: &Case<'_>) -> Self {
         let Fate::Dropped(evidence) = case.fate else {
             return Self {
                 diagnosis: diagnose(snapshot, case),
                 at: case.at,
                 until: Timestamp::MAX,
+                between: Between::AsNearer,
             };
         };
         let at = dropped_at(snapshot, case, evidence);
-        let then = |until| Self::as_of(history, snapshot, case, Some(at), until);
+        let then =
+            |until| Self::as_of(history, snapshot, case, (Some(at), until), Between::AsNearer);
         let known = then(at);
         if known.is_denial() {
             return known.with_all_that_went(history, snapshot, case);
+        }
+        if known.diagnosis.is_explained_by_kube_proxy(case.fate) {
+            // No policy that came later need have dropped it.
+            return known;
         }
         if is_of_closed_port(evidence) && snapshot.profile().denied == Denied::Dropped {
             // The network plugin does not refuse: a policy that was seen a moment later is none of it.
@@ -72,7 +84,25 @@ impl Diagnosed {
                 && policies.iter().all(|p| p.last_written().is_none_or(|w| w <= at + SEEN_WITHIN))
         };
         let mut denials = late.into_iter().map(then).filter(is_of_then);
-        denials.next().unwrap_or_else(|| then(at + SEEN_WITHIN))
+        if let Some(denial) = denials.next() {
+            return denial;
+        }
+        let late = then(at + SEEN_WITHIN);
+        // Nor had it to be enforced before it was seen.
+        let is_too_late = late.diagnosis.cause.class == Class::NotEnforced;
+        if is_too_late { known } else { late }
+    }
+
+    /// The same by what was found before, where that explains what policies or the network plugin would be
+    /// blamed for: nobody saw when it changed.
+    fn or_as_found_before(self, history: &History, snapshot: &Snapshot, case: &Case<'_>) -> Self {
+        let is_explained = self.diagnosis.is_explained_by_kube_proxy(case.fate);
+        if is_explained || !history.is_found_otherwise(self.until) {
+            return self;
+        }
+        let times = (self.at, self.until);
+        let before = Self::as_of(history, snapshot, case, times, Between::AsBefore);
+        if before.diagnosis.is_explained_by_kube_proxy(case.fate) { before } else { self }
     }
 
     /// Diagnoses a drop as of a time, by what was seen of the cluster until another.
@@ -80,11 +110,11 @@ impl Diagnosed {
         history: &History,
         snapshot: &Snapshot,
         case: &Case<'_>,
-        at: Option<Timestamp>,
-        until: Timestamp,
+        (at, until): (Option<Timestamp>, Timestamp),
+        between: Between,
     ) -> Self {
-        let past = history.past(snapshot, until);
-        Self { diagnosis: diagnose(&past.snapshot, &Case { at, ..*case }), at, until }
+        let past = history.past_between(snapshot, until, between);
+        Self { diagnosis: diagnose(&past.snapshot, &Case { at, ..*case }), at, until, between }
     }
 
     /// The same by what was seen until another time.
@@ -95,7 +125,7 @@ impl Diagnosed {
         case: &Case<'_>,
         until: Timestamp,
     ) -> Self {
-        Self::as_of(history, snapshot, case, self.at, until)
+        Self::as_of(history, snapshot, case, (self.at, until), self.between)
     }
 
     /// The same with all policies that were lifted in one breath, some just before the last packets
@@ -141,7 +171,7 @@ impl Diagnosed {
 
     /// The cluster as it was diagnosed by.
     pub(super) fn past<'a>(&self, history: &'a History, snapshot: &Snapshot) -> Past<'a> {
-        history.past(snapshot, self.until)
+        history.past_between(snapshot, self.until, self.between)
     }
 }
 

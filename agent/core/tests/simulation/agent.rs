@@ -129,14 +129,12 @@ impl Agent {
             if !self.found.values().any(|found| found.contains(key)) {
                 match query {
                     Query::ServicesOf(_) | Query::Exposed => self.cluster.forget(key, at(now)),
-                    _ => self.cluster.delete(key, at(now)),
+                    _ => self.cluster.delete_found(key, at(now)),
                 }
             }
         }
-        let snapshot = self.cluster.snapshot();
         for object in objects {
-            let is_known = snapshot.object(&object.key()).is_some();
-            self.cluster.apply(object, is_known.then(|| at(now)));
+            self.cluster.apply_found(object, at(now));
         }
         self.cluster.looked_up(query.clone(), LookUp { at: at(now), failed: None, scale });
     }

@@ -10,7 +10,7 @@
 //! A run is its seed's: the same on any machine. What a run shows to be wrong is cut down to what it takes
 //! and shown as a story; what is known to be wrong is in [`known::KNOWN`], with a seed that shows it.
 //!
-//! `WHYDROP_SIMULATION_SEEDS` says how many seeds each world is played with.
+//! `WHYDROP_SIMULATION_SEEDS` says how many seeds each world is played with (`200`), or which (`156..157`).
 
 mod agent;
 mod check;
@@ -26,7 +26,7 @@ mod run;
 mod story;
 mod time;
 
-use std::{collections::BTreeMap, env};
+use std::{collections::BTreeMap, env, ops::Range};
 
 use check::{Check, Fault, When};
 use known::KNOWN;
@@ -84,18 +84,22 @@ fn is_known(of: Dimensions, kind: (Check, When)) -> bool {
     KNOWN.iter().any(|known| known.kind == kind && of.has(world(known.world).of))
 }
 
-/// How many seeds each world is played with.
+/// Which seeds each world is played with.
 #[expect(clippy::disallowed_methods, reason = "the core reads no environment; its tests may")]
-fn seeds() -> u64 {
-    let seeds = env::var("WHYDROP_SIMULATION_SEEDS").ok();
-    seeds.map_or(SEEDS, |seeds| seeds.parse().expect("a number of seeds"))
+fn seeds() -> Range<u64> {
+    let Ok(seeds) = env::var("WHYDROP_SIMULATION_SEEDS") else { return 0..SEEDS };
+    let number = |text: &str| text.parse().expect("a number of seeds, or FIRST..END");
+    match seeds.split_once("..") {
+        Some((first, end)) => number(first)..number(end),
+        None => 0..number(&seeds),
+    }
 }
 
 /// Plays a world, and fails with a story of each kind of fault that is not known.
 fn play(name: &str) {
     let of = world(name).of;
     let mut kinds: BTreeMap<(Check, When), (u64, Fault)> = BTreeMap::new();
-    for seed in 0..seeds() {
+    for seed in seeds() {
         let faults = check::faults(&run::play(&Plan::of(seed, of))).into_iter();
         for fault in faults.filter(|fault| !is_known(of, fault.kind())) {
             kinds.entry(fault.kind()).or_insert((seed, fault));

@@ -17,7 +17,7 @@ pub const SEEN_WITHIN: SignedDuration = SignedDuration::from_secs(2);
 /// The cluster as it was at a time, by all that is known of it now.
 ///
 /// What has changed since is taken back. What was only learned since stays: it was so then, as far as
-/// anybody can say. That is what look-ups found that had not found it otherwise after then, and which
+/// anybody can say. That is what look-ups found nearer to then than they had found it otherwise, and which
 /// pods and nodes hold which addresses: they had them before their status said so, and each holding has
 /// times of its own.
 #[derive(Clone, Debug)]
@@ -26,27 +26,50 @@ pub struct Past<'a> {
     /// The cluster then.
     pub snapshot: Snapshot,
     until: Timestamp,
+    between: Between,
+}
+
+/// How a thing was between two look-ups that found it otherwise, as nobody saw when it changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Between {
+    /// As the nearer one found it.
+    #[default]
+    AsNearer,
+    /// As the earlier one found it.
+    AsBefore,
 }
 
 impl History {
     /// The cluster as it was then.
     pub fn past(&self, now: &Snapshot, until: Timestamp) -> Past<'_> {
+        self.past_between(now, until, Between::AsNearer)
+    }
+
+    /// The same, what changed between two look-ups being as it is said to be.
+    pub fn past_between(&self, now: &Snapshot, until: Timestamp, between: Between) -> Past<'_> {
         let mut snapshot = now.clone();
         let mut was_so = HashSet::new();
         for later in self.latest_first().take_while(|later| later.change.at > until) {
-            if later.learned.was_so(until) {
+            if later.was_so(until, between) {
                 was_so.insert(&later.change.object);
             } else if later.is_dated(now) && !was_so.contains(&later.change.object) {
                 // Behind what stays nothing is taken back.
                 later.undo(&mut snapshot);
             }
         }
-        Past { history: self, snapshot, until }
+        Past { history: self, snapshot, until, between }
+    }
+
+    /// Whether a look-up from before a time and one from after it found anything otherwise.
+    pub fn is_found_otherwise(&self, then: Timestamp) -> bool {
+        let is_it = |known: &Undoable| known.learned.is_between(then);
+        self.latest_first().take_while(|known| known.change.at > then).any(is_it)
     }
 
     /// The cluster as it is now.
     pub fn now(&self, now: &Snapshot) -> Past<'_> {
-        Past { history: self, snapshot: now.clone(), until: Timestamp::MAX }
+        let (until, between) = (Timestamp::MAX, Between::AsNearer);
+        Past { history: self, snapshot: now.clone(), until, between }
     }
 
     /// The changes that were seen after a time and no later than another, oldest first.
@@ -63,9 +86,9 @@ impl History {
 impl<'a> Past<'a> {
     /// The changes until then, and those that were only learned since, latest first.
     pub fn latest_first(&self) -> impl Iterator<Item = &'a Undoable> + use<'a> {
-        let until = self.until;
+        let (until, between) = (self.until, self.between);
         let stays =
-            move |known: &&Undoable| known.change.at <= until || known.learned.was_so(until);
+            move |known: &&Undoable| known.change.at <= until || known.was_so(until, between);
         self.history.latest_first().filter(stays)
     }
 
@@ -76,6 +99,11 @@ impl<'a> Past<'a> {
 }
 
 impl Undoable {
+    /// Whether it is only learned since then, and was so.
+    fn was_so(&self, then: Timestamp, between: Between) -> bool {
+        self.learned.was_so(then, self.change.at, between)
+    }
+
     /// Whether it happened when it was seen to, and not before, with nothing else to say when.
     fn is_dated(&self, now: &Snapshot) -> bool {
         let is_relabelled = self.change.kind == ChangeKind::Relabelled;

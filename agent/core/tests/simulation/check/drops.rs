@@ -187,6 +187,8 @@ fn of_drop(
         // Of what kube-proxy dropped it is nobody's to know which rules came first.
         let is_by_proxy = |other: &&Packet| matches!(other.fate, Fate::ByProxy { .. });
         let others = others.filter(|other| other.to == packet.to && !is_by_proxy(other));
+        // Nor when a Service changed that is looked up, and not followed.
+        let others = others.filter(|_| !(outcome.looks_up && is_untranslated));
         let other = others.filter(|other| of_packet(other).is_some()).last();
         if let Some(other) = other {
             let what = format!("{says_and_truth}; and {}", described(outcome, other));
@@ -252,7 +254,9 @@ fn said_of_any(outcome: &Outcome, packet: &Packet) -> Said {
     let slices = outcome.cluster.slices[&service].during(within.0, within.1);
     let Some(port) = CAST[service].port else { return any };
     for endpoint in slices.into_iter().flatten().flatten() {
-        let Some(server) = outcome.cluster.holder(endpoint.address, packet.at) else { continue };
+        // Who is behind it as it has been for so long as a change takes.
+        let holder = |time| outcome.cluster.holder(endpoint.address, time);
+        let Some(server) = holder(packet.at).or_else(|| holder(within.0)) else { continue };
         let server = &outcome.cluster.pods[server];
         let said = outcome.said(outcome.client(packet), server, port, within);
         any.denials.extend(said.denials);

@@ -53,6 +53,8 @@ struct Followed {
     /// Those that were reported of it last, and all that ever were.
     paths: BTreeMap<Path, Why>,
     ever: BTreeSet<Path>,
+    /// Those of which others are named by now: what was named before may hold as well.
+    beside: BTreeMap<Path, Why>,
     /// When a drop of it was reported first that no report of the incident has followed yet.
     awaited: Option<Ms>,
     is_open: bool,
@@ -93,9 +95,11 @@ pub(super) fn faults(outcome: &Outcome, of_drops: &[Fault]) -> Vec<Fault> {
                     let (class, says) = (diagnosis.cause.class, named(diagnosis));
                     // It is of the incident that it was reported of last.
                     for other in all.values_mut() {
-                        other.paths.remove(&path);
+                        let taken = other.paths.remove_entry(&path);
+                        other.beside.extend(taken);
                     }
                     let followed = all.entry(judged.incident).or_default();
+                    followed.beside.remove(&path);
                     followed.paths.insert(path, Why { class, says });
                 }
             }
@@ -204,15 +208,18 @@ impl Path {
         let own = outcome.network.packets.iter().filter(move |packet| {
             let attempt = &outcome.network.attempts[packet.attempt];
             let is_answered = matches!(packet.fate, Fate::Delivered | Fate::Duplicate);
-            let is_its = packet.server == self.server && packet.to == self.to;
+            // Of an address that nobody had, those of whoever has it later.
+            let is_server = self.server.is_none() || packet.server == self.server;
+            let is_its = is_server && packet.to == self.to;
             is_answered && attempt.client == self.client && (is_its || attempt.dialled == self.to)
         });
         let is_local = |pod: usize| outcome.cluster.pods[pod].is_local;
         own.flat_map(move |packet| {
             let attempt = &outcome.network.attempts[packet.attempt];
             let at_client = attempt.answered.filter(|_| is_local(attempt.client));
-            // Where both are here and nothing is translated, only the client's veth is asked.
-            let is_asked = !is_local(attempt.client) || attempt.service.is_some();
+            // Where both are here and nothing is translated, or was, only the client's veth is asked.
+            let is_translated = attempt.service.is_some() && self.server.is_some();
+            let is_asked = !is_local(attempt.client) || is_translated;
             let at_server = packet.server.filter(|server| is_asked && is_local(*server));
             let at_server = at_server.map(|_| packet.at);
             at_client.into_iter().chain(at_server)
@@ -236,8 +243,11 @@ impl Path {
         let server = &outcome.cluster.pods[server];
         let within = (time - PLUGIN_LAG - WATCH_LAG, time);
         let said = outcome.said(client, server, self.to.1, within);
-        let is_denied = !said.passes && said.denials.contains(&why.says);
-        server.is_up(time) && (!why.class.is_denial() || is_denied)
+        let is_denied = match why.class {
+            Class::CannotTell => !said.passes,
+            class => !class.is_denial() || (!said.passes && said.denials.contains(&why.says)),
+        };
+        server.is_up(time) && is_denied
     }
 }
 
@@ -277,7 +287,10 @@ fn of_change(
         Resolution::Muted => When::Plain,
     };
     let fails = |(path, why): &(&Path, &Why)| {
-        path.fails(outcome, why, at) && !path.is_left(outcome, resolution, at)
+        // A pod that was deleted by force has no object while it still runs, and nobody can know.
+        let client = &outcome.cluster.pods[path.client];
+        let is_known = client.states.at(at).is_some();
+        is_known && path.fails(outcome, why, at) && !path.is_left(outcome, resolution, at)
     };
     let failing = followed.paths.iter().find(fails);
     if let Some((path, why)) = failing {
@@ -296,7 +309,10 @@ fn of_change(
             let is_gone = !client.is_up(at) || !server.is_up(at);
             is_gone || outcome.said(client, server, path.to.1, within).passes
         }),
-        Resolution::Silence => paths.all(|path| path.is_left(outcome, resolution, at)),
+        Resolution::Silence => paths.all(|path| {
+            let is_client_gone = !outcome.cluster.pods[path.client].is_up(at);
+            is_client_gone || path.is_left(outcome, resolution, at)
+        }),
         Resolution::Gone => paths.all(|path| {
             path.pods(outcome).is_none_or(|(client, server)| !client.is_up(at) || !server.is_up(at))
         }),
@@ -364,7 +380,9 @@ fn ended_late(outcome: &Outcome, id: IncidentId, followed: &Followed) -> Option<
     // What other policies deny by now, as seen elsewhere or not tried again, neither passes nor may.
     let is_denied = |path: &Path| path.is_denied(outcome, (before, outcome.until));
     let is_over = is_over(outcome, followed, (before, outcome.until));
-    if !is_over || followed.paths.keys().any(is_denied) {
+    let mut beside = followed.beside.iter();
+    let is_over = is_over && !beside.any(|(path, why)| path.fails(outcome, why, outcome.until));
+    if !is_over || followed.paths.keys().chain(followed.beside.keys()).any(is_denied) {
         return None;
     }
     let is_gone = |path: &Path| {
