@@ -114,7 +114,8 @@ impl Diagnosed {
         between: Between,
     ) -> Self {
         let past = history.past_between(snapshot, until, between);
-        Self { diagnosis: diagnose(&past.snapshot, &Case { at, ..*case }), at, until, between }
+        let diagnosis = diagnose(&past.snapshot.as_of(at), &Case { at, ..*case });
+        Self { diagnosis, at, until, between }
     }
 
     /// The same by what was seen until another time.
