@@ -26,6 +26,7 @@ const PACKAGES: &[(&str, u64)] = &[
     ("whydrop", 15),
     ("whydrop-tests", 5),
     ("xtask", 1),
+    ("whydrop-supply", 8),
 ];
 
 /// The same of the client, which leaves most of them out.

@@ -18,8 +18,10 @@ mod lint;
 mod plan;
 mod setup;
 mod soak;
+mod supply;
 mod test;
 mod toolchain;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -52,6 +54,8 @@ enum Job {
     FleetLoad(fleet::Arguments),
     /// Makes the agent's container image, as an archive that containerd and Docker take.
     Image(image::Arguments),
+    /// Holds an image against a public key: its bytes, its SBOM, how it was made.
+    Verify(verify::Arguments),
     /// Builds the client for Linux, Windows and macOS, with checksums; runs what runs here.
     Dist,
     /// Builds, starts and ends a real Kubernetes that leaves the machine as it is.
@@ -75,6 +79,7 @@ fn main() -> ExitCode {
         Job::Bench(arguments) => bench::run(&arguments),
         Job::FleetLoad(arguments) => fleet::run(&arguments),
         Job::Image(arguments) => image::run(&arguments),
+        Job::Verify(arguments) => verify::run(&arguments),
         Job::Dist => dist::run(),
         Job::Lab(arguments) => lab::run(&arguments),
         Job::Bare(arguments) => bare::run(&arguments),
