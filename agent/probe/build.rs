@@ -13,12 +13,18 @@ const TOOLCHAIN: &str = env!("CARGO_PKG_RUST_VERSION");
 /// Allows `-Z build-std` on a stable compiler: the BPF target has no prebuilt `core`.
 const BOOTSTRAP: &str = "RUSTC_BOOTSTRAP";
 
+/// Has cargo take this machine's folders out of the programs, which their debug information (it is
+/// loaded with them, as BTF) and their messages would name: two machines' programs would differ.
+const TRIM_PATHS: [(&str, &str); 2] =
+    [("CARGO_UNSTABLE_TRIM_PATHS", "true"), ("CARGO_PROFILE_RELEASE_TRIM_PATHS", "all")];
+
 fn main() -> aya_build::Result<()> {
     if env::var_os(BOOTSTRAP).is_none() {
         // Only the build of the programs may see the variable, and it is inherited: so the script
         // runs itself again as a child that has it. Cargo reads what the child prints as ours.
         let output = Command::new(env::current_exe()?)
             .env(BOOTSTRAP, "1")
+            .envs(TRIM_PATHS)
             .stderr(Stdio::inherit())
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout);

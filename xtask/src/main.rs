@@ -16,6 +16,7 @@ mod kernels;
 mod lab;
 mod lint;
 mod plan;
+mod reproduce;
 mod setup;
 mod soak;
 mod supply;
@@ -56,6 +57,8 @@ enum Job {
     Image(image::Arguments),
     /// Holds an image against a public key: its bytes, its SBOM, how it was made.
     Verify(verify::Arguments),
+    /// Builds the image twice, in two places, and says what differs.
+    Reproduce(reproduce::Arguments),
     /// Builds the client for Linux, Windows and macOS, with checksums; runs what runs here.
     Dist,
     /// Builds, starts and ends a real Kubernetes that leaves the machine as it is.
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Job::FleetLoad(arguments) => fleet::run(&arguments),
         Job::Image(arguments) => image::run(&arguments),
         Job::Verify(arguments) => verify::run(&arguments),
+        Job::Reproduce(arguments) => reproduce::run(&arguments),
         Job::Dist => dist::run(),
         Job::Lab(arguments) => lab::run(&arguments),
         Job::Bare(arguments) => bare::run(&arguments),

@@ -224,6 +224,7 @@ const HOUSE: &[Target] = &[
             // The jobs; those above are parts of others.
             "image",
             "verify",
+            "reproduce",
             "lab",
             "lint",
             "dist",
