@@ -91,9 +91,14 @@ pub(crate) fn home() -> Option<PathBuf> {
 /// Panics say where they come from; where this machine keeps its sources concerns no user, and
 /// would make two machines' programs differ.
 fn rustflags(target: &str, others: &[String]) -> String {
+    let set = env::var_os("RUSTUP_HOME").map(PathBuf::from);
+    // With the standard library's source, which the BPF target is built from, rustc names where it is.
+    let rustup = set.or_else(|| Some(env::home_dir()?.join(".rustup")));
     // The last that matches counts, and what build scripts wrote may be within the repository.
     let built = target_folder().ok();
-    let flags = [(Some(root()), "/whydrop"), (home(), "/cargo"), (built, "/target")]
+    let flags =
+        [(Some(root()), "/whydrop"), (home(), "/cargo"), (rustup, "/rustup"), (built, "/target")];
+    let flags = flags
         .into_iter()
         .filter_map(|(from, to)| Some(format!("--remap-path-prefix={}={to}", from?.to_str()?)));
     let flags: Vec<String> =

@@ -67,8 +67,8 @@ enum Job {
     Bare(bare::Arguments),
     /// Installs what is missing to build, to play scenarios and to test; says what and why.
     Setup,
-    /// Formatting, licences, lints, and each crate alone.
-    Lint,
+    /// Formatting, licences, lints, and each crate alone; if asked for, advisories.
+    Lint(lint::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -88,7 +88,7 @@ fn main() -> ExitCode {
         Job::Lab(arguments) => lab::run(&arguments),
         Job::Bare(arguments) => bare::run(&arguments),
         Job::Setup => setup::run(),
-        Job::Lint => lint::run(),
+        Job::Lint(arguments) => lint::run(&arguments),
     };
     match done {
         Ok(code) => code,

@@ -1,4 +1,4 @@
-//! `cargo xtask verify`: whether an archive is the image that whoever has a key made.
+//! `cargo xtask verify`: whether an archive is the image that who has a key made.
 
 use std::{
     path::{PathBuf, absolute},

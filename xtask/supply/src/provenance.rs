@@ -10,7 +10,7 @@ use crate::layout::sha256;
 /// The page that says what the fields mean.
 const BUILD_TYPE: &str =
     concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/security.md#the-image");
-/// Whoever ran the job: the key that signs says who that is, and nothing else does.
+/// Who ran the job: the key that signs says who that is, and nothing else does.
 const BUILDER: &str =
     concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/docs/security.md#who-built-it");
 

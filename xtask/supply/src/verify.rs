@@ -1,5 +1,5 @@
 //! Holds an archive against a key: that it is one image, whole, with the SBOM and the provenance that
-//! whoever has the key signed, and nothing beside them.
+//! who has the key signed, and nothing beside them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

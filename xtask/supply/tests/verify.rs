@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, io::Write as _};
 
 use flate2::{Compression, write::GzEncoder};
+use object::{Object as _, ObjectSection as _};
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 use tar::{Builder, Header};
@@ -67,7 +68,7 @@ fn add(files: &mut Files, bytes: Vec<u8>, media_type: &str) -> Value {
 fn image(program: &[u8]) -> Vec<u8> {
     let mut files = Files::new();
     let tar = pack(&Files::from([("whydrop".to_owned(), program.to_owned())]));
-    let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+    let mut packed = GzEncoder::new(Vec::new(), Compression::none());
     packed.write_all(&tar).expect("of its form");
     let layer = add(&mut files, packed.finish().expect("of its form"), GZIP);
     let config = json!({
@@ -425,4 +426,18 @@ fn what_differs_between_two_images_is_named() {
     assert_eq!(of("/whydrop: from byte 9 "), 1, "{lines:?}");
     assert_eq!(of("the configuration .rootfs .diff_ids [0]: "), 1, "{lines:?}");
     assert_eq!(of("application/vnd.cyclonedx+json  .metadata"), 1, "{lines:?}");
+}
+
+#[test]
+fn the_section_of_a_program_that_differs_is_named() {
+    // A program that is at hand.
+    let one = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+    let file = object::File::parse(one.as_slice()).unwrap();
+    let (at, _) = file.section_by_name(".rodata").unwrap().file_range().unwrap();
+    let mut other = one.clone();
+    other[usize::try_from(at).unwrap() + 100] ^= 1;
+    let lines = differences(&image(&one), &image(&other)).unwrap();
+    let programs: Vec<_> = lines.iter().filter(|line| line.starts_with("/whydrop ")).collect();
+    let [line] = programs.as_slice() else { panic!("{lines:?}") };
+    assert!(line.starts_with("/whydrop section .rodata: from byte 100 of "), "{line}");
 }
