@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -25,6 +26,7 @@ fn main() -> aya_build::Result<()> {
         let output = Command::new(env::current_exe()?)
             .env(BOOTSTRAP, "1")
             .envs(TRIM_PATHS)
+            .envs(cargo_home().map(|home| ("CARGO_HOME", home)))
             .stderr(Stdio::inherit())
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -42,6 +44,12 @@ fn main() -> aya_build::Result<()> {
         }],
         Toolchain::Custom(TOOLCHAIN),
     )
+}
+
+/// Where cargo's home really is, if it is said to be elsewhere: rustc works in the folder of the crate
+/// that it compiles and asks where that is, and cargo takes out only what it knows.
+fn cargo_home() -> Option<PathBuf> {
+    PathBuf::from(env::var_os("CARGO_HOME")?).canonicalize().ok()
 }
 
 /// Whether the line is what the programs' cargo says of its doings, which `aya_build` makes

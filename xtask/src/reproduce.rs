@@ -77,18 +77,35 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 /// The call that makes the image in a clone, with a home of cargo's that has another name.
 fn build(place: &Path, clone: &Path, archive: &Path, arch: Arch) -> Result<Command> {
     let cargo_home = place.join("cargo");
-    fs::create_dir_all(&cargo_home)?;
-    let real = home().context("cargo's home")?;
-    for entry in fs::read_dir(&real).with_context(|| real.display().to_string())? {
-        let entry = entry?;
-        std::os::unix::fs::symlink(entry.path(), cargo_home.join(entry.file_name()))?;
-    }
+    copy_home(&home().context("cargo's home")?, &cargo_home)?;
     let mut build = cargo(["run", "--quiet", "--locked", "--package", "xtask", "--", "image"]);
     build.args(["--arch", arch.name(), "--output"]).arg(archive);
     build.current_dir(clone).env("CARGO_HOME", cargo_home);
     // Each has its own.
     build.env_remove("CARGO_TARGET_DIR").env_remove("SOURCE_DATE_EPOCH");
     Ok(build)
+}
+
+/// Makes another home with what was fetched and how it is set up. Not by links: a compiler finds out
+/// where its sources really are.
+fn copy_home(from: &Path, to: &Path) -> Result<()> {
+    let registry = to.join("registry");
+    fs::create_dir_all(&registry)?;
+    for (name, folder) in [
+        ("registry/cache", &registry),
+        ("registry/index", &registry),
+        ("config.toml", &to.to_owned()),
+    ] {
+        let there = from.join(name);
+        if there.exists() {
+            let mut copy = Command::new("cp");
+            let status =
+                copy.args(["--archive", "--reflink=auto"]).arg(&there).arg(folder).status();
+            let status = status.context("run cp")?;
+            ensure!(status.success(), "cp of {}: {status}", there.display());
+        }
+    }
+    Ok(())
 }
 
 fn git(folder: &Path, arguments: &[&str]) -> Result<String> {

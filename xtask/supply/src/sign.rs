@@ -1,6 +1,6 @@
 //! Signatures in the form of Sigstore's bundles (github.com/sigstore/protobuf-specs), with a key of
 //! one's own: a DSSE envelope (github.com/secure-systems-lab/dsse) around an in-toto statement, as
-//! `cosign verify --key` reads it.
+//! cosign 3 writes it.
 
 use anyhow::{Context as _, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
