@@ -109,9 +109,8 @@ impl Learned {
     /// Whether it was so by this time already, as far as anybody can say, though it was seen after it.
     fn was_so(self, by: Timestamp, seen: Timestamp, between: Between) -> bool {
         match (self, between) {
-            (Self::AsItCame, _) => false,
+            (Self::AsItCame, _) | (Self::Later(Some(_)), Between::AsBefore) => false,
             (Self::Later(None), _) => true,
-            (Self::Later(Some(_)), Between::AsBefore) => false,
             (Self::Later(Some(after)), Between::AsNearer) => {
                 by.duration_since(after) >= seen.duration_since(by)
             }

@@ -113,16 +113,15 @@ impl AffectedFlow {
     }
 
     /// It was judged once more.
-    pub(super) fn judged_again(&mut self, latest: Self) {
+    pub(super) fn judged_again(&mut self, mut latest: Self) {
         // Another pod of that name starts over.
         let uid =
             |affected: &Self| affected_pod(&affected.question).and_then(|pod| pod.uid.clone());
         let is_same = uid(self) == uid(&latest);
         // Nor do its ends become others since whose the addresses are is not known by now.
-        let question = match latest.question.is_same_of_unknown(&self.question) {
-            true => self.question.clone(),
-            false => latest.question.clone(),
-        };
+        if latest.question.is_same_of_unknown(&self.question) {
+            latest.question = self.question.clone();
+        }
         *self = Self {
             first: self.first.min(latest.first),
             dropped: self.dropped.max(latest.dropped),
@@ -135,7 +134,6 @@ impl AffectedFlow {
             answers_here: self.answers_here,
             allowed_since: self.allowed_since,
             restarts_then: if is_same { self.restarts_then } else { latest.restarts_then },
-            question,
             is_unclear: self.is_unclear && latest.is_unclear,
             ..latest
         };
