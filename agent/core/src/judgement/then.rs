@@ -47,7 +47,8 @@ impl Diagnosed {
     /// Diagnoses a case: a drop as of its last packets, all else as of now.
     pub fn new(history: &History, snapshot: &Snapshot, case: &Case<'_>) -> Self {
         let nearer = Self::as_found_nearer(history, snapshot, case);
-        nearer.or_as_found_before(history, snapshot, case)
+        let other = nearer.by_kube_proxy_as_found(history, snapshot, case);
+        other.unwrap_or(nearer)
     }
 
     fn as_found_nearer(history: &History, snapshot: &Snapshot, case: &Case<'_>) -> Self {
@@ -93,16 +94,21 @@ impl Diagnosed {
         if is_too_late { known } else { late }
     }
 
-    /// The same by what was found before, where that explains what policies or the network plugin would be
-    /// blamed for: nobody saw when it changed.
-    fn or_as_found_before(self, history: &History, snapshot: &Snapshot, case: &Case<'_>) -> Self {
-        let is_explained = self.diagnosis.is_explained_by_kube_proxy(case.fate);
-        if is_explained || !history.is_found_otherwise(self.until) {
-            return self;
+    /// The same by what was found before or after, where that explains by kube-proxy what policies or the
+    /// network plugin would be blamed for: nobody saw when it changed.
+    fn by_kube_proxy_as_found(
+        &self,
+        history: &History,
+        snapshot: &Snapshot,
+        case: &Case<'_>,
+    ) -> Option<Self> {
+        let is_explained = |it: &Self| it.diagnosis.is_explained_by_kube_proxy(case.fate);
+        if is_explained(self) || !history.is_found_otherwise(self.until) {
+            return None;
         }
         let times = (self.at, self.until);
-        let before = Self::as_of(history, snapshot, case, times, Between::AsBefore);
-        if before.diagnosis.is_explained_by_kube_proxy(case.fate) { before } else { self }
+        let found = |between| Self::as_of(history, snapshot, case, times, between);
+        [Between::AsBefore, Between::AsAfter].into_iter().map(found).find(is_explained)
     }
 
     /// Diagnoses a drop as of a time, by what was seen of the cluster until another.

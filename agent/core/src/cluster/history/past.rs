@@ -37,6 +37,8 @@ pub enum Between {
     AsNearer,
     /// As the earlier one found it.
     AsBefore,
+    /// As the later one found it.
+    AsAfter,
 }
 
 impl History {
