@@ -10,8 +10,8 @@ use whydrop_core::cluster::profile::Engine;
 use super::{Outcome, messages};
 use crate::{
     agent::{self, Ended, Eyes, Options},
-    cluster::connect::KubeArgs,
-    confine::{self, Confined},
+    cluster::connect::{KubeArgs, reach},
+    confine::{self, Confined, Needs},
     mute,
     probe::{Attach, Config, Programs},
     sink::{
@@ -92,8 +92,19 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
 fn prepare(args: Args) -> anyhow::Result<(Options, Programs, Confined)> {
     let options = options(args)?;
     let programs = Programs::load(&Config::default()).context("cannot watch this node")?;
-    let confined = confine::confine()?;
+    let confined = confine::confine(&needs(&options))?;
     Ok((options, programs, confined))
+}
+
+/// What it needs of the file system from then on.
+fn needs(options: &Options) -> Needs {
+    let collector = options.sinks.collector.iter();
+    Needs {
+        reach: options.manifests.is_none().then(|| reach(&options.kube)),
+        read: collector.flat_map(OtlpSettings::files).cloned().collect(),
+        state: options.state_directory.clone(),
+        port: options.health.map(|address| address.port()),
+    }
 }
 
 fn options(args: Args) -> anyhow::Result<Options> {

@@ -1,6 +1,10 @@
 //! What the agent keeps of its privileges once it watches, and that it suffices for what comes later.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{SocketAddr, TcpListener},
+};
 
 use caps::Capability;
 use serde_json::{Value, json};
@@ -114,8 +118,19 @@ fn an_agent_as_it_is_shipped_keeps_one_capability_and_watches_what_comes_later()
         assert_eq!(bounding.count_ones(), 3, "{thread:?}");
         assert_eq!(thread["NoNewPrivs"], "1", "{thread:?}");
     }
+    let said = agent.stderr();
+    let files = "files: it reads what a pod's agent needs, writes /var/lib/whydrop";
+    assert!(said.contains(files), "{said}");
+    shipped.renew_account(&node);
     what_comes_later_is_watched(&mut agent, &mut node);
+    // An answer to be saved.
+    node.stand_in("backend/pod-b", true).expect("rules");
+    let server = node.pod("backend/pod-b").expect("a pod");
+    let address = SocketAddr::new(server.address().expect("an address"), PORT);
+    let _listener = server.enter(|| Ok(TcpListener::bind(address)?)).expect("a server");
+    assert!(node.connects("frontend/pod-a", address).expect("a client"));
     agent.stop().expect("it ends");
+    assert_eq!(shipped.state(), ["last-answers.json"]);
 }
 
 /// On a host, where root may do everything.

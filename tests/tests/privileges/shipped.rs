@@ -93,6 +93,12 @@ impl Shipped {
         agent
     }
 
+    /// What is in the folder of the node that it may write.
+    pub(crate) fn state(&self) -> Vec<String> {
+        let there = fs::read_dir(self.state.path()).expect("the folder").flatten();
+        there.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
     fn command(&self, node: &Node) -> Command {
         assert_eq!(self.container["securityContext"]["allowPrivilegeEscalation"], false);
         let bounding: String = self.capabilities().iter().map(|name| format!(",+{name}")).collect();

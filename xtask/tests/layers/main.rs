@@ -176,8 +176,8 @@ const HOUSE: &[Target] = &[
         root: "agent/src/lib.rs",
         rooms: &[
             "mute",    // rules of the configuration
-            "confine", // what the process gives up
             "state",   // what outlives an agent
+            "confine", // what the process gives up
             "heal",    // carries out what the core's healer decides
             "agent",   // the one task that hands facts to the docket
             "command", // subcommands
