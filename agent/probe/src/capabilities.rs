@@ -58,6 +58,8 @@ pub struct Kept {
 /// # Errors
 /// The kernel refuses, or there is a thread that has more than what was kept.
 pub fn give_up() -> Result<Kept, Error> {
+    const DOING: &str = "giving up capabilities";
+
     let kept = || -> Result<Kept, CapsError> {
         let has = caps::read(None, CapSet::Permitted)?;
         let kept = later(KernelVersion::current().ok(), &has);
@@ -76,7 +78,6 @@ pub fn give_up() -> Result<Kept, Error> {
         names.sort();
         Ok(Kept { names, is_bounded })
     };
-    const DOING: &str = "giving up capabilities";
     kept().map_err(|error| Error::io(DOING)(io::Error::other(error)))
 }
 

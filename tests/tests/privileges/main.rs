@@ -2,4 +2,5 @@
 //! on real kernels and API servers. Needs root.
 
 mod kept;
+mod rights;
 mod shipped;
