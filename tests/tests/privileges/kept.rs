@@ -23,11 +23,11 @@ use crate::shipped::Shipped;
 
 const PORT: u16 = 8080;
 
-/// The sets of capabilities that a thread has, as the kernel calls them (proc_pid_status(5)).
+/// The sets of capabilities that a thread has, as the kernel calls them (`proc_pid_status(5)`).
 const SETS: [&str; 5] = ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"];
 
 /// A node with an API server, a client, a server that nothing passes to, and a policy that is why.
-fn node() -> Node {
+pub(crate) fn node() -> Node {
     let mut node = Node::with_server(0).expect("a node");
     node.apply(&documents(&["frontend", "backend"].map(namespace))).expect("namespaces");
     let policy = json!({
@@ -43,7 +43,7 @@ fn node() -> Node {
 }
 
 /// What every thread of a process may do: the lines of its status, by their names.
-fn threads(pid: u32) -> Vec<BTreeMap<String, String>> {
+pub(crate) fn threads(pid: u32) -> Vec<BTreeMap<String, String>> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("threads").flatten();
     let statuses =
         threads.filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());
@@ -64,7 +64,7 @@ fn set(thread: &BTreeMap<String, String>, name: &str) -> u64 {
 }
 
 /// A connect to this pod is dropped, and reported with the policy.
-fn is_reported(agent: &mut Agent, node: &mut Node, pod: &str) {
+pub(crate) fn is_reported(agent: &mut Agent, node: &mut Node, pod: &str) {
     node.stand_in(pod, false).expect("rules");
     let address = node.pod(pod).and_then(|pod| pod.address()).expect("an address");
     let to = SocketAddr::new(address, PORT);
@@ -78,7 +78,7 @@ fn is_reported(agent: &mut Agent, node: &mut Node, pod: &str) {
 }
 
 /// A pod that comes while the agent runs is watched, and what it was attached to before is looked at.
-fn what_comes_later_is_watched(agent: &mut Agent, node: &mut Node) {
+pub(crate) fn what_comes_later_is_watched(agent: &mut Agent, node: &mut Node) {
     node.run(&manifest::pod("backend/later")).expect("a pod");
     is_reported(agent, node, "backend/later");
     let uptime = || -> anyhow::Result<f64> {
@@ -97,6 +97,15 @@ fn what_comes_later_is_watched(agent: &mut Agent, node: &mut Node) {
         agent.records().iter().filter(|heard| heard.record["state"] == "degraded").collect();
     assert!(degraded.is_empty(), "{degraded:#?}");
     assert!(!agent.stderr().contains("cannot check whether"), "{}", agent.stderr());
+}
+
+/// A connect that is answered, which is to be saved.
+pub(crate) fn answer(node: &mut Node) {
+    node.stand_in("backend/pod-b", true).expect("rules");
+    let server = node.pod("backend/pod-b").expect("a pod");
+    let address = SocketAddr::new(server.address().expect("an address"), PORT);
+    let _listener = server.enter(|| Ok(TcpListener::bind(address)?)).expect("a server");
+    assert!(node.connects("frontend/pod-a", address).expect("a client"));
 }
 
 #[test]
@@ -123,12 +132,7 @@ fn an_agent_as_it_is_shipped_keeps_one_capability_and_watches_what_comes_later()
     assert!(said.contains(files), "{said}");
     shipped.renew_account(&node);
     what_comes_later_is_watched(&mut agent, &mut node);
-    // An answer to be saved.
-    node.stand_in("backend/pod-b", true).expect("rules");
-    let server = node.pod("backend/pod-b").expect("a pod");
-    let address = SocketAddr::new(server.address().expect("an address"), PORT);
-    let _listener = server.enter(|| Ok(TcpListener::bind(address)?)).expect("a server");
-    assert!(node.connects("frontend/pod-a", address).expect("a client"));
+    answer(&mut node);
     agent.stop().expect("it ends");
     assert_eq!(shipped.state(), ["last-answers.json"]);
 }

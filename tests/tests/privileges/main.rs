@@ -3,4 +3,5 @@
 
 mod kept;
 mod rights;
+mod seccomp;
 mod shipped;

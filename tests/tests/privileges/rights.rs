@@ -63,7 +63,7 @@ fn right(verb: &str, group: &str, resource: &str) -> Right {
     Right { resource, verb: verb.to_owned() }
 }
 
-/// All that a ClusterRole of this file grants.
+/// All that a `ClusterRole` of this file grants.
 fn granted(path: &str) -> BTreeSet<Right> {
     let text = fs::read_to_string(repository(path)).expect(path);
     let objects: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
@@ -253,7 +253,36 @@ fn call_from_control_plane(node: &Node, beyond: &whydrop_tests::world::namespace
     assert!(!connected.expect("a client"), "it is reached");
 }
 
-/// Where a node is one of EKS Auto Mode, a ConfigMap says whether policies are enforced at all.
+/// The overlays are apart: what one of them adds is a right of its own account, never of the agent's, and all
+/// but one add none.
+#[test]
+fn no_overlay_adds_to_what_the_agent_may() {
+    let overlays = fs::read_dir(repository("deploy/kustomize/overlays")).expect("overlays");
+    let mut with_rights = Vec::new();
+    for overlay in overlays.flatten() {
+        for file in fs::read_dir(overlay.path()).expect("an overlay").flatten() {
+            let text = fs::read_to_string(file.path()).expect("a file");
+            let objects: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
+            for object in objects {
+                let of_kustomize =
+                    object["patches"].to_string() + &object["components"].to_string();
+                assert!(!of_kustomize.contains("Role"), "{object}");
+                let kind = object["kind"].as_str().expect("a kind");
+                if kind.ends_with("RoleBinding") {
+                    assert_eq!(object["subjects"].as_array().map(Vec::len), Some(1), "{object}");
+                    assert_ne!(object["subjects"][0]["name"], "whydrop", "{object}");
+                }
+                if kind.contains("Role") {
+                    with_rights.push(overlay.file_name().to_string_lossy().into_owned());
+                }
+            }
+        }
+    }
+    with_rights.dedup();
+    assert_eq!(with_rights, ["heal"]);
+}
+
+/// Where a node is one of EKS Auto Mode, a `ConfigMap` says whether policies are enforced at all.
 fn asks_for_the_switch_of_eks(node: &Node, audit: &Audit) {
     const LABEL: &str = "eks.amazonaws.com/compute-type";
     let label = |how: String| node.kubectl_run(&["label", "node", "control-plane", &how]);

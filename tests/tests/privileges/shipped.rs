@@ -4,6 +4,7 @@
 use std::{
     fs,
     os::unix::fs::symlink,
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -87,7 +88,12 @@ impl Shipped {
 
     /// Starts it on the node, and waits until it is ready.
     pub(crate) fn start(&self, node: &Node) -> Agent {
-        let mut command = self.command(node);
+        self.start_by(node, &[])
+    }
+
+    /// The same by way of a program and its arguments, which has the privileges of the container.
+    pub(crate) fn start_by(&self, node: &Node, by: &[PathBuf]) -> Agent {
+        let mut command = self.command(node, by);
         let mut agent = Agent::spawn(&mut command).expect("it starts");
         agent.wait_ready().unwrap_or_else(|error| panic!("{error:#}"));
         agent
@@ -99,15 +105,18 @@ impl Shipped {
         there.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 
-    fn command(&self, node: &Node) -> Command {
+    fn command(&self, node: &Node, by: &[PathBuf]) -> Command {
         assert_eq!(self.container["securityContext"]["allowPrivilegeEscalation"], false);
-        let bounding: String = self.capabilities().iter().map(|name| format!(",+{name}")).collect();
+        let bounding = ["-all".to_owned()].into_iter();
+        let bounding =
+            bounding.chain(self.capabilities().into_iter().map(|name| format!("+{name}")));
+        let bounding = bounding.collect::<Vec<_>>().join(",");
         let mut command = node.network(NAME).expect("the node").command("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c", CONTAINER, "sh"]);
         command.arg(self.account.path()).arg(self.state.path());
         command.args(["setpriv", "--pdeathsig", "KILL", "--no-new-privs", "--inh-caps=-all"]);
-        command.arg(format!("--bounding-set=-all{bounding}")).arg("--");
-        command.arg(binary().expect("whydrop"));
+        command.arg(format!("--bounding-set={bounding}")).arg("--");
+        command.args(by).arg(binary().expect("whydrop"));
         let arguments = self.container["args"].as_array().expect("arguments");
         command.args(arguments.iter().map(|argument| argument.as_str().expect("text")));
         command.args(["--log-format", "json", "--node-name", NAME]);

@@ -192,6 +192,7 @@ const HOUSE: &[Target] = &[
     tool("", "tests/src/bin/whydrop-kernels.rs"),
     tool("", "tests/src/bin/whydrop-lab.rs"),
     tool("", "tests/src/bin/whydrop-otlp-load.rs"),
+    tool("", "tests/src/bin/whydrop-seccomp.rs"),
     Target {
         name: "",
         root: "xtask/src/main.rs",
