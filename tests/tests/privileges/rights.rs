@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
@@ -37,14 +37,14 @@ const SERVED_WAIT: Duration = Duration::from_secs(30);
 const CONNECT_WAIT: Duration = Duration::from_secs(4);
 
 /// Where Calico's objects are stored. Users write them in another group; an agent follows the one or the other.
-const STORED: &str = "crd.projectcalico.org";
+pub(crate) const STORED: &str = "crd.projectcalico.org";
 
 /// Groups of Kubernetes' own kinds; those of others have such a name without being its own.
 const KUBERNETES: [&str; 2] = ["networking.k8s.io", "discovery.k8s.io"];
 
 /// A verb on a resource.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Right {
+pub(crate) struct Right {
     resource: String,
     verb: String,
 }
@@ -55,7 +55,7 @@ impl fmt::Display for Right {
     }
 }
 
-fn right(verb: &str, group: &str, resource: &str) -> Right {
+pub(crate) fn right(verb: &str, group: &str, resource: &str) -> Right {
     let resource = match group {
         "" => resource.to_owned(),
         group => format!("{resource}.{group}"),
@@ -63,14 +63,16 @@ fn right(verb: &str, group: &str, resource: &str) -> Right {
     Right { resource, verb: verb.to_owned() }
 }
 
-/// All that a `ClusterRole` of this file grants.
-fn granted(path: &str) -> BTreeSet<Right> {
+/// All that the roles of this file grant.
+pub(crate) fn granted(path: &str) -> BTreeSet<Right> {
     let text = fs::read_to_string(repository(path)).expect(path);
     let objects: Vec<Value> = serde_saphyr::from_multiple(&text).expect("YAML");
-    let roles = objects.into_iter().filter(|object| object["kind"] == "ClusterRole");
-    let roles = roles.map(|role| serde_json::from_value::<ClusterRole>(role).expect("a role"));
+    let is_role = |object: &Value| object["kind"] == "ClusterRole" || object["kind"] == "Role";
+    let rules = objects.into_iter().filter(is_role).map(|mut role| role["rules"].take());
+    let rules =
+        rules.flat_map(|rules| serde_json::from_value::<Vec<PolicyRule>>(rules).expect("rules"));
     let mut granted = BTreeSet::new();
-    for rule in roles.flat_map(|role| role.rules.unwrap_or_default()) {
+    for rule in rules {
         for group in rule.api_groups.unwrap_or_default() {
             for resource in rule.resources.iter().flatten() {
                 granted.extend(rule.verbs.iter().map(|verb| right(verb, &group, resource)));
@@ -81,17 +83,18 @@ fn granted(path: &str) -> BTreeSet<Right> {
 }
 
 /// What the API server has written of the requests of one account.
-struct Audit {
+pub(crate) struct Audit {
     folder: TempDir,
 }
 
 impl Audit {
-    fn new() -> Self {
+    pub(crate) fn new(account: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
+        let user = format!("system:serviceaccount:whydrop:{account}");
         // Of a watch that still goes on there is the start of the response alone.
         let policy = json!({
             "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
-            "rules": [{ "level": "Metadata", "users": ["system:serviceaccount:whydrop:whydrop"] }],
+            "rules": [{ "level": "Metadata", "users": [user] }],
         });
         fs::write(folder.path().join("policy.json"), policy.to_string()).expect("a policy");
         Self { folder }
@@ -102,7 +105,7 @@ impl Audit {
     }
 
     /// The flags of a server that writes it.
-    fn settings(&self) -> Settings {
+    pub(crate) fn settings(&self) -> Settings {
         let flag = |name: &str, path: &Path| format!("--audit-{name}={}", path.display());
         let policy = self.folder.path().join("policy.json");
         let flags = vec![flag("policy-file", &policy), flag("log-path", &self.log())];
@@ -110,7 +113,7 @@ impl Audit {
     }
 
     /// What was asked for, and what of it was refused.
-    fn read(&self) -> (BTreeSet<Right>, BTreeSet<Right>) {
+    pub(crate) fn read(&self) -> (BTreeSet<Right>, BTreeSet<Right>) {
         let text = fs::read_to_string(self.log()).expect("an audit log");
         let (mut asked, mut refused) = (BTreeSet::new(), BTreeSet::new());
         // The last line may be in the middle of being written.
@@ -133,6 +136,31 @@ impl Audit {
             asked.insert(right);
         }
         (asked, refused)
+    }
+}
+
+impl Audit {
+    /// Waits until all of these were asked for; fails unless nothing else was, and none was refused but those
+    /// that are known to be.
+    pub(crate) fn agrees_with(&self, granted: &BTreeSet<Right>, refused_only: &[&str]) {
+        let list = |rights: &BTreeSet<Right>| -> Vec<String> {
+            rights.iter().map(Right::to_string).collect()
+        };
+        let unused = |asked: &BTreeSet<Right>| granted.difference(asked).cloned().collect();
+        let waited = until("all that is granted", SERVED_WAIT, || {
+            let unused: BTreeSet<Right> = unused(&self.read().0);
+            Ok(if unused.is_empty() { Look::Seen(()) } else { Look::NotYet(String::new()) })
+        });
+        let (asked, refused) = self.read();
+        // What every account may do besides, such as asking what it may, nobody uses.
+        let more: BTreeSet<Right> = asked.difference(granted).cloned().collect();
+        assert!(
+            waited.is_ok() && list(&refused) == refused_only && list(&more) == refused_only,
+            "granted and never used: {:#?}\nasked for and refused: {:#?}\nnot granted: {:#?}",
+            list(&unused(&asked)),
+            list(&refused),
+            list(&more)
+        );
     }
 }
 
@@ -178,7 +206,7 @@ fn definitions(of: impl Fn(&str) -> bool) -> Vec<Value> {
 }
 
 /// Has the API server serve these kinds.
-fn define(node: &mut Node, of: impl Fn(&str) -> bool) {
+pub(crate) fn define(node: &mut Node, of: impl Fn(&str) -> bool) {
     let definitions = definitions(of);
     assert!(!definitions.is_empty());
     node.apply(&documents(&definitions)).expect("definitions");
@@ -186,7 +214,7 @@ fn define(node: &mut Node, of: impl Fn(&str) -> bool) {
     node.kubectl_run(&wait).expect("established");
 }
 
-fn owned_by(pod: &str, group: &str, kind: &str, name: &str) -> Value {
+pub(crate) fn owned_by(pod: &str, group: &str, kind: &str, name: &str) -> Value {
     let mut pod = manifest::pod(pod);
     pod["metadata"]["ownerReferences"] = json!([{ "apiVersion": group, "kind": kind, "name": name,
         "uid": format!("{kind}-{name}"), "controller": true }]);
@@ -301,7 +329,7 @@ fn asks_for_the_switch_of_eks(node: &Node, audit: &Audit) {
 #[test]
 fn the_agents_role_grants_what_it_asks_for_and_nothing_else() {
     let granted = granted("deploy/kustomize/base/rbac.yaml");
-    let audit = Audit::new();
+    let audit = Audit::new("whydrop");
     let mut node = Node::with_server_of(0, audit.settings()).expect("a node");
     populate(&mut node);
     let beyond = node.uplink(&[]).expect("another node");
@@ -325,22 +353,6 @@ fn the_agents_role_grants_what_it_asks_for_and_nothing_else() {
     let mut again = node.agent(NAME).expect("it gets ready");
     is_reported(&mut again, &node, "frontend/web", db);
 
-    let seen = until("all that is granted", SERVED_WAIT, || {
-        let (asked, refused) = audit.read();
-        let unused: Vec<String> = granted.difference(&asked).map(Right::to_string).collect();
-        Ok(match unused.is_empty() {
-            true => Look::Seen((asked, refused)),
-            false => Look::NotYet(format!("granted and never used: {unused:#?}")),
-        })
-    });
-    let (asked, refused) = seen.unwrap_or_else(|error| {
-        let missing: Vec<String> = audit.read().1.iter().map(Right::to_string).collect();
-        panic!("{error:#}\nasked for and refused: {missing:#?}\n{}", again.stderr())
-    });
+    audit.agrees_with(&granted, &[]);
     again.stop().expect("it ends");
-    let list = |rights: &BTreeSet<Right>| rights.iter().map(Right::to_string).collect::<Vec<_>>();
-    assert!(refused.is_empty(), "refused: {:#?}", list(&refused));
-    // What every account may do besides, such as asking what it may, the agent does not use.
-    let more: BTreeSet<Right> = asked.difference(&granted).cloned().collect();
-    assert!(more.is_empty(), "not granted: {:#?}", list(&more));
 }
