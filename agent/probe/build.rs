@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -13,12 +14,19 @@ const TOOLCHAIN: &str = env!("CARGO_PKG_RUST_VERSION");
 /// Allows `-Z build-std` on a stable compiler: the BPF target has no prebuilt `core`.
 const BOOTSTRAP: &str = "RUSTC_BOOTSTRAP";
 
+/// Has cargo take this machine's folders out of the programs, which their debug information (it is
+/// loaded with them, as BTF) and their messages would name: two machines' programs would differ.
+const TRIM_PATHS: [(&str, &str); 2] =
+    [("CARGO_UNSTABLE_TRIM_PATHS", "true"), ("CARGO_PROFILE_RELEASE_TRIM_PATHS", "all")];
+
 fn main() -> aya_build::Result<()> {
     if env::var_os(BOOTSTRAP).is_none() {
         // Only the build of the programs may see the variable, and it is inherited: so the script
         // runs itself again as a child that has it. Cargo reads what the child prints as ours.
         let output = Command::new(env::current_exe()?)
             .env(BOOTSTRAP, "1")
+            .envs(TRIM_PATHS)
+            .envs(cargo_home().map(|home| ("CARGO_HOME", home)))
             .stderr(Stdio::inherit())
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -36,6 +44,12 @@ fn main() -> aya_build::Result<()> {
         }],
         Toolchain::Custom(TOOLCHAIN),
     )
+}
+
+/// Where cargo's home really is, if it is said to be elsewhere: rustc works in the folder of the crate
+/// that it compiles and asks where that is, and cargo takes out only what it knows.
+fn cargo_home() -> Option<PathBuf> {
+    PathBuf::from(env::var_os("CARGO_HOME")?).canonicalize().ok()
 }
 
 /// Whether the line is what the programs' cargo says of its doings, which `aya_build` makes

@@ -96,7 +96,9 @@ fn the_image_is_well_formed_and_comes_out_the_same_twice() {
     let layout = OciLayout::from_reader(&entries["oci-layout"].bytes[..]).expect("a layout");
     assert_eq!(layout.image_layout_version(), "1.0.0");
     let index = ImageIndex::from_reader(&entries["index.json"].bytes[..]).expect("an index");
-    let [described] = index.manifests().as_slice() else { panic!("one image") };
+    let [described, beside @ ..] = index.manifests().as_slice() else { panic!("an image") };
+    let beside: Vec<_> = beside.iter().map(|other| refers_to(&entries, described, other)).collect();
+    assert_eq!(beside, ["application/vnd.cyclonedx+json", "application/vnd.in-toto+json"]);
     assert_eq!(*described.media_type(), MediaType::ImageManifest);
     let platform = described.platform().as_ref().expect("a platform");
     assert_eq!((platform.os(), platform.architecture()), (&Os::Linux, &PROCESSOR.0));
@@ -119,6 +121,49 @@ fn the_image_is_well_formed_and_comes_out_the_same_twice() {
     flate2::read::GzDecoder::new(packed).read_to_end(&mut files).expect("gzip");
     configured(blob(&entries, config), &files);
     holds_one_program(&self::entries(&files));
+}
+
+/// The type of what refers to the image, all of which is there.
+fn refers_to(entries: &Entries, image: &Descriptor, other: &Descriptor) -> String {
+    let manifest = ImageManifest::from_reader(blob(entries, other)).expect("a manifest");
+    let subject = manifest.subject().as_ref().expect("a subject");
+    assert_eq!((subject.digest(), subject.size()), (image.digest(), image.size()));
+    let [layer] = manifest.layers().as_slice() else { panic!("one document") };
+    let document: Value = serde_json::from_slice(blob(entries, layer)).expect("JSON");
+    assert!(document.is_object(), "{document}");
+    assert_eq!(blob(entries, manifest.config()), b"{}");
+    assert_eq!(manifest.artifact_type(), other.artifact_type());
+    manifest.artifact_type().as_ref().expect("a type").to_string()
+}
+
+#[test]
+fn a_signed_image_is_verified_and_another_key_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("a path").to_owned();
+    let key = |name: &str| {
+        let pair = rcgen::KeyPair::generate().expect("a key");
+        let (private, public) = (path(&format!("{name}.key")), path(&format!("{name}.pub")));
+        fs::write(&private, pair.serialize_pem()).expect("a key");
+        fs::write(&public, pair.public_key_pem()).expect("a key");
+        (private, public)
+    };
+    let ((private, public), (_, other)) = (key("ours"), key("others"));
+    let archive = path("whydrop.tar");
+    let made = xtask(&["-o", &archive, "--key", &private]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
+    let verify = |key: &str| {
+        let mut xtask = Command::new(beside("xtask").expect("xtask"));
+        let output = xtask.args(["verify", &archive, "--key", key]).output();
+        let output = output.expect("cargo xtask verify");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (holds, said) = verify(&public);
+    assert!(holds && said.ends_with("verified\n"), "{said}");
+    for part in ["image: ", "whole: ", "signature: ", "SBOM: ", "provenance: "] {
+        assert!(said.contains(&format!("holds  {part}")), "no {part} in {said}");
+    }
+    let (holds, said) = verify(&other);
+    assert!(!holds && said.contains("wrong  the image was signed with another key"), "{said}");
 }
 
 /// What a container starts with.
@@ -172,6 +217,7 @@ fn bad_input_is_refused_in_words() {
         (&["--name", "whydrop"], "expected REPOSITORY:TAG"),
         (&["--name", "registry:5000/whydrop"], "expected REPOSITORY:TAG"),
         (&["-o", missing], "no such folder"),
+        (&["--key", missing], "no such file"),
     ] {
         let output = xtask(arguments);
         let said = [output.stdout, output.stderr].concat();

@@ -41,6 +41,8 @@ pub(crate) const CRATES: Budget = budget("each crate alone", 110, 20);
 pub(crate) const MAIN_TESTS_BUILD: Budget = budget("building the tests of the main path", 450, 15);
 pub(crate) const ALL_TESTS_BUILD: Budget = budget("building all tests", 540, 20);
 pub(crate) const IMAGE: Budget = budget("building the image's program", 240, 5);
+/// It attaches SBOM, provenance and signatures to the image.
+pub(crate) const SUPPLY: Budget = budget("building whydrop-supply", 60, 2);
 pub(crate) const MAIN_TESTS: Budget = budget("the tests of the main path", 315, 315);
 pub(crate) const OTHER_TESTS: Budget = budget("all other tests", 690, 690);
 
@@ -95,7 +97,7 @@ mod tests {
     const BEFORE: [&Budget; 4] = [&TOOLCHAIN, &PACKAGES, &BPF_LINKER, &PROGRAMS];
     /// What is built beside the rest, one after the other.
     const BESIDE: [&Budget; 6] = [&API, &DEPLOY, &OTLP, &NODE, &CILIUM, &KERNELS];
-    const STAGES: [&Budget; 12] = [
+    const STAGES: [&Budget; 13] = [
         &PLAY,
         &NEXTEST,
         &DENY,
@@ -104,6 +106,7 @@ mod tests {
         &MAIN_TESTS_BUILD,
         &ALL_TESTS_BUILD,
         &IMAGE,
+        &SUPPLY,
         &MAIN_TESTS,
         &OTHER_TESTS,
         &DEMO,
@@ -122,7 +125,7 @@ mod tests {
             assert!(before + of(&PLAY) <= of(&DEMO));
             let here = sum(&[&NEXTEST, &MAIN_TESTS_BUILD], of);
             assert!(before + here.max(of(&API)) + of(&MAIN_TESTS) <= of(&TEST));
-            let here = [&NEXTEST, &DENY, &LINTS, &CRATES, &ALL_TESTS_BUILD, &IMAGE];
+            let here = [&NEXTEST, &DENY, &LINTS, &CRATES, &ALL_TESTS_BUILD, &IMAGE, &SUPPLY];
             let waited_for = sum(&here, of).max(sum(&BESIDE, of));
             let tests = of(&MAIN_TESTS) + of(&OTHER_TESTS);
             assert!(before + waited_for + tests <= of(&TEST_ALL));

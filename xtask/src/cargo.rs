@@ -79,15 +79,26 @@ pub(crate) fn target_folder() -> Result<PathBuf> {
     Ok(profile.ancestors().nth(1).context("a target folder")?.to_owned())
 }
 
+/// Where cargo keeps what it fetched.
+pub(crate) fn home() -> Option<PathBuf> {
+    let set = env::var_os("CARGO_HOME").map(PathBuf::from);
+    set.or_else(|| Some(env::home_dir()?.join(".cargo")))
+}
+
 /// What `--config` says so that nothing of this machine gets into a program for a target, and with
 /// which other flags it is compiled.
 ///
 /// Panics say where they come from; where this machine keeps its sources concerns no user, and
 /// would make two machines' programs differ.
 fn rustflags(target: &str, others: &[String]) -> String {
-    let cargo_home = env::var_os("CARGO_HOME").map(PathBuf::from);
-    let cargo_home = cargo_home.or_else(|| Some(env::home_dir()?.join(".cargo")));
-    let flags = [(Some(root()), "/whydrop"), (cargo_home, "/cargo")]
+    let set = env::var_os("RUSTUP_HOME").map(PathBuf::from);
+    // With the standard library's source, which the BPF target is built from, rustc names where it is.
+    let rustup = set.or_else(|| Some(env::home_dir()?.join(".rustup")));
+    // The last that matches counts, and what build scripts wrote may be within the repository.
+    let built = target_folder().ok();
+    let flags =
+        [(Some(root()), "/whydrop"), (home(), "/cargo"), (rustup, "/rustup"), (built, "/target")];
+    let flags = flags
         .into_iter()
         .filter_map(|(from, to)| Some(format!("--remap-path-prefix={}={to}", from?.to_str()?)));
     let flags: Vec<String> =

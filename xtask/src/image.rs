@@ -20,6 +20,7 @@ use crate::{
     cargo::{cargo, root, set_rustflags, target_folder},
     plan::{Plan, say},
     setup::{self, Need},
+    supply::{self, Attached},
 };
 use archive::{Content, Image};
 
@@ -49,6 +50,10 @@ pub(crate) struct Arguments {
     /// What the image is called once it is imported.
     #[arg(long, value_name = "REPOSITORY:TAG", default_value = NAME)]
     name: String,
+    /// Signs the image, its SBOM and its provenance: a private key for ECDSA on P-256, as PKCS#8 in
+    /// PEM.
+    #[arg(long, value_name = "FILE", conflicts_with = "program_only")]
+    key: Option<PathBuf>,
     /// Writes the static program alone, for an image that something else makes.
     #[arg(long)]
     program_only: bool,
@@ -68,13 +73,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(folder) = folder {
         ensure!(folder.is_dir(), "{}: no such folder", folder.display());
     }
+    if let Some(key) = &arguments.key {
+        ensure!(key.is_file(), "{}: no such file", key.display());
+    }
 
     let mut plan = Plan::default();
     setup::prepare_for(&mut plan, &[Need::Image], &[arch.target()])?;
     prepare(&mut plan, arch)?;
+    if !arguments.program_only {
+        supply::prepare(&mut plan);
+    }
     plan.run()?;
 
-    let program = built(arch)?;
+    let profile = profile(arch)?;
+    let program = profile.join(PROGRAM);
     let write = |out: &Path| {
         if arguments.program_only {
             fs::copy(&program, out)?;
@@ -82,7 +94,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         let bytes = fs::read(&program).with_context(|| program.display().to_string())?;
         let image = image(arch, &arguments.name, created, bytes)?;
-        Ok(image.write(BufWriter::new(File::create(out)?))?)
+        let digest = image.write(BufWriter::new(File::create(out)?))?;
+        let key = arguments.key.as_deref();
+        supply::attach(out, &Attached { program: &program, profile: &profile, arch, key })?;
+        Ok(digest)
     };
     let digest = into_place(&output, write).with_context(|| output.display().to_string())?;
     let size = fs::metadata(&output)?.len();
@@ -91,6 +106,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         say(&format!("{} for linux/{}; to have it on a node:", arguments.name, arch.name()));
         say(&format!("  ctr -n k8s.io images import {}", output.display()));
         say(&format!("  docker load -i {}", output.display()));
+        let signed = if arguments.key.is_some() { ", signed" } else { ", not signed: --key does" };
+        say(&format!("with its SBOM and provenance in the archive{signed}"));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -201,9 +218,9 @@ fn build(arch: Arch) -> Command {
     build
 }
 
-/// What [`build`] made.
-fn built(arch: Arch) -> Result<PathBuf> {
-    Ok(target_folder()?.join(arch.target()).join(PROFILE).join(PROGRAM))
+/// Where [`build`] makes it.
+fn profile(arch: Arch) -> Result<PathBuf> {
+    Ok(target_folder()?.join(arch.target()).join(PROFILE))
 }
 
 fn default_output(arch: Arch, program_only: bool) -> Result<PathBuf> {

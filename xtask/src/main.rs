@@ -16,10 +16,13 @@ mod kernels;
 mod lab;
 mod lint;
 mod plan;
+mod reproduce;
 mod setup;
 mod soak;
+mod supply;
 mod test;
 mod toolchain;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -52,6 +55,10 @@ enum Job {
     FleetLoad(fleet::Arguments),
     /// Makes the agent's container image, as an archive that containerd and Docker take.
     Image(image::Arguments),
+    /// Holds an image against a public key: its bytes, its SBOM, how it was made.
+    Verify(verify::Arguments),
+    /// Builds the image twice, in two places, and says what differs.
+    Reproduce(reproduce::Arguments),
     /// Builds the client for Linux, Windows and macOS, with checksums; runs what runs here.
     Dist,
     /// Builds, starts and ends a real Kubernetes that leaves the machine as it is.
@@ -60,8 +67,8 @@ enum Job {
     Bare(bare::Arguments),
     /// Installs what is missing to build, to play scenarios and to test; says what and why.
     Setup,
-    /// Formatting, licences, lints, and each crate alone.
-    Lint,
+    /// Formatting, licences, lints, and each crate alone; if asked for, advisories.
+    Lint(lint::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -75,11 +82,13 @@ fn main() -> ExitCode {
         Job::Bench(arguments) => bench::run(&arguments),
         Job::FleetLoad(arguments) => fleet::run(&arguments),
         Job::Image(arguments) => image::run(&arguments),
+        Job::Verify(arguments) => verify::run(&arguments),
+        Job::Reproduce(arguments) => reproduce::run(&arguments),
         Job::Dist => dist::run(),
         Job::Lab(arguments) => lab::run(&arguments),
         Job::Bare(arguments) => bare::run(&arguments),
         Job::Setup => setup::run(),
-        Job::Lint => lint::run(),
+        Job::Lint(arguments) => lint::run(&arguments),
     };
     match done {
         Ok(code) => code,

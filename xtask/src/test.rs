@@ -18,6 +18,7 @@ use crate::{
     image, lab, lint,
     plan::{Plan, say},
     setup::{ALL_TESTS, Need, prepare, prepare_tools, require_root},
+    supply,
 };
 
 /// How the runner of tests is set up.
@@ -61,6 +62,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     plan.add(budget.name, tests, budget.cold);
     if arguments.all {
         image::prepare(&mut plan, Arch::of_this_machine()?)?;
+        supply::prepare(&mut plan);
     }
     plan.run()?;
 

@@ -55,6 +55,8 @@ pub struct Snapshot {
     /// Those of Calico's groups that are served, the one that users write first.
     calico_groups: &'static [Group],
     node_facts: NodeFacts,
+    /// Of which time it is asked who holds addresses, where nothing else is said; `None`: now.
+    as_of: Option<Timestamp>,
     looked_up: Option<HashTrieMapSync<Query, LookUp>>,
     /// When what is looked up, rather than followed, was last found.
     found: HashTrieMapSync<Key, Timestamp>,
@@ -259,6 +261,12 @@ impl Snapshot {
 }
 
 impl Snapshot {
+    /// The snapshot for asking of a time: who was behind a Service then, as well as who is at an end.
+    #[must_use]
+    pub(crate) fn as_of(&self, at: Option<Timestamp>) -> Self {
+        Self { as_of: at, ..self.clone() }
+    }
+
     /// The snapshot as another engine takes it, for asking "what if".
     #[must_use]
     pub fn with_profile(&self, profile: Profile) -> Self {

@@ -9,7 +9,12 @@ use whydrop_core::{
         Cluster, Interface,
         object::{Key, Kind, Object},
     },
+    correlate::{Correlated, Correlator},
+    diagnosis::{Case, Fate},
+    flow::{Flow, Protocol},
+    judgement::judge,
     kinds,
+    observation::{DropReason, Fact, Observation},
 };
 
 const START: i64 = 1_767_323_045;
@@ -134,7 +139,7 @@ fn one_that_a_look_up_finds_no_more_may_have_gone_since_it_was_last_found() {
     cluster.history_begins(at(0));
     cluster.apply_found(object("one", "a", "web", 10), at(15));
     cluster.delete_found(&key("one"), at(60));
-    for (then, uid) in [(12, Some("a")), (15, Some("a")), (30, None), (59, None)] {
+    for (then, uid) in [(12, Some("a")), (15, Some("a")), (18, None), (59, None)] {
         let holder = cluster.snapshot().resolve(address, Some(at(then)));
         assert_eq!(holder.pod().and_then(|pod| pod.uid.as_deref()), uid, "at {then}");
     }
@@ -158,4 +163,69 @@ fn a_pod_of_this_node_has_no_address_before_it_has_an_interface() {
     cluster.set_interface(5, Some(interface));
     assert_eq!(holder(&cluster, 7), None);
     assert_eq!(holder(&cluster, 8).as_deref(), Some("one"));
+}
+
+/// What is behind a Service is who held the endpoints' addresses when a packet was sent there.
+#[test]
+fn a_backend_is_who_had_its_address_then() {
+    let read = |kind: &str, version: &str, object: serde_json::Value| {
+        let row = kinds::named(version, kind).expect("a kind");
+        let version = version.rsplit('/').next().expect("a version");
+        row.decode(object, version).expect("an object").expect("an object")
+    };
+    let mut cluster = Cluster::default();
+    cluster.history_begins(at(0));
+    let service = json!({
+        "metadata": { "name": "web", "namespace": "shop" },
+        "spec": { "clusterIP": "10.96.0.9", "ports": [{ "port": 80 }] },
+    });
+    let slice = json!({
+        "metadata": {
+            "name": "web-1", "namespace": "shop", "labels": { "kubernetes.io/service-name": "web" },
+        },
+        "addressType": "IPv4",
+        "ports": [{ "port": 80 }],
+        "endpoints": [{ "addresses": ["10.244.2.8"], "conditions": { "ready": true } }],
+    });
+    let policy = json!({
+        "metadata": { "name": "db", "namespace": "shop", "creationTimestamp": at(5).to_string() },
+        "spec": { "podSelector": { "matchLabels": { "app": "db" } }, "policyTypes": ["Ingress"] },
+    });
+    cluster.apply(read("Service", "v1", service), None);
+    cluster.apply(read("EndpointSlice", "discovery.k8s.io/v1", slice), None);
+    cluster.apply(read("NetworkPolicy", "networking.k8s.io/v1", policy), None);
+    pod(&mut cluster, "one", "a", "web", 10);
+    delete(&mut cluster, "one", 40);
+    pod(&mut cluster, "two", "b", "db", 50);
+
+    let flow = Flow {
+        source: "192.0.2.1".parse().expect("an address"),
+        destination: "10.96.0.9".parse().expect("an address"),
+        port: 80,
+        protocol: Protocol::Tcp,
+    };
+    for (then, is_denied) in [(30, false), (60, true)] {
+        let mut correlator = Correlator::default();
+        correlator.observe(&Observation {
+            at: at(then),
+            first: at(then),
+            attempt: None,
+            packets: 1,
+            flow,
+            dialled: None,
+            entered: None,
+            delivered: false,
+            fact: Fact::KernelDrop {
+                reason: DropReason { number: 12, name: "NETFILTER_DROP".into() },
+                location: None,
+                interface: 5,
+            },
+        });
+        let mut clear = correlator.tick(at(then + 5)).into_iter();
+        let Some(Correlated::Drop(drop)) = clear.next() else { panic!("no drop at {then}") };
+        let fate = Fate::Dropped(&drop.evidence);
+        let case = Case { flow, dialled: None, at: Some(drop.evidence.last()), fate };
+        let judged = judge(&cluster.snapshot(), cluster.history(), &case);
+        assert_eq!(judged.diagnosis.cause.class.is_denial(), is_denied, "at {then}");
+    }
 }

@@ -180,3 +180,29 @@ fn the_readme_has_a_line_for_each_kind() {
     });
     assert_eq!(lines, expected.collect::<Vec<_>>());
 }
+
+#[test]
+fn the_threat_model_says_what_each_right_is_worth() {
+    let document = read("docs/security.md");
+    let (_, section) = document.split_once("## What a right buys\n").expect("a section of rights");
+    let (section, _) = section.split_once("\n## ").expect("an end of it");
+    // One row has the policies of all kinds.
+    let is_policy = |resource: &str| {
+        kinds::all().any(|row| {
+            row.plural == resource
+                && matches!(row.role, Role::Policy | Role::Staged | Role::Unread)
+                && row.kind.ends_with("Policy")
+        })
+    };
+    let paths = ["deploy/kustomize/base/rbac.yaml", HEAL[0]];
+    let granted = paths.into_iter().flat_map(|path| granted(path, |_| true).into_keys());
+    let resources: BTreeSet<String> = granted.map(|(_, resource)| resource).collect();
+    assert!(resources.len() > 20, "{resources:?}");
+    let unsaid: Vec<_> = resources
+        .iter()
+        .filter(|resource| {
+            !is_policy(resource) && !section.contains(resource.trim_end_matches('s'))
+        })
+        .collect();
+    assert_eq!(unsaid, Vec::<&String>::new());
+}

@@ -289,3 +289,30 @@ fn read_ledger(lease: &Lease) -> serde_json::Result<Ledger> {
         None => Ok(Ledger::default()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the version before wrote is read, and what is written is the same: it reads that again, and
+    /// refuses fields that it does not know.
+    #[test]
+    fn the_version_before_may_have_it_again() {
+        const BEFORE: &str = include_str!("../../../tests/upgrades/0.1.0-ca53cf1/lease.json");
+        let before: Lease = serde_json::from_str(BEFORE).unwrap();
+        let ledger = read_ledger(&before).unwrap();
+        assert_ne!(ledger, Ledger::default());
+        let mut written = before.clone();
+        write_ledger(&mut written, &ledger);
+        assert_eq!(written, before);
+    }
+
+    #[test]
+    fn a_ledger_that_is_not_understood_is_none() {
+        let mut lease = Lease::default();
+        assert_eq!(read_ledger(&lease).unwrap(), Ledger::default());
+        let annotations = lease.metadata.annotations.get_or_insert_default();
+        annotations.insert("whydrop.io/healed".to_owned(), r#"[{"later":1}]"#.to_owned());
+        read_ledger(&lease).unwrap_err();
+    }
+}

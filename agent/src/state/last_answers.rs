@@ -263,6 +263,23 @@ mod tests {
         assert_eq!(read, [(answers()[0].0, Answered::once(SignedDuration::new(4, 5)))]);
     }
 
+    /// What the version before wrote is read, and what is written is the same, byte for byte: it reads
+    /// that again.
+    #[test]
+    fn the_version_before_may_have_it_again() {
+        const BEFORE: &[u8] =
+            include_bytes!("../../../tests/upgrades/0.1.0-ca53cf1/last-answers.json");
+        let (folder, state) = state();
+        let path = folder.path().join("last-answers.json");
+        std::fs::write(&path, BEFORE).unwrap();
+        let then = boot("3f0c0a52-6d0e-4c57-9b54-0c1f0f6e8a11", "2026-11-30T03:00:00Z");
+        let read = read(&state, "worker-1", &then).unwrap();
+        assert_eq!(read, answers());
+        write(&state, "worker-1", &then, &read).unwrap();
+        let written = std::fs::read(&path).unwrap();
+        assert_eq!(String::from_utf8_lossy(&written), String::from_utf8_lossy(BEFORE));
+    }
+
     #[test]
     fn an_answer_from_the_future_is_none() {
         let (_folder, state) = state();

@@ -37,6 +37,7 @@ pub(super) const PROGRAMS: &[Program] = &[
     row("cc", "gcc", "links our own programs", Need::Play),
     // What pins come from.
     row("git", "git", "names the commit that an image is made of", Need::Image),
+    row("git", "git", "fetches the database of advisories", Need::Lint),
     // A whole node: the kubelet, kube-proxy, containerd, Calico's Felix.
     row("mount", "mount", "is called by the kubelet for the volumes of pods", Need::Node),
     row(

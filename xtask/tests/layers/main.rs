@@ -194,6 +194,24 @@ const HOUSE: &[Target] = &[
     tool("", "tests/src/bin/whydrop-otlp-load.rs"),
     tool("", "tests/src/bin/whydrop-seccomp.rs"),
     Target {
+        name: "whydrop_supply", // what lies beside an image
+        root: "xtask/supply/src/lib.rs",
+        rooms: &[
+            "fault",      // what can be wrong
+            "layout",     // an archive with an image
+            "sign",       // keys and signatures
+            "statement",  // what is said of an image
+            "crates",     // what is linked into a program
+            "sbom",       // what it is made of
+            "provenance", // how it was made
+            "attach",     // all of it, put beside the image
+            "verify",     // and held against a key
+            "compare",    // two of them
+        ],
+        has_no_circles: true,
+    },
+    Target { name: "", root: "xtask/supply/src/main.rs", rooms: &[], has_no_circles: true },
+    Target {
         name: "",
         root: "xtask/src/main.rs",
         rooms: &[
@@ -203,9 +221,12 @@ const HOUSE: &[Target] = &[
             "plan",      // commands one after the other, and how far they are
             "toolchain", // the pinned one
             "cargo",
-            "setup", // what the machine lacks
+            "setup",  // what the machine lacks
+            "supply", // what attaches and verifies
             // The jobs; those above are parts of others.
             "image",
+            "verify",
+            "reproduce",
             "lab",
             "lint",
             "dist",

@@ -184,8 +184,9 @@ impl Snapshot {
         firsts.into_iter().map(|address| self.resolve(address, None)).collect()
     }
 
-    /// Who holds an address, or held it at that time.
+    /// Who holds an address, or held it at that time; `None`: at the time that the snapshot is asked of.
     pub fn resolve(&self, address: IpAddr, at: Option<Timestamp>) -> Endpoint {
+        let at = at.or(self.as_of);
         // A socket of the IPv6 family may show an IPv4 address mapped (RFC 4291, 2.5.5.2).
         let address = address.to_canonical();
         let holdings = self.holdings(address);
@@ -297,9 +298,10 @@ impl Holding {
         let has_ended = self.until.is_some_and(|until| until < at);
         match (begins_later, has_ended) {
             (false, false) => Some(Fit::Then),
+            // Whose end nobody saw has ended at some time since: that is no clock's doing.
             (false, true) => self
                 .until
-                .is_some_and(|until| at <= until + CLOCK_SLACK)
+                .is_some_and(|until| !self.is_end_unseen && at <= until + CLOCK_SLACK)
                 .then_some(Fit::EndedJustNow),
             (true, _) => {
                 self.since.is_some_and(|since| since <= at + CLOCK_SLACK).then_some(Fit::BeginsSoon)

@@ -278,14 +278,17 @@ impl Inquiry<'_> {
         })
     }
 
-    /// Whether nothing of it was dropped here, and a pod at an end was gone before the first of it was sent:
-    /// its answers come to nobody.
+    /// Whether a pod at an end was gone before the first of it was sent, so that its answers come to nobody;
+    /// where it was dropped here, so long before that no filter goes by that pod any more.
     fn is_lost_after_end(&self) -> bool {
         let Fate::Dropped(evidence) = self.case.fate else { return false };
-        let is_unanswered = evidence.level() == EvidenceLevel::Unanswered;
+        let tail = match evidence.level() {
+            EvidenceLevel::Unanswered => SignedDuration::ZERO,
+            _ => SEEN_WITHIN,
+        };
         let first = *evidence.latest().start();
-        let gone = self.ending().filter(|_| is_unanswered).and_then(|ended| ended.gone);
-        gone.is_some_and(|gone| gone <= first)
+        let gone = self.ending().and_then(|ended| ended.gone);
+        gone.is_some_and(|gone| gone + tail <= first)
     }
 
     /// The end of the pod that holds an address, or of the one that held it last where nobody does.

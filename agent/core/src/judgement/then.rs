@@ -114,7 +114,8 @@ impl Diagnosed {
         between: Between,
     ) -> Self {
         let past = history.past_between(snapshot, until, between);
-        Self { diagnosis: diagnose(&past.snapshot, &Case { at, ..*case }), at, until, between }
+        let diagnosis = diagnose(&past.snapshot.as_of(at), &Case { at, ..*case });
+        Self { diagnosis, at, until, between }
     }
 
     /// The same by what was seen until another time.
@@ -176,13 +177,18 @@ impl Diagnosed {
 }
 
 /// As of when a drop is judged: its last packets; where one of the pods that were at its ends when the
-/// first came has ended since, as of that end. What follows is another's, and shows in what is reported
-/// next.
+/// first came has ended since, or a moment before, as of that end. What follows is another's, and shows in
+/// what is reported next; and no policy that came later was ever in force for that pod.
 fn dropped_at(snapshot: &Snapshot, case: &Case<'_>, evidence: &Evidence) -> Timestamp {
     let first = *evidence.latest().start();
     let last = evidence.judged_as_of();
-    let ends = [case.flow.source, case.flow.destination]
-        .map(|address: IpAddr| snapshot.ended_between(address.to_canonical(), first, last));
+    let ended = |address: IpAddr| {
+        let end = snapshot.resolve(address, Some(last));
+        let before = || snapshot.end_of(end.pod()?, end.address?)?.gone;
+        let gone = snapshot.ended_between(address.to_canonical(), first, last).or_else(before);
+        gone.filter(|gone| *gone < last)
+    };
+    let ends = [case.flow.source, case.flow.destination].map(ended);
     ends.into_iter().flatten().min().unwrap_or(last)
 }
 

@@ -7,7 +7,9 @@
 
 use std::{
     collections::VecDeque,
-    fs, io,
+    fs::{self, OpenOptions, Permissions},
+    io,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,7 +17,9 @@ use std::{
 use jiff::Timestamp;
 use opentelemetry_proto::tonic::{common::v1::any_value::Value, logs::v1::LogRecord};
 use prost::Message as _;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{
+    Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, backends::FileBackend,
+};
 
 use super::{
     event::{SEQUENCE, UID, key_value},
@@ -32,6 +36,10 @@ const NAMES: TableDefinition<'_, &str, &str> = TableDefinition::new("names");
 
 /// The file below the state directory.
 const FILE: &str = "otlp-outbox.redb";
+
+/// Only the agent's user may read who talked to whom: the folder may be open to others, as one that a
+/// kubelet has made is.
+const MODE: u32 = 0o600;
 
 /// What is read is read once: a small cache does.
 const CACHE_BYTES: usize = 1024 * 1024;
@@ -133,7 +141,12 @@ impl Outbox {
     fn open(path: &Path, bounds: Bounds) -> Result<Self, redb::Error> {
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
-        let database = builder.create(path)?;
+        let mut file = OpenOptions::new();
+        file.read(true).write(true).create(true).truncate(false).mode(MODE);
+        let file = file.open(path)?;
+        // An older version's may be open to others.
+        file.set_permissions(Permissions::from_mode(MODE))?;
+        let database = builder.create_with_backend(FileBackend::new(file)?)?;
         let write = database.begin_write()?;
         let mut outbox = Self::in_memory(bounds);
         {
@@ -457,6 +470,60 @@ mod tests {
         assert_eq!(outbox.len(), 1);
         let aside = folder.path().join(format!("{FILE}.broken"));
         assert_eq!(fs::read(aside).expect("kept"), vec![7; 8192]);
+    }
+
+    #[test]
+    fn no_other_user_reads_it_whatever_the_folder() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(FILE);
+        let mode = || fs::metadata(&path).expect("a file").permissions().mode() & 0o777;
+        drop(Outbox::on_disk(folder.path(), ROOMY).expect("an outbox"));
+        assert_eq!(mode(), MODE);
+        // As versions before this one made it.
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("permissions");
+        drop(Outbox::on_disk(folder.path(), ROOMY).expect("an outbox"));
+        assert_eq!(mode(), MODE);
+    }
+
+    /// What the version before left behind is continued, and what is left behind is of the form that
+    /// it reads: the tables and types are spelt out as that version has them.
+    #[test]
+    fn the_version_before_may_have_it_again() {
+        const BEFORE: &[u8] =
+            include_bytes!("../../../../tests/upgrades/0.1.0-ca53cf1/otlp-outbox.redb.gz");
+        const EVENTS_BEFORE: TableDefinition<'_, u64, (u64, &[u8])> =
+            TableDefinition::new("events");
+        const NUMBERS_BEFORE: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
+        const NAMES_BEFORE: TableDefinition<'_, &str, &str> = TableDefinition::new("names");
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("otlp-outbox.redb");
+        let mut file = fs::File::create(&path).expect("a file");
+        io::copy(&mut flate2::read::GzDecoder::new(BEFORE), &mut file).expect("gzip");
+        drop(file);
+
+        let mut outbox = Outbox::on_disk(folder.path(), ROOMY).expect("an outbox");
+        let instance = outbox.instance().to_owned();
+        assert_eq!(names(&outbox.batch(9, 1 << 20)), [1, 2], "0 was acknowledged");
+        outbox.retry();
+        outbox.push(&mut events([3]), Timestamp::UNIX_EPOCH);
+        drop(outbox);
+
+        let database = Database::open(&path).expect("a database");
+        let read = database.begin_read().expect("a transaction");
+        let events = read.open_table(EVENTS_BEFORE).expect("of these types");
+        let sequences = events.iter().expect("entries").map(|entry| entry.expect("one").0.value());
+        assert_eq!(sequences.collect::<Vec<_>>(), [1, 2, 3]);
+        let last = events.get(3).expect("a read").expect("an entry");
+        let last = LogRecord::decode(last.value().1).expect("an event");
+        let uid = last.attributes.iter().find(|attribute| attribute.key == "log.record.uid");
+        let expected = key_value("log.record.uid", Value::StringValue(format!("{instance}-3")));
+        assert_eq!(uid, Some(&expected));
+        let numbers = read.open_table(NUMBERS_BEFORE).expect("of these types");
+        assert_eq!(numbers.get("next").expect("a read").map(|next| next.value()), Some(4));
+        let names = read.open_table(NAMES_BEFORE).expect("of these types");
+        let name = names.get("instance").expect("a read").map(|name| name.value().to_owned());
+        assert_eq!(name, Some(instance));
     }
 
     #[test]
