@@ -54,7 +54,7 @@ use crate::{
         live::Live,
         source::Source,
     },
-    probe::{Attach, Claim, Config, ConntrackNews, Probe},
+    probe::{Attach, Claim, ConntrackNews, Probe, Programs},
     report::{AgentState, Reporter},
     sink::http::Health,
     sink::{self, AgentHost, Outgoing, Sinks, metrics::Metrics},
@@ -83,13 +83,27 @@ const CLOCK_SET: SignedDuration = SignedDuration::from_secs(5);
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// Why an agent has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// It was asked to, or cannot go on.
     ForGood,
     /// The wall clock was set, and all times that the agent knows are another clock's: it is to be run
-    /// again.
-    ToBeginAgain,
+    /// again, with this.
+    ToBeginAgain(Eyes),
+}
+
+/// What an agent sees with: loaded once, since the privileges that this takes are given up then.
+pub enum Eyes {
+    /// The programs, as they were loaded.
+    New(Box<Programs>),
+    /// What an agent before this one in the same process saw with.
+    Used(Box<Probe>),
+}
+
+/// Whether to go on when an agent stops.
+#[derive(Clone, Copy)]
+enum Then {
+    End,
+    BeginAgain,
 }
 
 /// How an agent is set up.
@@ -137,10 +151,11 @@ struct Agent {
 /// Runs until `shutdown` resolves, or until the wall clock is set.
 ///
 /// # Errors
-/// What keeps the agent from starting: manifests that cannot be read, a kernel or privileges that
-/// do not allow the programs.
+/// What keeps the agent from starting: manifests that cannot be read, an API server that nothing names,
+/// another agent.
 pub async fn run(
     options: Options,
+    eyes: Eyes,
     shutdown: impl Future<Output = &'static str>,
 ) -> anyhow::Result<Ended> {
     let mut shutdown = pin!(shutdown);
@@ -149,15 +164,18 @@ pub async fn run(
             tracing::info!("stopping before it has begun: {why}");
             return Ok(Ended::ForGood);
         }
-        agent = start(options) => agent?,
+        agent = start(options, eyes) => agent?,
     };
-    let (why, ended) = agent.follow(&mut shutdown).await;
-    agent.stop(why).await;
-    Ok(ended)
+    let (why, then) = agent.follow(&mut shutdown).await;
+    let probe = agent.stop(why).await;
+    Ok(match then {
+        Then::End => Ended::ForGood,
+        Then::BeginAgain => Ended::ToBeginAgain(Eyes::Used(Box::new(probe))),
+    })
 }
 
 /// Starts to watch.
-async fn start(options: Options) -> anyhow::Result<Agent> {
+async fn start(options: Options, eyes: Eyes) -> anyhow::Result<Agent> {
     let node: Arc<str> = options.node.as_str().into();
     let mut cluster = Cluster::default();
     let mut api = None;
@@ -189,8 +207,12 @@ async fn start(options: Options) -> anyhow::Result<Agent> {
         destinations.extend(destination(what, address_of(url).await));
     }
     let health = Health::start(options.health, metrics).await.context("--health-address")?;
-    let config = Config { attach: options.attach, ..Config::default() };
-    let probe = Probe::start(&config).context("cannot watch this node")?;
+    let is_first = matches!(eyes, Eyes::New(_));
+    let probe = match eyes {
+        Eyes::New(programs) => programs.watch(options.attach),
+        Eyes::Used(probe) => probe.begin_again(),
+    };
+    let probe = probe.context("cannot watch this node")?;
     let started = probe.clock.now();
     let mut agent = Agent {
         docket: Docket::new(Settings { node: node.clone(), mute: options.mute, destinations }),
@@ -210,7 +232,10 @@ async fn start(options: Options) -> anyhow::Result<Agent> {
     if let Some(what) = no_state {
         agent.degraded(&what);
     }
-    agent.recall().await;
+    // One that begins again has not forgotten.
+    if is_first {
+        agent.recall().await;
+    }
     agent.take_topology();
     agent.get_ready(started);
     Ok(agent)
@@ -221,7 +246,7 @@ impl Agent {
     async fn follow(
         &mut self,
         mut shutdown: impl Future<Output = &'static str> + Unpin,
-    ) -> (String, Ended) {
+    ) -> (String, Then) {
         let begun = Instant::now();
         let mut turns = interval(TURN_INTERVAL);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -230,7 +255,7 @@ impl Agent {
         loop {
             let due = self.due();
             tokio::select! {
-                why = &mut shutdown => return (why.to_owned(), Ended::ForGood),
+                why = &mut shutdown => return (why.to_owned(), Then::End),
                 batch = self.probe.observations.next() => match batch {
                     Ok(batch) => self.observed(&batch),
                     Err(error) => return cannot("read the ring", &error),
@@ -249,7 +274,7 @@ impl Agent {
             }
             let set_by = self.probe.clock.was_set_by();
             if set_by.abs() >= CLOCK_SET && begun.elapsed() >= AGAIN_AFTER {
-                return (clock_was_set(set_by), Ended::ToBeginAgain);
+                return (clock_was_set(set_by), Then::BeginAgain);
             }
             let now = self.now();
             self.get_ready(now);
@@ -360,8 +385,8 @@ impl Agent {
     }
 
     /// Decides and reports what is left. Every wait in here has an end, so that it ends well within the
-    /// half minute that a pod has.
-    async fn stop(mut self, why: String) {
+    /// half minute that a pod has. Returns what it saw with.
+    async fn stop(mut self, why: String) -> Probe {
         // What is seen from here on would be in no account. First the counts, for whose exchange the
         // kernel waits until no program runs any more; then what these have put into the ring.
         self.probe.end_drops();
@@ -385,11 +410,12 @@ impl Agent {
         };
         self.report_state(AgentState::Stopping { why, counts });
         self.sinks.finish().await;
+        self.probe
     }
 }
 
-fn cannot(what: &str, error: &dyn std::error::Error) -> (String, Ended) {
-    (format!("cannot {what}: {}", chain(error)), Ended::ForGood)
+fn cannot(what: &str, error: &dyn std::error::Error) -> (String, Then) {
+    (format!("cannot {what}: {}", chain(error)), Then::End)
 }
 
 fn clock_was_set(by: SignedDuration) -> String {

@@ -78,9 +78,9 @@ impl Command {
             #[cfg(feature = "agent")]
             Self::Agent(agent::Args { log_format, .. })
             | Self::Heal(heal::Args { log_format, .. }) => {
-                Manner { level: "info", is_json: *log_format != Format::Text, is_queued: true }
+                Manner { level: "info", is_json: *log_format != Format::Text }
             }
-            _ => Manner { level: "warn", is_json: false, is_queued: false },
+            _ => Manner { level: "warn", is_json: false },
         }
     }
 }

@@ -9,6 +9,8 @@
 pub mod agent;
 pub mod command;
 #[cfg(feature = "agent")]
+pub mod confine;
+#[cfg(feature = "agent")]
 pub mod heal;
 #[cfg(feature = "agent")]
 pub mod mute;

@@ -90,13 +90,7 @@ impl StateDirectory {
     /// It cannot be made or written to.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let path = path.to_owned();
-        match DirBuilder::new().recursive(true).mode(MODE).create(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(StateError::NoFolder(path));
-            }
-            Err(source) => return Err(StateError::Make { path, source }),
-        }
+        make(&path)?;
         // Under a name of its own: whatever else is there is not opened.
         let probe = tempfile::Builder::new().prefix(PROBE).suffix(UNFINISHED).tempfile_in(&path);
         let written = probe.and_then(tempfile::NamedTempFile::close);
@@ -155,6 +149,18 @@ impl StateDirectory {
             Err(source) => Err(StateError::Read { path, source }),
         }
     }
+}
+
+/// Makes a folder, for its owner alone, unless it is there.
+///
+/// # Errors
+/// There is something else, or it cannot be made.
+pub fn make(path: &Path) -> Result<(), StateError> {
+    let made = DirBuilder::new().recursive(true).mode(MODE).create(path);
+    made.map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => StateError::NoFolder(path.to_owned()),
+        _ => StateError::Make { path: path.to_owned(), source },
+    })
 }
 
 /// Removes what agents were writing when they were killed.

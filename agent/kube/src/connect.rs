@@ -168,6 +168,27 @@ pub async fn target(args: &KubeArgs) -> Result<Target, ConnectError> {
     Ok(Target::new(config, Some(name)))
 }
 
+/// What it takes to reach an API server, beside the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// The files of a pod's service account.
+    ServiceAccount,
+    /// Files that a kubeconfig names, wherever they are.
+    Files,
+    /// Programs that a kubeconfig names, and whatever these need.
+    Programs,
+}
+
+/// What it takes to reach the API server that [`target`] connects to. A kubeconfig that cannot be read takes
+/// files: that it cannot be is said there.
+pub fn reach(args: &KubeArgs) -> Reach {
+    let Ok(kubeconfig) = Kubeconfigs::of(args).read() else { return Reach::Files };
+    let Some(kubeconfig) = kubeconfig else { return Reach::ServiceAccount };
+    let users = kubeconfig.auth_infos.iter().filter_map(|user| user.auth_info.as_ref());
+    let mut users = users.map(|user| user.exec.is_some() || user.auth_provider.is_some());
+    if users.any(|runs| runs) { Reach::Programs } else { Reach::Files }
+}
+
 /// The variable by which a pod knows its API server.
 const IN_POD: &str = "KUBERNETES_SERVICE_HOST";
 

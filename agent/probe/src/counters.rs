@@ -27,7 +27,7 @@ pub const KERNEL_DROP: usize = kind::KERNEL_DROP as usize;
 /// Packets by kind, in the order of [`KINDS`].
 pub type ByKind = [u64; kind::COUNT as usize];
 
-/// Totals since the programs were loaded. For every kind, once all that was counted is drained:
+/// Totals since the agent began. For every kind, once all that was counted is drained:
 /// `observed == reported + lost`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -46,7 +46,7 @@ pub struct Totals {
     pub programs: Vec<Cost>,
 }
 
-/// What a program cost since it was loaded.
+/// What a program cost since the agent began.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
     /// The program's name.
@@ -63,6 +63,8 @@ pub struct Cost {
 pub(crate) struct Counters {
     map: PerCpuArray<MapData, u64>,
     programs: Vec<(&'static str, ProgramFd)>,
+    /// What had been counted when the agent began: nothing, unless it has begun again.
+    before: Totals,
 }
 
 impl Counters {
@@ -70,7 +72,7 @@ impl Counters {
         map: PerCpuArray<MapData, u64>,
         programs: Vec<(&'static str, ProgramFd)>,
     ) -> Self {
-        Self { map, programs }
+        Self { map, programs, before: Totals::default() }
     }
 
     /// What the kernel side counted: observed and lost.
@@ -94,6 +96,25 @@ impl Counters {
 
     /// All totals. `reported` is what [`super::Observations`] has handed out.
     pub(crate) fn totals(&self, reported: ByKind) -> Result<Totals, Error> {
+        Ok(self.all(reported)?.since(&self.before))
+    }
+
+    /// Has totals count from here on. So many of the answers that were kept are left in their table.
+    pub(crate) fn count_from_here(
+        &mut self,
+        reported: ByKind,
+        answers_left: u64,
+    ) -> Result<(), Error> {
+        let mut before = self.all(reported)?;
+        // What is in the ring, and among the counts, is yet to be reported.
+        before.observed = std::array::from_fn(|kind| before.reported[kind] + before.lost[kind]);
+        before.answers_kept = before.answers_kept.saturating_sub(answers_left);
+        self.before = before;
+        Ok(())
+    }
+
+    /// Totals since the programs were loaded.
+    fn all(&self, reported: ByKind) -> Result<Totals, Error> {
         let (observed, lost) = self.packets()?;
         let programs: Vec<_> = self
             .programs
@@ -110,6 +131,29 @@ impl Counters {
         let skipped = programs.iter().map(|cost| cost.skipped).sum();
         let answers_kept = self.read(SUCCESSES_MADE)?;
         Ok(Totals { observed, reported, lost, skipped, answers_kept, programs })
+    }
+}
+
+impl Totals {
+    /// What was added to these earlier ones.
+    fn since(self, before: &Self) -> Self {
+        let added = |now: ByKind, then: ByKind| -> ByKind {
+            std::array::from_fn(|kind| now[kind].saturating_sub(then[kind]))
+        };
+        let mut programs = self.programs;
+        for (now, then) in programs.iter_mut().zip(&before.programs) {
+            now.runs = now.runs.saturating_sub(then.runs);
+            now.nanoseconds = now.nanoseconds.saturating_sub(then.nanoseconds);
+            now.skipped = now.skipped.saturating_sub(then.skipped);
+        }
+        Self {
+            observed: added(self.observed, before.observed),
+            reported: added(self.reported, before.reported),
+            lost: added(self.lost, before.lost),
+            skipped: self.skipped.saturating_sub(before.skipped),
+            answers_kept: self.answers_kept.saturating_sub(before.answers_kept),
+            programs,
+        }
     }
 }
 
@@ -133,6 +177,24 @@ fn cost(program: &'static str, text: &str) -> Cost {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn totals_of_another_run_are_what_came_since() {
+        let cost = |runs| Cost { program: "p", runs, nanoseconds: 10 * runs, skipped: 1 };
+        let totals = |count, runs| Totals {
+            observed: [count; KINDS.len()],
+            reported: [count; KINDS.len()],
+            lost: ByKind::default(),
+            skipped: 1,
+            answers_kept: count,
+            programs: vec![cost(runs)],
+        };
+        let since = totals(7, 9).since(&totals(4, 5));
+        let expected =
+            Totals { skipped: 0, programs: vec![Cost { skipped: 0, ..cost(4) }], ..totals(3, 4) };
+        assert_eq!(since, expected);
+        assert_eq!(totals(7, 9).since(&Totals::default()), totals(7, 9));
+    }
 
     #[test]
     fn costs_are_read_from_what_the_kernel_writes() {

@@ -34,6 +34,11 @@ impl<N: Names> Decoder<N> {
         Self { clock, reasons, names }
     }
 
+    /// The same, by another clock.
+    pub(crate) fn by(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
     /// The observation that an event reports.
     pub(crate) fn event(&mut self, event: &Event) -> Option<Observation> {
         let at = self.clock.wall(event.at_ns);

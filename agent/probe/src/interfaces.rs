@@ -10,11 +10,12 @@ use std::{
 use aya::{
     Ebpf,
     programs::{
-        BtfTracePoint, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
         tc::{
             NlOptions, SchedClassifierLink, TcAttach, TcError, TcHandle, qdisc_add_clsact,
             qdisc_detach_program,
         },
+        tp_btf::BtfTracePointLink,
     },
     util::KernelVersion,
 };
@@ -24,7 +25,8 @@ use tokio::io::unix::AsyncFd;
 use super::{
     config::Attach,
     error::{Error, errno, is_for_now},
-    names::{FROM_POD, KFREE_SKB, TO_POD},
+    load::attach_drops,
+    names::{FROM_POD, TO_POD},
     netlink, sys,
     topology::Topology,
 };
@@ -58,6 +60,8 @@ const BPF_TCX_EGRESS: u32 = 47;
 const HOOKS: [(&str, TcAttachType); 2] =
     [(FROM_POD, TcAttachType::Ingress), (TO_POD, TcAttachType::Egress)];
 
+const SUBSCRIBING: &str = "subscribing to changes of network interfaces";
+
 /// Datagrams taken in before changes are acted on: a burst is one change, but not without end.
 const BURST_MAX: usize = 256;
 
@@ -66,6 +70,8 @@ const BURST_MAX: usize = 256;
 /// Owns the loaded object: when this is dropped, every program is detached.
 pub struct Interfaces {
     ebpf: Ebpf,
+    /// As long as it lives, drops are seen.
+    drops: Option<BtfTracePointLink>,
     /// The kernel's numbers for our two programs, as tcx lists them.
     ours: [u32; 2],
     how: Attach,
@@ -153,7 +159,11 @@ pub enum Change {
 
 impl Interfaces {
     /// Subscribes to changes and attaches to everything that is there.
-    pub(crate) fn new(ebpf: Ebpf, how: Attach) -> Result<Self, Error> {
+    pub(crate) fn new(
+        ebpf: Ebpf,
+        drops: Option<BtfTracePointLink>,
+        how: Attach,
+    ) -> Result<Self, Error> {
         let how = match how {
             Attach::Auto if KernelVersion::current().is_ok_and(|now| now >= TCX_SINCE) => {
                 Attach::Tcx
@@ -161,9 +171,8 @@ impl Interfaces {
             Attach::Auto => Attach::Clsact,
             how => how,
         };
-        let changes = netlink::subscribe()
-            .and_then(sys::watch_socket)
-            .map_err(Error::io("subscribing to changes of network interfaces"))?;
+        let changes =
+            netlink::subscribe().and_then(sys::watch_socket).map_err(Error::io(SUBSCRIBING))?;
         let number = |program| -> Result<u32, ProgramError> {
             Ok(ebpf.program(program).ok_or(ProgramError::NotLoaded)?.info()?.id())
         };
@@ -172,6 +181,7 @@ impl Interfaces {
             .map_err(|error: ProgramError| Error::kernel("reading a program's number", error))?;
         let mut interfaces = Self {
             ebpf,
+            drops,
             ours,
             how,
             changes,
@@ -302,14 +312,19 @@ impl Interfaces {
 
     /// Detaches the program that sees drops, wherever on the node.
     pub(crate) fn end_drops(&mut self) {
-        let program = self.ebpf.program_mut(KFREE_SKB).and_then(|found| {
-            let program: Result<&mut BtfTracePoint, ProgramError> = found.try_into();
-            program.ok()
-        });
-        // Of a program that was not loaded there is nothing to detach.
-        if let Some(Err(error)) = program.map(BtfTracePoint::unload) {
-            tracing::debug!("no program to detach: {}", chain(&error));
-        }
+        self.drops = None;
+    }
+
+    /// Attaches it again.
+    pub(crate) fn begin_drops(&mut self) -> Result<(), ProgramError> {
+        self.drops = Some(attach_drops(&mut self.ebpf)?);
+        Ok(())
+    }
+
+    /// The same, waited for in the runtime that this is called in.
+    pub(crate) fn begin_again(self) -> Result<Self, Error> {
+        let changes = sys::watch_socket(self.changes.into_inner());
+        Ok(Self { changes: changes.map_err(Error::io(SUBSCRIBING))?, ..self })
     }
 
     /// How interfaces are attached to.

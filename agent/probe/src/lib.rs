@@ -34,6 +34,7 @@ mod sys;
 mod topology;
 mod walk;
 
+pub use capabilities::{Kept, give_up};
 pub use claim::Claim;
 pub use clock::{Boot, Clock, SinceBoot};
 pub use config::{Attach, Config};

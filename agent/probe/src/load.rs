@@ -5,7 +5,10 @@ use std::{collections::HashMap, sync::Arc};
 use aya::{
     Btf, Ebpf, EbpfLoader, Endianness, VerifierLogLevel,
     maps::{Array, HashMap as KernelHashMap, MapError},
-    programs::{BtfTracePoint, ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{
+        BtfTracePoint, ProgramError, SchedClassifier, TestRun as _, TestRunOptions,
+        tp_btf::{BtfTracePointLink, BtfTracePointLinkId},
+    },
 };
 use whydrop_ebpf::{ABI_VERSION, Attempt, AttemptKey, Layout};
 
@@ -24,11 +27,17 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/wh
 
 const LOADING: &str = "loading the eBPF programs";
 
+/// The parts that are attached once for the whole node.
+pub(crate) const DROPS: &str = "drops";
+const SOCKET_STATES: &str = "socket states";
+
 /// The loaded programs.
 pub struct Programs {
     pub(crate) ebpf: Ebpf,
     pub(crate) parts: Vec<Part>,
     pub(crate) reasons: HashMap<u32, Arc<str>>,
+    /// As long as it lives, drops are seen.
+    pub(crate) drops: Option<BtfTracePointLink>,
 }
 
 impl Programs {
@@ -43,11 +52,11 @@ impl Programs {
         let drops = load_tracepoint(&mut ebpf, KFREE_SKB, kernel::KFREE_SKB, &tracepoints);
         let mut parts = drop_parts(drops, &layout);
         let states = load_tracepoint(&mut ebpf, SOCK_STATE, kernel::SOCK_STATE, &tracepoints);
-        parts.push(part("socket states", states));
+        parts.push(part(SOCKET_STATES, states));
         for program in [FROM_POD, TO_POD] {
             classifier(&mut ebpf, program)?.load().map_err(|error| refused(program, error))?;
         }
-        Ok(Self { ebpf, parts, reasons })
+        Ok(Self { ebpf, parts, reasons, drops: None })
     }
 
     /// The object that holds the programs, an ELF file: for tests.
@@ -89,17 +98,35 @@ impl Programs {
 
     /// Attaches what is attached once for the whole node.
     pub(crate) fn attach(&mut self) {
-        for (program, name) in [(KFREE_SKB, "drops"), (SOCK_STATE, "socket states")] {
-            let Some(found) = self.parts.iter_mut().find(|part| part.name == name) else {
-                continue;
-            };
-            if found.state == PartState::Active
-                && let Err(error) = attach_tracepoint(&mut self.ebpf, program)
-            {
-                found.state = PartState::Failed(chain(&error));
-            }
-        }
+        let Self { ebpf, parts, drops, .. } = self;
+        attach_part(parts, DROPS, || {
+            *drops = Some(attach_drops(ebpf)?);
+            Ok(())
+        });
+        // The link stays with the program, which stays with the object.
+        attach_part(parts, SOCKET_STATES, || attach_tracepoint(ebpf, SOCK_STATE).map(drop));
     }
+}
+
+/// Attaches a part, if its program was loaded.
+pub(crate) fn attach_part(
+    parts: &mut [Part],
+    name: &str,
+    attach: impl FnOnce() -> Result<(), ProgramError>,
+) {
+    let Some(found) = parts.iter_mut().find(|part| part.name == name) else { return };
+    if found.state == PartState::Active
+        && let Err(error) = attach()
+    {
+        found.state = PartState::Failed(chain(&error));
+    }
+}
+
+/// Attaches the program that sees drops, until the link is dropped. The program stays loaded: to load it
+/// takes privileges that the agent has given up by the time that it starts again.
+pub(crate) fn attach_drops(ebpf: &mut Ebpf) -> Result<BtfTracePointLink, ProgramError> {
+    let id = attach_tracepoint(ebpf, KFREE_SKB)?;
+    tracepoint(ebpf, KFREE_SKB)?.take_link(id)
 }
 
 /// What of drops works on this kernel.
@@ -116,7 +143,7 @@ fn drop_parts(drops: Result<(), ProgramError>, layout: &Layout) -> Vec<Part> {
     );
     let reasons = of_drops(layout.has_reason != 0, "kfree_skb gives no reason before Linux 5.17");
     vec![
-        part("drops", drops),
+        part(DROPS, drops),
         Part { name: "drop locations", state: locations },
         Part { name: "drop reasons", state: reasons },
     ]
@@ -177,9 +204,8 @@ pub(crate) fn load_tracepoint(
     tracepoint(ebpf, program)?.load(name, btf)
 }
 
-fn attach_tracepoint(ebpf: &mut Ebpf, program: &str) -> Result<(), ProgramError> {
-    // The link stays with the program, which stays with the object.
-    tracepoint(ebpf, program)?.attach().map(drop)
+fn attach_tracepoint(ebpf: &mut Ebpf, name: &str) -> Result<BtfTracePointLinkId, ProgramError> {
+    tracepoint(ebpf, name)?.attach()
 }
 
 fn part(name: &'static str, result: Result<(), ProgramError>) -> Part {

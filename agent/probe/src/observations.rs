@@ -30,6 +30,8 @@ const BACKSTOP: Duration = Duration::from_secs(1);
 /// Events handed out at once: what the ring holds when it is full.
 const BATCH_MAX: usize = 8192;
 
+const WAITING: &str = "waiting for the ring";
+
 /// The first so many kinds are counted; answers are reported one by one.
 const COUNTED: usize = kind::ANSWERED_LATE as usize;
 
@@ -86,7 +88,7 @@ impl Observations {
             Switch { active, barrier: Arc::new(barrier), maps: tallies.map(Arc::new), counting: 0 };
         let names = Locations { map: locations, known: HashMap::new() };
         Ok(Self {
-            ring: sys::watch_ring(ring).map_err(Error::io("waiting for the ring"))?,
+            ring: sys::watch_ring(ring).map_err(Error::io(WAITING))?,
             waiting,
             look_at: Instant::now(),
             tally,
@@ -98,6 +100,16 @@ impl Observations {
             decoder: Decoder::new(clock, reasons, names),
             log,
         })
+    }
+
+    /// The same for another run of the agent: waited for in the runtime that this is called in, with the
+    /// times of another clock and totals from here on. So many of the answers that were kept are left.
+    pub(crate) fn begin_again(self, clock: Clock, answers_left: u64) -> Result<Self, Error> {
+        let Self { ring, mut counters, decoder, reported, .. } = self;
+        counters.count_from_here(reported, answers_left)?;
+        let ring = sys::watch_ring(ring.into_inner()).map_err(Error::io(WAITING))?;
+        let (decoder, look_at) = (decoder.by(clock), Instant::now());
+        Ok(Self { ring, counters, decoder, look_at, malformed: 0, ..self })
     }
 
     /// The next observations, at least one. Losing the future loses none of them.
@@ -116,7 +128,7 @@ impl Observations {
         loop {
             let is_woken = match timeout_at(self.look_at, self.ring.readable()).await {
                 Ok(ready) => {
-                    ready.map_err(Error::io("waiting for the ring"))?.clear_ready();
+                    ready.map_err(Error::io(WAITING))?.clear_ready();
                     true
                 }
                 Err(_) => false,

@@ -12,7 +12,7 @@ use super::{
     counters::Counters,
     error::Error,
     interfaces::Interfaces,
-    load::{Programs, missing, wrong},
+    load::{DROPS, Programs, attach_part, missing, wrong},
     log::ToTracing,
     names::{FROM_POD, KFREE_SKB, SOCK_STATE, TO_POD},
     observations::{Maps, Observations},
@@ -40,9 +40,24 @@ impl Probe {
     /// Loads the programs, attaches them, and attaches to the interfaces of this thread's network
     /// namespace. To be called within a runtime that has I/O and time.
     pub fn start(config: &Config) -> Result<Self, Error> {
-        let mut programs = Programs::load(config)?;
-        programs.attach();
-        programs.start(config.attach)
+        Programs::load(config)?.watch(config.attach)
+    }
+
+    /// Watches on for another run of the agent, in the runtime that this is called in: nothing is loaded,
+    /// which takes more than an agent keeps the privilege for, and no interface is left for a moment. All
+    /// times go by the clocks as they are now, and all totals count from here on.
+    ///
+    /// # Errors
+    /// The clock or a counter cannot be read, or a socket not be waited for.
+    pub fn begin_again(self) -> Result<Self, Error> {
+        let Self { mut parts, observations, interfaces, successes, .. } = self;
+        let clock = Clock::read()?;
+        let observations = observations.begin_again(clock, successes.in_kernel()?)?;
+        let mut interfaces = interfaces.begin_again()?;
+        attach_part(&mut parts, DROPS, || interfaces.begin_drops());
+        let successes = successes.by(clock);
+        let connections = Connections::default();
+        Ok(Self { parts, observations, interfaces, successes, clock, connections })
     }
 }
 
@@ -54,7 +69,21 @@ impl Probe {
 }
 
 impl Programs {
-    /// Begins to read, and attaches to interfaces.
+    /// Attaches them, and to the interfaces of this thread's network namespace. To be called within a
+    /// runtime that has I/O and time.
+    ///
+    /// # Errors
+    /// The programs cannot be read from, or interfaces not be listed.
+    pub fn watch(mut self, attach: Attach) -> Result<Probe, Error> {
+        self.attach();
+        self.start(attach)
+    }
+
+    /// Begins to read, and attaches to interfaces, and to nothing else of the node: for tests, which feed the
+    /// programs themselves.
+    ///
+    /// # Errors
+    /// As [`Programs::watch`].
     pub fn start(mut self, attach: Attach) -> Result<Probe, Error> {
         let log = match EbpfLogger::init_with_logger(&mut self.ebpf, ToTracing) {
             Ok(log) => Some(log),
@@ -94,7 +123,7 @@ impl Programs {
                 clock,
                 log,
             )?,
-            interfaces: Interfaces::new(self.ebpf, attach)?,
+            interfaces: Interfaces::new(self.ebpf, self.drops, attach)?,
             successes: Successes::new(successes, clock),
             clock,
             connections: Connections::default(),

@@ -118,6 +118,18 @@ impl Successes {
         Self { map, clock, before: HashMap::new() }
     }
 
+    /// The same, by another clock: the times since the machine was started remain.
+    pub(crate) fn by(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// How many entries the kernel's table has.
+    pub(crate) fn in_kernel(&self) -> Result<u64, Error> {
+        let mut count = 0;
+        self.each(|_, _| count += 1)?;
+        Ok(count)
+    }
+
     /// Takes what an agent before this one knew.
     pub fn remember(&mut self, answers: impl IntoIterator<Item = (Flow, Answered)>) {
         let remembered = |answered| Remembered { answered, is_continued: false };

@@ -7,12 +7,13 @@ use clap::Args as ClapArgs;
 use tokio::signal::unix::{SignalKind, signal};
 use whydrop_core::cluster::profile::Engine;
 
-use super::Outcome;
+use super::{Outcome, messages};
 use crate::{
-    agent::{self, Ended, Options},
-    cluster::connect::KubeArgs,
+    agent::{self, Ended, Eyes, Options},
+    cluster::connect::{KubeArgs, reach},
+    confine::{self, Confined, Needs},
     mute,
-    probe::Attach,
+    probe::{Attach, Config, Programs},
     sink::{
         self,
         log::Format,
@@ -67,6 +68,46 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
+    let is_json = args.log_format != Format::Text;
+    let prepared = prepare(args);
+    // A thread has the privileges of the one that makes it: this is the first.
+    messages::queue(is_json);
+    let (options, programs, confined) = prepared?;
+    tracing::info!("{confined}");
+    let mut eyes = Eyes::New(Box::new(programs));
+    loop {
+        let options = options.clone();
+        let ended = run_to_end(async {
+            let shutdown = stop_signal()?;
+            Box::pin(agent::run(options, eyes, shutdown)).await
+        })?;
+        match ended {
+            Ended::ForGood => return Ok(Outcome::Done),
+            Ended::ToBeginAgain(used) => eyes = used,
+        }
+    }
+}
+
+/// Does what takes privileges, and gives these up.
+fn prepare(args: Args) -> anyhow::Result<(Options, Programs, Confined)> {
+    let options = options(args)?;
+    let programs = Programs::load(&Config::default()).context("cannot watch this node")?;
+    let confined = confine::confine(&needs(&options))?;
+    Ok((options, programs, confined))
+}
+
+/// What it needs of the file system from then on.
+fn needs(options: &Options) -> Needs {
+    let collector = options.sinks.collector.iter();
+    Needs {
+        reach: options.manifests.is_none().then(|| reach(&options.kube)),
+        read: collector.flat_map(OtlpSettings::files).cloned().collect(),
+        state: options.state_directory.clone(),
+        port: options.health.map(|address| address.port()),
+    }
+}
+
+fn options(args: Args) -> anyhow::Result<Options> {
     let node = match args.node_name {
         Some(name) => name,
         None => host_name().context("cannot read the host's name; set --node-name")?,
@@ -79,7 +120,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         "" => None,
         text => Some(Engine::read(text).context("--engine")?),
     };
-    let options = Options {
+    Ok(Options {
         manifests: args.manifests,
         kube: args.kube,
         engine,
@@ -93,18 +134,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
             collector: OtlpSettings::read(&args.otlp)?,
         },
         state_directory: args.state_directory,
-    };
-    loop {
-        let options = options.clone();
-        let ended = run_to_end(async {
-            let shutdown = stop_signal()?;
-            Box::pin(agent::run(options, shutdown)).await
-        })?;
-        match ended {
-            Ended::ForGood => return Ok(Outcome::Done),
-            Ended::ToBeginAgain => {}
-        }
-    }
+    })
 }
 
 /// Runs what ends by itself, on one thread: it is one task, and resident memory counts. What still waits

@@ -10,6 +10,7 @@ use whydrop_core::heal::{ENTRIES_MAX, SETTLE, Settings};
 use super::{
     Outcome,
     agent::{host_name, run_to_end, stop_signal},
+    messages,
 };
 use crate::{
     cluster::{agent_logs::SELECTOR, connect::KubeArgs},
@@ -115,6 +116,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Outcome> {
         format: args.log_format,
         health: args.health_address,
     };
+    messages::queue(options.format != Format::Text);
     run_to_end(async {
         let shutdown = stop_signal()?;
         Box::pin(heal::run(options, shutdown)).await

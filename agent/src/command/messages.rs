@@ -34,22 +34,11 @@ pub(super) struct Manner {
     pub(super) level: &'static str,
     /// As JSON, else as text.
     pub(super) is_json: bool,
-    /// By a thread of its own, so that who does not read standard error holds up nothing else: of a command
-    /// that runs for days. What there is no room for is counted, and the count written once there is.
-    pub(super) is_queued: bool,
 }
 
 /// Starts the messages of a command.
 pub(super) fn start(manner: Manner) {
-    let Manner { level, is_json, is_queued } = manner;
-    if is_queued {
-        let (sender, receiver) = sync_channel(QUEUE_MAX);
-        // Without room for a thread each message is written by who has it.
-        let writer = thread::Builder::new().name("messages".to_owned());
-        if writer.spawn(move || write_queued(&receiver, io::stderr(), is_json)).is_ok() {
-            let _ = QUEUE.set(Queue { sender, lost: AtomicU64::new(0) });
-        }
-    }
+    let Manner { level, is_json } = manner;
     // The client says itself what its caller says better.
     let default = format!("{level},kube_client=off,kube_runtime=error");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
@@ -67,6 +56,19 @@ pub(super) fn start(manner: Manner) {
             let _ = write!(Way, "{backtrace}");
         }
     }));
+}
+
+/// Has messages from here on written by a thread of its own, so that who does not read standard error holds
+/// up nothing else: of a command that runs for days. What there is no room for is counted, and the count
+/// written once there is.
+#[cfg_attr(not(feature = "agent"), expect(dead_code, reason = "no such command"))]
+pub(super) fn queue(is_json: bool) {
+    let (sender, receiver) = sync_channel(QUEUE_MAX);
+    // Without room for a thread each message is written by who has it.
+    let writer = thread::Builder::new().name("messages".to_owned());
+    if writer.spawn(move || write_queued(&receiver, io::stderr(), is_json)).is_ok() {
+        let _ = QUEUE.set(Queue { sender, lost: AtomicU64::new(0) });
+    }
 }
 
 /// A line on standard error, for the person who gave the command.

@@ -70,9 +70,14 @@ impl Node {
 
     /// The same with an API server, which knows the node and gives agents their rights.
     pub fn with_server(pods: u8) -> Result<Self> {
+        Self::with_server_of(pods, Settings::default())
+    }
+
+    /// The same with a server of these settings, which runs in the node's network.
+    pub fn with_server_of(pods: u8, settings: Settings) -> Result<Self> {
         let mut node = Self::kept_by(pods, |namespace| {
             let place = Place::Network(namespace.name().to_owned());
-            let api = Api::start(Settings { place, ..Settings::default() })?;
+            let api = Api::start(Settings { place, ..settings })?;
             api.admit_agent()?;
             Ok(Kept::Server(Box::new(api)))
         })?;

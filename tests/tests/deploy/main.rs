@@ -75,6 +75,11 @@ fn self_policy_overlay() -> Vec<Value> {
     kustomized("overlays/self-policy")
 }
 
+/// The overlay with a seccomp profile of its own.
+fn seccomp_overlay() -> Vec<Value> {
+    kustomized("overlays/seccomp")
+}
+
 /// The overlay with a healer.
 fn heal_overlay() -> Vec<Value> {
     kustomized("overlays/heal")

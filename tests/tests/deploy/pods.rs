@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 use whydrop_tests::repository;
 
-use crate::{base_pod, chart};
+use crate::{base, base_pod, chart, seccomp_overlay};
 
 #[test]
 fn the_agent_gets_three_capabilities_the_hosts_network_and_a_folder_of_its_own() {
@@ -37,6 +37,27 @@ fn the_agent_gets_three_capabilities_the_hosts_network_and_a_folder_of_its_own()
     assert_eq!(security.read_only_root_filesystem, Some(true));
     let profile = pod.security_context.and_then(|context| context.seccomp_profile);
     assert_eq!(profile.expect("a seccomp profile").type_, "RuntimeDefault");
+}
+
+/// The overlay names the file that is shipped, and changes nothing else; so do the chart's values.
+#[test]
+fn the_seccomp_profile_that_is_shipped_can_be_named() {
+    let name = "whydrop.json";
+    assert!(repository("deploy/seccomp").join(name).is_file());
+    let named = json!({"type": "Localhost", "localhostProfile": name});
+    let set = |profile: &str| format!("podSecurityContext.seccompProfile.{profile}");
+    let path = set("localhostProfile=whydrop.json");
+    let with_values = chart(&["--set", &set("type=Localhost"), "--set", &path]);
+    let of_pod = |mut objects: Vec<Value>| {
+        let daemons = objects.iter_mut().find(|object| object["kind"] == "DaemonSet");
+        let pod = &mut daemons.expect("a DaemonSet")["spec"]["template"]["spec"];
+        let profile = pod["securityContext"]["seccompProfile"].take();
+        (profile, objects)
+    };
+    let (profile, rest) = of_pod(seccomp_overlay());
+    assert_eq!(profile, named);
+    assert_eq!(rest, of_pod(base()).1);
+    assert_eq!(of_pod(with_values).0, named);
 }
 
 #[test]

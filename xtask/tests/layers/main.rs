@@ -177,6 +177,7 @@ const HOUSE: &[Target] = &[
         rooms: &[
             "mute",    // rules of the configuration
             "state",   // what outlives an agent
+            "confine", // what the process gives up
             "heal",    // carries out what the core's healer decides
             "agent",   // the one task that hands facts to the docket
             "command", // subcommands
@@ -191,6 +192,7 @@ const HOUSE: &[Target] = &[
     tool("", "tests/src/bin/whydrop-kernels.rs"),
     tool("", "tests/src/bin/whydrop-lab.rs"),
     tool("", "tests/src/bin/whydrop-otlp-load.rs"),
+    tool("", "tests/src/bin/whydrop-seccomp.rs"),
     Target {
         name: "whydrop_supply", // what lies beside an image
         root: "xtask/supply/src/lib.rs",

@@ -87,6 +87,12 @@ impl OtlpSettings {
         Self::from(args, &|name| env::var(name).ok())
     }
 
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let identity = self.identity.iter().flat_map(|(certificate, key)| [certificate, key]);
+        self.authorities.iter().chain(identity)
+    }
+
     /// The same, where variables are looked up elsewhere.
     ///
     /// # Errors
