@@ -97,8 +97,12 @@ fn decisive_of(snapshot: &Snapshot, packet: &Packet, protocol: Protocol) -> Judg
 /// Whether kube-proxy rejected what it would send on by now: a filter of this node did before anybody
 /// translated it, and policies deny in silence. Another node's port is not translated here.
 fn was_rejected(snapshot: &Snapshot, course: &Course, evidence: &Evidence) -> bool {
+    let is_translated_here = match course.entry {
+        Entry::NodePort(_) => course.address.is_some_and(|a| snapshot.node_facts().is_local(a)),
+        _ => true,
+    };
     matches!(course.fate, service::Fate::Sent(_))
-        && !matches!(course.entry, Entry::NodePort(_))
+        && is_translated_here
         && is_of_reject(evidence)
         && dropped_by(evidence) == DroppedBy::Filter
         && !evidence.delivered
