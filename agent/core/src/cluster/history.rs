@@ -111,7 +111,7 @@ impl Learned {
         match (self, between) {
             (Self::AsItCame, _) | (Self::Later(Some(_)), Between::AsBefore) => false,
             (Self::Later(None), _) => true,
-            (Self::Later(Some(after)), Between::AsAfter) => after < by,
+            (Self::Later(Some(_)), Between::AsAfter) => self.is_between(by),
             (Self::Later(Some(after)), Between::AsNearer) => {
                 by.duration_since(after) >= seen.duration_since(by)
             }

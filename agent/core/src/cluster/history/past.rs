@@ -30,10 +30,9 @@ pub struct Past<'a> {
 }
 
 /// How a thing was between two look-ups that found it otherwise, as nobody saw when it changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Between {
     /// As the nearer one found it.
-    #[default]
     AsNearer,
     /// As the earlier one found it.
     AsBefore,
