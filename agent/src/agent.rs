@@ -21,6 +21,7 @@ mod gauges;
 mod interfaces;
 mod last_success;
 mod losses;
+mod memory;
 mod own_state;
 
 use std::{
@@ -62,6 +63,7 @@ use crate::{
 };
 use last_success::LastSuccess;
 use losses::Losses;
+use memory::Memory;
 
 /// How often the kernel's counters are drained, and so how late a count may be.
 const TURN_INTERVAL: Duration = Duration::from_secs(1);
@@ -136,6 +138,7 @@ struct Agent {
     reporter: Reporter,
     losses: Losses,
     last_success: LastSuccess,
+    memory: Memory,
     sinks: Sinks,
     probe: Probe,
     source: Source,
@@ -220,6 +223,7 @@ async fn start(options: Options, eyes: Eyes) -> anyhow::Result<Agent> {
         reporter: Reporter { node: options.node },
         losses: Losses::default(),
         last_success: LastSuccess::new(state),
+        memory: Memory::of_this_process(),
         sinks,
         probe,
         source,
@@ -317,6 +321,7 @@ impl Agent {
         let now = self.now();
         self.health.beat(self.source.is_synced());
         self.look_at_interfaces();
+        self.look_at_memory();
         let trouble = self.source.turn(&mut self.cluster, now).filter(|_| self.is_ready);
         self.report_troubles(trouble);
         match self.probe.connections.look(now) {

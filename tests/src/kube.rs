@@ -12,6 +12,7 @@ mod cgroups;
 pub mod daemon;
 pub mod debian;
 pub mod image;
+pub mod faulty;
 pub mod kubeconfig;
 pub mod kubectl;
 pub mod lab;

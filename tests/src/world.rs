@@ -9,6 +9,7 @@
 //! | [`kube::node::Node`](crate::kube::node::Node) | Calico | an API server | a node with kubelet and containers |
 //! | [`Cilium`](crate::kube::node::cilium::Cilium) | Cilium | an API server | one node |
 
+pub mod account;
 pub mod agent;
 pub mod cluster;
 pub mod fleet;

@@ -124,6 +124,8 @@ pub struct Correlator {
     /// What is clear, and returned by the next tick.
     clear: Vec<Correlated>,
     account: Account,
+    /// See [`Self::shed_new`].
+    sheds_new: bool,
 }
 
 #[derive(Debug, Default)]
@@ -224,6 +226,12 @@ impl Correlator {
         self.forgiven.insert(observation.flow, observation.at);
     }
 
+    /// From now on, what is of a flow that is not open is counted and not kept, or is kept again: whoever runs
+    /// it is short of memory, or is no more.
+    pub fn shed_new(&mut self, sheds: bool) {
+        self.sheds_new = sheds;
+    }
+
     /// Says what has become clear by now.
     pub fn tick(&mut self, now: Timestamp) -> Vec<Correlated> {
         let mut clear = std::mem::take(&mut self.clear);
@@ -308,7 +316,8 @@ impl Correlator {
         if !known && self.is_crowded(observation) {
             return self.fold(observation);
         }
-        if !known && self.pending.len() >= PENDING_MAX {
+        let is_open = || self.open_of.may_be(&observation.flow).next().is_some();
+        if !known && (self.pending.len() >= PENDING_MAX || self.sheds_new && !is_open()) {
             return self.shed(observation);
         }
         if !known {
@@ -487,7 +496,7 @@ impl Correlator {
     }
 
     fn open(&mut self, drop: Drop, manner: Manner, now: Timestamp) {
-        if self.open.len() >= OPEN_MAX {
+        if self.open.len() >= OPEN_MAX || self.sheds_new {
             self.account.shed += drop.evidence.kernel_packets();
             return;
         }

@@ -290,6 +290,11 @@ impl Docket {
         moment.actions
     }
 
+    /// From now on, drops of flows that are not known yet are counted and not kept, or are kept again.
+    pub fn shed_new(&mut self, sheds: bool) {
+        self.correlator.shed_new(sheds);
+    }
+
     /// What was muted and is not reported yet, as the very last thing.
     pub fn take_muted(&mut self) -> Option<Action> {
         let (since, tallies) = self.muted.take()?;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, error::Error, fmt::Display};
 use jiff::Timestamp;
 use whydrop_core::{chain::chain, cluster::object::Kind, kinds};
 
-use super::Agent;
+use super::{Agent, memory::SHORT};
 use crate::{
     cluster::update::Trouble,
     probe::{PartState, Unwatched},
@@ -70,6 +70,7 @@ impl Agent {
                 self.node
             ));
         }
+        cannot.extend(self.memory.is_short().then(|| SHORT.to_owned()));
         cannot.extend(self.sinks.readings().cannot);
         cannot
     }

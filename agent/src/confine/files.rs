@@ -21,9 +21,11 @@ use crate::{cluster::connect::Reach, state};
 const KNOWN: ABI = ABI::V6;
 
 /// What an agent in its pod reads. Of the node there is only what is mounted into it.
-const IN_A_POD: [&str; 8] = [
+const IN_A_POD: [&str; 9] = [
     // Conntrack's counters, and what the programs cost.
     "/proc",
+    // How much memory there may be, and is used.
+    "/sys/fs/cgroup",
     // How many processors there may be, each of which counts for itself.
     "/sys/devices/system/cpu",
     // The service account's token and authority, which the kubelet renews.

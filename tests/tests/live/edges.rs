@@ -3,7 +3,7 @@
 //! has seen is in the account.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     net::SocketAddr,
     os::{
@@ -34,6 +34,7 @@ use whydrop_tests::{
     kube::wait::{Look, until},
     world::{
         RECORD_WAIT, World as _,
+        account::Account,
         agent::Agent,
         lab::{packet, server::raw},
         manifest,
@@ -172,25 +173,8 @@ fn the_account_balances_in_the_middle_of_a_flood() {
         is_over.store(true, Ordering::Relaxed);
         records.expect("records")
     });
-    let last = records.last().expect("a record");
-    let counts: BTreeMap<String, u64> =
-        serde_json::from_value(last["counts"].clone()).expect("counts");
-    let packets = |what: &str| counts[&format!("dropped packets {what}")];
-    let parts = [
-        "lost in the kernel",
-        "of attempts that were answered",
-        "folded",
-        "shed",
-        "of no pod",
-        "to closed ports",
-        "muted",
-        "undecided",
-        "in reports",
-    ];
-    let accounted: u64 = parts.into_iter().map(packets).sum();
-    assert!(packets("observed") > 1000, "{counts:?}");
-    assert_eq!(packets("observed"), accounted, "{counts:#?}");
-    assert_eq!(packets("undecided"), 0, "{counts:#?}");
+    let account = Account::balanced(&records).expect("an account");
+    assert!(account.packets("observed") > 1000, "{account:?}");
 }
 
 #[test]

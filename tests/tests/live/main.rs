@@ -1,6 +1,7 @@
 //! The agent against a real API server: real objects, rights and watches, real packets dropped by a
 //! real filter on a node of network namespaces. Needs root.
 
+mod answers;
 mod churn;
 mod edges;
 mod facts;

@@ -76,6 +76,33 @@ fn a_program_that_is_put_before_ours_at_tcx_comes_after_them_or_is_reported() {
 }
 
 #[test]
+fn one_that_is_renamed_or_moves_away_and_back_is_watched() {
+    let node = Node::new(2).unwrap();
+    let watch = Watch::start(&node, Attach::Auto);
+    watch.wait("both pods", |seen| (seen.attached.len() == 2).then_some(()));
+    let ip = node.nth(0).ip;
+    let up = |name: &str| {
+        node.namespace().ip(&format!(
+            "link set {name} up\n\
+             addr replace 169.254.1.1/32 dev {name}\n\
+             route replace {ip}/32 dev {name}\n"
+        ))
+    };
+    node.namespace().ip("link set veth0 down\nlink set veth0 name renamed\n").unwrap();
+    up("renamed").unwrap();
+    let index = || node.namespace().enter(|| Ok(if_nametoindex("renamed")?)).unwrap();
+    see(&watch, &node, index());
+
+    let (home, away) = (node.namespace().name(), &node.nth(1).network);
+    node.namespace().ip(&format!("link set renamed netns {}\n", away.name())).unwrap();
+    watch.wait("one that is away", |seen| (seen.attached == ["veth1"]).then_some(()));
+    away.ip(&format!("link set renamed netns {home}\n")).unwrap();
+    up("renamed").unwrap();
+    watch.wait("one that is back", |seen| (seen.attached.len() == 2).then_some(()));
+    see(&watch, &node, index());
+}
+
+#[test]
 fn what_a_pod_can_have_routed_does_not_make_its_veth_an_uplink() {
     let node = Node::new(1).unwrap();
     let watch = Watch::start(&node, Attach::Auto);

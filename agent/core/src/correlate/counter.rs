@@ -25,7 +25,7 @@ impl Correlator {
             if self.is_crowded(observation) {
                 return self.fold(observation);
             }
-            if self.loose.len() >= PENDING_MAX {
+            if self.loose.len() >= PENDING_MAX || self.sheds_new {
                 return self.shed(observation);
             }
         }

@@ -138,10 +138,12 @@ impl KubeProxy {
     }
 
     /// What speaks against it: kube-proxy would have rejected it, and no rejection was seen. And what the
-    /// confidence is worth then.
+    /// confidence is worth then. What rejects a node's own packet, no veth can see.
     pub(super) fn doubt(&self, fate: Fate<'_>) -> Option<(&'static str, f64)> {
         let Fate::Dropped(evidence) = fate else { return None };
-        let is_unheard = self.refusal().is_rejection() && evidence.rejected.is_none();
+        let is_of_pod = !matches!(self.course.client.holder, Holder::Node(_));
+        let is_unheard =
+            self.refusal().is_rejection() && evidence.rejected.is_none() && is_of_pod;
         is_unheard.then_some(("kube-proxy rejects it, and no rejection was seen", UNHEARD))
     }
 
