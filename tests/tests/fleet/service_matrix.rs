@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use whydrop::cluster::manifests::Manifests;
@@ -152,20 +152,23 @@ pub(crate) fn play_rounds(
     rounds.map(|(n, served)| Round::play(fleet, agents, number * ROUNDS + n, served)).collect()
 }
 
-/// Ends the agents that these rounds, in their order, were played before; the error is the first that
-/// they reported otherwise than it was.
+/// Ends the agents that these rounds, in their order, were played before; the error is all that they
+/// reported otherwise than it was.
 pub(crate) fn end_and_compare(agents: Vec<Agent>, rounds: &[Round]) -> Result<Tally> {
     let records: Vec<Vec<Value>> =
         agents.into_iter().map(Agent::stop_and_read).collect::<Result<_>>()?;
-    let mut tally = Tally::default();
+    let (mut tally, mut wrong) = (Tally::default(), Vec::new());
     for (number, round) in rounds.iter().enumerate() {
         let end = rounds.get(number + 1).map_or(Timestamp::MAX, |next| next.began);
         let records: Vec<Vec<Value>> =
             records.iter().map(|records| round.own(records.iter(), end)).collect();
-        tally += compare(&round.served, &round.expected, &round.outcomes, &records)
-            .with_context(|| format!("round {number}"))?;
+        match compare(&round.served, &round.expected, &round.outcomes, &records) {
+            Ok(of_round) => tally += of_round,
+            Err(error) => wrong.push(format!("round {number}: {error:#}")),
+        }
         tally.checked += round.checked;
     }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(tally)
 }
 

@@ -382,10 +382,15 @@ fn from_outside_a_nodes_port_without_an_endpoint_there_is_named_as_it_stands() {
 #[test]
 fn source_ranges_are_kube_proxys_own_fence() {
     let ranges = vec!["192.0.2.0/24".parse().expect("a network")];
-    let scene = Scene::of(Service { source_ranges: ranges, ..service() }, Behind::Ready);
-    let diagnosis = scene.says(outside(), balancer(), 80, Seen::Silent);
-    is_kube_proxys(&diagnosis, RefusalKind::SourceRanges);
-    says(&diagnosis, &["192.0.2.0/24", "loadBalancerSourceRanges"]);
+    let fenced = Service { source_ranges: ranges, ..service() };
+    // The fence comes before anybody looks for an endpoint.
+    for behind in [Behind::Nothing, Behind::Ready] {
+        let scene = Scene::of(fenced.clone(), behind);
+        let diagnosis = scene.says(outside(), balancer(), 80, Seen::Silent);
+        is_kube_proxys(&diagnosis, RefusalKind::SourceRanges);
+        says(&diagnosis, &["192.0.2.0/24", "loadBalancerSourceRanges"]);
+    }
+    let scene = Scene::of(fenced, Behind::Ready);
     for other in [external(), address(CLUSTER)] {
         let passes = scene.says(address(CLIENT), other, 80, Seen::Silent);
         assert!(passes.cause.kube_proxy.is_none(), "{other}: {}", passes.cause.text);

@@ -140,7 +140,7 @@ fn a_policy_is_not_blamed_for_what_is_exempt_and_kube_proxy_refuses() {
     cluster.apply(Object::EndpointSlice(unready), None);
     let drop = dropped(address(NODE), address(CLUSTER), 80, &[5, 6]);
     let cause = diagnose(&cluster.snapshot(), &case_of(&drop)).cause;
-    assert_eq!((cause.class, cause.policy), (Class::NotPolicy, None), "{}", cause.text);
+    assert_eq!((cause.class, &cause.policy), (Class::NotPolicy, &None), "{}", cause.text);
     assert!(cause.text.contains("kube-proxy rejects"), "{}", cause.text);
     // Nobody could have seen it rejected.
     assert!(cause.reasons.iter().all(|reason| !reason.contains("no rejection")), "{cause:?}");
