@@ -15,6 +15,9 @@ pub(crate) struct Arguments {
     /// How many minutes besides.
     #[arg(long, default_value_t = 0)]
     minutes: u64,
+    /// The seed of the first cluster: that of a difference shows it again.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
 }
 
 /// Sets up, builds and plays; what each agent holds is printed after each cluster.
@@ -23,6 +26,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut test = cargo(["test", "--quiet", "--package", "whydrop-tests", "--test", "fleet"]);
     let minutes = 60 * arguments.hours + arguments.minutes;
     test.env("WHYDROP_SOAK_MINUTES", minutes.to_string());
+    test.env("WHYDROP_SOAK_FROM", arguments.from.to_string());
     let status = test.args(["--", "soak::", "--ignored", "--nocapture"]).status()?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

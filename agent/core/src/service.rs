@@ -138,6 +138,12 @@ impl Course {
             Fate::Sent(_) | Fate::Untranslated(_) | Fate::Name(_) | Fate::Unknown(_) => None,
         }
     }
+
+    /// Whether every kube-proxy rejects it, so that the client hears of it at once.
+    pub fn is_rejected(&self) -> bool {
+        let is_rejection = self.refusal().is_some_and(Refusal::is_rejection);
+        is_rejection && !self.remarks.contains(&Remark::KeptOut)
+    }
 }
 
 /// By what a Service is dialled.
@@ -242,7 +248,7 @@ impl RefusalKind {
 }
 
 impl Refusal {
-    /// Whether the client hears of it at once; otherwise it waits in vain.
+    /// Whether the client hears of it at once; otherwise it waits in vain. See [`Course::is_rejected`].
     pub const fn is_rejection(&self) -> bool {
         matches!(self, Self::NoEndpoint | Self::NoPortOfName(_))
     }
@@ -302,6 +308,9 @@ pub enum Remark {
     /// The client is a node, and a kube-proxy in iptables mode rejects nothing of what its own node sends
     /// to addresses from outside: the chain `KUBE-EXTERNAL-SERVICES` is not in the way of `OUTPUT`.
     NotRejectedForNode,
+    /// Its source ranges do not let the client in either. A kube-proxy in iptables mode rejects it for want of
+    /// an endpoint, one in nftables mode drops it before that (both seen in the differential).
+    KeptOut,
     /// There are more packets than are looked at.
     Cut,
 }

@@ -51,11 +51,13 @@ fn agents_do_not_grow() {
     let minutes = std::env::var("WHYDROP_SOAK_MINUTES").ok();
     let minutes = minutes.map(|minutes| minutes.parse::<u64>().expect("WHYDROP_SOAK_MINUTES"));
     let time = minutes.map_or(TIME, |minutes| Duration::from_secs(60 * minutes));
-    play(time).unwrap_or_else(|error| panic!("{error:#}"));
+    let from = std::env::var("WHYDROP_SOAK_FROM").ok();
+    let from = from.map_or(1, |from| from.parse().expect("WHYDROP_SOAK_FROM"));
+    play(time, from).unwrap_or_else(|error| panic!("{error:#}"));
 }
 
 #[expect(clippy::print_stdout, reason = "what each agent holds, for who waits for the end")]
-fn play(time: Duration) -> Result<()> {
+fn play(time: Duration, from: u64) -> Result<()> {
     let (mut fleet, _outside) = start(Backend::Nft, Mode::Nftables)?;
     let mut agents = agents(&fleet)?;
     let began = Instant::now();
@@ -64,10 +66,10 @@ fn play(time: Duration) -> Result<()> {
         if began.elapsed() > time {
             break;
         }
-        let served = Served::generate(1 + u64::from(number), FEATURES);
+        let served = Served::generate(from + u64::from(number), FEATURES);
         rounds.extend(play_rounds(&mut fleet, &mut agents, number, served)?);
         let now = agents.iter().map(Held::by).collect::<Result<Vec<_>>>()?;
-        println!("{:5} s, cluster {number}: {now:?}", began.elapsed().as_secs());
+        println!("{:5} s, seed {}: {now:?}", began.elapsed().as_secs(), from + u64::from(number));
         held.push(now);
     }
     let tally = end_and_compare(agents, &rounds)?;

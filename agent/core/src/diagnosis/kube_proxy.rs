@@ -119,7 +119,7 @@ impl KubeProxy {
     /// Whether policies are named first. Where they deny it as it leaves, both may have stopped it: a
     /// rejection is kube-proxy's, as policies deny in silence.
     pub(crate) fn is_policys_first(&self, snapshot: &Snapshot, fate: Fate<'_>) -> bool {
-        let rejects = self.refusal().is_rejection();
+        let rejects = self.course.is_rejected();
         match fate {
             Fate::Dropped(evidence) if rejects && is_of_reject(evidence) => {
                 snapshot.profile().denied == Denied::Rejected && self.is_denied_first
@@ -143,7 +143,7 @@ impl KubeProxy {
         let Fate::Dropped(evidence) = fate else { return None };
         let is_of_pod = !matches!(self.course.client.holder, Holder::Node(_));
         let is_unheard =
-            self.refusal().is_rejection() && evidence.rejected.is_none() && is_of_pod;
+            self.course.is_rejected() && evidence.rejected.is_none() && is_of_pod;
         is_unheard.then_some(("kube-proxy rejects it, and no rejection was seen", UNHEARD))
     }
 

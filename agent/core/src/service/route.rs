@@ -231,14 +231,6 @@ impl Route<'_> {
         if !self.behind.left_out.is_empty() {
             self.remarks.push(Remark::LeftOut(self.behind.left_out.clone()));
         }
-        if self.is_kept_out() {
-            // Before anybody looks for an endpoint.
-            let otherwise = match self.usable().is_any() {
-                true => self.packets().unwrap_or_else(|(_, otherwise)| otherwise),
-                false => self.as_if_ready(),
-            };
-            return Fate::Refused { refusal: Refusal::SourceRanges, otherwise };
-        }
         if !self.usable().is_any() {
             let refusal = match (&port.target, self.behind.backends.is_empty()) {
                 (TargetPort::Named(name), true) if !self.behind.left_out.is_empty() => {
@@ -252,8 +244,15 @@ impl Route<'_> {
             ) {
                 self.remarks.push(Remark::NotRejectedForNode);
             }
+            if self.is_kept_out() {
+                self.remarks.push(Remark::KeptOut);
+            }
             let otherwise = self.as_if_ready();
             return Fate::Refused { refusal, otherwise };
+        }
+        if self.is_kept_out() {
+            let (Ok(otherwise) | Err((_, otherwise))) = self.packets();
+            return Fate::Refused { refusal: Refusal::SourceRanges, otherwise };
         }
         match self.packets() {
             Ok(packets) => {

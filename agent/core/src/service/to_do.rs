@@ -8,7 +8,13 @@ pub fn to_do(course: &Course, behind: &[Backend]) -> String {
     let service = words::name(&course.service);
     match course.refusal() {
         None => format!("see what becomes of connections to {service}"),
-        Some(Refusal::NoEndpoint | Refusal::NoAddress) => endpoints(&course.service, behind),
+        Some(Refusal::NoEndpoint | Refusal::NoAddress) => {
+            let endpoints = endpoints(&course.service, behind);
+            match course.remarks.contains(&Remark::KeptOut) {
+                true => format!("{endpoints}; then {}", let_in(course)),
+                false => endpoints,
+            }
+        }
         Some(Refusal::NoPortOfName(name)) => format!(
             "name a port of the pods behind {service} {name}, or send to another with its targetPort{}",
             without_port(course)
@@ -25,15 +31,7 @@ pub fn to_do(course: &Course, behind: &[Backend]) -> String {
                 places(behind)
             )
         }
-        Some(Refusal::SourceRanges) => {
-            let ranges = course.service.source_ranges.iter().map(ToString::to_string);
-            format!(
-                "dial {service} by its cluster address, or add {} to its loadBalancerSourceRanges, which \
-                 are {}",
-                course.client.address_text(),
-                words::listed(ranges)
-            )
-        }
+        Some(Refusal::SourceRanges) => let_in(course),
         Some(Refusal::NoPort) => {
             format!("dial a port that there is. {}", words::no_port(course))
         }
@@ -46,6 +44,17 @@ pub fn to_do(course: &Course, behind: &[Backend]) -> String {
              address"
         ),
     }
+}
+
+/// How a client gets past the source ranges of a Service.
+fn let_in(course: &Course) -> String {
+    let ranges = course.service.source_ranges.iter().map(ToString::to_string);
+    format!(
+        "dial {} by its cluster address, or add {} to its loadBalancerSourceRanges, which are {}",
+        words::name(&course.service),
+        course.client.address_text(),
+        words::listed(ranges)
+    )
 }
 
 /// What a Service without a ready endpoint lacks.

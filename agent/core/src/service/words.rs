@@ -80,14 +80,27 @@ fn of_family(course: &Course) -> &'static str {
     }
 }
 
+/// That its source ranges do not let the client in either, where that is so.
+fn kept_out(course: &Course) -> String {
+    if !course.remarks.contains(&Remark::KeptOut) {
+        return String::new();
+    }
+    let ranges = course.service.source_ranges.iter().map(ToString::to_string);
+    format!(
+        ", or in nftables mode drops the packets in silence, as its loadBalancerSourceRanges are {}",
+        listed(ranges)
+    )
+}
+
 fn refused(course: &Course, refusal: &Refusal) -> String {
     let service = name(&course.service);
     let port = own_port(course).map_or(course.port, |port| port.port);
     match refusal {
         Refusal::NoEndpoint => format!(
-            "{service} has no ready endpoint{} for port {port}/{}: kube-proxy rejects the connection",
+            "{service} has no ready endpoint{} for port {port}/{}: kube-proxy rejects the connection{}",
             of_family(course),
-            course.protocol
+            course.protocol,
+            kept_out(course)
         ),
         Refusal::NoPortOfName(name) => format!(
             "{service} sends to the port {name} of its pods, and none of them has a port of that name: \
@@ -233,6 +246,10 @@ pub fn remark(course: &Course, remark: &Remark) -> String {
         Remark::NotRejectedForNode => format!(
             "a kube-proxy in iptables mode rejects nothing that its own node sends to an address of \
              {service} from outside the cluster: it leaves the node as it is"
+        ),
+        Remark::KeptOut => format!(
+            "a kube-proxy in nftables mode does not reject what the source ranges of {service} keep out: \
+             it drops it in silence"
         ),
         Remark::Cut => format!(
             "only the first {} packets that may come of it are looked at",

@@ -180,6 +180,11 @@ fn expectation(served: &Served, snapshot: &Snapshot, probe: &Probe) -> Expectati
                     expected.may.extend([Outcome::Silent, Outcome::Unreachable]);
                     expected.must.clear();
                 }
+                if course.remarks.contains(&Remark::KeptOut) {
+                    // By the mode of kube-proxy.
+                    expected.may.insert(Outcome::Silent);
+                    expected.must.clear();
+                }
                 expected.add_policies_before(snapshot, &dial, frontend.to);
             }
             Fate::Name(_) | Fate::Unknown(_) => expected.is_undecided = true,
