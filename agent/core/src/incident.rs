@@ -14,7 +14,7 @@
 //!     flow::{Flow, Protocol},
 //!     incident::{Happened, IncidentBook, JudgedDrop, Resolution, SILENCE},
 //!     judgement::judge,
-//!     observation::{DropReason, Fact, Observation},
+//!     observation::{DropReason, Fact, Observation, Sender},
 //! };
 //!
 //! // This kernel's filter drops a connect, in a cluster that nothing is known about …
@@ -33,6 +33,7 @@
 //!     packets: 3,
 //!     flow,
 //!     dialled: None,
+//!     sender: Sender::default(),
 //!     entered: None,
 //!     delivered: false,
 //!     fact: Fact::KernelDrop {
@@ -90,6 +91,7 @@ use crate::{
     correlate::{Drop, DropId, REPORT_INTERVAL},
     diagnosis::{Cause, Class, reason::Established},
     flow::{Answer, Direction, Flow, Worked},
+    hash::hash64,
     judgement::{Attribution, Judgement},
     policy::PolicyRef,
 };
@@ -134,6 +136,14 @@ pub const PATHS_REPORTED_MAX: usize = 16;
 /// Names an incident, alike on every node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IncidentId(pub u64);
+
+impl IncidentId {
+    /// That of what one sender sends in others' names: of no incident.
+    #[must_use]
+    pub fn of_sender(self, interface: u32) -> Self {
+        Self(hash64(&format!("{self} by {interface}")))
+    }
+}
 
 impl fmt::Display for IncidentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
