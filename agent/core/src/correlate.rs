@@ -38,7 +38,7 @@ use key::{Key, KeysOf, Manner, Of};
 use memory::Memory;
 pub use open::Cut;
 use open::Open;
-use places::{Party, PartyOf, Places, Way};
+use places::{Places, Sending, SentOf, Way};
 
 /// How long after its last sign an attempt may still be answered: longer than the first SYN's
 /// retransmission timeout of 1 s (RFC 6298, 2.1), so that the second SYN has its chance.
@@ -175,9 +175,9 @@ impl Default for Correlator {
 }
 
 /// Whose an observation is.
-fn party_of(observation: &Observation) -> Party {
+fn party_of(observation: &Observation) -> Sending {
     let Observation { sender, flow, entered, .. } = observation;
-    let party = Party::of(sender, flow, entered.is_some());
+    let party = Sending::of(sender, flow, entered.is_some());
     match observation.fact {
         Fact::Rejected(_) => party.refused(),
         _ => party,
@@ -185,9 +185,8 @@ fn party_of(observation: &Observation) -> Party {
 }
 
 /// Whose a drop is.
-fn party_of_drop(drop: &Drop, manner: Manner) -> Party {
-    let Evidence { sender, entered, .. } = &drop.evidence;
-    let party = Party::of(sender, &drop.flow, entered.is_some());
+fn party_of_drop(drop: &Drop, manner: Manner) -> Sending {
+    let party = Sending::of_drop(drop);
     if manner == Manner::Rejected { party.refused() } else { party }
 }
 
@@ -528,7 +527,7 @@ impl Correlator {
         if is_counted {
             evidence.is_of_known_attempt();
         }
-        let party = Party::of(&evidence.sender, &key.flow, evidence.entered.is_some());
+        let party = Sending::of(&evidence.sender, &key.flow, evidence.entered.is_some());
         self.count(attempt, key, party, evidence.last());
         if self.open.contains_key(&key) {
             return self.add_to_open(&key, evidence);
@@ -542,7 +541,7 @@ impl Correlator {
         self.open(Drop { id, flow, dialled, foreign, evidence, reported_packets: 0 }, manner, now);
     }
 
-    fn count(&mut self, attempt: &AttemptId, key: Key, party: Party, last: Timestamp) {
+    fn count(&mut self, attempt: &AttemptId, key: Key, party: Sending, last: Timestamp) {
         let counted = self.counted.entry(*attempt, last, party, Counted::default);
         let Some(counted) = counted else { return };
         if !counted.keys.contains(&key) && counted.keys.len() < DROPS_OF_ATTEMPT_MAX {
@@ -652,8 +651,8 @@ impl Correlator {
     fn is_crowded(&self, observation: &Observation) -> bool {
         let party = party_of(observation);
         let max = match party.of {
-            PartyOf::Source(_) | PartyOf::Spoofed => FLOWS_PER_SOURCE_MAX,
-            PartyOf::FromOutside(_) => FLOWS_FROM_OUTSIDE_MAX,
+            SentOf::Source(_) | SentOf::Spoofed => FLOWS_PER_SOURCE_MAX,
+            SentOf::FromOutside(_) => FLOWS_FROM_OUTSIDE_MAX,
         };
         let own = (observation.flow, observation.sender.foreign());
         self.pending_places.of_party(&party) + self.open_places.of_party(&party) >= max

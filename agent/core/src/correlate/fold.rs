@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use super::{
-    Correlator, Drop, Folded, OPEN_MAX, REPORT_INTERVAL, SETTLE, key::Key, party_of,
-    places::PartyOf,
+    Correlator, Drop, Folded, OPEN_MAX, REPORT_INTERVAL, SETTLE, key::Key, party_of, places::SentOf,
 };
 use crate::observation::{AttemptId, Fact, Observation};
 
@@ -14,8 +13,8 @@ impl Correlator {
     /// Of one source, or of one sender in others' names or from outside.
     pub(super) fn fold(&mut self, observation: &Observation) {
         let source = match party_of(observation).of {
-            PartyOf::Source(source) => Some(source),
-            PartyOf::Spoofed | PartyOf::FromOutside(_) => None,
+            SentOf::Source(source) => Some(source),
+            SentOf::Spoofed | SentOf::FromOutside(_) => None,
         };
         self.fold_of(observation, source);
     }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, hash::Hash};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::places::{Party, Places, Way};
+use super::places::{Places, Sending, Way};
 
 /// Remembers up to so many keys, each with a value and when it was last of use.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl<K: Copy + Ord + Hash, V> Memory<K, V> {
         &mut self,
         key: K,
         at: Timestamp,
-        party: Party,
+        party: Sending,
         make: impl FnOnce() -> V,
     ) -> Option<&mut V> {
         if !self.of.contains_key(&key) {
@@ -83,7 +83,7 @@ impl<K: Copy + Ord + Hash, V> Memory<K, V> {
 
 impl<K: Copy + Ord + Hash> Memory<K, ()> {
     /// Remembers a key as of this time.
-    pub(super) fn insert(&mut self, key: K, at: Timestamp, party: Party) {
+    pub(super) fn insert(&mut self, key: K, at: Timestamp, party: Sending) {
         self.entry(key, at, party, || ());
     }
 }

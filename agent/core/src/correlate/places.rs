@@ -10,22 +10,23 @@ use std::{
     net::IpAddr,
 };
 
+use super::{Drop, Evidence};
 use crate::{flow::Flow, observation::Sender};
 
 /// Who has a place: a part of what one sender sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Party {
+pub struct Sending {
     /// The interface by which packets come; 0: the node itself, or it is not known.
     pub sender: u32,
     /// Which of its packets.
-    pub of: PartyOf,
+    pub of: SentOf,
     /// Those that somebody refuses: whoever sends them knows, and they are seldom news.
     pub is_refused: bool,
 }
 
 /// Which of a sender's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum PartyOf {
+pub enum SentOf {
     /// Those with this source address.
     Source(IpAddr),
     /// Those from outside of the node to this address: their source addresses are anyone's word.
@@ -34,17 +35,28 @@ pub enum PartyOf {
     Spoofed,
 }
 
-impl Party {
+impl Sending {
     /// Whose a packet is; `is_of_pod`: it came by a pod's veth.
     pub fn of(sender: &Sender, flow: &Flow, is_of_pod: bool) -> Self {
         let of = if sender.is_spoofed() {
-            PartyOf::Spoofed
+            SentOf::Spoofed
         } else if is_of_pod || sender.interface == 0 {
-            PartyOf::Source(flow.source)
+            SentOf::Source(flow.source)
         } else {
-            PartyOf::FromOutside(flow.destination)
+            SentOf::FromOutside(flow.destination)
         };
         Self { sender: sender.interface, of, is_refused: false }
+    }
+
+    /// Whose a drop is.
+    pub fn of_drop(drop: &Drop) -> Self {
+        let Evidence { sender, entered, .. } = &drop.evidence;
+        Self::of(sender, &drop.flow, entered.is_some())
+    }
+
+    /// Whose an answer is: that of who connects.
+    pub fn of_answer(flow: &Flow) -> Self {
+        Self::of(&Sender::default(), flow, false)
     }
 
     /// The same, of what is refused.
@@ -55,14 +67,14 @@ impl Party {
 }
 
 /// Which keys have places, and whose they are.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Places<K> {
     /// Of each key whose it is, and as which it came; `None`: it is of no use, and goes first.
-    of: HashMap<K, (Option<Party>, u64)>,
+    of: HashMap<K, (Option<Sending>, u64)>,
     /// The keys of each party, by how they came.
-    parties: HashMap<Party, BTreeSet<(u64, K)>>,
+    parties: HashMap<Sending, BTreeSet<(u64, K)>>,
     /// How many each has, for each sender.
-    senders: HashMap<u32, (usize, BTreeSet<(usize, Party)>)>,
+    senders: HashMap<u32, (usize, BTreeSet<(usize, Sending)>)>,
     /// How many each sender has.
     ranking: BTreeSet<(usize, u32)>,
     /// Those of no use.
@@ -94,7 +106,7 @@ pub enum Way<K> {
 
 impl<K: Copy + Ord + Hash> Places<K> {
     /// Gives a key a place; if it had one already, it is this party's now.
-    pub fn insert(&mut self, key: K, party: Party) {
+    pub fn insert(&mut self, key: K, party: Sending) {
         self.remove(&key);
         self.come += 1;
         self.of.insert(key, (Some(party), self.come));
@@ -132,7 +144,7 @@ impl<K: Copy + Ord + Hash> Places<K> {
     }
 
     /// How many a party has.
-    pub fn of_party(&self, party: &Party) -> usize {
+    pub fn of_party(&self, party: &Sending) -> usize {
         self.parties.get(party).map_or(0, BTreeSet::len)
     }
 
@@ -142,7 +154,7 @@ impl<K: Copy + Ord + Hash> Places<K> {
     }
 
     /// Who gives way to one more of a party's.
-    pub fn way(&self, party: &Party) -> Way<K> {
+    pub fn way(&self, party: &Sending) -> Way<K> {
         if let Some((_, key)) = self.spare.first() {
             return Way::Gives(*key);
         }
@@ -151,6 +163,22 @@ impl<K: Copy + Ord + Hash> Places<K> {
             return self.latest_of(*fullest, usize::MAX);
         }
         self.latest_of(party.sender, self.of_party(party))
+    }
+
+    /// The same, but that somebody always does: where nobody has more, what came last of the party itself, or of
+    /// whoever has most.
+    pub fn way_for_all(&self, party: &Sending) -> Option<K> {
+        if let Way::Gives(key) = self.way(party) {
+            return Some(key);
+        }
+        let own = self.parties.get(party).and_then(BTreeSet::last).map(|(_, key)| *key);
+        own.or_else(|| {
+            let (_, fullest) = self.ranking.last()?;
+            match self.latest_of(*fullest, usize::MAX) {
+                Way::Gives(key) => Some(key),
+                Way::None => None,
+            }
+        })
     }
 
     /// What came last of the party of a sender that has most, and more than one more than this.
@@ -164,7 +192,7 @@ impl<K: Copy + Ord + Hash> Places<K> {
         latest.map_or(Way::None, |(_, key)| Way::Gives(*key))
     }
 
-    fn take(&mut self, party: Party, came: u64, key: K) {
+    fn take(&mut self, party: Sending, came: u64, key: K) {
         if let Some(keys) = self.parties.get_mut(&party) {
             keys.remove(&(came, key));
         }
@@ -175,7 +203,7 @@ impl<K: Copy + Ord + Hash> Places<K> {
     }
 
     /// Counts one more, or one less, of a party whose keys are as they are now.
-    fn count(&mut self, party: Party, change: isize) {
+    fn count(&mut self, party: Sending, change: isize) {
         let now = self.of_party(&party);
         let before = now.saturating_add_signed(-change);
         let (all, parties) = self.senders.entry(party.sender).or_default();
