@@ -7,6 +7,7 @@ mod answers;
 mod damaged;
 mod older;
 mod packets;
+mod senders;
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -76,8 +76,8 @@ impl Drop {
 pub struct Folded {
     /// The source; of one sender in many names, one of these.
     pub source: IpAddr,
-    /// The interface by which all of them came, where they are not of one source; 0: the node itself sent
-    /// them, or that is not known.
+    /// The interface by which all of them came, where they are not of one source, or the source is forged; 0:
+    /// the node itself sent them, or that is not known.
     pub sender: Option<u32>,
     /// A flow among them.
     pub example: Flow,

@@ -34,7 +34,7 @@ impl Correlator {
             (observation.sender.interface, source),
             Folded {
                 source: observation.flow.source,
-                sender: source.is_none().then_some(observation.sender.interface),
+                sender: observation.sender.is_spoofed().then_some(observation.sender.interface),
                 example: observation.flow,
                 attempts: u64::from(observation.attempt.is_some()),
                 packets: if dropped { observation.packets } else { 0 },
@@ -55,7 +55,7 @@ impl Correlator {
             (evidence.sender.interface, None),
             Folded {
                 source: drop.flow.source,
-                sender: Some(evidence.sender.interface),
+                sender: evidence.sender.is_spoofed().then_some(evidence.sender.interface),
                 example: drop.flow,
                 attempts: evidence.attempts(),
                 packets: evidence.kernel_packets(),
@@ -80,7 +80,7 @@ impl Correlator {
             (first.sender.interface, None),
             Folded {
                 source: first.flow.source,
-                sender: Some(first.sender.interface),
+                sender: first.sender.is_spoofed().then_some(first.sender.interface),
                 example: first.flow,
                 attempts: 1,
                 packets,
@@ -109,6 +109,9 @@ impl Correlator {
         self.account.folded += more.packets;
         match self.folded.get_mut(&of) {
             Some(folded) => {
+                if folded.source != more.source {
+                    folded.sender = Some(of.0);
+                }
                 folded.attempts += more.attempts;
                 folded.packets += more.packets;
                 folded.first = folded.first.min(more.first);
