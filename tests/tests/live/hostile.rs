@@ -169,8 +169,12 @@ fn a_drop_is_reported_under_a_flood_to_random_destinations() {
     let veth = Node::veth(1);
     node.namespace().ip(&format!("route add {NOWHERE} dev {veth}\n")).expect("a route");
     node.nft(&format!(
-        "table inet nowhere {{ chain forward {{ type filter hook forward priority filter; policy \
-         accept; ip daddr {NOWHERE} drop }} }}\n"
+        "table inet nowhere {{
+           chain forward {{
+             type filter hook forward priority filter; policy accept;
+             ip daddr {NOWHERE} drop
+           }}
+         }}\n"
     ))
     .expect("rules");
     let agent = start_agent(&node);
@@ -193,7 +197,7 @@ fn a_drop_is_reported_under_a_flood_in_its_clients_name() {
         (CLIENT, SocketAddrV4::new(SERVER, port))
     });
     // Its own packets alone.
-    assert!(record["evidence"]["packets"].as_u64().is_some_and(|packets| packets < 8), "{record}");
+    assert!(record["evidence"]["attempts"].as_u64().is_some_and(|packets| packets < 8), "{record}");
     assert_eq!(record["cause"]["policy"]["name"], "default-deny", "{record}");
 }
 
