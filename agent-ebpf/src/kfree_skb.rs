@@ -8,6 +8,7 @@ use crate::{
     maps::layout,
     parse::{self, Bytes, IPV4, IPV6, PLAIN_V4, Packet, Role, TCP},
     report::{self, AttemptOrigin, Observation},
+    sender::{self, Sent},
 };
 
 /// Arguments of the tracepoint: `skb`, `location`, and since Linux 5.17 `reason`.
@@ -36,11 +37,19 @@ fn dropped(ctx: &BtfTracePointContext) -> Option<()> {
         aya_log_ebpf::error!((), "user space has not said which network namespace is ours");
         return None;
     }
-    let packet = request(&Headers::of(skb)?, ethertype)?;
+    let mut packet = request(&Headers::of(skb)?, ethertype)?;
     let (netns, interface) = place(skb);
     let ours = netns == layout!(netns);
-    // There the number means another interface.
+    // There the numbers mean other interfaces.
     let interface = if ours { interface } else { ELSEWHERE };
+    let sent = if ours {
+        // SAFETY: as above.
+        let by = unsafe { field::<u32>(skb, layout!(skb_iif)) };
+        sender::sent(&packet.attempt, by)
+    } else {
+        Sent { by: 0, flags: 0 }
+    };
+    sent.mark(&mut packet.attempt);
     let known = match report::attempt(&packet.attempt) {
         // Namespaces of other nodes may be on the same machine, and pods may filter for
         // themselves. What was handed to a local pod and is dropped there is still ours to report.
@@ -48,7 +57,9 @@ fn dropped(ctx: &BtfTracePointContext) -> Option<()> {
             attempt.flags |= flags::REPORTED;
             AttemptOrigin::of(attempt)
         }
-        None if ours => AttemptOrigin::NOTHING,
+        None if ours => {
+            AttemptOrigin { entered: sent.by, flags: sent.flags, ..AttemptOrigin::NOTHING }
+        }
         _ => return None,
     };
     report_drop(ctx, &packet, known, interface);
@@ -74,7 +85,7 @@ fn request(headers: &Headers, ethertype: u16) -> Option<Packet> {
 fn report_drop(ctx: &BtfTracePointContext, packet: &Packet, known: AttemptOrigin, interface: u32) {
     // A constant to the verifier, which drops the branch that reads an argument not there.
     let reason = if layout!(has_reason) != 0 { ctx.arg::<u32>(REASON) } else { NO_REASON };
-    let key = TallyKey { interface, ..report::key(packet, kind::KERNEL_DROP, reason) };
+    let key = TallyKey { interface, ..report::key(packet, known, kind::KERNEL_DROP, reason) };
     report::report(&Observation {
         key,
         attempt: packet.attempt,

@@ -7,7 +7,7 @@
 
 /// Version of everything in this file. User space refuses programs of another version: the map
 /// `ABI` has this many entries, which can be read before any program runs.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// An IPv6 or IPv4-mapped address, as on the wire.
 pub type Address = [u32; 4];
@@ -48,6 +48,9 @@ pub struct AttemptKey {
     pub protocol: u8,
     /// Zero, since the kernel hashes every byte of a key.
     pub pad: u8,
+    /// The interface by which it came, of one whose source address is not its sender's
+    /// ([`flags::FOREIGN`]); else 0. So what others send in its name is never taken for an attempt's own.
+    pub sender: u32,
 }
 
 /// What is known of an attempt that nobody has answered: the value of the map `ATTEMPTS`.
@@ -58,7 +61,8 @@ pub struct Attempt {
     pub destination: Address,
     /// Monotonic time of the first packet on a veth.
     pub first_ns: u64,
-    /// Interface index of the veth by which it entered the node, 0 if it did by none of ours.
+    /// Interface index by which it entered the node: that of the pod's veth, if it is [`flags::FROM_POD`];
+    /// 0 if the node itself sent it.
     pub entered: u32,
     /// Packets seen where it was seen first.
     pub packets: u32,
@@ -66,8 +70,8 @@ pub struct Attempt {
     pub destination_port: u16,
     /// Bits of [`flags`].
     pub flags: u16,
-    /// Zero.
-    pub pad: u32,
+    /// Interface index of the veth that it was handed to last, 0 for none: an answer may come by it.
+    pub delivered: u32,
 }
 
 /// Bits of [`Attempt::flags`], [`Tally::flags`] and [`Event::flags`].
@@ -85,7 +89,40 @@ pub mod flags {
     /// A local pod has answered it, and that is counted; of [`super::Attempt::flags`] only. The
     /// same answer may come again, when it was lost on its way to the client.
     pub const COUNTED: u16 = 32;
+    /// Its source address is none of those that its sender is known to have. It is another's, or its sender
+    /// passes on what comes from elsewhere, as a VPN's pod does.
+    pub const FOREIGN: u16 = 64;
+    /// Its source address is another's: one that came by another interface than the one behind which, as
+    /// is known, the pod is that has it.
+    pub const SPOOFED: u16 = 128;
 }
+
+/// What user space knows of an interface by which packets come: the value of the map `SENDERS`. What comes by
+/// one that is not in there is taken for the source's own.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sender {
+    /// Which share of the tables it has, below [`SENDERS_SHARES`]: 0 is that of all that have none.
+    pub share: u32,
+    /// Bits of [`sender_flags`].
+    pub flags: u32,
+}
+
+/// Bits of [`Sender::flags`].
+pub mod sender_flags {
+    /// It is a pod's veth.
+    pub const POD: u32 = 1;
+    /// Which addresses the pod has is known: all of them are in the map `ADDRESSES`, or ambiguous.
+    pub const HAS_KNOWN_ADDRESSES: u32 = 2;
+}
+
+/// How many shares the tables have. More than a node has pods, by default; beyond it, some share one.
+pub const SENDERS_SHARES: u32 = 256;
+
+/// How many attempts of one sender are remembered, and as many again of those that are handed to a pod from
+/// elsewhere. A place is free again once the attempt was answered or refused, so that this is how many may be
+/// open at once: some two minutes (`tcp_syn_retries`) of one a second.
+pub const ATTEMPTS_OF_SENDER: u32 = 128;
 
 /// What an observation is about: [`TallyKey::kind`]. The numbers index the map `COUNTERS`.
 pub mod kind {
@@ -128,6 +165,9 @@ pub struct TallyKey {
     pub reason: u32,
     /// The packet's device at a kernel drop, or [`ELSEWHERE`]; else 0.
     pub interface: u32,
+    /// The interface by which it entered the node: that of the pod's veth, if it is [`flags::FROM_POD`];
+    /// 0 if the node itself sent it, or that is not known.
+    pub sender: u32,
     /// Destination port.
     pub destination_port: u16,
     /// IP protocol number.
@@ -148,12 +188,12 @@ pub struct Tally {
     pub location: u64,
     /// The first's destination where a veth saw it.
     pub dialled: Address,
-    /// The first's entry veth.
-    pub entered: u32,
     /// The port beside `dialled`.
     pub dialled_port: u16,
     /// The first's bits of [`flags`].
     pub flags: u16,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// One observation, reported through the ring `EVENTS`.
@@ -164,8 +204,10 @@ pub struct Event {
     pub key: TallyKey,
     /// Of which attempt.
     pub attempt: AttemptKey,
-    /// Interface index of the veth by which the attempt entered the node, or 0.
-    pub entered: u32,
+    /// The port beside `dialled`.
+    pub dialled_port: u16,
+    /// Bits of [`flags`].
+    pub flags: u16,
     /// Monotonic time.
     pub at_ns: u64,
     /// Monotonic time of the attempt's first packet on a veth.
@@ -174,12 +216,6 @@ pub struct Event {
     pub location: u64,
     /// Destination where a veth saw the attempt first.
     pub dialled: Address,
-    /// The port beside `dialled`.
-    pub dialled_port: u16,
-    /// Bits of [`flags`].
-    pub flags: u16,
-    /// Zero.
-    pub pad: u32,
 }
 
 /// Whose answers a [`Success`] is about: the key of the map `SUCCESSES`.
@@ -217,6 +253,12 @@ pub struct Success {
 /// there any more were evicted.
 pub const SUCCESSES_MADE: u32 = 2 * kind::COUNT as u32 + 1;
 
+/// Where the map `COUNTERS` has how many attempts gave way before their time to others of their sender.
+pub const ATTEMPTS_EVICTED: u32 = SUCCESSES_MADE + 1;
+
+/// How many counters there are.
+pub const COUNTERS: u32 = ATTEMPTS_EVICTED + 1;
+
 /// Length of a name in `LOCATIONS`: the kernel's `KSYM_NAME_LEN` is longer, its names are not.
 pub const LOCATION_BYTES: usize = 64;
 
@@ -236,6 +278,8 @@ pub struct Layout {
     pub has_coarse_clock: u32,
     /// `sk_buff.dev`
     pub skb_dev: u32,
+    /// `sk_buff.skb_iif`
+    pub skb_iif: u32,
     /// `sk_buff.sk`
     pub skb_sk: u32,
     /// `sk_buff._skb_refdst`
@@ -285,14 +329,15 @@ pub struct Layout {
 }
 
 const _: () = {
-    assert!(size_of::<AttemptKey>() == 24);
+    assert!(size_of::<AttemptKey>() == 28);
     assert!(size_of::<Attempt>() == 40);
-    assert!(size_of::<TallyKey>() == 44);
+    assert!(size_of::<TallyKey>() == 48);
     assert!(size_of::<Tally>() == 48);
     assert!(size_of::<Event>() == 120);
+    assert!(size_of::<Sender>() == 8);
     assert!(size_of::<SuccessKey>() == 36);
     assert!(size_of::<Success>() == 32);
-    assert!(size_of::<Layout>() == 28 * 4);
+    assert!(size_of::<Layout>() == 29 * 4);
 };
 
 #[cfg(feature = "user")]
@@ -302,6 +347,8 @@ mod user {
     unsafe impl aya::Pod for super::AttemptKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Attempt {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Sender {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::TallyKey {}
     // SAFETY: as above.

@@ -29,6 +29,7 @@ mod kfree_skb;
 mod maps;
 mod parse;
 mod report;
+mod sender;
 mod skb;
 mod sock_state;
 mod to_pod;

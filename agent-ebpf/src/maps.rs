@@ -6,14 +6,22 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use whydrop_ebpf::{
-    ABI_VERSION, Attempt, AttemptKey, Event, LOCATION_BYTES, Layout, SUCCESSES_MADE, Success,
-    SuccessKey, Tally, TallyKey,
+    ABI_VERSION, ATTEMPTS_OF_SENDER, Address, Attempt, AttemptKey, COUNTERS as COUNTERS_MAX, Event,
+    LOCATION_BYTES, Layout, SENDERS_SHARES, Sender, Success, SuccessKey, Tally, TallyKey,
 };
 
-/// Attempts remembered: those of some two minutes, which is how long a SYN is retransmitted
-/// (`tcp_syn_retries`), at 250 unanswered ones a second. The oldest are evicted; an attempt that was
-/// forgotten loses its time of first sight, not its report.
-const ATTEMPTS_MAX: u32 = 32_768;
+/// Places for attempts: for each share of a sender those that it makes, and those that are handed to it.
+const PLACES_MAX: u32 = SENDERS_SHARES * 2 * ATTEMPTS_OF_SENDER;
+
+/// Attempts remembered: as many as there are places, and a quarter more, so that none is evicted which holds
+/// its place: the kernel looks for the oldest of a part of them only.
+const ATTEMPTS_MAX: u32 = PLACES_MAX / 4 * 5;
+
+/// Addresses of this node's pods: some hundred pods with one of each family, and of second networks.
+const ADDRESSES_MAX: u32 = 4_096;
+
+/// Interfaces by which packets come: the pods' veths, and those that lead out of the node.
+const SENDERS_MAX: u32 = 4_096;
 
 /// (source, destination, port) triples whose answers are known. The oldest are evicted.
 const SUCCESSES_MAX: u32 = 16_384;
@@ -41,6 +49,7 @@ pub(crate) static LAYOUT: Layout = Layout {
     name_locations: 0,
     has_coarse_clock: 0,
     skb_dev: 0,
+    skb_iif: 0,
     skb_sk: 0,
     skb_dst: 0,
     skb_len: 0,
@@ -86,6 +95,38 @@ pub(crate) use layout;
 pub(crate) static ATTEMPTS: LruHashMap<AttemptKey, Attempt> =
     LruHashMap::with_max_entries(ATTEMPTS_MAX, 0);
 
+/// Which attempt has which place. Each share has two rings of [`ATTEMPTS_OF_SENDER`] places: an attempt takes
+/// the next one in the ring of its sender, or, where it comes from elsewhere, in that of the pod it is handed
+/// to; and whose place that was is forgotten. So nobody's attempts give way to another sender's.
+#[map]
+pub(crate) static PLACES: Array<AttemptKey> = Array::with_max_entries(PLACES_MAX, 0);
+
+/// The next place in each ring of [`PLACES`].
+#[map]
+pub(crate) static NEXT_PLACES: Array<u32> = Array::with_max_entries(SENDERS_SHARES * 2, 0);
+
+/// Behind which interface the pod is that has an address, as far as user space knows.
+#[map]
+pub(crate) static ADDRESSES: HashMap<Address, u32> = HashMap::with_max_entries(ADDRESSES_MAX, 0);
+
+/// What user space knows of the interfaces by which packets come.
+#[map]
+pub(crate) static SENDERS: HashMap<u32, Sender> = HashMap::with_max_entries(SENDERS_MAX, 0);
+
+/// How much of the ring's reserve each share has used, and in which interval.
+#[map]
+pub(crate) static RESERVED: Array<Reserved> = Array::with_max_entries(SENDERS_SHARES, 0);
+
+/// Events of one share in the reserve of the ring.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Reserved {
+    /// Of which interval.
+    pub(crate) interval: u32,
+    /// How many.
+    pub(crate) events: u32,
+}
+
 /// Which answers each (source, destination, port) got.
 #[map]
 pub(crate) static SUCCESSES: LruHashMap<SuccessKey, Success> =
@@ -127,9 +168,9 @@ static BARRIER: ArrayOfMaps<TallyMap, 1> = ArrayOfMaps::new();
 
 /// Index by [`whydrop_ebpf::kind`]: all observations of the kind. Plus `kind::COUNT`: those neither
 /// reported nor counted, because the ring and the counts were both full. Then: keys that found no
-/// room among the counts. The last: [`SUCCESSES_MADE`].
+/// room among the counts. Then [`whydrop_ebpf::SUCCESSES_MADE`] and [`whydrop_ebpf::ATTEMPTS_EVICTED`].
 #[map]
-pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SUCCESSES_MADE + 1, 0);
+pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_MAX, 0);
 
 /// The names of the kernel functions that have dropped something.
 #[map]

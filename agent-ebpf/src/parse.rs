@@ -51,7 +51,14 @@ impl Packet {
     pub(crate) const NOTHING: Self = Self {
         role: Role::None,
         reason: 0,
-        attempt: AttemptKey { source: [0; 4], sequence: 0, source_port: 0, protocol: 0, pad: 0 },
+        attempt: AttemptKey {
+            source: [0; 4],
+            sequence: 0,
+            source_port: 0,
+            protocol: 0,
+            pad: 0,
+            sender: 0,
+        },
         destination: [0; 4],
         destination_port: 0,
     };
@@ -489,6 +496,7 @@ fn from_client(
             source_port: u16::from_be_bytes(source_port),
             protocol: headers.protocol,
             pad: 0,
+            sender: 0,
         },
         destination: headers.destination,
         destination_port: u16::from_be_bytes(destination_port),
@@ -512,6 +520,7 @@ fn to_client(
             source_port: u16::from_be_bytes(destination_port),
             protocol: headers.protocol,
             pad: 0,
+            sender: 0,
         },
         destination: headers.source,
         destination_port: u16::from_be_bytes(source_port),

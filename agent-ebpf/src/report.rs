@@ -5,20 +5,21 @@
 //! tally, or the counter of the lost.
 
 use aya_ebpf::{
-    bindings::{BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_ANY, BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_snprintf},
 };
 use whydrop_ebpf::{
-    Address, Attempt, AttemptKey, Event, LOCATION_BYTES, SUCCESSES_MADE, Success, SuccessKey,
-    Tally, TallyKey, flags, kind,
+    ATTEMPTS_EVICTED, ATTEMPTS_OF_SENDER, Address, Attempt, AttemptKey, Event, LOCATION_BYTES,
+    SUCCESSES_MADE, Success, SuccessKey, Tally, TallyKey, flags, kind,
 };
 
 use crate::{
     maps::{
-        ACTIVE, ATTEMPTS, COUNTERS, COUNTS_IN_B, EVENTS, LOCATIONS, RING_BYTES, SUCCESSES, TALLY_A,
-        TALLY_B, TALLY_FULL, WAITING, layout,
+        ACTIVE, ATTEMPTS, COUNTERS, COUNTS_IN_B, EVENTS, LOCATIONS, NEXT_PLACES, PLACES, RESERVED,
+        RING_BYTES, SUCCESSES, TALLY_A, TALLY_B, TALLY_FULL, WAITING, layout,
     },
     parse::Packet,
+    sender,
 };
 
 /// The reader is woken each time another eighth of the ring has filled while it paused.
@@ -32,6 +33,20 @@ const CLOCKED: u64 = 32;
 /// Linux sends a SYN seven times (`tcp_syn_retries`), resolvers a query fewer. What comes more often
 /// is no attempt to connect but a flood of one packet; if it is dropped here, its drops are counted.
 pub(crate) const RETRANSMISSIONS_REPORTED: u32 = 8;
+
+/// From here on the ring is a reserve, in which each share of senders has room for so many events in an
+/// interval of some second: so that a flood which fills the ring faster than it is read loses its own.
+const RESERVE_FROM: u64 = RING_BYTES as u64 / 2;
+const RESERVED_EVENTS: u32 = 32;
+/// An interval is so many nanoseconds, as a power of two.
+const RESERVE_INTERVAL: u32 = 30;
+
+/// How many places are looked at for one that is free, before the attempt gives way that has the first.
+const PLACES_TRIED: u32 = 4;
+
+/// An attempt that is so old has had its time: the last of its packets was sent two minutes after the first
+/// (`tcp_syn_retries`).
+const ATTEMPT_OVER_NS: u64 = 150_000_000_000;
 
 /// `-EEXIST`, from a map that has the key already.
 const EXISTS: i32 = -17;
@@ -83,6 +98,73 @@ pub(crate) fn attempt(key: &AttemptKey) -> Option<&'static mut Attempt> {
     ATTEMPTS.get_ptr_mut(key).map(|attempt| unsafe { &mut *attempt })
 }
 
+/// Which ring of a share's places an attempt is in.
+#[derive(Clone, Copy)]
+pub(crate) enum Ring {
+    /// The pod has made it.
+    Made = 0,
+    /// It came from elsewhere and is handed to the pod.
+    Handed = 1,
+}
+
+/// Remembers an attempt, in a place of the share of this interface. What fails here loses a time of first
+/// sight; the drop itself is seen elsewhere.
+#[inline(never)]
+pub(crate) fn remember(key: &AttemptKey, attempt: &Attempt, ring: Ring, of: u32) {
+    let ring = sender::share(of) * 2 + ring as u32;
+    let Some(next) = NEXT_PLACES.get_ptr_mut(ring) else { return };
+    // SAFETY: valid for reads and writes. Where two CPUs take one place, an attempt is left without: the
+    // kernel evicts it when it has become old.
+    let first = unsafe { next.read_volatile() };
+    let mut taken = 0;
+    while taken < PLACES_TRIED && !is_free(ring, first.wrapping_add(taken)) {
+        taken += 1;
+    }
+    let at = if taken < PLACES_TRIED { first.wrapping_add(taken) } else { first };
+    // SAFETY: as above.
+    unsafe { next.write_volatile(at.wrapping_add(1)) };
+    take(ring, at, key, taken >= PLACES_TRIED);
+    let _ = ATTEMPTS.insert(key, attempt, u64::from(BPF_ANY));
+}
+
+/// The number of a place in all of them.
+#[inline(always)]
+fn place(ring: u32, at: u32) -> u32 {
+    ring * ATTEMPTS_OF_SENDER + at % ATTEMPTS_OF_SENDER
+}
+
+/// Whether nobody waits for an answer in a place.
+#[inline(never)]
+fn is_free(ring: u32, at: u32) -> bool {
+    let Some(key) = PLACES.get_ptr(place(ring, at)) else { return false };
+    // SAFETY: valid for reads, as a key of the other map as well.
+    let Some(attempt) = attempt(unsafe { &*key }) else { return true };
+    attempt.flags & flags::REJECTED != 0
+}
+
+/// Takes a place, whoever has it.
+#[inline(never)]
+fn take(ring: u32, at: u32, key: &AttemptKey, is_taken: bool) {
+    let Some(had) = PLACES.get_ptr_mut(place(ring, at)) else { return };
+    // SAFETY: valid for reads and writes, as in `is_free`.
+    unsafe {
+        if is_taken
+            && let Some(attempt) = attempt(&*had)
+            && tick().wrapping_sub(attempt.first_ns) < ATTEMPT_OVER_NS
+        {
+            count(ATTEMPTS_EVICTED);
+        }
+        let _ = ATTEMPTS.remove(&*had);
+        *had = *key;
+    }
+}
+
+/// Forgets an attempt: its place is free.
+#[inline(always)]
+pub(crate) fn forget(key: &AttemptKey) {
+    let _ = ATTEMPTS.remove(key);
+}
+
 /// The time.
 #[inline(always)]
 pub(crate) fn now() -> u64 {
@@ -104,12 +186,13 @@ pub(crate) fn tick() -> u64 {
 
 /// The key of an observation about a packet on a veth.
 #[inline(always)]
-pub(crate) fn key(packet: &Packet, kind: u8, reason: u32) -> TallyKey {
+pub(crate) fn key(packet: &Packet, known: AttemptOrigin, kind: u8, reason: u32) -> TallyKey {
     TallyKey {
         source: packet.attempt.source,
         destination: packet.destination,
         reason,
         interface: 0,
+        sender: known.entered,
         destination_port: packet.destination_port,
         protocol: packet.attempt.protocol,
         kind,
@@ -160,9 +243,9 @@ fn begin(which: WhichTally, observation: &Observation, reported: bool) -> i32 {
         last_ns: now(),
         location: *location,
         dialled: known.dialled,
-        entered: known.entered,
         dialled_port: known.dialled_port,
         flags: known.flags,
+        pad: 0,
     };
     let inserted = match which {
         WhichTally::A => TALLY_A.insert(key, &tally, u64::from(BPF_NOEXIST)),
@@ -257,22 +340,40 @@ unsafe fn increment(counter: *mut u64) {
     }
 }
 
+/// Whether an event of this sender may take room in the reserve of the ring.
+#[inline(never)]
+fn has_reserve(sender: u32) -> bool {
+    let Some(reserved) = RESERVED.get_ptr_mut(sender::share(sender)) else { return false };
+    let interval = (now() >> RESERVE_INTERVAL) as u32;
+    // SAFETY: valid for reads and writes. A count that is lost to another CPU's is one event more.
+    unsafe {
+        if (*reserved).interval != interval {
+            (*reserved).interval = interval;
+            (*reserved).events = 0;
+        }
+        (*reserved).events += 1;
+        (*reserved).events <= RESERVED_EVENTS
+    }
+}
+
 /// Puts an event into the ring; false if there is no room.
 #[inline(never)]
 fn submit(observation: &Observation) -> bool {
     let Observation { key, attempt, location, known } = observation;
+    let before = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
+    if before > RESERVE_FROM && !has_reserve(key.sender) {
+        return false;
+    }
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else { return false };
     entry.write(Event {
         key: *key,
         attempt: *attempt,
-        entered: known.entered,
+        dialled_port: known.dialled_port,
+        flags: known.flags,
         at_ns: now(),
         first_ns: known.first_ns,
         location: *location,
         dialled: known.dialled,
-        dialled_port: known.dialled_port,
-        flags: known.flags,
-        pad: 0,
     });
     // A wake-up costs twenty times what an event does. The reader says when it waits for one, and
     // gets one; otherwise it looks by itself, and is woken only as the ring fills.
@@ -287,8 +388,8 @@ fn submit(observation: &Observation) -> bool {
         }
     });
     let wake = waits || {
-        let filled = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
-        filled / WAKE_EVERY != filled.saturating_sub(EVENT_IN_RING) / WAKE_EVERY
+        let filled = before + EVENT_IN_RING;
+        filled / WAKE_EVERY != before / WAKE_EVERY
     };
     entry.submit(u64::from(if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
     yes()
@@ -337,7 +438,7 @@ pub(crate) fn rejected(packet: &Packet, attempt: &mut Attempt, kind: u8, reason:
     // The entry stays: a REJECT rule frees the SYN only after it has sent its refusal.
     attempt.flags |= flags::REJECTED | flags::REPORTED;
     report(&Observation {
-        key: key(packet, kind, reason),
+        key: key(packet, AttemptOrigin::of(attempt), kind, reason),
         attempt: packet.attempt,
         location: 0,
         known: AttemptOrigin::of(attempt),
@@ -354,6 +455,34 @@ pub(crate) fn succeeded(
     known: AttemptOrigin,
     at_ns: u64,
 ) {
+    // What others send in its name is not its success, whoever answers.
+    let is_its_own = known.flags & flags::FOREIGN == 0;
+    let first = is_its_own && note_success(key, destination, destination_port, at_ns);
+    let late = known.flags & flags::REPORTED != 0;
+    if !first && !late {
+        return;
+    }
+    // One event says both: that it came late is what somebody waits to hear.
+    report_once(&Observation {
+        key: TallyKey {
+            source: key.source,
+            destination,
+            reason: 0,
+            interface: 0,
+            sender: known.entered,
+            destination_port,
+            protocol: key.protocol,
+            kind: if late { kind::ANSWERED_LATE } else { kind::ANSWERED_FIRST },
+        },
+        attempt: *key,
+        location: 0,
+        known,
+    });
+}
+
+/// Remembers that the attempt was answered; whether that is the first answer of its flow.
+#[inline(always)]
+fn note_success(key: &AttemptKey, destination: Address, destination_port: u16, at_ns: u64) -> bool {
     let success = SuccessKey {
         source: key.source,
         destination,
@@ -361,7 +490,7 @@ pub(crate) fn succeeded(
         protocol: key.protocol,
         pad: 0,
     };
-    let first = match SUCCESSES.get_ptr_mut(&success) {
+    match SUCCESSES.get_ptr_mut(&success) {
         // SAFETY: a live entry, whose count all CPUs only add to, atomically; a time lost to another
         // CPU's is as good as that one.
         Some(known) => unsafe {
@@ -378,24 +507,5 @@ pub(crate) fn succeeded(
             }
             made
         }
-    };
-    let late = known.flags & flags::REPORTED != 0;
-    if !first && !late {
-        return;
     }
-    // One event says both: that it came late is what somebody waits to hear.
-    report_once(&Observation {
-        key: TallyKey {
-            source: key.source,
-            destination,
-            reason: 0,
-            interface: 0,
-            destination_port,
-            protocol: key.protocol,
-            kind: if late { kind::ANSWERED_LATE } else { kind::ANSWERED_FIRST },
-        },
-        attempt: *key,
-        location: 0,
-        known,
-    });
 }

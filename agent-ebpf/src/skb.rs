@@ -155,6 +155,16 @@ pub(crate) unsafe fn ifindex(ctx: &TcContext) -> u32 {
     unsafe { (*aya_ebpf::EbpfContext::as_ptr(ctx).cast::<__sk_buff>()).ifindex }
 }
 
+/// The interface by which the packet came into the node, or the last one that took it in as if it had; 0: the
+/// node itself made it.
+///
+/// SAFETY: as [`ifindex`].
+#[inline(always)]
+pub(crate) unsafe fn came_by(ctx: &TcContext) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe { (*aya_ebpf::EbpfContext::as_ptr(ctx).cast::<__sk_buff>()).ingress_ifindex }
+}
+
 /// The linear part of a packet, read without calls.
 struct Linear {
     data: usize,

@@ -6,7 +6,7 @@ use whydrop_ebpf::{Address, AttemptKey, TallyKey, flags, kind};
 
 use crate::{
     kernel_memory::{field, probe},
-    maps::{ATTEMPTS, layout},
+    maps::layout,
     parse::{IPV4_MAPPED, TCP},
     report::{self, AttemptOrigin, Observation},
 };
@@ -47,6 +47,8 @@ fn ended(sk: *const u8, established: bool) -> Option<()> {
         source_port: u16::from_be(port),
         protocol: TCP,
         pad: 0,
+        // Its own: the pod has the address.
+        sender: 0,
     };
     // Only attempts seen on a veth of ours: so only those of local pods, in whatever namespace.
     let attempt = report::attempt(&key)?;
@@ -66,6 +68,7 @@ fn ended(sk: *const u8, established: bool) -> Option<()> {
                     destination,
                     reason: errno,
                     interface: 0,
+                    sender: known.entered,
                     destination_port,
                     protocol: TCP,
                     kind: kind::FAILED,
@@ -76,7 +79,7 @@ fn ended(sk: *const u8, established: bool) -> Option<()> {
             });
         }
     }
-    let _ = ATTEMPTS.remove(&key);
+    report::forget(&key);
     Some(())
 }
 

@@ -3,13 +3,13 @@
 //!
 //! What is done about a packet is not inlined, as in `from_pod`.
 
-use aya_ebpf::{bindings::BPF_ANY, macros::classifier, programs::TcContext};
+use aya_ebpf::{macros::classifier, programs::TcContext};
 use whydrop_ebpf::{Attempt, flags, kind};
 
 use crate::{
-    maps::ATTEMPTS,
     parse::{Packet, Role},
-    report::{self, AttemptOrigin, Observation},
+    report::{self, AttemptOrigin, Observation, Ring},
+    sender::{self, Sent},
     skb::{self, Look, PASS},
 };
 
@@ -19,12 +19,18 @@ fn whydrop_to_pod(ctx: TcContext) -> i32 {
     if matches!(look, Look::Dull) {
         return PASS;
     }
-    let packet = skb::packet(&ctx, &look);
+    let mut packet = skb::packet(&ctx, &look);
+    // SAFETY: the context is valid for the program's run.
+    let (to, by) = unsafe { (skb::ifindex(&ctx), skb::came_by(&ctx)) };
     match packet.role {
-        Role::Request => request(&packet),
-        Role::Answer => answer(&packet),
-        Role::Reset => rejected(&packet, kind::REJECTED_RESET, 0),
-        Role::Unreachable => rejected(&packet, kind::REJECTED_ICMP, packet.reason),
+        Role::Request => {
+            let sent = sender::sent(&packet.attempt, by);
+            sent.mark(&mut packet.attempt);
+            request(&packet, sent, to);
+        }
+        Role::Answer => answer(&mut packet, by, to),
+        Role::Reset => rejected(&packet, by, kind::REJECTED_RESET, 0),
+        Role::Unreachable => rejected(&packet, by, kind::REJECTED_ICMP, packet.reason),
         Role::None => {}
     }
     PASS
@@ -32,22 +38,28 @@ fn whydrop_to_pod(ctx: TcContext) -> i32 {
 
 /// The attempt is handed to the pod it is addressed to.
 #[inline(never)]
-fn request(packet: &Packet) {
+fn request(packet: &Packet, sent: Sent, to: u32) {
     let Some(attempt) = report::attempt(&packet.attempt) else {
+        // A local pod's was forgotten by now: its packets are no news from elsewhere.
+        if sent.flags & flags::FROM_POD != 0 {
+            return;
+        }
         let attempt = Attempt {
             destination: packet.destination,
             first_ns: report::tick(),
-            entered: 0,
+            entered: sent.by,
             packets: 1,
             destination_port: packet.destination_port,
-            flags: flags::TO_POD,
-            pad: 0,
+            flags: sent.flags | flags::TO_POD,
+            delivered: to,
         };
-        let _ = ATTEMPTS.insert(&packet.attempt, &attempt, u64::from(BPF_ANY));
+        report::remember(&packet.attempt, &attempt, Ring::Handed, to);
         return;
     };
-    if attempt.flags & flags::FROM_POD != 0 {
-        attempt.flags |= flags::TO_POD;
+    let was_handed = attempt.flags & flags::TO_POD != 0;
+    attempt.flags |= flags::TO_POD;
+    attempt.delivered = to;
+    if attempt.flags & flags::FROM_POD != 0 || !was_handed {
         return;
     }
     // From elsewhere, and the pod has had it before: no answer of its got through.
@@ -56,19 +68,27 @@ fn request(packet: &Packet) {
         return;
     }
     attempt.flags |= flags::REPORTED;
+    let known = AttemptOrigin::of(attempt);
     report::report(&Observation {
-        key: report::key(packet, kind::RETRANSMITTED, 0),
+        key: report::key(packet, known, kind::RETRANSMITTED, 0),
         attempt: packet.attempt,
         location: 0,
-        known: AttemptOrigin::of(attempt),
+        known,
     });
 }
 
 /// The pod's attempt was answered.
 #[inline(never)]
-fn answer(packet: &Packet) {
-    if let Some(attempt) = report::attempt(&packet.attempt)
+fn answer(packet: &mut Packet, by: u32, to: u32) {
+    let mut found = report::attempt(&packet.attempt);
+    if found.is_none() {
+        // What the pod has passed on for others is in its own account.
+        packet.attempt.sender = to;
+        found = report::attempt(&packet.attempt);
+    }
+    if let Some(attempt) = found
         && attempt.flags & flags::FROM_POD != 0
+        && sender::may_answer(attempt, &packet.destination, by)
     {
         let known = AttemptOrigin::of(attempt);
         report::succeeded(
@@ -78,15 +98,16 @@ fn answer(packet: &Packet) {
             known,
             report::tick(),
         );
-        let _ = ATTEMPTS.remove(&packet.attempt);
+        report::forget(&packet.attempt);
     }
 }
 
 /// The pod's attempt was refused.
 #[inline(never)]
-fn rejected(packet: &Packet, kind: u8, reason: u32) {
+fn rejected(packet: &Packet, by: u32, kind: u8, reason: u32) {
     if let Some(attempt) = report::attempt(&packet.attempt)
         && attempt.flags & (flags::FROM_POD | flags::REJECTED) == flags::FROM_POD
+        && sender::may_answer(attempt, &packet.destination, by)
     {
         report::rejected(packet, attempt, kind, reason);
     }

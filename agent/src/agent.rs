@@ -361,6 +361,7 @@ impl Agent {
         }
         let (local, routed) = (topology.local().collect(), topology.routed().collect());
         self.cluster.set_addresses(&self.node, Addresses { local, routed });
+        self.take_senders();
     }
 
     fn cluster_changed(&mut self) {
@@ -369,6 +370,7 @@ impl Agent {
         if update.policies_changed && self.is_ready {
             self.docket.policies_changed(now);
         }
+        self.take_senders();
         self.report_troubles(update.troubles);
     }
 

@@ -21,7 +21,7 @@ use whydrop_core::{
     flow::{Flow, Protocol},
     incident::JudgedDrop,
     judgement::judge,
-    observation::{AttemptId, DropReason, Fact, Observation, Rejection},
+    observation::{AttemptId, DropReason, Fact, Observation, Rejection, Sender},
     service::RefusalKind,
 };
 
@@ -103,10 +103,12 @@ fn dropped(from: &str, to: (&str, u16), dialled: Option<(&str, u16)>, is_rejecte
                 source,
                 source_port: 40_000,
                 sequence: 7,
+                foreign: None,
             }),
             packets: 1,
             flow: Flow { source, destination: address(to.0), port: to.1, protocol: Protocol::Tcp },
             dialled: dialled.map(|(to, port)| (address(to), port)),
+            sender: Sender::default(),
             entered: None,
             delivered: false,
             fact,

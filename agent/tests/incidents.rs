@@ -17,7 +17,7 @@ use whydrop_core::{
     flow::{Flow, Protocol, Worked},
     incident::{IncidentBook, JudgedDrop},
     judgement::judge,
-    observation::{AttemptId, DropReason, Fact, Observation},
+    observation::{AttemptId, DropReason, Fact, Observation, Sender},
 };
 
 const POLICY: &str = "
@@ -89,7 +89,8 @@ fn dropped(replica: u8, seconds: &[i64]) -> Drop {
         protocol: Protocol::Tcp,
     };
     let protocol = Protocol::Tcp;
-    let attempt = Some(AttemptId { protocol, source, source_port: 40_000, sequence: 7 });
+    let attempt =
+        Some(AttemptId { protocol, source, source_port: 40_000, sequence: 7, foreign: None });
     let mut correlator = Correlator::default();
     for second in seconds {
         correlator.observe(&Observation {
@@ -99,6 +100,7 @@ fn dropped(replica: u8, seconds: &[i64]) -> Drop {
             packets: 1,
             flow,
             dialled: None,
+            sender: Sender::default(),
             entered: None,
             delivered: false,
             fact: Fact::KernelDrop {

@@ -22,7 +22,7 @@ use whydrop_core::{
     incident::JudgedDrop,
     judgement::judge,
     mute::MutedByKind,
-    observation::{AttemptId, DropReason, Fact, Observation, Rejection},
+    observation::{AttemptId, DropReason, Fact, Observation, Rejection, Sender},
 };
 
 const FRONTEND_TO_BACKEND: &str = "
@@ -109,6 +109,7 @@ fn dropped(fact: &Fact) -> Drop {
                 source,
                 source_port: 40_000,
                 sequence: 7,
+                foreign: None,
             }),
             packets: 1,
             flow: Flow {
@@ -118,6 +119,7 @@ fn dropped(fact: &Fact) -> Drop {
                 protocol: Protocol::Tcp,
             },
             dialled: Some(("10.96.0.7".parse().expect("an address"), 80)),
+            sender: Sender::default(),
             entered: Some(5),
             delivered: false,
             fact: fact.clone(),
@@ -199,6 +201,7 @@ fn agent_records() -> Vec<Record> {
         },
         AgentState::Folded {
             source: End { ip: "10.1.0.10".to_owned(), ..End::default() },
+            by: None,
             attempts: 1,
             packets: 3,
             example: "10.1.0.10 -> 10.1.0.20:8080/TCP".to_owned(),

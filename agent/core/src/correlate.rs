@@ -15,7 +15,9 @@ mod drop;
 mod evidence;
 mod fold;
 mod key;
+mod memory;
 mod open;
+pub mod places;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -32,9 +34,11 @@ use attempt::{Added, Parts, Signs};
 use cut::Cuts;
 pub use drop::{Correlated, Drop, DropId, Folded};
 pub use evidence::{Evidence, EvidenceLevel, KernelDrops};
-use key::{Key, KeysOf, Manner};
+use key::{Key, KeysOf, Manner, Of};
+use memory::Memory;
 pub use open::Cut;
 use open::Open;
+use places::{Places, Sending, SentOf, Way};
 
 /// How long after its last sign an attempt may still be answered: longer than the first SYN's
 /// retransmission timeout of 1 s (RFC 6298, 2.1), so that the second SYN has its chance.
@@ -67,9 +71,13 @@ pub const PENDING_MAX: usize = 4096;
 /// How many flows are kept open (about 500 bytes each).
 pub const OPEN_MAX: usize = 4096;
 
-/// How many flows of one source are kept apart. A client has few servers; beyond this it is a scan
-/// or a flood, which is reported as one.
+/// How many flows of one source are kept apart, and of all that one sender sends in others' names. A client has
+/// few servers; beyond this it is a scan or a flood, which is reported as one.
 pub const FLOWS_PER_SOURCE_MAX: usize = 64;
+
+/// How many flows from outside of the node to one address are kept apart: the clients of a Service that is
+/// open to the world. Beyond this they are reported as one.
+pub const FLOWS_FROM_OUTSIDE_MAX: usize = 256;
 
 /// How many attempts are remembered that drops count (about 150 bytes each), so that one that is seen
 /// again later counts once, and its end is no news: those of a hundred flows that make one a second.
@@ -85,14 +93,23 @@ pub struct Account {
     pub observed: u64,
     /// Of attempts that were answered after all.
     pub recovered: u64,
-    /// Of sources with too many flows to keep apart.
+    /// Of sources and senders with too many flows to keep apart.
     pub folded: u64,
     /// Not kept, because too many attempts or flows were open.
     pub shed: u64,
 }
 
+/// What gave way before its time, so that something may be counted twice, or be reported that was answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evicted {
+    /// Open flows that were of no use, or whose sender had most: what goes on of them is another drop.
+    pub flows: u64,
+    /// What was remembered of attempts and flows.
+    pub remembered: u64,
+}
+
 /// The state between observations and drops. Only [`Self::observe`] and [`Self::tick`] change it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Correlator {
     pending: HashMap<AttemptId, Pending>,
     /// The same by when they are judged.
@@ -105,19 +122,22 @@ pub struct Correlator {
     open_of: KeysOf,
     /// Counters of flows that are not open (yet).
     loose: HashMap<Key, Loose>,
+    /// Whose places these three tables have.
+    pending_places: Places<AttemptId>,
+    open_places: Places<Key>,
+    loose_places: Places<Key>,
     /// Attempts that drops count.
-    counted: HashMap<AttemptId, Counted>,
+    counted: Memory<AttemptId, Counted>,
     /// When packets were last dropped and only counted of what was dialled.
-    counted_of: HashMap<Flow, Timestamp>,
+    counted_of: Memory<Of, ()>,
     /// Attempts that were answered late, and when: copies of their packets are still on their way.
-    answered: HashMap<AttemptId, Timestamp>,
+    answered: Memory<AttemptId, ()>,
     /// Flows with an attempt that was answered late, and when: their counters are forgiven.
-    forgiven: HashMap<Flow, Timestamp>,
+    forgiven: Memory<Of, ()>,
     /// Flows whose drop was concluded, and when what follows may be reported.
     concluded: HashMap<Key, Timestamp>,
-    /// Pending attempts and open flows of each source.
-    of_source: HashMap<IpAddr, usize>,
-    folded: HashMap<IpAddr, Folded>,
+    /// By sender, and by source where it is that one's flows that are too many.
+    folded: HashMap<(u32, Option<IpAddr>), Folded>,
     folds_reported_at: Option<Timestamp>,
     /// Flows whose cause changed, and when: what their attempts sent before is reported by itself.
     cuts: Cuts,
@@ -126,6 +146,51 @@ pub struct Correlator {
     account: Account,
     /// See [`Self::shed_new`].
     sheds_new: bool,
+    evicted: u64,
+}
+
+impl Default for Correlator {
+    fn default() -> Self {
+        Self {
+            pending: HashMap::new(),
+            due: BTreeSet::new(),
+            open: HashMap::new(),
+            open_due: BTreeSet::new(),
+            open_of: KeysOf::default(),
+            loose: HashMap::new(),
+            pending_places: Places::default(),
+            open_places: Places::default(),
+            loose_places: Places::default(),
+            counted: Memory::with_room(COUNTED_MAX),
+            counted_of: Memory::with_room(PENDING_MAX),
+            answered: Memory::with_room(PENDING_MAX),
+            forgiven: Memory::with_room(PENDING_MAX),
+            concluded: HashMap::new(),
+            folded: HashMap::new(),
+            folds_reported_at: None,
+            cuts: Cuts::default(),
+            clear: Vec::new(),
+            account: Account::default(),
+            sheds_new: false,
+            evicted: 0,
+        }
+    }
+}
+
+/// Whose an observation is.
+fn party_of(observation: &Observation) -> Sending {
+    let Observation { sender, flow, entered, .. } = observation;
+    let party = Sending::of(sender, flow, entered.is_some());
+    match observation.fact {
+        Fact::Rejected(_) => party.refused(),
+        _ => party,
+    }
+}
+
+/// Whose a drop is.
+fn party_of_drop(drop: &Drop, manner: Manner) -> Sending {
+    let party = Sending::of_drop(drop);
+    if manner == Manner::Rejected { party.refused() } else { party }
 }
 
 #[derive(Debug, Default)]
@@ -134,11 +199,10 @@ struct Pending {
     due: Timestamp,
 }
 
-/// In which drops an attempt is counted, and when it was last seen.
-#[derive(Debug)]
+/// In which drops an attempt is counted.
+#[derive(Debug, Default)]
 struct Counted {
     keys: Vec<Key>,
-    last: Timestamp,
 }
 
 #[derive(Debug)]
@@ -170,10 +234,13 @@ impl Correlator {
     /// where it is not seen yet to which of several backends it goes.
     pub fn attempted_again(&self, observation: &Observation) -> BTreeSet<(Flow, Option<Flow>)> {
         let is_new = |attempt: &AttemptId| !self.pending.contains_key(attempt);
-        if !observation.attempt.as_ref().is_some_and(is_new) {
+        // What others send in its name is not in the table of answers.
+        let is_own = observation.sender.foreign().is_none();
+        if !is_own || !observation.attempt.as_ref().is_some_and(is_new) {
             return BTreeSet::new();
         }
-        let open = self.open_of.may_be(&observation.flow).filter_map(|key| self.open.get(&key));
+        let own = (observation.flow, None);
+        let open = self.open_of.may_be(&own).filter_map(|key| self.open.get(&key));
         open.map(|open| (open.drop.flow, open.drop.flow_dialled())).collect()
     }
 
@@ -181,7 +248,7 @@ impl Correlator {
     pub fn worked(&mut self, flow: &Flow, at: Timestamp) {
         let has_recovered = |open: &Open| at.duration_since(open.last()) >= RECOVERED;
         let recovered = |key: &Key| self.open.get(key).is_some_and(has_recovered);
-        for key in self.open_of.as_is(flow).filter(recovered).collect::<Vec<_>>() {
+        for key in self.open_of.as_is(&(*flow, None)).filter(recovered).collect::<Vec<_>>() {
             self.close_with_news(&key);
         }
     }
@@ -189,13 +256,29 @@ impl Correlator {
     /// Closes the drop of a flow, since what is known of it was counted and not reported. Should the
     /// flow go on, that is another drop, with evidence of its own, reported when this one would have
     /// been.
-    pub fn conclude(&mut self, flow: &Flow) {
-        for key in self.open_of.as_is(flow).collect::<Vec<_>>() {
+    pub fn conclude(&mut self, drop: &Drop) {
+        let own = (drop.flow, drop.foreign);
+        for key in self.open_of.as_is(&own).collect::<Vec<_>>() {
             let reported_at = self.close_with_news(&key);
             if let Some(at) = reported_at.filter(|_| self.concluded.len() < OPEN_MAX) {
                 self.concluded.insert(key, at + REPORT_INTERVAL);
             }
         }
+    }
+
+    /// A drop is nothing to report: its flow goes first where there is no room.
+    pub fn is_of_no_use(&mut self, drop: &Drop) {
+        if let Some(key) = self.key_of(drop) {
+            self.open_places.spare(&key);
+        }
+    }
+
+    /// What gave way before its time.
+    pub fn evicted(&self) -> Evicted {
+        let Self { counted, counted_of, answered, forgiven, .. } = self;
+        let flows = counted_of.evicted() + forgiven.evicted();
+        let remembered = flows + counted.evicted() + answered.evicted();
+        Evicted { flows: self.evicted, remembered }
     }
 
     /// Closes a drop, since it was answered after all. What is seen of the flow from now on is
@@ -215,7 +298,7 @@ impl Correlator {
 
     fn key_of(&self, drop: &Drop) -> Option<Key> {
         let is_it = |key: &Key| self.open.get(key).is_some_and(|open| open.drop.id == drop.id);
-        self.open_of.as_is(&drop.flow).find(is_it)
+        self.open_of.as_is(&(drop.flow, drop.foreign)).find(is_it)
     }
 
     /// Packets that this kernel freed though they had arrived: they are no attempt's trouble.
@@ -223,7 +306,7 @@ impl Correlator {
         self.account.observed += observation.packets;
         self.account.recovered += observation.packets;
         // Counters do not say where: those of the same moment are of its kind.
-        self.forgiven.insert(observation.flow, observation.at);
+        self.forgive(observation);
     }
 
     /// From now on, what is of a flow that is not open is counted and not kept, or is kept again: whoever runs
@@ -244,11 +327,11 @@ impl Correlator {
         for key in loose {
             self.settle_loose(&key, now);
         }
-        self.forgiven.retain(|_, at| now.duration_since(*at) <= SETTLE * 2);
-        self.answered.retain(|_, at| now.duration_since(*at) <= COPIES);
+        self.forgiven.forget(now, SETTLE * 2);
+        self.answered.forget(now, COPIES);
         self.concluded.retain(|_, due| *due > now);
-        self.counted.retain(|_, counted| now.duration_since(counted.last) <= IDLE);
-        self.counted_of.retain(|_, at| now.duration_since(*at) <= IDLE);
+        self.counted.forget(now, IDLE);
+        self.counted_of.forget(now, IDLE);
         self.cuts.forget(now);
         while let Some((due, key)) = self.open_due.first().copied().filter(|(due, _)| *due <= now) {
             self.open_due.remove(&(due, key));
@@ -304,11 +387,11 @@ impl Correlator {
 
     /// A sign that an attempt is in trouble.
     fn sign(&mut self, attempt: AttemptId, observation: &Observation) {
-        if self.answered.contains_key(&attempt) {
+        if self.answered.contains(&attempt) {
             // A copy that was slower than the answer to another.
             if let Fact::KernelDrop { .. } = observation.fact {
                 self.account.recovered += observation.packets;
-                self.forgiven.insert(observation.flow, observation.at);
+                self.forgive(observation);
             }
             return;
         }
@@ -316,12 +399,19 @@ impl Correlator {
         if !known && self.is_crowded(observation) {
             return self.fold(observation);
         }
-        let is_open = || self.open_of.may_be(&observation.flow).next().is_some();
-        if !known && (self.pending.len() >= PENDING_MAX || self.sheds_new && !is_open()) {
+        if !known && self.sheds_new && !self.is_open(observation) {
             return self.shed(observation);
         }
-        if !known {
-            *self.of_source.entry(attempt.source).or_default() += 1;
+        let party = party_of(observation);
+        if !known && self.pending.len() >= PENDING_MAX {
+            match self.pending_places.way(&party) {
+                Way::Gives(other) => self.give_way(&other),
+                Way::None => return self.fold_all_of_sender(observation),
+            }
+        }
+        if !known || party.is_refused {
+            // Who is refused knows: it takes up nothing of what silent flows of its have.
+            self.pending_places.insert(attempt, party);
         }
         let pending = self.pending.entry(attempt).or_default();
         match pending.signs.add(observation) {
@@ -344,19 +434,18 @@ impl Correlator {
         let at = observation.at;
         // Too late to take back what was reported of the flow; that it works again is reported. Who
         // answers what was dialled may be another backend than the one that did not.
-        for key in self.open_of.as_is(&observation.flow).collect::<Vec<_>>() {
+        let (own, party) = ((observation.flow, attempt.foreign), party_of(observation));
+        for key in self.open_of.as_is(&own).collect::<Vec<_>>() {
             if let Some(open) = self.open.get_mut(&key) {
                 open.drop.evidence.answered = open.drop.evidence.answered.max(Some(at));
             }
         }
-        if self.answered.len() < PENDING_MAX {
-            self.answered.insert(*attempt, at);
-        }
+        self.answered.insert(*attempt, at, party);
         let Some(mut pending) = self.pending.remove(attempt) else {
             return self.rescued(attempt, &observation.flow);
         };
         self.due.remove(&(pending.due, *attempt));
-        self.release(attempt.source);
+        self.pending_places.remove(attempt);
         // What its backend dropped, and another one answered, was dropped all the same.
         let dropped = pending.signs.take_dropped_behind(&observation.flow);
         for (key, evidence) in dropped.into_parts().packets {
@@ -364,7 +453,9 @@ impl Correlator {
         }
         self.rescued(attempt, &observation.flow);
         self.account.recovered += pending.signs.kernel_packets();
-        self.forgiven.extend(pending.signs.flows().map(|flow| (flow, at)));
+        for flow in pending.signs.flows() {
+            self.forgiven.insert((flow, attempt.foreign), at, party);
+        }
     }
 
     /// An attempt was answered for what was dialled, by another backend than those that dropped it.
@@ -381,7 +472,7 @@ impl Correlator {
     /// cause changed by itself.
     fn settle(&mut self, attempt: &AttemptId, now: Timestamp) {
         let Some(pending) = self.pending.remove(attempt) else { return };
-        self.release(attempt.source);
+        self.pending_places.remove(attempt);
         let mut signs = pending.signs;
         for cut in self.cuts.of(&signs) {
             let (before, after) = signs.split_at(cut.at);
@@ -420,7 +511,7 @@ impl Correlator {
         let is_alike = |open: &Key| open.manner == key.manner;
         match self.open.contains_key(&key) {
             true => key,
-            false => self.open_of.as_is(&key.flow).find(is_alike).unwrap_or(key),
+            false => self.open_of.as_is(&key.own()).find(is_alike).unwrap_or(key),
         }
     }
 
@@ -433,20 +524,23 @@ impl Correlator {
         own: &[Key],
     ) -> Option<Key> {
         let manner = Manner::Lost { has_arrived: evidence.delivered };
-        let key = Key { flow, dialled: None, manner };
+        let foreign = attempt.foreign;
+        let key = Key { flow, dialled: None, manner, foreign };
         let counted = self.counted.get(attempt).map_or(&[][..], |counted| counted.keys.as_slice());
         let is_dropped = own.iter().chain(counted).any(|key| !key.manner.is_lost());
-        let is_counted = self.counted_of.get(&flow).is_some_and(|at| *at >= evidence.last());
+        let is_counted =
+            self.counted_of.last(&(flow, foreign)).is_some_and(|at| at >= evidence.last());
         (self.open.contains_key(&key) || !(is_dropped || is_counted)).then_some(key)
     }
 
     /// Packets of an attempt join what is open of their flow, or open it.
     fn join(&mut self, attempt: &AttemptId, key: Key, mut evidence: Evidence, now: Timestamp) {
-        let is_counted = self.counted.contains_key(attempt);
+        let is_counted = self.counted.contains(attempt);
         if is_counted {
             evidence.is_of_known_attempt();
         }
-        self.count(attempt, key, evidence.last());
+        let party = Sending::of(&evidence.sender, &key.flow, evidence.entered.is_some());
+        self.count(attempt, key, party, evidence.last());
         if self.open.contains_key(&key) {
             return self.add_to_open(&key, evidence);
         }
@@ -455,18 +549,13 @@ impl Correlator {
             true => DropId::of_key(&key, *evidence.latest().start()),
             false => DropId::of(attempt),
         };
-        let Key { flow, dialled, manner } = key;
-        self.open(Drop { id, flow, dialled, evidence, reported_packets: 0 }, manner, now);
+        let Key { flow, dialled, manner, foreign } = key;
+        self.open(Drop { id, flow, dialled, foreign, evidence, reported_packets: 0 }, manner, now);
     }
 
-    fn count(&mut self, attempt: &AttemptId, key: Key, last: Timestamp) {
-        let is_known = self.counted.contains_key(attempt);
-        if !is_known && self.counted.len() >= COUNTED_MAX {
-            return;
-        }
-        let counted =
-            self.counted.entry(*attempt).or_insert_with(|| Counted { keys: Vec::new(), last });
-        counted.last = counted.last.max(last);
+    fn count(&mut self, attempt: &AttemptId, key: Key, party: Sending, last: Timestamp) {
+        let counted = self.counted.entry(*attempt, last, party, Counted::default);
+        let Some(counted) = counted else { return };
         if !counted.keys.contains(&key) && counted.keys.len() < DROPS_OF_ATTEMPT_MAX {
             counted.keys.push(key);
         }
@@ -477,31 +566,43 @@ impl Correlator {
     /// nothing; that the kernel does shows that nobody answered, up to a minute after its last packet: of
     /// a flow of which packets were only counted, it was among those.
     fn ended(&mut self, attempt: &AttemptId, flow: Flow, mut end: Evidence, now: Timestamp) {
-        if let Some(counted) = self.counted.get(attempt) {
+        let last = self.counted.last(attempt);
+        if let Some((counted, last)) = self.counted.get(attempt).zip(last) {
             for key in &counted.keys {
                 let Some(Open { drop, .. }) = self.open.get_mut(key) else { continue };
-                drop.evidence.has_one_that_ended(&end, counted.last);
+                drop.evidence.has_one_that_ended(&end, last);
                 if drop.id == DropId::of(attempt) {
                     drop.evidence.ended_with(&end);
                 }
             }
         } else if end.failed.is_some_and(|errno| errno != 0) {
-            if self.counted_of.contains_key(&flow) {
+            let foreign = attempt.foreign;
+            if self.counted_of.contains(&(flow, foreign)) {
                 return;
             }
             end.is_attempt();
             let manner = Manner::Lost { has_arrived: end.delivered };
-            self.join(attempt, Key { flow, dialled: None, manner }, end, now);
+            self.join(attempt, Key { flow, dialled: None, manner, foreign }, end, now);
         }
     }
 
     fn open(&mut self, drop: Drop, manner: Manner, now: Timestamp) {
-        if self.open.len() >= OPEN_MAX || self.sheds_new {
+        if self.sheds_new {
             self.account.shed += drop.evidence.kernel_packets();
             return;
         }
-        let key = Key { flow: drop.flow, dialled: drop.dialled, manner };
-        *self.of_source.entry(key.flow.source).or_default() += 1;
+        let Drop { flow, dialled, foreign, .. } = drop;
+        let (key, party) = (Key { flow, dialled, manner, foreign }, party_of_drop(&drop, manner));
+        if self.open.len() >= OPEN_MAX {
+            match self.open_places.way(&party) {
+                Way::Gives(other) => {
+                    self.evicted += 1;
+                    self.close_with_news(&other);
+                }
+                Way::None => return self.fold_drop(&drop),
+            }
+        }
+        self.open_places.insert(key, party);
         self.open_of.insert(&key);
         let due = self.concluded.remove(&key).unwrap_or(now).max(now);
         self.open.insert(key, Open::new(drop, due));
@@ -542,7 +643,7 @@ impl Correlator {
         let open = self.open.remove(key)?;
         self.open_due.remove(&(open.due, *key));
         self.open_of.remove(key);
-        self.release(key.flow.source);
+        self.open_places.remove(key);
         Some(open)
     }
 
@@ -562,19 +663,25 @@ impl Correlator {
         }
     }
 
+    /// Whether too many flows of one party are open, and it is of none of them.
     fn is_crowded(&self, observation: &Observation) -> bool {
-        let source = observation.flow.source;
-        self.of_source.get(&source).is_some_and(|flows| *flows >= FLOWS_PER_SOURCE_MAX)
-            && self.open_of.may_be(&observation.flow).next().is_none()
+        let party = party_of(observation);
+        let max = match party.of {
+            SentOf::Source(_) | SentOf::Spoofed => FLOWS_PER_SOURCE_MAX,
+            SentOf::FromOutside(_) => FLOWS_FROM_OUTSIDE_MAX,
+        };
+        self.pending_places.of_party(&party) + self.open_places.of_party(&party) >= max
+            && !self.is_open(observation)
     }
 
-    fn release(&mut self, source: IpAddr) {
-        if let Some(flows) = self.of_source.get_mut(&source) {
-            *flows -= 1;
-            if *flows == 0 {
-                self.of_source.remove(&source);
-            }
-        }
+    fn is_open(&self, observation: &Observation) -> bool {
+        let own = (observation.flow, observation.sender.foreign());
+        self.open_of.may_be(&own).next().is_some()
+    }
+
+    fn forgive(&mut self, observation: &Observation) {
+        let own = (observation.flow, observation.sender.foreign());
+        self.forgiven.insert(own, observation.at, party_of(observation));
     }
 
     fn shed(&mut self, observation: &Observation) {

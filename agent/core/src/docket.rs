@@ -340,9 +340,12 @@ impl Docket {
         }
     }
 
-    /// None of its flows is judged, so that only what is said of the source itself mutes it.
+    /// None of its flows is judged, so that only what is said of the source itself mutes it: of many sources,
+    /// nothing.
     fn folded(&mut self, folded: Folded, moment: &mut Moment<'_>) {
-        match muted_source(&moment.snapshot, &self.rules, folded.source) {
+        let of_one = folded.sender.is_none();
+        let by = of_one.then(|| muted_source(&moment.snapshot, &self.rules, folded.source));
+        match by.flatten() {
             Some(by) => {
                 moment.actions.push(Action::Muted(by.0.clone()));
                 let example = folded.example.to_string();
@@ -355,10 +358,13 @@ impl Docket {
     fn dropped(&mut self, drop: Drop, moment: &mut Moment<'_>) {
         let snapshot = &moment.snapshot;
         let diagnosed = Diagnosed::new(moment.history, snapshot, &case_of(&drop));
-        let own = self.own_path.dropped(&drop, &diagnosed.diagnosis, snapshot, moment.now);
-        moment.actions.extend(own);
+        if drop.foreign.is_none() {
+            let own = self.own_path.dropped(&drop, &diagnosed.diagnosis, snapshot, moment.now);
+            moment.actions.extend(own);
+        }
         if !concerns_pods(&drop, &diagnosed.diagnosis, &self.node, snapshot) {
             self.of_no_pod += drop.unreported_packets();
+            self.correlator.is_of_no_use(&drop);
             return;
         }
         let pending = Pending::new(Subject::Drop(Box::new(drop)), diagnosed, snapshot);
@@ -442,10 +448,15 @@ impl Docket {
     fn decide_drop(&mut self, drop: Box<Drop>, diagnosed: Box<Diagnosed>, moment: &mut Moment<'_>) {
         if !diagnosed.diagnosis.is_reportable(&drop.evidence) {
             self.refused += drop.unreported_packets();
+            self.correlator.is_of_no_use(&drop);
             return;
         }
-        let mut asked = answers::before(&moment.snapshot, &drop, &diagnosed.diagnosis);
-        asked.extend(share::counted_for(&drop).map(|dialled| (dialled, None)));
+        // No answer to whoever has the address says anything of what others send in its name.
+        let mut asked = Vec::new();
+        if drop.foreign.is_none() {
+            asked = answers::before(&moment.snapshot, &drop, &diagnosed.diagnosis);
+            asked.extend(share::counted_for(&drop).map(|dialled| (dialled, None)));
+        }
         moment.ask(Asked::Worked(asked), Then::Decide { drop, diagnosed });
     }
 
@@ -488,6 +499,7 @@ impl Docket {
         let diagnosis = &judgement.diagnosis;
         if !diagnosis.is_reportable(&drop.evidence) {
             self.refused += drop.unreported_packets();
+            self.correlator.is_of_no_use(&drop);
             return;
         }
         if self.is_answered(&drop, diagnosis.cause.class, answers) {
@@ -497,13 +509,20 @@ impl Docket {
         }
         if let Some(by) = muted(snapshot, &self.rules, diagnosis) {
             // What is reported once it is expected no more is another drop.
-            self.incidents.mute(&drop.flow);
-            self.correlator.conclude(&drop.flow);
+            if drop.foreign.is_none() {
+                self.incidents.mute(&drop.flow);
+            }
+            self.correlator.conclude(&drop);
             return self.mute(by, drop.unreported_packets(), diagnosis, moment);
         }
         self.reported += drop.unreported_packets();
         let share = self.shares.of(&drop, by_others);
         let mut judged = JudgedDrop { share, ..JudgedDrop::new(drop, judgement, worked) };
+        if judged.drop.evidence.sender.is_spoofed() {
+            // It is in its sender's account: no incident and no pod of whoever has the address hears of it.
+            judged.incident = judged.incident.of_sender(judged.drop.evidence.sender.interface);
+            return moment.actions.push(Action::Drop(Arc::new(judged)));
+        }
         judged.incident = self.incidents.add(&judged, moment.now);
         let judged = Arc::new(judged);
         self.note(&judged, moment);

@@ -14,7 +14,7 @@
 //!     flow::{Flow, Protocol},
 //!     incident::{Happened, IncidentBook, JudgedDrop, Resolution, SILENCE},
 //!     judgement::judge,
-//!     observation::{DropReason, Fact, Observation},
+//!     observation::{DropReason, Fact, Observation, Sender},
 //! };
 //!
 //! // This kernel's filter drops a connect, in a cluster that nothing is known about …
@@ -33,6 +33,7 @@
 //!     packets: 3,
 //!     flow,
 //!     dialled: None,
+//!     sender: Sender::default(),
 //!     entered: None,
 //!     delivered: false,
 //!     fact: Fact::KernelDrop {
@@ -87,9 +88,13 @@ use strum::EnumDiscriminants;
 
 use crate::{
     cluster::{Snapshot, look_up::Query},
-    correlate::{Drop, DropId, REPORT_INTERVAL},
+    correlate::{
+        Drop, DropId, REPORT_INTERVAL,
+        places::{Places, Sending, Way},
+    },
     diagnosis::{Cause, Class, reason::Established},
     flow::{Answer, Direction, Flow, Worked},
+    hash::hash64,
     judgement::{Attribution, Judgement},
     policy::PolicyRef,
 };
@@ -134,6 +139,14 @@ pub const PATHS_REPORTED_MAX: usize = 16;
 /// Names an incident, alike on every node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IncidentId(pub u64);
+
+impl IncidentId {
+    /// That of what one sender sends in others' names: of no incident.
+    #[must_use]
+    pub fn of_sender(self, interface: u32) -> Self {
+        Self(hash64(&format!("{self} by {interface}")))
+    }
+}
 
 impl fmt::Display for IncidentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -283,6 +296,8 @@ pub struct IncidentChange {
 #[derive(Debug, Default)]
 pub struct IncidentBook {
     entries: BTreeMap<IncidentId, Entry>,
+    /// Whose they are: of who sends what first belonged to each.
+    places: Places<IncidentId>,
     shed: u64,
     /// The node whose pods are followed, where not all are.
     own_node: Option<Arc<str>>,
@@ -301,9 +316,13 @@ impl IncidentBook {
             return judged.incident;
         }
         let id = self.of_drop(judged);
-        if !self.entries.contains_key(&id) && !self.make_room() {
-            self.shed += 1;
-            return id;
+        if !self.entries.contains_key(&id) {
+            let party = Sending::of_drop(&judged.drop);
+            if !self.make_room(&party) {
+                self.shed += 1;
+                return id;
+            }
+            self.places.insert(id, party);
         }
         self.entries.entry(id).or_insert_with(|| Entry::new(judged, now)).add(judged, now);
         id
@@ -377,8 +396,13 @@ impl IncidentBook {
 
     /// Says what has become of the incidents by now, what is most urgent first.
     pub fn tick(&mut self, snapshot: &Snapshot, now: Timestamp) -> Vec<IncidentChange> {
-        self.entries.retain(|_, entry| {
-            entry.resolved_at().is_none_or(|at| now.duration_since(at) < REMEMBERED)
+        let places = &mut self.places;
+        self.entries.retain(|id, entry| {
+            let stays = entry.resolved_at().is_none_or(|at| now.duration_since(at) < REMEMBERED);
+            if !stays {
+                places.remove(id);
+            }
+            stays
         });
         let mut changes = Vec::new();
         for (id, entry) in &mut self.entries {
@@ -406,13 +430,21 @@ impl IncidentBook {
         self.shed
     }
 
-    /// Whether there is room for one more; what was resolved longest ago is evicted.
-    fn make_room(&mut self) -> bool {
+    /// Whether there is room for one more of a party: what was resolved longest ago is evicted, and where
+    /// nothing was, the latest of whoever has most. Its drops belong to no incident any more.
+    fn make_room(&mut self, party: &Sending) -> bool {
         if self.entries.len() < INCIDENTS_MAX {
             return true;
         }
         let resolved = self.entries.iter().filter_map(|(id, e)| Some((e.resolved_at()?, *id)));
-        let oldest = resolved.min();
-        oldest.is_some_and(|(_, id)| self.entries.remove(&id).is_some())
+        if let Some((_, oldest)) = resolved.min() {
+            self.places.remove(&oldest);
+            return self.entries.remove(&oldest).is_some();
+        }
+        let Way::Gives(id) = self.places.way(party) else { return false };
+        self.places.remove(&id);
+        let evicted = self.entries.remove(&id);
+        self.shed += evicted.map_or(0, |entry| entry.drop_count());
+        true
     }
 }

@@ -20,6 +20,45 @@ pub struct AttemptId {
     pub source_port: u16,
     /// TCP: initial sequence number. SCTP: initiate tag of the INIT. UDP: DNS message id.
     pub sequence: u32,
+    /// The interface by which it came, where its source address is not its sender's ([`SourceIs`]): it is
+    /// none of the attempts of whoever has that address.
+    pub foreign: Option<u32>,
+}
+
+/// Who sent a packet: the interface by which it entered the node, which nobody can forge. What bounds, judges,
+/// forgives or attributes goes by this, and by the source address only as far as that is the sender's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Sender {
+    /// The interface's index: a pod's veth, or one that leads out of the node; 0: the node itself sent it, or
+    /// by which it came is not known.
+    pub interface: u32,
+    /// Whose the source address is.
+    pub source: SourceIs,
+}
+
+/// Whose the source address of a packet is, as far as is known which pods have which.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SourceIs {
+    /// The sender's, or nobody's that is known.
+    #[default]
+    Own,
+    /// None of the sender's, a pod whose addresses are known, and no other pod's of this node: a pod that
+    /// routes passes on what comes from elsewhere.
+    Foreign,
+    /// Another's, behind another interface: it is forged.
+    Spoofed,
+}
+
+impl Sender {
+    /// The interface, where the source address is not its sender's.
+    pub fn foreign(&self) -> Option<u32> {
+        (self.source != SourceIs::Own).then_some(self.interface)
+    }
+
+    /// Whether the source address is another's.
+    pub fn is_spoofed(&self) -> bool {
+        self.source == SourceIs::Spoofed
+    }
 }
 
 /// One thing the kernel saw, standing for one packet or for many alike.
@@ -37,6 +76,8 @@ pub struct Observation {
     pub flow: Flow,
     /// The destination as the pod's veth saw it, where it differs: a Service's address before DNAT.
     pub dialled: Option<(IpAddr, u16)>,
+    /// Who sent it.
+    pub sender: Sender,
     /// The interface of the veth on which the attempt entered the node, if it did on one of ours.
     pub entered: Option<u32>,
     /// The packet was handed to the destination pod's veth on this node.

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use whydrop_core::{
     cluster::{
-        Addresses, Cluster, Snapshot,
+        Addresses, Cluster, Interface as NodeInterface, Snapshot,
         look_up::{LookUp, Query},
         node_address::{AddressSort, Basis, Plugin},
         object::{Key, Kind, PluginNodeKind},
@@ -594,4 +594,44 @@ fn the_pool_of_a_pod_says_whether_calicos_tunnel_leads_to_it() {
     let refused = row.decode(pool("vxlanMode", "Sometimes"), "projectcalico.org/v3");
     let why = refused.expect_err("no such mode").to_string();
     assert!(why.starts_with("spec.vxlanMode: expected Always"), "{why}");
+}
+
+/// The pod behind a veth has what the kernel routes there alone, and what its object says, however that is
+/// routed; an annotation of its maker's counts for no address of anybody else's.
+#[test]
+fn the_pod_object_says_which_addresses_are_behind_a_veth() {
+    let own = |name: &str, addresses: [&str; 2], beside: &str| {
+        let status = json!([{ "name": "shop/second", "interface": "net1", "ips": [beside] }]);
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": name, "namespace": "shop", "annotations":
+                { "k8s.v1.cni.cncf.io/network-status": status.to_string() } },
+            "spec": { "nodeName": "worker-1" },
+            "status": { "phase": "Running", "podIP": addresses[0],
+                "podIPs": addresses.map(|ip| json!({ "ip": ip })) },
+        })
+    };
+    let mut cluster = cluster([
+        own("victim", ["10.7.0.10", "fd78::10"], "192.0.2.10"),
+        // It claims the other's addresses, and one that is nobody's.
+        own("evil", ["10.7.0.12", "fd78::12"], "fd78::10"),
+        own("worse", ["10.7.0.13", "fd78::13"], "10.7.0.10"),
+    ]);
+    let routed = ["10.7.0.10", "10.7.0.12", "10.7.0.13"].map(ip);
+    let addresses = Addresses { routed: routed.into(), ..Addresses::default() };
+    cluster.set_addresses(&"worker-1".into(), addresses);
+    let snapshot = cluster.snapshot();
+    for (route, expected) in [
+        ("10.7.0.10", ["10.7.0.10", "fd78::10", "192.0.2.10"].map(ip).into()),
+        ("10.7.0.12", BTreeSet::from(["10.7.0.12", "fd78::12"].map(ip))),
+        ("10.7.0.13", ["10.7.0.13", "fd78::13"].map(ip).into()),
+        // Who is behind it is not known yet.
+        ("10.7.0.14", ["10.7.0.14"].map(ip).into()),
+    ] {
+        let interface =
+            NodeInterface { name: "veth".into(), addresses: vec![ip(route)], since: None };
+        assert_eq!(snapshot.addresses_behind(&interface), expected, "{route}");
+    }
+    let unknown = NodeInterface { name: "veth".into(), addresses: Vec::new(), since: None };
+    assert_eq!(snapshot.addresses_behind(&unknown), BTreeSet::new());
 }

@@ -10,7 +10,7 @@ use whydrop_core::{
         Correlated, Correlator, Drop, EvidenceLevel, FLOWS_PER_SOURCE_MAX, IDLE, REPORT_INTERVAL,
     },
     flow::{Flow, Protocol},
-    observation::{AttemptId, DropReason, Fact, Observation, Rejection},
+    observation::{AttemptId, DropReason, Fact, Observation, Rejection, Sender},
 };
 
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 1, 0, 10));
@@ -28,7 +28,7 @@ fn millis(duration: SignedDuration) -> i64 {
 
 fn attempt(source_port: u16) -> AttemptId {
     let sequence = u32::from(source_port) * 7919;
-    AttemptId { protocol: Protocol::Tcp, source: CLIENT, source_port, sequence }
+    AttemptId { protocol: Protocol::Tcp, source: CLIENT, source_port, sequence, foreign: None }
 }
 
 fn flow() -> Flow {
@@ -43,6 +43,7 @@ fn seen(source_port: u16, ms: i64, fact: Fact) -> Observation {
         packets: 1,
         flow: flow(),
         dialled: None,
+        sender: Sender::default(),
         entered: Some(7),
         delivered: false,
         fact,
@@ -109,14 +110,14 @@ fn what_goes_on_after_it_was_counted_apart_is_another_drop_in_its_time() {
     assert_eq!(first.unreported_packets(), 1);
     // Two more while it was judged: they belong to it, and are counted with the next report of it.
     correlator.observe(&counted(2_100, 2, netfilter()));
-    correlator.conclude(&flow());
+    correlator.conclude(first);
     let reported = correlator.tick(at(2_200));
     let [Correlated::Drop(rest)] = reported.as_slice() else { panic!("{reported:?}") };
     assert_eq!(
         (rest.id, rest.evidence.kernel_packets(), rest.unreported_packets()),
         (first.id, 3, 2)
     );
-    correlator.conclude(&flow());
+    correlator.conclude(rest);
 
     // It goes on: nothing before its time, and then with evidence of its own alone.
     correlator.observe(&seen(40001, 5_000, netfilter()));

@@ -14,7 +14,7 @@ use whydrop_core::{
     flow::{Flow, Protocol},
     judgement::judge,
     kinds,
-    observation::{DropReason, Fact, Observation},
+    observation::{DropReason, Fact, Observation, Sender},
 };
 
 const START: i64 = 1_767_323_045;
@@ -213,6 +213,7 @@ fn a_backend_is_who_had_its_address_then() {
             packets: 1,
             flow,
             dialled: None,
+            sender: Sender::default(),
             entered: None,
             delivered: false,
             fact: Fact::KernelDrop {

@@ -6,7 +6,7 @@ use aya::{
     maps::{MapData, PerCpuArray},
     programs::ProgramFd,
 };
-use whydrop_ebpf::{SUCCESSES_MADE, kind};
+use whydrop_ebpf::{ATTEMPTS_EVICTED, SUCCESSES_MADE, kind};
 
 use super::error::Error;
 
@@ -42,6 +42,9 @@ pub struct Totals {
     pub skipped: u64,
     /// Entries ever made in the table of last answers, which has room for the latest.
     pub answers_kept: u64,
+    /// Attempts that gave way before their time to others of their sender: that nobody answers them is not
+    /// seen, unless this kernel drops them.
+    pub attempts_evicted: u64,
     /// What each program cost.
     pub programs: Vec<Cost>,
 }
@@ -130,7 +133,8 @@ impl Counters {
             .collect();
         let skipped = programs.iter().map(|cost| cost.skipped).sum();
         let answers_kept = self.read(SUCCESSES_MADE)?;
-        Ok(Totals { observed, reported, lost, skipped, answers_kept, programs })
+        let attempts_evicted = self.read(ATTEMPTS_EVICTED)?;
+        Ok(Totals { observed, reported, lost, skipped, answers_kept, attempts_evicted, programs })
     }
 }
 
@@ -152,6 +156,7 @@ impl Totals {
             lost: added(self.lost, before.lost),
             skipped: self.skipped.saturating_sub(before.skipped),
             answers_kept: self.answers_kept.saturating_sub(before.answers_kept),
+            attempts_evicted: self.attempts_evicted.saturating_sub(before.attempts_evicted),
             programs,
         }
     }
@@ -187,6 +192,7 @@ mod tests {
             lost: ByKind::default(),
             skipped: 1,
             answers_kept: count,
+            attempts_evicted: count,
             programs: vec![cost(runs)],
         };
         let since = totals(7, 9).since(&totals(4, 5));

@@ -8,7 +8,7 @@ use std::{
 
 use whydrop_core::{
     flow::{Flow, Protocol},
-    observation::{AttemptId, DropReason, Fact, IN_POD, Observation, Rejection},
+    observation::{AttemptId, DropReason, Fact, IN_POD, Observation, Rejection, Sender, SourceIs},
 };
 use whydrop_ebpf::{
     Address, AttemptKey, ELSEWHERE, Event, Tally, TallyKey, address, flags, kind, octets,
@@ -43,7 +43,7 @@ impl<N: Names> Decoder<N> {
     pub(crate) fn event(&mut self, event: &Event) -> Option<Observation> {
         let at = self.clock.wall(event.at_ns);
         let known =
-            AttemptOrigin::of(event.flags, event.dialled, event.dialled_port, event.entered);
+            AttemptOrigin::of(event.flags, event.dialled, event.dialled_port, event.key.sender);
         Some(Observation {
             at,
             first: if known.by_veth { self.clock.wall(event.first_ns) } else { at },
@@ -51,6 +51,7 @@ impl<N: Names> Decoder<N> {
             packets: 1,
             flow: flow(&event.key)?,
             dialled: known.dialled(&event.key),
+            sender: known.sender,
             entered: known.entered,
             delivered: known.delivered,
             fact: self.fact(&event.key, event.location)?,
@@ -60,8 +61,7 @@ impl<N: Names> Decoder<N> {
     /// The observation that a count stands for; none if it counted nothing.
     pub(crate) fn tally(&mut self, key: &TallyKey, tally: &Tally) -> Option<Observation> {
         let at = self.clock.wall(tally.last_ns);
-        let known =
-            AttemptOrigin::of(tally.flags, tally.dialled, tally.dialled_port, tally.entered);
+        let known = AttemptOrigin::of(tally.flags, tally.dialled, tally.dialled_port, key.sender);
         (tally.count > 0).then_some(())?;
         Some(Observation {
             at,
@@ -70,6 +70,7 @@ impl<N: Names> Decoder<N> {
             packets: tally.count,
             flow: flow(key)?,
             dialled: known.dialled(key),
+            sender: known.sender,
             entered: known.entered,
             delivered: known.delivered,
             fact: self.fact(key, tally.location)?,
@@ -114,6 +115,7 @@ impl<N: Names> Decoder<N> {
 struct AttemptOrigin {
     by_veth: bool,
     dialled: (IpAddr, u16),
+    sender: Sender,
     entered: Option<u32>,
     delivered: bool,
 }
@@ -121,10 +123,16 @@ struct AttemptOrigin {
 impl AttemptOrigin {
     fn of(bits: u16, dialled: Address, dialled_port: u16, entered: u32) -> Self {
         let by_veth = bits & flags::KNOWN != 0;
+        let source = match (bits & flags::SPOOFED != 0, bits & flags::FOREIGN != 0) {
+            (true, _) => SourceIs::Spoofed,
+            (false, true) => SourceIs::Foreign,
+            (false, false) => SourceIs::Own,
+        };
         Self {
             by_veth,
             dialled: (ip(dialled), dialled_port),
-            entered: (by_veth && entered != 0).then_some(entered),
+            sender: Sender { interface: entered, source },
+            entered: (bits & flags::FROM_POD != 0 && entered != 0).then_some(entered),
             delivered: by_veth && bits & flags::TO_POD != 0,
         }
     }
@@ -151,6 +159,7 @@ fn attempt(key: &AttemptKey) -> Option<AttemptId> {
         source: ip(key.source),
         source_port: key.source_port,
         sequence: key.sequence,
+        foreign: (key.sender != 0).then_some(key.sender),
     })
 }
 
@@ -197,6 +206,7 @@ mod tests {
                 destination: from_ip_text("10.1.0.20"),
                 reason: 12,
                 interface: 5,
+                sender: 4,
                 destination_port: 8080,
                 protocol: 6,
                 kind: kind::KERNEL_DROP,
@@ -207,15 +217,14 @@ mod tests {
                 source_port: 40_000,
                 protocol: 6,
                 pad: 0,
+                sender: 0,
             },
-            entered: 4,
+            dialled_port: 80,
+            flags: flags::FROM_POD | flags::KNOWN,
             at_ns: 3_000_000_000,
             first_ns: 2_000_000_000,
             location: 7,
             dialled: from_ip_text("10.96.0.7"),
-            dialled_port: 80,
-            flags: flags::FROM_POD | flags::KNOWN,
-            pad: 0,
         }
     }
 
@@ -242,6 +251,26 @@ mod tests {
         let found = decoder().event(&event).unwrap();
         assert_eq!(found.first, found.at);
         assert_eq!((found.dialled, found.entered, found.delivered), (None, None, false));
+    }
+
+    #[test]
+    fn who_sent_it_is_not_who_it_says() {
+        let spoofed = flags::FROM_POD | flags::FOREIGN | flags::SPOOFED;
+        for (flags, source) in [
+            (spoofed, SourceIs::Spoofed),
+            (flags::FROM_POD | flags::FOREIGN, SourceIs::Foreign),
+            (flags::FROM_POD, SourceIs::Own),
+        ] {
+            let mut event = Event { flags, ..drop_event() };
+            event.attempt.sender = if source == SourceIs::Own { 0 } else { 4 };
+            let found = decoder().event(&event).unwrap();
+            assert_eq!(found.sender, Sender { interface: 4, source });
+            assert_eq!(found.attempt.unwrap().foreign, found.sender.foreign());
+            // No veth has kept the attempt, and by which it came is known anyway.
+            assert_eq!((found.entered, found.first), (Some(4), found.at));
+            let tally = Tally { count: 1, flags, ..Tally::default() };
+            assert_eq!(decoder().tally(&event.key, &tally).unwrap().sender, found.sender);
+        }
     }
 
     #[test]

@@ -59,6 +59,7 @@ impl Kernel {
             name_locations: u32::from(has_helper(btf, NAMES_FUNCTIONS)),
             has_coarse_clock: u32::from(has_helper(btf, COARSE_CLOCK)),
             skb_dev: skb("dev")?,
+            skb_iif: skb("skb_iif")?,
             skb_sk: skb("sk")?,
             skb_dst: skb("_skb_refdst")?,
             skb_len: skb("len")?,

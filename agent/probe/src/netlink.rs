@@ -75,6 +75,8 @@ pub(crate) struct Link {
     pub(crate) is_elsewhere: bool,
     /// Set up by the administrator.
     pub(crate) is_up: bool,
+    /// A network card, or what stands for one: packets come into the node by it.
+    pub(crate) leads_out: bool,
 }
 
 /// An address of an interface's own.
@@ -264,12 +266,17 @@ impl From<LinkMessage> for Link {
             is_veth: false,
             is_elsewhere: false,
             is_up: message.header.flags.contains(LinkFlags::Up),
+            // Cards are of no kind, and neither is the loopback.
+            leads_out: !message.header.flags.contains(LinkFlags::Loopback),
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::LinkInfo(info) => {
                     link.is_veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
+                    let card = [InfoKind::Bond, InfoKind::Vlan].map(LinkInfo::Kind);
+                    let kinds = info.iter().filter(|info| matches!(info, LinkInfo::Kind(_)));
+                    link.leads_out &= kinds.clone().all(|kind| card.contains(kind));
                 }
                 LinkAttribute::LinkNetNsId(_) => link.is_elsewhere = true,
                 _ => {}
@@ -382,14 +389,16 @@ mod tests {
         let name = LinkAttribute::IfName("cali1".into());
         let elsewhere = LinkAttribute::LinkNetNsId(0);
         let new = |attributes| parsed([NewLink(link(AddressFamily::Unspec, attributes))]);
-        let is = |is_veth, is_elsewhere| {
-            let link = Link { name: "cali1".into(), is_veth, is_elsewhere, is_up: false };
+        let is = |is_veth, is_elsewhere, leads_out| {
+            let link =
+                Link { name: "cali1".into(), is_veth, is_elsewhere, is_up: false, leads_out };
             vec![Message::Link { index: 7, link }]
         };
-        assert_eq!(new(vec![name.clone(), info(InfoKind::Veth), elsewhere]), is(true, true));
-        assert_eq!(new(vec![info(InfoKind::Veth), name.clone()]), is(true, false));
-        assert_eq!(new(vec![info(InfoKind::Dummy), name.clone()]), is(false, false));
-        assert_eq!(new(vec![name]), is(false, false));
+        assert_eq!(new(vec![name.clone(), info(InfoKind::Veth), elsewhere]), is(true, true, false));
+        assert_eq!(new(vec![info(InfoKind::Veth), name.clone()]), is(true, false, false));
+        assert_eq!(new(vec![info(InfoKind::Dummy), name.clone()]), is(false, false, false));
+        assert_eq!(new(vec![info(InfoKind::Bond), name.clone()]), is(false, false, true));
+        assert_eq!(new(vec![name]), is(false, false, true));
     }
 
     #[test]

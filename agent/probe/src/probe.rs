@@ -17,6 +17,7 @@ use super::{
     names::{FROM_POD, KFREE_SKB, SOCK_STATE, TO_POD},
     observations::{Maps, Observations},
     part::{Part, PartState},
+    senders::Senders,
     successes::Successes,
 };
 
@@ -32,6 +33,8 @@ pub struct Probe {
     pub successes: Successes,
     /// The time that all of these go by.
     pub clock: Clock,
+    /// What the programs know of who sends.
+    pub senders: Senders,
     /// Whether the kernel has room for new connections, and what it finds invalid.
     pub connections: Connections,
 }
@@ -50,14 +53,14 @@ impl Probe {
     /// # Errors
     /// The clock or a counter cannot be read, or a socket not be waited for.
     pub fn begin_again(self) -> Result<Self, Error> {
-        let Self { mut parts, observations, interfaces, successes, .. } = self;
+        let Self { mut parts, observations, interfaces, successes, senders, .. } = self;
         let clock = Clock::read()?;
         let observations = observations.begin_again(clock, successes.in_kernel()?)?;
         let mut interfaces = interfaces.begin_again()?;
         attach_part(&mut parts, DROPS, || interfaces.begin_drops());
         let successes = successes.by(clock);
         let connections = Connections::default();
-        Ok(Self { parts, observations, interfaces, successes, clock, connections })
+        Ok(Self { parts, observations, interfaces, successes, senders, clock, connections })
     }
 }
 
@@ -107,6 +110,10 @@ impl Programs {
             PerCpuArray::try_from(take("COUNTERS")?).map_err(wrong)?;
         let successes: KernelHashMap<MapData, SuccessKey, Success> =
             KernelHashMap::try_from(take("SUCCESSES")?).map_err(wrong)?;
+        let senders = Senders::new(
+            KernelHashMap::try_from(take("SENDERS")?).map_err(wrong)?,
+            KernelHashMap::try_from(take("ADDRESSES")?).map_err(wrong)?,
+        );
         let programs = [FROM_POD, TO_POD, KFREE_SKB, SOCK_STATE]
             .into_iter()
             .filter_map(|name| {
@@ -125,6 +132,7 @@ impl Programs {
             )?,
             interfaces: Interfaces::new(self.ebpf, self.drops, attach)?,
             successes: Successes::new(successes, clock),
+            senders,
             clock,
             connections: Connections::default(),
             parts: self.parts,

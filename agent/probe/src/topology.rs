@@ -62,6 +62,15 @@ impl Topology {
         self.ends_elsewhere().filter(|index| !uplinks.contains(index)).collect()
     }
 
+    /// The interfaces by which packets come into the node from outside.
+    pub(crate) fn outward(&self) -> impl Iterator<Item = u32> {
+        let uplinks = self.uplinks();
+        let cards = self.links.iter().filter(|(_, link)| link.leads_out && !link.is_veth);
+        let mut all: BTreeSet<u32> = cards.map(|(index, _)| *index).collect();
+        all.extend(self.ends_elsewhere().filter(|index| uplinks.contains(index)));
+        all.into_iter()
+    }
+
     /// Whether it is a veth to another namespace that is taken for an uplink.
     pub(crate) fn is_uplink(&self, index: u32) -> bool {
         self.ends_elsewhere().any(|other| other == index) && self.uplinks().contains(&index)
@@ -187,7 +196,13 @@ mod tests {
     use super::*;
 
     fn link(index: u32, is_veth: bool, is_elsewhere: bool) -> Message {
-        let link = Link { name: format!("if{index}"), is_veth, is_elsewhere, is_up: true };
+        let link = Link {
+            name: format!("if{index}"),
+            is_veth,
+            is_elsewhere,
+            is_up: true,
+            leads_out: false,
+        };
         Message::Link { index, link }
     }
 
@@ -300,7 +315,13 @@ mod tests {
         ]);
         assert_eq!(topology.addresses(2).collect::<Vec<_>>(), [address]);
         assert_eq!(topology.routed().collect::<Vec<_>>(), [address]);
-        let down = Link { name: "if2".into(), is_veth: true, is_elsewhere: true, is_up: false };
+        let down = Link {
+            name: "if2".into(),
+            is_veth: true,
+            is_elsewhere: true,
+            is_up: false,
+            leads_out: false,
+        };
         topology.apply(Message::Link { index: 2, link: down });
         assert_eq!(topology.addresses(2).count(), 0);
     }

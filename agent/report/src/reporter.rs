@@ -101,10 +101,15 @@ impl Reporter {
         folded: &correlate::Folded,
     ) -> Record {
         let source = end_of(&snapshot.resolve(folded.source, Some(folded.last)));
+        let by = folded.sender.map(|index| {
+            let interface = snapshot.node_facts().interface(index);
+            interface.map_or_else(|| "this node".to_owned(), |it| it.name.to_string())
+        });
         self.agent(
             now,
             AgentState::Folded {
                 source,
+                by,
                 attempts: folded.attempts,
                 packets: folded.packets,
                 example: folded.example.to_string(),

@@ -427,8 +427,12 @@ pub enum AgentState {
     },
     /// Attempts of one source to more flows than are kept apart.
     Folded {
-        /// The source.
+        /// The source; where `by` is there, one of those whose addresses the packets had.
         source: End,
+        /// The interface by which all of them came, where they had many source addresses, or a flood of one
+        /// sender had to leave room for others: its name, or `this node`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
         /// Attempts that would each have been a drop of its own.
         attempts: u64,
         /// Packets that this kernel dropped.

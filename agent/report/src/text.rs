@@ -348,11 +348,15 @@ fn agent_line(record: &AgentRecord) -> String {
                 counts.iter().map(|(what, count)| format!("{count} {what}")).collect();
             format!("{head} lost: {}", counts.join(", "))
         }
-        AgentState::Folded { source, attempts, packets, example } => format!(
-            "{head} folded: {} has {attempts} more attempts to many destinations or ports, \
-             {packets} packets dropped, such as {example}",
-            end(source)
-        ),
+        AgentState::Folded { source, by, attempts, packets, example } => {
+            let others = by.as_ref().map(|by| format!(" and others by {}", words(by)));
+            format!(
+                "{head} folded: {}{} has {attempts} more attempts to many destinations or ports, \
+                 {packets} packets dropped, such as {example}",
+                end(source),
+                others.unwrap_or_default()
+            )
+        }
         AgentState::Muted { since, muted } => {
             let muted: Vec<_> = muted.iter().map(muted_text).collect();
             format!("{head} muted since {}: {}", since.seconds(), muted.join("; "))

@@ -1,7 +1,7 @@
 //! What becomes of the node's interfaces, and what is reported of it.
 
 use super::Agent;
-use crate::probe::{Change, LOOKED_AT};
+use crate::probe::{Change, KnownAddresses, LOOKED_AT};
 
 impl Agent {
     /// Looks whether everything is still attached, and tries again where it could not be.
@@ -15,6 +15,20 @@ impl Agent {
         let are_all = self.probe.interfaces.failed().next().is_none();
         if self.is_ready && are_all && !were_all {
             self.report_ready();
+        }
+    }
+
+    /// Says to the programs who sends what, as far as it is known by now.
+    pub(super) fn take_senders(&mut self) {
+        let snapshot = self.cluster.snapshot();
+        let mut known = KnownAddresses::default();
+        for (index, _) in self.probe.interfaces.attached() {
+            if let Some(interface) = snapshot.node_facts().interface(index) {
+                known.add(index, snapshot.addresses_behind(interface));
+            }
+        }
+        if let Err(error) = self.probe.senders.set(&self.probe.interfaces, &known) {
+            self.failed(&error);
         }
     }
 

@@ -40,6 +40,12 @@ pub(super) fn losses(
             at_once,
         ),
         ("program-runs", "program runs skipped by the kernel", totals.skipped, at_once),
+        (
+            "attempts",
+            "unanswered attempts (their sender had too many at once)",
+            totals.attempts_evicted,
+            at_once,
+        ),
         ("malformed", "observations that could not be read", malformed, at_once),
         ("packets", "dropped packets (the agent's table was full)", account.shed, at_once),
         (

@@ -15,7 +15,7 @@ use whydrop_core::{
     flow::{Flow, Protocol, Worked},
     incident::{IncidentBook, JudgedDrop},
     judgement::judge,
-    observation::{AttemptId, DropReason, Fact, Observation},
+    observation::{AttemptId, DropReason, Fact, Observation, Sender},
 };
 
 /// The policies before and after the change that cuts the database off: its port is off by one.
@@ -237,6 +237,7 @@ fn dropped(way: Way, seconds: &[i64], fact: &Fact) -> Drop {
         source: flow.source,
         source_port: 40_000,
         sequence: u32::from(flow.port),
+        foreign: None,
     });
     let mut correlator = Correlator::default();
     for second in seconds {
@@ -247,6 +248,7 @@ fn dropped(way: Way, seconds: &[i64], fact: &Fact) -> Drop {
             packets: 1,
             flow,
             dialled: None,
+            sender: Sender::default(),
             entered: None,
             delivered: false,
             fact: fact.clone(),

@@ -6,6 +6,7 @@ mod churn;
 mod edges;
 mod facts;
 mod fixture;
+mod hostile;
 mod late;
 mod mute;
 mod own_path;

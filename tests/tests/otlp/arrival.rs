@@ -55,7 +55,7 @@ fn records() -> Vec<Record> {
             since: at("2026-01-02T03:04:00Z"),
         },
         AgentState::Lost { counts: counts() },
-        AgentState::Folded { source, attempts: 70, packets: 210, example },
+        AgentState::Folded { source, by: None, attempts: 70, packets: 210, example },
         AgentState::Muted { since: at("2026-01-02T02:04:00Z"), muted: Vec::new() },
         AgentState::Stopping { why: "SIGTERM".to_owned(), counts: counts() },
     ];

@@ -7,6 +7,7 @@ mod answers;
 mod damaged;
 mod older;
 mod packets;
+mod senders;
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -67,7 +68,7 @@ fn octets(ip: IpAddr) -> [u8; 16] {
 
 fn key(source: impl Into<IpAddr>, protocol: u8, sequence: u32) -> AttemptKey {
     let source = address(octets(source.into()));
-    AttemptKey { source, sequence, source_port: CLIENT_PORT, protocol, pad: 0 }
+    AttemptKey { source, sequence, source_port: CLIENT_PORT, protocol, pad: 0, sender: 0 }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use rpds::HashTrieMapSync;
 
 use super::{
-    Cluster, HeldBy,
+    Cluster, HeldBy, Holding, Snapshot,
     known_address::{KnownAddress, known_address},
 };
 
@@ -133,6 +133,35 @@ impl NodeFacts {
         let interface = self.interface(index)?;
         let age = then.duration_since(interface.since?);
         (age <= within).then_some((interface, age))
+    }
+}
+
+impl Snapshot {
+    /// The addresses of the pod behind an interface, as far as they are known: those that the kernel routes to
+    /// it alone, and, of the pod that has one of these, all that its object says. Some networks route a
+    /// pod's second address by a prefix.
+    pub fn addresses_behind(&self, interface: &Interface) -> BTreeSet<IpAddr> {
+        let mut all: BTreeSet<IpAddr> = interface.addresses.iter().copied().collect();
+        for address in &interface.addresses {
+            let holdings = self.holdings(*address).iter().filter(|held| held.until.is_none());
+            for held in holdings {
+                let (HeldBy::Pod(pod) | HeldBy::SecondNetwork(pod, _)) = &held.by else { continue };
+                all.extend(&pod.addresses);
+                let beside = pod.second_networks.iter().flat_map(|network| &network.addresses);
+                all.extend(beside.filter(|address| self.is_nobody_elses(**address)));
+            }
+        }
+        all
+    }
+
+    /// Whether an address may be a pod's on a second network: an annotation says so, which whoever makes the
+    /// pod can write, so that what the kernel or another pod's status says of the address counts for more.
+    fn is_nobody_elses(&self, address: IpAddr) -> bool {
+        let is_pods = |held: &Holding| held.until.is_none() && matches!(held.by, HeldBy::Pod(_));
+        let facts = self.node_facts();
+        !facts.is_routed_to_pod(address)
+            && !facts.is_local(address)
+            && !self.holdings(address).iter().any(is_pods)
     }
 }
 

@@ -71,6 +71,16 @@ impl Signs {
         self.dropped().map(|seen| seen.packets).sum()
     }
 
+    /// The interface by which it came, where its source address is not its sender's.
+    pub(super) fn foreign(&self) -> Option<u32> {
+        self.0.first().and_then(|seen| seen.sender.foreign())
+    }
+
+    /// What was seen of it first.
+    pub(super) fn first(&self) -> Option<&Observation> {
+        self.0.first()
+    }
+
     /// The flows that it may be of: as it was dialled, and where it was dropped.
     pub(super) fn flows(&self) -> impl Iterator<Item = Flow> {
         self.0.iter().flat_map(|seen| [Some(seen.flow), seen.flow_dialled()]).flatten()
@@ -147,7 +157,11 @@ impl Signs {
                         false => Manner::Dropped { reason: reason.number },
                     };
                     let dialled = seen.flow_dialled().or(dialled);
-                    parts.add_dropped(seen, key(seen.flow, dialled, manner), came_again.take());
+                    parts.add_dropped(
+                        seen,
+                        key(seen, seen.flow, dialled, manner),
+                        came_again.take(),
+                    );
                 }
                 Fact::Rejected(_) => parts.add_rejected(seen, dialled, came_again.take()),
                 Fact::Failed { .. } => {
@@ -201,7 +215,7 @@ impl Parts {
         came_again: Option<&Observation>,
     ) {
         let flow = dialled_of(seen);
-        let evidence = self.packets.entry(key(flow, dialled, Manner::Rejected)).or_default();
+        let evidence = self.packets.entry(key(seen, flow, dialled, Manner::Rejected)).or_default();
         if let Some(again) = came_again {
             evidence.add(again);
         }
@@ -255,10 +269,10 @@ fn dialled_of(seen: &Observation) -> Flow {
     seen.flow_dialled().unwrap_or(seen.flow)
 }
 
-fn key(flow: Flow, dialled: Option<Flow>, manner: Manner) -> Key {
+fn key(seen: &Observation, flow: Flow, dialled: Option<Flow>, manner: Manner) -> Key {
     let dialled = dialled.filter(|dialled| *dialled != flow);
     let dialled: Option<(IpAddr, u16)> = dialled.map(|to| (to.destination, to.port));
-    Key { flow, dialled, manner }
+    Key { flow, dialled, manner, foreign: seen.sender.foreign() }
 }
 
 /// The same without what is known of the attempt's first packet, which another backend may have got.

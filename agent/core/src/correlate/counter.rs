@@ -5,6 +5,8 @@ use jiff::Timestamp;
 use super::{
     Correlator, Drop, DropId, Evidence, Loose, PENDING_MAX, SETTLE,
     key::{Key, Manner},
+    party_of,
+    places::Way,
 };
 use crate::observation::{Fact, Observation};
 
@@ -12,9 +14,10 @@ impl Correlator {
     pub(super) fn counter(&mut self, observation: &Observation) {
         let Some(key) = self.key_of_counter(observation) else { return };
         let dropped = matches!(observation.fact, Fact::KernelDrop { .. });
-        if dropped && self.counted_of.len() < PENDING_MAX {
+        if dropped {
             let dialled = observation.flow_dialled().unwrap_or(observation.flow);
-            self.counted_of.insert(dialled, observation.at);
+            let party = party_of(observation);
+            self.counted_of.insert((dialled, key.foreign), observation.at, party);
         }
         let mut evidence = Evidence::default();
         evidence.add(observation);
@@ -25,9 +28,17 @@ impl Correlator {
             if self.is_crowded(observation) {
                 return self.fold(observation);
             }
-            if self.loose.len() >= PENDING_MAX || self.sheds_new {
+            if self.sheds_new {
                 return self.shed(observation);
             }
+            let party = party_of(observation);
+            if self.loose.len() >= PENDING_MAX {
+                match self.loose_places.way(&party) {
+                    Way::Gives(key) => self.give_way_loose(&key),
+                    Way::None => return self.fold_all_of_sender(observation),
+                }
+            }
+            self.loose_places.insert(key, party);
         }
         let loose = self.loose.entry(key).or_insert_with(|| Loose {
             evidence: Evidence::default(),
@@ -41,16 +52,17 @@ impl Correlator {
     /// whose packets are seen to be dropped here or at a backend, says no more than those.
     fn key_of_counter(&self, observation: &Observation) -> Option<Key> {
         let Observation { flow, dialled, .. } = *observation;
+        let foreign = observation.sender.foreign();
         let manner = match &observation.fact {
             Fact::KernelDrop { reason, .. } => Manner::Dropped { reason: reason.number },
             Fact::Rejected(_) => Manner::Rejected,
-            Fact::Retransmitted if !self.open_of.is_dropped(&flow) => {
+            Fact::Retransmitted if !self.open_of.is_dropped(&(flow, foreign)) => {
                 Manner::Lost { has_arrived: observation.delivered }
             }
             _ => return None,
         };
         let dialled = dialled.filter(|_| !manner.is_lost());
-        Some(Key { flow, dialled, manner })
+        Some(Key { flow, dialled, manner, foreign })
     }
 
     /// The open drop that counted packets are of: of those of the flow that may count them, the one in
@@ -64,7 +76,8 @@ impl Correlator {
                 is_dialled && (key.manner == of.manner || evidence.has_reason(reason))
             }
         };
-        let own = self.open_of.as_is(&of.flow);
+        let flow = of.own();
+        let own = self.open_of.as_is(&flow);
         let own = own.filter_map(|key| Some((key, &self.open.get(&key)?.drop.evidence)));
         let own = own.filter(|(key, evidence)| may_count(key, evidence));
         // Of the same time, silence: it is what counters count.
@@ -76,14 +89,15 @@ impl Correlator {
     /// Counters without an attempt that was seen: of an answered flow, or their event was lost.
     pub(super) fn settle_loose(&mut self, key: &Key, now: Timestamp) {
         let Some(loose) = self.loose.remove(key) else { return };
-        let (Key { flow, dialled, manner }, evidence) = (*key, loose.evidence);
+        self.loose_places.remove(key);
+        let (Key { flow, dialled, manner, foreign }, evidence) = (*key, loose.evidence);
         if let Some(key) = self.counted_key(key) {
             self.add_to_open(&key, evidence);
-        } else if self.forgiven.contains_key(&flow) {
+        } else if self.forgiven.contains(&key.own()) {
             self.account.recovered += evidence.kernel_packets();
-        } else if !manner.is_lost() || !self.open_of.is_dropped(&flow) {
+        } else if !manner.is_lost() || !self.open_of.is_dropped(&key.own()) {
             let id = DropId::of_key(key, evidence.first());
-            let drop = Drop { id, flow, dialled, evidence, reported_packets: 0 };
+            let drop = Drop { id, flow, dialled, foreign, evidence, reported_packets: 0 };
             self.open(drop, manner, now);
         }
     }

@@ -41,7 +41,9 @@ impl Cuts {
 
     /// Those of an attempt's flows, the earliest first.
     pub(super) fn of(&self, signs: &Signs) -> BTreeSet<Cut> {
-        signs.flows().filter_map(|flow| self.0.get(&flow)).flatten().copied().collect()
+        // What others send in the name of a flow, no policy of its own explains.
+        let own = signs.flows().filter(|_| signs.foreign().is_none());
+        own.filter_map(|flow| self.0.get(&flow)).flatten().copied().collect()
     }
 }
 
@@ -49,9 +51,10 @@ impl Correlator {
     /// The flows that have packets which no report has yet, with what was dialled for each where that
     /// differs.
     pub fn unreported(&self) -> BTreeSet<(Flow, Option<(IpAddr, u16)>)> {
-        let open = self.open.iter().filter(|(_, open)| open.has_news());
+        let open = self.open.iter().filter(|(key, open)| key.foreign.is_none() && open.has_news());
         let open = open.map(|(key, _)| (key.flow, key.dialled));
-        let pending = self.pending.values().flat_map(|pending| pending.signs.failing_flows());
+        let pending = self.pending.iter().filter(|(attempt, _)| attempt.foreign.is_none());
+        let pending = pending.flat_map(|(_, pending)| pending.signs.failing_flows());
         open.chain(pending).collect()
     }
 
@@ -59,7 +62,7 @@ impl Correlator {
     /// after it as soon as they are.
     pub fn cut(&mut self, flow: &Flow, cut: Cut, now: Timestamp) {
         self.cuts.insert(flow, cut, now);
-        let keys: Vec<Key> = self.open_of.as_is(flow).collect();
+        let keys: Vec<Key> = self.open_of.as_is(&(*flow, None)).collect();
         for key in &keys {
             if let Some(open) = self.open.get_mut(key) {
                 open.withdraw(now);
@@ -76,23 +79,26 @@ impl Correlator {
 
     /// The flows that are open, each with when its first packet was seen.
     pub fn going_on(&self) -> impl Iterator<Item = (Flow, Timestamp)> {
-        self.open.iter().map(|(key, open)| (key.flow, open.drop.evidence.first()))
+        let own = self.open.iter().filter(|(key, _)| key.foreign.is_none());
+        own.map(|(key, open)| (key.flow, open.drop.evidence.first()))
     }
 
     /// A pod at an end of a flow has ended at this time: what is open of it is over, and what came since
     /// is a drop of its own.
     pub fn end(&mut self, flow: &Flow, at: Timestamp) {
         let is_of_before = |open: &Open| open.drop.evidence.first() < at;
-        let keys = self.open_of.as_is(flow);
+        let own = (*flow, None);
+        let keys = self.open_of.as_is(&own);
         let keys = keys.filter(|key| self.open.get(key).is_some_and(is_of_before));
         for key in keys.collect::<Vec<_>>() {
             let after = self.open.get_mut(&key).and_then(|open| open.take_since(at));
             self.close_with_news(&key);
             if let Some(evidence) = after {
                 let id = DropId::of_key(&key, evidence.first());
-                let Key { flow, dialled, manner } = key;
+                let Key { flow, dialled, manner, foreign } = key;
                 let due = evidence.last() + GRACE;
-                self.open(Drop { id, flow, dialled, evidence, reported_packets: 0 }, manner, due);
+                let drop = Drop { id, flow, dialled, foreign, evidence, reported_packets: 0 };
+                self.open(drop, manner, due);
             }
         }
     }

@@ -22,13 +22,14 @@ impl fmt::Display for DropId {
 
 impl DropId {
     pub(super) fn of(attempt: &AttemptId) -> Self {
-        let AttemptId { protocol, source, source_port, sequence } = attempt;
-        Self(hash64(&format!("{protocol} {source} {source_port} {sequence}")))
+        let AttemptId { protocol, source, source_port, sequence, foreign } = attempt;
+        let by = foreign.map(|by| format!(" by {by}")).unwrap_or_default();
+        Self(hash64(&format!("{protocol} {source} {source_port} {sequence}{by}")))
     }
 
     /// For attempts that are only known by their number, and for what else became of one.
     pub(super) fn of_key(key: &Key, first: Timestamp) -> Self {
-        let Key { flow, dialled, manner } = key;
+        let Key { flow, dialled, manner, foreign } = key;
         let dialled = dialled.map_or(*flow, |dialled| flow.to(dialled));
         let manner = match manner {
             Manner::Lost { has_arrived: true } => "arrived".to_owned(),
@@ -36,7 +37,8 @@ impl DropId {
             Manner::Dropped { reason } => format!("dropped {reason}"),
             Manner::Rejected => "rejected".to_owned(),
         };
-        Self(hash64(&format!("{flow} {dialled} {manner} {}", first.as_microsecond())))
+        let by = foreign.map(|by| format!(" by {by}")).unwrap_or_default();
+        Self(hash64(&format!("{flow} {dialled} {manner} {}{by}", first.as_microsecond())))
     }
 }
 
@@ -49,6 +51,8 @@ pub struct Drop {
     pub flow: Flow,
     /// The destination that the client dialled, where it differs.
     pub dialled: Option<(IpAddr, u16)>,
+    /// The interface by which its packets came, where their source address is not their sender's.
+    pub foreign: Option<u32>,
     /// What speaks for it.
     pub evidence: Evidence,
     /// How many of the packets that this kernel dropped were in an earlier report of it.
@@ -67,11 +71,14 @@ impl Drop {
     }
 }
 
-/// Attempts of one source to more flows than are kept apart.
+/// Attempts of one source, or of one sender in many names, to more flows than are kept apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folded {
-    /// The source.
+    /// The source; of one sender in many names, one of these.
     pub source: IpAddr,
+    /// The interface by which all of them came, where they are not of one source, or the source is forged; 0:
+    /// the node itself sent them, or that is not known.
+    pub sender: Option<u32>,
     /// A flow among them.
     pub example: Flow,
     /// Attempts that opened another flow.

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::{Display, IntoStaticStr};
 
-use crate::observation::{DropReason, Fact, Observation, Rejection};
+use crate::observation::{DropReason, Fact, Observation, Rejection, Sender};
 
 /// How many different kernel drops are kept apart in one flow: a filter and a full queue is two;
 /// more than this says nothing more.
@@ -101,6 +101,8 @@ pub struct Evidence {
     pub delivered: bool,
     /// The veth by which the attempts entered the node, where it is one of ours.
     pub entered: Option<u32>,
+    /// Who sent them.
+    pub sender: Sender,
     /// When an attempt of the flow was answered after all.
     pub answered: Option<Timestamp>,
     /// Attempts of it that another backend of the Service answered, once their packets were sent again.
@@ -113,6 +115,7 @@ impl Evidence {
         self.extend_span(observation.first, observation.at);
         self.delivered |= observation.delivered;
         self.entered = self.entered.max(observation.entered);
+        self.sender = self.sender.max(observation.sender);
         if !matches!(observation.fact, Fact::Failed { .. }) {
             self.packet = self.packet.max(Some(observation.at));
         }
@@ -211,6 +214,7 @@ impl Evidence {
         self.rejected = self.rejected.max(other.rejected);
         self.delivered |= other.delivered;
         self.entered = self.entered.max(other.entered);
+        self.sender = self.sender.max(other.sender);
         self.answered = self.answered.max(other.answered);
         self.rescued += other.rescued;
     }

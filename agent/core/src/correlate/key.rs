@@ -32,7 +32,13 @@ pub(super) struct Key {
     /// The destination that the client dialled, where it is known to differ.
     pub(super) dialled: Option<(IpAddr, u16)>,
     pub(super) manner: Manner,
+    /// The interface by which its packets come, where their source address is not their sender's.
+    pub(super) foreign: Option<u32>,
 }
+
+/// A flow, and by which interface its packets come where they are not of whoever has its source address: what
+/// others send in its name is another's.
+pub(super) type Of = (Flow, Option<u32>);
 
 impl Key {
     /// Whether it is of a backend of what was dialled.
@@ -40,17 +46,23 @@ impl Key {
         self.flow != *dialled && self.dialled.map(|to| self.flow.to(to)) == Some(*dialled)
     }
 
+    /// The flow as it is known by.
+    pub(super) fn own(&self) -> Of {
+        (self.flow, self.foreign)
+    }
+
     /// The flow, and the same as it was dialled.
-    fn flows(&self) -> impl Iterator<Item = Flow> + use<> {
-        let Self { flow, dialled, .. } = *self;
-        [Some(flow), dialled.map(|dialled| flow.to(dialled))].into_iter().flatten()
+    fn flows(&self) -> impl Iterator<Item = Of> + use<> {
+        let Self { flow, dialled, foreign, .. } = *self;
+        let flows = [Some(flow), dialled.map(|dialled| flow.to(dialled))];
+        flows.into_iter().flatten().map(move |flow| (flow, foreign))
     }
 }
 
 /// Keys by their flows, as dropped and as dialled: of what was dialled there is one for each backend that
 /// does not answer.
 #[derive(Debug, Default)]
-pub(super) struct KeysOf(HashMap<Flow, BTreeSet<Key>>);
+pub(super) struct KeysOf(HashMap<Of, BTreeSet<Key>>);
 
 impl KeysOf {
     pub(super) fn insert(&mut self, key: &Key) {
@@ -71,17 +83,17 @@ impl KeysOf {
     }
 
     /// Those of this flow, whatever was dialled for it, in any manner.
-    pub(super) fn as_is<'a>(&'a self, flow: &'a Flow) -> impl Iterator<Item = Key> + 'a {
-        self.may_be(flow).filter(move |key| key.flow == *flow)
+    pub(super) fn as_is<'a>(&'a self, of: &'a Of) -> impl Iterator<Item = Key> + 'a {
+        self.may_be(of).filter(move |key| key.own() == *of)
     }
 
     /// The same, and those for which it was dialled.
-    pub(super) fn may_be<'a>(&'a self, flow: &'a Flow) -> impl Iterator<Item = Key> + 'a {
-        self.0.get(flow).into_iter().flatten().copied()
+    pub(super) fn may_be<'a>(&'a self, of: &'a Of) -> impl Iterator<Item = Key> + 'a {
+        self.0.get(of).into_iter().flatten().copied()
     }
 
     /// Whether packets of it are seen to be dropped, or refused, here or at a backend that it stands for.
-    pub(super) fn is_dropped(&self, flow: &Flow) -> bool {
-        self.may_be(flow).any(|key| !key.manner.is_lost())
+    pub(super) fn is_dropped(&self, of: &Of) -> bool {
+        self.may_be(of).any(|key| !key.manner.is_lost())
     }
 }

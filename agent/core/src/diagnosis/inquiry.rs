@@ -229,11 +229,15 @@ impl Inquiry<'_> {
             || self.snapshot.dns_cache().contains(&address)
     }
 
-    /// The pod's veth by which a packet entered whose source address is not that pod's.
+    /// The interface by which a packet entered whose source address is not that of whoever is behind it: a
+    /// pod's of which the addresses are known, or any, where the address is that of a pod behind another.
     pub(super) fn spoofed(&self, evidence: &Evidence) -> Option<&Arc<Interface>> {
-        let interface = self.snapshot.node_facts().interface(evidence.entered?)?;
-        let known = !interface.addresses.is_empty();
-        (known && !interface.addresses.contains(&self.case.flow.source)).then_some(interface)
+        let by = evidence.entered.or(evidence.sender.foreign())?;
+        let interface = self.snapshot.node_facts().interface(by)?;
+        let behind = self.snapshot.addresses_behind(interface);
+        let is_foreign =
+            (evidence.entered.is_some() && !behind.is_empty()) || evidence.sender.is_spoofed();
+        (is_foreign && !behind.contains(&self.case.flow.source)).then_some(interface)
     }
 
     /// The interface by which packets that a filter dropped entered, all of them while it was new, and

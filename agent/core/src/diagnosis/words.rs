@@ -376,7 +376,9 @@ fn not_policy(inquiry: &Inquiry<'_>) -> String {
         return "not policy".to_owned();
     };
     if let Some(interface) = inquiry.spoofed(evidence) {
-        let owner = inquiry.snapshot.resolve(interface.addresses[0], inquiry.case.at);
+        let owner = interface.addresses.first();
+        let owner = owner.map(|own| inquiry.snapshot.resolve(*own, inquiry.case.at).to_string());
+        let owner = owner.unwrap_or_else(|| format!("whoever is behind {}", interface.name));
         let source = inquiry.case.flow.source;
         return format!(
             "not policy: {source} is not the address of {owner}, which sent it through {}: the \

@@ -3,7 +3,7 @@
 //! A packet is seen in microseconds; the policy that stopped it, or let it through, may reach the
 //! agent a second later. What would accuse the network plugin waits that long.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -13,7 +13,10 @@ use crate::{
         history::{History, SEEN_WITHIN},
         look_up::Query,
     },
-    correlate::{Drop, DropId, EvidenceLevel},
+    correlate::{
+        Drop, DropId, EvidenceLevel,
+        places::{Places, Sending, Way},
+    },
     diagnosis::{Case, Fate, to_look_up},
     flow::Flow,
     judgement::Diagnosed,
@@ -33,7 +36,7 @@ pub const LOOK_UP: SignedDuration = SignedDuration::from_secs(4);
 
 /// How many cases wait at most (about 2 kB each): a flow waits once a minute for some seconds, so
 /// that these are more flows than a node has open drops, all begun within four seconds or so. Beyond
-/// it they are decided at once.
+/// it they are decided at once: of whoever has most.
 pub const PENDING_MAX: usize = 2048;
 
 /// What is diagnosed.
@@ -46,6 +49,14 @@ pub(super) enum Subject {
 }
 
 impl Subject {
+    /// Whose it is.
+    fn party(&self) -> Sending {
+        match self {
+            Self::Drop(drop) => Sending::of_drop(drop),
+            Self::Answer { flow, .. } => Sending::of_answer(flow),
+        }
+    }
+
     /// As the diagnosis takes it.
     pub(super) fn case(&self) -> Case<'_> {
         match self {
@@ -131,26 +142,37 @@ impl Stage {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: BTreeMap<(Timestamp, u64), (Stage, Pending)>,
+    places: Places<(Timestamp, u64)>,
     /// How many have come so far.
     come: u64,
     decided_early: u64,
 }
 
 impl Queue {
-    /// Lets a case wait; given back and counted where the queue is full.
+    /// Lets a case wait. Where the queue is full, one is given back and counted: of whoever has most in it.
     pub(super) fn push(
         &mut self,
         stage: Stage,
         pending: Pending,
         now: Timestamp,
     ) -> Option<Pending> {
+        let party = pending.subject.party();
+        let mut early = None;
         if self.waiting.len() >= PENDING_MAX {
             self.decided_early += 1;
-            return Some(pending);
+            match self.places.way(&party) {
+                Way::Gives(key) => {
+                    self.places.remove(&key);
+                    early = self.waiting.remove(&key).map(|(_, pending)| pending);
+                }
+                Way::None => return Some(pending),
+            }
         }
         self.come += 1;
-        self.waiting.insert((pending.due(&stage, now), self.come), (stage, pending));
-        None
+        let key = (pending.due(&stage, now), self.come);
+        self.places.insert(key, party);
+        self.waiting.insert(key, (stage, pending));
+        early
     }
 
     /// Those that wait for no look-up any more: all is found, or they have waited long enough. Each
@@ -161,20 +183,31 @@ impl Queue {
         now: Timestamp,
     ) -> (Vec<Pending>, Vec<Query>) {
         let mut all_missing = Vec::new();
+        let mut asked: HashMap<Sending, usize> = HashMap::new();
+        let places = &mut self.places;
         let known = self.waiting.extract_if(.., |(due, _), (stage, pending)| {
             let Stage::LookingUp { missing, generation } = stage else { return false };
             if *due <= now {
                 return true;
             }
+            let party = pending.subject.party();
             if *generation != snapshot.generation() {
                 *missing = to_look_up(snapshot, &pending.subject.case(), now);
                 *generation = snapshot.generation();
             }
-            all_missing.extend_from_slice(missing);
+            // Of each party the first before anyone's second, since few are looked up at once.
+            let turn = asked.entry(party).or_default();
+            all_missing.extend(missing.iter().map(|query| (*turn, query.clone())));
+            *turn += 1;
             missing.is_empty()
         });
-        let known = known.map(|(_, (_, pending))| pending).collect();
-        (known, all_missing)
+        let mut all = Vec::new();
+        for (key, (_, pending)) in known {
+            places.remove(&key);
+            all.push(pending);
+        }
+        all_missing.sort_by_key(|(turn, _)| *turn);
+        (all, all_missing.into_iter().map(|(_, query)| query).collect())
     }
 
     /// A drop was answered after all: what waits of it follows no report.
@@ -191,7 +224,8 @@ impl Queue {
     /// The next that has waited long enough.
     pub(super) fn pop_due(&mut self, now: Timestamp) -> Option<Pending> {
         let first = self.waiting.first_entry().filter(|first| first.key().0 <= now)?;
-        let (_, pending) = first.remove();
+        let (key, (_, pending)) = first.remove_entry();
+        self.places.remove(&key);
         Some(pending)
     }
 

@@ -4,7 +4,11 @@ use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::{diagnosis::ENFORCED_WITHIN, flow::Flow};
+use crate::{
+    correlate::places::{Places, Sending},
+    diagnosis::ENFORCED_WITHIN,
+    flow::Flow,
+};
 
 /// How often answers are looked at after a change, and for how long: a flow that is used at all is
 /// used within a minute, and a CNI that has not enforced by then will be found by the next change.
@@ -23,6 +27,7 @@ pub(super) struct Recheck {
     changed: Option<Timestamp>,
     next: Option<Timestamp>,
     reported: HashMap<Flow, Timestamp>,
+    places: Places<Flow>,
 }
 
 impl Recheck {
@@ -49,10 +54,26 @@ impl Recheck {
 
     /// Whether a flow that should not work has not been reported lately.
     pub(super) fn is_news(&mut self, flow: Flow, now: Timestamp) -> bool {
-        self.reported.retain(|_, at| now.duration_since(*at) < REPORTED_AGAIN_AFTER);
-        if self.reported.contains_key(&flow) || self.reported.len() >= REPORTED_MAX {
+        let places = &mut self.places;
+        self.reported.retain(|flow, at| {
+            let stays = now.duration_since(*at) < REPORTED_AGAIN_AFTER;
+            if !stays {
+                places.remove(flow);
+            }
+            stays
+        });
+        if self.reported.contains_key(&flow) {
             return false;
         }
+        let party = Sending::of_answer(&flow);
+        // What gives way may be reported again before its time, which is no loss.
+        if self.reported.len() >= REPORTED_MAX
+            && let Some(other) = places.way_for_all(&party)
+        {
+            places.remove(&other);
+            self.reported.remove(&other);
+        }
+        places.insert(flow, party);
         self.reported.insert(flow, now);
         true
     }

@@ -66,9 +66,14 @@ impl Shares {
             true => Counts { answered: 0, dropped: 0, rescued: 0, ..now },
             false => now,
         };
-        if self.0.len() < OPEN_MAX {
-            self.0.insert(drop.id, from);
+        if self.0.len() >= OPEN_MAX {
+            // Of those that are gone, this one has been for longest.
+            let oldest = self.0.iter().min_by_key(|(id, counts)| (counts.seen, **id));
+            if let Some(oldest) = oldest.map(|(id, _)| *id) {
+                self.0.remove(&oldest);
+            }
         }
+        self.0.insert(drop.id, from);
         is_whole.then_some(from)
     }
 }

@@ -23,7 +23,10 @@ use super::{
 };
 use crate::{
     cluster::{Name, Snapshot, look_up::Query},
-    correlate::DropId,
+    correlate::{
+        DropId,
+        places::{Places, Sending, Way},
+    },
     diagnosis::{Class, Diagnosis, Hindsight},
     flow::{Answer, Flow},
     policy::PolicyRef,
@@ -53,6 +56,8 @@ enum Reported {
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     flows: BTreeMap<Flow, AffectedFlow>,
+    /// Whose these are.
+    places: Places<Flow>,
     /// Why each path is cut.
     cuts: BTreeMap<Path, Cut>,
     /// Some who are affected, and some pods of each.
@@ -90,6 +95,7 @@ impl Entry {
         let evidence = &judged.drop.evidence;
         Self {
             flows: BTreeMap::new(),
+            places: Places::default(),
             cuts: BTreeMap::new(),
             parties: BTreeMap::new(),
             facts_at: None,
@@ -166,10 +172,9 @@ impl Entry {
         self.keep_party(&affected.question);
         if let Some(known) = self.flows.get_mut(&drop.flow) {
             known.judged_again(affected);
-        } else if self.flows.len() < FLOWS_MAX {
+        } else if self.has_room(&Sending::of_drop(drop)) {
+            self.places.insert(drop.flow, Sending::of_drop(drop));
             self.flows.insert(drop.flow, affected);
-        } else {
-            self.has_others = true;
         }
         // Nor do packets that were dropped before their path worked again.
         let standing = self.flows.get(&drop.flow).map(|affected| affected.standing(now));
@@ -192,6 +197,24 @@ impl Entry {
         self.has_news = true;
         self.is_unassessed = true;
         self.looked_at = None;
+    }
+
+    /// Whether one more flow of a party is kept apart; else, or where one of whoever has most gives way, there
+    /// are others than those that are.
+    fn has_room(&mut self, party: &Sending) -> bool {
+        if self.flows.len() < FLOWS_MAX {
+            return true;
+        }
+        self.has_others = true;
+        let Way::Gives(flow) = self.places.way(party) else { return false };
+        self.places.remove(&flow);
+        self.flows.remove(&flow);
+        true
+    }
+
+    /// How many drops belong to it.
+    pub(super) fn drop_count(&self) -> u64 {
+        u64::try_from(self.drops.len()).unwrap_or(u64::MAX).saturating_add(self.unlinked)
     }
 
     fn keep_party(&mut self, question: &Question) {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use whydrop_core::{
     docket::Asked,
     flow::{Flow, Worked},
-    observation::{AttemptId, DropReason, Fact, Observation, Rejection},
+    observation::{AttemptId, DropReason, Fact, Observation, Rejection, Sender},
 };
 
 use crate::time::{Ms, at};
@@ -309,6 +309,10 @@ fn observation(now: Ms, key: TallyKey, id: Option<AttemptId>, of: Option<Attempt
         packets: 1,
         flow,
         dialled: dialled.filter(|dialled| *dialled != (flow.destination, flow.port)),
+        sender: Sender {
+            interface: of.and_then(|attempt| attempt.entered).unwrap_or(0),
+            ..Sender::default()
+        },
         entered: of.and_then(|attempt| attempt.entered),
         delivered: of.is_some_and(|attempt| attempt.to_pod),
         fact: match kind {

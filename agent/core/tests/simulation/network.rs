@@ -151,6 +151,7 @@ impl Network {
             source: address(cluster.pods[self.attempts[attempt].client].address),
             source_port: 30_000 + number,
             sequence: u32::from(number) + 1,
+            foreign: None,
         }
     }
 

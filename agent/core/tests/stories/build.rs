@@ -11,7 +11,7 @@ use whydrop_core::{
     correlate::{Correlated, Correlator, Drop},
     diagnosis::{Case, Fate},
     flow::{Flow, Protocol},
-    observation::{AttemptId, DropReason, Fact, Observation},
+    observation::{AttemptId, DropReason, Fact, Observation, Sender},
     policy::{
         Action, KUBERNETES_ORDER, Layer, NAMESPACE_NAME_LABEL, Namespaces, Peer, Peers, PodPeer,
         Policy, PolicyKind, PolicyRef, PortMatch, PortRange, Rule,
@@ -175,10 +175,12 @@ pub(crate) fn dropped_at(
                 source,
                 source_port: port,
                 sequence: to.to_bits(),
+                foreign: None,
             }),
             packets: 1,
             flow: Flow { source, destination, port, protocol: Protocol::Tcp },
             dialled: None,
+            sender: Sender::default(),
             entered: None,
             delivered,
             fact: Fact::KernelDrop {

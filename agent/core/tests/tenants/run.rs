@@ -217,6 +217,7 @@ impl Run<'_> {
             source: self.clients[client].address,
             source_port: u16::try_from(30_000 + self.attempts % 30_000).expect("a port"),
             sequence: self.attempts,
+            foreign: None,
         }
     }
 

@@ -8,7 +8,7 @@ use whydrop_core::{
     },
     diagnosis::{Class, Situation, SituationKind},
     incident::{JudgedDrop, Severity},
-    observation::{DropReason, Fact, Observation},
+    observation::{DropReason, Fact, Observation, Sender},
     policy::selector::Selector,
 };
 
@@ -46,6 +46,7 @@ fn appears(addresses: &[u8]) -> Step {
 
 fn entered(from: u8, to: u8, attempt: u16) -> Step {
     Step::Seen(Box::new(move |now: Timestamp| Observation {
+        sender: Sender::default(),
         entered: Some(7),
         ..seen(now, flow(from, to), Some(attempt), 1, netfilter())
     }))

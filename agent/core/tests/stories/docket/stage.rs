@@ -19,7 +19,7 @@ use whydrop_core::{
     flow::{Flow, Protocol, Worked},
     incident::{IncidentChange, JudgedDrop},
     mute::Rule,
-    observation::{AttemptId, DropReason, Fact, Observation},
+    observation::{AttemptId, DropReason, Fact, Observation, Sender},
     own_path::Destination,
     policy::{Policy, requirement::Labels, selector::Selector},
 };
@@ -441,7 +441,13 @@ pub(crate) fn netfilter() -> Fact {
 }
 
 pub(crate) fn attempt(source: IpAddr, source_port: u16) -> AttemptId {
-    AttemptId { protocol: Protocol::Tcp, source, source_port, sequence: u32::from(source_port) }
+    AttemptId {
+        protocol: Protocol::Tcp,
+        source,
+        source_port,
+        sequence: u32::from(source_port),
+        foreign: None,
+    }
 }
 
 pub(crate) fn seen(
@@ -458,6 +464,7 @@ pub(crate) fn seen(
         packets,
         flow,
         dialled: None,
+        sender: Sender::default(),
         entered: None,
         delivered: false,
         fact,
