@@ -91,6 +91,8 @@ pub(crate) fn prepare_miri(plan: &mut Plan) {
 pub(crate) fn miri() -> Command {
     let mut command = Command::new("rustup");
     command.args(["run", NIGHTLY, "cargo", "miri"]);
+    // A nightly may be older than the pinned release: what that has stabilised since, and aya uses.
+    command.env("RUSTFLAGS", "-Zcrate-attr=feature(result_option_map_or_default)");
     for name in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN"] {
         command.env_remove(name);
     }

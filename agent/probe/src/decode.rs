@@ -33,20 +33,25 @@ impl<F: FnMut(u64) -> Option<Arc<str>>> Names for F {
 pub fn event_of(
     bytes: &[u8],
     clock: Clock,
-    reasons: &HashMap<u32, Arc<str>>,
+    reasons: &[(u32, &str)],
     locations: impl FnMut(u64) -> Option<Arc<str>>,
 ) -> Option<Observation> {
-    Decoder::new(clock, reasons.clone(), locations).event(&sys::read(bytes)?)
+    named(clock, reasons, locations).event(&sys::read(bytes)?)
 }
 
 /// The same of a count, by the bytes of its key and its value.
 pub fn tally_of(
     (key, value): (&[u8], &[u8]),
     clock: Clock,
-    reasons: &HashMap<u32, Arc<str>>,
+    reasons: &[(u32, &str)],
     locations: impl FnMut(u64) -> Option<Arc<str>>,
 ) -> Option<Observation> {
-    Decoder::new(clock, reasons.clone(), locations).tally(&sys::read(key)?, &sys::read(value)?)
+    named(clock, reasons, locations).tally(&sys::read(key)?, &sys::read(value)?)
+}
+
+fn named<N: Names>(clock: Clock, reasons: &[(u32, &str)], names: N) -> Decoder<N> {
+    let reasons = reasons.iter().map(|(number, name)| (*number, Arc::from(*name)));
+    Decoder::new(clock, reasons.collect(), names)
 }
 
 /// Decodes with a kernel's names.

@@ -80,7 +80,7 @@ fn assert_patch([name, namespace, label]: [&String; 3], choices: &mut Choices<'_
         vec![NetworkPolicyPeer { pod_selector: Some(selector), ..NetworkPolicyPeer::default() }];
     let egress = NetworkPolicyEgressRule { to: Some(peers.clone()), ports: None };
     let ingress = NetworkPolicyIngressRule { from: Some(peers), ports: None };
-    let is_egress = choices.byte() % 2 == 0;
+    let is_egress = choices.byte().is_multiple_of(2);
     let spec = NetworkPolicySpec {
         egress: Some(vec![egress]),
         ingress: Some(vec![ingress]),
@@ -98,7 +98,7 @@ fn assert_patch([name, namespace, label]: [&String; 3], choices: &mut Choices<'_
         api_version: "networking.k8s.io/v1".into(),
         direction: if is_egress { Direction::Egress } else { Direction::Ingress },
         rule: Manifest::Kubernetes(policy),
-        has_rules: choices.byte() % 2 == 0,
+        has_rules: choices.byte().is_multiple_of(2),
     };
     let patch = patch::Patch {
         edits: vec![edit],

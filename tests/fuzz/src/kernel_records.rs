@@ -1,7 +1,6 @@
 //! What the eBPF programs report: any bytes are the observation that they spell, or none.
 
 use std::{
-    collections::HashMap,
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
 };
@@ -25,7 +24,7 @@ const NAMED_REASON: u32 = 12;
 pub(crate) fn run(data: &[u8]) {
     let zero: Timestamp = ZERO.parse().expect("a time");
     let clock = Clock::new(zero, 0);
-    let reasons = HashMap::from([(NAMED_REASON, Arc::from("NETFILTER_DROP"))]);
+    let reasons = [(NAMED_REASON, "NETFILTER_DROP")];
 
     let event = event_of(data, clock, &reasons, location);
     let expected = (data.len() >= EVENT_BYTES).then(|| event_in(Raw(data), zero)).flatten();

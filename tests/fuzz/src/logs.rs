@@ -38,12 +38,12 @@ const FORGED: &str = "00c0ffee";
 pub(crate) fn run(data: &[u8]) {
     let mut choices = Choices::new(data);
     let how = choices.byte();
-    let log = if how % 2 == 0 { choices.rest().to_vec() } else { written(&mut choices) };
+    let log = if how.is_multiple_of(2) { choices.rest().to_vec() } else { written(&mut choices) };
     let mut healer = Healer::new(settings());
     let (mut board, mut view) = (Board::default(), View::default());
     let mut is_any_record = false;
     for text in lines_of(&log) {
-        let read = text.as_deref().map_or_else(|| too_long(), read_line);
+        let read = text.as_deref().map_or_else(too_long, read_line);
         let text = text.unwrap_or_default();
         assert!(text.len() <= LINE_BYTES_MAX);
         let heard = hear(&mut healer, &text);
@@ -235,7 +235,7 @@ const PIECES: [&str; 12] = [
 fn hostile(choices: &mut Choices<'_>) -> String {
     let mut text = String::new();
     for _ in 0..choices.below(5) {
-        if choices.byte() % 3 == 0 {
+        if choices.byte().is_multiple_of(3) {
             text += &choices.text(16);
         } else {
             text += choices.one(&PIECES);
@@ -247,7 +247,7 @@ fn hostile(choices: &mut Choices<'_>) -> String {
 /// A log of records with hostile fields, in both forms, as agents write them: no line is forged.
 fn written(choices: &mut Choices<'_>) -> Vec<u8> {
     let mut log = String::new();
-    for _ in 0..1 + choices.below(3) {
+    for _ in 0..=choices.below(3) {
         let mut value = golden(choices);
         let mut places = Vec::new();
         leaves(&value, "", &mut places);
@@ -265,15 +265,15 @@ fn written(choices: &mut Choices<'_>) -> Vec<u8> {
         let as_json = escape::json(&record).expect("JSON");
         assert_own(&record, &as_json);
         let before = *choices.one(&["", "[pod/whydrop-x/whydrop] ", "2026-01-02T03:04:05.1Z "]);
-        let own = if choices.byte() % 2 == 0 { as_json } else { line(&record) };
+        let own = if choices.byte().is_multiple_of(2) { as_json } else { line(&record) };
         let forged = read_line(&format!("{before}{own}"));
         if let Line::Record(read) = forged {
             assert_eq!(*read, record, "{own}");
         }
-        log += &format!("{before}{own}\n");
+        log.extend([before, &own, "\n"]);
         // Messages of an agent quote what objects hold.
         let message = escape::escape(&hostile(choices)).into_owned();
-        log += &format!("2026-01-02T03:04:05Z  WARN whydrop: {message}\n");
+        log.extend(["2026-01-02T03:04:05Z  WARN whydrop: ", &message, "\n"]);
     }
     log.into_bytes()
 }

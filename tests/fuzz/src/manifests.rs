@@ -113,12 +113,12 @@ impl Outcome {
 
 /// The same objects as documents, as a list, in block style, one after the other as JSON.
 fn forms(choices: &mut Choices<'_>) {
-    let objects: Vec<_> = (0..1 + choices.below(OBJECTS_MAX)).map(|_| object(choices)).collect();
+    let objects: Vec<_> = (0..=choices.below(OBJECTS_MAX)).map(|_| object(choices)).collect();
     let json = |object: &Value| escape::json(object).expect("JSON");
     let yaml = |object: &Value| escape::yaml(object).expect("YAML");
     let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
     let kind_last = |items: &str| format!("apiVersion: v1\nitems:\n{items}kind: List\n");
-    let items: String = objects.iter().map(|object| format!("- {}\n", json(object))).collect();
+    let items: Vec<_> = objects.iter().map(|object| format!("- {}\n", json(object))).collect();
     let documents: Vec<String> = objects.iter().map(json).collect();
     let blocks: Vec<String> = objects.iter().map(yaml).collect();
     let written = [
@@ -132,7 +132,7 @@ fn forms(choices: &mut Choices<'_>) {
         (".json", documents.concat()),
         (".json", json(&list)),
         (".yaml", yaml(&list)),
-        (".yaml", kind_last(&items)),
+        (".yaml", kind_last(&items.concat())),
     ];
     let mut first: Option<(Outcome, String)> = None;
     // Two of them an input: the engine tries the others.

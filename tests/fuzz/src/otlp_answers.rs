@@ -36,7 +36,7 @@ pub(crate) fn run(data: &[u8]) {
         _ => Some(*choices.one(&KINDS)),
     };
     let after = choices.some(40);
-    let after = (choices.byte() % 2 == 0).then_some(after);
+    let after = (choices.byte().is_multiple_of(2)).then_some(after);
     let body = choices.rest();
     let Some(outcome) = outcome_of(status, kind, after, body) else { return };
     let is_success = (200..300).contains(&status);
@@ -81,7 +81,7 @@ fn acknowledged(kind: Option<&[u8]>, body: &[u8]) -> Option<u64> {
             let partial = message(body, 1)?;
             let mut rejected = 0;
             for part in partial {
-                rejected = part.varint(1)?.unwrap_or(rejected);
+                rejected = part.varint(1, rejected)?;
             }
             Some(u64::try_from(rejected.cast_signed()).unwrap_or(0))
         }
@@ -118,7 +118,7 @@ fn message(body: &[u8], number: u64) -> Option<Vec<Fields<'_>>> {
             (true, Field::Bytes(bytes)) => {
                 let inner = fields(bytes)?;
                 inner.text(2)?;
-                inner.varint(1)?;
+                inner.varint(1, 0)?;
                 messages.push(inner);
             }
             (true, _) => return None,
@@ -128,12 +128,12 @@ fn message(body: &[u8], number: u64) -> Option<Vec<Fields<'_>>> {
 }
 
 impl Fields<'_> {
-    /// The last value of a number's field; `None`: it is of another type.
-    fn varint(&self, number: u64) -> Option<Option<u64>> {
-        let mut last = None;
+    /// The last value of a number's field, or this one where there is none; `None`: it is of another type.
+    fn varint(&self, number: u64, otherwise: u64) -> Option<u64> {
+        let mut last = otherwise;
         for (_, value) in self.0.iter().filter(|(field, _)| *field == number) {
             let Field::Varint(value) = value else { return None };
-            last = Some(*value);
+            last = *value;
         }
         Some(last)
     }

@@ -83,8 +83,8 @@ fn built(choices: &mut Choices<'_>) {
     let of = Labelled {
         labels: &known,
         given: &[],
-        all: choices.byte() % 2 == 0,
-        global: choices.byte() % 2 == 0,
+        all: choices.byte().is_multiple_of(2),
+        global: choices.byte().is_multiple_of(2),
     };
     let expected = holds(&drawn, &labels, (of.all, of.global));
     assert_eq!(expression.matches(of), expected, "{text:?} of {labels:?}");
@@ -148,7 +148,7 @@ fn write(drawn: &Drawn, choices: &mut Choices<'_>, text: &mut String) {
         }
         Drawn::Condition(key, how, values) => {
             if matches!(how, How::Has) {
-                *text += &format!("has({key})");
+                text.extend(["has(", key, ")"]);
                 return;
             }
             *text += key;
@@ -231,7 +231,7 @@ fn api(choices: &mut Choices<'_>) {
                 5 => "Exists".to_owned(),
                 _ => "DoesNotExist".to_owned(),
             },
-            values: (choices.byte() % 4 != 0).then(|| {
+            values: (!choices.byte().is_multiple_of(4)).then(|| {
                 (0..choices.below(3)).map(|_| (*choices.one(&VALUES)).to_owned()).collect()
             }),
         })

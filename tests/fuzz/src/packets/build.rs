@@ -52,7 +52,7 @@ fn network(choices: &mut Choices<'_>, is_v6: bool, protocol: u8, payload: &[u8])
     address(choices, destination);
     // A length that is not what the frame has, rarely.
     let wrong = if choices.rarely(8) { u16::from(choices.byte()) } else { 0 };
-    let is_longer = choices.byte() % 2 == 0;
+    let is_longer = choices.byte().is_multiple_of(2);
     let length = |bytes: usize| {
         let bytes = u16::try_from(bytes).expect("frames are short");
         let wrong =
@@ -114,7 +114,7 @@ fn transport(choices: &mut Choices<'_>, protocol: u8, is_v6: bool) -> Vec<u8> {
     let mut bytes = [port(choices), port(choices)].concat();
     match protocol {
         TCP => {
-            bytes.extend(if choices.byte() % 2 == 0 { [0; 4] } else { choices.bytes() });
+            bytes.extend(if choices.byte().is_multiple_of(2) { [0; 4] } else { choices.bytes() });
             bytes.extend(choices.bytes::<4>());
             let words = *choices.one(&[5_u8, 5, 6, 10, 15, 4, 0]);
             bytes.extend([words << 4, choices.byte(), 1, 0, 0, 0, 0, 0]);
