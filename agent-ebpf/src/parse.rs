@@ -379,7 +379,10 @@ fn tcp<B: Bytes>(bytes: &B, headers: &Headers) -> Option<Packet> {
             u32::from_be_bytes(tcp.sequence),
         )),
         SYN_ACK => Some(to_client(headers, Role::Answer, tcp.source, tcp.destination, answered)),
-        RST_ACK => Some(to_client(headers, Role::Reset, tcp.source, tcp.destination, answered)),
+        // With a number of its own it ends a connection (RFC 9293, 3.10.7.1).
+        RST_ACK if tcp.sequence == [0; 4] => {
+            Some(to_client(headers, Role::Reset, tcp.source, tcp.destination, answered))
+        }
         _ => None,
     }
 }

@@ -25,6 +25,9 @@ fn main() -> aya_build::Result<()> {
         // runs itself again as a child that has it. Cargo reads what the child prints as ours.
         let output = Command::new(env::current_exe()?)
             .env(BOOTSTRAP, "1")
+            // What our crates are compiled by (Miri, a fuzzer's counters) is nothing for the programs.
+            .env_remove("RUSTC_WRAPPER")
+            .env_remove("RUSTC_WORKSPACE_WRAPPER")
             .envs(TRIM_PATHS)
             .envs(cargo_home().map(|home| ("CARGO_HOME", home)))
             .stderr(Stdio::inherit())

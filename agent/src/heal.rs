@@ -36,6 +36,7 @@ use whydrop_core::{
         Wanted, WatchOutcome, propose,
     },
     policy::PolicyRef,
+    problem::Problem,
 };
 
 pub use input::From;
@@ -51,7 +52,7 @@ use crate::{
         live::once::{Wanted as WantedObjects, read},
     },
     records::{
-        Line, read_line,
+        Line, Unreadable, read_line,
         text::{bare, is_record},
     },
     report::{HealReporter, Record, heal::HealAction},
@@ -154,6 +155,45 @@ pub async fn run(
     Ok(())
 }
 
+/// Why a line of an agent's log that may be a record is none for a healer.
+#[derive(Debug, thiserror::Error)]
+pub enum Unheard {
+    /// It is no whole record.
+    #[error(transparent)]
+    Record(#[from] Unreadable),
+    /// It is one as text, which nothing is read from.
+    #[error("it writes its records as text: set --log-format json")]
+    Text,
+    /// A field of it says what no agent writes.
+    #[error(transparent)]
+    Field(#[from] Problem),
+}
+
+/// Has a healer hear a line of an agent's log: records of incidents and drops are for it, and all else that
+/// agents write is not.
+///
+/// # Errors
+/// What may be a record, and cannot be read as one.
+pub fn hear(healer: &mut Healer, line: &str) -> Result<(), Unheard> {
+    match read_line(line) {
+        Line::Record(record) => match *record {
+            Record::Incident(incident) => {
+                healer.incident_reported(facts::incident_report(&incident)?);
+            }
+            Record::Drop(drop) => {
+                if let Some(report) = facts::drop_report(&drop)? {
+                    healer.drop_reported(&report);
+                }
+            }
+            Record::Heal(_) | Record::Agent(_) => {}
+        },
+        Line::Unreadable(why) => return Err(why.into()),
+        Line::Other if is_record(bare(line)) => return Err(Unheard::Text),
+        Line::Other => {}
+    }
+    Ok(())
+}
+
 struct Task {
     client: Client,
     policies: Policies,
@@ -180,25 +220,8 @@ const COMPLAINTS_MAX: usize = 256;
 impl Task {
     /// Handles a line of an agent's log.
     fn handle(&mut self, pod: &str, text: &str) {
-        let read = match read_line(text) {
-            Line::Record(record) => match *record {
-                Record::Incident(incident) => facts::incident_report(&incident)
-                    .map(|report| self.healer.incident_reported(report)),
-                Record::Drop(drop) => facts::drop_report(&drop).map(|report| {
-                    if let Some(report) = report {
-                        self.healer.drop_reported(&report);
-                    }
-                }),
-                Record::Heal(_) | Record::Agent(_) => Ok(()),
-            },
-            Line::Unreadable(why) => return self.complain(pod, &why),
-            Line::Other if is_record(bare(text)) => {
-                return self.complain(pod, &"it writes its records as text: set --log-format json");
-            }
-            Line::Other => Ok(()),
-        };
-        if let Err(problem) = read {
-            self.complain(pod, &problem);
+        if let Err(why) = hear(&mut self.healer, text) {
+            self.complain(pod, &why);
         }
     }
 

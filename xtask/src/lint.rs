@@ -25,6 +25,7 @@ const PACKAGES: &[(&str, u64)] = &[
     ("whydrop-sink", 15),
     ("whydrop", 15),
     ("whydrop-tests", 5),
+    ("whydrop-fuzz", 5),
     ("xtask", 1),
     ("whydrop-supply", 8),
 ];

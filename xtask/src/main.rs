@@ -11,6 +11,7 @@ mod demo;
 mod differential;
 mod dist;
 mod fleet;
+mod fuzz;
 mod image;
 mod kernels;
 mod lab;
@@ -49,6 +50,8 @@ enum Job {
     Soak(soak::Arguments),
     /// Boots other kernels, from the oldest that is supported to the newest, and plays scenarios there.
     Kernels(kernels::Arguments),
+    /// Lets libFuzzer look for input that breaks what whydrop holds of all that it reads from others.
+    Fuzz(fuzz::Arguments),
     /// Measures what whydrop costs, beside no watcher and beside bpftrace, in turn.
     Bench(bench::Arguments),
     /// Sends a fleet's worth of records through one real collector, and says what that took.
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Job::Churn(arguments) => churn::run(&arguments),
         Job::Soak(arguments) => soak::run(&arguments),
         Job::Kernels(arguments) => kernels::run(&arguments),
+        Job::Fuzz(arguments) => fuzz::run(&arguments),
         Job::Bench(arguments) => bench::run(&arguments),
         Job::FleetLoad(arguments) => fleet::run(&arguments),
         Job::Image(arguments) => image::run(&arguments),

@@ -67,6 +67,38 @@ pub(crate) fn prepare(plan: &mut Plan, targets: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// What has Miri, which no stable toolchain has.
+const NIGHTLY: &str = "nightly";
+
+/// Adds the nightly toolchain with Miri to a plan, where it is missing. It is no pinned one: which nights have
+/// Miri changes, and it interprets what the pinned one compiles.
+pub(crate) fn prepare_miri(plan: &mut Plan) {
+    let mut ask = Command::new("rustup");
+    ask.args(["run", NIGHTLY, "cargo", "miri", "--version"]).stdout(Stdio::null());
+    if ask.stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        return;
+    }
+    say(
+        "missing: Miri (from rustup, with a nightly Rust), which interprets code to find what is undefined",
+    );
+    let mut install = Command::new("rustup");
+    install.args(["toolchain", "install", NIGHTLY, "--profile", "minimal", "--no-self-update"]);
+    install.args(["--component", "miri", "--component", "rust-src"]);
+    plan.add("Miri", install, budget::TOOLCHAIN.cold);
+}
+
+/// A call of `cargo miri`.
+pub(crate) fn miri() -> Command {
+    let mut command = Command::new("rustup");
+    command.args(["run", NIGHTLY, "cargo", "miri"]);
+    // A nightly may be older than the pinned release: what that has stabilised since, and aya uses.
+    command.env("RUSTFLAGS", "-Zcrate-attr=feature(result_option_map_or_default)");
+    for name in ["CARGO", "RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN"] {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// The components that are installed of it, such as `rust-std-x86_64-unknown-linux-musl`; none where
 /// it is not installed.
 fn installed_components() -> Result<Vec<String>> {

@@ -81,7 +81,7 @@ impl Clock {
     }
 
     /// From both clocks, read at once.
-    pub(crate) fn new(wall: Timestamp, monotonic_ns: u64) -> Self {
+    pub fn new(wall: Timestamp, monotonic_ns: u64) -> Self {
         Self { zero: wall.saturating_sub(duration(monotonic_ns)).unwrap_or(wall) }
     }
 

@@ -14,12 +14,44 @@ use whydrop_ebpf::{
     Address, AttemptKey, ELSEWHERE, Event, Tally, TallyKey, address, flags, kind, octets,
 };
 
-use super::clock::Clock;
+use super::{clock::Clock, sys};
 
 /// What a decoder needs to put names to numbers.
 pub(crate) trait Names {
     /// The kernel function that holds this address.
     fn location(&mut self, address: u64) -> Option<Arc<str>>;
+}
+
+impl<F: FnMut(u64) -> Option<Arc<str>>> Names for F {
+    fn location(&mut self, address: u64) -> Option<Arc<str>> {
+        self(address)
+    }
+}
+
+/// What the bytes of one event in the ring say, as the agent reads them: for tests. `None`: they are no
+/// event, and are counted as malformed.
+pub fn event_of(
+    bytes: &[u8],
+    clock: Clock,
+    reasons: &[(u32, &str)],
+    locations: impl FnMut(u64) -> Option<Arc<str>>,
+) -> Option<Observation> {
+    named(clock, reasons, locations).event(&sys::read(bytes)?)
+}
+
+/// The same of a count, by the bytes of its key and its value.
+pub fn tally_of(
+    (key, value): (&[u8], &[u8]),
+    clock: Clock,
+    reasons: &[(u32, &str)],
+    locations: impl FnMut(u64) -> Option<Arc<str>>,
+) -> Option<Observation> {
+    named(clock, reasons, locations).tally(&sys::read(key)?, &sys::read(value)?)
+}
+
+fn named<N: Names>(clock: Clock, reasons: &[(u32, &str)], names: N) -> Decoder<N> {
+    let reasons = reasons.iter().map(|(number, name)| (*number, Arc::from(*name)));
+    Decoder::new(clock, reasons.collect(), names)
 }
 
 /// Decodes with a kernel's names.
@@ -180,7 +212,7 @@ pub(crate) fn ip(address: Address) -> IpAddr {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::sys, *};
+    use super::*;
 
     struct NoNames;
 

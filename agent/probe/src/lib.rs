@@ -41,6 +41,7 @@ pub use clock::{Boot, Clock, SinceBoot};
 pub use config::{Attach, Config};
 pub use connections::{Connections, ConntrackNews};
 pub use counters::{ByKind, Cost, KERNEL_DROP, KINDS, Totals};
+pub use decode::{event_of, tally_of};
 pub use error::Error;
 pub use interfaces::{Change, Interfaces, LOOKED_AT, Unwatched};
 pub use load::{Hook, Programs};

@@ -96,6 +96,14 @@ impl Programs {
         map.iter().collect::<Result<_, _>>().map_err(wrong)
     }
 
+    /// Lets the programs forget all attempts: for tests.
+    pub fn forget_attempts(&mut self) -> Result<(), Error> {
+        let map = self.ebpf.map_mut("ATTEMPTS").ok_or_else(|| missing("ATTEMPTS"))?;
+        let mut map = KernelHashMap::<_, AttemptKey, Attempt>::try_from(map).map_err(wrong)?;
+        let keys: Vec<_> = map.keys().collect::<Result<_, _>>().map_err(wrong)?;
+        keys.iter().try_for_each(|key| map.remove(key)).map_err(wrong)
+    }
+
     /// Attaches what is attached once for the whole node.
     pub(crate) fn attach(&mut self) {
         let Self { ebpf, parts, drops, .. } = self;

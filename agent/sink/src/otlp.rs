@@ -45,6 +45,7 @@ use super::{
     reading::{Loss, Queue, Reading, SinkReadings},
     sink::Sink,
 };
+pub use client::{ExportOutcome, outcome_of};
 pub use error::OtlpError;
 pub use event::{RECORD, SEQUENCE, UID, event};
 pub use outbox::Bounds;

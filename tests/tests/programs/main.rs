@@ -147,6 +147,11 @@ fn a_reset_rejects_the_attempt_it_is_about() {
     let (_, attempt) = kernel.only(Hook::ToPod, &numbered(7, ISN + 1, RST | ACK));
     assert_eq!(attempt.flags, flags::FROM_POD);
     let rejected = flags::FROM_POD | flags::REJECTED | flags::REPORTED;
+    // Nor where it is not read at first sight.
+    let behind_a_tag = |packet: &[u8]| [&packet[..12], &[0x81, 0, 0, 7], &packet[12..]].concat();
+    let ending = numbered(7, ISN + 1, RST | ACK);
+    let (_, attempt) = kernel.only(Hook::ToPod, &behind_a_tag(&ending));
+    assert_eq!(attempt.flags, flags::FROM_POD);
     let (_, attempt) = kernel.only(Hook::ToPod, &reset(ISN + 1, RST | ACK));
     assert_eq!(attempt.flags, rejected);
 }

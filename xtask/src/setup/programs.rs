@@ -88,6 +88,8 @@ pub(super) const PROGRAMS: &[Program] = &[
     row("wine", "wine", "runs the client for Windows", Need::Dist),
     // The jobs of xtask itself.
     row("debootstrap", "debootstrap", "makes a bare Debian", Need::Bare),
+    row("c++", "g++", "compiles libFuzzer", Need::Fuzz),
+    row("cc", "gcc", "links the fuzzer", Need::Fuzz),
     row("bpftrace", "bpftrace", "is what whydrop's cost is compared with", Need::Bench),
 ];
 

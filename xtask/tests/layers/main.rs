@@ -193,6 +193,8 @@ const HOUSE: &[Target] = &[
     tool("", "tests/src/bin/whydrop-lab.rs"),
     tool("", "tests/src/bin/whydrop-otlp-load.rs"),
     tool("", "tests/src/bin/whydrop-seccomp.rs"),
+    tool("whydrop_fuzz", "tests/fuzz/src/lib.rs"),
+    tool("", "tests/fuzz/src/bin/whydrop-fuzz.rs"),
     Target {
         name: "whydrop_supply", // what lies beside an image
         root: "xtask/supply/src/lib.rs",
@@ -237,6 +239,7 @@ const HOUSE: &[Target] = &[
             "soak",
             "kernels",
             "fleet",
+            "fuzz",
             "bench",
             "bare",
         ],

@@ -59,7 +59,7 @@ const WORDS_MAX: usize = 200;
 
 /// What came of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum ExportOutcome {
+pub enum ExportOutcome {
     /// The collector has the events, but for some that it will never take.
     Accepted {
         /// How many it will not take.
@@ -232,6 +232,23 @@ fn http_request(
         request.headers_mut().insert(name, value.clone());
     }
     Ok(request)
+}
+
+/// What an answer over HTTP means, by its status, its `Content-Type`, its `Retry-After` and its body: for
+/// tests. `None`: no HTTP has such a status or such headers.
+pub fn outcome_of(
+    status: u16,
+    kind: Option<&[u8]>,
+    retry_after: Option<&[u8]>,
+    body: &[u8],
+) -> Option<ExportOutcome> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in [(CONTENT_TYPE, kind), (RETRY_AFTER, retry_after)] {
+        if let Some(value) = value {
+            headers.insert(name, HeaderValue::from_bytes(value).ok()?);
+        }
+    }
+    Some(of_answer(StatusCode::from_u16(status).ok()?, &headers, body))
 }
 
 /// What an HTTP answer means: "OTLP/HTTP Response".

@@ -124,8 +124,8 @@ impl<'a> Parser<'a> {
         if let Some(inner) = self.call("has") {
             let key = inner.trim();
             if !key.is_empty() && label_length(key) == key.len() {
-                self.advance("has(".len() + inner.len() + ")".len());
-                return Ok(condition(key, Operator::Exists));
+                self.at += "has(".len() + inner.len();
+                return self.closed(condition(key, Operator::Exists));
             }
             self.at += "has(".len();
             self.skip_blanks();
@@ -133,8 +133,8 @@ impl<'a> Parser<'a> {
         }
         for (word, expression) in [("all", Expression::All), ("global", Expression::Global)] {
             if let Some(inner) = self.call(word).filter(|inner| inner.trim().is_empty()) {
-                self.advance(word.len() + "()".len() + inner.len());
-                return Ok(expression);
+                self.at += word.len() + "(".len() + inner.len();
+                return self.closed(expression);
             }
         }
         let key = &self.rest()[..label_length(self.rest())];
@@ -156,7 +156,13 @@ impl<'a> Parser<'a> {
         if self.take(")") { Ok(expression) } else { self.fault("&&, || or )") }
     }
 
-    /// What stands in the parentheses of `name(…)`, if that comes next, without a blank before them.
+    /// The expression, if the parenthesis is closed that it ends with.
+    fn closed(&mut self, expression: Expression) -> Result<Expression, Fault> {
+        if self.take(")") { Ok(expression) } else { self.fault(")") }
+    }
+
+    /// What stands in the parentheses of `name(…)`, if that comes next, without a blank before them; where
+    /// they are not closed, all that follows.
     fn call(&self, name: &str) -> Option<&'a str> {
         let inner = self.rest().strip_prefix(name)?.strip_prefix('(')?;
         Some(inner.split_once(')').map_or(inner, |(inner, _)| inner))
