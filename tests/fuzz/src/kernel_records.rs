@@ -9,10 +9,10 @@ use jiff::{SignedDuration, Timestamp};
 use whydrop::probe::{Clock, event_of, tally_of};
 use whydrop_core::{
     flow::{Flow, Protocol},
-    observation::{AttemptId, DropReason, Fact, IN_POD, Observation, Rejection},
+    observation::{AttemptId, DropReason, Fact, IN_POD, Observation, Rejection, Sender, SourceIs},
 };
 
-const KEY_BYTES: usize = 44;
+const KEY_BYTES: usize = 48;
 const TALLY_BYTES: usize = 48;
 const EVENT_BYTES: usize = 120;
 
@@ -85,23 +85,25 @@ fn protocol(number: u8) -> Option<Protocol> {
 fn event_in(raw: Raw<'_>, zero: Timestamp) -> Option<Observation> {
     let flow = flow_in(raw)?;
     let attempt = AttemptId {
-        protocol: protocol(raw.0[66])?,
-        source: raw.ip(44),
-        source_port: raw.u16(64),
-        sequence: raw.u32(60),
+        protocol: protocol(raw.0[70])?,
+        source: raw.ip(48),
+        source_port: raw.u16(68),
+        sequence: raw.u32(64),
+        foreign: (raw.u32(72) != 0).then(|| raw.u32(72)),
     };
-    let at = raw.time(72, zero);
-    let flags = raw.u16(114);
+    let at = raw.time(80, zero);
+    let flags = raw.u16(78);
     let is_known = flags & 16 != 0;
     Some(Observation {
         at,
-        first: if is_known { raw.time(80, zero) } else { at },
+        first: if is_known { raw.time(88, zero) } else { at },
         attempt: Some(attempt),
         packets: 1,
-        dialled: dialled(&flow, flags, (raw.ip(96), raw.u16(112))),
-        entered: (is_known && raw.u32(68) != 0).then(|| raw.u32(68)),
+        dialled: dialled(&flow, flags, (raw.ip(104), raw.u16(76))),
+        sender: sender(raw, flags),
+        entered: (flags & 1 != 0 && raw.u32(40) != 0).then(|| raw.u32(40)),
         delivered: is_known && flags & 2 != 0,
-        fact: fact_in(raw, raw.u64(88))?,
+        fact: fact_in(raw, raw.u64(96))?,
         flow,
     })
 }
@@ -109,7 +111,7 @@ fn event_in(raw: Raw<'_>, zero: Timestamp) -> Option<Observation> {
 fn tally_in(key: Raw<'_>, value: Raw<'_>, zero: Timestamp) -> Option<Observation> {
     let flow = flow_in(key)?;
     let at = value.time(8, zero);
-    let flags = value.u16(46);
+    let flags = value.u16(42);
     let is_known = flags & 16 != 0;
     (value.u64(0) > 0).then_some(())?;
     Some(Observation {
@@ -117,8 +119,9 @@ fn tally_in(key: Raw<'_>, value: Raw<'_>, zero: Timestamp) -> Option<Observation
         first: at,
         attempt: None,
         packets: value.u64(0),
-        dialled: dialled(&flow, flags, (value.ip(24), value.u16(44))),
-        entered: (is_known && value.u32(40) != 0).then(|| value.u32(40)),
+        dialled: dialled(&flow, flags, (value.ip(24), value.u16(40))),
+        sender: sender(key, flags),
+        entered: (flags & 1 != 0 && key.u32(40) != 0).then(|| key.u32(40)),
         delivered: is_known && flags & 2 != 0,
         fact: fact_in(key, value.u64(16))?,
         flow,
@@ -129,9 +132,18 @@ fn flow_in(key: Raw<'_>) -> Option<Flow> {
     Some(Flow {
         source: key.ip(0),
         destination: key.ip(16),
-        port: key.u16(40),
-        protocol: protocol(key.0[42])?,
+        port: key.u16(44),
+        protocol: protocol(key.0[46])?,
     })
+}
+
+fn sender(key: Raw<'_>, flags: u16) -> Sender {
+    let source = match (flags & 128 != 0, flags & 64 != 0) {
+        (true, _) => SourceIs::Spoofed,
+        (false, true) => SourceIs::Foreign,
+        (false, false) => SourceIs::Own,
+    };
+    Sender { interface: key.u32(40), source }
 }
 
 fn dialled(flow: &Flow, flags: u16, dialled: (IpAddr, u16)) -> Option<(IpAddr, u16)> {
@@ -140,7 +152,7 @@ fn dialled(flow: &Flow, flags: u16, dialled: (IpAddr, u16)) -> Option<(IpAddr, u
 
 fn fact_in(key: Raw<'_>, address: u64) -> Option<Fact> {
     let reason = key.u32(32);
-    Some(match key.0[43] {
+    Some(match key.0[47] {
         0 => {
             let name = match reason {
                 NAMED_REASON => Arc::from("NETFILTER_DROP"),

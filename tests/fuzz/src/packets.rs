@@ -122,6 +122,7 @@ fn key_of(meaning: &Meaning) -> AttemptKey {
         source_port: meaning.source.1,
         protocol: meaning.protocol,
         pad: 0,
+        sender: 0,
     }
 }
 
