@@ -102,6 +102,8 @@ pub(crate) enum Need {
     Page,
     /// Boot other kernels.
     Kernels,
+    /// Boot one for arm64.
+    Arm64,
     /// Measure.
     Bench,
     /// Build the client for other platforms, and run it as far as this machine can.

@@ -48,4 +48,4 @@ pub use part::{Part, PartState};
 pub use probe::Probe;
 pub use successes::{ANSWERS_MAX, Answered, Answers, LOOKED_UP_MAX, Successes};
 pub use topology::Topology;
-pub use walk::{Walk, walk};
+pub use walk::{Walk, Walked, walk};
