@@ -1,4 +1,4 @@
-//! Other kernels than the machine's: Debian's, booted in QEMU, with our programs in them.
+//! Other kernels than the machine's: Debian's and Ubuntu's, booted in QEMU, with our programs in them.
 //!
 //! ```text
 //! archive ─ apt-get download ─▶ kernel::Kernel      vmlinuz, modules; kept in the cache
@@ -7,25 +7,30 @@
 //!           ◀─ second serial line ─ Line ──────────
 //! ```
 
+pub mod arch;
+pub mod archive;
 pub mod initramfs;
 pub mod inside;
 pub mod kernel;
 pub mod line;
 pub mod qemu;
 pub mod table;
+pub mod userland;
 
 use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use self::{
+    arch::Arch,
     initramfs::Initramfs,
     kernel::Kernel,
-    line::{Case, Line, Ready, Walked},
+    line::{Case, LeftOut, Line, Ready, Walked},
 };
+use crate::world::agent::{beside, binary};
 
 /// What is played on each kernel: a drop whose policy is named and its remedy, a Service, IPv6, a pod
 /// that comes later, rejections, and what must not be reported.
@@ -43,6 +48,36 @@ pub const COURSE: &[&str] = &[
 
 /// What is played where the time is short: the drop, and the answer that comes late.
 pub const SMOKE: &[&str] = &["frontend-to-backend", "answered-late"];
+
+/// What plays scenarios within.
+const PLAYER: &str = "whydrop-kernels";
+
+/// The programs of ours that a guest runs.
+#[derive(Debug, Clone)]
+pub struct Ours {
+    /// The agent's.
+    pub agent: PathBuf,
+    /// What plays scenarios.
+    pub player: PathBuf,
+}
+
+impl Ours {
+    /// Those for this machine's processor, which lie beside the program that is running.
+    pub fn native() -> Result<Self> {
+        Ok(Self { agent: binary()?, player: beside(PLAYER)? })
+    }
+
+    /// Those for a processor, the other one's being given.
+    pub fn of(arch: Arch, other: Option<&Self>) -> Result<Self> {
+        match (arch, other) {
+            (Arch::Amd64, _) => Self::native(),
+            (Arch::Arm64, Some(other)) => Ok(other.clone()),
+            (Arch::Arm64, None) => {
+                bail!("no programs for arm64: `cargo xtask kernels` builds them")
+            }
+        }
+    }
+}
 
 /// What is played in a guest.
 #[derive(Debug, Clone, Copy)]
@@ -62,8 +97,10 @@ pub struct Outcome {
     pub walked: Vec<Walked>,
     /// The agent's word that it is ready; none where it did not get so.
     pub ready: Option<Ready>,
-    /// Each scenario.
+    /// Each scenario, and each test.
     pub cases: Vec<Case>,
+    /// The tests that are not for this kernel.
+    pub left_out: Vec<LeftOut>,
     /// Why it ended before its end, with the last that the kernel said.
     pub broke_off: Option<String>,
     /// From power on to power off.
@@ -86,9 +123,14 @@ impl Outcome {
 }
 
 /// Boots a kernel, plays a course in it, and hands on each line as it comes.
-pub fn play(kernel: &Kernel, course: Course<'_>, mut hear: impl FnMut(&Line)) -> Result<Outcome> {
+pub fn play(
+    kernel: &Kernel,
+    ours: &Ours,
+    course: Course<'_>,
+    mut hear: impl FnMut(&Line),
+) -> Result<Outcome> {
     let started = Instant::now();
-    let image = Initramfs::build(kernel, course)?;
+    let image = Initramfs::build(kernel, ours, course)?;
     let mut outcome = Outcome::default();
     let mut is_complete = false;
     let cases = u32::try_from(course.scenarios.len())?;
@@ -101,6 +143,7 @@ pub fn play(kernel: &Kernel, course: Course<'_>, mut hear: impl FnMut(&Line)) ->
             Line::Walked(walked) => outcome.walked.push(walked),
             Line::Ready(ready) => outcome.ready = Some(ready),
             Line::Case(case) => outcome.cases.push(case),
+            Line::LeftOut(left_out) => outcome.left_out.push(left_out),
             Line::Broke(why) => outcome.broke_off = Some(why),
             Line::End => is_complete = true,
         }

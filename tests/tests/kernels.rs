@@ -4,7 +4,7 @@
 //! `cargo xtask kernels` plays more, on more of them.
 
 use whydrop_tests::vm::{
-    Course, Outcome, SMOKE,
+    Course, Ours, Outcome, SMOKE,
     kernel::{Series, TESTED},
     line::Hook,
     play,
@@ -18,7 +18,9 @@ const WALKED_MAX: u64 = 60_000;
 fn boot(name: &str) -> Outcome {
     assert!(TESTED.contains(&name), "it is not fetched for tests");
     let kernel = Series::named(name).and_then(Series::cached).expect("a kernel");
-    let outcome = play(&kernel, Course { scenarios: SMOKE, tests: &[] }, |_| ()).expect("a guest");
+    let ours = Ours::native().expect("our programs");
+    let course = Course { scenarios: SMOKE, tests: &[] };
+    let outcome = play(&kernel, &ours, course, |_| ()).expect("a guest");
     assert!(outcome.is_good(), "{outcome:#?}");
     for walked in &outcome.walked {
         let instructions = walked.instructions.unwrap_or_else(|| panic!("{walked:?}"));

@@ -121,6 +121,11 @@ pub(crate) fn prepare(plan: &mut Plan, arch: Arch) -> Result<()> {
     Ok(())
 }
 
+/// Where the program is that [`prepare`] builds.
+pub(crate) fn program(arch: Arch) -> Result<PathBuf> {
+    Ok(profile(arch)?.join(PROGRAM))
+}
+
 /// Writes beside the file and renames, so that a half-written archive never has its name.
 fn into_place<T>(file: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let mut partial = file.as_os_str().to_owned();
@@ -208,14 +213,20 @@ fn revision() -> Option<String> {
 
 /// The call that builds the program.
 fn build(arch: Arch) -> Command {
-    let target = arch.target();
     let mut build = cargo(["build", "--quiet", "--locked", "--package", "whydrop"]);
-    build.args(["--bin", PROGRAM, "--profile", PROFILE, "--target", target]);
+    build.args(["--bin", PROGRAM, "--profile", PROFILE]);
+    set_target(&mut build, arch, &[]);
+    build
+}
+
+/// Has a call build for a processor, with these flags besides its own.
+pub(crate) fn set_target(build: &mut Command, arch: Arch, flags: &[String]) {
+    let target = arch.target();
+    build.args(["--target", target]);
     // rustc brings this linker, and its target brings musl: one machine links for both processors.
     build.args(["--config", &format!("target.{target}.linker='rust-lld'")]);
     build.env(format!("CC_{}", target.replace('-', "_")), arch.compiler().0);
-    set_rustflags(&mut build, target, &[]);
-    build
+    set_rustflags(build, target, flags);
 }
 
 /// Where [`build`] makes it.

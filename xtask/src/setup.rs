@@ -104,6 +104,8 @@ pub(crate) enum Need {
     Kernels,
     /// Fuzz.
     Fuzz,
+    /// Boot one for arm64.
+    Arm64,
     /// Measure.
     Bench,
     /// Build the client for other platforms, and run it as far as this machine can.

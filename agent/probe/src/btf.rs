@@ -46,6 +46,16 @@ pub(crate) struct Btf<'a> {
     strings: &'a [u8],
     /// Where each type begins; the first is type 1, because 0 is `void`.
     starts: Vec<u32>,
+    /// Those of the kinds that are looked for by name: one type in five or so, and each is looked at for
+    /// every name.
+    named: Vec<Named>,
+}
+
+/// A type that may be looked for.
+struct Named {
+    kind: u32,
+    name: u32,
+    id: u32,
 }
 
 /// One type, as far as it is read.
@@ -86,7 +96,8 @@ impl<'a> Btf<'a> {
         let types = section(length(8)?, length(12)?).ok_or_else(malformed)?;
         let strings = section(length(16)?, length(20)?).ok_or_else(malformed)?;
 
-        let mut btf = Self { types, strings, starts: Vec::with_capacity(types.len() / 32) };
+        let starts = Vec::with_capacity(types.len() / 32);
+        let mut btf = Self { types, strings, starts, named: Vec::new() };
         let mut at = 0;
         while at < types.len() {
             let header = btf.header(at).ok_or_else(malformed)?;
@@ -102,6 +113,9 @@ impl<'a> Btf<'a> {
                 }
                 _ => 0,
             };
+            if let kind::STRUCT | kind::ENUM | kind::TYPEDEF = header.kind {
+                btf.named.push(Named { kind: header.kind, name: header.name, id: btf.len() });
+            }
             btf.starts.push(u32::try_from(at).map_err(|_| malformed())?);
             at = header.at + part;
         }
@@ -159,10 +173,17 @@ impl<'a> Btf<'a> {
 
     /// The id of the type of this kind and name.
     fn find(&self, kind: u32, name: &str) -> Option<u32> {
-        (1..self.len()).find(|id| {
-            self.get(*id)
-                .is_some_and(|found| found.kind == kind && self.string(found.name) == Some(name))
-        })
+        let mut named = self.named.iter();
+        named
+            .find(|found| found.kind == kind && self.is_string(found.name, name))
+            .map(|found| found.id)
+    }
+
+    /// Whether the string at a place is this one.
+    fn is_string(&self, at: u32, wanted: &str) -> bool {
+        let rest = usize::try_from(at).ok().and_then(|at| self.strings.get(at..));
+        let rest = rest.and_then(|rest| rest.strip_prefix(wanted.as_bytes()));
+        rest.is_some_and(|rest| rest.first() == Some(&0))
     }
 
     /// The offset in bits and the type of a member, looking into unnamed members as well.

@@ -1,5 +1,8 @@
 //! What the programs must know about the running kernel, and what user space needs of it.
 
+#[cfg(test)]
+mod el9;
+
 use std::{collections::HashMap, fs, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
 use whydrop_ebpf::Layout;

@@ -51,4 +51,4 @@ pub use probe::Probe;
 pub use senders::{KnownAddresses, Senders};
 pub use successes::{ANSWERS_MAX, Answered, Answers, LOOKED_UP_MAX, Successes};
 pub use topology::Topology;
-pub use walk::{Walk, walk};
+pub use walk::{Walk, Walked, walk};

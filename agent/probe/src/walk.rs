@@ -1,6 +1,6 @@
 //! How much the verifier does to load each program: for tests, and for the table of kernels.
 
-use std::{fs::File, os::fd::AsRawFd as _};
+use std::{fs::File, os::fd::AsRawFd as _, time::Duration};
 
 use aya::{Btf, Endianness, VerifierLogLevel, programs::ProgramError};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -19,8 +19,17 @@ use super::{
 pub struct Walk {
     /// Which program.
     pub program: &'static str,
-    /// How many instructions it walked, each as often as it came by; or what it objects to.
-    pub result: Result<u64, String>,
+    /// What that took, or what it objects to.
+    pub result: Result<Walked, String>,
+}
+
+/// What the verifier did for a program that it found nothing to object to in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Walked {
+    /// How many instructions it walked, each as often as it came by.
+    pub instructions: u64,
+    /// How long it took.
+    pub time: Duration,
 }
 
 /// Has the verifier walk every program as [`Programs::load`](super::Programs::load) would load it, and
@@ -40,7 +49,7 @@ pub fn walk(config: &Config) -> Result<Vec<Walk>, Error> {
         .collect()
 }
 
-fn walk_one(layout: &Layout, btf: &Btf, program: &str) -> Result<Result<u64, String>, Error> {
+fn walk_one(layout: &Layout, btf: &Btf, program: &str) -> Result<Result<Walked, String>, Error> {
     let mut ebpf = object(layout, VerifierLogLevel::STATS)?;
     let loaded = without_descriptors(|| match program {
         KFREE_SKB => load_tracepoint(&mut ebpf, KFREE_SKB, kernel::KFREE_SKB, btf),
@@ -55,7 +64,7 @@ fn walk_one(layout: &Layout, btf: &Btf, program: &str) -> Result<Result<u64, Str
             if io_error.raw_os_error() == Some(nix::libc::EMFILE) =>
         {
             let log = verifier_log.to_string();
-            processed(&log).ok_or_else(|| format!("no statistics in its log: {log}"))
+            walked(&log).ok_or_else(|| format!("no statistics in its log: {log}"))
         }
         Err(error) => Err(refusal(&error)),
         Ok(()) => Err("it was loaded without a descriptor".to_owned()),
@@ -76,10 +85,14 @@ fn without_descriptors<T>(load: impl FnOnce() -> T) -> Result<T, Error> {
     Ok(result)
 }
 
-/// The number of instructions, from the last line of the log.
-fn processed(log: &str) -> Option<u64> {
-    let rest = log.lines().rev().find_map(|line| line.strip_prefix("processed "))?;
-    rest.split(' ').next()?.parse().ok()
+/// What the statistics at the end of the log say.
+fn walked(log: &str) -> Option<Walked> {
+    let number = |before: &str| -> Option<u64> {
+        let rest = log.lines().rev().find_map(|line| line.strip_prefix(before))?;
+        rest.split(' ').next()?.parse().ok()
+    };
+    let time = Duration::from_micros(number("verification time ")?);
+    Some(Walked { instructions: number("processed ")?, time })
 }
 
 #[cfg(test)]
@@ -90,7 +103,8 @@ mod tests {
     fn the_count_is_read_from_the_statistics() {
         let log = "verification time 5132 usec\nstack depth 320+0\nprocessed 27485 insns (limit \
                    1000000) max_states_per_insn 8 total_states 1240 peak_states 471 mark_read 25\n";
-        assert_eq!(processed(log), Some(27485));
-        assert_eq!(processed("invalid func unknown#165\n"), None);
+        let time = Duration::from_micros(5132);
+        assert_eq!(walked(log), Some(Walked { instructions: 27485, time }));
+        assert_eq!(walked("invalid func unknown#165\n"), None);
     }
 }

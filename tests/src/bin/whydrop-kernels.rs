@@ -14,10 +14,12 @@ use whydrop_tests::{
     kube::debian,
     repository,
     vm::{
-        COURSE, Course, Outcome, inside,
+        COURSE, Course, Ours, Outcome,
+        arch::Arch,
+        inside,
         kernel::{SERIES, Series},
-        line::{Line, Walked},
-        play, table,
+        line::{LeftOut, Line, Walked},
+        play, table, userland,
     },
 };
 
@@ -40,9 +42,15 @@ enum Job {
     Play {
         /// Which; all where none is named.
         series: Vec<String>,
-        /// A program whose tests are run there, too.
+        /// A program whose tests are run there, too, where the processor is this machine's.
         #[arg(long)]
         tests: Vec<PathBuf>,
+        /// The agent's program for arm64.
+        #[arg(long, requires = "player_arm64")]
+        agent_arm64: Option<PathBuf>,
+        /// This program for arm64.
+        #[arg(long)]
+        player_arm64: Option<PathBuf>,
     },
     /// Is what a guest runs.
     #[command(hide = true)]
@@ -71,11 +79,18 @@ fn run(job: Job) -> Result<ExitCode> {
             debian::SHELL.unpack()?;
             for series in chosen(&series)? {
                 let kernel = series.fetch()?;
+                if kernel.arch == Arch::Arm64 {
+                    userland::unpacked()?;
+                }
                 say(&format!("{}: {}", series.name, kernel.release()?));
             }
             Ok(ExitCode::SUCCESS)
         }
-        Job::Play { series, tests } => play_all(&series, &tests),
+        Job::Play { series, tests, agent_arm64, player_arm64 } => {
+            let other = agent_arm64.zip(player_arm64);
+            let other = other.map(|(agent, player)| Ours { agent, player });
+            play_all(&series, &tests, other.as_ref())
+        }
         Job::Inside { scenarios, tests } => {
             inside::run(&scenarios, &tests)?;
             Ok(ExitCode::SUCCESS)
@@ -91,15 +106,17 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Series>> {
     names.iter().map(|name| Series::named(name)).collect()
 }
 
-fn play_all(names: &[String], tests: &[PathBuf]) -> Result<ExitCode> {
+fn play_all(names: &[String], tests: &[PathBuf], other: Option<&Ours>) -> Result<ExitCode> {
     debian::SHELL.unpack()?;
-    let course = Course { scenarios: COURSE, tests };
     let mut outcomes = Vec::new();
     for series in chosen(names)? {
         let kernel = series.fetch()?;
         let release = kernel.release()?;
         say(&format!("\n{release}"));
-        let outcome = play(&kernel, course, hear)?;
+        let ours = Ours::of(kernel.arch, other)?;
+        let tests = if kernel.arch == Arch::Amd64 { tests } else { &[] };
+        let course = Course { scenarios: COURSE, tests };
+        let outcome = play(&kernel, &ours, course, hear)?;
         if let Some(why) = &outcome.broke_off {
             say(&format!("broke off: {why}"));
         }
@@ -129,8 +146,9 @@ fn write_table(outcomes: &[Outcome]) -> Result<()> {
 fn hear(line: &Line) {
     match line {
         Line::Release(_) | Line::End | Line::Broke(_) => {}
-        Line::Walked(Walked { program, instructions: Some(instructions), .. }) => {
-            say(&format!("{program}: the verifier walked {instructions} instructions"));
+        Line::Walked(Walked { program, instructions: Some(instructions), time, .. }) => {
+            let time = seconds(*time);
+            say(&format!("{program}: the verifier walked {instructions} instructions in {time}"));
         }
         Line::Walked(Walked { program, refusal, .. }) => {
             say(&format!("{program}: {}", refusal.as_deref().unwrap_or("refused")));
@@ -141,6 +159,7 @@ fn hear(line: &Line) {
                 say(&format!("  it cannot {cannot}"));
             }
         }
+        Line::LeftOut(LeftOut { name, why }) => say(&format!("test {name} ... left out: {why}")),
         Line::Case(case) => {
             let outcome = if case.failure.is_some() { "FAILED" } else { "ok" };
             say(&format!("test {} ... {outcome} ({})", case.name, seconds(case.took)));

@@ -12,18 +12,9 @@ use std::{
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use super::{Course, kernel::Kernel};
-use crate::{
-    kube::debian,
-    play::scenario::scenarios,
-    world::{
-        agent::{beside, binary},
-        namespace::checked,
-    },
-};
+use super::{Course, Ours, arch::Arch, kernel::Kernel, userland};
+use crate::{kube::debian, play::scenario::scenarios, world::namespace::checked};
 
-/// What plays scenarios within.
-pub const PLAYER: &str = "whydrop-kernels";
 /// The machine's, which the worlds call.
 const PROGRAMS: &[&str] = &[
     "ip",
@@ -46,7 +37,6 @@ const MODULES: &[&str] = &[
     "kernel/drivers/net/dummy",
     "kernel/lib",
     "kernel/crypto",
-    "kernel/arch/x86/crypto",
 ];
 /// Where `/lib` and the like lead, as in every Debian since 12.
 const MERGED: &[&str] = &["bin", "sbin", "lib", "lib64"];
@@ -61,10 +51,10 @@ busybox mount -t devtmpfs dev /dev
 busybox mount -t bpf bpf /sys/fs/bpf
 busybox mount -t tracefs trace /sys/kernel/tracing
 busybox --install -s /.busybox
-busybox stty -F /dev/ttyS1 raw
+busybox stty -F /dev/RESULTS raw
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin:/.busybox HOME=/root WHYDROP=AGENT
 ip link set lo up
-PLAYER inside COURSE >/dev/ttyS1
+PLAYER inside COURSE >/dev/RESULTS
 busybox sync
 busybox poweroff -f
 ";
@@ -76,28 +66,43 @@ pub struct Initramfs {
 }
 
 impl Initramfs {
-    /// Makes one in which this course is played.
-    pub fn build(kernel: &Kernel, course: Course<'_>) -> Result<Self> {
+    /// Makes one in which this course is played by these programs of ours.
+    pub fn build(kernel: &Kernel, ours: &Ours, course: Course<'_>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let tree = Tree::make(&folder.path().join("tree"))?;
-        let ours = [binary()?, beside(PLAYER)?];
-        for program in ours.iter().chain(course.tests) {
-            tree.copy_stripped(program)?;
+        let tree = Tree::make(&folder.path().join("tree"), kernel.arch)?;
+        match kernel.arch {
+            Arch::Amd64 => {
+                let ours = || [&ours.agent, &ours.player].into_iter().chain(course.tests);
+                for program in ours() {
+                    tree.copy_stripped(program)?;
+                }
+                let machines =
+                    PROGRAMS.iter().map(|name| found(name)).collect::<Result<Vec<_>>>()?;
+                for program in &machines {
+                    tree.copy(program)?;
+                }
+                tree.copy_libraries(ours().chain(&machines))?;
+            }
+            Arch::Arm64 => {
+                // They are static, and stripped.
+                tree.copy(&ours.agent)?;
+                tree.copy(&ours.player)?;
+                tree.copy_userland(&userland::unpacked()?)?;
+            }
         }
-        let machines = PROGRAMS.iter().map(|name| found(name)).collect::<Result<Vec<_>>>()?;
-        for program in &machines {
-            tree.copy(program)?;
-        }
-        tree.copy_libraries(ours.iter().chain(course.tests).chain(&machines))?;
         tree.copy_modules(kernel)?;
         for name in course.scenarios {
             tree.copy_folder(&scenarios().join(name))?;
         }
-        let [agent, player] = ours.map(|program| program.display().to_string());
-        let init = INIT.replace("AGENT", &agent).replace("PLAYER", &player);
+        let [_, results] = kernel.arch.machine().lines;
         let tests = course.tests.iter().map(|program| format!(" --tests {}", program.display()));
         let what = course.scenarios.join(" ") + &tests.collect::<String>();
-        tree.write_init(&init.replace("COURSE", &what))?;
+        let init = INIT
+            .replace("AGENT", &ours.agent.display().to_string())
+            .replace("PLAYER", &ours.player.display().to_string())
+            .replace("RESULTS", results)
+            .replace("COURSE", &what);
+        tree.write_init(&init)?;
         let image = Self { folder };
         tree.pack(&image.file())?;
         Ok(image)
@@ -124,7 +129,7 @@ struct Tree {
 
 impl Tree {
     /// Makes the folders that every system has, with the shell.
-    fn make(root: &Path) -> Result<Self> {
+    fn make(root: &Path, arch: Arch) -> Result<Self> {
         for name in MERGED {
             fs::create_dir_all(root.join("usr").join(name))?;
             symlink(Path::new("usr").join(name), root.join(name))?;
@@ -134,7 +139,11 @@ impl Tree {
         }
         fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
         let shell = root.join("bin/busybox");
-        fs::copy(debian::SHELL.busybox()?, &shell).context("copy busybox")?;
+        let busybox = match arch {
+            Arch::Amd64 => debian::SHELL.busybox()?,
+            Arch::Arm64 => userland::busybox()?,
+        };
+        fs::copy(busybox, &shell).context("copy busybox")?;
         for name in ["bin/sh", "sbin/modprobe"] {
             symlink("/bin/busybox", root.join(name))?;
         }
@@ -193,13 +202,22 @@ impl Tree {
         Ok(())
     }
 
+    /// Copies the programs that the worlds call, and all libraries, of another system's files.
+    fn copy_userland(&self, files: &Path) -> Result<()> {
+        let mut copy = Command::new("sh");
+        copy.args(["-ec", COPY_USERLAND, "copy"]).arg(&self.root).args(PROGRAMS);
+        checked(copy.current_dir(files)).context("copy programs")?;
+        Ok(())
+    }
+
     /// Copies modules as they are loaded: some kernels' are compressed, which the shell cannot read.
     fn copy_modules(&self, kernel: &Kernel) -> Result<()> {
         let (from, release) = (kernel.modules()?, kernel.release()?);
         let to = self.root.join("lib/modules").join(&release);
         fs::create_dir_all(&to)?;
-        for folder in MODULES {
-            for ending in ["", ".ko", ".ko.xz"] {
+        let crypto = format!("kernel/arch/{}/crypto", kernel.arch.of_kernels());
+        for folder in MODULES.iter().copied().chain([crypto.as_str()]) {
+            for ending in ["", ".ko", ".ko.xz", ".ko.zst"] {
                 let source = from.join(format!("{folder}{ending}"));
                 if source.exists() {
                     let place = to.join(folder);
@@ -235,5 +253,16 @@ impl Tree {
     }
 }
 
-const UNCOMPRESS: &str = r#"find "$1" -name '*.ko.xz' -exec xz -d {} +"#;
+const UNCOMPRESS: &str = r#"find "$1" -name '*.ko.xz' -exec xz -d {} +
+find "$1" -name '*.ko.zst' -exec zstd -q -d --rm {} +"#;
+/// Links among programs lead through `/etc`, where a package's installation would put them.
+const COPY_USERLAND: &str = r#"root=$1; shift
+cp -a usr/lib "$root/usr/"
+for name in "$@"; do
+  for folder in usr/sbin usr/bin; do
+    if test -e "$folder/$name"; then cp -a "$folder/$name" "$root/$folder/"; fi
+  done
+done
+cp -a usr/sbin/xtables-legacy-multi "$root/usr/sbin/"
+"#;
 const PACK: &str = r#"find . | "$1" cpio -o -H newc -R 0:0 >"$2""#;

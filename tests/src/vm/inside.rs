@@ -4,14 +4,17 @@ use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 use whydrop::probe::{self, Config};
 
-use super::line::{Case, Hook, Line, Ready, Walked};
+use super::{
+    kernel::numbers,
+    line::{Case, Hook, LeftOut, Line, Ready, Walked},
+};
 use crate::{
     play::{
         Audience,
@@ -24,6 +27,8 @@ use crate::{
 
 /// Tests of a program that are not for a guest: they hold this kernel to others, or want Cilium.
 const SKIPPED: &[&str] = &["older::", "cilium::"];
+/// Tests of what older kernels have not, by what is in their names; since which release, and what it is.
+const SINCE: &[(&str, [u64; 2], &str)] = &[("_at_tcx_", [6, 6], "tcx")];
 
 /// Plays all, and prints a line for each.
 pub fn run(names: &[String], tests: &[PathBuf]) -> Result<()> {
@@ -35,27 +40,41 @@ pub fn run(names: &[String], tests: &[PathBuf]) -> Result<()> {
 
 fn all(names: &[String], tests: &[PathBuf]) -> Result<()> {
     let release = nix::sys::utsname::uname().context("uname")?;
-    say(&Line::Release(release.release().to_string_lossy().into_owned()))?;
+    let release = release.release().to_string_lossy().into_owned();
+    say(&Line::Release(release.clone()))?;
     for walked in probe::walk(&Config::default())? {
-        let (instructions, refusal) = match walked.result {
-            Ok(instructions) => (Some(instructions), None),
-            Err(refusal) => (None, Some(refusal)),
+        let (instructions, time, refusal) = match walked.result {
+            Ok(walked) => (Some(walked.instructions), walked.time, None),
+            Err(refusal) => (None, Duration::ZERO, Some(refusal)),
         };
-        say(&Line::Walked(Walked { program: walked.program.to_owned(), instructions, refusal }))?;
+        let program = walked.program.to_owned();
+        say(&Line::Walked(Walked { program, instructions, time, refusal }))?;
     }
     let first = names.first().context("nothing to play")?;
     say(&Line::Ready(ready(&Scenario::read(&scenarios().join(first))?)?))?;
     for name in names {
         say(&Line::Case(case(name)))?;
     }
-    tests.iter().try_for_each(|program| run_tests(program))
+    tests.iter().try_for_each(|program| run_tests(program, &release))
 }
 
 /// Runs a program of tests, and prints a line for each of them.
-fn run_tests(program: &Path) -> Result<()> {
+fn run_tests(program: &Path, release: &str) -> Result<()> {
+    let file = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let of_program = file.split('-').next().unwrap_or_default();
+    let named = |name: &str| format!("{of_program}::{name}");
+    let mut skipped = SKIPPED.to_vec();
+    let newer = SINCE.iter().filter(|(_, since, _)| numbers(release)[..] < since[..]);
+    for (part, [major, minor], what) in newer {
+        skipped.push(part);
+        for name in names(program, part)? {
+            let why = format!("no {what} before Linux {major}.{minor}");
+            say(&Line::LeftOut(LeftOut { name: named(&name), why }))?;
+        }
+    }
     let mut command = Command::new(program);
     command.args(["--test-threads", "1"]);
-    command.args(SKIPPED.iter().flat_map(|name| ["--skip", name]));
+    command.args(skipped.iter().flat_map(|name| ["--skip", name]));
     let mut running = command.stdout(Stdio::piped()).spawn().context("run tests")?;
     let out = running.stdout.take().context("standard output")?;
     let (mut started, mut failed, mut rest) = (Instant::now(), Vec::new(), String::new());
@@ -64,23 +83,32 @@ fn run_tests(program: &Path) -> Result<()> {
         let took = started.elapsed();
         match result {
             Some((name, "ok")) => {
-                let name = name.to_owned();
-                say(&Line::Case(Case { name, took, failure: None, drop: None }))?;
+                say(&Line::Case(Case { name: named(name), took, failure: None, drop: None }))?;
                 started = Instant::now();
             }
             Some((name, _)) => {
-                failed.push((name.to_owned(), took));
+                failed.push((named(name), took));
                 started = Instant::now();
             }
             None => rest = rest + &line + "\n",
         }
     }
-    running.wait()?;
+    let status = running.wait()?;
     // Why is printed at the end, for all of them.
+    if failed.is_empty() && !status.success() {
+        failed.push((named("end"), started.elapsed()));
+    }
     for (name, took) in failed {
         say(&Line::Case(Case { name, took, failure: Some(rest.clone()), drop: None }))?;
     }
     Ok(())
+}
+
+/// The tests of a program that have this in their names.
+fn names(program: &Path, part: &str) -> Result<Vec<String>> {
+    let listed = checked(Command::new(program).args(["--list", "--format", "terse", part]))?;
+    let names = listed.lines().filter_map(|line| line.strip_suffix(": test"));
+    Ok(names.map(str::to_owned).collect())
 }
 
 fn say(line: &Line) -> Result<()> {

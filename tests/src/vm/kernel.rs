@@ -1,49 +1,66 @@
-//! Debian's kernels, unpacked into the cache: nothing is installed, and the machine's own lists of
-//! packages are not touched.
+//! Debian's and Ubuntu's kernels, unpacked into the cache.
 
 use std::{
     cmp::Reverse,
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::fcntl::{Flock, FlockArg};
 
-use crate::{kube::cache, world::namespace::checked};
+use super::{
+    arch::Arch,
+    archive::{Archive, Signer, Suite, folder},
+};
+use crate::kube::cache;
 
-/// The part of Debian's archive that has kernels for clouds: small, with BTF, and what a node needs as
-/// modules.
-const FLAVOUR: &str = "-cloud-amd64";
-/// Where apt finds the keys of the archive.
-const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// A mirror may list a package that it no longer, or not yet, has: so many of a series are tried.
 const TRIED_MAX: usize = 6;
 
 /// A line of releases, of which the newest that the archive has is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Series {
-    /// What its releases begin with; [`NEWEST`] stands for whatever is newest.
+    /// What it is asked for by.
     pub name: &'static str,
-    /// The address below the mirror's, and the suite.
-    suite: (&'static str, &'static str),
+    /// What its releases begin with; nothing for whatever is newest.
+    releases: &'static str,
+    suite: Suite,
+    /// For which processor.
+    pub arch: Arch,
 }
 
 /// The name of the series that is as new as the archive has one.
 pub const NEWEST: &str = "newest";
+/// The name of the series that is for the other processor.
+pub const ARM64: &str = "arm64";
 
-const SECURITY: &str = "debian-security";
-const BACKPORTS: (&str, &str) = ("debian", "trixie-backports");
+const fn debian(name: &'static str) -> Suite {
+    Suite { address: "http://deb.debian.org/debian", name, signer: Signer::Debian }
+}
 
-/// Every series: the oldest that is supported, those of Debian's stable releases, and the newest two.
-/// Of 5.14, 5.15 and others between these the archive has none.
+const fn debian_security(name: &'static str) -> Suite {
+    Suite { address: "http://deb.debian.org/debian-security", name, signer: Signer::Debian }
+}
+
+const fn ubuntu(name: &'static str) -> Suite {
+    Suite { address: "http://archive.ubuntu.com/ubuntu", name, signer: Signer::Ubuntu }
+}
+
+const fn series(name: &'static str, releases: &'static str, suite: Suite) -> Series {
+    Series { name, releases, suite, arch: Arch::Amd64 }
+}
+
+/// Every series: the oldest that is supported, those of Debian's and Ubuntu's stable releases, the newest
+/// two, and one for the other processor. Of 5.14 no archive that is read here has one.
 pub const SERIES: &[Series] = &[
-    Series { name: "5.10", suite: (SECURITY, "bullseye-security") },
-    Series { name: "6.1", suite: (SECURITY, "bookworm-security") },
-    Series { name: "6.12", suite: (SECURITY, "trixie-security") },
-    Series { name: "7.2", suite: BACKPORTS },
-    Series { name: NEWEST, suite: BACKPORTS },
+    series("5.10", "5.10.", debian_security("bullseye-security")),
+    series("5.15", "5.15.", ubuntu("jammy-updates")),
+    series("6.1", "6.1.", debian_security("bookworm-security")),
+    series("6.8", "6.8.", ubuntu("noble-updates")),
+    series("6.12", "6.12.", debian_security("trixie-security")),
+    series("7.2", "7.2.", debian("trixie-backports")),
+    series(NEWEST, "", debian("trixie-backports")),
+    Series { arch: Arch::Arm64, ..series(ARM64, "6.12.", debian_security("trixie-security")) },
 ];
 
 /// Those that tests boot: the oldest, and the one of the Debian that most machines have.
@@ -60,10 +77,11 @@ impl Series {
 
     /// Fetches its newest kernel unless that is in the cache.
     pub fn fetch(&self) -> Result<Kernel> {
-        let archive = Archive::update()?;
+        let archive = Archive::update(self.suite, self.arch)?;
         let mut refused = Vec::new();
-        for packages in archive.packages(self)?.into_iter().take(TRIED_MAX) {
-            let kernel = Kernel { folder: folder()?.join(self.name).join(&packages[0]) };
+        let listed = self.packages(&archive.names("linux-")?)?;
+        for packages in listed.into_iter().take(TRIED_MAX) {
+            let kernel = self.kernel(&packages[0])?;
             match cache::provide(&kernel.folder, |new| archive.unpack(&packages, new)) {
                 Ok(_) => return Ok(kernel),
                 Err(error) => refused.push(format!("{}: {error:#}", packages[0])),
@@ -80,19 +98,63 @@ impl Series {
     pub fn cached(&self) -> Result<Kernel> {
         let folders = fs::read_dir(folder()?.join(self.name)).into_iter().flatten().flatten();
         let names = folders.filter_map(|entry| entry.file_name().into_string().ok());
-        let newest = names.filter(|name| name.contains(FLAVOUR)).max_by_key(|name| numbers(name));
+        let newest =
+            names.filter(|name| name.contains(&self.flavour())).max_by_key(|name| numbers(name));
         let newest = newest.with_context(|| {
             format!(
                 "no kernel {} is in the cache. `cargo xtask kernels --fetch` brings it, once",
                 self.name
             )
         })?;
-        Ok(Kernel { folder: folder()?.join(self.name).join(newest) })
+        self.kernel(&newest)
+    }
+
+    fn kernel(&self, package: &str) -> Result<Kernel> {
+        Ok(Kernel { folder: folder()?.join(self.name).join(package), arch: self.arch })
     }
 
     /// Whether a package's release is of this series.
     fn has(&self, release: &str) -> bool {
-        self.name == NEWEST || release.starts_with(&format!("{}.", self.name))
+        release.starts_with(self.releases)
+    }
+
+    /// What the releases of its kernels end in: of Debian's those for clouds, which are small; all have
+    /// BTF, and what a node needs as modules.
+    fn flavour(&self) -> String {
+        match self.suite.signer {
+            Signer::Debian => format!("-cloud-{}", self.arch.name()),
+            Signer::Ubuntu => "-generic".to_owned(),
+        }
+    }
+
+    /// The packages of each of its kernels, the newest first, of all that there are. Newer kernels of
+    /// Debian's, and all of Ubuntu's, are in two: the kernel, and its modules. Older ones of Debian's are
+    /// there signed, and not.
+    fn packages(&self, names: &[String]) -> Result<Vec<Vec<String>>> {
+        let kernel_alone = match self.suite.signer {
+            Signer::Debian => "linux-binary",
+            Signer::Ubuntu => "linux-image-unsigned",
+        };
+        let mut kernels = Vec::new();
+        for name in names {
+            let Some(release) = name.strip_prefix("linux-image-") else { continue };
+            let release = release.strip_prefix("unsigned-").unwrap_or(release);
+            let release = release.strip_suffix("-unsigned").unwrap_or(release);
+            let is_number = release.starts_with(|letter: char| letter.is_ascii_digit());
+            if !is_number || !release.ends_with(&self.flavour()) || !self.has(release) {
+                continue;
+            }
+            let parts = [kernel_alone, "linux-modules"].map(|part| format!("{part}-{release}"));
+            if parts.iter().all(|part| names.contains(part)) {
+                kernels.push(parts.to_vec());
+            } else if self.suite.signer == Signer::Debian {
+                kernels.push(vec![name.clone()]);
+            }
+        }
+        ensure!(!kernels.is_empty(), "the archive lists no kernel {}", self.name);
+        kernels.sort_by_key(|packages| Reverse(numbers(&packages[0])));
+        kernels.dedup();
+        Ok(kernels)
     }
 }
 
@@ -100,6 +162,8 @@ impl Series {
 #[derive(Debug)]
 pub struct Kernel {
     folder: PathBuf,
+    /// For which processor.
+    pub arch: Arch,
 }
 
 impl Kernel {
@@ -128,10 +192,6 @@ impl Kernel {
     }
 }
 
-fn folder() -> Result<PathBuf> {
-    Ok(cache::folder()?.join("kernels"))
-}
-
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
@@ -140,95 +200,6 @@ fn file_name(path: &Path) -> String {
 pub(super) fn numbers(name: &str) -> Vec<u64> {
     let words = name.split(|letter: char| !letter.is_ascii_digit());
     words.filter_map(|word| word.parse().ok()).collect()
-}
-
-/// Debian's archive, as a folder of apt's of our own sees it.
-struct Archive {
-    folder: PathBuf,
-    /// Of the folder: apt does not wait for another that uses it.
-    _held: Flock<File>,
-}
-
-impl Archive {
-    /// Reads what the archive has.
-    fn update() -> Result<Self> {
-        let folder = folder()?.join("apt");
-        fs::create_dir_all(&folder)?;
-        let lock = File::create(folder.join(".lock"))?;
-        let held = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
-        let archive = Self { folder, _held: held };
-        for folder in ["etc/apt/preferences.d", "state/lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(archive.folder.join(folder))?;
-        }
-        let mut suites: Vec<_> = SERIES.iter().map(|series| series.suite).collect();
-        suites.dedup();
-        let lines = suites.iter().map(|(address, suite)| {
-            // Package lists alone, whatever else this machine's apt is set up to fetch.
-            format!(
-                "deb [arch=amd64 target=Packages signed-by={KEYS}] \
-                 http://deb.debian.org/{address} {suite} main\n"
-            )
-        });
-        fs::write(archive.folder.join("sources.list"), lines.collect::<String>())?;
-        fs::write(archive.folder.join("status"), "")?;
-        checked(archive.apt("apt-get").args(["-q", "update"])).context("read Debian's archive")?;
-        Ok(archive)
-    }
-
-    /// A call of apt that reads and writes nothing of the machine's but how it reaches the network.
-    fn apt(&self, program: &str) -> Command {
-        let path = |name: &str| self.folder.join(name).display().to_string();
-        let mut command = Command::new(program);
-        for (key, value) in [
-            ("Dir::Etc", path("etc/apt")),
-            ("Dir::Etc::SourceList", path("sources.list")),
-            ("Dir::Etc::SourceParts", "/dev/null".to_owned()),
-            ("Dir::State", path("state")),
-            ("Dir::State::status", path("status")),
-            ("Dir::Cache", path("cache")),
-            ("APT::Architecture", "amd64".to_owned()),
-            ("APT::Architectures", "amd64".to_owned()),
-            ("APT::Sandbox::User", "root".to_owned()),
-            ("Acquire::Languages", "none".to_owned()),
-        ] {
-            command.arg("-o").arg(format!("{key}={value}"));
-        }
-        command
-    }
-
-    /// The packages of each kernel of a series, the newest first. Newer kernels are in two: the kernel,
-    /// and its modules. Older ones are there signed, and not.
-    fn packages(&self, series: &Series) -> Result<Vec<Vec<String>>> {
-        let names = checked(self.apt("apt-cache").args(["pkgnames", "linux-"]))?;
-        let names: Vec<&str> = names.lines().collect();
-        let mut kernels = Vec::new();
-        for name in &names {
-            let Some(release) = name.strip_prefix("linux-image-") else { continue };
-            let release = release.strip_suffix("-unsigned").unwrap_or(release);
-            if !release.ends_with(FLAVOUR) || !series.has(release) || numbers(release).is_empty() {
-                continue;
-            }
-            let parts = ["linux-binary", "linux-modules"].map(|part| format!("{part}-{release}"));
-            let is_split = parts.iter().all(|part| names.contains(&part.as_str()));
-            kernels.push(if is_split { parts.to_vec() } else { vec![(*name).to_owned()] });
-        }
-        ensure!(!kernels.is_empty(), "the archive lists no kernel {}", series.name);
-        kernels.sort_by_key(|packages| Reverse(numbers(&packages[0])));
-        kernels.dedup();
-        Ok(kernels)
-    }
-
-    fn unpack(&self, packages: &[String], new: &Path) -> Result<()> {
-        let fetched = tempfile::tempdir()?;
-        let mut download = self.apt("apt-get");
-        download.args(["-q", "download"]).args(packages).current_dir(fetched.path());
-        checked(&mut download)?;
-        fs::create_dir(new)?;
-        for package in fs::read_dir(fetched.path())? {
-            checked(Command::new("dpkg-deb").arg("--extract").arg(package?.path()).arg(new))?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -248,5 +219,39 @@ mod tests {
         assert!(series.has("6.1.0-57-cloud-amd64") && !series.has("6.12.118+deb13-cloud-amd64"));
         assert!(Series::named(NEWEST).expect("it is there").has("7.3.4+deb13-cloud-amd64"));
         assert!(Series::named("4.19").is_err());
+    }
+
+    #[test]
+    fn packages_are_found_by_the_names_of_each_archive() {
+        let names =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let packages = |series: &str, listed: &[&str]| {
+            let series = Series::named(series).expect("a series");
+            series.packages(&names(listed)).expect("kernels")
+        };
+        let ubuntu = [
+            "linux-image-5.15.0-198-generic",
+            "linux-image-unsigned-5.15.0-99-generic",
+            "linux-modules-5.15.0-99-generic",
+            "linux-image-unsigned-5.15.0-198-generic",
+            "linux-modules-5.15.0-198-generic",
+            "linux-image-unsigned-5.15.0-198-lowlatency",
+            "linux-image-unsigned-6.8.0-1-generic",
+            "linux-modules-6.8.0-1-generic",
+        ];
+        let of = |release: &str| {
+            names(&[
+                &format!("linux-image-unsigned-{release}"),
+                &format!("linux-modules-{release}"),
+            ])
+        };
+        let expected = vec![of("5.15.0-198-generic"), of("5.15.0-99-generic")];
+        assert_eq!(packages("5.15", &ubuntu), expected);
+        let debian =
+            ["linux-image-6.1.0-9-cloud-amd64-unsigned", "linux-image-6.1.0-9-cloud-arm64"];
+        assert_eq!(packages("6.1", &debian), [names(&debian[..1])]);
+        let split = ["linux-image-7.3.4-cloud-amd64", "linux-binary-7.3.4-cloud-amd64"];
+        let split = [split[0], split[1], "linux-modules-7.3.4-cloud-amd64"];
+        assert_eq!(packages(NEWEST, &split), [names(&split[1..])]);
     }
 }

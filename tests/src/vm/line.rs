@@ -14,8 +14,10 @@ pub enum Line {
     Walked(Walked),
     /// An agent got ready.
     Ready(Ready),
-    /// A scenario was played.
+    /// A scenario was played, or a test was run.
     Case(Case),
+    /// A test was not run, since this kernel has not what it is about.
+    LeftOut(LeftOut),
     /// The guest cannot go on, and why.
     Broke(String),
     /// All is done.
@@ -29,6 +31,8 @@ pub struct Walked {
     pub program: String,
     /// How many instructions it walked, counted each time; none where it refused.
     pub instructions: Option<u64>,
+    /// How long that took.
+    pub time: Duration,
     /// Why it refused.
     pub refusal: Option<String>,
 }
@@ -64,10 +68,19 @@ impl Hook {
     }
 }
 
-/// What came of a scenario.
+/// A test that was not run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Its name.
+    pub name: String,
+    /// What it takes.
+    pub why: String,
+}
+
+/// What came of a scenario, or a test.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Case {
-    /// Its folder.
+    /// The scenario's folder, or the test with its program.
     pub name: String,
     /// How long it took.
     pub took: Duration,

@@ -23,7 +23,7 @@ pub const TESTS_WAIT: Duration = Duration::from_mins(30);
 const MEMORY: &str = "1536";
 /// The kernel's parameters: it looks for a timer by waiting for one, in vain where the emulator gets no
 /// time meanwhile; and what it does against other guests of one processor is emulated at a high price.
-const PARAMETERS: &str = "console=ttyS0 panic=-1 quiet mitigations=off no_timer_check";
+const PARAMETERS: &str = "panic=-1 quiet mitigations=off no_timer_check";
 /// How much of what the kernel said is kept for an error.
 const LINES_SHOWN: usize = 40;
 
@@ -39,14 +39,16 @@ pub fn boot(
     let console = folder.path().join("console");
     // It ends with this process, however that ends.
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+    let machine = kernel.arch.machine();
+    command.args(["--pdeathsig", "KILL", "--", machine.emulator]).args(machine.board);
     command.args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", MEMORY, "-cpu", "max"]);
     command.args(["-no-reboot", "-display", "none", "-monitor", "none", "-nic", "none"]);
     command.arg("-kernel").arg(kernel.image()?).arg("-initrd").arg(initramfs);
-    command.args(["-append", PARAMETERS]);
-    command.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
+    let [own_line, _] = machine.lines;
+    command.args(["-append", &format!("console={own_line} {PARAMETERS}")]);
+    command.arg("-serial").arg(format!("file:{}", console.display())).args(machine.second_line);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut guest = command.spawn().context("run qemu-system-x86_64")?;
+    let mut guest = command.spawn().with_context(|| format!("run {}", machine.emulator))?;
     let out = guest.stdout.take().context("standard output")?;
     let (sender, lines) = mpsc::channel();
     // The thread ends when the guest does.

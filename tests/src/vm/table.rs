@@ -2,15 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use super::{Outcome, kernel::numbers, line::Ready};
+use super::{
+    Outcome,
+    arch::Arch,
+    kernel::numbers,
+    line::{Case, Ready},
+};
 
 /// The lines between which the README has it.
 const BEGIN: &str = "<!-- made by `cargo xtask kernels` -->";
 const END: &str = "<!-- end -->";
 const HEADING: &str = "\
 | kernel | loads | hook | reason, and place, of nftables' drop | what it cannot do | \
-instructions that the verifier walks: from pod, to pod, drops, sockets | course |
-|---|---|---|---|---|---|---|
+instructions that the verifier walks: from pod, to pod, drops, sockets | the slowest of the four; \
+ready after | scenarios | tests |
+|---|---|---|---|---|---|---|---|---|
 ";
 const NOTHING: &str = "–";
 
@@ -22,12 +28,13 @@ const NOTHING: &str = "–";
 pub fn put(text: &str, outcomes: &[Outcome]) -> Option<String> {
     let (before, rest) = text.split_once(BEGIN)?;
     let (old, after) = rest.split_once(END)?;
-    let mut rows: BTreeMap<Vec<u64>, String> = BTreeMap::new();
+    let mut rows = BTreeMap::new();
     let old = old.lines().filter(|line| !line.is_empty()).skip(HEADING.lines().count());
     for row in old.map(str::to_owned).chain(outcomes.iter().map(row)) {
         let release = row.trim_start_matches(['|', ' ']).split(' ').next()?;
-        let series = numbers(release).into_iter().take(2).collect();
-        rows.insert(series, row);
+        let series: Vec<u64> = numbers(release).into_iter().take(2).collect();
+        // Of one processor after those of the other.
+        rows.insert((release.ends_with(Arch::Arm64.name()), series), row);
     }
     let rows: Vec<String> = rows.into_values().collect();
     Some(format!("{before}{BEGIN}\n\n{HEADING}{}\n\n{END}{after}", rows.join("\n")))
@@ -48,14 +55,28 @@ fn row(outcome: &Outcome) -> String {
         format!("{}, {}", or_none(reason), or_none(place))
     });
     let cannot = ready.map(cannot).unwrap_or_default();
-    let good = outcome.cases.iter().filter(|case| case.failure.is_none()).count();
+    let slowest = outcome.walked.iter().map(|walked| walked.time).max();
+    let times = [slowest, ready.map(|ready| ready.after)]
+        .map(|time| time.map_or(NOTHING.to_owned(), |time| format!("{:.1} s", time.as_secs_f64())));
+    let (tests, scenarios): (Vec<_>, Vec<_>) =
+        outcome.cases.iter().partition(|case| case.name.contains("::"));
+    let count = |cases: &[&Case]| {
+        let good = cases.iter().filter(|case| case.failure.is_none()).count();
+        format!("{good} of {}", cases.len())
+    };
+    let tests = match (tests.as_slice(), outcome.left_out.len()) {
+        ([], _) => NOTHING.to_owned(),
+        (tests, 0) => count(tests),
+        (tests, left_out) => format!("{}; {left_out} not for it", count(tests)),
+    };
     format!(
-        "| {} | {} | {hook} | {drop} | {} | {} | {good} of {} |",
+        "| {} | {} | {hook} | {drop} | {} | {} | {} | {} | {tests} |",
         outcome.release,
         if ready.is_some() { "yes" } else { "**no**" },
         if cannot.is_empty() { "nothing" } else { &cannot },
         walked.join(", "),
-        outcome.cases.len(),
+        times.join("; "),
+        count(&scenarios),
     )
 }
 
@@ -96,8 +117,9 @@ mod tests {
         let text = put(&text, &[of("6.12.3"), of("5.10.0-46")]).expect("a place");
         assert_eq!(releases(&text), ["5.10.0-46", "6.12.3"]);
         assert_eq!(put(&text, &[]).as_ref(), Some(&text), "no line more each time");
-        let text = put(&text, &[of("6.12.4"), of("6.1.0")]).expect("a place");
-        assert_eq!(releases(&text), ["5.10.0-46", "6.1.0", "6.12.4"]);
+        let added = [of("6.12.4-cloud-arm64"), of("6.12.4"), of("6.1.0")];
+        let text = put(&text, &added).expect("a place");
+        assert_eq!(releases(&text), ["5.10.0-46", "6.1.0", "6.12.4", "6.12.4-cloud-arm64"]);
         assert!(text.starts_with("a\n") && text.ends_with("\nb\n"), "{text}");
         assert_eq!(put("no place", &[]), None);
     }

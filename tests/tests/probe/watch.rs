@@ -17,6 +17,8 @@ use whydrop::probe::{Attach, Change, Config, Part, PartState, Probe, Totals};
 use whydrop_core::{flow::Flow, observation::Observation};
 use whydrop_tests::world::netns::Node;
 
+use crate::kernel;
+
 /// Longer than anything takes here; only a failure waits for it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -70,7 +72,8 @@ impl Watch {
         let parts =
             watch.wait("the probe to start", |seen| (seen.rounds > 0).then(|| seen.parts.clone()));
         for part in parts {
-            assert_eq!(part.state, PartState::Active, "{}", part.name);
+            let is_active = part.state == PartState::Active;
+            assert_eq!(is_active, kernel::has(part.name), "{}: {:?}", part.name, part.state);
         }
         watch
     }

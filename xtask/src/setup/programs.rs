@@ -81,7 +81,9 @@ pub(super) const PROGRAMS: &[Program] = &[
     row("qemu-system-x86_64", "qemu-system-x86", "boots other kernels", Need::Kernels),
     row("depmod", "kmod", "lists the modules of a kernel", Need::Kernels),
     row("xz", "xz-utils", "uncompresses them", Need::Kernels),
+    row("zstd", "zstd", "uncompresses those of Ubuntu's", Need::Kernels),
     row("strip", "binutils", "makes our programs small for a guest's memory", Need::Kernels),
+    row("qemu-system-aarch64", "qemu-system-arm", "boots a kernel for arm64", Need::Arm64),
     // The client for other platforms.
     row("pip3", "python3-pip", "fetches zig, which links for other platforms", Need::Dist),
     row("qemu-aarch64", "qemu-user", "runs the client for arm64", Need::Dist),
