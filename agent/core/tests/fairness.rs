@@ -182,7 +182,7 @@ proptest! {
                 correlator.observe(&Packet::of_victim(what).seen(ms, 7));
             }
             for kind in &kinds {
-                for _ in 0..copies / kinds.len() / 20 + 1 {
+                for _ in 0..=copies / kinds.len() / 20 {
                     number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                     let mut packet = kind.clone();
                     // Random where it is random at all.
