@@ -462,22 +462,23 @@ fn icmp<B: Bytes>(bytes: &B, outer: &Headers, ethertype: u16) -> Option<Packet> 
     }
     let quoted = headers(bytes, outer.transport + ICMP_BYTES, ethertype, Of::Quoted)?;
     let ports: Quoted = bytes.read(quoted.transport)?;
-    if quoted.transport + size_of::<Quoted>() as u32 > outer.end {
-        return None;
-    }
-    let sequence = match quoted.protocol {
-        TCP => u32::from_be_bytes(ports.sequence),
-        // The identity is beyond the eight bytes; Linux quotes as much as fits (RFC 1812, 4.3.2.3).
+    // The identity is beyond the eight bytes but for TCP; Linux quotes as much as fits (RFC 1812, 4.3.2.3).
+    // What comes after the packet's end is padding.
+    let (sequence, quoted_bytes) = match quoted.protocol {
+        TCP => (u32::from_be_bytes(ports.sequence), size_of::<Quoted>()),
         UDP => {
             let dns: Dns = bytes.read(quoted.transport)?;
-            u32::from(u16::from_be_bytes(dns.id))
+            (u32::from(u16::from_be_bytes(dns.id)), size_of::<Dns>())
         }
         SCTP => {
             let sctp: Sctp = bytes.read(quoted.transport)?;
-            u32::from_be_bytes(sctp.initiate_tag)
+            (u32::from_be_bytes(sctp.initiate_tag), size_of::<Sctp>())
         }
         _ => return None,
     };
+    if quoted.transport + quoted_bytes as u32 > outer.end {
+        return None;
+    }
     let packet = from_client(&quoted, Role::Unreachable, ports.source, ports.destination, sequence);
     Some(Packet { reason: icmp_reason(v6, icmp.kind, icmp.code), ..packet })
 }

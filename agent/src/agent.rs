@@ -170,7 +170,7 @@ pub async fn run(
         agent = start(options, eyes) => agent?,
     };
     let (why, then) = agent.follow(&mut shutdown).await;
-    let probe = agent.stop(why).await;
+    let probe = Box::pin(agent.stop(why)).await;
     Ok(match then {
         Then::End => Ended::ForGood,
         Then::BeginAgain => Ended::ToBeginAgain(Eyes::Used(Box::new(probe))),

@@ -136,12 +136,12 @@ fn anything() -> impl Strategy<Value = Packet> {
 
 /// What becomes of packets, and whose the reports are.
 #[derive(Default)]
-struct Told {
+struct Reports {
     drops: Vec<Drop>,
     packets: u64,
 }
 
-impl Told {
+impl Reports {
     fn hear(&mut self, correlated: Vec<Correlated>) {
         for correlated in correlated {
             if let Correlated::Drop(drop) = correlated {
@@ -173,7 +173,7 @@ proptest! {
         seed: u32,
     ) {
         let mut correlator = Correlator::default();
-        let mut told = Told::default();
+        let mut reports = Reports::default();
         let what = if lost { What::Lost } else { What::Dropped };
         let mut number = seed;
         for ms in (0..5_000).step_by(250) {
@@ -182,7 +182,7 @@ proptest! {
                 correlator.observe(&Packet::of_victim(what).seen(ms, 7));
             }
             for kind in &kinds {
-                for _ in 0..copies / kinds.len() / 20 + 1 {
+                for _ in 0..=copies / kinds.len() / 20 {
                     number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                     let mut packet = kind.clone();
                     // Random where it is random at all.
@@ -195,21 +195,21 @@ proptest! {
                     correlator.observe(&packet.seen(ms + i64::from(number % 250), number | 8));
                 }
             }
-            told.hear(correlator.tick(at(ms + 250)));
+            reports.hear(correlator.tick(at(ms + 250)));
         }
-        let own: Vec<&Drop> = told.of_victim().collect();
-        prop_assert!(!own.is_empty(), "{} drops of others", told.drops.len());
+        let own: Vec<&Drop> = reports.of_victim().collect();
+        prop_assert!(!own.is_empty(), "{} drops of others", reports.drops.len());
         let packets: u64 = own.iter().map(|drop| drop.unreported_packets()).sum();
         prop_assert_eq!(packets, if lost { 0 } else { 2 });
         for drop in own {
             prop_assert_eq!(drop.evidence.sender.interface, VETH);
             prop_assert_eq!(drop.evidence.answered, None);
         }
-        told.hear(correlator.flush(at(60_000)));
+        reports.hear(correlator.flush(at(60_000)));
         let account = correlator.account();
         prop_assert_eq!(
             account.observed,
-            account.recovered + account.folded + account.shed + told.packets,
+            account.recovered + account.folded + account.shed + reports.packets,
         );
         prop_assert_eq!(correlator.undecided(), 0);
     }
@@ -272,9 +272,9 @@ proptest! {
 
 fn observed(correlator: &mut Correlator, seen: impl IntoIterator<Item = Observation>) -> Vec<Drop> {
     seen.into_iter().for_each(|seen| correlator.observe(&seen));
-    let mut told = Told::default();
-    told.hear(correlator.tick(at(10_000)));
-    told.drops
+    let mut reports = Reports::default();
+    reports.hear(correlator.tick(at(10_000)));
+    reports.drops
 }
 
 /// Of what others send in its name, nothing counts for the victim: no share, no answer, no packet.
@@ -298,7 +298,7 @@ fn what_is_sent_in_a_name_is_in_its_senders_account() {
     assert!(others.iter().all(|drop| drop.foreign == Some(9) && drop.id != own[0].id));
 }
 
-/// Who connects to closed ports, and who is told so, has as much room as anyone for what is dropped.
+/// Who connects to closed ports, and who is reports so, has as much room as anyone for what is dropped.
 #[test]
 fn what_was_refused_takes_no_place() {
     let refused = |n: u16| {
@@ -338,9 +338,9 @@ fn what_is_of_no_use_gives_way() {
         ..Packet::of_victim(What::Dropped)
     };
     correlator.observe(&late.seen(10_500, 1));
-    let mut told = Told::default();
-    told.hear(correlator.tick(at(20_000)));
-    assert_eq!(told.of_victim().count(), 1);
+    let mut reports = Reports::default();
+    reports.hear(correlator.tick(at(20_000)));
+    assert_eq!(reports.of_victim().count(), 1);
     assert!(correlator.evidence_of(&drops[9]).is_none());
     assert!(correlator.evidence_of(&drops[8]).is_some());
 }

@@ -68,6 +68,7 @@ pub(crate) enum Message {
 
 /// An interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each may be so without the others")]
 pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) is_veth: bool,

@@ -60,7 +60,7 @@ impl Probe {
         attach_part(&mut parts, DROPS, || interfaces.begin_drops());
         let successes = successes.by(clock);
         let connections = Connections::default();
-        Ok(Self { parts, observations, interfaces, successes, senders, clock, connections })
+        Ok(Self { parts, observations, interfaces, successes, clock, senders, connections })
     }
 }
 

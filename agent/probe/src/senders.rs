@@ -37,7 +37,7 @@ impl KnownAddresses {
 /// Writes it into the programs' maps, as it changes.
 #[derive(Debug)]
 pub struct Senders {
-    senders: KernelHashMap<MapData, u32, Sender>,
+    interfaces: KernelHashMap<MapData, u32, Sender>,
     addresses: KernelHashMap<MapData, Address, u32>,
     known: HashMap<u32, Sender>,
     holders: HashMap<Address, u32>,
@@ -47,11 +47,11 @@ pub struct Senders {
 
 impl Senders {
     pub(crate) fn new(
-        senders: KernelHashMap<MapData, u32, Sender>,
+        interfaces: KernelHashMap<MapData, u32, Sender>,
         addresses: KernelHashMap<MapData, Address, u32>,
     ) -> Self {
         let taken = vec![0; SENDERS_SHARES as usize];
-        Self { senders, addresses, known: HashMap::new(), holders: HashMap::new(), taken }
+        Self { interfaces, addresses, known: HashMap::new(), holders: HashMap::new(), taken }
     }
 
     /// From now on, packets come by these interfaces, from pods with these addresses.
@@ -80,7 +80,7 @@ impl Senders {
         let now: BTreeMap<u32, u32> = outward.chain(pods).collect();
         let gone: Vec<u32> = self.known.keys().copied().collect();
         for index in gone.into_iter().filter(|index| !now.contains_key(index)) {
-            removed(self.senders.remove(&index)).map_err(failed)?;
+            removed(self.interfaces.remove(&index)).map_err(failed)?;
             if let Some(sender) = self.known.remove(&index) {
                 self.taken[sender.share as usize] -= 1;
             }
@@ -98,7 +98,7 @@ impl Senders {
             }
             let share = before.map_or_else(|| self.free_share(), |before| before.share);
             let sender = Sender { share, flags };
-            self.senders.insert(&index, &sender, 0).map_err(failed)?;
+            self.interfaces.insert(&index, &sender, 0).map_err(failed)?;
             if before.is_none() {
                 self.taken[share as usize] += 1;
             }

@@ -398,6 +398,7 @@ pub enum AgentKind {
 /// What the agent reports about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "lowercase")]
+#[expect(clippy::large_enum_variant, reason = "they are few, and none is kept")]
 pub enum AgentState {
     /// It watches from now on; nothing is judged before that.
     Ready {

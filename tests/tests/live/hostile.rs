@@ -107,7 +107,6 @@ fn reported_under(node: &Node, mut agent: Agent, from: &Namespace, like: Like) -
         dialling.join().expect("a client");
         let record = record.unwrap_or_else(|error| panic!("under {sent} SYNs: {error:#}"));
         assert!(took < REPORTED_WITHIN, "after {took:?}, under {sent} SYNs: {record}");
-        println!("reported after {took:?}, under {sent} SYNs");
         let records = agent.stop_and_read().expect("records");
         assert_account(&records);
         record

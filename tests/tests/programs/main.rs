@@ -202,6 +202,18 @@ fn an_icmp_error_about_a_dns_query_finds_it() {
     assert_eq!(attempt.flags, flags::FROM_POD | flags::REJECTED | flags::REPORTED);
 }
 
+/// RFC 792 promises eight bytes of it, and the query's id comes after them.
+#[test]
+fn what_pads_an_icmp_error_is_no_part_of_what_it_quotes() {
+    let query = ipv4(UDP, CLIENT, SERVER, &udp((CLIENT_PORT, 53), &dns(99, false)));
+    let kernel = Kernel::new();
+    kernel.run(Hook::FromPod, &ethernet(IPV4, &query));
+    let error = ipv4(ICMP, SERVER, CLIENT, &icmp(3, 3, &query[..28]));
+    let padded = [ethernet(IPV4, &error), query[28..].to_vec()].concat();
+    let (_, attempt) = kernel.only(Hook::ToPod, &padded);
+    assert_eq!(attempt.flags, flags::FROM_POD);
+}
+
 #[test]
 fn a_dns_query_is_an_attempt_and_its_response_the_answer() {
     let query = |ports, id, is_response, from, to| {

@@ -143,9 +143,15 @@ impl Snapshot {
     pub fn addresses_behind(&self, interface: &Interface) -> BTreeSet<IpAddr> {
         let mut all: BTreeSet<IpAddr> = interface.addresses.iter().copied().collect();
         for address in &interface.addresses {
-            let holdings = self.holdings(*address).iter().filter(|held| held.until.is_none());
-            for held in holdings {
-                let (HeldBy::Pod(pod) | HeldBy::SecondNetwork(pod, _)) = &held.by else { continue };
+            let now = || self.holdings(*address).iter().filter(|held| held.until.is_none());
+            // What its status says of a pod's address counts for more than another's annotation.
+            let is_a_pods = now().any(|held| matches!(held.by, HeldBy::Pod(_)));
+            for held in now() {
+                let pod = match &held.by {
+                    HeldBy::Pod(pod) => pod,
+                    HeldBy::SecondNetwork(pod, _) if !is_a_pods => pod,
+                    _ => continue,
+                };
                 all.extend(&pod.addresses);
                 let beside = pod.second_networks.iter().flat_map(|network| &network.addresses);
                 all.extend(beside.filter(|address| self.is_nobody_elses(**address)));

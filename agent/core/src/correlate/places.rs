@@ -10,7 +10,7 @@ use std::{
     net::IpAddr,
 };
 
-use super::{Drop, Evidence};
+use super::{drop::Drop, evidence::Evidence};
 use crate::{flow::Flow, observation::Sender};
 
 /// Who has a place: a part of what one sender sends.
