@@ -176,3 +176,14 @@ pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COU
 #[map]
 pub(crate) static LOCATIONS: HashMap<u64, [u8; LOCATION_BYTES]> =
     HashMap::with_max_entries(LOCATIONS_MAX, 0);
+
+/// The entry of an attempt, if a veth has seen it.
+///
+/// The entry may be given away to another attempt while a program holds it, since the map evicts
+/// the oldest; that mixes up two attempts' times, never memory.
+#[inline(always)]
+pub(crate) fn attempt(key: &AttemptKey) -> Option<&'static mut Attempt> {
+    // SAFETY: the verifier sees to it that the pointer is of a live entry of this type. Other CPUs
+    // may write it at the same time; what can come of that is said above.
+    ATTEMPTS.get_ptr_mut(key).map(|attempt| unsafe { &mut *attempt })
+}

@@ -22,6 +22,8 @@ use crate::{
     sender,
 };
 
+pub(crate) use crate::maps::attempt;
+
 /// The reader is woken each time another eighth of the ring has filled while it paused.
 const WAKE_EVERY: u64 = RING_BYTES as u64 / 8;
 const EVENT_IN_RING: u64 = size_of::<Event>() as u64 + 8;
@@ -85,17 +87,6 @@ impl AttemptOrigin {
             flags: attempt.flags | flags::KNOWN,
         }
     }
-}
-
-/// The entry of an attempt, if a veth has seen it.
-///
-/// The entry may be given away to another attempt while a program holds it, since the map evicts
-/// the oldest; that mixes up two attempts' times, never memory.
-#[inline(always)]
-pub(crate) fn attempt(key: &AttemptKey) -> Option<&'static mut Attempt> {
-    // SAFETY: the verifier sees to it that the pointer is of a live entry of this type. Other CPUs
-    // may write it at the same time; what can come of that is said above.
-    ATTEMPTS.get_ptr_mut(key).map(|attempt| unsafe { &mut *attempt })
 }
 
 /// Which ring of a share's places an attempt is in.

@@ -2,10 +2,7 @@
 
 use whydrop_ebpf::{Address, Attempt, AttemptKey, flags, sender_flags};
 
-use crate::{
-    maps::{ADDRESSES, SENDERS},
-    report,
-};
+use crate::maps::{self, ADDRESSES, SENDERS};
 
 /// Who sent a packet.
 #[derive(Clone, Copy)]
@@ -59,7 +56,7 @@ fn flags_of(key: &AttemptKey, by: u32) -> u32 {
 #[inline(always)]
 fn is_passed_on(key: &AttemptKey, by: u32, is_pod: bool) -> bool {
     // The key of what is its source's own.
-    let Some(own) = report::attempt(key) else { return false };
+    let Some(own) = maps::attempt(key) else { return false };
     !is_pod || own.delivered == by
 }
 

@@ -35,6 +35,7 @@ const HOUSE: &[Target] = &[
             "maps",
             "parse",
             "skb",
+            "sender",
             "report",
             "from_pod",
             "to_pod",
@@ -139,6 +140,7 @@ const HOUSE: &[Target] = &[
             "claim",        // one agent on a node
             "topology",     // whose interfaces and addresses these are
             "interfaces",   // attaches to pods' veths
+            "senders",      // who sends by which interface
             "probe",        // all of it, started
         ],
         has_no_circles: true,

@@ -378,7 +378,7 @@ fn not_policy(inquiry: &Inquiry<'_>) -> String {
     if let Some(interface) = inquiry.spoofed(evidence) {
         let owner = interface.addresses.first();
         let owner = owner.map(|own| inquiry.snapshot.resolve(*own, inquiry.case.at).to_string());
-        let owner = owner.unwrap_or_else(|| format!("whoever is behind {}", interface.name));
+        let owner = owner.unwrap_or_else(|| format!("anyone who is behind {}", interface.name));
         let source = inquiry.case.flow.source;
         return format!(
             "not policy: {source} is not the address of {owner}, which sent it through {}: the \
