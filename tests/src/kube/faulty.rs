@@ -157,7 +157,13 @@ impl Shared {
     }
 
     /// Hands on what was read, and then all that comes from either side; `is_last`: of one request alone.
-    fn pass(&self, client: TcpStream, read: &[u8], head: &mut Vec<u8>, is_last: bool) -> Option<()> {
+    fn pass(
+        &self,
+        client: TcpStream,
+        read: &[u8],
+        head: &mut Vec<u8>,
+        is_last: bool,
+    ) -> Option<()> {
         let mut server = self.network.enter(|| Ok(TcpStream::connect(self.upstream)?)).ok()?;
         lock(&self.open).push(server.try_clone().ok()?);
         if is_last {

@@ -145,7 +145,8 @@ fn dial(node: &Node, number: u16) {
 /// How many records were lost on their way to the log, by the metrics.
 fn lost_records(node: &Node) -> u64 {
     let page = asked(node.namespace().command("curl"), "metrics");
-    let line = page.lines().find_map(|line| line.strip_prefix("whydrop_lost_total{what=\"records\"} "));
+    let line =
+        page.lines().find_map(|line| line.strip_prefix("whydrop_lost_total{what=\"records\"} "));
     line.and_then(|count| count.parse().ok()).unwrap_or_default()
 }
 

@@ -1,6 +1,6 @@
 //! Interfaces that come and go by the thousand.
 
-use std::fs;
+use std::{fmt::Write as _, fs};
 
 use whydrop_tests::world::{
     World as _,
@@ -21,14 +21,14 @@ const GROWTH_MIB_MAX: f64 = 8.0;
 /// So many veths come, as those of pods, and go.
 fn come_and_go(node: &Node, round: usize) {
     let home = node.namespace().name();
-    let made: String = (0..AT_A_TIME)
-        .map(|number| {
-            format!(
-                "link add p{number} type veth peer name c{round}-{number} netns {home}\n\
-                 link set p{number} group {GROUP}\n"
-            )
-        })
-        .collect();
+    let mut made = String::new();
+    for number in 0..AT_A_TIME {
+        let _ = writeln!(
+            made,
+            "link add p{number} type veth peer name c{round}-{number} netns {home}\n\
+             link set p{number} group {GROUP}"
+        );
+    }
     let pods = &node.nth(2).network;
     pods.ip(&made).expect("veths");
     // All at once: the kernel waits for each that goes by itself.

@@ -68,7 +68,14 @@ fn it_sheds_before_the_kernel_kills_it_and_is_back_when_there_is_more() {
     group.limit(LIMIT);
     let network = node.network(NAME).expect("the node");
     let mut command = network.command("setpriv");
-    command.args(["--pdeathsig", "KILL", "--", "sh", "-c", "echo $$ > $0/cgroup.procs && exec \"$@\""]);
+    command.args([
+        "--pdeathsig",
+        "KILL",
+        "--",
+        "sh",
+        "-c",
+        "echo $$ > $0/cgroup.procs && exec \"$@\"",
+    ]);
     command.arg(&group.0).arg(binary().expect("whydrop"));
     command.args(["agent", "--log-format", "json", "--node-name", NAME]);
     command.args(node.source().expect("manifests").arguments());
@@ -92,7 +99,8 @@ fn it_sheds_before_the_kernel_kills_it_and_is_back_when_there_is_more() {
         load.join().expect("no panic").expect("a load");
         assert!(!connects.expect("a client"));
     });
-    let lost = |record: &Value| says(record, "lost") && record.to_string().contains("dropped packets");
+    let lost =
+        |record: &Value| says(record, "lost") && record.to_string().contains("dropped packets");
     agent.record("what is lost", RECORD_WAIT, lost).expect("it is counted");
     assert_eq!(group.number("memory.oom_control", "oom_kill "), 0);
     let is_drop = |heard: &whydrop_tests::world::agent::Heard| is_drop_to(&heard.record, PORT + 1);

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use whydrop_tests::{
-    kube::faulty::{Answers, Faulty},
+    kube::{
+        api::Api,
+        faulty::{Answers, Faulty},
+    },
     world::{
         RECORD_WAIT, World as _,
         agent::{Agent, Source},
@@ -62,7 +65,7 @@ fn whatever_it_answers_the_last_known_state_is_used_until_it_answers_again() {
     describe(&mut node, 2, "backend/pod-c");
     enforce(&node, 1);
     let folder = tempfile::tempdir().expect("a folder");
-    let own = node.server().and_then(|api| api.admit_agent()).expect("a kubeconfig");
+    let own = node.server().and_then(Api::admit_agent).expect("a kubeconfig");
     let faulty = Faulty::start(node.namespace(), &own, folder.path()).expect("a server");
     let source = Source::Kubeconfig(faulty.kubeconfig().to_owned());
     let network = node.network(NAME).expect("the node");

@@ -142,8 +142,7 @@ impl KubeProxy {
     pub(super) fn doubt(&self, fate: Fate<'_>) -> Option<(&'static str, f64)> {
         let Fate::Dropped(evidence) = fate else { return None };
         let is_of_pod = !matches!(self.course.client.holder, Holder::Node(_));
-        let is_unheard =
-            self.course.is_rejected() && evidence.rejected.is_none() && is_of_pod;
+        let is_unheard = self.course.is_rejected() && evidence.rejected.is_none() && is_of_pod;
         is_unheard.then_some(("kube-proxy rejects it, and no rejection was seen", UNHEARD))
     }
 
