@@ -121,6 +121,12 @@ impl KubeProxy {
     pub(crate) fn is_policys_first(&self, snapshot: &Snapshot, fate: Fate<'_>) -> bool {
         let rejects = self.course.is_rejected();
         match fate {
+            // No policy of theirs rejects.
+            Fate::Dropped(evidence)
+                if is_of_reject(evidence) && snapshot.profile().denied == Denied::Dropped =>
+            {
+                false
+            }
             Fate::Dropped(evidence) if rejects && is_of_reject(evidence) => {
                 snapshot.profile().denied == Denied::Rejected && self.is_denied_first
             }

@@ -117,6 +117,7 @@ fn described(arguments: usize) -> Vec<u8> {
             ("", route, 88),
             ("len", int, 112),
             ("data_len", int, 116),
+            ("skb_iif", int, 120),
             ("", headers, 128),
             ("head", int, 200),
             ("data", int, 208),

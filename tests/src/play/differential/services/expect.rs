@@ -170,10 +170,8 @@ fn expectation(served: &Served, snapshot: &Snapshot, probe: &Probe) -> Expectati
                 };
                 expected.may.insert(outcome);
                 expected.must.insert(outcome);
-                if outcome == Outcome::Rejected {
-                    // Where policies deny how it leaves as well, they are named for what would come of it.
-                    expected.denials.extend(ways.iter().filter_map(|way| denial(way)));
-                }
+                // Where policies deny how it leaves as well, they are named for what would come of it.
+                expected.denials.extend(ways.iter().flat_map(|way| denials(way)));
                 let is_of_node = matches!(probe.client, Client::Node(_));
                 if is_of_node && matches!(frontend.by, By::External | By::Balancer) {
                     // KUBE-EXTERNAL-SERVICES is no chain of OUTPUT (iptables): the packet leaves as it is.
@@ -246,7 +244,7 @@ impl Expectation {
             .collect();
         self.is_undecided |= outcomes.is_empty() || outcomes.contains(&None);
         let outcomes: BTreeSet<Outcome> = outcomes.into_iter().flatten().collect();
-        let all: BTreeSet<Denial> = ways.iter().filter_map(|way| denial(way)).collect();
+        let all: BTreeSet<Denial> = ways.iter().flat_map(|way| denials(way)).collect();
         if is_sure && outcomes.len() == 1 {
             self.must.extend(&outcomes);
         }
@@ -282,10 +280,12 @@ fn is_denied(verdict: &Verdict, direction: Direction) -> bool {
     verdict.exempt.is_none() && verdict.direction(direction).decision == Decision::Denied
 }
 
-/// The first that denies a packet on its way.
-fn denial(way: &Way) -> Option<Denial> {
-    let leg = way.denials().next()?;
-    let mut directions = [Direction::Egress, Direction::Ingress].into_iter();
-    let direction = directions.find(|direction| is_denied(&leg.verdict, *direction))?;
-    Denial::of(&leg.question, direction, leg.verdict.direction(direction))
+/// What denies a packet where it is first denied on its way, in either direction: a report names the one that
+/// a rule denies before the one that no rule admits.
+fn denials(way: &Way) -> Vec<Denial> {
+    let Some(leg) = way.denials().next() else { return Vec::new() };
+    let directions = [Direction::Egress, Direction::Ingress].into_iter();
+    let denied = directions.filter(|direction| is_denied(&leg.verdict, *direction));
+    let denials = denied.map(|to| Denial::of(&leg.question, to, leg.verdict.direction(to)));
+    denials.flatten().collect()
 }
