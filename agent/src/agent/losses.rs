@@ -11,8 +11,8 @@ use crate::{
     sink::Loss,
 };
 
-/// On a busy node the table of last answers evicts the oldest by design, all the time; the metrics
-/// count that at once.
+/// On a busy node the table of last answers evicts the oldest by design, all the time, and a pod that dials
+/// hundreds far away at once has its own attempts give way to each other; the metrics count that at once.
 const FORGOTTEN_INTERVAL: SignedDuration = SignedDuration::from_hours(1);
 
 /// What the agent's own parts had no room for.
@@ -44,7 +44,7 @@ pub(super) fn losses(
             "attempts",
             "unanswered attempts (their sender had too many at once)",
             totals.attempts_evicted,
-            at_once,
+            FORGOTTEN_INTERVAL,
         ),
         ("malformed", "observations that could not be read", malformed, at_once),
         ("packets", "dropped packets (the agent's table was full)", account.shed, at_once),
