@@ -178,22 +178,6 @@ impl Default for Correlator {
     }
 }
 
-/// Whose an observation is.
-fn party_of(observation: &Observation) -> Sending {
-    let Observation { sender, flow, entered, .. } = observation;
-    let party = Sending::of(sender, flow, entered.is_some());
-    match observation.fact {
-        Fact::Rejected(_) => party.refused(),
-        _ => party,
-    }
-}
-
-/// Whose a drop is.
-fn party_of_drop(drop: &Drop, manner: Manner) -> Sending {
-    let party = Sending::of_drop(drop);
-    if manner == Manner::Rejected { party.refused() } else { party }
-}
-
 #[derive(Debug, Default)]
 struct Pending {
     signs: Signs,
@@ -397,13 +381,13 @@ impl Correlator {
             return;
         }
         let known = self.pending.contains_key(&attempt);
-        if !known && self.is_crowded(observation) {
+        let party = Sending::of_observation(observation);
+        if !known && self.is_crowded(observation, &party) {
             return self.fold(observation);
         }
         if !known && self.sheds_new && !self.is_open(observation) {
             return self.shed(observation);
         }
-        let party = party_of(observation);
         if !known && self.pending.len() >= PENDING_MAX {
             match self.pending_places.way(&party) {
                 Way::Gives(other) => self.give_way(&other),
@@ -435,7 +419,8 @@ impl Correlator {
         let at = observation.at;
         // Too late to take back what was reported of the flow; that it works again is reported. Who
         // answers what was dialled may be another backend than the one that did not.
-        let (own, party) = ((observation.flow, attempt.foreign), party_of(observation));
+        let (own, party) =
+            ((observation.flow, attempt.foreign), Sending::of_observation(observation));
         for key in self.open_of.as_is(&own).collect::<Vec<_>>() {
             if let Some(open) = self.open.get_mut(&key) {
                 open.drop.evidence.answered = open.drop.evidence.answered.max(Some(at));
@@ -588,13 +573,12 @@ impl Correlator {
     }
 
     /// Whether too many flows of one party are open, and it is of none of them.
-    fn is_crowded(&self, observation: &Observation) -> bool {
-        let party = party_of(observation);
+    fn is_crowded(&self, observation: &Observation, party: &Sending) -> bool {
         let max = match party.of {
             SentOf::Source(_) | SentOf::Spoofed => FLOWS_PER_SOURCE_MAX,
             SentOf::FromOutside(_) => FLOWS_FROM_OUTSIDE_MAX,
         };
-        self.pending_places.of_party(&party) + self.open_places.of_party(&party) >= max
+        self.pending_places.of_party(party) + self.open_places.of_party(party) >= max
             && !self.is_open(observation)
     }
 
@@ -605,7 +589,7 @@ impl Correlator {
 
     fn forgive(&mut self, observation: &Observation) {
         let own = (observation.flow, observation.sender.foreign());
-        self.forgiven.insert(own, observation.at, party_of(observation));
+        self.forgiven.insert(own, observation.at, Sending::of_observation(observation));
     }
 
     fn shed(&mut self, observation: &Observation) {

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{
     Correlator, Drop, DropId, Evidence, Loose, PENDING_MAX, SETTLE,
     key::{Key, Manner},
-    party_of,
+    places::Sending,
     places::Way,
 };
 use crate::observation::{Fact, Observation};
@@ -13,10 +13,9 @@ use crate::observation::{Fact, Observation};
 impl Correlator {
     pub(super) fn counter(&mut self, observation: &Observation) {
         let Some(key) = self.key_of_counter(observation) else { return };
-        let dropped = matches!(observation.fact, Fact::KernelDrop { .. });
-        if dropped {
+        let party = Sending::of_observation(observation);
+        if let Fact::KernelDrop { .. } = observation.fact {
             let dialled = observation.flow_dialled().unwrap_or(observation.flow);
-            let party = party_of(observation);
             self.counted_of.insert((dialled, key.foreign), observation.at, party);
         }
         let mut evidence = Evidence::default();
@@ -25,13 +24,12 @@ impl Correlator {
             return self.add_to_open(&key, evidence);
         }
         if !self.loose.contains_key(&key) {
-            if self.is_crowded(observation) {
+            if self.is_crowded(observation, &party) {
                 return self.fold(observation);
             }
             if self.sheds_new {
                 return self.shed(observation);
             }
-            let party = party_of(observation);
             if self.loose.len() >= PENDING_MAX {
                 match self.loose_places.way(&party) {
                     Way::Gives(key) => self.give_way_loose(&key),

@@ -6,8 +6,7 @@ use super::{
     Correlated, Correlator, Drop, Evidence, GRACE, IDLE, OPEN_MAX,
     key::{Key, Manner},
     open::Open,
-    party_of_drop,
-    places::Way,
+    places::{Sending, Way},
 };
 
 impl Correlator {
@@ -17,7 +16,9 @@ impl Correlator {
             return;
         }
         let Drop { flow, dialled, foreign, .. } = drop;
-        let (key, party) = (Key { flow, dialled, manner, foreign }, party_of_drop(&drop, manner));
+        let key = Key { flow, dialled, manner, foreign };
+        let party = Sending::of_drop(&drop);
+        let party = if manner == Manner::Rejected { party.refused() } else { party };
         if self.open.len() >= OPEN_MAX {
             match self.open_places.way(&party) {
                 Way::Gives(other) => {

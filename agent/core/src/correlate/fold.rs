@@ -5,14 +5,29 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use super::{
-    Correlator, Drop, Folded, OPEN_MAX, REPORT_INTERVAL, SETTLE, key::Key, party_of, places::SentOf,
+    Correlator, Drop, Folded, OPEN_MAX, REPORT_INTERVAL, SETTLE,
+    key::Key,
+    places::{Sending, SentOf},
 };
-use crate::observation::{AttemptId, Fact, Observation};
+use crate::{
+    flow::Flow,
+    observation::{AttemptId, Fact, Observation, Sender},
+};
+
+/// What is added.
+#[derive(Clone, Copy)]
+struct More {
+    flow: Flow,
+    attempts: u64,
+    packets: u64,
+    first: Timestamp,
+    last: Timestamp,
+}
 
 impl Correlator {
     /// Of one source, or of one sender in others' names or from outside.
     pub(super) fn fold(&mut self, observation: &Observation) {
-        let source = match party_of(observation).of {
+        let source = match Sending::of_observation(observation).of {
             SentOf::Source(source) => Some(source),
             SentOf::Spoofed | SentOf::FromOutside(_) => None,
         };
@@ -25,17 +40,12 @@ impl Correlator {
     }
 
     fn fold_of(&mut self, observation: &Observation, source: Option<IpAddr>) {
-        // What arrived was not dropped by a filter: a scan of closed ports is no news.
-        if observation.delivered {
-            return self.shed(observation);
-        }
         let dropped = matches!(observation.fact, Fact::KernelDrop { .. });
         self.add_folded(
-            (observation.sender.interface, source),
-            Folded {
-                source: observation.flow.source,
-                sender: observation.sender.is_spoofed().then_some(observation.sender.interface),
-                example: observation.flow,
+            (&observation.sender, source),
+            observation.delivered,
+            More {
+                flow: observation.flow,
                 attempts: u64::from(observation.attempt.is_some()),
                 packets: if dropped { observation.packets } else { 0 },
                 first: observation.first,
@@ -47,16 +57,11 @@ impl Correlator {
     /// What is known of a flow for which there is no place.
     pub(super) fn fold_drop(&mut self, drop: &Drop) {
         let evidence = &drop.evidence;
-        if evidence.delivered {
-            self.account.shed += evidence.kernel_packets();
-            return;
-        }
         self.add_folded(
-            (evidence.sender.interface, None),
-            Folded {
-                source: drop.flow.source,
-                sender: evidence.sender.is_spoofed().then_some(evidence.sender.interface),
-                example: drop.flow,
+            (&evidence.sender, None),
+            evidence.delivered,
+            More {
+                flow: drop.flow,
                 attempts: evidence.attempts(),
                 packets: evidence.kernel_packets(),
                 first: evidence.first(),
@@ -70,24 +75,11 @@ impl Correlator {
         self.pending_places.remove(attempt);
         let Some(pending) = self.pending.remove(attempt) else { return };
         self.due.remove(&(pending.due, *attempt));
-        let Some(first) = pending.signs.first().cloned() else { return };
         let packets = pending.signs.kernel_packets();
-        if first.delivered {
-            self.account.shed += packets;
-            return;
-        }
-        self.add_folded(
-            (first.sender.interface, None),
-            Folded {
-                source: first.flow.source,
-                sender: first.sender.is_spoofed().then_some(first.sender.interface),
-                example: first.flow,
-                attempts: 1,
-                packets,
-                first: first.first,
-                last: first.at,
-            },
-        );
+        let Some(seen) = pending.signs.first() else { return };
+        let (flow, first, last) = (seen.flow, seen.first, seen.at);
+        let more = More { flow, attempts: 1, packets, first, last };
+        self.add_folded((&seen.sender, None), seen.delivered, more);
     }
 
     /// Counters that are of no open flow give way to another sender's.
@@ -100,27 +92,35 @@ impl Correlator {
         self.fold_drop(&Drop { id, flow, dialled, foreign, evidence, reported_packets: 0 });
     }
 
-    fn add_folded(&mut self, of: (u32, Option<IpAddr>), more: Folded) {
+    /// Of a source, or of all that a sender sends; what arrived was not dropped by a filter: a scan of closed
+    /// ports is no news.
+    fn add_folded(&mut self, of: (&Sender, Option<IpAddr>), arrived: bool, more: More) {
+        let (Sender { interface, .. }, source) = of;
+        let key = (*interface, source);
         // As many as there are senders, and sources with that many flows each.
-        if !self.folded.contains_key(&of) && self.folded.len() >= OPEN_MAX {
+        let has_place = self.folded.contains_key(&key) || self.folded.len() < OPEN_MAX;
+        if arrived || !has_place {
             self.account.shed += more.packets;
             return;
         }
         self.account.folded += more.packets;
-        match self.folded.get_mut(&of) {
-            Some(folded) => {
-                if folded.source != more.source {
-                    folded.sender = Some(of.0);
-                }
-                folded.attempts += more.attempts;
-                folded.packets += more.packets;
-                folded.first = folded.first.min(more.first);
-                folded.last = folded.last.max(more.last);
-            }
-            None => {
-                self.folded.insert(of, more);
-            }
+        let More { flow, attempts, packets, first, last } = more;
+        let folded = self.folded.entry(key).or_insert_with(|| Folded {
+            source: flow.source,
+            sender: of.0.is_spoofed().then_some(*interface),
+            example: flow,
+            attempts: 0,
+            packets: 0,
+            first,
+            last,
+        });
+        if folded.source != flow.source {
+            folded.sender = Some(*interface);
         }
+        folded.attempts += attempts;
+        folded.packets += packets;
+        folded.first = folded.first.min(first);
+        folded.last = folded.last.max(last);
     }
 
     pub(super) fn folded_due(&self, folded: &Folded) -> Timestamp {

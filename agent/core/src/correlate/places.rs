@@ -11,7 +11,10 @@ use std::{
 };
 
 use super::{drop::Drop, evidence::Evidence};
-use crate::{flow::Flow, observation::Sender};
+use crate::{
+    flow::Flow,
+    observation::{Fact, Observation, Sender},
+};
 
 /// Who has a place: a part of what one sender sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,6 +51,16 @@ impl Sending {
         Self { sender: sender.interface, of, is_refused: false }
     }
 
+    /// Whose an observation is.
+    pub fn of_observation(observation: &Observation) -> Self {
+        let Observation { sender, flow, entered, .. } = observation;
+        let party = Self::of(sender, flow, entered.is_some());
+        match observation.fact {
+            Fact::Rejected(_) => party.refused(),
+            _ => party,
+        }
+    }
+
     /// Whose a drop is.
     pub fn of_drop(drop: &Drop) -> Self {
         let Evidence { sender, entered, .. } = &drop.evidence;
@@ -64,6 +77,19 @@ impl Sending {
     pub fn refused(self) -> Self {
         Self { is_refused: true, ..self }
     }
+}
+
+/// What is of each, the first of anyone's before anyone's second, in their order.
+pub fn in_turn<W: Eq + Hash, T>(all: impl IntoIterator<Item = (W, T)>) -> impl Iterator<Item = T> {
+    let mut turns: HashMap<W, usize> = HashMap::new();
+    let turn = |(whose, one)| {
+        let turn = turns.entry(whose).or_default();
+        *turn += 1;
+        (*turn, one)
+    };
+    let mut all: Vec<(usize, T)> = all.into_iter().map(turn).collect();
+    all.sort_by_key(|(turn, _)| *turn);
+    all.into_iter().map(|(_, one)| one)
 }
 
 /// Which keys have places, and whose they are.

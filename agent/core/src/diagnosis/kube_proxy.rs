@@ -127,9 +127,6 @@ impl KubeProxy {
             {
                 false
             }
-            Fate::Dropped(evidence) if rejects && is_of_reject(evidence) => {
-                snapshot.profile().denied == Denied::Rejected && self.is_denied_first
-            }
             // Who refuses it would have been seen to: it went on, when an endpoint was ready still.
             Fate::Dropped(evidence) if rejects && evidence.level() == EvidenceLevel::Unanswered => {
                 self.is_all_denied()

@@ -1,11 +1,7 @@
 //! Where what explains packets changes, what was seen before is reported by itself: a report has packets
 //! of one cause, and of one pod at each end.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -17,7 +13,7 @@ use crate::{
         object::{Key, Kind},
         resolve::Holder,
     },
-    correlate::Cut,
+    correlate::{Cut, places::in_turn},
     diagnosis::{Case, Fate, diagnose},
     flow::{Direction, Flow},
     judgement::concerns,
@@ -41,9 +37,6 @@ pub(super) struct Cuts {
     before: Option<(Snapshot, Timestamp)>,
 }
 
-/// A flow that is examined, with what was dialled for it where that differs.
-type Examined = (Flow, Option<(IpAddr, u16)>);
-
 /// What explains the packets of a flow.
 #[derive(PartialEq)]
 struct Explanation {
@@ -66,7 +59,9 @@ impl Docket {
         let changes = moment.history.between(since - SignedDuration::from_nanos(1), moment.now);
         let changed: Vec<&Key> = changes.map(|seen| &seen.change.object).collect();
         self.end_with_pods(moment);
-        for (flow, dialled) in in_turn(self.correlator.unreported()).take(EXAMINED_MAX) {
+        let unreported = self.correlator.unreported();
+        let by_source = unreported.into_iter().map(|examined| (examined.0.source, examined));
+        for (flow, dialled) in in_turn(by_source).take(EXAMINED_MAX) {
             let asked = |snapshot: &Snapshot| asked(snapshot, &flow);
             let (then, now) = (asked(&before), asked(after));
             let is_other_pod = names(&then) != names(&now);
@@ -108,19 +103,6 @@ impl Docket {
             self.correlator.end(&flow, at);
         }
     }
-}
-
-/// Of each source the first flow before anyone's second.
-fn in_turn(flows: impl IntoIterator<Item = Examined>) -> impl Iterator<Item = Examined> {
-    let mut turns: HashMap<IpAddr, usize> = HashMap::new();
-    let turn = |examined: Examined| {
-        let turn = turns.entry(examined.0.source).or_default();
-        *turn += 1;
-        (*turn, examined)
-    };
-    let mut all: Vec<(usize, Examined)> = flows.into_iter().map(turn).collect();
-    all.sort_by_key(|(turn, _)| *turn);
-    all.into_iter().map(|(_, examined)| examined)
 }
 
 /// A filter goes on for a moment by what was lifted.

@@ -3,7 +3,7 @@
 //! A packet is seen in microseconds; the policy that stopped it, or let it through, may reach the
 //! agent a second later. What would accuse the network plugin waits that long.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -15,7 +15,7 @@ use crate::{
     },
     correlate::{
         Drop, DropId, EvidenceLevel,
-        places::{Places, Sending, Way},
+        places::{Places, Sending, Way, in_turn},
     },
     diagnosis::{Case, Fate, to_look_up},
     flow::Flow,
@@ -183,22 +183,17 @@ impl Queue {
         now: Timestamp,
     ) -> (Vec<Pending>, Vec<Query>) {
         let mut all_missing = Vec::new();
-        let mut asked: HashMap<Sending, usize> = HashMap::new();
         let places = &mut self.places;
         let known = self.waiting.extract_if(.., |(due, _), (stage, pending)| {
             let Stage::LookingUp { missing, generation } = stage else { return false };
             if *due <= now {
                 return true;
             }
-            let party = pending.subject.party();
             if *generation != snapshot.generation() {
                 *missing = to_look_up(snapshot, &pending.subject.case(), now);
                 *generation = snapshot.generation();
             }
-            // Of each party the first before anyone's second, since few are looked up at once.
-            let turn = asked.entry(party).or_default();
-            all_missing.extend(missing.iter().map(|query| (*turn, query.clone())));
-            *turn += 1;
+            all_missing.push((pending.subject.party(), missing.clone()));
             missing.is_empty()
         });
         let mut all = Vec::new();
@@ -206,8 +201,8 @@ impl Queue {
             places.remove(&key);
             all.push(pending);
         }
-        all_missing.sort_by_key(|(turn, _)| *turn);
-        (all, all_missing.into_iter().map(|(_, query)| query).collect())
+        // Few are looked up at once.
+        (all, in_turn(all_missing).flatten().collect())
     }
 
     /// A drop was answered after all: what waits of it follows no report.
