@@ -8,7 +8,7 @@
 pub mod api;
 pub mod cache;
 pub mod calico;
-mod cgroups;
+pub mod cgroups;
 pub mod daemon;
 pub mod debian;
 pub mod faulty;

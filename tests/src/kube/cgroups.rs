@@ -22,7 +22,7 @@ const EMPTY_WAIT: Duration = Duration::from_secs(10);
 
 /// The groups of one node, removed when dropped.
 #[derive(Debug)]
-pub(super) struct Groups {
+pub struct Groups {
     name: String,
     /// Whether dropping removes them.
     owned: bool,
@@ -31,7 +31,7 @@ pub(super) struct Groups {
 impl Groups {
     /// Makes the groups of this name in every hierarchy: those of version 1, and that of version 2
     /// with the controllers that the kubelet wants.
-    pub(super) fn create(role: &str, lifetime: Lifetime) -> Result<Self> {
+    pub fn create(role: &str, lifetime: Lifetime) -> Result<Self> {
         let owned = lifetime == Lifetime::Owner;
         let groups = Self { name: format!("{PREFIX}{role}"), owned };
         let hierarchies = hierarchies();
@@ -48,6 +48,11 @@ impl Groups {
             }
         }
         Ok(groups)
+    }
+
+    /// That of the memory controller, of version 1.
+    pub fn memory(&self) -> PathBuf {
+        Path::new(MOUNTS).join("memory").join(&self.name)
     }
 
     /// What the kubelet calls them.

@@ -29,11 +29,16 @@ impl Account {
         let account = Self(serde_json::from_value(last["counts"].clone())?);
         let parts: u64 = PARTS.into_iter().map(|part| account.packets(part)).sum();
         ensure!(account.packets("observed") == parts, "its parts make {parts}: {account:#?}");
+        let handed_over = account.packets("reported to the agent") + account.packets(PARTS[0]);
+        ensure!(
+            account.packets("observed") == handed_over,
+            "not all were handed over: {account:#?}"
+        );
         ensure!(account.packets("undecided") == 0, "something is left undecided: {account:#?}");
         Ok(account)
     }
 
-    /// How many packets: `observed`, or one of the parts.
+    /// How many packets: `observed`, `reported to the agent`, or one of the parts.
     pub fn packets(&self, what: &str) -> u64 {
         self.0.get(&format!("dropped packets {what}")).copied().unwrap_or_default()
     }

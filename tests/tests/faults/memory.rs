@@ -4,17 +4,19 @@
 use std::{
     fs,
     net::SocketAddr,
-    path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
 use serde_json::Value;
-use whydrop_tests::world::{
-    RECORD_WAIT, World as _,
-    account::Account,
-    agent::{Agent, binary},
-    netns::NAME,
+use whydrop_tests::{
+    kube::{cgroups::Groups, daemon::Lifetime},
+    world::{
+        RECORD_WAIT, World as _,
+        account::Account,
+        agent::{Agent, binary},
+        netns::NAME,
+    },
 };
 
 use super::{PORT, is_drop_to, load, node, reported};
@@ -23,26 +25,23 @@ const MIB: u64 = 1 << 20;
 /// What an agent has in a pod, by deploy/.
 const LIMIT: u64 = 128 * MIB;
 
-/// A control group with a limit on memory, of version 1 as this machine has it; version 2 differs in the
-/// names of its files, which a test of the agent's own reads. Removed when dropped.
-struct Group(PathBuf);
+/// Control groups with a limit on memory, of version 1 as this machine has it; version 2 differs in the names of
+/// its files, which a test of the agent's own reads.
+struct Group(Groups);
 
 impl Group {
     fn new() -> Self {
-        let groups = fs::read_to_string("/proc/self/cgroup").expect("groups");
-        let own = groups.lines().find_map(|line| line.split_once(":memory:")).expect("a group").1;
-        let parent = PathBuf::from("/sys/fs/cgroup/memory").join(own.trim_start_matches('/'));
-        let group = parent.join(format!("whydrop-{}", std::process::id()));
-        fs::create_dir_all(&group).expect("a group");
-        Self(group)
+        let role = format!("{}-limit", std::process::id());
+        Self(Groups::create(&role, Lifetime::Owner).expect("groups"))
     }
 
     fn limit(&self, bytes: u64) {
-        fs::write(self.0.join("memory.limit_in_bytes"), bytes.to_string()).expect("a limit");
+        fs::write(self.0.memory().join("memory.limit_in_bytes"), bytes.to_string())
+            .expect("a limit");
     }
 
     fn number(&self, file: &str, line: &str) -> u64 {
-        let text = fs::read_to_string(self.0.join(file)).expect("a file");
+        let text = fs::read_to_string(self.0.memory().join(file)).expect("a file");
         let found = text.lines().find_map(|text| text.strip_prefix(line));
         found.and_then(|number| number.trim().parse().ok()).unwrap_or_else(|| panic!("{text}"))
     }
@@ -51,13 +50,6 @@ impl Group {
     fn used(&self) -> u64 {
         let used = self.number("memory.usage_in_bytes", "");
         used - self.number("memory.stat", "total_cache ")
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // Best effort: `sweep` of a later run removes what is left.
-        let _ = fs::remove_dir(&self.0);
     }
 }
 
@@ -76,7 +68,7 @@ fn it_sheds_before_the_kernel_kills_it_and_is_back_when_there_is_more() {
         "-c",
         "echo $$ > $0/cgroup.procs && exec \"$@\"",
     ]);
-    command.arg(&group.0).arg(binary().expect("whydrop"));
+    command.arg(group.0.memory()).arg(binary().expect("whydrop"));
     command.args(["agent", "--log-format", "json", "--node-name", NAME]);
     command.args(node.source().expect("manifests").arguments());
     let mut agent = Agent::spawn(&mut command).expect("it starts");

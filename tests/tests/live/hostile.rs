@@ -13,6 +13,7 @@ use nix::sys::socket::{MsgFlags, SockaddrIn, sendto};
 use serde_json::Value;
 use whydrop_tests::world::{
     RECORD_WAIT,
+    account::Account,
     agent::Agent,
     lab::{
         packet::{self, ACK, SYN},
@@ -108,30 +109,9 @@ fn reported_under(node: &Node, mut agent: Agent, from: &Namespace, like: Like) -
         let record = record.unwrap_or_else(|error| panic!("under {sent} SYNs: {error:#}"));
         assert!(took < REPORTED_WITHIN, "after {took:?}, under {sent} SYNs: {record}");
         let records = agent.stop_and_read().expect("records");
-        assert_account(&records);
+        Account::balanced(&records).expect("an account");
         record
     })
-}
-
-/// Every dropped packet is in one of the parts of the account.
-fn assert_account(records: &[Value]) {
-    let stopping = records.iter().find(|record| record["state"] == "stopping").expect("a record");
-    let count = |what: &str| stopping["counts"][what].as_u64().unwrap_or_default();
-    let observed = count("dropped packets observed");
-    let lost = count("dropped packets lost in the kernel");
-    assert_eq!(count("dropped packets reported to the agent") + lost, observed, "{stopping}");
-    let parts = [
-        "of attempts that were answered",
-        "folded",
-        "shed",
-        "of no pod",
-        "to closed ports",
-        "muted",
-        "undecided",
-        "in reports",
-    ];
-    let parts: u64 = parts.iter().map(|part| count(&format!("dropped packets {part}"))).sum();
-    assert_eq!(parts + lost, observed, "{stopping}");
 }
 
 fn address(random: u32) -> Ipv4Addr {
@@ -295,5 +275,5 @@ fn an_attempt_that_nobody_answers_outlives_a_flood_of_others() {
         };
         agent.record("count", RECORD_WAIT, is_lost).expect("what gave way is counted");
     });
-    assert_account(&agent.stop_and_read().expect("records"));
+    Account::balanced(&agent.stop_and_read().expect("records")).expect("an account");
 }
